@@ -14,7 +14,7 @@ from calculator.allocator.transients import MicroBatch, play
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calculator.allocator.flat_pool import Needs, Placed
+    from calculator.allocator.flat_pool import Placed
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
@@ -24,10 +24,39 @@ FEW = 16
 _TIMES = 16
 
 
+class Beginning:
+    """What the requests of a pool's step depend on: the blocks that are free, and those that the step before left."""
+
+    __slots__ = ("free", "left", "most", "segments")
+
+    def __init__(self, pool: FlatPool, left: list[Placed]) -> None:
+        self.free = pool.free_blocks()
+        self.left = left
+        self.segments = pool.segments.copy()
+        #: The key of the largest block that can be free during the step, or more.
+        self.most = max([*(self.segments if left else self.free[-1:]), 0])
+
+    def repeats(self, earlier: Beginning) -> bool:
+        """Whether the step adds no segment, and ends as it began, because it repeats an earlier one.
+
+        It does so where it begins as that one did. It does so too where only the segments that were added since are
+        free besides, if none is smaller than any block before it. Then each is used last of all that are free: only
+        for the request for which it was added. Of blocks of one size the first is used, and later ones are behind it.
+        """
+        added = self.segments[len(earlier.segments) :]
+        return (
+            self.left == earlier.left
+            and len(self.free) == len(earlier.free) + len(added)
+            and self.free == sorted([*earlier.free, *added])
+            and [earlier.most, *added] == sorted([earlier.most, *added])
+        )
+
+
 class FastReplay:
     """A training run's allocations, in order, from a small and a large pool that never run out."""
 
-    def __init__(self, resident: ResidentState, workspaces: tuple[int, int]) -> None:
+    def __init__(self, resident: ResidentState, workspaces: tuple[int, int], loading: Loading | None = None) -> None:
+        """`loading` is that of the run, if it is known."""
         self.resident = resident
         prepared = resident.prepared
         self.training = prepared.training
@@ -35,7 +64,7 @@ class FastReplay:
         unrolled = resident.unrolled.of
         self.first = MicroBatch(unrolled(prepared.first_micro_batch), workspaces)
         self.later = MicroBatch(unrolled(prepared), None) if self.training != alone else None
-        self.loading = Loading(resident.tensors, self.training)
+        self.loading = loading or Loading(resident.tensors, self.training)
         #: For each pool, the sizes of optimizer states, and of what each optimizer step allocates and frees.
         self.states = _sizes(resident.optimizer_states)
         self.temporaries = _sizes(resident.step_temporaries)
@@ -56,9 +85,8 @@ class FastReplay:
         self.left: list[list[Placed]] = [[], []]
         self.gradients: list[list[Placed]] = [[], []]
         self.placed_buckets: list[list[Placed]] = [[], []]
-        #: For each pool, what each step began with, but for the first, which is another. One that begins as an earlier
-        #: one did ends as that one did: no segment was added since, and none will be.
-        self.beginnings: list[list[object]] = [[], []]
+        #: For each pool, what each step began with, but for the first, which is another.
+        self.beginnings: list[list[Beginning]] = [[], []]
         self.repeats = [False, False]
 
     @property
@@ -81,12 +109,12 @@ class FastReplay:
         """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
         for n, pool in enumerate(self.pools):
             if not self.repeats[n]:
-                _free(pool, self.gradients[n])
+                pool.free(self.gradients[n])
                 if self.steps == 1 and len(self.buckets) > 1:
-                    _free(pool, self.placed_buckets[n])
+                    pool.free(self.placed_buckets[n])
                     self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
-                beginning = pool.free_blocks(), self.left[n]
-                self.repeats[n] = beginning in self.beginnings[n]
+                beginning = Beginning(pool, self.left[n])
+                self.repeats[n] = any(map(beginning.repeats, self.beginnings[n]))
                 self.beginnings[n] += [beginning] if self.steps else []
             if not self.repeats[n]:
                 self._step(n, pool)
@@ -101,13 +129,13 @@ class FastReplay:
             for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
                 self._micro_batch(n, pool, self.later)
         if self.training.has_bucket_views:
-            _free(pool, self.gradients[n])
+            pool.free(self.gradients[n])
             self.gradients[n] = []
         if not self.steps:
             _allocate(pool, self.states[n])
         temporaries = self.temporaries[n]
-        if not pool.serves(*_together(temporaries, pool.waste)):
-            _free(pool, _allocate(pool, temporaries))
+        if not pool.serves_all(temporaries):
+            pool.free(_allocate(pool, temporaries))
 
     def _micro_batch(self, n: int, pool: FlatPool, batch: MicroBatch) -> None:
         """Forward and backward; the old loss and its graph go when the new loss takes their name."""
@@ -116,10 +144,10 @@ class FastReplay:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
         saved = pool.save() if len(outliving) <= FEW else None
         play(pool, batch.passes[n][0], batch)
-        _free(pool, self.left[n])
+        pool.free(self.left[n])
         if play(pool, batch.passes[n][1], batch, stops=saved is not None) and saved is not None:
             pool.restore(saved)
-            _free(pool, self.left[n])
+            pool.free(self.left[n])
             pool.take(_blocks(batch, outliving))
         self.left[n] = _blocks(batch, batch.left[n])
 
@@ -132,21 +160,10 @@ def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
     return [size for size in sizes if size <= SMALL], [size for size in sizes if size > SMALL]
 
 
-def _together(sizes: Sequence[int], waste: int) -> tuple[int, Needs]:
-    """What tensors need that are all allocated before any of them is freed (see `FlatPool.serves`)."""
-    largest, total = max(sizes, default=0), sum(sizes) + waste * len(sizes)
-    return total + len(sizes) * largest, ((largest, total + len(sizes) * largest),) if sizes else ()
-
-
 def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
     """Where rows are; the next micro-batch writes their new places over these."""
     addresses, behinds = batch.places
     return [(addresses[row], behinds[row]) for row in rows]
-
-
-def _free(pool: FlatPool, blocks: Sequence[Placed]) -> None:
-    places = [address for address, _ in blocks], [behind for _, behind in blocks]
-    pool.play(range(-len(blocks), 0), (), places)
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:
@@ -155,9 +172,9 @@ def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:
     return [*zip(*places, strict=True)]
 
 
-def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
-    """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes: as `replay.peak_reserved`."""
-    run = FastReplay(resident, workspaces)
+def peak_reserved(resident: ResidentState, workspaces: tuple[int, int], loading: Loading | None = None) -> int:
+    """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes: as `replay.full_peak_reserved`."""
+    run = FastReplay(resident, workspaces, loading)
     run.load()
     before = 0
     while run.steps < 2 or (run.reserved > before and run.steps < MAX_STEPS):

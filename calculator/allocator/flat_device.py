@@ -35,13 +35,12 @@ class FlatDevice:
     """
 
     __slots__ = (
-        "_ends",
+        "_edges",
         "_free",
         "_large",
         "_next",
         "_segments",
         "_shift",
-        "_starts",
         "capacity",
         "last_refused",
         "least_refused",
@@ -63,8 +62,8 @@ class FlatDevice:
         self._next = [1, 1 << shift - 1]
         self._segments: dict[int, int] = {}
         self._free: list[int] = []
-        self._starts: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
+        #: The address behind a free block by its own, and its own by that behind it: no free block begins there.
+        self._edges: dict[int, int] = {}
 
     def on(self, capacity: int, total: int) -> None:  # noqa: ARG002  expandable segments depend on the device's memory
         """Set what the device offers."""
@@ -78,7 +77,7 @@ class FlatDevice:
     def saved(self) -> FlatDevice:
         """A device in the same state."""
         other = copy(self)
-        for name in ("_ends", "_free", "_next", "_segments", "_starts"):
+        for name in ("_edges", "_free", "_next", "_segments"):
             setattr(other, name, getattr(self, name).copy())
         return other
 
@@ -88,7 +87,7 @@ class FlatDevice:
         Raises:
             OutOfMemoryError: where the device has no room, even after cached segments were freed.
         """
-        free, starts, ends = self._free, self._starts, self._ends
+        free, edges = self._free, self._edges
         shift, large = self._shift, self._large
         mask = (1 << shift) - 1
         addresses, behinds = places
@@ -97,32 +96,40 @@ class FlatDevice:
                 key, size = keys[event], sizes[event]
                 place = bisect_left(free, key)
                 if place < len(free) and (key >= large or free[place] < large):
-                    address = free.pop(place) & mask
-                    behind = starts.pop(address)
-                    del ends[behind]
+                    address = free[place] & mask
+                    behind = edges.pop(address)
+                    cut = address + size
+                    if behind - cut > (SMALL if key >= large else 0):
+                        edges[cut] = behind
+                        edges[behind] = cut
+                        rest = behind - cut << shift | cut | key & large
+                        # Most often the rest takes the block's place among the others.
+                        if not place or free[place - 1] < rest:
+                            free[place] = rest
+                        else:
+                            del free[place]
+                            insort(free, rest)
+                        behind = cut
+                    else:
+                        del free[place]
+                        del edges[behind]
                 else:
                     address, behind = self._grow(size, event)
-                cut = address + size
-                if behind - cut > (SMALL if key >= large else 0):
-                    starts[cut] = behind
-                    ends[behind] = cut
-                    insort(free, behind - cut << shift | cut | key & large)
-                    behind = cut
                 addresses[event] = address
                 behinds[event] = behind
             else:
                 row = ~event
                 address, behind, pool = addresses[row], behinds[row], keys[row] & large
-                if behind in starts:
-                    end = starts.pop(behind)
+                if behind in edges:
+                    end = edges.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind | pool)]
                     behind = end
-                if address in ends:
-                    start = ends.pop(address)
+                if address in edges:
+                    start = edges.pop(address)
                     del free[bisect_left(free, address - start << shift | start | pool)]
                     address = start
-                starts[address] = behind
-                ends[behind] = address
+                edges[address] = behind
+                edges[behind] = address
                 insort(free, behind - address << shift | address | pool)
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
@@ -130,7 +137,7 @@ class FlatDevice:
 
         Those in `gone` count as free.
         """
-        starts = self._starts | dict(gone)
+        starts = {address: behind for address, behind in self._edges.items() if address < behind} | dict(gone)
         segments = sorted(self._segments)
         parts: list[tuple[int, int, int, bool]] = []
         for kept, blocks in ((False, sorted(starts.items())), (True, sorted(left))):
@@ -155,22 +162,22 @@ class FlatDevice:
         mask = (1 << self._shift) - 1
         count = bisect_left(self._free, self._large)
         for key in self._free[:count]:
-            del self._ends[self._starts.pop(key & mask)]
+            del self._edges[self._edges.pop(key & mask)]
         for key in blocks:
             address = key & mask
             behind = address + (key >> self._shift)
-            self._starts[address] = behind
-            self._ends[behind] = address
+            self._edges[address] = behind
+            self._edges[behind] = address
         self._free[:count] = blocks
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""
         for address, behind in [*self._segments.items()]:
-            if self._starts.get(address) == behind:
+            if self._edges.get(address) == behind:
                 pool = self._large if address >= self._first_large else 0
                 del self._free[bisect_left(self._free, behind - address << self._shift | address | pool)]
-                del self._starts[address]
-                del self._ends[behind]
+                del self._edges[address]
+                del self._edges[behind]
                 del self._segments[address]
                 self.reserved -= behind - address
 
@@ -195,6 +202,12 @@ class FlatDevice:
         behind = address + segment
         self._next[large] = behind + 1
         self._segments[address] = behind
+        cut = address + size
+        if behind - cut > (SMALL if large else 0):
+            self._edges[cut] = behind
+            self._edges[behind] = cut
+            insort(self._free, behind - cut << self._shift | cut | (self._large if large else 0))
+            behind = cut
         return address, behind
 
     def _reserve(self, segment: int) -> bool:
@@ -208,7 +221,7 @@ class FlatDevice:
         return True
 
     def _out_of_memory(self, size: int, segment: int, row: int) -> OutOfMemoryError:
-        cached = sum(behind - address for address, behind in self._starts.items())
+        cached = sum(max(0, behind - address) for address, behind in self._edges.items())
         error = OutOfMemoryError(
             requested=size * BLOCK,
             segment=segment * BLOCK,

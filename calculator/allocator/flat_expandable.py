@@ -82,16 +82,20 @@ class Range:
 
     def best_fit(self, place: int) -> int:
         """The place of the free block that is used instead of one to which pages can be added."""
-        free = self.free
-        reach = self._reach(free[place])
-        while reach > free[place] >> self.shift and place + 1 < len(free) and self._reach(free[place + 1]) < reach:
+        free, starts, unmapped, shift = self.free, self.starts, self.unmapped_starts, self.shift
+        mask = (1 << shift) - 1
+        behind = starts[free[place] & mask]
+        reach = (free[place] >> shift) + unmapped[behind] - behind
+        for key in free[place + 1 :]:
+            if reach <= free[place] >> shift:
+                break
+            behind = starts[key & mask]
+            other = (key >> shift) + unmapped.get(behind, behind) - behind
+            if other >= reach:
+                break
             place += 1
-            reach = self._reach(free[place])
+            reach = other
         return place
-
-    def _reach(self, key: int) -> int:
-        behind = self.starts[key & (1 << self.shift) - 1]
-        return (key >> self.shift) + self.unmapped_starts.get(behind, behind) - behind
 
     def room(self, size: int) -> Placed:
         """The first free or unmapped block from which on a request has room, in a new segment if need be."""

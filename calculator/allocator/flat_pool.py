@@ -23,7 +23,7 @@ Placed = tuple[int, int]
 #: The same for many rows, as two lists.
 Places = tuple[list[int], list[int]]
 #: What was free at some time, and the number of segments.
-Saved = tuple[list[int], dict[int, int], dict[int, int], int]
+Saved = tuple[list[int], dict[int, int], int]
 
 
 class FlatPool:
@@ -34,7 +34,7 @@ class FlatPool:
         waste: The largest rest of a block that is not split off.
     """
 
-    __slots__ = ("_ends", "_free", "_mask", "_next", "_segments", "_shift", "_starts", "reserved", "waste")
+    __slots__ = ("_edges", "_free", "_mask", "_next", "_shift", "reserved", "segments", "waste")
 
     def __init__(self, shift: int, *, small: bool) -> None:
         """`shift`: bits of the largest address; a free block's key is its size above them, and its address."""
@@ -43,18 +43,19 @@ class FlatPool:
         self._shift = shift
         self._mask = (1 << shift) - 1
         self._next = 1
-        self._segments: list[tuple[int, int]] = []
-        #: The keys of free blocks, in order; the addresses behind them by the first ones, and these by those.
+        #: The keys of all segments as if they were wholly free, in the order in which they were added.
+        self.segments: list[int] = []
+        #: The keys of free blocks, in order.
         self._free: list[int] = []
-        self._starts: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
+        #: The address behind a free block by its own, and its own by that behind it: no free block begins there.
+        self._edges: dict[int, int] = {}
 
     def play(self, events: Iterable[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`.
 
         `sizes` are the rows' requests; their blocks' addresses, and the addresses behind them, are written to `places`.
         """
-        free, starts, ends = self._free, self._starts, self._ends
+        free, edges = self._free, self._edges
         shift, mask, waste = self._shift, self._mask, self.waste
         addresses, behinds = places
         for event in events:
@@ -63,11 +64,11 @@ class FlatPool:
                 place = bisect_left(free, size << shift)
                 if place < len(free):
                     address = free[place] & mask
-                    behind = starts.pop(address)
+                    behind = edges.pop(address)
                     cut = address + size
                     if behind - cut > waste:
-                        starts[cut] = behind
-                        ends[behind] = cut
+                        edges[cut] = behind
+                        edges[behind] = cut
                         rest = behind - cut << shift | cut
                         # Most often the rest takes the block's place among the others.
                         if not place or free[place - 1] < rest:
@@ -78,24 +79,42 @@ class FlatPool:
                         behind = cut
                     else:
                         del free[place]
-                        del ends[behind]
+                        del edges[behind]
                 else:
                     address, behind = self._grow(size)
                 addresses[event] = address
                 behinds[event] = behind
             else:
                 address, behind = addresses[~event], behinds[~event]
-                if behind in starts:
-                    end = starts.pop(behind)
+                if behind in edges:
+                    end = edges.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind)]
                     behind = end
-                if address in ends:
-                    start = ends.pop(address)
+                if address in edges:
+                    start = edges.pop(address)
                     del free[bisect_left(free, address - start << shift | start)]
                     address = start
-                starts[address] = behind
-                ends[behind] = address
+                edges[address] = behind
+                edges[behind] = address
                 insort(free, behind - address << shift | address)
+
+    def free(self, blocks: Iterable[Placed]) -> None:
+        """Free blocks, all at once."""
+        edges, shift = self._edges, self._shift
+        gone: set[int] = set()
+        added = []
+        for first, last in _joined(blocks):
+            address, behind = first, last
+            if last in edges:
+                behind = edges.pop(last)
+                gone.add(behind - last << shift | last)
+            if first in edges:
+                address = edges.pop(first)
+                gone.add(first - address << shift | address)
+            edges[address] = behind
+            edges[behind] = address
+            added.append(behind - address << shift | address)
+        self._free = sorted([key for key in [*self._free, *added] if key not in gone])
 
     def free_blocks(self) -> list[int]:
         """The keys of all free blocks, on which the places of all further requests depend."""
@@ -103,30 +122,50 @@ class FlatPool:
 
     def save(self) -> Saved:
         """What is free now, and how many segments there are."""
-        return self._free.copy(), self._starts.copy(), self._ends.copy(), len(self._segments)
+        return self._free.copy(), self._edges.copy(), len(self.segments)
 
     def restore(self, saved: Saved) -> None:
         """Free all that was allocated since; segments that were added stay."""
-        free, starts, ends, count = saved
-        self._free, self._starts, self._ends = free, starts, ends
-        for address, behind in self._segments[count:]:
-            self._add(address, behind)
+        self._free, self._edges, count = saved
+        for key in self.segments[count:]:
+            address = key & self._mask
+            self._add(address, address + (key >> self._shift))
 
     def take(self, blocks: Sequence[Placed]) -> None:
         """Allocate blocks at their addresses, which are free."""
         for address, behind in blocks:
-            start, end = next(part for part in self._starts.items() if part[0] <= address < part[1])
-            del self._starts[start]
-            del self._ends[end]
+            start, end = next(part for part in self._edges.items() if part[0] <= address < part[1])
+            del self._edges[start]
+            del self._edges[end]
             del self._free[bisect_left(self._free, end - start << self._shift | start)]
             self._add(start, address)
             self._add(behind, end)
 
     def _add(self, address: int, behind: int) -> None:
         if behind > address:
-            self._starts[address] = behind
-            self._ends[behind] = address
+            self._edges[address] = behind
+            self._edges[behind] = address
             insort(self._free, behind - address << self._shift | address)
+
+    def serves_all(self, sizes: Iterable[int]) -> bool:
+        """Whether requests are served from free blocks if none is freed before the last: they leave no trace then.
+
+        Of free blocks of one size it does not matter which is used.
+        """
+        free, waste = [key >> self._shift for key in self._free], self.waste
+        for size in sizes:
+            place = bisect_left(free, size)
+            if place == len(free):
+                return False
+            rest = free[place] - size
+            if rest <= waste:
+                del free[place]
+            elif not place or free[place - 1] <= rest:
+                free[place] = rest
+            else:
+                del free[place]
+                insort(free, rest)
+        return True
 
     def serves(self, quick: int, needs: Needs) -> bool:
         """Whether requests are served from free blocks for certain, wherever those with them are placed.
@@ -163,8 +202,21 @@ class FlatPool:
         address, end = self._next, self._next + segment
         self._next = end + 1
         self.reserved += segment
-        self._segments.append((address, end))
+        self.segments.append(segment << self._shift | address)
         if segment - size <= self.waste:
             return address, end
         self._add(address + size, end)
         return address, address + size
+
+
+def _joined(blocks: Iterable[Placed]) -> list[Placed]:
+    """Blocks in order, with those next to each other as one."""
+    joined: list[Placed] = []
+    end = -1
+    for address, behind in sorted(blocks):
+        if address == end:
+            joined[-1] = joined[-1][0], behind
+        elif behind > address:
+            joined.append((address, behind))
+        end = behind
+    return joined

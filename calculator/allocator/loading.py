@@ -8,7 +8,7 @@ modules.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
@@ -35,10 +35,29 @@ def one_by_one(resident: Iterable[ResidentTensors]) -> list[ResidentTensor]:
     return repeated
 
 
+class _Read(NamedTuple):
+    """What reading a tensor requests.
+
+    Attributes:
+        names, sizes: Its dense form if it is quantized, itself, and its float32 form if it is a constant of 8 bits.
+        row: Which of them is itself.
+        freed: The others, which are freed once the next weight is read.
+        is_constant: Whether it is a part of the 4-bit form of the weight before it.
+        is_recast: Whether it is cast after all are read.
+    """
+
+    names: list[str]
+    sizes: list[int]
+    row: int
+    freed: tuple[int, ...]
+    is_constant: bool
+    is_recast: bool
+
+
 class Loading:
     """The events of loading: event `n` allocates a tensor of `sizes[n]` bytes, event `~n` frees it."""
 
-    __slots__ = ("events", "names", "read", "sizes", "training")
+    __slots__ = ("events", "names", "sizes", "training")
 
     def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
         self.training = training
@@ -46,16 +65,15 @@ class Loading:
         #: The name of each row's tensor.
         self.names: list[str] = []
         self.events: list[int] = []
-        #: The rows of each tensor as read from the checkpoint, by name.
-        self.read: dict[str, list[int]] = {}
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
-        self._free(self._new(warmup, WARMUP))
+        self._request([WARMUP], [rounded(warmup)])
+        self.events.append(~0)
+        reads = {tensor: self._read_of(tensor) for tensor in base}
         by_name: list[ResidentTensor] = sorted(base, key=lambda tensor: tensor.name.split("."))
-        self._read(one_by_one(by_name))
-        self._recast(one_by_one(base))
-        for tensor in one_by_one(tensor for tensor in state if not tensor.base):
-            self._new(_size(tensor), tensor.name)
+        self._recast(base, reads, self._read(one_by_one(by_name), reads))
+        added = one_by_one(tensor for tensor in state if not tensor.base)
+        self._request([tensor.name for tensor in added], [rounded(_size(tensor)) for tensor in added])
 
     @property
     def warmup(self) -> int:
@@ -69,41 +87,60 @@ class Loading:
         warmup = rounded(max(0, int(total - UNTOUCHED)))
         return [warmup, *self.sizes[1:]], self.events if warmup else self.events[2:]
 
-    def _read(self, base: list[ResidentTensor]) -> None:
-        """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete."""
-        dense: list[int] = []
-        for tensor in base:
-            if tensor.component != "quantization_constants":
-                self._free(*dense)
-                dense = []
-            if _packed(tensor):
-                dense.append(self._new(tensor.parameters * ITEMSIZE[self.training.dtype], tensor.name))
-            whole = _packed(tensor) or not tensor.parameters
-            row = self._new(_size(tensor) if whole else self._as_read(tensor), tensor.name)
-            self.read.setdefault(tensor.name, []).append(row)
-            if tensor.component == "quantization_constants" and tensor.dtype == "uint8":
-                dense.append(self._new(_size(tensor) * ITEMSIZE["float32"], tensor.name))
-        self._free(*dense)
+    def _read(self, base: list[ResidentTensor], reads: dict[ResidentTensor, _Read]) -> dict[str, list[int]]:
+        """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete.
 
-    def _recast(self, base: list[ResidentTensor]) -> None:
-        """Cast weights that were read in half precision and that a model prepared for training keeps in float32."""
+        The result is the rows of the tensors that are to be cast, by name.
+        """
+        dense: list[int] = []
+        recast: dict[str, list[int]] = {}
         for tensor in base:
-            if tensor.parameters and not _packed(tensor) and tensor.dtype != self.training.dtype:
-                self._new(_size(tensor), tensor.name)
-                self._free(self.read[tensor.name].pop(0))
+            read = reads[tensor]
+            if dense and not read.is_constant:
+                self.events += dense
+                dense = []
+            start = len(self.sizes)
+            self._request(read.names, read.sizes)
+            dense += [~(start + row) for row in read.freed]
+            if read.is_recast:
+                recast.setdefault(tensor.name, []).append(start + read.row)
+        self.events += dense
+        return recast
+
+    def _read_of(self, tensor: ResidentTensor) -> _Read:
+        packed, is_constant = _packed(tensor), tensor.component == "quantization_constants"
+        whole = packed or not tensor.parameters
+        sizes = [tensor.parameters * ITEMSIZE[self.training.dtype]] if packed else []
+        sizes.append(_size(tensor) if whole else self._as_read(tensor))
+        if is_constant and tensor.dtype == "uint8":
+            sizes.append(_size(tensor) * ITEMSIZE["float32"])
+        return _Read(
+            names=[tensor.name] * len(sizes),
+            sizes=[*map(rounded, sizes)],
+            row=int(packed),
+            freed=tuple(row for row in range(len(sizes)) if row != packed),
+            is_constant=is_constant,
+            is_recast=bool(tensor.parameters) and not packed and tensor.dtype != self.training.dtype,
+        )
+
+    def _recast(
+        self, base: list[ResidentTensor], reads: dict[ResidentTensor, _Read], rows: dict[str, list[int]]
+    ) -> None:
+        """Cast weights that were read in half precision and that a model prepared for training keeps in float32."""
+        for tensor in one_by_one(base) if rows else ():
+            if reads[tensor].is_recast:
+                self._request([tensor.name], [rounded(_size(tensor))])
+                self.events.append(~rows[tensor.name].pop(0))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
         """A parameter's bytes in the checkpoint's dtype, or half a byte per element if it is to be quantized."""
         return tensor.parameters // 2 if _packed(tensor) else tensor.parameters * ITEMSIZE[self.training.dtype]
 
-    def _new(self, size: int, name: str) -> int:
-        self.sizes.append(rounded(size))
-        self.names.append(name)
-        self.events.append(len(self.sizes) - 1)
-        return len(self.sizes) - 1
-
-    def _free(self, *rows: int) -> None:
-        self.events += (~row for row in rows)
+    def _request(self, names: list[str], sizes: list[int]) -> None:
+        start = len(self.sizes)
+        self.sizes += sizes
+        self.names += names
+        self.events += range(start, len(self.sizes))
 
 
 def _size(tensor: ResidentTensor) -> int:

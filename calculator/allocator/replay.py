@@ -137,7 +137,14 @@ class Replay:
         "workspaces",
     )
 
-    def __init__(self, allocator: CachingAllocator, resident: ResidentState, workspaces: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        allocator: CachingAllocator,
+        resident: ResidentState,
+        workspaces: tuple[int, int],
+        loading: Loading | None = None,
+    ) -> None:
+        """`loading` is that of the run, if it is known."""
         self.allocator = allocator
         self.resident = resident
         self.workspaces = workspaces
@@ -145,7 +152,7 @@ class Replay:
         first, later = self._micro_batches()
         self.first = Batch(allocator, first)
         self.later = Batch(allocator, later) if later is not None else None
-        self.loading = Loading(resident.tensors, self.training)
+        self.loading = loading or Loading(resident.tensors, self.training)
         self._start()
 
     def _training(self) -> Training:

@@ -10,7 +10,7 @@ from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.capacity import minimum, replay_within
 from calculator.allocator.fast_replay import peak_reserved
-from calculator.allocator.loading import UNTOUCHED
+from calculator.allocator.loading import UNTOUCHED, Loading
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.common.deferred import Deferred
@@ -77,7 +77,7 @@ class DeviceReplay:
 
     def _peak_reserved(self) -> int:
         if self.conf == DEFAULT:
-            return peak_reserved(self.resident, self.workspaces)
+            return peak_reserved(self.resident, self.workspaces, self._loading)
         return full_peak_reserved(self.resident, self.workspaces, self.conf)
 
     def _once(self, key: Hashable, replayed: Callable[[], T]) -> T:
@@ -115,11 +115,15 @@ class DeviceReplay:
 
     def _warmup(self) -> int:
         """What the load allocates and frees first, bytes."""
-        return self._run.loading.warmup
+        return self._loading.warmup
+
+    @cached_property
+    def _loading(self) -> Loading:
+        return Loading(self.resident.tensors, self.resident.prepared.training)
 
     @cached_property
     def _run(self) -> Replay:
-        return Replay(CachingAllocator(), self.resident, self.workspaces)
+        return Replay(CachingAllocator(), self.resident, self.workspaces, self._loading)
 
     def _device(self, capacity: int) -> DeviceMemory:
         return DeviceMemory(capacity=capacity, total=capacity + self.context_bytes, context=self.context_bytes)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.loading import Loading
 from calculator.allocator.replay import Replay, steady_reserved
 from calculator.estimation.device_replay import DeviceReplay
 from calculator.resident.tensors import ResidentTensor
@@ -159,5 +160,9 @@ class TracedDeviceReplay(DeviceReplay):
         return steady_reserved(self._run.on(CachingAllocator(self.conf)))
 
     @cached_property
+    def _loading(self) -> Loading:
+        return Loading(self.resident.tensors, self.resident.training)
+
+    @cached_property
     def _run(self) -> Replay:
-        return TracedReplay(CachingAllocator(), self.resident, self.workspaces)  # type: ignore[arg-type]
+        return TracedReplay(CachingAllocator(), self.resident, self.workspaces, self._loading)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.chunks import SMALL
-from calculator.allocator.fast_replay import FastReplay, peak_reserved
+from calculator.allocator.fast_replay import Beginning, FastReplay, _allocate, peak_reserved
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.replay import full_peak_reserved
 from calculator.allocator.segments import BLOCK, MIB
@@ -177,6 +177,75 @@ def test_a_restored_pool_has_what_was_free_and_the_segments_that_were_added(befo
     assert len(rows.alive) == earlier
 
 
+@given(ACTIONS, st.lists(st.integers(0, 60)), st.booleans())
+def test_blocks_that_are_freed_at_once_leave_what_those_freed_one_by_one_leave(before, freed, large):
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    gone = sorted({place % len(rows.alive) for place in freed}) if rows.alive else []
+    blocks = [(rows.places[0][rows.alive[place]], rows.places[1][rows.alive[place]]) for place in gone]
+    saved = pool.save()
+    pool.free(blocks)
+    at_once = pool.save()
+    pool.restore(saved)
+    pool.play([~rows.alive[place] for place in gone], rows.sizes, rows.places)
+    assert pool.save() == at_once
+
+
+@given(ACTIONS, st.lists(UNITS, max_size=30), st.booleans())
+def test_requests_that_are_freed_last_are_served_where_no_segment_is_added(before, requests, large):
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    begun, reserved = pool.free_blocks(), pool.reserved
+    later = [rows.add(units) for units in requests]
+    served = pool.serves_all([rows.sizes[row] for row in later])
+    pool.play(later, rows.sizes, rows.places)
+    assert served == (pool.reserved == reserved)
+    pool.free([(rows.places[0][row], rows.places[1][row]) for row in later])
+    assert not served or pool.free_blocks() == begun
+
+
+@given(ACTIONS, ACTIONS, st.booleans())
+def test_a_step_that_repeats_an_earlier_one_adds_no_segment_and_ends_as_it_began(before, step, large):
+    """With the segments of the earlier one, where these are used last."""
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    earlier = Beginning(pool, [])
+    for _ in range(2):
+        rows.alive = []
+        for action in step:
+            rows.act(pool, action)
+        pool.play([~row for row in rows.alive], rows.sizes, rows.places)
+        again = Beginning(pool, [])
+        if again.repeats(earlier):
+            break
+        earlier = again
+    else:
+        return
+    reserved, places = pool.reserved, []
+    for _ in range(2):
+        rows.alive, start = [], len(rows.sizes)
+        for action in step:
+            rows.act(pool, action)
+        places.append([place[start:] for place in rows.places])
+        pool.play([~row for row in rows.alive], rows.sizes, rows.places)
+    assert places[0] == places[1]
+    assert (pool.reserved, pool.free_blocks()) == (reserved, again.free)
+
+
+def test_a_segment_that_is_smaller_than_another_free_block_is_used_before_it():
+    """So that a step which begins with one more of them does not repeat the step that added it."""
+    pool = FlatPool(SHIFT, small=False)
+    pool.free(_allocate(pool, [60 * MIB // BLOCK]))
+    earlier, step = Beginning(pool, []), [20 * MIB // BLOCK, 50 * MIB // BLOCK]
+    first = _allocate(pool, step)
+    pool.free(first)
+    assert not Beginning(pool, []).repeats(earlier)
+    assert _allocate(pool, step) != first
+
+
 def test_a_pool_that_begins_a_step_as_an_earlier_one_is_not_played_again():
     run = FastReplay(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
     run.load()
@@ -193,9 +262,9 @@ def test_most_tensors_of_a_llama_are_transients():
     assert gaps > placed
 
 
-def test_a_replay_of_an_8b_model_executes_less_than_480000_lines():
+def test_a_replay_of_an_8b_model_executes_less_than_420000_lines():
     resident = resident_of(LLAMA_8B)
-    assert executed_lines(lambda: peak_reserved(resident, WORKSPACES[CARDS[0]])) < 480_000
+    assert executed_lines(lambda: peak_reserved(resident, WORKSPACES[CARDS[0]])) < 420_000
 
 
 def test_segments_are_measured_in_bytes():
