@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from calculator.inputs.by_name import is_by_name
 from calculator.inputs.settings import Declared, declared
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -60,6 +61,8 @@ def _json_type(kind: Any, limits: Any) -> Any:
             item = Annotated[list[int], Field(min_length=2, max_length=2)]
         element = Annotated[str, Field(min_length=1)] if item is str else item
         return Annotated[list[element], Field(min_length=1)]  # type: ignore[valid-type]
+    if is_by_name(kind):
+        return dict[Annotated[str, Field(min_length=1)], _json_type(kind.number, limits)]  # type: ignore[misc]
     if kind in (int, float):
         return Annotated[kind, limits] if limits else kind
     if is_dataclass(kind):

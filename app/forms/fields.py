@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from app.forms.numbers_by_name import read_numbers_by_name, text_of_numbers, whole_numbers
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem
 from calculator.devices.gpus import GIB
 from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
+from calculator.inputs.by_name import is_by_name
 from calculator.inputs.settings import PAIRS, Declared, declared
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
@@ -89,7 +91,8 @@ class Field:
             return "text"
         if int in self.kinds or float in self.kinds:
             return "number"
-        return "text" if str in self.kinds or any(get_origin(kind) is tuple for kind in self.kinds) else "select"
+        typed = str in self.kinds or any(get_origin(kind) is tuple or is_by_name(kind) for kind in self.kinds)
+        return "text" if typed else "select"
 
     @property
     def default_text(self) -> str:
@@ -104,8 +107,10 @@ class Field:
             return "true" if value else "false"
         if self.control == "area":
             return ", ".join(f"{length}:{count}" for length, count in value)
+        if isinstance(value, dict):
+            return text_of_numbers(value)
         if isinstance(value, tuple | list):
-            return ", ".join(value)
+            return ", ".join(map(str, value))
         return f"{value / GIB:g}" if self.sized else str(value)
 
     def value(self, text: str) -> Any:
@@ -121,8 +126,11 @@ class Field:
             return _bytes(text) if self.sized else _number(text if float in self.kinds else without_commas(text))
         if self.control == "area":
             return _pairs(text)
+        if any(map(is_by_name, self.kinds)):
+            return _json(text) if text.startswith("{") else read_numbers_by_name(text)
         if self.control == "text" and str not in self.kinds and text not in self.declared.choices:
-            return _names(text)
+            names = _names(text)
+            return names if tuple[int, ...] not in self.kinds else whole_numbers(names)
         return text
 
 

@@ -57,6 +57,8 @@ class Module:
     quantizable: bool = False
     #: Whether the forward pass is `x @ weight.T` and then `+ bias`, as two operations.
     separate_bias: bool = False
+    #: The index of the first layer that has it, where a method treats layers of a kind differently.
+    layer: int | None = None
 
     @cached_property
     def weight(self) -> Parameter:

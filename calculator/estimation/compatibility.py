@@ -62,6 +62,7 @@ def check(request: Request, model: Model) -> None:
         *several_cards(request.device),
         *_stack(request, model),
         *_plain_steps(request),
+        *_layers_apart(request),
         *_ddp(request, model),
         *_fsdp(request, model),
         *zero_problems(
@@ -308,6 +309,13 @@ def _plain_steps(request: Request) -> Iterator[Problem]:
     if stack.peft != DEFAULT_STACK.peft:
         message = f"{facts.label} is modelled as in peft {DEFAULT_STACK.peft} only: use that"
         yield Problem(loc="stack.peft", msg=message, input=stack.peft)
+
+
+def _layers_apart(request: Request) -> Iterator[Problem]:
+    """Several GPUs, where a method treats layers of a kind differently."""
+    if request.device.count > 1 and request.method.differs_between_layers:
+        message = "settings of single layers are modelled on one GPU only: set device.count 1 and device.sharding none"
+        yield Problem(loc="device.count", msg=message, input=request.device.count)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:

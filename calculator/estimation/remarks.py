@@ -72,6 +72,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *_histories(request),
         ACCURACY,
         *trainer.assumptions(prepared(request, model)),
+        *request.method.assumptions,
         *task_sentences.assumptions(model, request.method),
         *_distributed(request, model),
     ]

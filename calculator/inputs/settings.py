@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from calculator.common.errors import PlanError, Problem
+from calculator.inputs.by_name import is_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,6 +137,9 @@ def _parsed(declaration: Declared, value: Any, loc: str) -> Any:
     """A value as its dataclass has it: tuples for lists, settings for objects."""
     if isinstance(value, list):
         return _frozen(value)
+    by_name = next(filter(is_by_name, _members(declaration.type)), None)
+    if by_name is not None and isinstance(value, dict):
+        return by_name(value)
     if declaration.nested is not None and value is not None:
         return parse(declaration.nested, value, loc)
     return value
@@ -161,7 +165,9 @@ def instead_of(declaration: Setting, value: Any) -> str:
 
 
 def out_of_range(declaration: Setting, value: Any) -> str | None:
-    """The limit that a number exceeds, or None."""
+    """The limit that a number exceeds, or one of the numbers by name; or None."""
+    if isinstance(value, dict):
+        return next(filter(None, (out_of_range(declaration, number) for number in value.values())), None)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     low, high = declaration.minimum, declaration.maximum
@@ -185,6 +191,8 @@ def _is(kind: Any, value: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         return isinstance(value, list | tuple) and bool(value) and _are_items(get_args(kind), value)
+    if is_by_name(kind):
+        return isinstance(value, dict) and all(name and _is(kind.number, number) for name, number in value.items())
     return isinstance(value, dict if dataclasses.is_dataclass(kind) else kind)
 
 
@@ -197,7 +205,7 @@ def _are_items(kinds: tuple[Any, ...], values: list[Any] | tuple[Any, ...]) -> b
 
 def _is_item(kind: Any, value: Any) -> bool:
     """Whether a list may contain a value: a name that is not empty, or one of the choices."""
-    return _is(kind, value) and bool(value)
+    return _is(kind, value) and value != ""
 
 
 _WORDS: dict[Any, str] = {
@@ -215,6 +223,10 @@ def _wording(kind: Any) -> str:
     if kind == PAIRS:
         return "a list of pairs [length, count]"
     if get_origin(kind) is tuple:
+        if get_args(kind)[0] is int:
+            return "a list of whole numbers"
         choices = get_args(get_args(kind)[0])
         return f"a list from {', '.join(repr(choice) for choice in choices)}" if choices else "a list of names"
+    if is_by_name(kind):
+        return "an object of names and whole numbers" if kind.number is int else "an object of names and numbers"
     return "an object" if dataclasses.is_dataclass(kind) else _WORDS[kind]

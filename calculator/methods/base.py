@@ -80,6 +80,20 @@ class Method:
         """Return the method with the settings that PEFT adds for the model's task."""
         return self
 
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the figures assume of the method's settings, in sentences."""
+        return ()
+
+    @property
+    def differs_between_layers(self) -> bool:
+        """Whether the method treats layers of a kind differently."""
+        return False
+
+    def with_layers(self, model: Model) -> Model:
+        """Return the model with a kind of layer for each way in which the method treats layers."""
+        return model
+
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """How one module is stored and trained; `path` is its full name. A classifier's head is trained too."""
         if not model.task.classifies or not is_saved(path, CLASSIFIERS):

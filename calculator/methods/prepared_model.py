@@ -38,8 +38,9 @@ class PreparedModel:
         device: Device,
         stack: StackVersions = DEFAULT_STACK,
     ) -> None:
-        self.model = trainer_of(training).model(model)
-        self.method = method.for_model(self.model)
+        model = trainer_of(training).model(model)
+        self.method = method.for_model(model)
+        self.model = self.method.with_layers(model)
         #: The training in the request, which the method is applied with.
         self.given = training
         #: The training that the step runs.

@@ -14,6 +14,7 @@ from calculator.families import FAMILIES, model_from_config
 from calculator.methods import METHODS
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
+from validation.random_grid.layer_options import RANKS, layer_options
 from validation.random_grid.random_configs import MIDDLING, random_config
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ TRAINING: Options = {
     "max_grad_norm": (0.25, (None, 0.3)),
 }
 
-#: Values of a method's rank, and how often a method has dropout.
-RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
+#: How often a method has dropout.
 DROPOUT = (0.3, (0.05, 0.1))
 
 LOW_RANK: Options = {
@@ -133,6 +133,9 @@ def random_request(
     method = {"name": name, **_set(rng, OPTIONS.get(name, {}))}
     if issubclass(METHODS[name], TargetedMethod):
         method |= _copies(rng, model) if name == "ln_tuning" else _targets(rng, model, name)
+    if name in ("lora", "qlora"):
+        share = 0.1 if method_name is None else 0.6
+        method |= layer_options(random.Random(f"{seed} {number} layers"), model, method, share)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}

@@ -130,8 +130,25 @@ def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[
         keys["peft_use_dora"] = True
     if method.use_rslora:
         keys["peft_use_rslora"] = True
+    keys |= _layers(method)
     keys["peft_autocast_adapter_dtype"] = planned.request.training.adapter_dtype == "float32"
     return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *untaken(method))
+
+
+def _layers(method: LowRank) -> dict[str, Any]:
+    """Return the keys of single modules and layers and of the initialisation that are not PEFT's defaults."""
+    keys: dict[str, Any] = {}
+    if method.rank_pattern:
+        keys["lora_rank_pattern"] = dict(method.rank_pattern)
+    if method.alpha_pattern:
+        keys["lora_alpha_pattern"] = dict(method.alpha_pattern)
+    if method.layers_to_transform is not None:
+        keys["peft_layers_to_transform"] = list(method.layers_to_transform)
+    if method.layers_pattern is not None:
+        keys["peft_layers_pattern"] = list(method.layers_pattern)
+    if method.init_lora_weights is not True:
+        keys["peft_init_lora_weights"] = method.init_lora_weights
+    return keys
 
 
 def _qlora(planned: Planned) -> Part:

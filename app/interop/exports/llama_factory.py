@@ -121,7 +121,19 @@ def _low_rank(planned: Planned) -> Part:
     }
     if method.modules_to_save:
         keys["additional_target"] = ",".join(method.modules_to_save)
-    return Part(heading="Method", keys=keys, not_expressed=(*rounded, *untaken(method), *_adapters(planned)))
+    if method.init_lora_weights == "pissa":
+        keys["pissa_init"] = True
+    return Part(
+        heading="Method",
+        keys=keys,
+        not_expressed=(*rounded, *untaken(method, _without_keys(method)), *_adapters(planned)),
+    )
+
+
+def _without_keys(method: LowRank) -> tuple[str, ...]:
+    """The settings of LoRA that LLaMA-Factory has no key for; of initialisations it has PiSSA."""
+    of_initialization = () if method.init_lora_weights == "pissa" else ("init_lora_weights",)
+    return ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "lora_bias", *of_initialization)
 
 
 def _stage(planned: Planned) -> dict[str, Any]:

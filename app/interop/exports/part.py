@@ -10,7 +10,8 @@ import yaml
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header
 from calculator.common.errors import refusal
-from calculator.methods import QLoRA
+from calculator.inputs.settings import declared
+from calculator.methods import LoRA, QLoRA
 from calculator.methods.targeted.matching import target_names
 from calculator.trainers import trainer_of
 
@@ -94,9 +95,14 @@ def whole_alpha(method: LowRank) -> tuple[int, tuple[NotExpressed, ...]]:
     return max(alpha, 1), (differs("method.lora_alpha", method.lora_alpha, why),)
 
 
-def untaken(method: LowRank) -> tuple[NotExpressed, ...]:
-    """Return the settings of low-rank methods for which neither tool has a key."""
-    not_expressed = []
+def untaken(method: LowRank, without_keys: Sequence[str] = ("lora_bias",)) -> tuple[NotExpressed, ...]:
+    """Return the settings of low-rank methods for which neither tool has a key, or one of them has none."""
+    defaults = {setting.name: setting.default for setting in declared(LoRA)}
+    not_expressed = [
+        differs(f"method.{name}", getattr(method, name), "the tool has no key for it: PEFT's default is used")
+        for name in without_keys
+        if getattr(method, name) != defaults[name]
+    ]
     if method.bias != "none":
         not_expressed.append(differs("method.bias", method.bias, "the tool does not train biases"))
     if isinstance(method, QLoRA) and method.blocksize != 64:

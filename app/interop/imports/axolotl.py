@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports import axolotl
 from app.interop.imports import other_runs, preferences
 from app.interop.imports.distribution import distributed
+from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 #: The part of the plugin's name.
 LIGER_PLUGIN = "integrations.liger"
+
+#: PEFT's names of settings of single modules and layers.
+LAYER_KEYS = {
+    "lora_rank_pattern": "rank_pattern",
+    "lora_alpha_pattern": "alpha_pattern",
+    "peft_layers_to_transform": "layers_to_transform",
+    "peft_layers_pattern": "layers_pattern",
+    "peft_init_lora_weights": "init_lora_weights",
+}
 
 ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2")}
 #: Flags of older configurations. Source: schemas/enums.py, LEGACY_ATTN_FLAG_TO_IMPL.
@@ -76,6 +86,9 @@ def _low_rank(keys: Keys) -> tuple[dict[str, Any], str]:
         "use_rslora": keys.flag("peft_use_rslora"),
         "modules_to_save": keys.names("lora_modules_to_save"),
     }
+    for key, newer in LAYER_KEYS.items():
+        keys.rename(key, newer)
+    method |= lora_layers(keys)
     fused = {name: keys.take(name) for name in axolotl.KERNELS}
     if any(fused.values()) or not any(value is False for value in fused.values()):
         why = "fused LoRA kernels, which are on by default, are not modelled: PEFT's own layers are used"

@@ -65,6 +65,9 @@ def _method(keys: Keys) -> dict[str, Any]:
         "use_rslora": keys.flag("use_rslora"),
         "modules_to_save": keys.names("additional_target"),
     }
+    keys.forget(("pissa_iter", "pissa_convert"))
+    if keys.flag("pissa_init"):
+        method["init_lora_weights"] = "pissa"
     return {"name": "qlora", **method, **quantized} if quantized else {"name": "lora", **method}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from app.interop.imports import lora_layers
 from app.interop.imports.base_storage import on_its_base
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -106,7 +107,11 @@ def _check_p_tuning(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001
 
 
 #: Settings that are not read by their type alone.
-READERS: dict[str, Callable[[Keys], Any]] = {"target_modules": _targets, "feedforward_modules": _feedforward}
+READERS: dict[str, Callable[[Keys], Any]] = {
+    "target_modules": _targets,
+    "feedforward_modules": _feedforward,
+    **lora_layers.READERS,
+}
 
 #: What else is read of a method's file.
 CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
+from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -129,6 +130,7 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
         "use_rslora": keys.flag("use_rslora"),
         "bias": keys.choice("bias", {name: name for name in ("none", "all", "lora_only")}, "none", "none"),
         "modules_to_save": keys.names("modules_to_save"),
+        **lora_layers(keys),
     }
     return (
         {"name": "qlora", **method, **_quantization(keys, calls, is_unsloth=is_unsloth)}

@@ -9,6 +9,7 @@ from calculator.engine import four_bit
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tensor
+from calculator.methods.low_rank import layers
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ def adapted(
     if not target:
         return {"trained": trained}
     own: DType = "float32" if training.adapter_dtype == "float32" else base
-    return {"trained": trained, "added": _updates(method, module, own)}
+    return {"trained": trained, "added": _updates(method, path, module, own)}
 
 
-def _updates(method: LowRank, module: Module, own: DType) -> tuple[Added, ...]:
-    r = named(method.r, "r")
+def _updates(method: LowRank, path: str, module: Module, own: DType) -> tuple[Added, ...]:
+    r = named(layers.rank(method, layers.full_name(path, module)), "r")
     if module.kind == "embedding":
         return (
             Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),
@@ -47,6 +48,8 @@ def _updates(method: LowRank, module: Module, own: DType) -> tuple[Added, ...]:
         )
     a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own)
     b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own)
+    if method.lora_bias:
+        return a, b, Added(name="lora_B.bias", shape=(module.out_features,), dtype=own)
     if not method.use_dora:
         return a, b
     return a, b, Added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=own)
@@ -107,7 +110,7 @@ def _dropped(method: LowRank, x: Tensor) -> Tensor:
 def _product(bound: BoundModule, x: Tensor) -> Tensor:
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
     x = ops.matmul(x, a, None, a.shape[0], "A·x")
-    return ops.matmul(x, b, None, b.shape[0], "B·A·x")
+    return ops.matmul(x, b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x")
 
 
 def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calculator.common.errors import Problem
+from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
-from calculator.methods.low_rank import layer, merge
+from calculator.methods.low_rank import layer, layers, merge
+from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
-from calculator.methods.low_rank.targets import FUSED_EXPERTS, expert_problems
+from calculator.methods.low_rank.refusals import problems
+from calculator.methods.low_rank.targets import FUSED_EXPERTS
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.method import TargetedMethod, TargetModules
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.costs import MergeStep, OtherOperations
@@ -50,6 +53,48 @@ class LowRank(TargetedMethod):
     )
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
+    rank_pattern: WholeNumbersByName = setting(
+        WholeNumbersByName(),
+        label="Ranks of modules",
+        help="Other ranks, by the ends of modules' names or regular expressions.",
+        minimum=1,
+        maximum=65_536,
+        example=WholeNumbersByName(down_proj=4),
+    )
+    alpha_pattern: DecimalsByName = setting(
+        DecimalsByName(),
+        label="Alphas of modules",
+        help="Other values of lora_alpha, by modules' names; memory is the same.",
+        minimum=0,
+        maximum=1e6,
+        example=DecimalsByName(down_proj=8),
+    )
+    layers_to_transform: tuple[int, ...] | None = setting(
+        None,
+        label="Layers",
+        help="The numbers of the layers whose modules are adapted, from 0; null for all. Text may have ranges: 16-31.",
+        example=(30, 31),
+        empty="all",
+    )
+    layers_pattern: tuple[str, ...] | None = setting(
+        None,
+        label="Name of the layers",
+        help="What is before a layer's number in module names, where it is not the first number in them.",
+        example=("layers",),
+    )
+    init_lora_weights: bool | Initialization = setting(
+        True,
+        label="Initialisation",
+        help="How A and B begin. A step's memory is the same; some read weights or data before the first step.",
+        example="pissa",
+        instead=INSTEAD,
+    )
+    lora_bias: bool = setting(False, label="Bias of B", help="Add a trained bias to B.")
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the initialisation takes before the first step."""
+        return before_the_steps(self)
 
     @property
     def trains_biases(self) -> bool:
@@ -72,11 +117,22 @@ class LowRank(TargetedMethod):
         return TargetedMethod.quality_tier(self, parameters) + (self.target_modules != "all-linear")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
-        """Fused experts, and DoRA on an embedding."""
-        yield from expert_problems(self, model)
-        if self.use_dora and any(module.kind == "embedding" for module in found.values()):
-            message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
-            yield Problem(loc="method.use_dora", msg=message, input=True)
+        """Fused experts, and settings that exclude one another."""
+        yield from problems(self, model, found)
+
+    def with_layers(self, model: Model) -> Model:
+        """The model with a kind for each way in which layers are adapted."""
+        return layers.with_layers(self, model)
+
+    @property
+    def differs_between_layers(self) -> bool:
+        """Whether layers are chosen, or a rank is that of one layer."""
+        return self.layers_to_transform is not None or any(map(layers.names_layers, self.rank_pattern))
+
+    def in_chosen_layers(self, path: str, module: Module) -> bool:
+        """Whether `layers_to_transform` selects the module's layer."""
+        name = layers.full_name(path, module)
+        return "*" in name or layers.is_transformed(self, name)
 
     def refused_names(self, model: Model) -> tuple[str, ...]:
         """Fused experts as well as routers."""
@@ -99,5 +155,5 @@ class LowRank(TargetedMethod):
         return dora_norms(added, batch)
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
-        """B·A added to the weight; merging DoRA is not modelled."""
-        return None if self.use_dora else merge.merge_step(module, module_spec)
+        """B·A added to the weight; merging DoRA or a bias is not modelled."""
+        return None if self.use_dora or self.lora_bias else merge.merge_step(module, module_spec)

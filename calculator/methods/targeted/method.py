@@ -80,7 +80,12 @@ class TargetedMethod(Method, ABC):
 
     def is_target(self, path: str, module: Module, model: Model) -> bool:
         """Whether the module at a path is adapted."""
-        return not self.is_saved(path) and matching.is_requested(path, module, self, model)
+        requested = not self.is_saved(path) and matching.is_requested(path, module, self, model)
+        return requested and self.in_chosen_layers(path, module)
+
+    def in_chosen_layers(self, path: str, module: Module) -> bool:  # noqa: ARG002
+        """Whether the module is in a layer that is adapted."""
+        return True
 
     def is_saved(self, path: str) -> bool:
         """Whether the module at a path is one of `modules_to_save` or inside one."""

@@ -14,6 +14,14 @@ LLAMA = "meta-llama/Llama-3.1-8B"
 NAMES = [name for name, cls in METHODS.items() if cls.facts.config_class and name != "qlora"]
 #: Settings other than the defaults.
 OTHER = {
+    "lora": {
+        "rank_pattern": {"q_proj": 4, "layers.3.self_attn.v_proj": 32},
+        "alpha_pattern": {"q_proj": 8},
+        "target_modules": ["q_proj"],
+        "layers_to_transform": [3, 4],
+        "layers_pattern": ["layers"],
+        "init_lora_weights": "pissa",
+    },
     "miss": {"r": 16, "init_weights": "mini", "mini_r": 4, "bias": "all"},
     "vera": {"r": 64, "vera_dropout": 0.1, "save_projection": False},
     "loha": {"r": 4, "alpha": 16, "exclude_modules": ["v_proj"], "target_modules": "all-linear"},
@@ -41,4 +49,23 @@ def test_the_file_of_a_method_is_read_whole(name, tmp_path):
     settings = config_arguments(METHODS[name]()) | OTHER.get(name, {})
     found = imported(tmp_path, name, settings)
     assert found.request["method"] == {"name": name, **settings}
+    assert [each.key for each in found.not_understood] == ["quantization_config"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ({"layers_to_transform": 5}, {"layers_to_transform": [5]}),
+        (
+            {"layers_to_transform": 5, "layers_pattern": "layers"},
+            {"layers_to_transform": [5], "layers_pattern": ["layers"]},
+        ),
+        ({"init_lora_weights": "pissa_niter_16"}, {"init_lora_weights": "pissa"}),
+        ({"lora_bias": True}, {"lora_bias": True}),
+    ],
+)
+def test_other_spellings_of_loras_settings_are_read(written, read_as, tmp_path):
+    settings = {"target_modules": ["q_proj"], **written}
+    found = imported(tmp_path, "lora", settings)
+    assert found.request["method"] == {"name": "lora", **config_arguments(METHODS["lora"]()), **settings, **read_as}
     assert [each.key for each in found.not_understood] == ["quantization_config"]

@@ -34,6 +34,12 @@ CONFIG = {
     "num_attention_heads": 8,
     "vocab_size": 32000,
 }
+#: Settings of single modules and layers, and of the initialisation.
+LAYERS = (
+    {"rank_pattern": {"q_proj": 32}, "alpha_pattern": {"q_proj": 64}},
+    {"layers_to_transform": [0, 3], "layers_pattern": ["layers"], "target_modules": ["q_proj"]},
+    {"init_lora_weights": "pissa"},
+)
 
 
 def drawn(chance):
@@ -66,6 +72,7 @@ def drawn(chance):
             "use_rslora": chance.random() < 0.3,
             "bias": chance.choice(["none", "none", "none", "all"]),
             "modules_to_save": chance.choice([None, None, ["lm_head"]]),
+            **chance.choice([{}, {}, {}, *LAYERS]),
         }
     if name == "qlora":
         method |= {

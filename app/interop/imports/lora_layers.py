@@ -1,0 +1,79 @@
+"""LoRA's settings of single modules and layers, as PEFT's LoraConfig has them.
+
+Source: peft 0.21, tuners/lora/config.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.inputs.settings import declared, mismatch
+from calculator.methods import LoRA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.interop.imports.keys import Keys
+
+_SETTINGS = {setting.name: setting for setting in declared(LoRA)}
+
+
+def rank_pattern(keys: Keys) -> Any:
+    """Return the ranks of modules; an empty object means none."""
+    return _typed(keys, "rank_pattern", {})
+
+
+def alpha_pattern(keys: Keys) -> Any:
+    """Return the alphas of modules."""
+    return _typed(keys, "alpha_pattern", {})
+
+
+def layers_to_transform(keys: Keys) -> Any:
+    """Return the numbers of layers: a file may have one number alone, or an empty list for all layers."""
+    value = keys.left.get("layers_to_transform")
+    if isinstance(value, int) and not isinstance(value, bool):
+        keys.left["layers_to_transform"] = [value]
+    return _typed(keys, "layers_to_transform", None)
+
+
+def layers_pattern(keys: Keys) -> Any:
+    """Return the names of the list of layers: a file may have one alone, or an empty list for any."""
+    value = keys.left.get("layers_pattern")
+    if isinstance(value, str) and value:
+        keys.left["layers_pattern"] = [value]
+    return _typed(keys, "layers_pattern", None)
+
+
+def init_lora_weights(keys: Keys) -> Any:
+    """Return how A and B begin; PiSSA's number of iterations changes no memory of a step."""
+    value = keys.left.get("init_lora_weights")
+    if isinstance(value, str) and value.startswith("pissa_niter_"):
+        keys.left["init_lora_weights"] = "pissa"
+    return _typed(keys, "init_lora_weights", True)
+
+
+def _typed(keys: Keys, name: str, default: Any) -> Any:
+    value = keys.take(name)
+    if value is None or value in ([], ""):
+        return default
+    problem = mismatch(_SETTINGS[name].type, value)
+    if problem:
+        keys.miss(name, value, f"{problem}: PEFT's default is used")
+        return default
+    return value
+
+
+#: The readers of these settings, by the name of PEFT's argument.
+READERS: dict[str, Callable[[Keys], Any]] = {
+    "rank_pattern": rank_pattern,
+    "alpha_pattern": alpha_pattern,
+    "layers_to_transform": layers_to_transform,
+    "layers_pattern": layers_pattern,
+    "init_lora_weights": init_lora_weights,
+}
+
+
+def lora_layers(keys: Keys) -> dict[str, Any]:
+    """Return those settings that are not PEFT's defaults, and whether B has a bias."""
+    settings = {name: read(keys) for name, read in READERS.items()} | {"lora_bias": keys.flag("lora_bias")}
+    return {name: value for name, value in settings.items() if value != _SETTINGS[name].default}

@@ -1,0 +1,63 @@
+"""How A and B begin, which leaves a step's memory as it is: A, B and the base weights keep their shapes and dtypes.
+
+Source: peft 0.21, tuners/lora/layer.py, LoraLayer.update_layer and the methods that it calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from calculator.common.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.methods.low_rank.method import LowRank
+
+Initialization = Literal["gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga"]
+
+#: What to use instead of values that PEFT has too.
+INSTEAD = {
+    "mica": "MiCA freezes B, which is not modelled",
+    **{f"pissa_niter_{n}": "pissa has the same memory in a step" for n in (1, 2, 4, 8, 16, 32, 64)},
+}
+
+#: Those that PEFT refuses over a base in 4 bits, or that overwrite it.
+DENSE_ONLY = ("pissa", "corda", "loftq", "lora_ga")
+
+_NOT_COUNTED = "The figures are of steps after that"
+_SENTENCES = {
+    "pissa": "PiSSA computes the singular value decomposition of each adapted weight in float32, one after another,"
+    f" and replaces the weight by the remainder before the first step. {_NOT_COUNTED}.",
+    "olora": "OLoRA computes the QR decomposition of each adapted weight in float32, one after another, and replaces"
+    f" the weight by the remainder before the first step. {_NOT_COUNTED}.",
+    "loftq": "LoftQ quantises each adapted weight, decomposes the error, and replaces the weight by the dequantised one"
+    f" before the first step. {_NOT_COUNTED}, over weights in the model's dtype.",
+    "corda": "CorDA runs the model on samples and decomposes each adapted weight before the first step (PEFT's"
+    f" preprocess_corda). {_NOT_COUNTED}.",
+    "eva": "EVA runs the model on samples before the first step (PEFT's initialize_lora_eva_weights), and gives modules"
+    f" other ranks unless rho is 1: put those into rank_pattern. {_NOT_COUNTED}.",
+    "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga)."
+    f" {_NOT_COUNTED}.",
+}
+
+
+def before_the_steps(method: LowRank) -> tuple[str, ...]:
+    """What the initialisation does before the first step, in sentences."""
+    kind = method.init_lora_weights
+    return (_SENTENCES[kind],) if isinstance(kind, str) and kind in _SENTENCES else ()
+
+
+def problems(method: LowRank) -> Iterator[Problem]:
+    """What PEFT refuses of an initialisation, and what it breaks."""
+    kind = method.init_lora_weights
+    if kind in DENSE_ONLY and method.facts.quantizes_base:
+        message = f"PEFT initialises {kind} over weights in 16 or 32 bits only: use gaussian, or true"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+    if kind == "olora" and getattr(method, "blocksize", 64) != 64:
+        message = "OLoRA quantises the base again, in blocks of 64: set method.blocksize 64"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+    odd = next((r for r in (method.r, *method.rank_pattern.values()) if r % 2), None)
+    if kind == "orthogonal" and odd is not None:
+        message = f"PEFT's orthogonal initialisation needs even ranks, not {odd}"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)

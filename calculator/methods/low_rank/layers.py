@@ -1,0 +1,96 @@
+"""Which layers LoRA adapts, and with which rank: `layers_to_transform`, `layers_pattern` and `rank_pattern`.
+
+Layers of a kind that are adapted differently become kinds of their own.
+Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists; utils/other.py, get_pattern_key.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import Layer, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.methods.low_rank.method import LowRank
+
+#: The index of a layer in a module's name, where no pattern says what is before it.
+_INDEX = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
+
+
+def full_name(path: str, module: Module) -> str:
+    """The name of a module in the first layer that has it."""
+    return path if module.layer is None else path.replace("*", str(module.layer), 1)
+
+
+def is_transformed(method: LowRank, name: str) -> bool:
+    """Whether `layers_to_transform` selects the layer of a module; all modules if it is not set.
+
+    A module whose whole name is a target is adapted too, such as `lm_head`.
+    """
+    if method.layers_to_transform is None or name in (method.target_modules or ()):
+        return True
+    found = next(filter(None, (pattern.match(name) for pattern in _index_patterns(method.layers_pattern))), None)
+    return found is not None and int(found["index"]) in method.layers_to_transform
+
+
+def rank(method: LowRank, name: str) -> int:
+    """The rank of a module: that of the first name in `rank_pattern` that matches, else `r`."""
+    keys = tuple(method.rank_pattern)
+    key = first_match(keys, name)
+    return method.r if key is None else int(method.rank_pattern[key])
+
+
+def first_match(keys: Iterable[str], name: str) -> str | None:
+    """The first key that matches the end of a name, as a regular expression."""
+    return next((key for key in keys if _pattern(key).match(name)), None)
+
+
+def with_layers(method: LowRank, model: Model) -> Model:
+    """The model with a kind of layer for each way in which the method treats layers of a kind.
+
+    The model itself, if it treats all layers of a kind alike, or if it was split before.
+    """
+    if method.layers_to_transform is None and not method.rank_pattern:
+        return model
+    if any(module.layer is not None for module in model.modules):
+        return model
+    parts = tuple(_split(part, method) if isinstance(part, Stack) else part for part in model.parts)
+    return replace(model, parts=parts)
+
+
+def names_layers(key: str) -> bool:
+    """Whether a key of `rank_pattern` may name single layers."""
+    return any(part.isdigit() for part in re.split(r"\W", key)) or "[" in key or "\\d" in key
+
+
+def _split(stack: Stack, method: LowRank) -> Stack:
+    kinds: dict[object, Layer] = {}
+    layers = []
+    for index, layer in enumerate(stack.layers):
+        names = [f"{stack.name}.{index}.{module.name}" for module in layer.modules]
+        treatment = tuple(rank(method, name) if is_transformed(method, name) else None for name in names)
+        layers.append(kinds.setdefault((layer, treatment), _numbered(layer, index)))
+    return Stack(name=stack.name, layers=tuple(layers))
+
+
+def _numbered(layer: Layer, index: int) -> Layer:
+    return replace(layer, modules=tuple(replace(module, layer=index) for module in layer.modules))
+
+
+@lru_cache(maxsize=1024)
+def _pattern(key: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({key})$")
+
+
+@lru_cache(maxsize=64)
+def _index_patterns(names: tuple[str, ...] | None) -> tuple[re.Pattern[str], ...]:
+    if not names:
+        return (_INDEX,)
+    return tuple(re.compile(rf"(?:^|.*?\.){name}\.(?P<index>\d+)\.") for name in names)

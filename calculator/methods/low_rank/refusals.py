@@ -1,0 +1,107 @@
+"""Settings of LoRA that PEFT refuses together, and those that are not modelled."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import Stack
+from calculator.common.errors import Problem
+from calculator.methods.low_rank import initialization, layers
+from calculator.methods.low_rank.targets import expert_problems
+from calculator.methods.targeted.refusals import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.methods.low_rank.method import LowRank
+
+#: What a key of `rank_pattern` may be: names, dots and classes of characters, one group, and two repetitions, so that
+#: no key takes long to match.
+_KEY = re.compile(r"\^?(?:[\w.|()$-]|\[[\w-]+\]|\\[.dw]|[*+?])+")
+_LONGEST_KEY, _MOST_KEYS, _MOST_REPETITIONS = 200, 1_000, 2
+
+
+def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
+    """Fused experts, DoRA and biases on an embedding, keys that can't be read, and layers that do not exist."""
+    yield from expert_problems(method, model)
+    embedding = any(module.kind == "embedding" for module in found.values())
+    if method.use_dora and embedding:
+        message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
+        yield Problem(loc="method.use_dora", msg=message, input=True)
+    if method.lora_bias:
+        yield from _bias(method, embedding=embedding)
+    if method.init_lora_weights == "olora" and any(module.kind == "conv1d" for module in found.values()):
+        message = "PEFT's OLoRA gives Conv1D layers matrices of other shapes: use true, or pissa"
+        yield Problem(loc="method.init_lora_weights", msg=message, input="olora")
+    yield from initialization.problems(method)
+    yield from _keys(method)
+    yield from _layers(method, model, found)
+
+
+def _bias(method: LowRank, *, embedding: bool) -> Iterator[Problem]:
+    """What PEFT refuses with a bias of B (LoraConfig.__post_init__; Embedding.update_layer)."""
+    if method.use_dora:
+        yield Problem(loc="method.lora_bias", msg="PEFT has no bias of B with DoRA: use false", input=True)
+    if embedding:
+        message = "PEFT adds no bias of B to an embedding: use false, or leave the embedding out"
+        yield Problem(loc="method.lora_bias", msg=message, input=True)
+    if isinstance(method.init_lora_weights, str):
+        message = f"PEFT initialises a bias of B with init_lora_weights true or false, not {method.init_lora_weights}"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=method.init_lora_weights)
+
+
+def _keys(method: LowRank) -> Iterator[Problem]:
+    if len(method.rank_pattern) > _MOST_KEYS:
+        message = f"has {len(method.rank_pattern):,} names: at most {_MOST_KEYS:,} are read"
+        yield Problem(loc="method.rank_pattern", msg=message, input=len(method.rank_pattern))
+        return
+    for key in method.rank_pattern:
+        if not _is_readable(key):
+            message = f"{key} is not read: use a name such as q_proj, or an expression with at most one group"
+            yield Problem(loc="method.rank_pattern", msg=message, input=key)
+
+
+def _is_readable(key: str) -> bool:
+    repetitions = sum(key.count(each) for each in "*+?")
+    simple = key.count("(") <= 1 and repetitions <= _MOST_REPETITIONS and not re.search(r"\)[*+?]", key)
+    if not simple or len(key) > _LONGEST_KEY or not _KEY.fullmatch(key):
+        return False
+    try:
+        re.compile(key)
+    except re.error:
+        return False
+    return True
+
+
+def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
+    """What PEFT refuses of chosen layers (LoraConfig.__post_init__), and choices that leave no module."""
+    chosen, pattern = method.layers_to_transform, method.layers_pattern
+    if chosen is None:
+        if pattern is not None:
+            message = "names layers, but layers_to_transform chooses none: set that too, or leave this out"
+            yield Problem(loc="method.layers_pattern", msg=message, input=list(pattern))
+        return
+    if isinstance(method.target_modules, str):
+        message = f"PEFT chooses layers only where target_modules lists names, not with {method.target_modules}"
+        yield Problem(loc="method.layers_to_transform", msg=message, input=list(chosen))
+        return
+    odd = next((name for name in pattern or () if not re.fullmatch(r"\w+", name)), None)
+    if odd is not None:
+        yield Problem(loc="method.layers_pattern", msg=f"{odd} is not a name such as layers", input=odd)
+    elif found and not any(layers.is_transformed(method, name) for name in _full_names(model, found)):
+        counts = " or ".join(f"{len(stack.layers)} in {stack.name}" for stack in model.stacks)
+        message = f"no adapted module is in these layers: there are {counts}, numbered from 0"
+        yield Problem(loc="method.layers_to_transform", msg=message, input=listed(tuple(map(str, chosen))))
+
+
+def _full_names(model: Model, found: Mapping[str, Module]) -> Iterator[str]:
+    """The names of modules in every layer."""
+    for part in model.parts:
+        if isinstance(part, Stack):
+            inside = [path for path in found if path.startswith(f"{part.name}.*.")]
+            yield from (path.replace("*", str(index), 1) for path in inside for index in range(len(part.layers)))
+        elif part.name in found:
+            yield part.name

@@ -1,0 +1,97 @@
+"""LoRA with settings of single modules and layers."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+
+LLAMA = "meta-llama/Llama-3.2-1B"
+TRAINING = {"sequence_length": 64}
+
+
+def answer(**method):
+    body = {"model": LLAMA, "method": {"name": "lora", **method}, "training": TRAINING, "reserved": "rule"}
+    return estimate(parse_request(body))
+
+
+def added(**method):
+    return answer(**method).parameters.added
+
+
+def refusal(name="lora", device=None, **method):
+    body = {"model": LLAMA, "method": {"name": name, **method}, "training": TRAINING, "device": device or {}}
+    with pytest.raises(PlanError) as error:
+        estimate(parse_request(body))
+    return [(problem.loc, problem.msg) for problem in error.value.problems]
+
+
+def test_only_chosen_layers_are_adapted():
+    whole = added(target_modules=["q_proj"])
+    assert added(target_modules=["q_proj"], layers_to_transform=[0, 5, 15]) * 16 == whole * 3
+    assert added(target_modules=["q_proj"], layers_to_transform=[15, 16, 99], layers_pattern=["layers"]) * 16 == whole
+
+
+def test_a_target_with_its_whole_name_is_adapted_whatever_the_layers_are():
+    """PEFT looks at layers only where a name ends in a target."""
+    body = {"target_modules": ["lm_head", "q_proj"]}
+    head = 8 * (2048 + 128_256)
+    assert added(**body, layers_to_transform=[0]) == added(target_modules=["q_proj"]) / 16 + head
+
+
+def test_the_first_name_that_matches_gives_the_rank():
+    both = added(target_modules=["q_proj", "v_proj"], r=8)
+    assert added(target_modules=["q_proj", "v_proj"], r=4, rank_pattern={"q_proj": 8, ".*_proj": 8}) == both
+    assert added(target_modules=["q_proj"], rank_pattern={"proj": 1}) == added(target_modules=["q_proj"])
+    one = added(target_modules=["q_proj"], rank_pattern={"model.layers.3.self_attn.q_proj": 16})
+    assert one - added(target_modules=["q_proj"]) == 8 * 4096
+
+
+def test_layers_below_the_first_adapter_keep_nothing():
+    """They have no graph, because no input of theirs needs a gradient."""
+    low, high = (answer(layers_to_transform=[layer]).memory.phases[1].peak_bytes for layer in (0, 15))
+    assert high < low
+
+
+def test_a_bias_of_b_is_trained():
+    assert added(target_modules=["q_proj"], lora_bias=True) - added(target_modules=["q_proj"]) == 16 * 2048
+
+
+def test_initialisations_leave_the_figures_and_state_what_they_take():
+    plain, pissa = answer(), answer(init_lora_weights="pissa")
+    assert pissa.memory.phases == plain.memory.phases
+    assert next(line for line in pissa.assumptions if line not in plain.assumptions).startswith("PiSSA computes")
+
+
+@pytest.mark.parametrize(
+    ("settings", "loc", "message"),
+    [
+        ({"layers_to_transform": [16]}, "layers_to_transform", "there are 16 in model.layers, numbered from 0"),
+        ({"layers_to_transform": [1], "layers_pattern": ["h"]}, "layers_to_transform", "no adapted module"),
+        ({"layers_to_transform": [1], "target_modules": "all-linear"}, "layers_to_transform", "lists names"),
+        ({"layers_pattern": ["layers"]}, "layers_pattern", "set that too"),
+        ({"rank_pattern": {"(a|b)*": 4}}, "rank_pattern", "at most one group"),
+        ({"rank_pattern": {"[": 4}}, "rank_pattern", "is not read"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern", "must be at least 1"),
+        ({"rank_pattern": {"q_proj": 1.5}}, "rank_pattern", "must be an object of names and whole numbers"),
+        ({"layers_to_transform": ["1"]}, "layers_to_transform", "a list of whole numbers"),
+        ({"lora_bias": True, "use_dora": True}, "lora_bias", "use false"),
+        ({"lora_bias": True, "init_lora_weights": "pissa"}, "init_lora_weights", "true or false"),
+        ({"lora_bias": True, "target_modules": ["embed_tokens"]}, "lora_bias", "embedding"),
+        ({"init_lora_weights": "orthogonal", "r": 3}, "init_lora_weights", "even ranks"),
+        ({"init_lora_weights": "mica"}, "init_lora_weights", "MiCA freezes B"),
+        ({"name": "qlora", "init_lora_weights": "pissa"}, "init_lora_weights", "16 or 32 bits only"),
+        ({"name": "qlora", "init_lora_weights": "olora", "blocksize": 128}, "init_lora_weights", "blocks of 64"),
+    ],
+)
+def test_what_peft_refuses_is_refused(settings, loc, message):
+    found = refusal(**settings)
+    assert [at for at, _ in found] == [f"method.{loc}"]
+    assert message in found[0][1]
+
+
+def test_single_layers_are_refused_on_several_gpus():
+    device = {"count": 2, "sharding": "ddp"}
+    assert ("device.count", "settings of single layers") in [
+        (loc, message[:25]) for loc, message in refusal(device=device, layers_to_transform=[0])
+    ]

@@ -1,0 +1,44 @@
+"""LoRA's settings of single layers and modules, drawn apart from the others, whose draws they leave unchanged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
+
+if TYPE_CHECKING:
+    import random
+
+    from calculator.architecture.model import Model
+
+#: Values of a method's rank.
+RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
+
+
+def layer_options(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
+    """Return ranks of modules, chosen layers and a bias of B for a share of the requests."""
+    if rng.random() >= share:
+        return {}
+    targets = method.get("target_modules") or list(DEFAULT_TARGETS.get(model.model_type, ()))
+    options: dict[str, Any] = {}
+    if rng.random() < 0.6:
+        options["rank_pattern"] = {key: rng.choice(RANKS) for key in _keys(rng, model, targets)}
+    if isinstance(targets, list) and rng.random() < 0.6:
+        layers = range(len(model.decoder.layers))
+        options["layers_to_transform"] = sorted(rng.sample(layers, rng.randint(1, len(layers))))
+    if rng.random() < 0.3 and not method.get("use_dora"):
+        options["lora_bias"] = True
+    return options
+
+
+def _keys(rng: random.Random, model: Model, targets: Any) -> list[str]:
+    """Return names of one or two kinds of modules, or of one module of one layer."""
+    stack = model.decoder
+    paths = [path for path, module in model.paths if path.startswith(f"{stack.name}.*.") and module.kind == "linear"]
+    named = [path for path in paths if not isinstance(targets, list) or path.rpartition(".")[2] in targets] or paths
+    if not named:
+        return []
+    if rng.random() < 0.5:
+        return [path.rpartition(".")[2] for path in rng.sample(named, min(len(named), rng.randint(1, 2)))]
+    index = rng.randrange(len(stack.layers))
+    return [rng.choice(named).replace("*", str(index))]
