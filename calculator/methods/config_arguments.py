@@ -19,4 +19,6 @@ def config_arguments(method: Method) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return dict(value)  # PEFT adds ranks to it
     return list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,8 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.methods import LoRA
+from calculator.methods.config_arguments import config_arguments
 
 LLAMA = "meta-llama/Llama-3.2-1B"
 TRAINING = {"sequence_length": 64}
@@ -95,3 +97,8 @@ def test_single_layers_are_refused_on_several_gpus():
     assert ("device.count", "settings of single layers") in [
         (loc, message[:25]) for loc, message in refusal(device=device, layers_to_transform=[0])
     ]
+
+
+def test_what_peft_adds_to_a_configuration_is_not_in_the_settings():
+    config_arguments(LoRA())["rank_pattern"]["gate_up_proj"] = 16
+    assert LoRA().rank_pattern == {}
