@@ -14,7 +14,7 @@ from app.cli import request
 from app.cli.table import table
 from app.engines.engine import Client, answered
 from app.presentation import verdict
-from app.presentation.consequences import consequences
+from app.presentation.consequences import with_message
 from app.presentation.format import gib, number, parameters, percent
 from app.presentation.grades import grade_sentence
 from app.presentation.labels import parts
@@ -72,9 +72,7 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
         yield drawn
     yield from verdict.communication_sentences(plan)
     if plan.fit is not None:
-        yield from consequences(plan.fit)
-        if plan.fit.out_of_memory is not None:
-            yield plan.fit.out_of_memory.message
+        yield from with_message(plan.fit)
     yield accuracy(plan).sentence
     yield ""
     yield breakdown(plan)

@@ -13,7 +13,7 @@ from app.cli.estimate import status
 from app.cli.table import table
 from app.forms.fields import INFERENCE_FIELDS
 from app.presentation import inference_text
-from app.presentation.consequences import consequences
+from app.presentation.consequences import with_message
 from app.presentation.format import gib, number, percent
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
@@ -58,7 +58,7 @@ def _lines(answer: Inference) -> Iterator[str]:
     yield f"{label} of {inference_text.model_name(answer)}, {inference_text.workload(answer)}"
     yield inference_text.sentence(answer)
     if answer.fit is not None:
-        yield from consequences(answer.fit)
+        yield from with_message(answer.fit)
     yield inference_text.why(answer)
     yield ""
     required = answer.memory.required_bytes

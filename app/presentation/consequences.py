@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.presentation.format import number, size
 from app.presentation.labels import PHASES
+from calculator.allocator.out_of_memory import format_size
 from calculator.devices import Verdict
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import OutOfMemory
 
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+
+#: Where PyTorch counts retries.
+COUNTER = "num_alloc_retries of torch.cuda.memory_stats()"
 
 #: Advice where micro-batches differ, and the run is not replayed with other settings.
 DRAWN = (
@@ -34,6 +38,14 @@ def consequences(fit: Fit) -> Iterator[str]:
     yield from _expandable(fit)
 
 
+def with_message(fit: Fit) -> Iterator[str]:
+    """Yield the same for a terminal, with PyTorch's message after the sentence on the request that fails."""
+    for n, line in enumerate(consequences(fit)):
+        yield line
+        if n == 0 and fit.out_of_memory is not None:
+            yield fit.out_of_memory.message
+
+
 def _end(event: OutOfMemory) -> str:
     if event.phase == "load":
         where = "while the model is loaded"
@@ -41,7 +53,7 @@ def _end(event: OutOfMemory) -> str:
         where = "in the pass of the prompt" if event.phase == "prefill" else f"in the pass of token {event.step:,}"
     else:
         where = f"in step {event.step}, in the {PHASES[event.phase]}"
-    return f"It ends {where}, at “{event.tensor}”, a request of {size(event.requested_bytes)}."
+    return f"It runs out of memory {where}, at a request of {format_size(event.requested_bytes)} for “{event.tensor}”."
 
 
 def _tight(fit: Fit) -> Iterator[str]:
@@ -62,13 +74,13 @@ def _tight(fit: Fit) -> Iterator[str]:
         return
     if each:
         yield (
-            f"The allocator frees its cached blocks and tries again {_times(each)} in every step. Each time the GPU"
-            " finishes its work first, and the driver returns and grants memory, so that steps take longer."
+            f"The allocator frees its cached blocks and tries again {_times(each)} in every step ({COUNTER}). Each time"
+            " the GPU finishes its work first, and the driver returns and grants memory, so that steps take longer."
         )
     else:
         yield (
-            f"The allocator frees its cached blocks and tries again {_times(before)} before the steady state, then no"
-            " more: later steps lose no time."
+            f"The allocator frees its cached blocks and tries again {_times(before)} in the first steps ({COUNTER}),"
+            " then no more: later steps lose no time."
         )
     yield "Another process on the card, a longer batch, or an evaluation in between can end it out of memory."
 

@@ -74,11 +74,11 @@ def _by_replay(required: str, fit: Fit) -> str:
     least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
     if fit.verdict is Verdict.DOES_NOT_FIT:
         short = f", {margin} more than the card has" if fit.margin_bytes < 0 else ""
-        return f"The run does not fit {usable} usable: it ends out of memory. It needs at least {least}{short}."
+        return f"The run does not fit the {usable} usable: it ends out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
-            f"Runs on {usable} usable, but only by giving cached blocks back. It needs at least {least}: {margin} less"
-            f" than the card has. It would take {required} if the card had them."
+            f"Runs on the {usable} usable, but only after the allocator gives cached blocks back. It needs at least"
+            f" {least}, {margin} less than the card has. On a card with room for its cached blocks it takes {required}."
         )
     return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."
 

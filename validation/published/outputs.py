@@ -48,3 +48,20 @@ def keep_outputs(events: Events, model: Model) -> Events:
         gradients=events.gradients,
         left=[*events.left, *sorted((kept & allocated) - set(events.left))],
     )
+
+
+def free_after_backward(events: Events, model: Model) -> Events:
+    """The same events, with the logits freed at the end of the backward pass."""
+    logits = {number for number, row in enumerate(events.rows) if row[0] == f"{model.head}: output"}
+    forward, backward = (
+        [event for event in passed if event >= 0 or ~event not in logits]
+        for passed in (events.forward, events.backward)
+    )
+    alive = sorted(logits.intersection(forward))
+    return Events(
+        rows=events.rows,
+        forward=forward,
+        backward=[*backward, *(~row for row in alive)],
+        gradients=events.gradients,
+        left=[row for row in events.left if row not in logits],
+    )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.devices import library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from validation.published import phases
+from validation.published.blocks import max_allocated
 from validation.published.buckets import max_reserved
 
 if TYPE_CHECKING:
@@ -21,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Bytes of the measured statistic, and the phase of the peak."""
+    """Bytes of the measured statistic, and the phase of the peak.
+
+    `blocks`: of a peak of allocated memory, the same with blocks counted whole, as `max_memory_allocated` counts them.
+    """
 
     bytes: int
     phase: str
+    blocks: int | None = None
 
 
 def predicted(measured: Measurement) -> Prediction:
@@ -41,7 +47,25 @@ def predicted(measured: Measurement) -> Prediction:
     if measured.run.protocol == "buckets":
         size = max_reserved(request, model, _workspaces(request))
         return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
-    return _by_estimate(measured, request)
+    if measured.run.protocol == "output_in_backward":
+        prediction = _with_output(request, model)
+    else:
+        prediction = _by_estimate(measured, request)
+    if measured.statistic == "max_memory_allocated" and request.device.sharding == "none":
+        blocks = max_allocated(request, model, _workspaces(request), measured.run.protocol)
+        return replace(prediction, blocks=blocks)
+    return prediction
+
+
+def _with_output(request: Request, model: Model) -> Prediction:
+    """The peak of a step whose logits, in the dtype of the computation, stay alive until the backward pass is over."""
+    memory, training = estimate(request).memory, request.training
+    itemsize = ITEMSIZE[training.autocast or training.dtype]
+    tokens = training.micro_batch_size * training.sequence_length
+    kept = {"backward": rounded(tokens * int(model.config["vocab_size"]) * itemsize)}
+    peaks = {phase.name: phase.peak_bytes + kept.get(phase.name, 0) for phase in memory.phases}
+    highest = max(peaks, key=lambda name: peaks[name])
+    return Prediction(bytes=peaks[highest] + memory.library_workspace_bytes, phase=highest)
 
 
 def _by_estimate(measured: Measurement, request: Request) -> Prediction:

@@ -61,6 +61,7 @@ def lines(results: dict[str, Any], worst: int) -> list[str]:
     """The tables as lines of text; an error is the predicted figure divided by the measured one, minus 1."""
     rows = results["rows"]
     shown = [f"{len(rows)} published figures; {_expressed(rows)}", "", *_errors(results["summary"])]
+    shown += ["", *_process_memory(results["process_memory"]), "", *_verdicts(results)]
     shown += ["", *_peers(results["peers"])]
     whole = sorted((r for r in rows if r["expressed"] == "whole" and r["error"]), key=lambda row: -abs(row["error"]))
     shown += ["", "The largest errors of the rows that a request expresses as a whole:"]
@@ -87,6 +88,29 @@ def _errors(summary: list[dict[str, Any]]) -> Iterator[str]:
         name = line["name"] if line["by"] == "all" else f"{line['by']}: {line['name']}"
         errors = f"{line['median_absolute_error']:8.3%} {line['lowest_error']:+9.3%} {line['highest_error']:+9.3%}"
         yield f"{name:38} {line['figures']:7} {line['configurations']:15} {errors}"
+
+
+def _process_memory(lines: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"{'Process memory: errors':46} figures   by replay: median, range       by rule: median, range"
+    for line in lines:
+        shown = "    ".join(_range(line[way]) for way in ("replay", "rule"))
+        yield f"{line['source'] + ', ' + line['method']:46} {line['figures']:7}   {shown}"
+
+
+def _range(errors: dict[str, float]) -> str:
+    low, high = errors["lowest_error"], errors["highest_error"]
+    return f"{errors['median_absolute_error']:8.2%} {low:+8.2%} {high:+8.2%}"
+
+
+def _verdicts(results: dict[str, Any]) -> Iterator[str]:
+    counted = ", ".join(f"{number} {name}" for name, number in results["verdicts"].items())
+    yield f"Verdicts on the runs' own cards; every run ran: {counted}"
+    yield f"Runs that used, or need at least, {results['near_limit']['share']:.0%} of their card:"
+    rows = {row["id"]: row for row in results["rows"]}
+    for row in map(rows.__getitem__, results["near_limit"]["rows"]):
+        least = row["minimum_bytes"]
+        needs = "by the rule" if least is None else f"needs at least {least / GIB:.2f} GiB"
+        yield f"  {row['verdict']}: {_row(row)}, {row['usable_bytes'] / GIB:.2f} GiB usable, {needs}"
 
 
 def _peers(peers: list[dict[str, Any]]) -> Iterator[str]:

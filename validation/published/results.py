@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.sentences import named
+from validation.published import verdicts
 from validation.published.peers.ask import peers
 from validation.published.prediction import predicted
 from validation.published.source import sources
@@ -53,6 +54,8 @@ def result(measured: Measurement) -> Result:
         "predicted_bytes": None,
         "phase": None,
         "error": None,
+        "blocks_bytes": None,
+        "blocks_error": None,
         "peers": _peer_answers(measured),
     }
     if measured.run.request is None:
@@ -66,7 +69,10 @@ def result(measured: Measurement) -> Result:
     row["predicted_bytes"], row["phase"] = prediction.bytes, prediction.phase
     if measured.bytes:
         row["error"] = round(prediction.bytes / measured.bytes - 1, 6)
-    return row
+        if prediction.blocks is not None:
+            row["blocks_bytes"] = prediction.blocks
+            row["blocks_error"] = round(prediction.blocks / measured.bytes - 1, 8)
+    return {**row, **verdicts.of_run(measured)}
 
 
 def _peer_answers(measured: Measurement) -> list[Result]:
@@ -98,6 +104,9 @@ def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
             for s in sources()
         ],
         "summary": summary(rows),
+        "process_memory": verdicts.process_memory(rows),
+        "verdicts": verdicts.counts(rows),
+        "near_limit": {"share": verdicts.NEAR, "rows": [row["id"] for row in verdicts.near_limit(rows)]},
         "peers": [
             {"name": peer.name, "version": peer.version, "date": peer.date, "sources": peer_errors(rows, peer.name)}
             for peer in peers()

@@ -38,6 +38,8 @@ def _read(path: Path) -> Source:
 
 
 def address(row: Row) -> str:
-    """The URL of a row's figures, at the commit from which they were read."""
+    """The URL of a row's figures: at the commit from which they were read, or of the package that contains them."""
+    if "address" in row:
+        return str(row["address"])
     file, _, part = row["file"].partition("#")
     return f"{row['repository']}/blob/{row['commit']}/{file}" + (f"#{part}" if part else "")

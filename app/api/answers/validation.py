@@ -32,6 +32,31 @@ class SummaryAnswer(Answer):
     highest_error: float | None = described("The highest error.", 0.00403)
 
 
+class ErrorRange(Answer):
+    """The errors of some figures."""
+
+    median_absolute_error: float = described("The median of the absolute errors.", 0.0021)
+    lowest_error: float = described("The lowest error; negative if the figure is too low.", -0.0322)
+    highest_error: float = described("The highest error.", 0.0236)
+
+
+class ProcessMemoryAnswer(Answer):
+    """The errors of process memory of one source and method, by both ways to compute reserved memory."""
+
+    source: str = described("The source's name.", "peft_metamathqa")
+    method: str = described("The method, or all.", "lora")
+    figures: int = described("Number of figures.", 2)
+    replay: ErrorRange = described("By a replay of the allocator, the default.", {"median_absolute_error": 0.0003})
+    rule: ErrorRange = described("By the rule of sweeps.", {"median_absolute_error": 0.0823})
+
+
+class NearLimitAnswer(Answer):
+    """The runs that were near their own card's limit."""
+
+    share: float = described("The least share of the card that such a run used, or needs at least.", 0.9)
+    rows: tuple[str, ...] = described("The ids of their figures, the fullest first.", ["fms_acceleration/8/nvidia_smi"])
+
+
 class PeerSourceAnswer(Answer):
     """The errors of another calculator on the figures of one source, and ours on the same figures."""
 
@@ -100,6 +125,18 @@ class PublishedRow(Answer):
     predicted_bytes: int | None = described("The estimate; null if no request describes the run.", 22_317_891_584)
     phase: str | None = described("The phase of the estimated peak.", "backward")
     error: float | None = described("The estimate divided by the measurement, minus one.", 0.001129)
+    blocks_bytes: int | None = described(
+        "Of an allocated peak, the same with each block counted whole, as max_memory_allocated counts it, by replay.",
+        None,
+    )
+    blocks_error: float | None = described("The error of blocks_bytes.", None)
+    verdict: str | None = described(
+        "The verdict on the run's own card, on which it ran; null without a request or a known card.", "fits"
+    )
+    usable_bytes: int | None = described("What that card offers a process.", 47_670_951_936)
+    minimum_bytes: int | None = described("The smallest such memory on which the run was found to run.", 22_808_625_152)
+    retries_per_step: int | None = described("How often cached blocks are freed for a request in a step.", 0)
+    rule_bytes: int | None = described("The figure of process memory by the rule of sweeps.", 24_113_053_696)
     peers: tuple[PeerFigure, ...] = described("Figures of other calculators.", [{"name": "fitcheck-llm"}])
 
 
@@ -119,6 +156,13 @@ EMPTY: dict[str, Any] = {
     "predicted_bytes": None,
     "phase": None,
     "error": None,
+    "blocks_bytes": None,
+    "blocks_error": None,
+    "verdict": None,
+    "usable_bytes": None,
+    "minimum_bytes": None,
+    "retries_per_step": None,
+    "rule_bytes": None,
     "peers": (),
 }
 
@@ -130,6 +174,15 @@ class PublishedAnswer(Answer):
     stack: str = described("The software that the estimates describe.", "PyTorch 2.14 on CUDA")
     sources: tuple[SourceAnswer, ...] = described("The publications.", [{"name": "peft_metamathqa"}])
     summary: tuple[SummaryAnswer, ...] = described("The errors, in total and per group.", [{"by": "all"}])
+    process_memory: tuple[ProcessMemoryAnswer, ...] = described(
+        "The errors of process memory (nvidia-smi, reserved peak), by source and method.",
+        [{"source": "peft_metamathqa"}],
+    )
+    verdicts: dict[str, int] = described(
+        "How many runs have each verdict on their own card. All of them ran.",
+        {"fits": 66, "tight": 0, "does_not_fit": 0},
+    )
+    near_limit: NearLimitAnswer = described("The runs that were near their own card's limit.", {"share": 0.9})
     peers: tuple[PeerAnswer, ...] = described("Other calculators on the same rows.", [{"name": "fitcheck-llm"}])
     rows: tuple[PublishedRow, ...] = described(
         "Every published figure.", [{"id": "peft_metamathqa/29/max_memory_reserved"}]

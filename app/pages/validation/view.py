@@ -76,6 +76,7 @@ def context(published: PublishedAnswer | None) -> dict[str, Any]:
         "in_part": in_part,
         "figure": measurements_figure((*complete, *in_part)),
         "worst": worst(complete),
+        "near_limit": near_limit(published),
         "partly_expressed": unexpressed(published, "in part"),
         "not_expressed": unexpressed(published, "not"),
         "environments": environments(complete),
@@ -94,6 +95,12 @@ def context(published: PublishedAnswer | None) -> dict[str, Any]:
 def whole(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
     """Return the figures whose run a request describes completely."""
     return tuple(row for row in published.rows if row.expressed == "whole" and row.error is not None)
+
+
+def near_limit(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
+    """Return the figures of runs near their card's limit, the fullest first."""
+    rows = {row.id: row for row in published.rows}
+    return tuple(rows[name] for name in published.near_limit.rows)
 
 
 def worst(rows: Iterable[PublishedRow]) -> tuple[Worst, ...]:

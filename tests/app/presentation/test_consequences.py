@@ -23,7 +23,9 @@ def test_a_run_that_fits_meets_nothing():
 
 def test_a_tight_run_is_shown_with_its_retries_its_dangers_and_what_helps(tight):
     retries, dangers, help_ = consequences(tight.fit)
-    assert retries.startswith("The allocator frees its cached blocks and tries again once before the steady state")
+    assert retries.startswith(
+        "The allocator frees its cached blocks and tries again once in the first steps (num_alloc_retries"
+    )
     assert dangers.startswith("Another process on the card")
     assert help_.startswith("With PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True it fits without a retry")
 
@@ -36,7 +38,7 @@ def test_the_rule_has_its_advice_instead():
 def test_the_command_line_prints_them_and_pytorchs_message():
     answer = estimate(parse_request({**SMALL, "device": {"memory_bytes": 4 << 30}}))
     text = "\n".join(lines("LoRA", answer))
-    assert "It ends in step 1, in the forward pass, at “" in text
+    assert "It runs out of memory in step 1, in the forward pass, at a request of " in text
     assert "CUDA out of memory. Tried to allocate " in text
 
 
@@ -51,4 +53,4 @@ def test_the_page_of_a_tight_plan_shows_them(client, tight):
 def test_the_page_of_a_plan_out_of_memory_shows_pytorchs_message(client):
     text = client.get(OUT).text
     assert "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate " in text
-    assert "It ends in step 1, in the forward pass, at “" in text
+    assert "It runs out of memory in step 1, in the forward pass, at a request of " in text

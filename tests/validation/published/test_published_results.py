@@ -18,6 +18,7 @@ SAMPLE = [
     "litgpt/1351/max_memory_allocated",
     "peft_metamathqa/38/max_memory_reserved",
     "several_gpus/172/max_memory_allocated",
+    "vramcalc/16/max_memory_allocated",
 ]
 
 

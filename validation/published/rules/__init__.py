@@ -16,6 +16,7 @@ from validation.published.rules import (
     qwen,
     several_gpus,
     torchtune,
+    vramcalc,
 )
 from validation.published.source import sources
 
@@ -33,6 +34,7 @@ RULES = {
     "qwen": qwen,
     "several_gpus": several_gpus,
     "torchtune": torchtune,
+    "vramcalc": vramcalc,
 }
 
 
