@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import Request
 
-from app.api.answers.sweep import MEDIA_TYPES, Format, SweepRow, blocks, lines
+from app.api.answers.sweep import MEDIA_TYPES, Format, SweepRow, blocks, lines, row
 from app.api.examples import RUN, PostExamples
 from app.api.requests import SweepRequest
 from app.api.responses import BODY_ERRORS, json_body, problem_responses
@@ -15,7 +15,7 @@ from app.http.accept import preferred
 from app.http.body_params import JsonBody
 from app.service.metrics import ESTIMATES
 from calculator.common.errors import refusal
-from calculator.limit_search.sweep import Swept, answers, parse_sweep
+from calculator.limit_search.sweep import answers, parse_sweep
 
 router = APIRouter(tags=["Plans"])
 
@@ -27,7 +27,7 @@ def answer(body: Any) -> str:
         PlanError: if the request is invalid, whatever the grid contains.
     """
     sweep = parse_sweep(body)
-    return "".join(lines(sweep.grid, answers(sweep), "ndjson"))
+    return "".join(lines(sweep.grid, map(row, answers(sweep)), "ndjson"))
 
 
 @router.post(
@@ -55,16 +55,16 @@ def post_sweep(request: Request, body: JsonBody) -> Response:
     kind = _format(body, request)
     sweep = parse_sweep({key: body[key] for key in body if key != "format"} if isinstance(body, dict) else body)
     return StreamingResponse(
-        blocks(lines(sweep.grid, _counted(answers(sweep)), kind)),
+        blocks(lines(sweep.grid, _counted(map(row, answers(sweep))), kind)),
         media_type=MEDIA_TYPES[kind],
         headers={"Vary": "Accept"},
     )
 
 
-def _counted(points: Iterator[Swept]) -> Iterator[Swept]:
-    for point in points:
+def _counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for each in rows:
         ESTIMATES.labels("/api/v1/sweep").inc()
-        yield point
+        yield each
 
 
 def _format(body: Any, request: Request) -> Format:

@@ -11,9 +11,11 @@ standard error and do not change the status.
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.api.answers.sweep import cell, lines
+from app.api.answers.sweep import cell, lines, row
 from app.cli import options, request
 from app.cli.sweep_progress import SweepProgress
 from app.forms.fields import FIELDS, Field
@@ -21,12 +23,19 @@ from app.forms.plan_form import named_model
 from app.http.bodies import parse_json
 from app.presentation.format import gib, percent, signed
 from app.presentation.verdict import VERDICTS
+from app.sweeps import parquet
+from app.sweeps.backends import BACKENDS, Processes
+from app.sweeps.spread import rows
 from calculator.common.errors import refusal
-from calculator.limit_search.sweep import Sweep, Swept, answers, parse_sweep
+from calculator.devices import Verdict
+from calculator.limit_search.sweep import answers, parse_sweep
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+
+    from app.sweeps.backends import BackendName
+    from calculator.limit_search.sweep import Sweep
 
 #: The columns of figures, and their widths.
 FIGURES = {"Verdict": 12, "Required GiB": 12, "To spare": 14, "Trained": 9}
@@ -42,26 +51,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a field, by its option's name or dotted path, and its values; in brackets they are a JSON list",
     )
     parser.add_argument("--csv", action="store_true", help="print CSV, as the JSON API does")
+    parser.add_argument(
+        "--parquet", metavar="FILE", type=Path, help="write a Parquet file instead, with the extra parquet"
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_jobs,
+        help="processes that compute the points, through joblib with the extra scale; -1 is one for each core, or for"
+        " each of the cluster's (default: this process, or with --backend all cores)",
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, help="what starts the processes: loky on this machine (default), dask or ray"
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="the scheduler of a running cluster, such as tcp://10.0.0.1:8786"
+    )
     request.add_method_argument(parser)
     request.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per point, and remarks on refused points to standard error; return the exit status."""
-    if args.csv and args.json:
-        raise refusal("--csv", "give either --csv or --json, not both")
+    kinds = [kind for kind in ("csv", "json", "parquet") if getattr(args, kind)]
+    if len(kinds) > 1:
+        raise refusal(f"--{kinds[0]}", f"give either --{kinds[0]} or --{kinds[1]}, not both")
+    processes = _processes(args)
     sweep = parse_sweep(_body(args), most=None)
-    progress = SweepProgress(sweep.count, visible=sys.stderr.isatty() and not sys.stdout.isatty())
-    points = progress.watch(answers(sweep))
-    if args.json or args.csv:
-        text = lines(sweep.grid, points, "csv" if args.csv else "ndjson")
-    else:
-        text = _table(sweep, points)
-    for line in text:
+    shown = sys.stderr.isatty() and (args.parquet is not None or not sys.stdout.isatty())
+    progress = SweepProgress(sweep.count, visible=shown)
+    computed = rows(sweep, processes) if processes else map(row, answers(sweep))
+    for line in _text(args, sweep, progress.watch(sweep, computed)):
         sys.stdout.write(line)
     for remark in progress.remarks():
         sys.stderr.write(f"{remark}\n")
     return progress.status
+
+
+def _text(args: argparse.Namespace, sweep: Sweep, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """Return the lines to print; with --parquet, rows are written to the file and no line is printed."""
+    if args.parquet is not None:
+        return ("" for _ in parquet.write(args.parquet, sweep, rows))
+    if args.json or args.csv:
+        return lines(sweep.grid, rows, "csv" if args.csv else "ndjson")
+    return _table(sweep, rows)
+
+
+def _processes(args: argparse.Namespace) -> Processes | None:
+    """Return the processes of the options; None if this process computes.
+
+    Raises:
+        PlanError: if what they need is not installed.
+    """
+    if args.parquet is not None:
+        parquet.check()
+    if args.scheduler is not None and args.backend is None:
+        raise refusal("--scheduler", "add --backend dask or --backend ray, whose scheduler it is", args.scheduler)
+    if args.backend is None and args.jobs in (None, 1):
+        return None
+    backend: BackendName = args.backend or "loky"
+    processes = Processes(jobs=-1 if args.jobs is None else args.jobs, backend=backend, scheduler=args.scheduler)
+    processes.check()
+    return processes
+
+
+def _jobs(text: str) -> int:
+    if text != "-1" and (not text.isdecimal() or not 1 <= len(text) <= 4 or int(text) < 1):
+        raise ArgumentTypeError(f"{text!r} is not a number of processes: give 1 to 9999, or -1 for one for each core")
+    return int(text)
 
 
 def _body(args: argparse.Namespace) -> Any:
@@ -100,23 +157,23 @@ def _value(path: str, field: Field | None, text: str) -> Any:
     return options.integer(text)
 
 
-def _table(sweep: Sweep, points: Iterator[Swept]) -> Iterator[str]:
+def _table(sweep: Sweep, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     widths = [max(len(path), *(len(cell(value)) for value in values)) for path, values in sweep.grid.items()]
     yield _line([*map(str.ljust, sweep.grid, widths), *map(str.rjust, FIGURES, FIGURES.values())])
-    for swept in points:
-        cells = [cell(value).ljust(width) for value, width in zip(swept.point.values(), widths, strict=True)]
-        yield _line([*cells, *map(str.rjust, _figures(swept), FIGURES.values())])
+    for point, figures in zip(sweep.points(), rows, strict=True):
+        cells = [cell(value).ljust(width) for value, width in zip(point.values(), widths, strict=True)]
+        yield _line([*cells, *map(str.rjust, _figures(figures), FIGURES.values())])
 
 
-def _figures(swept: Swept) -> tuple[str, ...]:
-    plan = swept.estimate
-    if plan is None:
-        return ("Refused:", *(f"{problem.loc}: {problem.msg}" for problem in swept.problems[:1]))
+def _figures(row: dict[str, Any]) -> tuple[str, ...]:
+    if row["memory"] is None:
+        return ("Refused:", *(f"{problem['loc']}: {problem['msg']}" for problem in row["problems"][:1]))
+    fit = row["fit"]
     return (
-        VERDICTS[plan.fit.verdict] if plan.fit else "",
-        f"{gib(plan.memory.required_bytes):,.2f}",
-        signed(plan.fit.headroom_bytes) if plan.fit else "",
-        percent(plan.parameters.trainable_fraction),
+        VERDICTS[Verdict(fit["verdict"])] if fit else "",
+        f"{gib(row['memory']['required_bytes']):,.2f}",
+        signed(fit["headroom_bytes"]) if fit else "",
+        percent(row["parameters"]["trainable_fraction"]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.api.answers.sweep import cell
 from calculator.devices import Verdict
@@ -12,8 +12,7 @@ from calculator.devices import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.common.errors import Problem
-    from calculator.limit_search.sweep import Swept
+    from calculator.limit_search.sweep import Sweep
 
 #: The interval between updates of the counter, in seconds.
 UPDATE_SECONDS = 0.5
@@ -34,19 +33,19 @@ class SweepProgress:
         self.answered = self.refused = 0
         #: Whether any point has a verdict, and whether any fits.
         self.has_verdict = self.fits = False
-        self._first_problem: Problem | None = None
+        self._first_problem: dict[str, Any] | None = None
         self._accepted: set[tuple[str, str]] = set()
         self._refused: dict[tuple[str, str], str] = {}
 
-    def watch(self, points: Iterator[Swept]) -> Iterator[Swept]:
-        """Yield the points, and print the counter if it is visible."""
+    def watch(self, sweep: Sweep, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a sweep, and print the counter if it is visible."""
         printed = monotonic()
-        for number, swept in enumerate(points, 1):
-            self._count(swept)
+        for number, (point, row) in enumerate(zip(sweep.points(), rows, strict=True), 1):
+            self._count(point, row)
             if self.visible and (monotonic() - printed >= UPDATE_SECONDS or number == self.count):
                 printed = monotonic()
                 sys.stderr.write(f"\r{number:,} of {self.count:,} points" + "\n" * (number == self.count))
-            yield swept
+            yield row
 
     @property
     def status(self) -> int:
@@ -58,7 +57,7 @@ class SweepProgress:
     def remarks(self) -> Iterator[str]:
         """Yield remarks on refused points, once all points have passed."""
         if self._first_problem is not None:
-            first = f"{self._first_problem.loc}: {self._first_problem.msg}"
+            first = f"{self._first_problem['loc']}: {self._first_problem['msg']}"
             are = "is" if self.refused == 1 else "are"
             yield f"{self.refused:,} of {self.count:,} points {are} refused, the first for {first}"
         wrong = self._wrong()
@@ -67,22 +66,23 @@ class SweepProgress:
         if len(wrong) > MOST_LISTED:
             yield f"Nor {len(wrong) - MOST_LISTED:,} more values of the grid"
 
-    def _count(self, swept: Swept) -> None:
-        if swept.estimate is None:
+    def _count(self, point: dict[str, Any], row: dict[str, Any]) -> None:
+        problems = row["problems"]
+        if row["memory"] is None:
             self.refused += 1
-            self._first_problem = self._first_problem or swept.problems[0]
+            self._first_problem = self._first_problem or problems[0]
         else:
             self.answered += 1
-            fit = swept.estimate.fit
+            fit = row["fit"]
             self.has_verdict = self.has_verdict or fit is not None
-            self.fits = self.fits or (fit is not None and fit.verdict is Verdict.FITS)
-        for path, value in swept.point.items():
+            self.fits = self.fits or (fit is not None and fit["verdict"] == Verdict.FITS)
+        for path, value in point.items():
             key = (path, cell(value))
-            own = next((problem for problem in swept.problems if f"{problem.loc}.".startswith(f"{path}.")), None)
+            own = next((problem for problem in problems if f"{problem['loc']}.".startswith(f"{path}.")), None)
             if own is None:
                 self._accepted.add(key)
             else:
-                self._refused.setdefault(key, own.msg)
+                self._refused.setdefault(key, own["msg"])
 
     def _wrong(self) -> list[tuple[str, str]]:
         return [key for key in self._refused if key not in self._accepted]

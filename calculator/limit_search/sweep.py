@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,17 @@ class Sweep:
         """The number of points of the grid."""
         return prod(len(values) for values in self.grid.values())
 
-    def points(self) -> Iterator[dict[str, Any]]:
-        """The values of each point by path."""
-        return (dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values()))
+    def points(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+        """The values of each point by path; of a part of the points, from `start` to before `stop`."""
+        return (self._point(index) for index in range(self.count)[start:stop])
+
+    def _point(self, index: int) -> dict[str, Any]:
+        """The values of one point, found without those before it."""
+        values = []
+        for listed in reversed(tuple(self.grid.values())):
+            index, place = divmod(index, len(listed))
+            values.append(listed[place])
+        return dict(zip(self.grid, reversed(values), strict=True))
 
     def body(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The request of a point."""
@@ -88,10 +96,10 @@ def parse_sweep(body: Any, *, most: int | None = MAX_POINTS) -> Sweep:
     return _checked(Sweep(request=request, grid=_lists(grid, request)), most)
 
 
-def answers(sweep: Sweep) -> Iterator[Swept]:
-    """Answer the points in order, each when it is read. Consecutive points share work."""
+def answers(sweep: Sweep, start: int = 0, stop: int | None = None) -> Iterator[Swept]:
+    """Answer the points in order, each when it is read; or a part of them. Consecutive points share work."""
     series = SeriesCache()
-    for point in sweep.points():
+    for point in sweep.points(start, stop):
         try:
             yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point)), series))
         except PlanError as error:

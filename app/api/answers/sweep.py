@@ -28,6 +28,9 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "fit": ("usable_bytes", "verdict", "headroom_bytes", "gpus_needed"),
 }
 
+#: The same as columns of a table: part and name.
+COLUMNS = tuple((part, name) for part, names in FIGURES.items() for name in names)
+
 #: A block of rows is sent after this many seconds, or when it has this many characters.
 BLOCK_SECONDS, BLOCK_CHARACTERS = 0.1, 1 << 16
 
@@ -102,9 +105,9 @@ def row(swept: Swept) -> dict[str, Any]:
     return columns
 
 
-def lines(paths: Iterable[str], points: Iterable[Swept], kind: Format) -> Iterator[str]:
-    """Yield one line per point, computed on demand; CSV starts with a line of column names."""
-    return _csv(paths, points) if kind == "csv" else (f"{json.dumps(row(swept))}\n" for swept in points)
+def lines(paths: Iterable[str], rows: Iterable[dict[str, Any]], kind: Format) -> Iterator[str]:
+    """Yield one line per row, computed on demand; CSV starts with a line of column names."""
+    return _csv(paths, rows) if kind == "csv" else (f"{json.dumps(each)}\n" for each in rows)
 
 
 def blocks(lines: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:
@@ -130,14 +133,16 @@ def _figures(estimate: Estimate | None, part: str) -> dict[str, Any] | None:
     return {name: getattr(value, name) for name in FIGURES[part]} if value is not None else None
 
 
-def _csv(paths: Iterable[str], points: Iterable[Swept]) -> Iterator[str]:
-    columns = [(part, name) for part, names in FIGURES.items() for name in names]
-    yield _csv_line([*paths, *(f"{part}.{name}" for part, name in columns), "problems"])
-    for swept in points:
-        cells = row(swept)
-        figures = [cells[part][name] if cells[part] is not None else "" for part, name in columns]
-        problems = "; ".join(f"{problem['loc']}: {problem['msg']}" for problem in cells["problems"])
-        yield _csv_line([*map(cell, cells["point"].values()), *figures, problems])
+def _csv(paths: Iterable[str], rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    yield _csv_line([*paths, *(f"{part}.{name}" for part, name in COLUMNS), "problems"])
+    for cells in rows:
+        figures = [cells[part][name] if cells[part] is not None else "" for part, name in COLUMNS]
+        yield _csv_line([*map(cell, cells["point"].values()), *figures, problems_text(cells)])
+
+
+def problems_text(cells: dict[str, Any]) -> str:
+    """Return the problems of a row in one cell."""
+    return "; ".join(f"{problem['loc']}: {problem['msg']}" for problem in cells["problems"])
 
 
 def cell(value: Any) -> str:
