@@ -6,6 +6,8 @@ Exit status: 0 if a point fits, or if points are answered and no device is given
 fits; 2 if no point is answered, or if a field refuses a value of the grid at every point (r=hello). The other points
 are printed all the same. Points that are refused only in combination (prefix tuning with checkpointing) are counted on
 standard error and do not change the status.
+
+--jobs computes the points in several processes, and --backend and --scheduler on a cluster: docs/sweeps.md.
 """
 
 from __future__ import annotations
