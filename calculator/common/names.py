@@ -67,6 +67,8 @@ MethodName = Literal[
     "oft",
     "road",
     "p_tuning",
+    "fourierft",
+    "trainable_tokens",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

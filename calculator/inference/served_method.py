@@ -55,6 +55,10 @@ class ServedMethod(Method):
         """Whether the added parameters can be merged into the weights."""
         return self.method.facts.mergeable is True
 
+    def with_layers(self, model: Model) -> Model:
+        """The model with the method's kinds of layers."""
+        return self.method.with_layers(model)
+
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """Frozen, and in 4 bits where bitsandbytes converts the module."""
         quantization = self.quantization if converted(path, module, model) else None
@@ -83,6 +87,10 @@ class ServedMethod(Method):
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run the method's forward."""
         return self.method.forward(bound, x)
+
+    def embedding_weight(self, bound: BoundModule) -> Tensor:
+        """The method's table."""
+        return self.method.embedding_weight(bound) if bound.added else bound.own["weight"]
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Run the method's embedding."""

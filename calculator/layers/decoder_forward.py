@@ -26,11 +26,11 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
     """
     embed = context.outer(name)
     context.set_scope(f"{name}: ")
-    rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
+    rows = ops.embedding(ids, context.method.embedding_weight(embed), embed.module.out_features, "output")
     scale = Tensor(context.tape, None, (), context.buffer_dtype, None) if scaled else None
     if scale is not None:
         rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")
-    if not embed.added:
+    if not embed.added or rows.edge:
         return rows
     if context.training.gradient_checkpointing:
         rows = context.input_requiring_grad(rows)

@@ -41,6 +41,9 @@ class MethodHooks(Protocol):
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Return the input embeddings that the first layer receives."""
 
+    def embedding_weight(self, bound: BoundModule) -> Tensor:
+        """Return the table that an embedding looks its rows up in."""
+
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Return the output of an embedding with added parameters."""
 

@@ -6,6 +6,7 @@ from calculator.common.names import MethodName
 from calculator.methods.adapter.method import Adapter
 from calculator.methods.beft.method import BEFT
 from calculator.methods.delora.method import DeLoRA
+from calculator.methods.fourierft.method import FourierFT
 from calculator.methods.full.method import Full
 from calculator.methods.gralora.method import GraLoRA
 from calculator.methods.hira.method import HiRA
@@ -23,6 +24,7 @@ from calculator.methods.prompt.method import Prompt
 from calculator.methods.qlora.method import QLoRA
 from calculator.methods.randlora.method import RandLoRA
 from calculator.methods.road.method import RoAd
+from calculator.methods.trainable_tokens.method import TrainableTokens
 from calculator.methods.vera.method import VeRA
 
 Method = (
@@ -47,6 +49,8 @@ Method = (
     | OFT
     | RoAd
     | PTuning
+    | FourierFT
+    | TrainableTokens
 )
 
 #: Every method by the name that a request gives.
@@ -66,6 +70,7 @@ __all__ = [
     "USUAL_METHODS",
     "Adapter",
     "DeLoRA",
+    "FourierFT",
     "Full",
     "GraLoRA",
     "HiRA",
@@ -81,5 +86,6 @@ __all__ = [
     "QLoRA",
     "RandLoRA",
     "RoAd",
+    "TrainableTokens",
     "VeRA",
 ]

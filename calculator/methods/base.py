@@ -131,6 +131,10 @@ class Method:
         """Run a module with added parameters: (..., in_features) to (..., out_features)."""
         return bound.base(x)
 
+    def embedding_weight(self, bound: BoundModule) -> Tensor:
+        """The table that an embedding looks its rows up in."""
+        return bound.own["weight"]
+
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
         """Run an embedding with added parameters.
 

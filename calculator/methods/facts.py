@@ -72,6 +72,8 @@ class MethodFacts:
     masks_attention: bool = False
     #: Why the method is refused over a base in 4 bits, if it is.
     refuses_4_bits: str | None = None
+    #: Why serving it without merging is refused, if it is.
+    refuses_unmerged: str | None = None
     #: Whether only the steps of one GPU are modelled, of the reference loop and of transformers' Trainer.
     plain_steps_only: bool = False
 

@@ -218,7 +218,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
                 dtype=module_spec.dtype_of(parameter),
             )
             tensors.append(_added(copy, name, count))
-    tensors += [_added(added, name, count) for added in module_spec.added]
+    tensors += [_added(added, name, count) for added in module_spec.added if f"{name}.{added.name}" not in tied]
 
 
 def _added(added: Added, owner: str, count: int) -> ResidentTensor:

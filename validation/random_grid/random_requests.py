@@ -100,6 +100,8 @@ OPTIONS: dict[MethodName, Options] = {
         "bias": (0.2, ("all", "oft_only")),
     },
     "road": {"variant": (0.6, ("road_2", "road_4")), "group_size": (0.8, (2, 4, 8, 16, 32))},
+    "trainable_tokens": {"token_indices": (0.7, ([0], [1, 2, 3], list(range(17)), list(range(100, 400))))},
+    "fourierft": {"n_frequency": (0.8, (1, 100, 500, 3000)), "bias": (0.2, ("all", "fourier_only"))},
     "lokr": {
         "r": (0.9, RANKS),
         "rank_dropout": DROPOUT,

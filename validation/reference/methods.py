@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import bitsandbytes as bnb
 import peft
 import torch
+from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.oft.layer import OFTRotationModule
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -120,8 +121,15 @@ def peft_config(request: Request, task_type: str | None = None) -> peft.PeftConf
 
 
 def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) -> nn.Module:
-    """PEFT's `get_peft_model`; virtual tokens' indices are on the CPU, from where PEFT copies them in every step."""
+    """PEFT's `get_peft_model`; indices of virtual tokens and of frequencies are on the CPU.
+
+    PEFT copies them from there in every step.
+    """
     wrapped = peft.get_peft_model(model, config, **options)
+    for layer in (module for module in wrapped.modules() if isinstance(module, FourierFTLayer)):
+        layer.indices = {
+            name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in layer.indices.items()
+        }
     for name, tokens in getattr(wrapped, "prompt_tokens", {}).items():
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
     return wrapped

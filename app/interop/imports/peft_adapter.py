@@ -106,10 +106,31 @@ def _check_p_tuning(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001
         keys.forget(("encoder_num_layers", "encoder_dropout"))
 
 
+def _token_indices(keys: Keys) -> Any:
+    """Return the numbers of tokens."""
+    value = keys.take("token_indices", [])
+    if isinstance(value, list) and value and all(type(token) is int for token in value):
+        return value
+    keys.miss("token_indices", value, "is not a list of tokens: one token is used")
+    return [0]
+
+
+def _check_trainable_tokens(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
+    """List a table other than the word embeddings, whose name the file has."""
+    targets = keys.take("target_modules")
+    names = targets if isinstance(targets, list) else [targets]
+    if targets is not None and any(str(name).rpartition(".")[2] not in TABLES for name in names):
+        keys.miss("target_modules", targets, "only the word embeddings are modelled, which are used")
+
+
+#: The names of word embeddings in the families.
+TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
+
 #: Settings that are not read by their type alone.
 READERS: dict[str, Callable[[Keys], Any]] = {
     "target_modules": _targets,
     "feedforward_modules": _feedforward,
+    "token_indices": _token_indices,
     **lora_layers.READERS,
 }
 
@@ -117,4 +138,5 @@ READERS: dict[str, Callable[[Keys], Any]] = {
 CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
     "prefix": _check_prefix,
     "p_tuning": _check_p_tuning,
+    "trainable_tokens": _check_trainable_tokens,
 }

@@ -14,7 +14,7 @@ OF_TRAINING = {"check", "nearest_targets", "saved_base_weights", "saved_bytes", 
 OF_TASKS = {"classifier_copy", "for_model"}
 
 #: What plans, merging and the check of a base in 4 bits read from the method itself.
-OF_PLANS = {"label_parts", "merge_step", "quality_tier", "refuses_4_bits"}
+OF_PLANS = {"assumptions", "differs_between_layers", "label_parts", "merge_step", "quality_tier", "refuses_4_bits"}
 
 
 def test_every_hook_of_the_step_is_passed_on():

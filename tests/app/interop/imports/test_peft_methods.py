@@ -32,6 +32,8 @@ OTHER = {
     "randlora": {"r": 16, "bias": "randlora_only"},
     "oft": {"r": 8, "oft_block_size": 0, "block_share": True},
     "road": {"variant": "road_4", "group_size": 32},
+    "fourierft": {"n_frequency": 50, "bias": "fourier_only", "exclude_modules": ["v_proj"]},
+    "trainable_tokens": {"token_indices": [5, 6, 7]},
     "p_tuning": {"encoder_hidden_size": 128},
     "lokr": {"decompose_both": True, "decompose_factor": 8, "modules_to_save": ["lm_head"]},
 }
