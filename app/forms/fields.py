@@ -67,7 +67,7 @@ class Field:
     @property
     def kinds(self) -> tuple[Any, ...]:
         """The types that the setting accepts."""
-        members = get_args(self.declared.type)
+        members = () if get_origin(self.declared.type) is tuple else get_args(self.declared.type)
         return members if {type(None), int, bool}.intersection(members) else (self.declared.type,)
 
     @property

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 #: Characters between names and numbers, which a typed name can't have.
 _SEPARATORS = re.compile(r"[,:=\s]")
 
-#: A range of whole numbers, such as 8-15; a longer one than this is no list of layers.
-_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+#: A range of whole numbers, such as 8-15; a longer one than this is no list of layers or tokens.
+_RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 _LONGEST_RANGE = 10_000
 
 

@@ -40,3 +40,9 @@ def test_layers_are_typed_as_numbers_and_ranges(text, value):
 
 def test_a_long_range_is_no_list():
     assert whole_numbers(["0-99999"]) == ["0-99999"]
+
+
+def test_tokens_are_typed_as_numbers_and_ranges():
+    (tokens,) = METHOD["trainable_tokens"]
+    assert (tokens.control, tokens.value("5, 128000-128001")) == ("text", [5, 128_000, 128_001])
+    assert tokens.default_text == "0"

@@ -1,0 +1,56 @@
+"""FourierFT and trainable tokens: what is refused, and what they add."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
+
+TIED, UNTIED = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
+
+
+def answer(name, model=TIED, **method):
+    body = {"model": model, "method": {"name": name, **method}, "training": {"sequence_length": 64}, "reserved": "rule"}
+    return estimate(parse_request(body))
+
+
+@pytest.mark.parametrize("model", [TIED, UNTIED])
+def test_trained_rows_count_once_where_the_head_is_tied(model):
+    width = {TIED: 2048, UNTIED: 4096}[model]
+    assert answer("trainable_tokens", model, token_indices=[5, 6, 7]).parameters.trainable == 3 * width
+
+
+@pytest.mark.parametrize(
+    ("method", "loc", "message"),
+    [
+        ({"name": "trainable_tokens", "token_indices": [128_256]}, "method.token_indices", "tokens 0 to 128,255"),
+        ({"name": "trainable_tokens", "token_indices": []}, "method.token_indices", "a list of whole numbers"),
+        (
+            {"name": "fourierft", "n_frequency": 5_000_000, "target_modules": ["q_proj"]},
+            "method.n_frequency",
+            "4,194,304 elements",
+        ),
+    ],
+)
+def test_what_peft_refuses_is_refused(method, loc, message):
+    with pytest.raises(PlanError) as caught:
+        estimate(parse_request({"model": TIED, "method": method}))
+    assert [problem.loc for problem in caught.value.problems] == [loc]
+    assert message in caught.value.problems[0].msg
+
+
+@pytest.mark.parametrize("name", ["fourierft", "trainable_tokens"])
+def test_only_merged_models_are_served(name):
+    body = {"model": TIED, "method": {"name": name}}
+    assert inference(parse_inference({**body, "serving": {"merged": True}})).parameters.added_per_task == 0
+    with pytest.raises(PlanError) as caught:
+        inference(parse_inference(body))
+    assert [problem.loc for problem in caught.value.problems] == ["serving.merged"]
+
+
+def test_ranks_of_layers_are_served():
+    body = {"name": "lora", "target_modules": ["q_proj"], "layers_to_transform": [0, 1]}
+    served = inference(parse_inference({"model": TIED, "method": body}))
+    assert served.parameters.added_per_task == answer(**body).parameters.added == 2 * 8 * 4096
