@@ -15,13 +15,13 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format bench grid fuzz pins clean
+.PHONY: help serve test check format bench grid fuzz hostile pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  HOST=$(HOST) PORT=$(PORT) WORKERS=$(WORKERS) PYTHON=$(PYTHON) VENV=$(VENV)"
-	@echo "  ARGS=... goes to pytest, bench, grid and fuzz; TORCH_FLAGS=... to pip where it installs PyTorch"
+	@echo "  ARGS=... goes to pytest, bench, grid, fuzz and hostile; TORCH_FLAGS=... to pip where it installs PyTorch"
 
 serve: $(VENV)/.serve ## Start the app on HOST:PORT
 	@$(RUN) -m app serve --host $(HOST) --port $(PORT) --workers $(WORKERS)
@@ -46,6 +46,9 @@ grid: $(VENV)/.validation ## Compare random requests with their traces
 
 fuzz: $(VENV)/.dev ## Send requests that schemathesis makes to a server
 	@$(RUN) -m tests.app.api.schemathesis_run $(ARGS)
+
+hostile: $(VENV)/.dev ## Send mutated requests to the application, --parsers to its parsers
+	@$(RUN) -m tests.hostile $(ARGS)
 
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins"

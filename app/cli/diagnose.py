@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         answer = diagnose_answer(found.diagnosis, found.body, found.imported)
         request.print_text(answer.model_dump_json(indent=2))
     else:
-        request.print_text("\n".join(_lines(found)))
+        request.print_text("\n".join(lines(found)))
     return int(found.diagnosis.found == "none")
 
 
@@ -71,7 +71,8 @@ def _text(option: str, path: str) -> str:
     return files.content(option, path).decode("utf-8", "replace")
 
 
-def _lines(found: Diagnosed) -> Iterator[str]:
+def lines(found: Diagnosed) -> Iterator[str]:
+    """Yield the lines of a diagnosis."""
     diagnosis = found.diagnosis
     for warning in not_reproduced(found.imported):
         yield f"Note: {warning}"

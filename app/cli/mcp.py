@@ -1,4 +1,4 @@
-"""Serve the tools estimate, plan and limits to an agent, by the Model Context Protocol over standard input and output.
+"""Serve the tools estimate, plan, limits and diagnose to an agent, by the Model Context Protocol on standard streams.
 
 An agent's configuration names the command:
 
@@ -26,7 +26,7 @@ def run(_: argparse.Namespace) -> int:
     try:
         from app.mcp import server  # noqa: PLC0415  the package mcp is optional
     except ModuleNotFoundError as error:
-        if error.name != "mcp":
+        if (error.name or "").partition(".")[0] != "mcp":
             raise
         raise refusal("", "the package mcp is not installed: pip install 'mcp>=2.3,<3'") from error
     server.serve()

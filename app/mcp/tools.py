@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.api.answers.diagnose import DiagnoseAnswer, diagnose_answer
 from app.api.answers.estimate import SingleEstimateAnswer
 from app.api.answers.limits import LimitsAnswer, limits_answer
 from app.api.answers.plan import PlanAnswer, plan_answer
-from app.api.requests import EstimateRequest, LimitsRequest, PlanRequest
-from app.cli import estimate, limits, plan
+from app.api.diagnose import diagnosed
+from app.api.requests import DiagnoseRequest, EstimateRequest, LimitsRequest, PlanRequest
+from app.cli import diagnose, estimate, limits, plan
 from app.engines.engine import Client, answered
 from calculator.estimation.request import parse_request
 from calculator.limit_search.limits import limit, parse_limit
@@ -57,6 +59,11 @@ def _limits(body: Any, _: Client) -> ToolAnswer:
     return _answer(limits.lines(found), limits_answer(found))
 
 
+def _diagnose(body: Any, _: Client) -> ToolAnswer:
+    found = diagnosed(body)
+    return _answer(diagnose.lines(found), diagnose_answer(found.diagnosis, found.body, found.imported))
+
+
 def _answer(lines: Iterable[str], answer: BaseModel) -> ToolAnswer:
     return ToolAnswer(text="\n".join(lines), answer=answer)
 
@@ -87,5 +94,13 @@ TOOLS = {
         request_model=LimitsRequest,
         answer_model=LimitsAnswer,
         answer=_limits,
+    ),
+    "diagnose": Tool(
+        title="Explain a CUDA out-of-memory error",
+        description="Find the allocation that failed in a fine-tuning run, from the text of its out-of-memory error and"
+        " the run's request or trainer file, and the single changes that end the error.",
+        request_model=DiagnoseRequest,
+        answer_model=DiagnoseAnswer,
+        answer=_diagnose,
     ),
 }

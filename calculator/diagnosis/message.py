@@ -17,13 +17,14 @@ LOC = "message"
 LONGEST = 1 << 18
 
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = r"\d+(?:\.\d+)? (?:bytes|[KMG]iB)"
+#: A size. More digits are of no GPU.
+_SIZE = r"\d{1,15}(?:\.\d{1,9})? (?:bytes|[KMG]iB)"
 _START = re.compile(rf"\bCUDA out of memory\. Tried to allocate (?P<requested>{_SIZE})")
 
 #: The parts of each wording, in order: what a part is called in an error, its pattern, and whether it can be absent.
 _Part = tuple[str, str, bool]
 _OLD: tuple[_Part, ...] = (
-    ("total capacity", rf" ?\(GPU (?P<gpu>\d+); (?P<total>{_SIZE}) total capacity;", False),
+    ("total capacity", rf" ?\(GPU (?P<gpu>\d{{1,4}}); (?P<total>{_SIZE}) total capacity;", False),
     ("already allocated", rf" (?P<allocated>{_SIZE}) already allocated;", False),
     ("free", rf" (?P<free>{_SIZE}) free;", False),
     ("allowed", rf" (?P<allowed>{_SIZE}) allowed;", True),
@@ -33,10 +34,10 @@ _OLD: tuple[_Part, ...] = (
         False,
     ),
 )
-_PROCESS = rf" Process \d+ has {_SIZE} memory in use\."
+_PROCESS = rf" Process \d{{1,20}} has {_SIZE} memory in use\."
 _OWN = rf" Including non-PyTorch memory, this process has (?P<in_use>{_SIZE}) memory in use\."
 _NEW: tuple[_Part, ...] = (
-    ("has a total capacity of", rf"\. GPU ?(?P<gpu>\d+) has a total capaci?ty of (?P<total>{_SIZE})", False),
+    ("has a total capacity of", rf"\. GPU ?(?P<gpu>\d{{1,4}}) has a total capaci?ty of (?P<total>{_SIZE})", False),
     ("is free", rf" of which (?P<free>{_SIZE}) is free\.", False),
     ("memory in use", rf"(?:{_PROCESS})*(?:{_OWN})?(?:{_PROCESS})*", True),
     ("allowed", rf" (?P<allowed>{_SIZE}) allowed;", True),

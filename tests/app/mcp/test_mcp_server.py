@@ -9,8 +9,8 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from app.__main__ import main
-from app.api import estimate, limits, plan
-from app.api.requests import EstimateRequest, LimitsRequest, PlanRequest
+from app.api import diagnose, estimate, limits, plan
+from app.api.requests import DiagnoseRequest, EstimateRequest, LimitsRequest, PlanRequest
 from app.mcp.tools import TOOLS
 from tests.paths import ROOT
 
@@ -20,6 +20,10 @@ CALLS = {
     "estimate": {**SMALL, **DEVICE, "method": {"name": "lora", "r": 8}},
     "plan": {**SMALL, **DEVICE, "needs": {"must_merge": True}},
     "limits": {**SMALL, **DEVICE, "method": {"name": "lora"}, "solve_for": "r"},
+    "diagnose": {
+        "message": diagnose.EXAMPLES.requests["request"][1]["message"],
+        "request": {**DEVICE, "model": SMALL["model"], "method": {"name": "lora"}, "training": {"sequence_length": 64}},
+    },
 }
 WRONG = {
     "estimate": {**SMALL, "method": {"name": "lora", "r": 0}, "trainig": {}},
@@ -52,6 +56,7 @@ def test_the_tools_have_the_schemas_of_the_api(answered):
         "estimate": EstimateRequest.model_json_schema(),
         "plan": PlanRequest.model_json_schema(),
         "limits": LimitsRequest.model_json_schema(),
+        "diagnose": DiagnoseRequest.model_json_schema(),
     }
     for tool in tools:
         assert tool.output_schema == TOOLS[tool.name].answer_model.model_json_schema(mode="serialization")
@@ -59,7 +64,9 @@ def test_the_tools_have_the_schemas_of_the_api(answered):
         assert tool.annotations.read_only_hint
 
 
-@pytest.mark.parametrize(("name", "endpoint"), [("estimate", estimate), ("plan", plan), ("limits", limits)])
+@pytest.mark.parametrize(
+    ("name", "endpoint"), [("estimate", estimate), ("plan", plan), ("limits", limits), ("diagnose", diagnose)]
+)
 def test_a_tool_answers_as_the_endpoint_does(answered, name, endpoint):
     answer = answered[2][name]
     assert not answer.is_error
@@ -67,12 +74,12 @@ def test_a_tool_answers_as_the_endpoint_does(answered, name, endpoint):
 
 
 def test_the_text_of_an_answer_is_what_the_command_prints(answered, capsys):
-    for name, answer in answered[2].items():
+    for name in ("estimate", "plan", "limits"):
         options = ["--model", SMALL["model"], "--gpu", "rtx-4090", "--reserved", "rule"]
         own = {"estimate": ["--method", "lora", "--r", "8"], "plan": ["--must_merge"]}
         own["limits"] = ["--method", "lora", "--solve_for", "r"]
         assert main([name, *options, *own[name]]) == 0
-        assert answer.content[0].text == capsys.readouterr().out.rstrip("\n")
+        assert answered[2][name].content[0].text == capsys.readouterr().out.rstrip("\n")
 
 
 def test_calls_at_the_same_time_have_the_same_answer(answered):
@@ -86,7 +93,7 @@ def test_an_error_is_a_problem_document_that_names_the_fields(answered):
     problems = {name: json.loads(error.content[0].text) for name, error in errors.items()}
     assert {each["loc"] for each in problems["estimate"]["errors"]} == {"method.r", "trainig"}
     assert problems["limits"]["detail"].startswith("device: a limit needs a card")
-    assert problems["diagnos"]["detail"] == "there is no tool 'diagnos'; there are estimate, plan, limits"
+    assert problems["diagnos"]["detail"] == "there is no tool 'diagnos'; there are estimate, plan, limits, diagnose"
 
 
 def test_without_the_package_the_command_states_what_to_install(monkeypatch, capsys):

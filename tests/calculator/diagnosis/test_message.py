@@ -67,6 +67,11 @@ def test_a_use_beyond_the_device_is_nonsense_and_left_out():
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "total capacity"),
         ("CUDA out of memory. Tried to allo", "Tried to allocate"),
         (f"CUDA out of memory. {WORDINGS['2.1'][:-40]}", "reserved by PyTorch but unallocated"),
+        (f"CUDA out of memory. Tried to allocate {'9' * 400}.00 GiB", "Tried to allocate"),
+        (
+            f"CUDA out of memory. Tried to allocate 2.00 GiB (GPU {'9' * 5000}; 14.76 GiB total capacity;",
+            "total capacity",
+        ),
         ("HIP out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 24.00 GiB", "AMD"),
         ("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)", "Apple"),
         ("RuntimeError: CUDA error: out of memory", "states no size"),
