@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 #: The name of the head of a decoder for sequence classification.
 SCORE = "score"
 
-#: The names of a classifier's head, which PEFT copies and trains (peft/peft_model.py,
-#: PeftModelForSequenceClassification).
-CLASSIFIERS = ("classifier", "score")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
@@ -209,7 +205,7 @@ class Model:
         """
         names = (*self.tied, *self.tied.values(), self._last_parameter())
         owners = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
-        return frozenset(owners | ({self.head} if self.head and not self.task.classifies else set()))
+        return frozenset(owners | ({self.head} if self.head and not self.task.trains_head else set()))
 
     @property
     def output(self) -> Module:
@@ -231,11 +227,14 @@ class Model:
 
         Source: transformers/modeling_layers.py, GenericForSequenceClassification.
         """
-        score = linear(SCORE, self.embedding.out_features, named(num_labels, "num_labels"))
-        parts = (*(part for part in self.parts if part.name != self.head), score)
+        return self.with_head(linear(SCORE, self.embedding.out_features, named(num_labels, "num_labels")))
+
+    def with_head(self, head: Module) -> Model:
+        """The model with a head in place of the output projection."""
+        parts = (*(part for part in self.parts if part.name != self.head), head)
         own = {f"{self.head}.weight", f"{self.head}.bias"}
         tied = {name: other for name, other in self.tied.items() if name not in own}
-        return replace(self, parts=parts, head=SCORE, tied=tied, adds_router_loss=False)
+        return replace(self, parts=parts, head=head.name, tied=tied, adds_router_loss=False)
 
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from calculator.common.names import ProblemType, TaskName
@@ -11,20 +11,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """The task of a model, which decides its head and its loss. `num_labels` and `problem_type` are a classifier's."""
+    """The task of a model, which decides its head and its loss.
+
+    `num_labels` is a classifier's, `problem_type` that of a classifier of sequences.
+    """
 
     name: TaskName = "causal_lm"
     num_labels: int = 2
     problem_type: ProblemType | None = None
 
     @property
-    def classifies(self) -> bool:
-        """Whether the model has the head of a classifier."""
-        return self.name == "seq_cls"
+    def head_names(self) -> tuple[str, ...]:
+        """The names of heads that PEFT trains next to what a method adds.
+
+        Source: peft/peft_model.py, PeftModelForSequenceClassification, PeftModelForTokenClassification and
+        PeftModelForQuestionAnswering.
+        """
+        match self.name:
+            case "seq_cls" | "token_cls":
+                return ("classifier", "score")
+            case "question_ans":
+                return ("qa_outputs",)
+            case "causal_lm" | "seq_2_seq_lm":
+                return ()
+            case _ as never:
+                assert_never(never)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether PEFT trains the model's head in full."""
+        return bool(self.head_names)
 
     @property
     def loss(self) -> ProblemType:
-        """The loss of a classifier whose labels are whole numbers (transformers' ForSequenceClassificationLoss)."""
+        """The loss of a classifier of sequences, by its labels (transformers' ForSequenceClassificationLoss)."""
         return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 #: What a model is trained for, as PEFT's TaskType spells it in lower case.
-TaskName = Literal["causal_lm", "seq_cls", "seq_2_seq_lm"]
+TaskName = Literal["causal_lm", "seq_cls", "token_cls", "question_ans", "seq_2_seq_lm"]
 
 #: A loss of a classifier, as a config's `problem_type` names it.
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]

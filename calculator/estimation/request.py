@@ -63,14 +63,15 @@ class Choices(ReservedMemory):
         "causal_lm",
         label="Task",
         help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
-        "sequences, with the model of AutoModelForSequenceClassification; seq_2_seq_lm writes a target from a source, "
-        "with that of AutoModelForSeq2SeqLM.",
+        "sequences, with the model of AutoModelForSequenceClassification; token_cls classifies tokens; question_ans "
+        "finds an answer's first and last token; seq_2_seq_lm writes a target from a source, with the model of "
+        "AutoModelForSeq2SeqLM.",
         example="seq_cls",
     )
     num_labels: int = _setting(
         2,
         label="Number of labels",
-        help="The outputs of a classifier (num_labels of its config). Only with task seq_cls.",
+        help="The outputs of a classifier (num_labels of its config). Only with task seq_cls or token_cls.",
         minimum=1,
         maximum=1_000_000,
         example=3,
@@ -177,13 +178,13 @@ def parse_request(body: Any) -> Request:
 
 
 def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
-    """Settings of a classifier in a request for a language model."""
-    if choices.task != "causal_lm":
-        return
-    for name, default in (("num_labels", 2), ("problem_type", None)):
-        if getattr(choices, name) != default:
-            message = f"{name} is a classifier's: set task seq_cls, or leave it out"
-            yield Problem(loc=name, msg=message, input=body[name])
+    """Settings of a classifier in a request for another task."""
+    if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls"):
+        message = "num_labels is a classifier's: set task seq_cls or token_cls, or leave it out"
+        yield Problem(loc="num_labels", msg=message, input=body["num_labels"])
+    if choices.problem_type is not None and choices.task != "seq_cls":
+        message = "problem_type is that of a classifier of sequences: set task seq_cls, or leave it out"
+        yield Problem(loc="problem_type", msg=message, input=body["problem_type"])
 
 
 def reserved_by(reserved: ReservedBy, device: Device) -> ReservedBy:

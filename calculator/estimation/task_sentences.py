@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
     from calculator.common.names import ProblemType
     from calculator.methods.base import Method
 
@@ -38,18 +39,28 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
                 "The config has no decoder_start_token_id, without which transformers makes no input of the decoder:"
                 " the script is assumed to set it."
             )
-    if not task.classifies:
+    if not task.trains_head:
         return
-    outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"
-    yield (
-        f"The model is that of {TASK_MODELS[task.name]}, whose head has {outputs}. The loss is that of {task.loss}: a"
-        f" batch has {_LABELS[task.loss]} for each sequence."
-    )
+    yield f"The model is that of {TASK_MODELS[task.name]}, {_head_and_loss(task)}"
     if not method.facts.trains_base:
         copies = method.classifier_copy is not None
         yield "PEFT copies the head and trains the copy in full." if copies else "The head is trained in full too."
-    if model.config.get("pad_token_id", 0) is None:
+    if task.name == "seq_cls" and model.config.get("pad_token_id", 0) is None:
         yield (
             "The config has no pad_token_id, without which transformers refuses a batch of several sequences: the"
             " script is assumed to set it."
         )
+
+
+def _head_and_loss(task: Task) -> str:
+    """What a head computes, and the labels of a batch."""
+    outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"
+    if task.name == "seq_cls":
+        labels = f"{_LABELS[task.loss]} for each sequence"
+        return f"whose head has {outputs}. The loss is that of {task.loss}: a batch has {labels}."
+    if task.name == "token_cls":
+        return f"whose head has {outputs} for each token. The loss is that of one label for each token."
+    return (
+        "whose head has two outputs for each token. The loss is the mean of those of an answer's first and last token:"
+        " a batch has two positions for each sequence."
+    )

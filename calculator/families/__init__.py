@@ -114,4 +114,4 @@ def model_from_config(
     if family is None:
         message = f"{shown(model_type)} is not a known family; known families are {known}"
         raise refusal("model.config.model_type", message, model_type)
-    return for_task(family.model(config, id), FAMILIES, task)
+    return for_task(family.model(config, id), FAMILIES, task, config)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import named
+from calculator.architecture.module import linear
+from calculator.families.token_heads import with_head_dropout
+
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
@@ -15,6 +19,16 @@ def with_classifier(model: Model, base: str, head: tuple[Module, ...]) -> Model:
     """Return the model with a classifier in place of what is outside its base model; nothing is tied."""
     parts = tuple(part for part in model.parts if part.name.startswith(base))
     return replace(model, parts=(*parts, *head), head=head[-1].name, tied={})
+
+
+def with_token_head(model: Model, base: str, task: Task, dropout: float, answering: float = 0.0) -> Model:
+    """Return the model that classifies tokens or finds answers, without a pooler, with the dropout of its head."""
+    hidden = model.config["hidden_size"]
+    if task.name == "question_ans":
+        head, probability = linear("qa_outputs", hidden, 2, bias=True), answering
+    else:
+        head, probability = linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True), dropout
+    return with_head_dropout(with_classifier(model, base, (head,)), probability)
 
 
 def same_model(model: Model, _: Task) -> Model:

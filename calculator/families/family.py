@@ -31,6 +31,8 @@ _AUTO_MODELS: dict[AutoClass, str] = {
 #: The classes of transformers that build the models for other tasks than that of the family's own class.
 TASK_MODELS: dict[TaskName, str] = {
     "seq_cls": "AutoModelForSequenceClassification",
+    "token_cls": "AutoModelForTokenClassification",
+    "question_ans": "AutoModelForQuestionAnswering",
     "seq_2_seq_lm": "AutoModelForSeq2SeqLM",
 }
 

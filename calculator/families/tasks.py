@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import refusal
+from calculator.families import token_heads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,12 +32,16 @@ def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ..
     """Return the model types whose step for a task is modelled, sorted."""
     if task == "causal_lm":
         return tuple(sorted(name for name, family in families.items() if family.forward is not None))
-    scored = SCORED if task == "seq_cls" else frozenset[str]()
-    return tuple(sorted(scored.union(name for name, family in families.items() if task in family.tasks)))
+    return tuple(sorted(_without_own(task).union(name for name, family in families.items() if task in family.tasks)))
 
 
-def for_task(model: Model, families: Mapping[str, Family], task: Task) -> Model:
-    """Return the model for a task, from the one that a file describes.
+def _without_own(task: TaskName) -> frozenset[str]:
+    """Return the types whose model for a task has a head that many decoders have."""
+    return SCORED if task == "seq_cls" else token_heads.TYPES.get(task, frozenset())
+
+
+def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapping[str, Any]) -> Model:
+    """Return the model for a task, from the one that a file describes; `raw` is that file.
 
     Raises:
         PlanError: where transformers has no such model, or its step is not modelled.
@@ -45,6 +50,8 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task) -> Model:
         return model
     if task.name == "seq_cls" and model.model_type in SCORED:
         return replace(model.with_score(task.num_labels), task=task)
+    if model.model_type in _without_own(task.name):
+        return replace(token_heads.with_task_head(model, task, raw), task=task)
     own = families[model.model_type].tasks.get(task.name)
     if own is None:
         message = (

@@ -219,7 +219,7 @@ def eager(
 
 
 def eager_without_upcast(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run the same with the softmax in the scores' dtype."""
+    """Run the same with the softmax in the scores' dtype, under autocast in float32."""
     return eager(context, query, key, value, upcast=False)
 
 
@@ -253,8 +253,11 @@ def add_mask(context: Context, x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
-    """Apply softmax in float32, or in the scores' dtype, then cast. The scores stay alive until the cast is done."""
-    return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
+    """Apply softmax in float32, then cast; or in the scores' dtype, under autocast in float32, without a cast.
+
+    The scores stay alive until the cast is done.
+    """
+    return ops.cast(ops.softmax(x, "float32"), dtype, "probabilities") if upcast else ops.softmax(x)
 
 
 def float32_scores(query: Tensor, key: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.engine.autocast import cast_to
-from calculator.layers.loss import log_softmax, nll_loss
+from calculator.layers.loss import cross_entropy
 from calculator.layers.problem_types import binary_cross_entropy_with_logits, mse_loss
 from calculator.layers.sequence_score import score_of_last_token
 
@@ -57,14 +56,3 @@ class ClassificationLoss:
 
 def _scores(context: Context, hidden_states: Tensor) -> Tensor:
     return (context.forward.scores or score_of_last_token)(context, hidden_states)
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """torch.nn.functional.cross_entropy, whose log_softmax keeps its dtype under autocast, and nll_loss does not.
-
-    Source: aten/src/ATen/native/LossNLL.cpp, cross_entropy_loss; torch/include/ATen/autocast_mode.h.
-    """
-    log_probabilities = log_softmax(scores, scores.dtype)
-    if scores.tape.autocast is not None:
-        log_probabilities = cast_to(log_probabilities, "float32", "log-probabilities")
-    return nll_loss(log_probabilities, labels)

@@ -174,7 +174,7 @@ class Context:
         #: The position biases that the layers of a stack share, by whether they are of cross-attention.
         self.position_biases: dict[bool, Tensor] = {}
         #: The labels of a batch, if they are not the tokens themselves.
-        self.labels: Tensor | None = None
+        self.labels: list[Tensor] = []
         #: The batch and the loss, which the training loop refers to.
         self.caller_tensors: list[Tensor] = []
 

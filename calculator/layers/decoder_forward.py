@@ -156,6 +156,9 @@ class DecoderForward:
     #: token by the head `score`.
     scores: Callable[[Context, Tensor], Tensor] | None = None
 
+    #: Whether the loss of a model that classifies tokens is of logits in float32, whatever their dtype.
+    casts_token_logits: bool = True
+
     #: Of an encoder-decoder: the last layer of the encoder's output to the input of the decoder's first layer.
     decode: Callable[[Context, Tensor], Tensor] = identity
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
-from calculator.engine.autocast import reduction_dtype
+from calculator.engine.autocast import cast_to, reduction_dtype
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
@@ -120,3 +120,14 @@ def nll_loss(x: Tensor, target: Tensor | None) -> Tensor:
 def _nll_loss_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     log_probabilities = node.saved[0]
     return (grad.tape.new(log_probabilities.shape, grad.dtype, "gradient of the log-probabilities"),)
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """torch.nn.functional.cross_entropy, whose log_softmax keeps its dtype under autocast, and nll_loss does not.
+
+    Source: aten/src/ATen/native/LossNLL.cpp, cross_entropy_loss; torch/include/ATen/autocast_mode.h.
+    """
+    log_probabilities = log_softmax(scores, scores.dtype)
+    if scores.tape.autocast is not None:
+        log_probabilities = cast_to(log_probabilities, "float32", "log-probabilities")
+    return nll_loss(log_probabilities, labels)

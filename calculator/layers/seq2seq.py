@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.layers import masks
-from calculator.layers.classification import cross_entropy
+from calculator.layers.loss import cross_entropy
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from calculator.architecture.dimension import elements
-from calculator.architecture.model import CLASSIFIERS
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.costs import OtherOperations
@@ -96,7 +95,7 @@ class Method:
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """How one module is stored and trained; `path` is its full name. A classifier's head is trained too."""
-        if not model.task.classifies or not is_saved(path, CLASSIFIERS):
+        if not is_saved(path, model.task.head_names):
             return ModuleSpec(dtype=training.dtype)
         trained = tuple(parameter.name for parameter in module.parameters)
         return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)

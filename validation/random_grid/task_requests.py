@@ -21,6 +21,8 @@ LENGTHS = (16, 64, 100, 128, 200, 256, 333, 384, 512)
 UNMODELLED: dict[TaskName, tuple[str, ...]] = {
     "causal_lm": (),
     "seq_cls": ("prefix",),
+    "token_cls": ("prefix", "prompt", "qlora"),
+    "question_ans": ("prefix", "qlora"),
     "seq_2_seq_lm": ("prefix", "adapter"),
 }
 
@@ -41,7 +43,12 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     if task == "seq_2_seq_lm":
         request["training"] = _of_targets(rng, request["training"])
         return {**(_of_t5(request) if request["model"]["config"]["model_type"] == "t5" else request), "task": task}
-    own = {name: rng.choice(values) for name, (share, values) in CLASSIFIER.items() if rng.random() < share}
+    if task in ("token_cls", "question_ans") and request["method"].get("target_modules") == "all-linear":
+        del request["method"]["target_modules"]
+    if task == "question_ans":
+        return {**request, "task": task}
+    settings = CLASSIFIER if task == "seq_cls" else {"num_labels": CLASSIFIER["num_labels"]}
+    own = {name: rng.choice(values) for name, (share, values) in settings.items() if rng.random() < share}
     return {**request, "task": task, **own}
 
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from calculator.architecture.model import CLASSIFIERS
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -50,11 +48,11 @@ class Adapted(nn.Module):
         return self.adapter(out)
 
 
-def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
-    """Freeze a model except a classifier's head, and insert adapters after its sublayers, by the method's placement."""
+def insert(model: nn.Module, method: Adapter, dtype: torch.dtype, heads: tuple[str, ...] = ()) -> None:
+    """Freeze a model except its task's head, and insert adapters after its sublayers, by the method's placement."""
     model.requires_grad_(False)
     for name, head in model.named_children():
-        if name.endswith(CLASSIFIERS):
+        if heads and name.endswith(heads):
             head.requires_grad_(True)
     names = MLP if method.placement == "pfeiffer" else ATTENTION + MLP
     width = model.config.get_text_config().hidden_size

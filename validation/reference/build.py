@@ -155,19 +155,24 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
             setattr(config, name, 0.0)  # layerdrop skips random layers; the reference step runs every layer
     if request.task == "seq_2_seq_lm" and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0
+    if request.model.task.trains_head:
+        config.num_labels = request.num_labels
     if auto_model is AutoModelForSequenceClassification:
-        _classifies(config, request)
+        _classifies_sequences(config, request)
     attention = _attention(_auto_model(request), config, request.training)
     model = auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
     # Random parameters of torch.normal are on the host whatever the default device is.
     return model.to(META) if any(parameter.device == META for parameter in model.parameters()) else model
 
 
-def _classifies(config: PreTrainedConfig, request: Request) -> None:
-    """Set a classifier's labels, and a padding token, without which it refuses a batch of several sequences."""
-    task = request.model.task
-    config.num_labels = task.num_labels if task.classifies else 1
-    config.problem_type = task.problem_type
+def _classifies_sequences(config: PreTrainedConfig, request: Request) -> None:
+    """Set a classifier's loss, and a padding token, without which it refuses a batch of several sequences.
+
+    A trainer's reward model has one label.
+    """
+    if request.task != "seq_cls":
+        config.num_labels = 1
+    config.problem_type = request.problem_type
     text = config.get_text_config()
     if getattr(text, "pad_token_id", None) is None:
         text.pad_token_id = 0

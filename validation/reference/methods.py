@@ -94,7 +94,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not method.facts.trains_base:
             model.enable_input_require_grads()
     if isinstance(method, Adapter):
-        bottleneck.insert(model, method, adapter_dtype(request))
+        bottleneck.insert(model, method, adapter_dtype(request), request.model.task.head_names)
     config = peft_config(request)
     if config is None:
         return model

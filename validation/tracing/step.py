@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 
@@ -77,7 +77,7 @@ class Step:
         track_model(self.tracker, self.reference)
         track_attributes(self.tracker, self.reference)
         track_optimizer(self.tracker, self.optimizer, self.trainable)
-        batch = {"input_ids": self.input_ids, "attention_mask": self.mask, "labels": self.labels}
+        batch = {"input_ids": self.input_ids, "attention_mask": self.mask, **self.labels}
         for name, tensor in batch.items():
             if tensor is not None:
                 self.tracker.track_external(name, tensor, "activations")
@@ -87,8 +87,8 @@ class Step:
         with ExitStack() as stack:
             if self.training.autocast:
                 stack.enter_context(autocast("meta", getattr(torch, self.training.autocast)))
-            labels = self.input_ids if self.labels is None else self.labels
-            return self.model(input_ids=self.input_ids, labels=labels, attention_mask=self.mask).loss
+            labels = self.labels or {"labels": self.input_ids}
+            return self.model(input_ids=self.input_ids, attention_mask=self.mask, **labels).loss
 
     def _update(self) -> None:
         if self.training.max_grad_norm:
@@ -96,16 +96,34 @@ class Step:
         self.optimizer.step()
 
 
-def labels(request: Request) -> torch.Tensor | None:
-    """A classifier's labels: a number for each sequence, or one for each output; None if the tokens are the labels."""
+def labels(request: Request) -> dict[str, torch.Tensor]:
+    """The labels of a batch by their names; none if the tokens are the labels."""
+    training = request.training
+    batch, length = training.micro_batch_size, training.sequence_length
+    match request.task:
+        case "causal_lm":
+            return {}
+        case "seq_cls":
+            return {"labels": _labels_of_sequences(request)}
+        case "token_cls":
+            return {"labels": _whole_numbers(batch, length)}
+        case "question_ans":
+            return {name: _whole_numbers(batch) for name in ("start_positions", "end_positions")}
+        case "seq_2_seq_lm":
+            return {"labels": _whole_numbers(batch, training.target_length or length)}
+        case _ as never:
+            assert_never(never)
+
+
+def _whole_numbers(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.long, device="meta")
+
+
+def _labels_of_sequences(request: Request) -> torch.Tensor:
+    """A number for each sequence, or one for each output."""
     task, batch = request.model.task, request.training.micro_batch_size
-    if task.name == "seq_2_seq_lm":
-        tokens = request.training.target_length or request.training.sequence_length
-        return torch.zeros((batch, tokens), dtype=torch.long, device="meta")
-    if not task.classifies:
-        return None
     if task.loss == "single_label_classification":
-        return torch.zeros((batch,), dtype=torch.long, device="meta")
+        return _whole_numbers(batch)
     shape = (batch,) if task.loss == "regression" and task.num_labels == 1 else (batch, task.num_labels)
     return torch.zeros(shape, dtype=getattr(torch, request.training.dtype), device="meta")
 

@@ -175,3 +175,7 @@ ROBERTA = replace(
     final_norm=identity,
     scores=_roberta_scores,
 )
+
+#: The models of tokens, which have no pooler and whose loss is of logits in the model's dtype.
+BERT_TOKENS = replace(BERT, final_norm=identity, scores=None, casts_token_logits=False)
+ROBERTA_TOKENS = replace(ROBERTA, scores=None, casts_token_logits=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Check, Computed, Field, shown
@@ -11,7 +12,7 @@ from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.bert import forward
 from calculator.families.blocks import Owned, alike
-from calculator.families.classifiers import with_classifier
+from calculator.families.classifiers import with_classifier, with_token_head
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
@@ -28,10 +29,14 @@ from calculator.families.fields import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from calculator.architecture.config import Config, Entry
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.architecture.task import Task
+    from calculator.common.names import TaskName
+    from calculator.layers.decoder_forward import DecoderForward
 
 _HEAD = (
     activation("gelu"),
@@ -142,6 +147,23 @@ def _roberta_classifier(model: Model, task: Task) -> Model:
     return with_classifier(model, "roberta.", head)
 
 
+def _token_model(model: Model, task: Task, base: str) -> Model:
+    """BertForTokenClassification or BertForQuestionAnswering, and RoBERTa's."""
+    own, of_hidden = model.config["classifier_dropout"], model.config["hidden_dropout_prob"]
+    return with_token_head(model, base, task, of_hidden if own is None else own)
+
+
+def _tasks(
+    base: str, classifier: Callable[[Model, Task], Model], of_sequences: DecoderForward, of_tokens: DecoderForward
+) -> Mapping[TaskName, TaskModel]:
+    tokens = TaskModel(model=partial(_token_model, base=base), forward=of_tokens)
+    return {
+        "seq_cls": TaskModel(model=classifier, forward=of_sequences),
+        "token_cls": tokens,
+        "question_ans": tokens,
+    }
+
+
 def _xlm_roberta_classifier(model: Model, task: Task) -> Model:
     """The same, which XLM-RoBERTa's class makes before its base model."""
     classifier = _roberta_classifier(model, task)
@@ -173,7 +195,7 @@ FAMILIES = (
         entries=(*ENTRIES, *padding(0)),
         parts=_bert,
         forward=None,
-        tasks={"seq_cls": TaskModel(model=_bert_classifier, forward=forward.BERT)},
+        tasks=_tasks("bert.", _bert_classifier, forward.BERT, forward.BERT_TOKENS),
         head="cls.predictions.decoder",
         tied={
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -186,7 +208,7 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_roberta,
         forward=None,
-        tasks={"seq_cls": TaskModel(model=_roberta_classifier, forward=forward.ROBERTA)},
+        tasks=_tasks("roberta.", _roberta_classifier, forward.ROBERTA, forward.ROBERTA_TOKENS),
         head="lm_head.decoder",
         tied={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -199,7 +221,7 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_xlm_roberta,
         forward=None,
-        tasks={"seq_cls": TaskModel(model=_xlm_roberta_classifier, forward=forward.ROBERTA)},
+        tasks=_tasks("roberta.", _xlm_roberta_classifier, forward.ROBERTA, forward.ROBERTA_TOKENS),
         head="lm_head.decoder",
         # named_parameters() lists a tied parameter under its first name, which is the head's here
         tied={

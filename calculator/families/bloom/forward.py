@@ -148,6 +148,7 @@ def _refused(_: Config) -> str:
 
 
 BLOOM = DecoderForward(
+    casts_token_logits=False,
     layer=layer,
     embeddings=partial(embed, name="transformer.word_embeddings"),
     before_layers=_before_layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
@@ -84,3 +85,6 @@ DISTILBERT = DecoderForward(
     is_causal=False,
     dropout_modules=("dropout", "attention_dropout", "seq_classif_dropout"),
 )
+
+#: The models of tokens, whose loss is of logits in the model's dtype.
+TOKENS = replace(DISTILBERT, scores=None, casts_token_logits=False)

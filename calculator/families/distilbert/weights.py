@@ -8,7 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.families.blocks import Owned, alike
-from calculator.families.classifiers import with_classifier
+from calculator.families.classifiers import with_classifier, with_token_head
 from calculator.families.distilbert import forward
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, padding, positions, size, tie
@@ -54,6 +54,13 @@ def _classifier(model: Model, task: Task) -> Model:
     return with_classifier(model, "distilbert.", head)
 
 
+def _token_model(model: Model, task: Task) -> Model:
+    """DistilBertForTokenClassification or DistilBertForQuestionAnswering."""
+    return with_token_head(model, "distilbert.", task, model.config["dropout"], model.config["qa_dropout"])
+
+
+_TOKENS = TaskModel(model=_token_model, forward=forward.TOKENS)
+
 FAMILIES = (
     Family(
         model_type="distilbert",
@@ -70,12 +77,17 @@ FAMILIES = (
             activation("gelu", spelled="activation"),
             *dropouts("dropout", "attention_dropout", default=0.1),
             *dropouts("seq_classif_dropout", default=0.2),
+            *dropouts("qa_dropout", default=0.1),
             tie(default=True),
             *padding(0),
         ),
         parts=_distilbert,
         forward=None,
-        tasks={"seq_cls": TaskModel(model=_classifier, forward=forward.DISTILBERT)},
+        tasks={
+            "seq_cls": TaskModel(model=_classifier, forward=forward.DISTILBERT),
+            "token_cls": _TOKENS,
+            "question_ans": _TOKENS,
+        },
         head="vocab_projector",
         tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ),

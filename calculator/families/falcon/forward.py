@@ -100,6 +100,7 @@ def _fails(config: Config) -> Iterator[tuple[str, str]]:
 
 
 FALCON = DecoderForward(
+    casts_token_logits=False,
     layer=layer,
     embeddings=partial(embed, name="transformer.word_embeddings"),
     tables=_tables,

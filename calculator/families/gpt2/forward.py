@@ -103,6 +103,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 GPT_BIGCODE = DecoderForward(
+    casts_token_logits=False,
     layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
     embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop", given=False),
@@ -112,6 +113,7 @@ GPT_BIGCODE = DecoderForward(
 )
 
 GPT2 = DecoderForward(
+    casts_token_logits=False,
     layer=Block(attention=partial(_attention, _split), mlp=_MLP),
     embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop"),

@@ -44,6 +44,7 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
 
 
 GPT_NEO = DecoderForward(
+    casts_token_logits=False,
     embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embed_dropout", given=False),
     tables=learned_positions.position_ids,

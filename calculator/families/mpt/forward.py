@@ -79,6 +79,7 @@ def _refused(_: Config) -> str:
 
 
 MPT = DecoderForward(
+    casts_token_logits=False,
     embeddings=partial(embed, name="transformer.wte"),
     tables=_alibi,
     layer=layer,

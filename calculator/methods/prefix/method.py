@@ -135,7 +135,7 @@ def _of_task(model: Model) -> None:
     Source: peft 0.21, peft_model.py, PeftModelForSequenceClassification._prefix_tuning_forward, which looks for an
     argument `past_key_values`; transformers 5.24 calls it `cache`.
     """
-    if model.task.classifies:
+    if model.task.trains_head:
         message = (
             f"PEFT finds no argument past_key_values in the model for {model.task.name}, and raises an error: use"
             " prompt or lora"

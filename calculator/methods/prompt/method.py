@@ -45,8 +45,11 @@ class Prompt(VirtualTokens):
         return VirtualTokens.quality_tier(self, parameters) + (parameters < LARGE_MODEL)
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
-        """Refuse configs whose number of heads PEFT does not find, and embeddings that are not hidden_size wide."""
+        """Refuse configs whose number of heads PEFT can't read, labels of tokens, and embeddings of another width."""
         heads.check(model)
+        if model.task.name == "token_cls":
+            message = "PEFT lengthens the input by the virtual tokens and not the labels, and the loss fails: use lora"
+            raise refusal("method.name", message, self.name)
         width, hidden_size = model.embedding.out_features, model.config["hidden_size"]
         if width != hidden_size:
             message = f"PEFT makes a prompt {hidden_size} wide, the embeddings are {width}: use another method"

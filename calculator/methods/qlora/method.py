@@ -81,7 +81,7 @@ class QLoRA(LowRank):
 
         Source: transformers/quantizers/base.py, get_keys_to_not_convert.
         """
-        if model.task.classifies and converted(model.output.name, model.output, model):
+        if model.task.trains_head and converted(model.output.name, model.output, model):
             message = (
                 f"bitsandbytes stores the head {model.output.name} of {model.model_type} in 4 bits, which PEFT can't"
                 " train: use lora"

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from calculator.architecture.model import CLASSIFIERS
 from calculator.common.errors import PlanError
 from calculator.methods.base import Method
 from calculator.methods.targeted import matching, modules_to_save, refusals
@@ -54,10 +53,11 @@ class TargetedMethod(Method, ABC):
         return None
 
     def for_model(self, model: Model) -> Self:
-        """The method with a classifier's head in `modules_to_save` (PeftModelForSequenceClassification)."""
-        if not model.task.classifies:
+        """The method with the head that PEFT trains for the model's task in `modules_to_save`."""
+        if not model.task.trains_head:
             return self
-        head = (name for name in CLASSIFIERS if any(modules_to_save.is_saved(path, (name,)) for path in model.outer))
+        names = model.task.head_names
+        head = (name for name in names if any(modules_to_save.is_saved(path, (name,)) for path in model.outer))
         changed: Any = self
         return cast("Self", replace(changed, modules_to_save=(*(self.modules_to_save or ()), *head)))
 

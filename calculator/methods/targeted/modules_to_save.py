@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import accumulate, permutations
 from typing import TYPE_CHECKING
 
-from calculator.architecture.model import CLASSIFIERS
 from calculator.common.errors import Problem
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def problems(names: tuple[str, ...] | None, model: Model, targets: Sequence[str]
     if not names:
         return
     owners = {owner for path, _ in model.paths for owner in accumulate(path.split("."), _joined)}
-    given = tuple(name for name in names if not model.task.classifies or name not in CLASSIFIERS)
+    given = tuple(name for name in names if name not in model.task.head_names)
     messages = [*_unknown(names, model), *_in_part(given, owners, targets), *_nested(names, owners)]
     yield from (Problem(loc="method.modules_to_save", msg=message, input=list(names)) for message in messages)
 

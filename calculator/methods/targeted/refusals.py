@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.model import CLASSIFIERS
 from calculator.common.errors import PlanError, Problem
 from calculator.methods.targeted import modules_to_save
 from calculator.methods.targeted.matching import ROUTERS, is_named, is_requested, target_names, way_out
@@ -28,7 +27,7 @@ def check(method: TargetedMethod, model: Model) -> None:
     requested = {path: module for path, module in paths.items() if is_requested(path, module, method, model)}
     problems = [*_numbered(method), *_idle(method, model, requested)]
     problems += modules_to_save.problems(method.modules_to_save, model, [*requested])
-    problems += _copied(method, model, requested)
+    problems += [*_copied(method, model, requested), *_head(method, model, requested)]
     found = {path: module for path, module in requested.items() if not method.is_saved(path)}
     own = [*method.own_problems(model, found)]
     if not found and not problems and not own:
@@ -55,13 +54,28 @@ def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator
             yield Problem(loc="method.target_modules", msg=message, input=path)
 
 
+def _head(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
+    """A head among the targets, of which PEFT can't make a copy once it is adapted.
+
+    Source: peft/peft_model.py: PeftModelForTokenClassification and PeftModelForQuestionAnswering add the head to
+    `modules_to_save` after the model is adapted. `all-linear` includes it.
+    """
+    if model.task.name not in ("token_cls", "question_ans"):
+        return
+    if method.target_modules == "all-linear" or (model.head or "") in requested:
+        names = ", ".join(method.usual_targets(model))
+        message = f"PEFT adapts the head {model.head} too and can't train a copy of it: name {method.usual} ({names})"
+        yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
+
+
 def _copied(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
     """Targets that PEFT copies with a classifier's head, because their names end in its name."""
-    if not model.task.classifies:
+    heads = model.task.head_names
+    if not heads:
         return
-    copied = (path for path in requested if path.rpartition(".")[2].endswith(CLASSIFIERS))
+    copied = (path for path in requested if path.rpartition(".")[2].endswith(heads))
     for path in copied:
-        if path not in CLASSIFIERS:
+        if path not in heads:
             names = ", ".join(method.usual_targets(model))
             message = f"PEFT trains a copy of {path} and can't adapt it too: name {method.usual} ({names})"
             yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))

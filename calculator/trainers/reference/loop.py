@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, assert_never
 
 from calculator.engine import autocast
 from calculator.layers.classification import ClassificationLoss
 from calculator.layers.loss import FullLogits
 from calculator.layers.seq2seq import Seq2SeqLoss, target_length
+from calculator.layers.token_heads import QuestionAnsweringLoss, TokenClassificationLoss
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.facts import TrainerFacts
 from calculator.trainers.loop import Loop
@@ -33,21 +34,28 @@ class Reference(Loop):
     )
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return input_ids, which are a language model's labels too, a mask for padding, and a classifier's labels."""
+        """Return input_ids, a mask for padding, and the labels of tasks whose labels are not the tokens."""
         shape = (context.batch, context.length)
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
         batch = [context.tape.new(shape, "int64", name) for name in names]
-        if context.model.task.name != "causal_lm":
-            context.labels = _labels(context)
-            batch.append(context.labels)
-        return batch
+        context.labels = _labels(context)
+        return batch + context.labels
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss."""
-        if context.labels is None:
-            return FullLogits()
-        head = ClassificationLoss if context.model.task.classifies else Seq2SeqLoss
-        return head(context.labels)
+        match context.model.task.name:
+            case "causal_lm":
+                return FullLogits()
+            case "seq_cls":
+                return ClassificationLoss(*context.labels)
+            case "token_cls":
+                return TokenClassificationLoss(*context.labels)
+            case "question_ans":
+                return QuestionAnsweringLoss(*context.labels)
+            case "seq_2_seq_lm":
+                return Seq2SeqLoss(*context.labels)
+            case _ as never:
+                assert_never(never)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
@@ -60,16 +68,28 @@ class Reference(Loop):
         return [*batch, loss]
 
 
-def _labels(context: Context) -> Tensor:
-    """Make labels: the tokens of a target, or a classifier's number for each sequence or output.
+def _labels(context: Context) -> list[Tensor]:
+    """Make labels, in whole numbers except for a classifier of sequences with several or real ones."""
+    tape, batch = context.tape, context.batch
+    match context.model.task.name:
+        case "causal_lm":
+            return []
+        case "seq_cls":
+            return [_labels_of_sequences(context)]
+        case "token_cls":
+            return [tape.new((batch, context.length), "int64", "labels")]
+        case "question_ans":
+            return [tape.new((batch,), "int64", name) for name in ("start_positions", "end_positions")]
+        case "seq_2_seq_lm":
+            return [tape.new((batch, target_length(context)), "int64", "labels")]
+        case _ as never:
+            assert_never(never)
 
-    The latter are in the dtype of the scores.
-    """
-    task, batch = context.model.task, context.batch
-    if not task.classifies:
-        return context.tape.new((batch, target_length(context)), "int64", "labels")
+
+def _labels_of_sequences(context: Context) -> Tensor:
+    """Make a number for each sequence, or one in the dtype of the scores for each output."""
+    task, batch, outputs = context.model.task, context.batch, context.model.output.out_features
     if task.loss == "single_label_classification":
         return context.tape.new((batch,), "int64", "labels")
-    outputs = context.model.output.out_features
     shape = (batch,) if task.loss == "regression" and outputs == 1 else (batch, outputs)
     return context.tape.new(shape, context.training.dtype, "labels")
