@@ -63,13 +63,50 @@ def test_the_answer_names_the_task_and_the_loss():
 
 def test_a_language_model_has_no_labels():
     assert refusals(LLAMA, task="causal_lm", num_labels=3, problem_type="regression") == {
-        "num_labels": "num_labels is a classifier's: set task seq_cls, or leave it out",
-        "problem_type": "problem_type is a classifier's: set task seq_cls, or leave it out",
+        "num_labels": "num_labels is a classifier's: set task seq_cls or token_cls, or leave it out",
+        "problem_type": "problem_type is that of a classifier of sequences: set task seq_cls, or leave it out",
     }
 
 
 def test_an_encoder_is_answered_for_its_tasks_only():
-    assert refusals(BERT, task="causal_lm")["task"].endswith("is modelled for some tasks: set task seq_cls")
+    assert refusals(BERT, task="causal_lm")["task"].endswith("is modelled for some tasks: set task seq_cls or token_cls or question_ans")
+
+
+@pytest.mark.parametrize(("task", "head"), [("token_cls", "classifier"), ("question_ans", "qa_outputs")])
+def test_the_head_of_a_model_of_tokens_is_trained_and_not_adapted(task, head):
+    plan = answer(BERT, "lora", task=task)
+    assert plan.parameters.trainable == plan.parameters.added == 2 * 64 + 2 + 2 * 2 * 8 * (64 + 64)
+    for targets in ("all-linear", [head]):
+        refused = refusals(BERT, {"name": "lora", "target_modules": targets}, task=task)
+        assert refused["method.target_modules"].startswith(f"PEFT adapts the head {head} too")
+
+
+def test_virtual_tokens_have_no_labels():
+    assert "not the labels" in refusals(BERT, "prompt", task="token_cls")["method.name"]
+    assert answer(BERT, "prompt", task="question_ans").parameters.added == 20 * 64 + 2 * 64 + 2
+
+
+def test_a_4_bit_head_with_a_bias_is_refused():
+    llama = {**LLAMA, "num_key_value_heads": 4}
+    assert "stores the head score of llama in 4 bits" in refusals(llama, "qlora", task="token_cls")["method.name"]
+
+
+def test_a_token_classifier_reads_its_dropout_from_the_file():
+    def forward_peak(**config):
+        plan = answer({**LLAMA, **config}, task="token_cls", num_labels=1000)
+        return plan.memory.phases[0].peak_bytes
+
+    mask_and_copy = 32 * 64 * (1 + 2)
+    without = forward_peak(classifier_dropout=0.0)
+    assert forward_peak() == forward_peak(hidden_dropout=0.5) == without + mask_and_copy
+    assert forward_peak(hidden_dropout=0) == without
+    assert refusals({**LLAMA, "classifier_dropout": 2}, task="token_cls").keys() == {"model.config.classifier_dropout"}
+
+
+def test_the_answer_names_the_model_of_tokens():
+    assert any("two outputs for each token" in line for line in answer(BERT, task="question_ans").assumptions)
+    named = answer(LLAMA, task="token_cls", num_labels=9).assumptions
+    assert any("AutoModelForTokenClassification, whose head has 9 outputs for each token" in line for line in named)
 
 
 def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
