@@ -218,9 +218,9 @@ def eager(
     return drop_and_weigh(context, softmax(attn_weights(), query.dtype, upcast=upcast), value_states)
 
 
-def eager_without_upcast(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run the same with the softmax in the scores' dtype, under autocast in float32."""
-    return eager(context, query, key, value, upcast=False)
+def eager_without_casts(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Run attention whose softmax has the scores' dtype, under autocast float32, as its probabilities do."""
+    return drop_and_weigh(context, ops.softmax(_scores(context, query, key, capped=False)), value)
 
 
 def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Tensor:
@@ -253,11 +253,8 @@ def add_mask(context: Context, x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
-    """Apply softmax in float32, then cast; or in the scores' dtype, under autocast in float32, without a cast.
-
-    The scores stay alive until the cast is done.
-    """
-    return ops.cast(ops.softmax(x, "float32"), dtype, "probabilities") if upcast else ops.softmax(x)
+    """Apply softmax in float32, or in the scores' dtype, then cast. The scores stay alive until the cast is done."""
+    return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
 
 
 def float32_scores(query: Tensor, key: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
     outer = context.mask, context.is_causal
     if crosses:
         context.mask, context.is_causal = context.encoder_mask, False
-    attn_output = attention.attend(context, query_states, key_states, value_states, attention.eager_without_upcast)
+    attn_output = attention.attend(context, query_states, key_states, value_states, attention.eager_without_casts)
     context.mask, context.is_causal = outer
     return modules[f"{name}.out_proj"](attn_output)
 

@@ -62,7 +62,7 @@ def _self_attention(context: Context, modules: LayerModules, hidden_states: Tens
         for name in ("query", "key", "value")
     )
     context.set_scope(f"{modules.prefix}attention.self: ")
-    return attention.attend(context, query_layer, key_layer, value_layer, attention.eager_without_upcast)
+    return attention.attend(context, query_layer, key_layer, value_layer, attention.eager_without_casts)
 
 
 def _words(context: Context, ids: Tensor, name: str) -> Tensor:

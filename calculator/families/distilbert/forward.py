@@ -53,7 +53,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
         split_heads(context, modules[f"attention.{name}_lin"](hidden_states), heads) for name in ("q", "k", "v")
     )
     context.set_scope(f"{modules.prefix}attention: ")
-    out = attention.attend(context, query_layer, key_layer, value_layer, attention.eager_without_upcast)
+    out = attention.attend(context, query_layer, key_layer, value_layer, attention.eager_without_casts)
     return modules["attention.out_lin"](out)
 
 

@@ -69,7 +69,9 @@ def test_a_language_model_has_no_labels():
 
 
 def test_an_encoder_is_answered_for_its_tasks_only():
-    assert refusals(BERT, task="causal_lm")["task"].endswith("is modelled for some tasks: set task seq_cls or token_cls or question_ans")
+    assert refusals(BERT, task="causal_lm")["task"].endswith(
+        "is modelled for some tasks: set task seq_cls or token_cls or question_ans"
+    )
 
 
 @pytest.mark.parametrize(("task", "head"), [("token_cls", "classifier"), ("question_ans", "qa_outputs")])
