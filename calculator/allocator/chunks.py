@@ -1,8 +1,11 @@
-"""The chunks of a micro-batch: its events, cut at the allocations of placed tensors (see `transients`)."""
+"""The chunks of a micro-batch: its events, cut at the allocations of placed tensors (see `transients`).
+
+They are the same for all sizes with which no tensor changes its pool.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
@@ -23,24 +26,45 @@ class Chunk:
     """Events of a window: a gap up to the next allocation of a placed tensor, then those up to the next gap.
 
     Attributes:
-        quick, needs: What the transients of the gap need of the free blocks (see `FlatPool.serves`).
-        gap: Its events, of transients and frees of placed tensors.
+        gap: The gap's events, of transients and frees of placed tensors.
+        transients: The events of transients among them.
+        allocates: Whether one of these is an allocation.
         frees: The frees of placed tensors among them.
         placed: The events after the gap, all of placed tensors.
         ends_stretch: Whether one of them is an allocation.
         carried: Transients that are alive at its start.
     """
 
-    __slots__ = ("carried", "ends_stretch", "frees", "gap", "needs", "placed", "quick")
+    __slots__ = ("allocates", "carried", "ends_stretch", "frees", "gap", "placed", "transients")
 
     def __init__(self, carried: list[int]) -> None:
-        self.quick = 0
-        self.needs: dict[int, int] = {}
         self.gap: list[int] = []
+        self.transients: list[int] = []
+        self.allocates = False
         self.frees: list[int] = []
         self.placed: list[int] = []
         self.ends_stretch = False
         self.carried = carried
+
+
+class Cut(NamedTuple):
+    """The chunks of a micro-batch, and the rows that outlive it; all of them for the small and for the large pool.
+
+    Attributes:
+        gradients, left: The rows of gradients, and the others.
+        passes: The repeated chunks of each pass.
+        chunks: Each chunk once, in order.
+    """
+
+    gradients: tuple[list[int], list[int]]
+    left: tuple[list[int], list[int]]
+    passes: tuple[list[Repeated], list[Repeated]]
+    chunks: tuple[list[Chunk], list[Chunk]]
+
+
+def cut_of(unrolled: Unrolled, passes: Sequence[Sequence[Window]], sizes: Sequence[int], workspace: int) -> Cut:
+    """Cut the passes of a micro-batch. `sizes` are its rows', and from row `workspace` on those of workspaces."""
+    return ShortBatch(unrolled, passes, sizes, workspace).cut()
 
 
 class ShortBatch:
@@ -61,7 +85,6 @@ class ShortBatch:
         "_rows",
         "_sizes",
         "_stride",
-        "_totals",
         "_workspace",
     )
 
@@ -78,26 +101,18 @@ class ShortBatch:
         self._deaths: dict[int, int] = {}
         self._place([*forward, *backward])
 
-    def outliving(self, *, gradients: bool) -> list[int]:
-        """All rows that are never freed: gradients, or the others."""
-        found: list[int] = []
-        for row, death in self._deaths.items():
-            if death == _NEVER and row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
-                repeated = self._base + self._stride <= row < self._base + 2 * self._stride
-                start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row), 1)
-                found += range(start, start + repeats * self._stride, self._stride)
-        return found
-
-    def chunks(self) -> list[list[Repeated]]:
-        """For each pool, the chunks of each pass, with the lowest row and the shift of each repetition."""
-        self._alive: tuple[dict[int, int], dict[int, int]] = {}, {}
-        self._totals = [0, 0]
+    def cut(self) -> Cut:
+        """Cut the passes into chunks."""
+        #: For each pool, the transients that are alive; their numbers as in the short micro-batch.
+        self._alive: tuple[dict[int, None], dict[int, None]] = {}, {}
         placed = self._all_placed()
-        pools: list[list[Repeated]] = [[], []]
+        passes: tuple[list[Repeated], list[Repeated]] = [], []
+        once: tuple[list[Chunk], list[Chunk]] = [], []
         for windows in self._passes:
             cut = [(window, self._cut(window, short, placed)) for window, short in windows]
-            for n, passes in enumerate(pools):
-                passes.append(
+            for n, repeated in enumerate(passes):
+                once[n].extend(chunk for _, chunks in cut for chunk in chunks[n])
+                repeated.append(
                     [
                         (chunk, window.lowest, by)
                         for window, chunks in cut
@@ -105,7 +120,17 @@ class ShortBatch:
                         for chunk in chunks[n]
                     ]
                 )
-        return pools
+        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once)
+
+    def _outliving(self, *, gradients: bool) -> tuple[list[int], list[int]]:
+        """All rows that are never freed: gradients, or the others; those of each pool."""
+        found: tuple[list[int], list[int]] = [], []
+        for row, death in self._deaths.items():
+            if death == _NEVER and row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
+                repeated = self._base + self._stride <= row < self._base + 2 * self._stride
+                start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row), 1)
+                found[self._sizes[start] > SMALL].extend(range(start, start + repeats * self._stride, self._stride))
+        return found
 
     def _all_placed(self) -> set[int]:
         """The rows of the short micro-batch that are placed."""
@@ -169,7 +194,7 @@ class ShortBatch:
 
     def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> tuple[list[Chunk], list[Chunk]]:
         """Cut the events of a window into chunks of each pool."""
-        sizes, lives, totals = self._sizes, self._alive, self._totals
+        sizes, lives = self._sizes, self._alive
         both = [self._chunk(window, 0)], [self._chunk(window, 1)]
         for event, numbered in zip(window.events, short, strict=True):
             size = sizes[event if event >= 0 else ~event]
@@ -190,17 +215,12 @@ class ShortBatch:
                 chunk = self._chunk(window, pool)
                 both[pool].append(chunk)
             chunk.gap.append(event)
-            alive, total = lives[pool], totals[pool]
-            if event < 0:
-                totals[pool] -= alive.pop(~numbered)
-                continue
-            count = len(alive)
-            quick, lost = total + (count + 1) * size, total + count * (size - 1)
-            chunk.quick = max(chunk.quick, quick)
-            if lost > chunk.needs.get(size, -1):
-                chunk.needs[size] = lost
-            alive[numbered] = own = size + (SMALL if pool else 0)
-            totals[pool] += own
+            chunk.transients.append(event)
+            if event >= 0:
+                chunk.allocates = True
+                lives[pool][numbered] = None
+            else:
+                del lives[pool][~numbered]
         return both
 
     def _chunk(self, window: Window, pool: int) -> Chunk:

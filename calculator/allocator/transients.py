@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.allocator.chunks import SMALL, ShortBatch
+from calculator.allocator.chunks import SMALL, cut_of
 from calculator.allocator.segments import BLOCK
 from calculator.training_step.unrolled import Window, first_product, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.allocator.chunks import Chunk
+    from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import FlatPool, Places
     from calculator.training_step.unrolled import Unrolled
 
@@ -91,12 +91,25 @@ class MicroBatch:
             for n, row in enumerate(self.workspace_rows):
                 _insert_workspace(windows[n], unrolled, row)
         self.places: Places = [0] * len(self.sizes), [0] * len(self.sizes)
-        short = ShortBatch(unrolled, windows, self.sizes, self.workspace_rows.start)
+        cut = self._cut(unrolled, windows)
         #: For the small and the large pool, the rows that outlive it: gradients, and what the loss keeps.
-        self.gradients = _by_pool(short.outliving(gradients=True), self.sizes)
-        self.left = _by_pool(short.outliving(gradients=False), self.sizes)
+        self.gradients = cut.gradients
+        self.left = cut.left
         #: For the small and the large pool, the items of the forward and of the backward pass.
-        self.passes = [[_items(chunks) for chunks in passes] for passes in short.chunks()]
+        self.passes: list[list[list[Item]]] = []
+        for chunks, passes, waste in zip(cut.chunks, cut.passes, (0, SMALL), strict=True):
+            needs = _needs(chunks, self.sizes, waste)
+            self.passes.append([_items(repeated, needs) for repeated in passes])
+
+    def _cut(self, unrolled: Unrolled, windows: list[list[Window]]) -> Cut:
+        """The chunks, which are known from sizes before these if all tensors were in the same pools."""
+        start = self.workspace_rows.start
+        once = [*self.sizes[: unrolled.base + unrolled.stride], *self.sizes[start:]]
+        key = bool(self.workspace_rows), bytes([2 if size > SMALL else size > 0 for size in once])
+        if key not in unrolled.known:
+            unrolled.known[key] = cut_of(unrolled, windows, self.sizes, start)
+        cut: Cut = unrolled.known[key]
+        return cut
 
     def forget_workspaces(self) -> None:
         """Leave the allocation of workspaces out of the passes: only the first step makes them."""
@@ -105,12 +118,7 @@ class MicroBatch:
             for items in passes:
                 for item in items:
                     if item.chunk.placed and item.chunk.placed[0] >= start:
-                        item.chunk.placed, item.placed = item.chunk.placed[1:], None
-
-
-def _by_pool(rows: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-    small = [row for row in rows if sizes[row] <= SMALL]
-    return small, [row for row in rows if sizes[row] > SMALL]
+                        item.placed = item.chunk.placed[1:]
 
 
 def play(pool: FlatPool, items: Sequence[Item], batch: MicroBatch, *, stops: bool = False) -> bool:
@@ -126,7 +134,7 @@ def play(pool: FlatPool, items: Sequence[Item], batch: MicroBatch, *, stops: boo
     for n, item in enumerate(items):
         chunk = item.chunk
         if chunk.gap:
-            if not skips and chunk.quick and pool.serves(item.quick, item.needs):
+            if not skips and chunk.allocates and pool.serves(item.quick, item.needs):
                 if stops and n > last:
                     return True
                 skips = True
@@ -148,15 +156,34 @@ def play(pool: FlatPool, items: Sequence[Item], batch: MicroBatch, *, stops: boo
     return False
 
 
-def _items(chunks: Sequence[tuple[Chunk, int, int]]) -> list[Item]:
+def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Chunk, _Need]:
+    """What the transients of each chunk need. All that are alive at a time count, each with the most that it wastes."""
+    needs: dict[Chunk, _Need] = {}
+    total = count = 0
+    for chunk in chunks:
+        quick, lost = 0, dict[int, int]()
+        for event in chunk.transients:
+            if event < 0:
+                total -= sizes[~event] + waste
+                count -= 1
+                continue
+            size = sizes[event]
+            quick = max(quick, total + (count + 1) * size)
+            most = total + count * (size - 1)
+            if most > lost.get(size, -1):
+                lost[size] = most
+            total += size + waste
+            count += 1
+        needs[chunk] = _Need(quick, lost)
+    return needs
+
+
+def _items(chunks: Repeated, needs: dict[Chunk, _Need]) -> list[Item]:
     """Repetitions of chunks, each with what its stretch needs from there on."""
     items, ahead = [], _NOTHING
-    own: dict[int, _Need] = {}
     together: dict[tuple[int, int], _Need] = {}
     for chunk, lowest, shift in reversed(chunks):
-        need = own.get(id(chunk))
-        if need is None:
-            need = own[id(chunk)] = _Need(chunk.quick, chunk.needs)
+        need = needs[chunk]
         if not chunk.ends_stretch:
             key = (id(chunk), id(ahead))
             if key not in together:

@@ -9,9 +9,9 @@ reverse in the backward pass.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN
@@ -19,7 +19,7 @@ from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from calculator.engine.tape import Allocation, Tape
     from calculator.methods.prepared_model import PreparedModel
@@ -74,7 +74,7 @@ class Unrolled:
     """A micro-batch in windows.
 
     From row `base` on, there are `stride` rows for each of these periods in turn: the second, the third, its `copies`,
-    and the fourth, which is the last.
+    and the fourth, which is the last. `known` is what was found of the windows alone; those of other sizes share it.
     """
 
     rows: Sequence[Allocation]
@@ -83,6 +83,7 @@ class Unrolled:
     base: int
     stride: int
     copies: int
+    known: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def events(self) -> Events:
         """The events of all repetitions, in order."""

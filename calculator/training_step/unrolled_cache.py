@@ -68,4 +68,5 @@ class UnrolledTrace:
             base=own.base,
             stride=own.stride,
             copies=own.copies,
+            known=own.known,
         )

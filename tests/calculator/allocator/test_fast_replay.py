@@ -18,6 +18,7 @@ from calculator.devices import library_workspace
 from calculator.devices.gpus import gpu
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.training_step.unrolled import unrolled
 from tests.calculator.allocator.test_replay import BEHIND, CHOSEN, LLAMA_8B
 from tests.calculator.random_plans import plans
@@ -81,6 +82,17 @@ def test_chunks_are_the_events_and_no_transient_is_alive_where_a_placed_tensor_i
                 played += [*gap, *placed]
             assert not alive
             assert played == [event for event in passed if _is_of(parts.rows[max(event, ~event)][4], large=large)]
+
+
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "google/gemma-3-270m"])
+def test_requests_that_differ_in_length_share_chunks_while_no_tensor_changes_its_pool(model):
+    series, cuts = SeriesCache(), []
+    for length in (96, 1000, 1016, 1024, 300, 2048, 2064):
+        body = {"model": model, "method": {"name": "lora"}, "training": {"sequence_length": length}}
+        resident = resident_state(parse_request(body), series)
+        assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+        cuts += [cut for cut in resident.unrolled.of(resident.prepared).known.values() if cut not in cuts]
+    assert 1 < len(cuts) < 7
 
 
 def _is_of(size, *, large):
