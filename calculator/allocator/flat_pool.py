@@ -6,6 +6,7 @@ Sizes and addresses are in units of 512 bytes. A block is its address and the on
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from copy import copy
 from typing import TYPE_CHECKING
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
@@ -29,33 +30,35 @@ Saved = tuple[list[int], dict[int, int], int]
 class FlatPool:
     """The segments of small or of large requests.
 
+    A key is a size above the bits of an address, and an address.
+
     Attributes:
         reserved: The size of all segments.
         waste: The largest rest of a block that is not split off.
+        segments: The keys of all segments as if they were wholly free, in the order in which they were added.
+        free_keys: The keys of free blocks, in order.
+        edges: The address behind a free block by its own, and its own by that behind it: no free block begins there.
     """
 
-    __slots__ = ("_edges", "_free", "_mask", "_next", "_shift", "reserved", "segments", "waste")
+    __slots__ = ("_mask", "_next", "_shift", "edges", "free_keys", "reserved", "segments", "waste")
 
-    def __init__(self, shift: int, *, small: bool) -> None:
-        """`shift`: bits of the largest address; a free block's key is its size above them, and its address."""
+    def __init__(self, shift: int, *, small: bool, start: int = 1) -> None:
+        """`shift`: bits of the largest address; `start`: the first address."""
         self.waste = 0 if small else _LARGEST_WASTE
         self.reserved = 0
         self._shift = shift
         self._mask = (1 << shift) - 1
-        self._next = 1
-        #: The keys of all segments as if they were wholly free, in the order in which they were added.
+        self._next = start
         self.segments: list[int] = []
-        #: The keys of free blocks, in order.
-        self._free: list[int] = []
-        #: The address behind a free block by its own, and its own by that behind it: no free block begins there.
-        self._edges: dict[int, int] = {}
+        self.free_keys: list[int] = []
+        self.edges: dict[int, int] = {}
 
     def play(self, events: Iterable[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`.
 
         `sizes` are the rows' requests; their blocks' addresses, and the addresses behind them, are written to `places`.
         """
-        free, edges = self._free, self._edges
+        free, edges = self.free_keys, self.edges
         shift, mask, waste = self._shift, self._mask, self.waste
         addresses, behinds = places
         for event in events:
@@ -81,7 +84,7 @@ class FlatPool:
                         del free[place]
                         del edges[behind]
                 else:
-                    address, behind = self._grow(size)
+                    address, behind = self.grow(size)
                 addresses[event] = address
                 behinds[event] = behind
             else:
@@ -100,7 +103,7 @@ class FlatPool:
 
     def free(self, blocks: Iterable[Placed]) -> None:
         """Free blocks, all at once."""
-        edges, shift = self._edges, self._shift
+        edges, shift = self.edges, self._shift
         gone: set[int] = set()
         added = []
         for first, last in _joined(blocks):
@@ -114,19 +117,38 @@ class FlatPool:
             edges[address] = behind
             edges[behind] = address
             added.append(behind - address << shift | address)
-        self._free = sorted([key for key in [*self._free, *added] if key not in gone])
+        self.free_keys = sorted([key for key in [*self.free_keys, *added] if key not in gone])
+
+    def copied(self) -> FlatPool:
+        """A pool in the same state."""
+        other = copy(self)
+        other.segments, other.free_keys, other.edges = self.segments.copy(), self.free_keys.copy(), self.edges.copy()
+        return other
+
+    def release(self) -> None:
+        """Return every wholly free segment to the device (release_cached_blocks)."""
+        kept = []
+        for key in self.segments:
+            address, size = key & self._mask, key >> self._shift
+            if self.edges.get(address) == address + size:
+                del self.edges[address], self.edges[address + size]
+                del self.free_keys[bisect_left(self.free_keys, key)]
+                self.reserved -= size
+            else:
+                kept.append(key)
+        self.segments = kept
 
     def free_blocks(self) -> list[int]:
         """The keys of all free blocks, on which the places of all further requests depend."""
-        return self._free.copy()
+        return self.free_keys.copy()
 
     def save(self) -> Saved:
         """What is free now, and how many segments there are."""
-        return self._free.copy(), self._edges.copy(), len(self.segments)
+        return self.free_keys.copy(), self.edges.copy(), len(self.segments)
 
     def restore(self, saved: Saved) -> None:
         """Free all that was allocated since; segments that were added stay."""
-        self._free, self._edges, count = saved
+        self.free_keys, self.edges, count = saved
         for key in self.segments[count:]:
             address = key & self._mask
             self._add(address, address + (key >> self._shift))
@@ -134,25 +156,25 @@ class FlatPool:
     def take(self, blocks: Sequence[Placed]) -> None:
         """Allocate blocks at their addresses, which are free."""
         for address, behind in blocks:
-            start, end = next(part for part in self._edges.items() if part[0] <= address < part[1])
-            del self._edges[start]
-            del self._edges[end]
-            del self._free[bisect_left(self._free, end - start << self._shift | start)]
+            start, end = next(part for part in self.edges.items() if part[0] <= address < part[1])
+            del self.edges[start]
+            del self.edges[end]
+            del self.free_keys[bisect_left(self.free_keys, end - start << self._shift | start)]
             self._add(start, address)
             self._add(behind, end)
 
     def _add(self, address: int, behind: int) -> None:
         if behind > address:
-            self._edges[address] = behind
-            self._edges[behind] = address
-            insort(self._free, behind - address << self._shift | address)
+            self.edges[address] = behind
+            self.edges[behind] = address
+            insort(self.free_keys, behind - address << self._shift | address)
 
     def serves_all(self, sizes: Iterable[int]) -> bool:
         """Whether requests are served from free blocks if none is freed before the last: they leave no trace then.
 
         Of free blocks of one size it does not matter which is used.
         """
-        free, waste = [key >> self._shift for key in self._free], self.waste
+        free, waste = [key >> self._shift for key in self.free_keys], self.waste
         for size in sizes:
             place = bisect_left(free, size)
             if place == len(free):
@@ -176,7 +198,7 @@ class FlatPool:
         what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
         which is `quick`.
         """
-        free, shift = self._free, self._shift
+        free, shift = self.free_keys, self._shift
         if not quick:
             return True
         if not free:
@@ -188,7 +210,7 @@ class FlatPool:
     def _has_surplus(self, size: int, need: int) -> bool:
         """Whether the free blocks of at least a size are larger than it by more than is needed, together."""
         shift = self._shift
-        for key in reversed(self._free):
+        for key in reversed(self.free_keys):
             surplus = (key >> shift) - size + 1
             if surplus <= 0:
                 return False
@@ -197,7 +219,8 @@ class FlatPool:
                 return True
         return False
 
-    def _grow(self, size: int) -> Placed:
+    def grow(self, size: int) -> Placed:
+        """Add a segment for a request; the result is the request's block."""
         segment = segment_bytes(size * BLOCK) // BLOCK
         address, end = self._next, self._next + segment
         self._next = end + 1

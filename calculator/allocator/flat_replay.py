@@ -16,6 +16,7 @@ from calculator.sharding import ddp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from calculator.allocator.flat_device import Apart
     from calculator.allocator.flat_pool import Placed, Places
     from calculator.allocator.replay import Batch, Replay
     from calculator.devices.outcome import ReplayPhase
@@ -28,7 +29,7 @@ _PARTS = 4
 
 
 class Stage(NamedTuple):
-    """A part of a step, after which a replay can be saved.
+    """A part of a step, after which a replay can be saved. None of its rows is allocated after it was freed.
 
     Attributes:
         phase: The phase of the step.
@@ -51,6 +52,7 @@ class FlatRun:
     """
 
     __slots__ = (
+        "_apart",
         "_names",
         "accumulated",
         "batches",
@@ -87,11 +89,26 @@ class FlatRun:
         most = sum(self.sizes) + len(self.sizes) * LARGE_SEGMENT // BLOCK
         bits = (_TIMES * most).bit_length()
         self.device: FlatDevice | FlatExpandable = FlatExpandable(bits) if expandable else FlatDevice(bits + 1)
+        # Equal sizes are one object: rows that are read after each other are then in the processor's cache.
+        kinds = {size: size for size in self.sizes}
+        self.sizes = [kinds[size] for size in self.sizes]
         self.keys = self.device.keys(self.sizes)
         others = [*self._stages(first=False)]
         second = [Stage("forward", self._rebuilding()), *others] if len(self.buckets) > 1 else others
         #: The stages of the first step, of the second, and of every other.
         self.stages = [*self._stages(first=True)], second, others
+        self._apart: dict[int, Apart] = {}
+
+    def apart(self, stage: Stage) -> Apart:
+        """The events of a stage's small and of its large rows."""
+        key = id(stage.events)
+        if key not in self._apart:
+            large = self.keys
+            both: Apart = [], []
+            for event in stage.events:
+                both[large[event if event >= 0 else ~event]].append(event)
+            self._apart[key] = both
+        return self._apart[key]
 
     def name(self, row: int) -> str:
         """The name of a row's tensor."""
@@ -158,6 +175,7 @@ class FlatReplay:
         "left",
         "phase",
         "places",
+        "refused",
         "run",
         "sizes",
         "stage",
@@ -175,6 +193,8 @@ class FlatReplay:
         self.steps = 0
         #: The stage of the step that is next, and what was reserved before the step's first one.
         self.stage = self.begun = 0
+        #: The stages in which a segment was refused, in the last step.
+        self.refused: set[int] = set()
         #: What runs at the moment.
         self.phase: ReplayPhase = "load"
         self.left: list[Placed] = []
@@ -185,6 +205,7 @@ class FlatReplay:
         other = copy(self)
         other.allocator = self.allocator.saved()
         other.places = self.places[0].copy(), self.places[1].copy()
+        other.refused = self.refused.copy()
         return other
 
     def load(self) -> None:
@@ -215,7 +236,7 @@ class FlatReplay:
         if stage.phase == "optimizer_step" and self.run.frees_gradients:
             self._free(self.gradients)
             self.gradients = []
-        self._play(stage.events)
+        self._play_stage(stage)
         if stage.ends_pass:
             self._free(self.left)
             self.left = []
@@ -227,6 +248,17 @@ class FlatReplay:
         if self.stage == len(stages):
             self.stage = 0
             self.steps += 1
+
+    def _play_stage(self, stage: Stage) -> None:
+        allocator = self.allocator
+        if isinstance(allocator, FlatDevice) and self.stage not in self.refused:
+            if allocator.plays_apart(self.run.apart(stage), self.sizes, self.places):
+                return
+            self.refused.add(self.stage)
+        before = allocator.retries
+        self._play(stage.events)
+        if allocator.retries == before:
+            self.refused.discard(self.stage)
 
     def layout(self) -> object:
         """What the requests of the next step depend on: it begins by freeing all gradients."""
