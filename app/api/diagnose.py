@@ -1,5 +1,6 @@
 """`POST /api/v1/diagnose`: which allocation of a run failed, and which single changes end the error."""
 
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,16 @@ from app.interop.imports import Imported
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.diagnosis.diagnosis import Diagnosis, diagnose
 from calculator.diagnosis.message import parse_message
+from calculator.diagnosis.snapshot import read_snapshot
 from calculator.estimation.request import parse_request
 
 router = APIRouter(tags=["Plans"])
 
 #: The fields of a request.
 FIELDS = tuple(DiagnoseRequest.model_fields)
+
+#: Those that are text, and what they are.
+TEXTS = {"message": "the text of the error", "snapshot": "the pickle in Base64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +51,13 @@ def diagnosed(body: Any) -> Diagnosed:
         for key in body
         if key not in FIELDS
     ]
-    if not isinstance(body.get("message"), str):
-        problems.append(Problem(loc="message", msg="must be the text of the error", input=body.get("message")))
+    problems += [
+        Problem(loc=name, msg=f"must be {what}", input=body[name])
+        for name, what in TEXTS.items()
+        if not isinstance(body.get(name) or "", str)
+    ]
+    if not (body.get("message") or body.get("snapshot")):
+        problems.append(Problem(loc="message", msg="must be the text of the error, or give a snapshot", input=None))
     if not isinstance(body.get("request", {}), dict):
         problems.append(Problem(loc="request", msg="must be an object", input=body["request"]))
     if body.get("request") is None and body.get("content") is None:
@@ -55,9 +65,18 @@ def diagnosed(body: Any) -> Diagnosed:
         problems.append(Problem(loc="request", msg=message, input=None))
     if problems:
         raise PlanError(*problems)
-    error = parse_message(body["message"])
+    error = parse_message(body["message"]) if body.get("message") else None
+    snapshot = read_snapshot(_decoded(body["snapshot"])) if body.get("snapshot") else None
     imported, plan = _plan(body)
-    return Diagnosed(diagnosis=diagnose(_parsed(plan), error), body=plan, imported=imported)
+    return Diagnosed(diagnosis=diagnose(_parsed(plan), error, snapshot), body=plan, imported=imported)
+
+
+def _decoded(text: str) -> bytes:
+    """Return the bytes of Base64."""
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise refusal("snapshot", "must be the pickle in Base64", text[:80]) from error
 
 
 def _plan(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any]]:

@@ -206,9 +206,16 @@ class DiagnoseRequest(BaseModel):
 
     model_config = STRICT
 
-    message: str = Field(
+    message: str | None = Field(
+        default=None,
         description=f"The text of torch.OutOfMemoryError, or a log with it; at most {LONGEST_LOG:,} characters.",
         examples=["CUDA out of memory. Tried to allocate 384.00 MiB (GPU 0; 15.90 GiB total capacity; ..."],
+    )
+    snapshot: str | None = Field(
+        default=None,
+        description="A pickle of torch.cuda.memory._dump_snapshot(), in Base64. It is read by an interpreter of plain"
+        " values: nothing is imported or run. If it records the request that failed, no message is needed.",
+        examples=["gASVCwAAAAAAAAB9lIwIc2VnbWVudHOUXZRzLg=="],
     )
     request: dict[str, Any] | None = Field(
         default=None,

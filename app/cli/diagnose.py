@@ -9,6 +9,7 @@ The exit status is 0 if a tensor of the run has the size that the message states
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.diagnose import diagnose_answer, not_reproduced
@@ -21,7 +22,10 @@ from app.presentation.diagnosis_text import sentences, when
 from app.presentation.format import number, sentence, signed, size
 from app.presentation.labels import COMPONENTS
 from app.presentation.verdict import VERDICTS
+from calculator.diagnosis.diagnosis import replay_of
 from calculator.diagnosis.message import LONGEST
+from calculator.diagnosis.plain_pickle import LARGEST
+from calculator.diagnosis.written_snapshot import written
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from app.api.diagnose import Diagnosed
     from calculator.diagnosis.changes import Change
+    from calculator.diagnosis.diagnosis import Diagnosis
 
     #: A table's head and rows.
     Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -42,7 +47,15 @@ MOST_MATCHES = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("log", metavar="LOG", help="a file with the error's text; - reads standard input")
+    parser.add_argument("log", metavar="LOG", nargs="?", help="a file with the error's text; - reads standard input")
+    parser.add_argument(
+        "--snapshot", metavar="FILE", help="a pickle of torch.cuda.memory._dump_snapshot(); nothing in it is run"
+    )
+    parser.add_argument(
+        "--write_snapshot",
+        metavar="FILE",
+        help="write the snapshot of the replayed run where the error occurred; pytorch.org/memory_viz shows it",
+    )
     parser.add_argument("--file", metavar="FILE", help="a trainer's file or script that describes the run")
     parser.add_argument("--format", choices=FORMATS, help="the tool that the file is for (default: its keys decide)")
     request.add_method_argument(parser)
@@ -52,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the diagnosis."""
     found = diagnosed(_body(args))
+    if args.write_snapshot is not None:
+        files.write_bytes("--write_snapshot", args.write_snapshot, _written(found.diagnosis))
     if args.json:
         answer = diagnose_answer(found.diagnosis, found.body, found.imported)
         request.print_text(answer.model_dump_json(indent=2))
@@ -61,10 +76,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _body(args: argparse.Namespace) -> dict[str, Any]:
-    body: dict[str, Any] = {"message": _text("LOG", args.log)[-LONGEST:], "request": request.body(args)}
+    body: dict[str, Any] = {"request": request.body(args)}
+    if args.log is not None:
+        body["message"] = _text("LOG", args.log)[-LONGEST:]
+    if args.snapshot is not None:
+        raw = files.content("--snapshot", args.snapshot, LARGEST)
+        body["snapshot"] = b64encode(raw).decode("ascii")
     if args.file is not None:
         body |= {"content": _text("--file", args.file), "format": args.format}
     return body
+
+
+def _written(found: Diagnosis) -> bytes:
+    """Return the pickled snapshot of the replay on what the error left PyTorch."""
+    replay = replay_of(found.estimate)
+    capacity = found.message.capacity_bytes
+    return written(replay, capacity, capacity + replay.context_bytes)
 
 
 def _text(option: str, path: str) -> str:

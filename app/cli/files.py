@@ -19,19 +19,19 @@ STANDARD_INPUT = "-"
 LARGEST = 1 << 24
 
 
-def content(option: str, path: str) -> bytes:
-    """Return the bytes of a file, without a byte order mark.
+def content(option: str, path: str, largest: int = LARGEST) -> bytes:
+    """Return the bytes of a file of at most some size, without a byte order mark.
 
     Raises:
         PlanError: if it cannot be read, is empty, or is too large.
     """
     name, advice = _name(path), f"give the path of a file, or {STANDARD_INPUT} for standard input"
     try:
-        raw = _read(path)
+        raw = _read(path, largest)
     except OSError as error:
         raise _refused(option, path, error, "read", advice) from error
-    if len(raw) > LARGEST:
-        raise refusal(option, f"{name} is larger than {LARGEST >> 20} MiB: {advice}", path)
+    if len(raw) > largest:
+        raise refusal(option, f"{name} is larger than {largest >> 20} MiB: {advice}", path)
     if not raw.strip():
         raise refusal(option, f"{name} is empty: {advice}", path)
     return raw.removeprefix(BOM_UTF8)
@@ -63,11 +63,24 @@ def write(option: str, path: str | None, text: str) -> None:
         raise _refused(option, path, error, "written", advice) from error
 
 
-def _read(path: str) -> bytes:
+def write_bytes(option: str, path: str, raw: bytes) -> None:
+    """Write bytes to a file.
+
+    Raises:
+        PlanError: if the file cannot be written.
+    """
+    try:
+        with open(path, "wb") as file:  # noqa: PTH123  as in write
+            file.write(raw)
+    except OSError as error:
+        raise _refused(option, path, error, "written", "give a path in an existing directory") from error
+
+
+def _read(path: str, largest: int) -> bytes:
     if path != STANDARD_INPUT:
         with open(path, "rb") as file:  # noqa: PTH123  as in write
-            return file.read(LARGEST + 1)
-    return sys.stdin.buffer.read(LARGEST + 1) if sys.stdin is not None else b""
+            return file.read(largest + 1)
+    return sys.stdin.buffer.read(largest + 1) if sys.stdin is not None else b""
 
 
 def _name(path: str) -> str:

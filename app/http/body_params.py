@@ -10,6 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from app.http.bodies import decode_form, read_body, read_json
+from app.http.multipart import MEDIA_TYPE, decode_multipart
 
 
 async def _json(request: Request) -> Any:
@@ -17,7 +18,9 @@ async def _json(request: Request) -> Any:
 
 
 async def _form(request: Request) -> list[tuple[str, str]]:
-    return decode_form(await read_body(request))
+    kind = request.headers.get("content-type", "")
+    body = await read_body(request)
+    return decode_multipart(kind, body) if kind.lower().startswith(MEDIA_TYPE) else decode_form(body)
 
 
 #: The decoded JSON of a body.

@@ -68,6 +68,37 @@ def timeline_figure(memory: Memory) -> str:
     return embedded(figure)
 
 
+def snapshot_figure(line: tuple[int, ...]) -> str | None:
+    """Return the bytes in use over a snapshot's history; None without one."""
+    if not line:
+        return None
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(len(line))),
+            y=[gib(most) for most in line],
+            customdata=[size(most) for most in line],
+            hovertemplate="%{customdata}<extra></extra>",
+            mode="lines",
+            line={"shape": "hvh", "width": 2},
+            meta="accent",
+        )
+    )
+    figure.update_layout(
+        height=320,
+        margin={"l": 8, "r": 16, "t": 32, "b": 32},
+        xaxis={
+            "showticklabels": False,
+            "zeroline": False,
+            "showgrid": False,
+            "title": {"text": "the history, in order"},
+        },
+        yaxis={"title": {"text": "GiB in use"}, "rangemode": "tozero", "automargin": True},
+        showlegend=False,
+    )
+    return embedded(figure)
+
+
 def history_figure(memory: Memory) -> str | None:
     """Return the bytes reserved by step of the worst history, with the most marked; None where there is none."""
     history = memory.history

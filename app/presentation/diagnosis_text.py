@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.presentation.format import number, signed, size
+from app.presentation.format import number, percent, signed, size
 from app.presentation.labels import PHASES
 from calculator.devices import Verdict
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import OutOfMemory, ReplayPhase
     from calculator.diagnosis.diagnosis import Diagnosis
     from calculator.diagnosis.matching import Match
+    from calculator.diagnosis.snapshot_match import SnapshotMatch
 
 #: When a step's allocations are requested.
 STEPS = ("while the model is loaded", "in the first step", "in a later step")
@@ -38,6 +39,8 @@ def sentences(found: Diagnosis) -> Iterator[str]:
         yield from _matched(found)
     else:
         yield from _unmatched(found)
+    if found.snapshot is not None:
+        yield from _snapshot(found.snapshot)
     yield _course(found)
     yield _fragmentation(found)
     yield from _elsewhere(found)
@@ -92,6 +95,19 @@ def _unmatched(found: Diagnosis) -> Iterator[str]:
         "Other explanations: releases of the libraries that allocate other tensors, code of the training script's own,"
         " an evaluation or a generation, or a message of another process."
     )
+
+
+def _snapshot(found: SnapshotMatch) -> Iterator[str]:
+    share = percent(found.same_bytes / max(1, found.snapshot.allocated_bytes))
+    moment = f"at “{found.tensor}”, {when(found.step, found.phase)}"
+    yield (
+        f"Of the snapshot's {size(found.snapshot.allocated_bytes)} in use, {share} are blocks with a tensor of their"
+        f" size in the run, {moment}."
+    )
+    if found.other_bytes:
+        yield f"{size(found.other_bytes)} are blocks that this request does not explain."
+    if found.missing_bytes:
+        yield f"Tensors of {size(found.missing_bytes)} of the run are not in the snapshot."
 
 
 def _course(found: Diagnosis) -> str:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.devices.outcome import ReplayPhase
     from calculator.inputs.training import Training
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.resident_state import ResidentState
-    from calculator.training_step.unrolled import Events
+    from calculator.training_step.unrolled import Events, Unrolled
 
 #: A block in use, and the pool that must free it.
 Allocated = tuple[Pool, Block]
@@ -160,9 +161,12 @@ class Replay:
 
     def _micro_batches(self) -> tuple[Events, Events | None]:
         """The events of a step's first micro-batch, and of the later ones if there are some."""
-        prepared, unrolled = self.resident.prepared, self.resident.unrolled.of
-        first = unrolled(prepared.first_micro_batch).events()
-        return first, unrolled(prepared).events() if self.training != self.training.first_micro_batch else None
+        prepared = self.resident.prepared
+        first = self._unrolled(prepared.first_micro_batch).events()
+        return first, self._unrolled(prepared).events() if self.training != self.training.first_micro_batch else None
+
+    def _unrolled(self, prepared: PreparedModel) -> Unrolled:
+        return self.resident.unrolled.of(prepared)
 
     def _start(self) -> None:
         self.steps = 0

@@ -10,9 +10,11 @@ from calculator.devices import Verdict
 from calculator.diagnosis.changes import Change, changes
 from calculator.diagnosis.journal import journal_of
 from calculator.diagnosis.matching import Match, OtherLength, alive, matches, other_lengths
+from calculator.diagnosis.snapshot_match import SnapshotMatch, match_snapshot
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sample_lengths import of_one_length
 from calculator.inputs.sharding import REPLAYED
+from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import Outcome, OutOfMemory
     from calculator.diagnosis.message import Message
+    from calculator.diagnosis.snapshot import Snapshot
     from calculator.estimation.answer import Estimate
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import Request
@@ -57,6 +60,7 @@ class Diagnosis:
         outcome: What the run does by replay on what the error's device offered.
         changes: Single changes, those that end the error first, then by saving.
         usable_bytes: What the error's device offered this process, CUDA context included.
+        snapshot: The blocks of a snapshot next to the run's tensors, if one was given.
     """
 
     message: Message
@@ -70,6 +74,7 @@ class Diagnosis:
     outcome: Outcome
     changes: tuple[Change, ...]
     usable_bytes: int
+    snapshot: SnapshotMatch | None
 
     @property
     def predicted(self) -> OutOfMemory | None:
@@ -82,13 +87,17 @@ class Diagnosis:
         return self.outcome.verdict is Verdict.DOES_NOT_FIT
 
 
-def diagnose(request: Request, message: Message) -> Diagnosis:
-    """Explain an error of a run.
+def diagnose(request: Request, message: Message | None, snapshot: Snapshot | None = None) -> Diagnosis:
+    """Explain an error of a run, by its message or by the request that failed in a snapshot.
 
     Raises:
-        PlanError: if the run cannot be replayed, or the libraries refuse the combination.
+        PlanError: if the run cannot be replayed, the libraries refuse the combination, or there is neither.
     """
     request = replayable(request)
+    if message is None:
+        if snapshot is None:
+            raise refusal("message", "give the text of the error, or a snapshot", None)
+        message = snapshot.message()
     answer = estimate(request)
     replay = replay_of(answer)
     journal = journal_of(replay, message.total.bytes)
@@ -114,6 +123,7 @@ def diagnose(request: Request, message: Message) -> Diagnosis:
         outcome=outcome,
         changes=changes(request, answer, outcome, usable),
         usable_bytes=usable,
+        snapshot=None if snapshot is None else match_snapshot(journal, snapshot),
     )
 
 
@@ -143,5 +153,5 @@ def replay_of(answer: Estimate) -> DeviceReplay:
 
 def _other_lengths(request: Request, replay: DeviceReplay, message: Message) -> tuple[OtherLength, ...]:
     prepared = replay.resident.prepared
-    events = replay.resident.unrolled.of(prepared.first_micro_batch).events()
+    events = unrolled(prepared.first_micro_batch).events()
     return other_lengths((events,), message.requested, request.training.sequence_length)

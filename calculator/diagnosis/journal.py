@@ -8,6 +8,7 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import WARMUP
 from calculator.allocator.replay import WORKSPACE, Allocated, Batch, Replay, Tensors
 from calculator.resident.per_parameter import tensors
+from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import ReplayPhase
     from calculator.estimation.device_replay import DeviceReplay
-    from calculator.training_step.unrolled import Events
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.unrolled import Events, Unrolled
 
 #: The steps that are recorded: the first creates the optimizer's states, and later ones repeat the second.
 STEPS = 2
@@ -63,11 +65,14 @@ class Journal:
     Attributes:
         requests: Every allocation.
         log: Event `n` is the allocation of request `n`, event `~n` frees its block.
+        addresses, sizes: The address and the size of each request's block.
     """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.log: list[int] = []
+        self.addresses: list[int] = []
+        self.sizes: list[int] = []
         self.allocated = 0
         #: The request of each block in use, by the block's identity.
         self.owners: dict[int, int] = {}
@@ -116,6 +121,8 @@ class RecordedReplay(Replay):
         segment = self.allocator.segment_bytes(size)
         journal.requests.append(Request(steps, self.phase, kind, size, segment, journal.allocated))
         journal.log.append(number)
+        journal.addresses.append(block.address)
+        journal.sizes.append(block.size)
         journal.owners[id(block)] = number
         journal.allocated += block.size
 
@@ -123,6 +130,10 @@ class RecordedReplay(Replay):
         """Note a free, before the block is merged with others."""
         self.journal.log.append(~self.journal.owners.pop(id(block)))
         self.journal.allocated -= block.size
+
+    def _unrolled(self, prepared: PreparedModel) -> Unrolled:
+        """The micro-batch with the shapes of its rows, which a cache does without."""
+        return unrolled(prepared)
 
     def _loaded(self, sizes: list[int], names: Sequence[str]) -> Tensors:
         return _RecordedTensors(self, sizes, lambda row: self.kind(names[row]))

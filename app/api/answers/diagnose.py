@@ -11,6 +11,7 @@ from calculator.common.names import ComponentName
 from calculator.devices import Verdict
 from calculator.devices.outcome import ReplayPhase
 from calculator.diagnosis.diagnosis import Diagnosis, Found
+from calculator.diagnosis.snapshot_match import SnapshotMatch
 
 _STEP = "0 while the model is loaded, 1 in the first step, 2 in every later one."
 
@@ -96,6 +97,38 @@ class DiagnosedChange(Answer):
     request: dict[str, Any] = described("The changed request.", {"model": "openai-community/gpt2"})
 
 
+class MatchedBlocks(Answer):
+    """Blocks of one size in a snapshot, and the tensors of the run that have it."""
+
+    size: int = described("The size, in blocks of 512 bytes.", 402_653_184)
+    blocks: int = described("How many blocks of the snapshot are in use with it.", 24)
+    tensors: int = described("How many tensors of the run are alive with it.", 24)
+    names: tuple[str, ...] = described("What these tensors are.", ["transformer.h.*.attn: softmax"])
+
+
+class SnapshotAnswer(Answer):
+    """A snapshot's blocks next to the tensors of the run at the moment that is closest to it."""
+
+    step: int = described(_STEP, 1)
+    phase: ReplayPhase = described("What runs at that moment.", "forward")
+    tensor: str = described("The tensor that is requested or freed just before it.", "lm_head: output")
+    allocated_bytes: int = described("The blocks in use in the snapshot.", 20_042_961_920)
+    reserved_bytes: int = described("The segments of the snapshot.", 20_069_744_640)
+    same_bytes: int = described("Blocks with a tensor of their size.", 20_042_961_920)
+    other_bytes: int = described("Blocks without one: what the run has beyond the request.", 0)
+    missing_bytes: int = described("Tensors without a block of their size.", 0)
+    matched: tuple[MatchedBlocks, ...] = described("The largest sizes in common.", [{"size": 402_653_184}])
+    others: tuple[MatchedBlocks, ...] = described("The largest blocks without a tensor.", [])
+    missing: tuple[MatchedBlocks, ...] = described("The largest tensors without a block.", [])
+    components: dict[ComponentName, int] = described(
+        "The bytes of the run's tensors at that moment.", {"activations": 14_075_308_544}
+    )
+    timeline: tuple[int, ...] = described(
+        "Bytes in use over the snapshot's history, the most of each of up to 200 parts; empty without history.",
+        [497_759_232, 20_042_961_920],
+    )
+
+
 class DiagnoseAnswer(Answer):
     """Which allocation failed, what is alive there, and the single changes that end it."""
 
@@ -127,6 +160,7 @@ class DiagnoseAnswer(Answer):
         "Single changes: those that end the error first, then by saving.", [{"saved_bytes": 18_186_502_144}]
     )
     timeline: tuple[Moment, ...] = described("Bytes alive over a step of the estimate.", [{"bytes": 25_970_000_000}])
+    snapshot: SnapshotAnswer | None = described("The snapshot; null without one.", None)
     request: dict[str, Any] = described("The request that was diagnosed.", {"model": "openai-community/gpt2"})
     warnings: tuple[str, ...] = described("What an imported file contains that the request does not reproduce.", [])
 
@@ -141,6 +175,7 @@ def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported |
             "changes": changes,
             "predicted_verdict": found.outcome.verdict,
             "timeline": found.estimate.memory.timeline,
+            "snapshot": _snapshot(found.snapshot),
             "request": body,
             "warnings": not_reproduced(imported),
             **{name: getattr(found, name) for name in _SAME},
@@ -154,6 +189,19 @@ _SAME = ("found", "matches", "alive", "alive_by_component", "other_lengths", "is
 
 def _fields(change: Any) -> dict[str, Any]:
     return {name: getattr(change, name) for name in DiagnosedChange.model_fields if name != "request"}
+
+
+def _snapshot(found: SnapshotMatch | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    snapshot = found.snapshot
+    of_match = [name for name in SnapshotAnswer.model_fields if hasattr(found, name)]
+    return {
+        "allocated_bytes": snapshot.allocated_bytes,
+        "reserved_bytes": snapshot.reserved_bytes,
+        "timeline": snapshot.line,
+        **{name: getattr(found, name) for name in of_match},
+    }
 
 
 def _message(found: Diagnosis) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from app.http.body_params import FormFields
 from app.pages.diagnose.view import LABELS, Case, case_of, shown
 from app.presentation import diagnosis_text
 from app.presentation.changes import changes_text
-from app.presentation.charts import timeline_figure
+from app.presentation.charts import snapshot_figure, timeline_figure
 from app.presentation.templates import page
 from calculator.common.errors import PlanError
 
@@ -49,13 +49,15 @@ def diagnose_page(case: Case, *, submitted: bool = False) -> Response:
         return page(
             "diagnose/page.html", 422, **context, shown=None, errors=errors, title="This error can't be explained"
         )
-    memory = found.diagnosed.diagnosis.estimate.memory
+    diagnosis = found.diagnosed.diagnosis
+    memory = diagnosis.estimate.memory
     return page(
         "diagnose/page.html",
         **context,
         shown=found,
         errors={},
         memory=memory,
+        snapshot_line=snapshot_figure(diagnosis.snapshot.snapshot.line) if diagnosis.snapshot else None,
         timeline=timeline_figure(memory),
-        title=diagnosis_text.title(found.diagnosed.diagnosis),
+        title=diagnosis_text.title(diagnosis),
     )

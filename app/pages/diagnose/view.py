@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.diagnosis.changes import Change
 
-MESSAGE = "message"
-LABELS = {MESSAGE: "The error", FILE: "The file"}
+MESSAGE, SNAPSHOT = "message", "snapshot"
+LABELS = {MESSAGE: "The error", SNAPSHOT: "The snapshot", FILE: "The file"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A submitted message, a file that describes the run, and the plan that is the run where there is no file."""
+    """A submitted message or snapshot, a file that describes the run, and the plan, which is the run without a file."""
 
     message: str
+    #: In Base64.
+    snapshot: str
     content: str
     plan: Form
 
@@ -41,16 +43,17 @@ class Case:
             PlanError: if the message, the file or the plan cannot be read, or the run is not replayed.
         """
         plan = self.plan.estimate()
+        error = {"message": self.message.strip() and self.message, "snapshot": self.snapshot}
         if not self.content.strip():
-            return diagnosed({"message": self.message, "request": plan})
-        return diagnosed({"message": self.message, "content": self.content, "request": {"device": plan["device"]}})
+            return diagnosed({**error, "request": plan})
+        return diagnosed({**error, "content": self.content, "request": {"device": plan["device"]}})
 
     def errors(self, problems: tuple[Problem, ...]) -> dict[str, str]:
         """Return the problems by the page's fields; others have the name of the plan's field, or none."""
         found: dict[str, str] = {}
         of_plan = []
         for each in problems:
-            name = {MESSAGE: MESSAGE, "content": FILE, "format": FILE}.get(each.loc)
+            name = {MESSAGE: MESSAGE, SNAPSHOT: SNAPSHOT, "content": FILE, "format": FILE}.get(each.loc)
             if name is None and self.content.strip():
                 name, text = FILE, f"{each.loc} {each.msg}".strip()
             else:
@@ -65,8 +68,9 @@ class Case:
 def case_of(pairs: list[tuple[str, str]]) -> Case:
     """Return the case of an address or a submitted form."""
     fields = dict(pairs)
-    plan = read([(name, value) for name, value in pairs if name != MESSAGE])
+    plan = read([(name, value) for name, value in pairs if name not in (MESSAGE, SNAPSHOT)])
     return Case(
+        snapshot=fields.get(SNAPSHOT, ""),
         message=fields.get(MESSAGE, "").replace("\r\n", "\n"),
         content=fields.get(FILE, "").replace("\r\n", "\n"),
         plan=plan,

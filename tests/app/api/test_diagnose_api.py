@@ -1,10 +1,16 @@
 """`POST /api/v1/diagnose` and the command: the same figures, and refusals that name the field."""
 
 import json
+from base64 import b64encode
 
 import pytest
 
 from app.__main__ import main
+from calculator.diagnosis.diagnosis import replay_of
+from calculator.diagnosis.snapshot import read_snapshot
+from calculator.diagnosis.written_snapshot import written
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 
 MESSAGE = (
     "RuntimeError: CUDA out of memory. Tried to allocate 384.00 MiB (GPU 0; 15.90 GiB total capacity; 14.75 GiB already"
@@ -73,6 +79,37 @@ def test_a_size_that_no_tensor_has_is_said_plainly_with_status_1(client, tmp_pat
     assert "No tensor of this run" in capsys.readouterr().out
 
 
+def run_snapshot():
+    """What the replay of RUN leaves where it ends on 15 GiB."""
+    replay = replay_of(estimate(parse_request(RUN)))
+    return written(replay, 15 << 30, 16 << 30)
+
+
+def test_a_snapshot_needs_no_message_and_its_blocks_are_the_runs_tensors(client, tmp_path, capsys):
+    snapshot = run_snapshot()
+    answer = post(client, snapshot=b64encode(snapshot).decode(), request=RUN).json()
+    found = answer["snapshot"]
+    assert (found["other_bytes"], found["missing_bytes"]) == (0, 0)
+    assert found["timeline"][-1] == found["allocated_bytes"] == answer["message"]["allocated_bytes"]
+    assert answer["matches"][0]["same_allocated"]
+    (tmp_path / "s.pickle").write_bytes(snapshot)
+    command = ["diagnose", "--snapshot", str(tmp_path / "s.pickle"), *OPTIONS.split(), "--attention", "eager"]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+def test_the_command_writes_the_predicted_snapshot(tmp_path, capsys):
+    (tmp_path / "log").write_text(MESSAGE)
+    command = ["diagnose", str(tmp_path / "log"), *OPTIONS.split(), "--attention", "eager"]
+    assert main([*command, "--write_snapshot", str(tmp_path / "s.pickle")]) == 0
+    assert read_snapshot((tmp_path / "s.pickle").read_bytes()).failed_bytes == 384 << 20
+    assert main([*command, "--write_snapshot", str(tmp_path / "no" / "s.pickle")]) == 2
+    assert "--write_snapshot" in capsys.readouterr().err
+
+
+HOSTILE = b64encode(b"cos\nsystem\n(S'true'\ntR.").decode()
+
+
 @pytest.mark.parametrize(
     ("body", "loc"),
     [
@@ -81,6 +118,10 @@ def test_a_size_that_no_tensor_has_is_said_plainly_with_status_1(client, tmp_pat
         ({"message": 7, "request": RUN}, "message"),
         ({"request": RUN}, "message"),
         ({"message": MESSAGE}, "request"),
+        ({"snapshot": HOSTILE, "request": RUN}, "snapshot"),
+        ({"snapshot": "no base64!", "request": RUN}, "snapshot"),
+        ({"snapshot": 5, "message": MESSAGE, "request": RUN}, "snapshot"),
+        ({"snapshot": "gAR9lC4=", "request": RUN}, "snapshot"),
         ({"message": MESSAGE, "request": []}, "request"),
         (
             {"message": MESSAGE, "request": {**RUN, "training": {"sequence_length": 0}}},

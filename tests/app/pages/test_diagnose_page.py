@@ -3,7 +3,7 @@
 import re
 from html import unescape
 
-from tests.app.api.test_diagnose_api import MESSAGE, RUN, YAML
+from tests.app.api.test_diagnose_api import MESSAGE, RUN, YAML, run_snapshot
 
 PLAN = {
     "model": "openai-community/gpt2",
@@ -63,3 +63,26 @@ def test_wrong_input_is_a_422_that_leads_to_the_field_and_keeps_the_text(client)
     plan = client.post("/diagnose", data={**PLAN, "message": MESSAGE, "sequence_length": "0"})
     assert (plan.status_code, "sequence_length" in plan.text) == (422, True)
     assert client.post("/diagnose", data=PLAN).status_code == 422
+
+
+def test_a_snapshot_file_is_shown_next_to_the_run_without_scripts(client):
+    file = {"snapshot": ("s.pickle", run_snapshot(), "application/octet-stream")}
+    response = client.post("/diagnose", data=PLAN, files=file)
+    text = unescape(response.text)
+    assert response.status_code == 200
+    assert "The snapshot next to the run" in text
+    assert 'id="snapshot-figure"' in text
+    assert "100 % are blocks with a tensor of their size" in text
+
+
+def test_a_hostile_or_too_large_file_is_refused_by_its_field(client):
+    hostile = {"snapshot": ("s.pickle", b"cos\nsystem\n(S'true'\ntR.", "application/octet-stream")}
+    response = client.post("/diagnose", data=PLAN, files=hostile)
+    assert (response.status_code, '<a href="#snapshot">' in response.text) == (422, True)
+    large = {"snapshot": ("s.pickle", b"." * (1 << 20), "application/octet-stream")}
+    assert client.post("/diagnose", data=PLAN, files=large).status_code == 413
+
+
+def test_an_empty_file_field_counts_as_none(client):
+    empty = {"snapshot": ("", b"", "application/octet-stream")}
+    assert client.post("/diagnose", data={**PLAN, "message": MESSAGE}, files=empty).status_code == 200

@@ -1,0 +1,105 @@
+"""The moment of a run whose live tensors are the blocks of a snapshot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.common.names import ComponentName
+    from calculator.devices.outcome import ReplayPhase
+    from calculator.diagnosis.journal import Journal, Kind
+    from calculator.diagnosis.snapshot import Snapshot
+
+#: The most kinds of blocks, or of tensors, that a comparison lists.
+MOST = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """Blocks of a size, and the tensors of the run that have this size at the moment."""
+
+    size: int
+    blocks: int
+    tensors: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotMatch:
+    """A snapshot's blocks next to the tensors that are alive at the closest moment of the run.
+
+    Attributes:
+        snapshot: The snapshot.
+        step, phase, tensor: The moment: just after this tensor is requested or freed.
+        same_bytes: The blocks that tensors of the same size are matched to.
+        other_bytes: The blocks without a tensor of their size.
+        missing_bytes: The tensors without a block of their size.
+        matched: The largest sizes in common.
+        others: The largest sizes of blocks without a tensor.
+        missing: The largest tensors without a block.
+        components: The bytes of the tensors at the moment by component.
+    """
+
+    snapshot: Snapshot
+    step: int
+    phase: ReplayPhase
+    tensor: str
+    same_bytes: int
+    other_bytes: int
+    missing_bytes: int
+    matched: tuple[Matched, ...]
+    others: tuple[Matched, ...]
+    missing: tuple[Matched, ...]
+    components: dict[ComponentName, int]
+
+
+def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
+    """Find the moment at which the fewest bytes differ between the live tensors and the snapshot's blocks."""
+    place = _closest(journal, snapshot.blocks)
+    event = journal.log[place]
+    request = journal.requests[max(event, ~event)]
+    alive: dict[int, Counter[Kind]] = {}
+    components: dict[ComponentName, int] = {}
+    for number in journal.alive_requests(place + 1):
+        each = journal.requests[number]
+        alive.setdefault(each.size, Counter())[each.kind] += 1
+        components[each.kind.component] = components.get(each.kind.component, 0) + each.size
+    sizes = [_of_size(size, snapshot.blocks[size], alive.get(size, Counter())) for size in {*snapshot.blocks, *alive}]
+    sizes.sort(key=lambda each: -each.size * max(each.blocks, each.tensors))
+    return SnapshotMatch(
+        snapshot=snapshot,
+        step=request.step,
+        phase=request.phase,
+        tensor=request.kind.name,
+        same_bytes=sum(each.size * min(each.blocks, each.tensors) for each in sizes),
+        other_bytes=sum(each.size * max(0, each.blocks - each.tensors) for each in sizes),
+        missing_bytes=sum(each.size * max(0, each.tensors - each.blocks) for each in sizes),
+        matched=tuple(each for each in sizes if each.blocks and each.tensors)[:MOST],
+        others=tuple(each for each in sizes if each.blocks > each.tensors)[:MOST],
+        missing=tuple(each for each in sizes if each.tensors > each.blocks)[:MOST],
+        components=components,
+    )
+
+
+def _closest(journal: Journal, blocks: Counter[int]) -> int:
+    """The position in the log after which the fewest bytes differ; the first of several."""
+    left = Counter(blocks)
+    differing = sum(size * count for size, count in blocks.items())
+    best, place = differing + 1, 0
+    for position, event in enumerate(journal.log):
+        size = journal.requests[max(event, ~event)].size
+        if event >= 0:
+            differing += -size if left[size] > 0 else size
+            left[size] -= 1
+        else:
+            left[size] += 1
+            differing += size if left[size] > 0 else -size
+        if differing < best:
+            best, place = differing, position
+    return place
+
+
+def _of_size(size: int, blocks: int, tensors: Counter[Kind]) -> Matched:
+    return Matched(size=size, blocks=blocks, tensors=tensors.total(), names=tuple({kind.name: 0 for kind in tensors}))
