@@ -16,6 +16,7 @@ COMMANDS = {
     "bench": "validation.benchmark.bench",
     "published": "validation.published.report",
     "peers": "validation.published.peers.ask",
+    "threads": "validation.published.threads",
     "measure": "validation.measure.command",
     "prove": "validation.prove.command",
     "generate": "validation.comparison.generate",

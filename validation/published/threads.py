@@ -1,0 +1,77 @@
+"""Diagnose out-of-memory messages of public threads that state their run, one by one.
+
+The messages are of other releases than those that the figures are of, so that the bytes in use before a request differ.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator.diagnosis.diagnosis import diagnose
+from calculator.diagnosis.message import parse_message
+from calculator.estimation.request import parse_request
+
+if TYPE_CHECKING:
+    import argparse
+
+    from calculator.diagnosis.diagnosis import Diagnosis
+
+#: The threads: the address, what it states, the message, the request, and why no tensor has the size if none has.
+THREADS = Path(__file__).parent / "threads.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thread:
+    """A thread with its diagnosis."""
+
+    address: str
+    diagnosis: Diagnosis
+    why: str
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the replay ends at the tensor that is found, on what the message leaves."""
+        predicted, found = self.diagnosis.predicted, self.diagnosis.matches
+        return bool(found) and predicted is not None and predicted.tensor == found[0].tensor
+
+    def line(self) -> str:
+        """The thread in a line: the size that is reported, and the tensor that is found."""
+        requested = self.diagnosis.message.requested.text
+        name = "/".join(self.address.split("/")[-3::2])
+        if not self.diagnosis.matches:
+            return f"{name:26} {requested:>10}  none: {self.why}"
+        first = self.diagnosis.matches[0]
+        off = first.difference_bytes / (1 << 30)
+        end = "the replay ends there" if self.is_end else f"{off:+.2f} GiB allocated before it"
+        return f"{name:26} {requested:>10}  {first.tensor}, {first.phase} of step {first.step}: {end}"
+
+
+def diagnosed(thread: dict[str, Any]) -> Thread:
+    """Diagnose a thread."""
+    found = diagnose(parse_request(thread["request"]), parse_message(thread["message"]))
+    return Thread(address=thread["address"], diagnosis=found, why=thread.get("why", ""))
+
+
+def threads() -> list[dict[str, Any]]:
+    """Every thread."""
+    found: list[dict[str, Any]] = json.loads(THREADS.read_text(encoding="utf-8"))
+    return found
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: there are none."""
+    parser.set_defaults()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line for each thread, and how many were found."""
+    found = [diagnosed(each) for each in threads()]
+    print("\n".join(each.line() for each in found))
+    sized = sum(bool(each.diagnosis.matches) for each in found)
+    print(
+        f"{sized} of {len(found)} sizes are tensors of the run; the replay ends at {sum(each.is_end for each in found)}"
+    )
+    return 0
