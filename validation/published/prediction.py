@@ -72,6 +72,8 @@ def _by_estimate(measured: Measurement, request: Request) -> Prediction:
     memory = estimate(request).memory
     if measured.statistic == "nvidia_smi":
         return Prediction(bytes=memory.required_bytes, phase=memory.peak_phase)
+    if measured.statistic == "max_memory_reserved":
+        return Prediction(bytes=memory.peak_reserved_bytes, phase=memory.peak_phase)
     return Prediction(bytes=memory.peak_allocated_bytes + memory.library_workspace_bytes, phase=memory.peak_phase)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cli.progress import Progress
-from validation.published.results import RESULTS, document, write
+from validation.published.records import record_measurements
+from validation.published.results import RESULTS, document, result, write
 from validation.published.rules import measurements
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ LEAST_PRINTED_ERROR = 0.003
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--sources", nargs="+", metavar="NAME", help="only these sources")
+    parser.add_argument(
+        "--records",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="compare records of validation.runtime.MemoryCheck, and nothing else",
+    )
     parser.add_argument("--worst", type=int, default=10, metavar="N", help="the number of worst rows to print (10)")
     parser.add_argument(
         "--write", type=Path, default=RESULTS, metavar="FILE", help=f"the results file to write ({RESULTS})"
@@ -40,6 +48,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict every row, print the tables, write the file; returns 1 if the median error is 1 % or more."""
+    if args.records:
+        print("\n".join(record_lines(args.records)))
+        return 0
     selected = [each for each in measurements() if each.source in (args.sources or [each.source])]
     results = document(_with_progress(selected), args.date)
     print("\n".join(lines(results, args.worst)))
@@ -55,6 +66,16 @@ def _with_progress(selected: list[Measurement]) -> Iterator[Measurement]:
         yield each
         progress.step()
     progress.close()
+
+
+def record_lines(paths: list[Path]) -> Iterator[str]:
+    """A line for each figure of each record."""
+    for each in (each for path in paths for each in record_measurements(path)):
+        row = result(each)
+        found = (
+            _row(row) if row["error"] is not None else f"{row['id']}: {'; '.join(row['differs']) or 'nothing measured'}"
+        )
+        yield found
 
 
 def lines(results: dict[str, Any], worst: int) -> list[str]:
