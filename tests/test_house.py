@@ -95,7 +95,7 @@ ORDER = (
     ("estimation",),
     ("comparison", "limit_search", "inference"),
     ("planning",),
-    ("diagnosis",),
+    ("diagnosis", "data_lengths"),
     ("public",),
     ("lesson",),
 )

@@ -18,5 +18,6 @@ COMMANDS = {
     "check": "app.cli.check",
     "diagnose": "app.cli.diagnose",
     "fetch": "app.cli.fetch",
+    "lengths": "app.cli.lengths",
     "mcp": "app.cli.mcp",
 }

@@ -29,6 +29,14 @@ def commands(text, indent):
 
 HELPED = [line for module in COMMANDS.values() for line in commands(import_module(module).__doc__, "")]
 
+#: A tokenizer that splits at spaces.
+TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "pre_tokenizer": {"type": "Whitespace"},
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"},
+}
+
 #: What would go online, or reads what a pipe brings.
 APART = ("python -m app fetch", "python -m app import")
 
@@ -40,6 +48,8 @@ def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
     _, failed = diagnose.EXAMPLES.requests["file"]
     Path("train.log").write_text(failed["message"])
     Path("axolotl.yaml").write_text(failed["content"])
+    Path("data.jsonl").write_text('{"text": "a a a"}\n{"text": "a a"}\n')
+    Path("tokenizer.json").write_text(json.dumps(TOKENIZER))
     _, *arguments = shlex.split(line.removeprefix("python -m "))
     assert main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) > 3 or "--output" in arguments

@@ -1,0 +1,117 @@
+"""The text of each sample of a data set: JSON Lines, or a Parquet file with the extra `parquet`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+#: The fields that are looked for if none is named, in order: all fields of the first group that the sample has.
+USUAL = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "input", "output"))
+
+#: The keys of a message's text.
+CONTENT = ("content", "value")
+
+#: The longest line of a JSON Lines file, in bytes.
+LONGEST_LINE = 1 << 26
+
+PARQUET = (
+    "reading Parquet files needs the package pyarrow: pip install 'headroom-gpu[parquet]', or write the data set as"
+    " JSON Lines"
+)
+
+
+def texts(path: str, fields: Sequence[str], seen: Callable[[int], None]) -> Iterator[str]:
+    """Yield the text of each sample, its fields joined. `seen` is called with the bytes that are read of the file.
+
+    Raises:
+        PlanError: if the file cannot be read, or a sample lacks the fields.
+    """
+    samples = _parquet(path, seen) if path.endswith(".parquet") else _lines(path, seen)
+    for number, sample in enumerate(samples, 1):
+        yield _text(sample, fields, number)
+
+
+def size_of(path: str) -> int:
+    """The size of the file, in bytes.
+
+    Raises:
+        PlanError: if there is none.
+    """
+    if not Path(path).is_file():
+        raise refusal("DATA", f"there is no file {path!r}: give the path of a JSON Lines or Parquet file", path)
+    return Path(path).stat().st_size
+
+
+def _lines(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            seen(len(line))
+            if len(line) > LONGEST_LINE:
+                raise refusal(
+                    "DATA", f"line {number:,} is longer than {LONGEST_LINE >> 20} MiB: write one sample a line"
+                )
+            if line.strip():
+                yield _decoded(line, number)
+
+
+def _decoded(line: bytes, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        message = f"line {number:,} is not JSON ({error}): write one object a line, as datasets' to_json does"
+        raise refusal("DATA", message, line[:80].decode("utf-8", "replace")) from error
+
+
+def _parquet(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
+    try:
+        from pyarrow import parquet  # noqa: PLC0415  an extra
+        from pyarrow.lib import ArrowException  # noqa: PLC0415
+    except ImportError as error:
+        raise refusal("DATA", PARQUET, path) from error
+    try:
+        file = parquet.ParquetFile(path)
+        groups = file.num_row_groups
+        for group in range(groups):
+            yield from file.read_row_group(group).to_pylist()
+            seen(size_of(path) // groups)
+    except (ArrowException, OSError) as error:
+        raise refusal("DATA", f"{path!r} is not a Parquet file: {error}", path) from error
+
+
+def _text(sample: Any, fields: Sequence[str], number: int) -> str:
+    if not isinstance(sample, dict):
+        raise refusal("DATA", f"sample {number:,} is not an object: write one object a line", sample)
+    usual = next((group for group in USUAL if group[0] in sample), None)
+    wanted = fields or (tuple(name for name in usual if name in sample) if usual else ())
+    missing = [name for name in wanted if name not in sample]
+    if missing or not wanted:
+        has = ", ".join(map(str, sample)) or "nothing"
+        message = (
+            f"sample {number:,} has {has}, and no {missing[0] if missing else 'text'}: name its fields with --field"
+        )
+        raise refusal("--field", message, missing[0] if missing else None)
+    return "".join(_joined(sample[name], name, number) for name in wanted)
+
+
+def _joined(value: Any, name: str, number: int) -> str:
+    """The text of a field: a string, or the messages of a conversation one after the other."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
+        contents = [next((each[key] for key in CONTENT if key in each), None) for each in value]
+        if all(isinstance(each, str | None) for each in contents):
+            return "".join(each or "" for each in contents)
+    raise _no_text(name, number)
+
+
+def _no_text(name: str, number: int) -> PlanError:
+    message = f"{name} of sample {number:,} is no text and no list of messages: name another field with --field"
+    return refusal("--field", message, name)
