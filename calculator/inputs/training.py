@@ -76,7 +76,7 @@ class Training:
     sequence_lengths: tuple[tuple[int, int], ...] | None = setting(
         None,
         label="Sample lengths",
-        help="Lengths of the dataset's samples in tokens, each with its number of samples, as"
+        help="Lengths of the dataset's samples in tokens, each with its number of samples, as python -m app lengths or"
         " sorted(Counter(map(len, dataset['input_ids'])).items()) lists them. Micro-batches are drawn from them and"
         " padded to their longest sample. Samples are cut to sequence_length (TRL's max_length) if it is given. Without"
         " them, every sequence has sequence_length.",
