@@ -263,6 +263,7 @@ InferenceRequest = model(
         ),
     ),
     device=_DEVICE,
+    stack=_STACK,
 )
 InferenceRequest.__doc__ = "A fine-tuned model, how it is served, and on what device."
 
@@ -307,6 +308,7 @@ _PLAN: dict[str, Any] = {
             examples=[{"trainer": "trl-sft", "autocast": "bfloat16"}],
         ),
     ),
+    "stack": _STACK,
     "needs": (
         NeedsModel,
         Field(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.api.answers.plan import plan_answer
 from app.cli import files, options, request
 from app.cli.table import table
-from app.forms.fields import DEVICE, NEEDS, RESERVED, TRAINER
+from app.forms.fields import DEVICE, NEEDS, RESERVED, STACK, TRAINER
 from app.presentation import plan_text
 from app.presentation.changes import changes_text
 from app.presentation.format import gib, number, sentence, signed, size
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.planning.nearest_miss import NearestMiss
     from calculator.planning.plan import Configuration, DevicePlan, Plan
 
-FIELDS = (*NEEDS, *TRAINER, *DEVICE, *RESERVED)
+FIELDS = (*NEEDS, *TRAINER, *STACK, *DEVICE, *RESERVED)
 
 #: Pairs of fields of which a request has one. An option for either replaces both.
 ALTERNATIVES = (("model", "models"), ("device", "devices"))

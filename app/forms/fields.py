@@ -260,7 +260,12 @@ MEMORY = FIELDS["memory_gib"]
 #: The fields that describe a single GPU.
 CARD = tuple(field for field in DEVICE if field.name in ("gpu", "memory_gib"))
 
+#: The releases of the libraries that `generate` runs.
+SERVED_STACK = tuple(
+    field for field in STACK if field.declared.name in ("transformers", "peft", "bitsandbytes", "torch")
+)
+
 #: The fields of an inference request.
 INFERENCE_FIELDS: dict[str, Field] = {
-    field.name: field for group in (*METHOD.values(), CARD, SERVING, RESERVED) for field in group
+    field.name: field for group in (*METHOD.values(), CARD, SERVING, SERVED_STACK, RESERVED) for field in group
 }

@@ -21,7 +21,9 @@ from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.serving_replay import ServingReplay
+from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
+from calculator.stack import verified
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def inference(request: InferenceRequest) -> Inference:
     plan = served(request.method, serving)
     _check(request, model, plan)
     card = card_of(request.device)
-    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device.alone))
+    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device.alone, request.stack))
     passes = peaks(resident, plan, serving)
     replay = _replay(request, plan, resident, passes) if request.reserved == "replay" else None
     reason = replay.refusal if replay else None
@@ -78,7 +80,7 @@ def _merge(resident: ResidentState, plan: ServedMethod) -> Merge | None:
     if not plan.merged:
         return None
     merged, unmerged = resident.prepared, replace(plan, merged=False)
-    prepared = PreparedModel(merged.model, unmerged, merged.training, merged.device)
+    prepared = PreparedModel(merged.model, unmerged, merged.training, merged.device, merged.stack)
     return merging(ResidentState(prepared), plan)
 
 
@@ -151,12 +153,16 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
     serving = request.serving
     problems = [*_own(request, model, plan), *_routed(request, model), *compatibility.one_card(request.device)]
     device = request.device.alone
-    trained = Request(model=request.model, method=plan.method, training=serving.training, device=device)
+    trained = Request(
+        model=request.model, method=plan.method, training=serving.training, device=device, stack=request.stack
+    )
     try:
         compatibility.check(trained, model)
     except PlanError as error:
         problems += [_of_serving(problem) for problem in error.problems]
     problems += _positions(request, model)
+    tokens = serving.context_length + serving.max_new_tokens
+    problems += verified.passes_problems(request.stack, model.model_type, tokens, window=_window(request, model))
     if problems:
         raise PlanError(*problems)
 
@@ -195,6 +201,12 @@ def _within_positions(request: InferenceRequest, model: Model) -> InferenceReque
     room = max(2, most - request.method.virtual_tokens - request.serving.max_new_tokens + 1)
     length = min(request.serving.context_length, room)
     return replace(request, serving=replace(request.serving, context_length=length))
+
+
+def _window(request: InferenceRequest, model: Model) -> int | None:
+    """The window of sliding layers; None without such layers, or where no mask is a tensor."""
+    slides = "sliding_attention" in attention_types(model.decoder.layers)
+    return model.config.get("sliding_window") if slides and request.serving.attention != "flash_attention_2" else None
 
 
 def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:

@@ -10,9 +10,9 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
 from calculator.estimation.remarks import not_quantized
 from calculator.families import forward_of
-from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
-from calculator.stack.sentences import named
+from calculator.stack.sentences import differences, named
+from calculator.stack.verified import untraced_passes
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -59,7 +59,12 @@ def assumptions(
 ) -> tuple[str, ...]:
     """What the figures assume. `reason` is why reserved memory is not replayed, if a replay was requested."""
     serving = request.serving
-    sentences = [f"The figures are for {named(DEFAULT_STACK)}.", PASSES]
+    sentences = [
+        f"The figures are for {named(request.stack)}.",
+        *differences(request.stack, model.model_type, trains=False),
+        *untraced_passes(request.stack, model.model_type, request.method.name),
+        PASSES,
+    ]
     sentences += [REPLAY] if replayed else [RULE, *([reason] if reason else [])]
     if table_bytes := _rotary_table_bytes(request, model):
         sentences.append(

@@ -16,7 +16,9 @@ from calculator.estimation.request import (
 )
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import parse
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device
+from calculator.stack.releases import parse_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 #: The objects of a request.
-KNOWN = ("model", "method", "serving", "device", "reserved")
+KNOWN = ("model", "method", "serving", "device", "stack", "reserved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class InferenceRequest:
     method: Method
     serving: Serving = field(default_factory=Serving)
     device: Device = field(default_factory=Device)
+    stack: StackVersions = field(default_factory=StackVersions)
     reserved: ReservedBy = "replay"
     #: Whether the request named a context length.
     length_given: bool = True
@@ -68,6 +71,7 @@ def parse_inference(body: Any) -> InferenceRequest:
     method = part(parse_method, body.get("method", {"name": "full"}))
     serving = part(parse, Serving, body.get("serving", {}), "serving")
     device = part(parse_device, body.get("device", {}))
+    stack = part(parse_stack, body.get("stack", {}))
     reserved = part(parse_reserved, body)
     if problems:
         raise PlanError(*problems)
@@ -76,6 +80,7 @@ def parse_inference(body: Any) -> InferenceRequest:
         method=method,
         serving=serving,
         device=device,
+        stack=stack,
         reserved=reserved,
         length_given="context_length" in body.get("serving", {}),
     )

@@ -54,6 +54,10 @@ def attend(
     return ops.view(out, (batch, length, heads * head_dim))
 
 
+#: What repeats the keys of a single token's query, which 5.23 packs instead.
+_REPEAT_KEYS = {"repeated_keys", "repeated_keys_of_one_token"}
+
+
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Run scaled_dot_product_attention. With a mask, grouped keys are repeated, or a single position's queries packed.
 
@@ -61,7 +65,7 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     """
     grouped = key.shape[1] != query.shape[1]
     if grouped and (context.mask is not None or not _stays_grouped(context, key, value)):
-        if query.shape[2] == 1:
+        if query.shape[2] == 1 and not context.older & _REPEAT_KEYS:
             return _packed(context, query, key, value)
         key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
     if "contiguous_queries" in context.older:

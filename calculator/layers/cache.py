@@ -60,7 +60,9 @@ class Cache:
         return keys, values
 
     def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values of a first pass themselves, without copies."""
+        """Keep keys and values of a first pass themselves, without copies; append those of a later one."""
+        if self.before:
+            return self.update(key, value, windowed=False)
         self.kept.append((key, value))
         return key, value
 

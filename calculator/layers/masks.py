@@ -147,7 +147,11 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
 def _additive(context: Context, attention: AttentionType) -> Tensor:
     """Return the mask in the hidden states' dtype, 0 or the smallest number; as bool again for some families."""
     boolean = _boolean(context, attention)
-    shape = (context.batch, 1, context.length, context.length + cached_tokens(context, attention))
+    width = context.length + cached_tokens(context, attention)
+    if "float_masks" in context.older and not context.training.passes_mask:
+        # Without a mask of its tokens, an older release makes the mask for one token more.
+        width += 1
+    shape = (context.batch, 1, context.length, width)
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

@@ -14,6 +14,7 @@ from calculator.estimation.estimate import estimate, model_of, parameter_counts
 from calculator.estimation.request import Request, reserved_by
 from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
 from calculator.inputs.sharding import STAGES
+from calculator.inputs.stack import DEFAULT_STACK
 from calculator.inputs.training import Training
 from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import trainer_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import ModelReference, ReservedBy
     from calculator.inference.answer import Inference
     from calculator.inference.settings import Serving
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Device
     from calculator.methods import Method
     from calculator.planning.needs import Needs
@@ -69,6 +71,7 @@ class Evaluator:
         length_given: bool,
         reserved: ReservedBy = "replay",
         training: Training | None = None,
+        stack: StackVersions = DEFAULT_STACK,
     ) -> None:
         self.model = model_of(reference)
         self.reserved = reserved_by(reserved, device)
@@ -76,6 +79,8 @@ class Evaluator:
         self.card = card_of(device)
         #: The trainer and its settings, which every candidate has.
         self.training = training or Training()
+        #: The releases of the libraries, which every candidate has.
+        self.stack = stack
         one_by_one = replace(
             self.training, gradient_accumulation_steps=max(1, needs.effective_batch_size // device.count)
         )
@@ -109,6 +114,7 @@ class Evaluator:
             length_given=length_given or self.length_given,
             reserved=self.reserved,
             training=self.training,
+            stack=self.stack,
         )
 
     def request(self, candidate: Candidate) -> Request:
@@ -130,6 +136,7 @@ class Evaluator:
             method=candidate.method,
             training=training,
             device=self.device,
+            stack=self.stack,
             reserved=self.reserved,
             length_given=self.length_given,
         )

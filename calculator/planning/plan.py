@@ -121,6 +121,7 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
             length_given=request.length_given,
             reserved=request.reserved,
             training=request.training,
+            stack=request.stack,
         )
         return _planned(evaluator)
     except PlanError as error:

@@ -10,9 +10,11 @@ from calculator.devices.verdict import card_of, given_twice
 from calculator.estimation.compatibility import several_cards
 from calculator.estimation.request import ModelReference, parse_device, parse_model, parse_reserved
 from calculator.inputs.settings import parse
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
 from calculator.planning.needs import Needs
 from calculator.planning.trainer_settings import parse_training
+from calculator.stack.releases import parse_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ MOST_OF_A_KIND = 8
 #: The largest number of pairs of a model and a device in one request.
 MOST_PAIRS = 12
 
-KNOWN = ("model", "models", "device", "devices", "training", "needs", "reserved")
+KNOWN = ("model", "models", "device", "devices", "training", "needs", "stack", "reserved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class PlanRequest:
     length_given: bool = True
     reserved: ReservedBy = "replay"
     training: Training = field(default_factory=Training)
+    stack: StackVersions = field(default_factory=StackVersions)
 
 
 def parse_plan(body: Any) -> PlanRequest:
@@ -66,6 +69,7 @@ def parse_plan(body: Any) -> PlanRequest:
     devices = part(lambda: _listed(body, "device", _device))
     training = part(lambda: parse_training(body.get("training", {})))
     needs = part(lambda: _needs(body.get("needs", {})))
+    stack = part(lambda: parse_stack(body.get("stack", {})))
     reserved = part(lambda: parse_reserved(body))
     if len(models) * len(devices) > MOST_PAIRS:
         message = f"{len(models)} models on {len(devices)} devices are more than {MOST_PAIRS} pairs: split the request"
@@ -79,6 +83,7 @@ def parse_plan(body: Any) -> PlanRequest:
         length_given="sequence_length" in body.get("needs", {}),
         reserved=reserved,
         training=training,
+        stack=stack,
     )
 
 

@@ -17,6 +17,7 @@ ChangeName = Literal[
     "shifted_logits",
     "reassigned_logits",
     "repeated_keys",
+    "repeated_keys_of_one_token",
     "contiguous_queries",
     "float_masks",
     "masks_without_cache",
@@ -117,6 +118,13 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="sdpa repeats keys and values to the number of the queries' heads",
         source="transformers 4.53.3, integrations/sdpa_attention.py, sdpa_attention_forward",
     ),
+    "repeated_keys_of_one_token": Change(
+        package="transformers",
+        since=(4, 54),
+        before=(5, 23),
+        sentence="sdpa repeats keys and values for the query of a single token with a mask",
+        source="transformers 5.22.2, integrations/sdpa_attention.py, sdpa_attention_forward",
+    ),
     "contiguous_queries": Change(
         package="transformers",
         since=(4, 48),
@@ -157,6 +165,18 @@ CHANGES: dict[ChangeName, Change] = {
         source="PyTorch 2.13, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, can_use_mem_efficient_attention",
     ),
 }
+
+
+#: The changes of a step that the passes of `generate` do not have: they compute no loss and no gradients, with a cache.
+OF_STEPS: frozenset[ChangeName] = frozenset(
+    {
+        "shifted_logits",
+        "reassigned_logits",
+        "logits_reassigned_by_mistral",
+        "masks_without_cache",
+        "inputs_of_frozen_4bit_layers",
+    }
+)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.stack.changes import CHANGES, older_behaviour
+from calculator.stack.changes import CHANGES, OF_STEPS, older_behaviour
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
@@ -18,9 +18,9 @@ def named(versions: StackVersions) -> str:
     )
 
 
-def differences(versions: StackVersions, model_type: str | None) -> list[str]:
-    """Return what an older stack does differently from the default one, a sentence per change."""
-    names = older_behaviour(versions, model_type)
+def differences(versions: StackVersions, model_type: str | None, *, trains: bool = True) -> list[str]:
+    """Return what an older stack does differently from the default one in a step or a pass, a sentence per change."""
+    names = older_behaviour(versions, model_type) - (frozenset() if trains else OF_STEPS)
     return [
         f"{change.package} {getattr(versions, change.package)}: {change.sentence} ({change.source})."
         for name, change in CHANGES.items()

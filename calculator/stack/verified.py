@@ -34,6 +34,17 @@ TRACED: dict[str, tuple[Release, ...]] = {
 #: The methods of those traces.
 TRACED_METHODS = ("full", "lora", "qlora")
 
+#: The first release of transformers whose passes of `generate` were compared, and those of which they were traced.
+FIRST_PASSES: Release = (4, 48)
+TRACED_PASSES: dict[str, tuple[Release, ...]] = {
+    "llama": ((4, 48), (4, 53), (4, 55), (4, 56), (4, 57), (5, 0), (5, 8), (5, 16)),
+    "mistral": ((4, 57),),
+    "qwen2": ((4, 48),),
+}
+
+#: The first release whose caches of layers with a window keep no more than the window.
+WINDOWED_CACHES: Release = (4, 56)
+
 #: The methods that need nothing of transformers but its modules.
 METHODS = ("full", "lora", "qlora", "adapter", "ia3")
 
@@ -66,10 +77,42 @@ def untraced(versions: StackVersions, model_type: str | None, method: str) -> It
         return
     traced = TRACED.get(model_type or "", ())
     if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
-        yield (
-            f"No step of {model_type} with {method} was traced with transformers {versions.transformers}. The figures"
-            f" assume that it differs from {DEFAULT_STACK.transformers} by the changes above only."
-        )
+        yield _untraced("step", versions, model_type, method)
+
+
+def passes_problems(
+    versions: StackVersions, model_type: str | None, tokens: int, *, window: int | None
+) -> Iterator[Problem]:
+    """Yield why the passes of `generate` in an older transformers cannot be answered.
+
+    `tokens`: those of the prompt and the answer. `window`: that of the masks of layers, if they have one.
+    """
+    if not _is_older(versions):
+        return
+    own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
+    if release(versions.transformers)[:2] < FIRST_PASSES:
+        known = f"from {dotted(FIRST_PASSES)} on they are known: use {newest}"
+        message = f"the passes of generate in {own} are not known for {model_type}; {known}"
+        yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
+    if release(versions.transformers)[:2] < WINDOWED_CACHES and window is not None and tokens >= window:
+        message = f"the caches of {own} for {tokens:,} tokens and a sliding window of {window:,} are not known"
+        yield Problem(loc="stack.transformers", msg=f"{message}: use {newest}", input=versions.transformers)
+
+
+def untraced_passes(versions: StackVersions, model_type: str | None, method: str) -> Iterator[str]:
+    """Yield a sentence if no pass of the release was traced for the model and the method."""
+    if not _is_older(versions):
+        return
+    traced = TRACED_PASSES.get(model_type or "", ())
+    if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
+        yield _untraced("pass of generate", versions, model_type, method)
+
+
+def _untraced(what: str, versions: StackVersions, model_type: str | None, method: str) -> str:
+    return (
+        f"No {what} of {model_type} with {method} was traced with transformers {versions.transformers}. The figures"
+        f" assume that it differs from {DEFAULT_STACK.transformers} by the changes above only."
+    )
 
 
 def _is_older(versions: StackVersions) -> bool:

@@ -122,7 +122,8 @@ class Generation:
         loop = LoopTensors(ids=tape.new(shape, "int64", "input_ids"))
         if context.training.padding:
             loop.mask = tape.new(shape, "int64", "attention_mask")
-        context.cache = Cache(windowed=True, component="kv_cache")
+        windowed = "cache_without_copies" not in context.older
+        context.cache = Cache(windowed=windowed, component="kv_cache")
         return _run(context, [loop.ids], loop)
 
     def decode(self, past: Dim, prefilled: Cache, *, first: bool) -> Pass:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, parameter_counts, training_step
 from calculator.estimation.request import parse_request
-from calculator.inputs.training import Device
 from validation.comparison.matching import differences
 from validation.comparison.show import traced_body
 from validation.tracing import snapshot
@@ -57,7 +56,7 @@ def estimate(request: Request) -> Snapshot:
     """
     check(request, model_of(request.model))
     # The trace runs a current card's kernels, whatever card the request names.
-    step = training_step(replace(request, device=Device()))
+    step = training_step(replace(request, device=replace(request.device, gpu=None, memory_bytes=None)))
     return snapshot.estimated(step, asdict(parameter_counts(step.resident.tensors)))
 
 

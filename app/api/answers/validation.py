@@ -182,7 +182,7 @@ class PublishedAnswer(Answer):
         "How many runs have each verdict on their own card. All of them ran.",
         {"fits": 66, "tight": 0, "does_not_fit": 0},
     )
-    near_limit: NearLimitAnswer = described("The runs that were near their own card's limit.", {"share": 0.9})
+    near_limit: NearLimitAnswer = described("Which of the runs were near that limit.", {"share": 0.9})
     peers: tuple[PeerAnswer, ...] = described("Other calculators on the same rows.", [{"name": "fitcheck-llm"}])
     rows: tuple[PublishedRow, ...] = described(
         "Every published figure.", [{"id": "peft_metamathqa/29/max_memory_reserved"}]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
-from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, RESERVED, SERVING
+from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, RESERVED, SERVED_STACK, SERVING
 from app.forms.layout import MODEL_LABELS, gpu_id
 from app.forms.plan_form import Form, non_default, query, typed_fields, typed_model
 from calculator.methods import METHODS
@@ -77,6 +77,7 @@ class InferenceForm:
             "method": method,
             "serving": non_default(SERVING, self.typed),
             "device": non_default(CARD, self.typed),
+            **({"stack": stack} if (stack := non_default(SERVED_STACK, self.typed)) else {}),
             **non_default(RESERVED, self.typed),
         }
 

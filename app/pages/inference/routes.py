@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from app.api import inference
 from app.api.responses import json_response
-from app.forms.fields import CARD, RESERVED, SERVING
+from app.forms.fields import CARD, RESERVED, SERVED_STACK, SERVING
 from app.forms.layout import gpu_choices, groups
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.http.body_params import FormFields
@@ -63,6 +63,7 @@ def inference_page(form: InferenceForm) -> Response:
         "consequences": consequences,
         "reserved_field": RESERVED[0],
         "serving_fields": SERVING,
+        "stack_fields": SERVED_STACK,
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
         "verdict_text": verdict,
     }

@@ -31,7 +31,7 @@ DEFAULTS: dict[str, str] = {
     "gpus": "",
     **{field.name: field.text(field.declared.default) for field in NEEDS},
     "priorities": USUAL_PRIORITIES[0],
-    **{field.name: field.text(field.declared.default) for field in (*TRAINER, *RESERVED)},
+    **{field.name: field.text(field.declared.default) for field in (*TRAINER, *STACK, *RESERVED)},
 }
 
 LABELS: dict[str, str] = {
@@ -42,7 +42,7 @@ LABELS: dict[str, str] = {
     "gpus": "More cards",
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
-    **{field.name: field.declared.setting.label for field in (*TRAINER, *RESERVED)},
+    **{field.name: field.declared.setting.label for field in (*TRAINER, *STACK, *RESERVED)},
 }
 
 
@@ -75,7 +75,12 @@ class NeedsForm:
         if self.typed["priorities"].strip() in ("", DEFAULTS["priorities"]):
             needs.pop("priorities", None)
         training = non_default(TRAINER, self.typed)
-        run = {"needs": needs, **({"training": training} if training else {})}
+        stack = non_default(STACK, self.typed)
+        run = {
+            "needs": needs,
+            **({"training": training} if training else {}),
+            **({"stack": stack} if stack else {}),
+        }
         return {**self._models(), **cards, **run, **non_default(RESERVED, self.typed)}
 
     def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
@@ -87,7 +92,7 @@ class NeedsForm:
         head, *rest = loc.split(".")
         if head in ("model", "models"):
             return "config" if "config" in rest and self.typed["config"].strip() else "model"
-        if head in ("needs", "training"):
+        if head in ("needs", "training", "stack"):
             return rest[0] if rest and rest[0] in DEFAULTS else ""
         if head in {field.name for field in RESERVED}:
             return head
@@ -125,7 +130,7 @@ def address_of(plan: plan_form.Form, request: Request) -> str:
     """Return the address of the page for a plan's model, card, batch and sequence length."""
     training = request.training
     batch = training.micro_batch_size * training.gradient_accumulation_steps
-    names = ("model", "config", "gpu", "memory_gib", "reserved", *(field.name for field in TRAINER))
+    names = ("model", "config", "gpu", "memory_gib", "reserved", *(field.name for field in (*TRAINER, *STACK)))
     kept = {name: plan.typed[name] for name in names}
     needs = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
     return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs}).address()}"

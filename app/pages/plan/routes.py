@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from app.api import plan
 from app.api.responses import json_response
-from app.forms.fields import MEMORY, NEEDS, RESERVED, TRAINER
+from app.forms.fields import MEMORY, NEEDS, RESERVED, STACK, TRAINER
 from app.forms.layout import gpu_choices
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.http.body_params import FormFields
@@ -64,6 +64,8 @@ def plan_page(form: NeedsForm) -> Response:
         "plan_text": plan_text,
         "reserved_field": RESERVED[0],
         "trainer_fields": TRAINER,
+        "stack_fields": STACK,
+        "stack_typed": any(field.text(field.declared.default) != form.typed[field.name] for field in STACK),
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
         "usual_priorities": USUAL_PRIORITIES,
     }

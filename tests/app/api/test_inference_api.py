@@ -106,3 +106,12 @@ def test_the_status_states_whether_it_fits(capsys):
     assert main(["inference", *OPTIONS, "--gpu", "rtx-4060"]) == 1
     assert main(["inference", *OPTIONS, "--batch_size", "0"]) == 2
     assert "serving.batch_size" in capsys.readouterr().err
+
+
+def test_the_releases_of_a_request_are_those_of_its_answer(client):
+    body = {"model": "meta-llama/Llama-3.2-1B", "reserved": "rule", "stack": {"transformers": "4.57", "torch": "2.13"}}
+    first, *others = client.post("/api/v1/inference", json=body).json()["assumptions"]
+    assert first.startswith("The figures are for PyTorch 2.13 on CUDA, transformers 4.57")
+    assert any(line.startswith("transformers 4.57: ") for line in others)
+    refused = client.post("/api/v1/inference", json={**body, "stack": {"transformers": "4.40"}}).json()
+    assert {error["loc"] for error in refused["errors"]} == {"stack.transformers"}

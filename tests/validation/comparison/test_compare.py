@@ -2,7 +2,10 @@ import json
 
 import pytest
 
+from calculator.estimation.estimate import training_step
+from calculator.estimation.request import parse_request
 from validation.__main__ import main
+from validation.comparison.compare import estimate
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -42,3 +45,11 @@ def test_the_comparison_as_json_has_both_sides_of_every_phase(request_file, caps
     for phase in phases.values():
         assert phase["bytes"]["estimated"] == phase["bytes"]["traced"]
         assert phase["differences"] == []
+
+
+@pytest.mark.parametrize("sharding", ["fsdp", "ddp"])
+def test_a_sharded_request_is_compared_as_it_is_sharded(sharding):
+    request = parse_request({**REQUEST, "device": {"count": 2, "sharding": sharding}})
+    phases = estimate(request).phases
+    assert phases == {peak.phase: peak.bytes for peak in training_step(request).peaks()}
+    assert phases != estimate(parse_request(REQUEST)).phases
