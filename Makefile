@@ -15,7 +15,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format bench grid fuzz hostile pins clean
+.PHONY: help serve test check format bench grid fuzz hostile audit pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ fuzz: $(VENV)/.dev ## Send requests that schemathesis makes to a server
 
 hostile: $(VENV)/.dev ## Send mutated requests to the application, --parsers to its parsers
 	@$(RUN) -m tests.hostile $(ARGS)
+
+audit: ## Look up known vulnerabilities of the pinned versions (needs pip-audit and the network)
+	pip-audit --requirement requirements/serve.txt --require-hashes --disable-pip --strict $(ARGS)
 
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from app.cli import files, options
+from app.cli import files, options, terminal
 from app.forms.fields import FIELDS, place
 from app.forms.plan_form import named_model
 from app.tools import TOOLS
@@ -115,4 +115,4 @@ def print_answer(args: argparse.Namespace, answer: BaseModel, text: str) -> None
 
 def print_text(text: str) -> None:
     """Print text and a line break."""
-    sys.stdout.write(f"{text}\n")
+    terminal.write(text)

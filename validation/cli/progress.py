@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import sys
-import time
 
-WIDTH = 30
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """The number of `total` items that are done, and the time left: `[######......] 12/40 traced, 1:05 left`."""
+    """The number of `total` items that are done, and the time left. The line is cleared at the end."""
 
     def __init__(self, total: int, label: str) -> None:
-        self._total, self._label = total, label
-        self._done = 0
-        self._start = time.perf_counter()
-        self._show()
+        self._bar = RichProgress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            auto_refresh=False,  # a thread that refreshes would disturb what is traced
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(label, total=total)
+        self._bar.start()
 
     def step(self) -> None:
         """Count one more item as done."""
-        self._done += 1
-        self._show()
+        self._bar.advance(self._task)
+        self._bar.refresh()
 
     def close(self) -> None:
         """Clear the line."""
-        self._write("")
-
-    def bar(self, seconds: float) -> str:
-        """The bar's line, `seconds` after the start."""
-        filled = WIDTH * self._done // max(1, self._total)
-        shown = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {self._done}/{self._total} {self._label}"
-        if not self._done:
-            return shown
-        left = round(seconds / self._done * (self._total - self._done))
-        return f"{shown}, {left // 60}:{left % 60:02} left"
-
-    def _show(self) -> None:
-        self._write(self.bar(time.perf_counter() - self._start))
-
-    def _write(self, text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        self._bar.stop()
