@@ -24,6 +24,7 @@ COMMANDS = {
     "traced": "validation.traced.command",
     "engines": "validation.traced.engines",
     "census": "validation.traced.census.command",
+    "host": "validation.host.command",
 }
 
 

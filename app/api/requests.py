@@ -16,6 +16,7 @@ from calculator.comparison.methods import MOST_METHODS
 from calculator.diagnosis.message import LONGEST as LONGEST_LOG
 from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
+from calculator.inputs.run import RunSettings
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.limit_search.bounds import SolveFor
@@ -36,6 +37,7 @@ TrainingModel = model("Training", Training)
 DeviceModel = model("Device", Device)
 StackModel = model("Stack", StackVersions)
 ServingModel = model("Serving", Serving)
+RunModel = model("Run", RunSettings)
 NeedsModel = model("Needs", Needs)
 METHOD_MODELS: dict[str, type[BaseModel]] = {name: _method_model(cls) for name, cls in METHODS.items()}
 MethodModel: Any = Annotated[reduce(or_, METHOD_MODELS.values()), Field(discriminator="name")]
@@ -134,6 +136,21 @@ LimitsRequest = create_model(
             description="The setting whose largest value is searched. A value that the request gives for it is tried"
             " like any other. count searches the fewest GPUs (device.count) on which a run with device.sharding fits.",
             examples=["r"],
+        ),
+    ),
+)
+
+RunRequest = create_model(
+    "RunRequest",
+    __base__=EstimateRequest,
+    __doc__="One run with its device, and what it does besides its training steps.",
+    run=(
+        RunModel,
+        Field(
+            default_factory=RunModel,
+            title="Run",
+            description="Evaluation, checkpoints and merging, named as in TrainingArguments, Trainer and PEFT.",
+            examples=[{"eval_strategy": "epoch", "compute_metrics": True}],
         ),
     ),
 )

@@ -11,6 +11,7 @@ COMMANDS = {
     "compare": "app.cli.compare",
     "limits": "app.cli.limits",
     "plan": "app.cli.plan",
+    "run": "app.cli.run",
     "inference": "app.cli.inference",
     "sweep": "app.cli.sweep",
     "export": "app.cli.export",

@@ -15,6 +15,7 @@ from calculator.devices.gpus import GIB
 from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.by_name import is_by_name
+from calculator.inputs.run import RunSettings
 from calculator.inputs.settings import PAIRS, Declared, declared
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
@@ -217,6 +218,7 @@ RESERVED = fields_of("", ReservedMemory)
 CHOICES = fields_of("", Choices)
 NEEDS = fields_of("needs", Needs)
 SERVING = fields_of("serving", Serving)
+RUN = fields_of("run", RunSettings)
 
 #: The fields of the training that a plan's request has.
 TRAINER = tuple(field for field in TRAINING if field.name in SETTINGS)

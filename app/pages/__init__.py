@@ -10,6 +10,7 @@ from app.pages.lesson import routes as lesson_routes
 from app.pages.limits import routes as limits_routes
 from app.pages.models import routes as models_routes
 from app.pages.plan import routes as plan_routes
+from app.pages.run import routes as run_routes
 from app.pages.validation import routes as validation_routes
 
 #: The routes of every page.
@@ -18,6 +19,7 @@ PAGES = (
     plan_routes,
     files_routes,
     limits_routes,
+    run_routes,
     difference_routes,
     diagnose_routes,
     inference_routes,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from calculator.architecture.dimension import elements
+from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.costs import OtherOperations
@@ -35,6 +37,9 @@ class Method:
     facts: ClassVar[MethodFacts]
     #: The name of the trained copy of a classifier's head; None if the head itself is trained.
     classifier_copy: ClassVar[CopyName | None] = "modules_to_save"
+
+    #: Why the size of a checkpoint is not modelled, if it is not.
+    refuses_checkpoint: ClassVar[str | None] = None
 
     @property
     def virtual_tokens(self) -> int:
@@ -121,6 +126,37 @@ class Method:
         base = self.saved_base_weights(model)
         saved = (tensor for tensor in state if tensor.trained or tensor.name in base)
         return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
+
+    def saved_name(self, name: str) -> str:
+        """The name under which PEFT's `save_pretrained` writes a parameter. A copy has the name of its original."""
+        own = name.replace(".modules_to_save.", ".").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+        return f"base_model.model.{own}"
+
+    def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
+        """The tensors that `save_pretrained` writes, from every parameter by its name.
+
+        A parameter of a module that PEFT wraps is the `base_layer`'s. A weight that a wrapped module shares with
+        another one is written under the name of the wrapped one.
+        """
+        base = self.saved_base_weights(model)
+        wrapped = {
+            path
+            for name, each in parameters
+            if not each.base and ".modules_to_save." not in name
+            for path in accumulate(name.split("."), "{}.{}".format)
+        }
+
+        def written(name: str) -> str:
+            aliases = (name, *(alias for alias, of in model.tied.items() if of == name))
+            owners = [alias.rpartition(".") for alias in aliases]
+            own = next((f"{owner}.base_layer.{last}" for owner, _, last in owners if owner in wrapped), name)
+            return self.saved_name(own)
+
+        return [
+            SavedTensor(written(name) if each.base else self.saved_name(name), each.shape, each.dtype)
+            for name, each in parameters
+            if each.trained or name in base
+        ]
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:  # noqa: ARG002
         """Frozen parameters of the base that `save_pretrained` writes too."""

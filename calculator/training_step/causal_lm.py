@@ -32,7 +32,7 @@ def micro_batch(context: Context) -> None:
     tape, trainer = context.tape, trainer_of(context.training)
     batch = trainer.batch(context)
     tape.mark("forward")
-    loss = trainer.loss(context, ModelPasses(context, partial(_forward, trainer=trainer, ids=batch[0])))
+    loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
     first = context.skipped_layer
     roots = [*context.hooks.roots(trainer.root(loss))]
@@ -47,7 +47,7 @@ def micro_batch(context: Context) -> None:
     context.caller_tensors = left
 
 
-def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model: to the loss, and to the other outputs that its caller receives."""
     context.hooks.begin(context.parameters)
     uses_cache = context.forward.is_causal and context.config["use_cache"] and trainer.facts.uses_cache

@@ -22,6 +22,8 @@ PAGES = {
     "needs-nothing": "/plan?model=meta-llama/Llama-3.1-70B&reserved=rule",
     "needs-wrong": "/plan?must_merge=true&frozen_base=true",
     "limits": "/limits",
+    "run": "/run?model=gpt2&method=lora&gpu=rtx-4060&reserved=rule&compute_metrics=true&merge_and_unload=true",
+    "run-wrong": "/run?model=gpt2&method=prompt&reserved=rule&eval_samples=none",
     "inference": "/inference?tasks=20&batch_size=4&reserved=rule",
     "inference-merged": "/inference?method=qlora&merged=true&gpu=rtx-4060",
     "inference-wrong": "/inference?method=adapter&merged=true&batch_size=0",

@@ -27,6 +27,7 @@ class Adapter(Method):
 
     name = "adapter"
     facts = FACTS
+    refuses_checkpoint = "the whole model is written, with modules that are no part of PEFT"
     classifier_copy = None
 
     bottleneck_size: int = setting(

@@ -28,6 +28,7 @@ class DeLoRA(AdaptedLinear):
 
     name = "delora"
     facts = FACTS
+    refuses_checkpoint = "PEFT writes the norms of the weights too"
     adaptable = ("linear",)
 
     r: int = setting(8, label="Rank", help="The rank r of the update.", minimum=1, maximum=65_536, example=16)

@@ -25,3 +25,7 @@ class Full(Method):
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
         """Every parameter of every module is trained in the model's dtype."""
         return ModuleSpec(dtype=training.dtype, trained=tuple(p.name for p in module.parameters))
+
+    def saved_name(self, name: str) -> str:
+        """The model's own name: transformers writes it."""
+        return name

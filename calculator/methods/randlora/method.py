@@ -31,6 +31,7 @@ class RandLoRA(AdaptedLinear):
 
     name = "randlora"
     facts = FACTS
+    refuses_checkpoint = "PEFT writes every layer's view of the shared matrices as a copy"
 
     r: int = setting(
         32,

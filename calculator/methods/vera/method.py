@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.architecture.dimension import elements, named
+from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
@@ -21,6 +22,7 @@ from calculator.resident.tensors import ResidentTensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.inputs.training import Training
@@ -58,16 +60,25 @@ class VeRA(AdaptedLinear):
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """The shared matrices, as large as the largest sides of the adapted ones; they are buffers."""
+        dtype = training.added_dtype
+        return tuple(
+            ResidentTensor(name=name, shape=shape, dtype=dtype, component="adapter_weights", base=False)
+            for name, shape in self._shared_shapes(model).items()
+        )
+
+    def _shared_shapes(self, model: Model) -> dict[str, Shape]:
         targets = [module for path, module in model.paths if self.is_target(path, module, model)]
-        r, dtype = named(self.r, "r"), training.added_dtype
-        shapes = {
+        r = named(self.r, "r")
+        return {
             "vera_A": (r, max(module.in_features for module in targets)),
             "vera_B": (max(module.out_features for module in targets), r),
         }
-        return tuple(
-            ResidentTensor(name=name, shape=shape, dtype=dtype, component="adapter_weights", base=False)
-            for name, shape in shapes.items()
-        )
+
+    def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
+        """Those of the trained vectors, and the matrices if they are saved."""
+        own = AdaptedLinear.saved_tensors(self, parameters, model)
+        shared = self._shared_shapes(model).items() if self.save_projection else ()
+        return [*own, *(SavedTensor(f"base_model.{name}", shape, own[0].dtype) for name, shape in shared)]
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Those of the trained vectors, and of the matrices if they are saved."""

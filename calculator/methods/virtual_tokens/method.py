@@ -5,9 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from calculator.checkpoint.safetensors_file import SavedTensor
+from calculator.common.dtype import ITEMSIZE
 from calculator.methods.base import Method
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.model import Model
     from calculator.resident.tensors import ResidentTensor
 
 
@@ -30,6 +35,13 @@ class VirtualTokens(Method, ABC):
     def label_parts(self) -> tuple[str, ...]:
         """The number of virtual tokens."""
         return (f"{self.num_virtual_tokens} virtual tokens",)
+
+    def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
+        """One tensor of a row for each virtual token (peft.utils.save_and_load.get_peft_model_state_dict)."""
+        added = [each for _, each in parameters if not each.base]
+        dtype, saved = added[0].dtype, self.saved_bytes(tuple(added), model)
+        width = saved // (self.num_virtual_tokens * ITEMSIZE[dtype])
+        return [SavedTensor("prompt_embeddings", (self.num_virtual_tokens, width), dtype)]
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
         """Virtual tokens are looked up."""

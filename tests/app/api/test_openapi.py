@@ -33,6 +33,7 @@ PATHS = {
     "/api/v1/limits": "post",
     "/api/v1/export": "post",
     "/api/v1/plan": "post",
+    "/api/v1/run": "post",
     "/api/v1/inference": "post",
     "/api/v1/sweep": "post",
     "/api/v1/import": "post",

@@ -1,0 +1,107 @@
+"""Answer of `POST /api/v1/run`: every phase of a run, the files of a checkpoint, and the verdict."""
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import model_validator
+
+from app.api.answers.answer import Answer, described
+from app.api.answers.estimate import ModelSummary, Row, settings
+from app.presentation import run_text
+from calculator.devices import Verdict
+from calculator.run.answer import Resource, RunPhaseName, WholeRun
+
+
+class RunPhaseAnswer(Answer):
+    """A phase of a run. Sizes are whole bytes."""
+
+    name: RunPhaseName = described("The phase.", "evaluation")
+    gpu_bytes: int = described(
+        "The live tensors at the phase's peak; each is rounded up to a multiple of 512 bytes.", 37_712_229_888
+    )
+    operation: str = described("What runs at the peak.", "loss: total weight")
+    resident_bytes: int = described(
+        "The part of gpu_bytes that the phase finds: weights, optimizer states, the last batch.", 16_563_891_200
+    )
+    rows: tuple[Row, ...] = described(
+        "What the phase adds at its peak. Empty for training steps, whose rows an estimate has.",
+        [{"name": "logits in float32", "bytes": 8_405_385_216}],
+    )
+    required_bytes: int = described(
+        "Reserved memory and the CUDA context. For phases other than the training step, live tensors and workspaces"
+        " rounded up to whole segments.",
+        38_168_166_400,
+    )
+    host_bytes: int = described(
+        "What the phase adds to the resident set (RSS) of the process, mapped files included.", 16_060_522_496
+    )
+    host_file_bytes: int = described(
+        "The part of host_bytes that is mapped files, which the system drops if it needs memory.", 16_060_522_496
+    )
+    host: str = described("Where host_bytes come from.", "The mapped files, which are read and copied to the GPU.")
+    disk_bytes: int = described(
+        "The most bytes on the disk in the phase: checkpoints and a merged model.", 1_007_645_222
+    )
+    verdict: Verdict | None = described("The verdict on the GPU; null without a device.", "does_not_fit")
+    ends_by: Resource | None = described("What the run runs out of in this phase; null if nothing.", "gpu")
+
+
+class SavedFileAnswer(Answer):
+    """A file that the run writes."""
+
+    name: str = described("The name of the file.", "adapter_model.safetensors")
+    bytes: int = described("Its exact size.", 167_832_240)
+    source: str = described("What it consists of.", "safetensors: an 8-byte length, a JSON header, and the tensors")
+
+
+class RunAnswer(Answer):
+    """Every phase of a run, and the verdict on the whole."""
+
+    model: ModelSummary = described("The model that is trained.", {"id": "meta-llama/Llama-3.1-8B"})
+    method: dict[str, Any] = described("The method with every setting.", {"name": "lora", "r": 16})
+    run: dict[str, Any] = described("The settings of the run.", {"per_device_eval_batch_size": 8})
+    phases: tuple[RunPhaseAnswer, ...] = described("The phases, in order.", [{"name": "load"}])
+    verdict: Verdict | None = described(
+        "The verdict on the run: the worst of its phases; null without a device and without limits.", "does_not_fit"
+    )
+    ended_in: RunPhaseName | None = described("The phase that ends the run; null if none does.", "evaluation")
+    sentence: str = described("The verdict in words.", "The run ends in the evaluation: it needs 35.55 GiB of the GPU.")
+    files: tuple[SavedFileAnswer, ...] = described(
+        "The large files of one checkpoint; empty if none is written.", [{"name": "optimizer.pt", "bytes": 335_990_371}]
+    )
+    checkpoint_bytes: int = described("The size of one checkpoint.", 503_822_611)
+    checkpoints_on_disk: int = described(
+        "The most checkpoints on the disk at once; a new one is complete before an older one is deleted.", 3
+    )
+    merged_files: tuple[SavedFileAnswer, ...] = described(
+        "The files of the merged model; empty if nothing is merged.", [{"name": "model.safetensors"}]
+    )
+    assumptions: tuple[str, ...] = described("What the figures assume.", ["PyTorch 2.14, transformers 5.24, peft 0.21"])
+    warnings: tuple[str, ...] = described("Risks worth knowing.", [])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_settings(cls, value: Any) -> Any:
+        if not isinstance(value, WholeRun):
+            return value
+        ended = value.ended_in
+        return {
+            "model": value.estimate.model,
+            "method": settings(value.estimate.method),
+            "run": asdict(value.run),
+            "phases": [_phase(phase) for phase in value.phases],
+            "verdict": value.verdict,
+            "ended_in": ended and ended.name,
+            "sentence": run_text.sentence(value),
+            "files": value.files,
+            "checkpoint_bytes": value.checkpoint_bytes,
+            "checkpoints_on_disk": value.run.checkpoints_on_disk,
+            "merged_files": value.merged_files,
+            "assumptions": value.assumptions,
+            "warnings": value.warnings,
+        }
+
+
+def _phase(phase: Any) -> dict[str, Any]:
+    names = RunPhaseAnswer.model_fields.keys() - {"verdict"}
+    return {**{name: getattr(phase, name) for name in names}, "verdict": phase.fit and phase.fit.verdict}

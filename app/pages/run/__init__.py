@@ -1,0 +1,1 @@
+"""The page `/run`: every phase of a run."""

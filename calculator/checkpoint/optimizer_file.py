@@ -1,0 +1,166 @@
+"""The state dict of an optimizer, which the Trainer saves as `optimizer.pt`.
+
+Sources: torch/optim (the keys of each optimizer's state and of its parameter groups); bitsandbytes 0.50,
+optim/optimizer.py (state_dict, init_state); transformers 5.24, trainer_optimizer.py and optimization.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.architecture.dimension import elements
+from calculator.checkpoint.torch_file import TorchTensor
+from calculator.resident.optimizers import BLOCKSIZE_8BIT, SMALLEST_8BIT, SMALLEST_PAGED
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Sequence
+
+    from calculator.checkpoint.parameters import Named
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.tensors import ResidentTensor
+
+CUDA = "cuda:0"
+
+#: A float of a parameter group. Every float takes as much space, so their values don't matter.
+_FLOAT = 0.5
+
+_TORCH_ADAM = {
+    "betas": (_FLOAT, _FLOAT),
+    "eps": _FLOAT,
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+    "decoupled_weight_decay": True,
+}
+_BNB_ADAM = {"betas": (_FLOAT, _FLOAT), "eps": _FLOAT, "alpha": _FLOAT, "t_alpha": None, "t_beta3": None}
+_BNB_LION = {"betas": (_FLOAT, _FLOAT), "eps": _FLOAT}
+
+#: The keys of 8-bit states' code books and block constants. A pickle writes each string object once.
+_QMAPS = ("qmap1", "qmap2")
+_ABSMAXES = ("absmax1", "absmax2")
+
+#: The options of each optimizer's parameter groups after `weight_decay` and `lr`.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "adamw_torch": _TORCH_ADAM,
+    "adamw_torch_fused": {**_TORCH_ADAM, "fused": True},
+    "sgd": {
+        "momentum": 0,
+        "dampening": 0,
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+        "fused": None,
+    },
+    "adafactor": {
+        "eps": (_FLOAT, _FLOAT),
+        "clip_threshold": _FLOAT,
+        "decay_rate": _FLOAT,
+        "beta1": None,
+        "scale_parameter": False,
+        "relative_step": False,
+        "warmup_init": False,
+    },
+    "adagrad": {
+        "lr_decay": 0,
+        "eps": _FLOAT,
+        "initial_accumulator_value": 0,
+        "foreach": None,
+        "maximize": False,
+        "differentiable": False,
+        "fused": None,
+    },
+    "rmsprop": {
+        "momentum": 0,
+        "alpha": _FLOAT,
+        "eps": _FLOAT,
+        "centered": False,
+        "capturable": False,
+        "foreach": None,
+        "maximize": False,
+        "differentiable": False,
+    },
+}
+
+
+def state_dict(
+    groups: Sequence[Sequence[Named]], optimizer: Optimizer, in_32_bits: Container[str] = (), device: str = CUDA
+) -> dict[str, Any]:
+    """The state dict after a step, whose parameters are numbered group by group.
+
+    Args:
+        groups: The trained parameters of each group.
+        optimizer: The optimizer.
+        in_32_bits: The names of kinds that have no 8-bit states.
+        device: Where the parameters are.
+    """
+    state: dict[int, dict[str, Any]] = {}
+    saved: list[dict[str, Any]] = []
+    shared = {name: TorchTensor((256,), "float32", device) for name in _QMAPS}
+    count = 0
+    for group in groups:
+        saved.append({**_options(optimizer), "params": [*range(count, count + len(group))]})
+        for number, parameter in enumerate(group, count):
+            of = optimizer.in_32_bits if parameter.kind.name in in_32_bits else optimizer
+            own = dict(_states(parameter, of, shared, device))
+            if own:
+                state[number] = own
+        count += len(group)
+    return {"state": state, "param_groups": saved}
+
+
+def _options(optimizer: Optimizer) -> dict[str, Any]:
+    """The options of a group. accelerate copies the tuples of each, so that a pickle writes them all."""
+    options = _OPTIONS.get(optimizer.name) or (_BNB_LION if "lion" in optimizer.name else _BNB_ADAM)
+    options = {
+        name: tuple(each for each in value) if isinstance(value, tuple) else value for name, value in options.items()
+    }
+    return {"weight_decay": _FLOAT, "lr": _FLOAT, **options, "initial_lr": _FLOAT}
+
+
+def _states(
+    parameter: Named, optimizer: Optimizer, shared: dict[str, TorchTensor], device: str
+) -> Iterator[tuple[str, Any]]:
+    """The entries of one parameter."""
+    kind = parameter.kind
+    if not kind.gets_gradient and not (kind.trained and optimizer.early):
+        return
+    if optimizer.name not in _OPTIONS:
+        yield "step", 1
+        yield "__bnb_optimizer_quant_state__", dict(_of_bitsandbytes(kind.shape, optimizer, shared, device))
+        return
+    if optimizer.storage == "factored":
+        found = {
+            name: TorchTensor(shape, dtype, device) for name, shape, dtype in optimizer.states(kind.shape, kind.dtype)
+        }
+        yield "step", 1
+        yield from (
+            (name, found[name]) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq", "RMS") if name in found
+        )
+        return
+    if optimizer.names:
+        yield "step", TorchTensor((), "float32", device if optimizer.step_on_device else "cpu")
+    yield from ((name, TorchTensor(kind.shape, kind.dtype, device)) for name in optimizer.names)
+
+
+def _of_bitsandbytes(
+    shape: tuple[int, ...], optimizer: Optimizer, shared: dict[str, TorchTensor], device: str
+) -> Iterator[tuple[str, TorchTensor]]:
+    """The states of one parameter: in blocks of 8 bits with code books, or in 32 bits. Paged ones are on the CPU."""
+    blocks = optimizer.storage == "8bit" and elements(shape) >= SMALLEST_8BIT
+    own = "cpu" if optimizer.paged and elements(shape) >= SMALLEST_PAGED else device
+    for name, qmap in zip(optimizer.names, _QMAPS, strict=False):
+        yield name, TorchTensor(shape, "uint8" if blocks else "float32", own)
+        if blocks:
+            yield qmap, shared[qmap]
+    for absmax, _ in zip(_ABSMAXES, optimizer.names, strict=False) if blocks else ():
+        yield absmax, TorchTensor((-(-elements(shape) // BLOCKSIZE_8BIT),), "float32", device)
+
+
+def grouped(parameters: Sequence[Named], groups: Iterable[Iterable[ResidentTensor]]) -> list[list[Named]]:
+    """The trained parameters by group, given the kinds of each group."""
+    names = [{kind.name for kind in group} for group in groups]
+    return [[each for each in parameters if each.kind.name in group] for group in names]

@@ -1,0 +1,38 @@
+"""Every parameter of a prepared model by its full name, in the order of `named_parameters()`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.architecture.model import Stack
+from calculator.resident.tensors import layer_parameters, outer_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+
+
+class Named(NamedTuple):
+    """A parameter: its name with the layer's number, and as one of a kind whose name has `*` in its place."""
+
+    name: str
+    kind: ResidentTensor
+
+
+def named_parameters(prepared: PreparedModel) -> Iterator[Named]:
+    """The parameters of a model with one stack of layers, those that the method adds included."""
+    outer = outer_parameters(prepared)
+    for part in prepared.model.parts:
+        if isinstance(part, Stack):
+            for index, layer in enumerate(part.layers):
+                for kind in layer_parameters(prepared, layer):
+                    name = kind.name.replace(".*.", f".{index}.", 1)
+                    yield Named(name, replace(kind, count=1, bytes=kind.bytes // kind.count))
+        else:
+            own = [each for each in outer if each.name.startswith(f"{part.name}.")]
+            outer = [each for each in outer if each not in own]
+            yield from (Named(each.name, each) for each in own)
+    yield from (Named(each.name, each) for each in outer)

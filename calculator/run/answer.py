@@ -1,0 +1,86 @@
+"""The answer about a whole run, which the page, the JSON API and the command line all show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from calculator.devices import Fit, Verdict
+    from calculator.estimation.answer import Estimate, Row
+    from calculator.inputs.run import RunSettings
+
+RunPhaseName = Literal["load", "first_step", "training_step", "evaluation", "generation", "checkpoint", "merge"]
+
+#: What a phase can run out of.
+Resource = Literal["gpu", "host", "disk"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPhase:
+    """A phase of a run.
+
+    Attributes:
+        gpu_bytes: The live tensors at its peak; each is rounded up to 512 bytes.
+        operation: What runs at the peak.
+        required_bytes: Reserved memory and the CUDA context.
+        resident_bytes: The part of `gpu_bytes` that the phase finds: weights, states, the last batch.
+        rows: What it adds at its peak.
+        host_bytes: What it adds to the process's resident set (RSS).
+        host_file_bytes: The part of them that is mapped files, which the system can drop.
+        host: Where they come from.
+        disk_bytes: What is on the disk at its end, or at most within it.
+        fit: Its verdict on the GPU.
+        ends_by: What it runs out of, if the run ends in it.
+    """
+
+    name: RunPhaseName
+    gpu_bytes: int
+    operation: str
+    required_bytes: int
+    resident_bytes: int
+    rows: tuple[Row, ...] = ()
+    host_bytes: int = 0
+    host_file_bytes: int = 0
+    host: str = ""
+    disk_bytes: int = 0
+    fit: Fit | None = None
+    ends_by: Resource | None = None
+
+    @property
+    def needed_host_bytes(self) -> int:
+        """The host memory that cannot be dropped."""
+        return self.host_bytes - self.host_file_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedFile:
+    """A file of a checkpoint, or of the merged model."""
+
+    name: str
+    bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeRun:
+    """The answer: every phase in order, the files of a checkpoint, and the verdict."""
+
+    estimate: Estimate
+    run: RunSettings
+    phases: tuple[RunPhase, ...]
+    files: tuple[SavedFile, ...]
+    merged_files: tuple[SavedFile, ...]
+    verdict: Verdict | None
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ended_in(self) -> RunPhase | None:
+        """The phase that ends the run, if one does."""
+        return next((phase for phase in self.phases if phase.ends_by), None)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The size of one checkpoint."""
+        return sum(each.bytes for each in self.files)

@@ -1,0 +1,118 @@
+"""The peak of an evaluation: of the Trainer's loop, and of generation on one of its batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import Dim, named
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.estimation.answer import Row
+from calculator.estimation.ledger import rows
+from calculator.run.gathered import Gathered
+from calculator.training_step.evaluation import evaluation_pass
+from calculator.training_step.generation import Generation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.engine.live_tensors import LiveTensors
+    from calculator.inputs.run import RunSettings
+    from calculator.inputs.training import Training
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.run.gathered import Moment
+    from calculator.training_step.evaluation import EvaluationPass
+    from calculator.training_step.resident_state import ResidentState
+
+_BATCH = "transformers/trainer.py, prediction_step"
+
+
+def listed(alive: LiveTensors) -> tuple[Row, ...]:
+    """What is alive, as rows, the largest first."""
+    found = [row for of_component in rows(alive).values() for row in of_component]
+    return tuple(sorted(found, key=lambda row: -row.bytes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePeak:
+    """The bytes that a phase adds to what it finds on the GPU, as rows, and the operation at its peak."""
+
+    rows: tuple[Row, ...]
+    operation: str
+
+    @property
+    def bytes(self) -> int:
+        """All of them."""
+        return sum(row.bytes for row in self.rows)
+
+
+class Evaluation:
+    """An evaluation of the model that a run trains."""
+
+    def __init__(self, resident: ResidentState, run: RunSettings) -> None:
+        self.resident, self.run = resident, run
+        #: A forward pass of a number of rows.
+        self.passed = cache(self._passed)
+
+    @property
+    def length(self) -> int:
+        """The tokens of a row, which is as long as one of the training."""
+        return self.resident.prepared.given.sequence_length
+
+    @property
+    def gathered(self) -> Gathered:
+        """What the loop keeps."""
+        prepared = self.resident.prepared
+        shape = (named(self.length, "S"), prepared.model.output.out_features)
+        dtype = "float32" if prepared.given.autocast else prepared.hidden_dtype
+        return Gathered(
+            rows=self.run.per_device_eval_batch_size,
+            samples=self.run.eval_samples,
+            steps=self.run.eval_accumulation_steps,
+            logits=(shape, dtype) if self.run.gathers_logits else None,
+            length=self.length,
+        )
+
+    def peak(self) -> PhasePeak:
+        """The peak of the loop."""
+        return max((self._at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
+
+    def _at(self, moment: Moment) -> PhasePeak:
+        batch = tuple(self._batch(moment.batch))
+        if not moment.in_forward:
+            return PhasePeak(rows=(*moment.kept, *batch), operation="nested_concat: gathered logits with the batch")
+        passed: EvaluationPass = self.passed(moment.batch)
+        count = Row(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)
+        return PhasePeak(rows=(*moment.kept, *batch, count, *listed(passed.alive)), operation=passed.operation)
+
+    def _batch(self, count: int) -> Iterator[Row]:
+        """The tensors of a batch."""
+        shape = (Dim(count, "rows"), named(self.length, "S"))
+        for name in self.resident.trainer.batch:
+            size = allocated(count * self.length, ITEMSIZE["int64"])
+            yield Row(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype="int64", source=_BATCH)
+
+    def _passed(self, count: int) -> EvaluationPass:
+        return evaluation_pass(self._for_batch(count, self.resident.prepared.given))
+
+    def _for_batch(self, count: int, training: Training) -> PreparedModel:
+        """The model for a batch of the evaluation."""
+        prepared = self.resident.prepared
+        own = replace(training, micro_batch_size=count, gradient_accumulation_steps=1, gradient_checkpointing=False)
+        return prepared.for_run(own, prepared.device)
+
+    def generation(self, max_length: int) -> PhasePeak:
+        """The peak of `generate` with greedy search on a batch of prompts, up to a length with the prompt."""
+        training = replace(self.resident.prepared.given, trainer=None)
+        passes = Generation(self._for_batch(self.run.per_device_eval_batch_size, training))
+        ran = [passes.prefill()]
+        new, cache_after = max_length - self.length, ran[0].cache
+        if new > 1:
+            ran.append(passes.decode(Dim(self.length, "S"), cache_after, first=True))
+        if new > 2:
+            last = Dim(self.length, "S") + Dim(new - 2, "generation_max_length - S - 2")
+            ran.append(passes.decode(last, cache_after, first=False))
+        highest = max(ran, key=lambda each: each.moment.bytes)
+        alive = highest.recording.alive(highest.moment)
+        return PhasePeak(rows=listed(alive), operation=highest.operation)

@@ -1,0 +1,118 @@
+"""The peak of loading a model: on the GPU, and in the host memory of the process.
+
+Sources: transformers 5.24, core_model_loading.py (_materialize_copy, spawn_materialize, GLOBAL_WORKERS) and
+modeling_utils.py (_load_pretrained_model), which maps the files into memory and makes every model on the meta device;
+safetensors 0.8, whose tensors are views of the mapped file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from calculator.allocator.loading import Loading
+from calculator.common.dtype import ITEMSIZE, DType
+from calculator.estimation.answer import Row
+from calculator.run.evaluation import PhasePeak
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from calculator.inputs.run import RunSettings
+    from calculator.training_step.resident_state import ResidentState
+
+#: The dtypes of a checkpoint, by their names in a config.
+_DTYPES: dict[str, DType] = {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
+
+#: The threads that read weights; a single one where they are quantised.
+WORKERS = 4
+
+_SOURCE = "transformers/core_model_loading.py; safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPeak:
+    """What a phase adds to the resident set of the process, the part of it in mapped files, and where it comes from."""
+
+    bytes: int
+    file_bytes: int
+    sentence: str
+
+
+class ModelLoading:
+    """`from_pretrained`, then the move to the GPU where the weights are read into host memory."""
+
+    def __init__(self, resident: ResidentState, run: RunSettings, config: dict[str, Any] | None) -> None:
+        self.resident, self.run = resident, run
+        self.prepared = resident.prepared
+        self.dtype: DType = self.prepared.given.dtype
+        self.stored: DType = run.checkpoint_dtype or _dtype_of(config or {}) or self.dtype
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether linear layers are quantised as they are read."""
+        return any(tensor.packed for tensor in self.resident.tensors)
+
+    @property
+    def reads_onto_gpu(self) -> bool:
+        """Whether weights are read onto the GPU. transformers sets device_map for a model in 4 bits."""
+        return self.quantizes or self.run.device_map is not None
+
+    def peak(self, usable: int | None) -> PhasePeak:
+        """The most bytes alive on the GPU, and what is alive then."""
+        if not self.reads_onto_gpu:
+            rows = [_row(tensor.name, tensor.count, tensor.bytes) for tensor in self.resident.tensors]
+            return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation="model.to(device)")
+        loading = Loading(self.resident.tensors, self.prepared.training)
+        sizes, events = loading.on(usable)
+        alive = [*accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in events)]
+        at = max(range(len(alive)), key=alive.__getitem__)
+        live: dict[int, None] = {}
+        for event in events[: at + 1]:
+            if event >= 0:
+                live[event] = None
+            else:
+                del live[~event]
+        merged: dict[str, list[int]] = {}
+        for row in live:
+            merged.setdefault(loading.names[row], []).append(sizes[row])
+        rows = [_row(name, len(found), sum(found)) for name, found in merged.items()]
+        operation = loading.names[events[at]] if events[at] >= 0 else ""
+        return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation=operation)
+
+    @property
+    def host(self) -> HostPeak:
+        """The most bytes of the process."""
+        base = [tensor for tensor in self.resident.tensors if tensor.base and tensor.parameters]
+        count = sum(tensor.parameters * tensor.count for tensor in base)
+        mapped = count * ITEMSIZE[self.stored]
+        casts = self.stored != self.dtype
+        if not self.reads_onto_gpu:
+            if not casts:
+                sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
+                return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
+            sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
+            return HostPeak(bytes=mapped + count * ITEMSIZE[self.dtype], file_bytes=mapped, sentence=sentence)
+        sentence = "The mapped files, which are read and copied to the GPU."
+        if not casts:
+            return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
+        largest = max(tensor.parameters for tensor in base) * ITEMSIZE[self.dtype]
+        temporary = largest * (1 if self.quantizes else WORKERS)
+        sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
+        return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
+
+
+def _dtype_of(config: dict[str, Any]) -> DType | None:
+    """The dtype of a checkpoint, as its config states it."""
+    text = config.get("text_config")
+    own = text if isinstance(text, dict) else {}
+    for value in (config.get("dtype"), config.get("torch_dtype"), own.get("dtype"), own.get("torch_dtype")):
+        name = str(value).removeprefix("torch.")
+        if name in _DTYPES:
+            return _DTYPES[name]
+    return None
+
+
+def _row(name: str, count: int, size: int) -> Row:
+    return Row(name=name, count=count, bytes=size, shape=None, dtype="", source=_SOURCE)

@@ -1,0 +1,152 @@
+"""What of a whole run is not modelled, or is refused by the libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.inputs.stack import DEFAULT_STACK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.inputs.run import RunSettings
+    from calculator.run.request import RunRequest
+
+#: Families whose weights transformers names otherwise in its files, or that have buffers there.
+#: Source: transformers 5.24, conversion_mapping.py; modeling_apertus.py, whose activation saves two buffers.
+OTHER_NAMES = frozenset({"apertus", "baichuan", "exaone", "gpt_neox", "internlm2", "roberta", "xlm-roberta"})
+
+#: The libraries whose loaders and file formats are modelled in one release.
+_LIBRARIES = ("transformers", "peft", "bitsandbytes")
+
+
+def check_request(request: RunRequest) -> None:
+    """Refuse a run before its model is built.
+
+    Raises:
+        PlanError: with every reason.
+    """
+    problems = [*_of_estimate(request), *_of_evaluation(request), *_of_generation(request)]
+    if problems:
+        raise PlanError(*problems)
+
+
+def check_model(request: RunRequest, model: Model) -> None:
+    """Refuse a run of this model.
+
+    Raises:
+        PlanError: with every reason.
+    """
+    problems = [*_of_files(request, model), *_of_merge(request, model), *_of_outputs(request, model)]
+    if problems:
+        raise PlanError(*problems)
+
+
+def _of_estimate(request: RunRequest) -> Iterator[Problem]:
+    own = request.estimate
+    if own.accounting == "textbook":
+        yield Problem(loc="accounting", msg="the phases of a run have no rules of thumb: use exact", input="textbook")
+    if own.task != "causal_lm":
+        yield Problem(loc="task", msg="the phases of a run are modelled for causal_lm: use it", input=own.task)
+    if own.engine == "traced":
+        yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
+    if own.device.count > 1:
+        message = "the phases of a run are modelled on one GPU: use 1, and the estimate for a step on several"
+        yield Problem(loc="device.count", msg=message, input=own.device.count)
+    for name in _LIBRARIES:
+        release, modelled = getattr(own.stack, name), getattr(DEFAULT_STACK, name)
+        if release != modelled:
+            message = f"how {name} loads and saves is modelled for {modelled}: leave it out"
+            yield Problem(loc=f"stack.{name}", msg=message, input=release)
+
+
+def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
+    run, training, method = request.run, request.estimate.training, request.estimate.method
+    if run.load_best_model_at_end and not run.evaluates:
+        message = "transformers compares evaluations for it: set eval_strategy, or use false"
+        yield Problem(loc="run.load_best_model_at_end", msg=message, input=True)
+    if run.predict_with_generate and not run.evaluates:
+        message = "generation is a part of the evaluation: set eval_strategy, or use false"
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
+    if not run.evaluates:
+        return
+    if training.trainer != "transformers":
+        message = (
+            "the evaluation of this trainer is not modelled: use transformers, or run.eval_strategy no for its other"
+            " phases"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.use_liger_kernel:
+        message = "evaluation with Liger's kernels is not modelled: use false, or run.eval_strategy no"
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+    if method.embeds_inputs:
+        message = f"evaluation with {method.facts.label} is not modelled: use prefix or lora, or run.eval_strategy no"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+
+
+def _of_generation(request: RunRequest) -> Iterator[Problem]:
+    run, training, method = request.run, request.estimate.training, request.estimate.method
+    if not run.predict_with_generate or not run.evaluates:
+        return
+    if training.autocast is not None:
+        message = "generation under autocast is not modelled: use null, or run.predict_with_generate false"
+        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
+    if method.virtual_tokens:
+        message = "generation with virtual tokens in training is not modelled: use lora, or predict_with_generate false"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+
+
+def check_length(run: RunSettings, prompt: int) -> None:
+    """Refuse a generation that is no longer than its prompt.
+
+    Raises:
+        PlanError: with the least length.
+    """
+    if run.evaluates and run.predict_with_generate and (run.generation_max_length or 0) <= prompt:
+        message = f"counts the prompt of {prompt:,} tokens (training.sequence_length) too: give {prompt + 1:,} or more"
+        raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))
+
+
+def _of_files(request: RunRequest, model: Model) -> Iterator[Problem]:
+    method, run = request.estimate.method, request.run
+    if not run.saves:
+        return
+    if method.refuses_checkpoint is not None:
+        message = f"the size of its checkpoint is not modelled ({method.refuses_checkpoint}): use run.save_strategy no"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+    reason = whole_model_files(model) if method.facts.trains_base else None
+    if reason is not None:
+        yield Problem(loc="run.save_strategy", msg=f"{reason}: use no, or lora", input=run.save_strategy)
+
+
+def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
+    method, run = request.estimate.method, request.run
+    if not run.merge_and_unload:
+        return
+    problem = None
+    if not method.facts.mergeable:
+        why = "has nothing to merge" if method.facts.mergeable is None else "can't be merged into the weights"
+        problem = f"{method.facts.label} {why}: use false"
+    elif method.base_quantization(request.estimate.training) is not None:
+        problem = "the files of a model that is merged in 4 bits are not modelled: use false, and merge into 16 bits"
+    elif reason := whole_model_files(model):
+        problem = f"{reason}: use false"
+    if problem is not None:
+        yield Problem(loc="run.merge_and_unload", msg=problem, input=True)
+
+
+def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
+    if request.run.evaluates and model.config.get("output_router_logits"):
+        message = "evaluation with output_router_logits is not modelled: switch it off, or use run.eval_strategy no"
+        yield Problem(loc="model.config", msg=message, input=True)
+
+
+def whole_model_files(model: Model) -> str | None:
+    """Why the size of a whole model's files is not modelled, if it is not."""
+    if "experts" in model.kinds:
+        return "transformers splits fused experts when it saves a whole model, which is not modelled"
+    if model.idle or model.model_type in OTHER_NAMES:
+        return f"the names that transformers writes for weights of {model.model_type} are not modelled"
+    return None

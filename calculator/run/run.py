@@ -1,0 +1,263 @@
+"""The whole run of a request: every phase in order, and the one that ends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calculator import catalogue
+from calculator.allocator.reserved_rule import whole_segments
+from calculator.devices import Verdict, cuda_context, fit, library_workspace
+from calculator.devices.verdict import card_of
+from calculator.estimation.compatibility import within_positions
+from calculator.estimation.estimate import estimate, model_of, resident_state
+from calculator.estimation.sample_lengths import with_longest_batch
+from calculator.methods import Full
+from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.per_parameter import tensors
+from calculator.run.answer import RunPhase, WholeRun
+from calculator.run.evaluation import Evaluation
+from calculator.run.loading import ModelLoading
+from calculator.run.merging import merge_peak
+from calculator.run.refusals import check_length, check_model, check_request
+from calculator.run.saving import NOT_COUNTED, Saving, whole_model
+from calculator.run.sentences import ASSUMPTIONS, host_of_evaluation, host_of_saving, warnings
+from calculator.training_step.resident_state import ResidentState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from calculator.estimation.answer import Estimate
+    from calculator.run.answer import Resource, RunPhaseName, SavedFile
+    from calculator.run.evaluation import PhasePeak
+    from calculator.run.request import RunRequest
+
+#: Scalars that the Trainer does not have yet in its first step; the second only where a step has one micro-batch.
+NOT_IN_FIRST_STEP = ("grad_norm", "tr_loss_step")
+
+
+def whole_run(request: RunRequest) -> WholeRun:
+    """Answer a request.
+
+    Raises:
+        PlanError: if the model is not known, the real stack refuses the combination, or a phase is not modelled.
+    """
+    check_request(request)
+    model = model_of(request.estimate.model)
+    check_model(request, model)
+    own = estimate(request.estimate)
+    return _Run(request, own).answer()
+
+
+class _Run:
+    """A run whose training step is estimated."""
+
+    def __init__(self, request: RunRequest, own: Estimate) -> None:
+        self.request, self.run, self.estimate = request, request.run, own
+        model = model_of(request.estimate.model)
+        self.resident = resident_state(within_positions(with_longest_batch(request.estimate), model))
+        self.prepared = self.resident.prepared
+        check_length(self.run, self.prepared.given.sequence_length)
+        self.device = request.estimate.device
+        self.saving = Saving(self.resident)
+
+    def answer(self) -> WholeRun:
+        """Every phase, and the verdict."""
+        phases = tuple(self._ended(phase) for phase in self._phases())
+        return WholeRun(
+            estimate=self.estimate,
+            run=self.run,
+            phases=phases,
+            files=self.files,
+            merged_files=self.merged_files,
+            verdict=_verdict(phases),
+            assumptions=(*ASSUMPTIONS, NOT_COUNTED, *self.estimate.assumptions),
+            warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
+        )
+
+    @cached_property
+    def files(self) -> tuple[SavedFile, ...]:
+        """The files of a checkpoint."""
+        if not self.run.saves:
+            return ()
+        return (*self.saving.model_files, *(() if self.run.save_only_model else (self.saving.optimizer_file,)))
+
+    @cached_property
+    def merged_files(self) -> tuple[SavedFile, ...]:
+        """The files of the merged model."""
+        return whole_model(self._merged.saved) if self.run.merge_and_unload else ()
+
+    @cached_property
+    def _merged(self) -> Saving:
+        prepared = PreparedModel(self.prepared.model, Full(), self.prepared.given, self.device, self.prepared.stack)
+        return Saving(ResidentState(prepared))
+
+    @cached_property
+    def between_steps(self) -> int:
+        """What is alive between two steps: weights, optimizer states, the last batch and the Trainer's scalars."""
+        return sum(each.bytes for each in (*self.resident.tensors, *self.resident.optimizer_states))
+
+    def _phases(self) -> Iterator[RunPhase]:
+        yield self._load()
+        yield self._first_step()
+        yield self._steady_step()
+        if self.run.evaluates:
+            yield from self._evaluation()
+        if self.run.saves:
+            yield self._checkpoint()
+        if self.run.merge_and_unload:
+            yield self._merge()
+
+    def _load(self) -> RunPhase:
+        loading = ModelLoading(self.resident, self.run, self._config)
+        given = self.estimate.fit
+        host = loading.host
+        return self._phase(
+            "load",
+            loading.peak(given.usable_bytes - self._context if given else None),
+            resident=0,
+            host_bytes=host.bytes,
+            host_file_bytes=host.file_bytes,
+            host=host.sentence,
+        )
+
+    @property
+    def _config(self) -> dict[str, Any] | None:
+        reference = self.request.estimate.model
+        return reference.config if reference.id is None else catalogue.model(reference.id).config
+
+    def _first_step(self) -> RunPhase:
+        """The first step: forward and backward pass without the states that the optimizer creates at its end."""
+        missing = self.resident.prepared.training.gradient_accumulation_steps == 1
+        names = NOT_IN_FIRST_STEP[: 2 if missing else 1]
+        later = sum(
+            each.bytes
+            for each in tensors(self.resident.optimizer_states)
+            if each.name in names or (each.component == "optimizer_states" and not self.resident.optimizer.early)
+        )
+        peaks = {
+            phase.name: phase.peak_bytes - (0 if phase.name == "optimizer_step" else later)
+            for phase in self.estimate.memory.phases
+        }
+        highest = max(peaks, key=peaks.__getitem__)
+        return self._step("first_step", peaks[highest], highest.replace("_", " "))
+
+    def _steady_step(self) -> RunPhase:
+        memory = self.estimate.memory
+        return self._step("training_step", memory.peak_allocated_bytes, memory.peak_operation)
+
+    def _step(self, name: RunPhaseName, size: int, operation: str) -> RunPhase:
+        memory = self.estimate.memory
+        reserved = memory.required_bytes if name == "training_step" else self._required(size)
+        return RunPhase(
+            name=name,
+            gpu_bytes=size,
+            operation=operation,
+            required_bytes=min(reserved, memory.required_bytes),
+            resident_bytes=min(size, self.between_steps),
+            fit=self.estimate.fit,
+        )
+
+    def _evaluation(self) -> Iterator[RunPhase]:
+        evaluation = Evaluation(self.resident, self.run)
+        gathered = evaluation.gathered
+        host = host_of_evaluation(gathered)
+        yield self._phase("evaluation", evaluation.peak(), host_bytes=gathered.host_bytes, host=host)
+        if self.run.predict_with_generate:
+            yield self._phase("generation", evaluation.generation(self.run.generation_max_length or 0))
+
+    def _checkpoint(self) -> RunPhase:
+        model, state = self.saving.host_bytes_of_model, self.saving.largest_state
+        host = model if self.run.save_only_model else max(model, state)
+        size = sum(each.bytes for each in self.files)
+        return RunPhase(
+            name="checkpoint",
+            gpu_bytes=self.between_steps,
+            operation="save_pretrained",
+            required_bytes=self._required(self.between_steps),
+            resident_bytes=self.between_steps,
+            host_bytes=host,
+            host=host_of_saving(model, host),
+            disk_bytes=size * self.run.checkpoints_on_disk,
+            fit=self._fit(self.between_steps),
+        )
+
+    def _merge(self) -> RunPhase:
+        peak = merge_peak(self.resident, self.request.estimate.method)
+        size = sum(each.bytes for each in self.files)
+        host = self._merged.host_bytes_of_model
+        return self._phase(
+            "merge",
+            peak,
+            host_bytes=host,
+            host=host_of_saving(host, host),
+            disk_bytes=size * self.run.checkpoints_kept + sum(each.bytes for each in self.merged_files),
+        )
+
+    def _phase(self, name: RunPhaseName, peak: PhasePeak, *, resident: int | None = None, **host: Any) -> RunPhase:
+        """A phase that adds rows to what it finds."""
+        resident = self.between_steps if resident is None else resident
+        size = resident + peak.bytes
+        return RunPhase(
+            name=name,
+            gpu_bytes=size,
+            operation=peak.operation,
+            required_bytes=self._required(size),
+            resident_bytes=resident,
+            rows=tuple(sorted(peak.rows, key=lambda row: -row.bytes)),
+            fit=self._fit(size),
+            **host,
+        )
+
+    @cached_property
+    def _workspace(self) -> int:
+        return library_workspace(card_of(self.device))[0].bytes
+
+    @cached_property
+    def _context(self) -> int:
+        return cuda_context(card_of(self.device)).bytes
+
+    def _required(self, size: int) -> int:
+        return whole_segments(size + self._workspace) + self._context
+
+    def _fit(self, size: int) -> Any:
+        return fit(
+            self.device,
+            peak_allocated_bytes=size,
+            library_workspace_bytes=self._workspace,
+            peak_reserved_bytes=whole_segments(size + self._workspace),
+            context_bytes=self._context,
+            required_bytes=self._required(size),
+        )
+
+    def _ended(self, phase: RunPhase) -> RunPhase:
+        return replace(phase, ends_by=self._ends_by(phase))
+
+    def _ends_by(self, phase: RunPhase) -> Resource | None:
+        run = self.run
+        if self._ends_on_gpu(phase):
+            return "gpu"
+        if run.host_memory_bytes is not None and phase.needed_host_bytes > run.host_memory_bytes:
+            return "host"
+        return "disk" if run.disk_bytes is not None and phase.disk_bytes > run.disk_bytes else None
+
+    def _ends_on_gpu(self, phase: RunPhase) -> bool:
+        """Whether the phase ends out of GPU memory. A replay of the steps tells in which of them the run ends."""
+        if phase.fit is None or phase.fit.verdict is not Verdict.DOES_NOT_FIT:
+            return False
+        ended = phase.fit.out_of_memory if phase.name in ("first_step", "training_step") else None
+        if ended is None:
+            return True
+        return phase.name == "training_step" or ended.step <= 1
+
+
+def _verdict(phases: tuple[RunPhase, ...]) -> Verdict | None:
+    """The verdict on the run: the worst of its phases."""
+    if any(phase.ends_by for phase in phases):
+        return Verdict.DOES_NOT_FIT
+    verdicts = [phase.fit.verdict for phase in phases if phase.fit is not None]
+    if not verdicts:
+        return None
+    return Verdict.TIGHT if Verdict.TIGHT in verdicts else Verdict.FITS

@@ -1,0 +1,120 @@
+"""The files of a checkpoint, and the host memory that writing them takes.
+
+Sources: transformers 5.24, trainer.py (_save_checkpoint), modeling_utils.py (save_pretrained); peft 0.21, peft_model.py
+(save_pretrained); huggingface_hub, serialization/_base.py (split_state_dict_into_shards_factory).
+"""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from typing import TYPE_CHECKING
+
+from calculator.checkpoint import safetensors_file, torch_file
+from calculator.checkpoint.optimizer_file import grouped, state_dict
+from calculator.checkpoint.parameters import named_parameters
+from calculator.resident.per_parameter import tensors
+from calculator.run.answer import SavedFile
+from calculator.trainers.resident import embeddings, groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.checkpoint.parameters import Named
+    from calculator.checkpoint.safetensors_file import SavedTensor
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.resident_state import ResidentState
+
+#: The most bytes of tensors in a file (max_shard_size, "50GB").
+MAX_SHARD_SIZE = 50 * 10**9
+
+_SAFETENSORS = "safetensors 0.8: an 8-byte length, a JSON header, and the tensors"
+_TORCH = "torch.save of the optimizer's state dict: a pickle and the storages in a ZIP archive"
+_INDEX = "transformers' index of the weights' files"
+
+#: What a checkpoint has besides, in total some kilobytes and the tokenizer.
+NOT_COUNTED = (
+    "Files of a checkpoint that are not counted: config.json, generation_config.json or adapter_config.json, README.md,"
+    " trainer_state.json, training_args.bin, scheduler.pt and rng_state.pth, which are a few kilobytes each, and the"
+    " tokenizer."
+)
+
+
+class Saving:
+    """What a run writes."""
+
+    def __init__(self, resident: ResidentState) -> None:
+        self.resident = resident
+        self.prepared: PreparedModel = resident.prepared
+        self.parameters: list[Named] = list(named_parameters(self.prepared))
+
+    @property
+    def saved(self) -> Sequence[SavedTensor]:
+        """The tensors that `save_pretrained` writes: the adapter's, or the model's."""
+        return self.prepared.method.saved_tensors(self.parameters, self.prepared.model)
+
+    @property
+    def model_files(self) -> tuple[SavedFile, ...]:
+        """The files of `save_pretrained`."""
+        if self.prepared.method.facts.trains_base:
+            return whole_model(self.saved)
+        return (_weights("adapter_model.safetensors", self.saved),)
+
+    @property
+    def optimizer_file(self) -> SavedFile:
+        """The file of the optimizer's states."""
+        prepared, facts, optimizer = self.prepared, self.resident.trainer, self.resident.optimizer
+        trained = [each for each in self.resident.tensors if each.trained]
+        own = [each for each in self.parameters if each.kind.trained]
+        of_groups = grouped(own, groups(facts, prepared.model, trained))
+        if facts.decay_groups and len(of_groups) == 1:
+            of_groups.append([])  # the Trainer has both groups even if one is empty
+        in_32_bits = embeddings(prepared.model, self.resident.tensors) if facts.embeddings_in_32_bits else ()
+        size = torch_file.file_bytes(state_dict(of_groups, optimizer, in_32_bits), "optimizer")
+        return SavedFile(name="optimizer.pt", bytes=size, source=_TORCH)
+
+    @property
+    def largest_state(self) -> int:
+        """The bytes of the largest optimizer state, which `torch.save` copies to the host by itself."""
+        states = (each for each in tensors(self.resident.optimizer_states) if each.component == "optimizer_states")
+        return max((state.bytes // state.count for state in states), default=0)
+
+    @property
+    def host_bytes_of_model(self) -> int:
+        """The tensors of the largest file: safetensors copies all of a file's to the host before it writes."""
+        return max(sum(each.bytes for each in shard) for shard in shards(self.saved))
+
+
+def whole_model(saved: Sequence[SavedTensor]) -> tuple[SavedFile, ...]:
+    """The files of a whole model: one, or several with an index."""
+    split = shards(saved)
+    if len(split) == 1:
+        return (_weights("model.safetensors", saved),)
+    names = [f"model-{number:05d}-of-{len(split):05d}.safetensors" for number in range(1, len(split) + 1)]
+    files = [_weights(name, shard) for name, shard in zip(names, split, strict=True)]
+    index = {
+        "metadata": {
+            "total_parameters": sum(prod(each.shape) for each in saved),
+            "total_size": sum(each.bytes for each in saved),
+        },
+        "weight_map": {each.name: name for name, shard in zip(names, split, strict=True) for each in shard},
+    }
+    length = len(json.dumps(index, indent=2, sort_keys=True)) + 1
+    return (*files, SavedFile(name="model.safetensors.index.json", bytes=length, source=_INDEX))
+
+
+def shards(saved: Sequence[SavedTensor]) -> list[list[SavedTensor]]:
+    """The tensors of each file, in order. A tensor that does not fit the file begins another one."""
+    split: list[list[SavedTensor]] = [[]]
+    size = 0
+    for each in saved:
+        if split[-1] and size + each.bytes > MAX_SHARD_SIZE:
+            split.append([])
+            size = 0
+        split[-1].append(each)
+        size += each.bytes
+    return split
+
+
+def _weights(name: str, saved: Sequence[SavedTensor]) -> SavedFile:
+    return SavedFile(name=name, bytes=safetensors_file.file_bytes(saved), source=_SAFETENSORS)

@@ -1,0 +1,61 @@
+"""The page of a whole run: its answer, its form, and the JSON version."""
+
+import re
+from html import unescape
+
+import pytest
+
+from app.forms.fields import RUN
+
+SMALL = (
+    "?model=Qwen%2FQwen2.5-0.5B&method=lora&gpu=rtx-4060&sequence_length=256&reserved=rule&compute_metrics=true"
+    "&eval_samples=64"
+)
+
+
+def text(html):
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", html)))
+
+
+def test_the_page_names_the_phase_and_lists_the_files(client):
+    page = client.get(f"/run{SMALL}")
+    twin = client.get(f"/run.json{SMALL}").json()
+    assert page.status_code == 200
+    shown = text(page.text)
+    assert twin["ended_in"] == "evaluation"
+    assert twin["sentence"] in shown
+    for words in ("Phase by phase", "Evaluation", "gathered logits", "adapter_model.safetensors", "optimizer.pt"):
+        assert words in shown
+    assert f"{twin['files'][0]['bytes']:,}" in shown
+
+
+def test_every_input_has_its_label_and_help_and_the_plan_stays(client):
+    html = client.get(f"/run{SMALL}").text
+    for field in RUN:
+        assert f'id="{field.name}"' in html
+        assert field.declared.setting.help in unescape(html)
+    assert '<input type="hidden" name="sequence_length" value="256">' in html
+
+
+@pytest.mark.parametrize(
+    ("change", "linked"), [("&trainer=trl-sft", 'href="/?'), ("&eval_samples=none", 'href="#eval_samples"')]
+)
+def test_a_refusal_links_to_the_field(client, change, linked):
+    page = client.get(f"/run{SMALL.replace('&eval_samples=64', '')}{change}")
+    assert page.status_code == 422
+    assert linked in page.text[page.text.index("There is a problem") :]
+
+
+def test_a_submitted_form_redirects_to_its_address(client):
+    answer = client.post("/run", data={"model": "Qwen/Qwen2.5-0.5B", "eval_strategy": "no"}, follow_redirects=False)
+    assert answer.headers["location"] == "/run?model=Qwen%2FQwen2.5-0.5B&eval_strategy=no"
+
+
+def test_the_answer_of_an_estimate_links_to_its_run(client):
+    html = client.get("/?model=Qwen%2FQwen2.5-0.5B&method=lora&reserved=rule").text
+    assert 'href="/run?model=Qwen%2FQwen2.5-0.5B&amp;method=lora&amp;reserved=rule"' in html
+
+
+def test_an_unknown_name_in_the_address_is_refused_in_json(client):
+    assert client.get("/run.json?speed=1").status_code == 422
+    assert "speed" in text(client.get(f"/run{SMALL}&speed=1").text)

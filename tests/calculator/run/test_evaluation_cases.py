@@ -1,0 +1,23 @@
+"""The peaks of evaluation and generation equal traces of the real Trainer and of the real `generate` passes."""
+
+import json
+
+import pytest
+
+from calculator.run.request import parse_run
+from calculator.run.run import whole_run
+from tests.paths import CASE_FILES
+
+RECORDED = [json.loads(line) for line in (CASE_FILES / "run" / "evaluation.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['phase']}-{case['request']['method']['name']}")
+def test_peaks_equal_the_trace_to_the_byte(case):
+    answer = whole_run(parse_run(case["request"]))
+    phase = next(each for each in answer.phases if each.name == case["phase"])
+    if case["phase"] == "generation":
+        assert phase.gpu_bytes - phase.resident_bytes == case["peak_bytes"]
+        return
+    assert phase.resident_bytes == case["resident_bytes"]
+    assert phase.gpu_bytes == case["peak_bytes"]
+    assert sum(row.bytes for row in phase.rows) == phase.gpu_bytes - phase.resident_bytes

@@ -1,0 +1,155 @@
+"""The phases of a run, the one that ends it, and what is refused."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.devices import Verdict
+from calculator.inputs.run import RunSettings
+from calculator.run.request import parse_run
+from calculator.run.run import whole_run
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 3000,
+    "tie_word_embeddings": False,
+}
+
+
+def request(run=None, method=None, training=None, device=None, **more):
+    return parse_run(
+        {
+            "model": {"config": LLAMA},
+            "method": method or {"name": "lora"},
+            "training": {"sequence_length": 32, **(training or {})},
+            "device": device or {},
+            "reserved": "rule",
+            "run": run or {},
+            **more,
+        }
+    )
+
+
+def answer(**parts):
+    return whole_run(request(**parts))
+
+
+def phase(found, name):
+    return next(each for each in found.phases if each.name == name)
+
+
+def test_a_run_has_its_phases_in_order():
+    run = {
+        "eval_strategy": "steps",
+        "predict_with_generate": True,
+        "generation_max_length": 40,
+        "merge_and_unload": True,
+    }
+    names = [each.name for each in answer(run=run).phases]
+    assert names == ["load", "first_step", "training_step", "evaluation", "generation", "checkpoint", "merge"]
+    assert [each.name for each in answer(run={"save_strategy": "no"}).phases] == names[:3]
+
+
+def test_a_run_without_a_trainer_is_that_of_transformers():
+    assert request().estimate.training.trainer == "transformers"
+    assert request(training={"trainer": "trl-sft"}).estimate.training.trainer == "trl-sft"
+
+
+def test_the_first_step_has_no_optimizer_states_in_its_forward_and_backward_pass():
+    found = answer(method={"name": "full"})
+    first, later = phase(found, "first_step"), phase(found, "training_step")
+    assert first.gpu_bytes < later.gpu_bytes or later.operation.startswith("adamw")
+    assert first.gpu_bytes <= later.gpu_bytes
+
+
+def test_the_verdict_names_the_phase_that_ends_the_run():
+    run = {"eval_strategy": "epoch", "compute_metrics": True, "eval_samples": 20_000}
+    found = answer(run=run, device={"memory_bytes": 2 << 30})
+    assert (found.verdict, found.ended_in.name, found.ended_in.ends_by) == (
+        Verdict.DOES_NOT_FIT,
+        "evaluation",
+        "gpu",
+    )
+    flushed = answer(run={**run, "eval_accumulation_steps": 1}, device={"memory_bytes": 2 << 30})
+    assert flushed.verdict is Verdict.FITS
+    assert phase(flushed, "evaluation").host_bytes > phase(found, "evaluation").host_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "ended"),
+    [({"host_memory_bytes": 1}, ("checkpoint", "host")), ({"disk_bytes": 1}, ("checkpoint", "disk"))],
+)
+def test_host_memory_and_disk_space_end_a_run_too(limit, ended):
+    found = answer(run=limit)
+    assert (found.ended_in.name, found.ended_in.ends_by) == ended
+
+
+def test_logits_that_are_not_gathered_take_no_host_memory():
+    without = {"eval_strategy": "epoch", "compute_metrics": True, "prediction_loss_only": True}
+    assert phase(answer(run=without), "evaluation").host_bytes == 0
+
+
+def test_files_that_are_mapped_do_not_count_against_the_host_memory():
+    load = phase(answer(), "load")
+    assert (load.host_bytes, load.needed_host_bytes) == (load.host_file_bytes, 0)
+    cast = phase(answer(run={"checkpoint_dtype": "float32"}), "load")
+    assert cast.needed_host_bytes == load.host_file_bytes
+    assert cast.host_file_bytes == 2 * load.host_file_bytes
+
+
+def test_a_model_in_4_bits_is_read_onto_the_gpu():
+    loads = phase(answer(method={"name": "qlora"}, run={"checkpoint_dtype": "bfloat16"}), "load")
+    assert loads.operation != "model.to(device)"
+    assert sum(row.bytes for row in loads.rows) == loads.gpu_bytes
+
+
+@pytest.mark.parametrize(
+    ("run", "written", "at_once"),
+    [
+        ({"max_steps": 1000, "save_steps": 400}, 3, 3),
+        ({"max_steps": 1000, "save_steps": 100, "save_total_limit": 2}, 10, 3),
+        ({"max_steps": 1000, "save_steps": 100, "save_total_limit": 1, "load_best_model_at_end": True}, 10, 3),
+        ({"save_strategy": "epoch", "num_train_epochs": 2, "save_total_limit": 5}, 2, 2),
+        ({"save_strategy": "no"}, 0, 0),
+    ],
+)
+def test_checkpoints_on_the_disk_are_those_that_are_kept_and_a_new_one(run, written, at_once):
+    settings = RunSettings(**run)
+    assert (settings.checkpoints, settings.checkpoints_on_disk) == (written, at_once)
+
+
+def test_a_checkpoint_of_the_model_only_has_no_optimizer():
+    names = [each.name for each in answer(run={"save_only_model": True}).files]
+    assert names == ["adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "loc"),
+    [
+        ({"device": {"count": 2, "sharding": "ddp"}}, "device.count"),
+        ({"accounting": "textbook"}, "accounting"),
+        ({"stack": {"transformers": "5.0"}}, "stack.transformers"),
+        ({"run": {"load_best_model_at_end": True}}, "run.load_best_model_at_end"),
+        ({"run": {"predict_with_generate": True}}, "run.predict_with_generate"),
+        ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}}, "training.trainer"),
+        ({"run": {"eval_strategy": "steps"}, "method": {"name": "prompt"}}, "method.name"),
+        ({"run": {"eval_strategy": "steps"}, "training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
+        (
+            {"run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 32}},
+            "run.generation_max_length",
+        ),
+        ({"method": {"name": "delora"}}, "method.name"),
+        ({"method": {"name": "qlora"}, "run": {"merge_and_unload": True}}, "run.merge_and_unload"),
+        ({"method": {"name": "prefix"}, "run": {"merge_and_unload": True}}, "run.merge_and_unload"),
+        ({"run": {"evaluate": "steps"}}, "run.evaluate"),
+    ],
+    ids=str,
+)
+def test_what_is_not_modelled_is_refused_at_its_field(parts, loc):
+    with pytest.raises(PlanError) as refused:
+        answer(**parts)
+    assert [problem.loc for problem in refused.value.problems] == [loc]

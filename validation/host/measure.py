@@ -1,0 +1,94 @@
+"""Cases of host memory: what is predicted, and what a process measures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from calculator.run.gathered import Gathered
+from calculator.run.request import parse_run
+from calculator.run.run import whole_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A case: its name, what the child runs, and the bytes that are predicted."""
+
+    name: str
+    child: dict[str, Any]
+    predicted: int
+
+
+def model_config(hidden_size: int, layers: int) -> dict[str, Any]:
+    """The config of a Llama with that width and depth."""
+    return {
+        "model_type": "llama",
+        "hidden_size": hidden_size,
+        "intermediate_size": 4 * hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 32_000,
+        "tie_word_embeddings": False,
+    }
+
+
+def write_model(config: dict[str, Any], folder: Path) -> None:
+    """Write a model with these shapes in bfloat16."""
+    own = AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(own, dtype=torch.bfloat16)
+    model.to_empty(device="cpu").save_pretrained(folder)
+
+
+def loading_cases(config: dict[str, Any], folder: Path) -> Iterator[Case]:
+    """Loading in the checkpoint's dtype, and in another one."""
+    for dtype in ("bfloat16", "float32"):
+        body = {
+            "model": {"config": config},
+            "method": {"name": "full"},
+            "training": {"dtype": dtype, "sequence_length": 8},
+            "reserved": "rule",
+            "run": {"checkpoint_dtype": "bfloat16", "save_strategy": "no"},
+        }
+        predicted = whole_run(parse_run(body)).phases[0].host_bytes
+        yield Case(
+            name=f"load bfloat16 as {dtype}",
+            child={"load": {"folder": str(folder), "dtype": dtype}},
+            predicted=predicted,
+        )
+
+
+def evaluation_cases(rows: int, tokens: int, vocabulary: int, batches: int) -> Iterator[Case]:
+    """Gathering logits in one group and in several. What would be on a GPU is in the process too."""
+    for steps in (None, 2):
+        gathered = Gathered(
+            rows=rows,
+            samples=rows * batches,
+            steps=steps,
+            logits=((tokens, vocabulary), "bfloat16"),
+            length=0,
+        )
+        on_device = 0 if steps is None else 2 * rows * steps * tokens * vocabulary
+        yield Case(
+            name=f"gather {batches} batches of logits, {f'{steps} at a time' if steps else 'at once'}",
+            child={"gather": {"batches": batches, "shape": [rows, tokens, vocabulary], "steps": steps}},
+            predicted=gathered.host_bytes + on_device,
+        )
+
+
+def measured(case: Case, tiny: Path) -> int:
+    """Run a case in a process of its own; the bytes by which its resident set grew at most."""
+    command = [sys.executable, "-m", "validation.host.child", json.dumps(case.child), str(tiny)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  our own interpreter
+    return int(json.loads(ran.stdout.splitlines()[-1])["bytes"])
