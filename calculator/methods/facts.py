@@ -74,7 +74,7 @@ class MethodFacts:
     refuses_4_bits: str | None = None
     #: Why serving it without merging is refused, if it is.
     refuses_unmerged: str | None = None
-    #: Whether only the steps of one GPU are modelled, of the reference loop and of transformers' Trainer.
+    #: Whether only steps of one GPU are modelled: of the reference loop, transformers' Trainer and TRL's SFTTrainer.
     plain_steps_only: bool = False
 
     #: Floating-point operations of a token's forward pass for each added parameter: 2 for matrices.

@@ -22,8 +22,10 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
     if not facts.generates:
         yield from _of_generating(prepared, trainer)
-    if method.virtual_tokens or method.facts.plain_steps_only:
-        message = f"{trainer} with {method.name} is not modelled yet: use the trainer transformers, or another method"
+    plain_only = method.facts.plain_steps_only and prepared.training.trainer != "trl-sft"
+    if method.virtual_tokens or plain_only:
+        others = "trl-sft or transformers" if plain_only and not method.virtual_tokens else "transformers"
+        message = f"{trainer} with {method.name} is not modelled yet: use the trainer {others}, or another method"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
         message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
