@@ -28,12 +28,17 @@ def field(declaration: Declared) -> tuple[Any, Any]:
     """Return a setting as the type and the Field of a Pydantic model."""
     unit = f" In {declaration.setting.unit}." if declaration.setting.unit else ""
     info = Field(
-        default=declaration.default,
+        default=_plain(declaration.default),
         title=declaration.setting.label,
         description=f"{declaration.setting.help}{unit}",
-        examples=[example(declaration)],
+        examples=[_plain(example(declaration))],
     )
     return _json_type(declaration.type, _limits(declaration)), info
+
+
+def _plain(value: Any) -> Any:
+    """Return an object as Pydantic encodes it: a dict of no class of its own."""
+    return dict(value) if isinstance(value, dict) else value
 
 
 def model(title: str, cls: type, /, **leading: Any) -> type[BaseModel]:
