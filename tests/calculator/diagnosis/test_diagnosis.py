@@ -1,6 +1,7 @@
 """The allocation of an out-of-memory error, found again in the run that ended with it."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -11,6 +12,7 @@ from calculator.diagnosis.journal import journal_of
 from calculator.diagnosis.message import parse_message
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from tests.calculator.random_plans import random_body
 
 GPT2 = {
     "model": "openai-community/gpt2",
@@ -32,6 +34,9 @@ QLORA = {
     "training": {"micro_batch_size": 4, "sequence_length": 512, "gradient_accumulation_steps": 2, "trainer": "trl-sft"},
 }
 DDP = QLORA | {"device": {"count": 2, "sharding": "ddp"}}
+
+#: Models of few layers.
+SMALL = ("openai-community/gpt2", "distilbert/distilgpt2", "google/gemma-3-270m", "Qwen/Qwen2.5-0.5B")
 
 #: huggingface/transformers issue 7177.
 THREAD = (
@@ -121,3 +126,23 @@ def test_a_run_that_is_not_replayed_is_refused_by_its_field(changes, loc):
     with pytest.raises(PlanError) as error:
         diagnose(parse_request({**GPT2, **changes}), parse_message(THREAD))
     assert [problem.loc for problem in error.value.problems] == [loc]
+
+
+def test_random_plans_lead_back_from_their_own_messages():
+    chance, ended = Random(2011), 0
+    while ended < 3:
+        request = parse_request({**random_body(chance), "model": chance.choice(SMALL)})
+        try:
+            answer = estimate(replace(request, reserved="replay"))
+        except PlanError:
+            continue
+        journal = journal_of(replay_of(answer))
+        steady = [size for event, size in journal.line() if journal.requests[max(event, ~event)].step == 2]
+        assert max(steady) == answer.memory.peak_allocated_bytes + answer.memory.library_workspace_bytes, request
+        device = replace(request.device, memory_bytes=int(0.75 * answer.memory.required_bytes))
+        event = estimate(replace(request, reserved="replay", device=device)).fit.out_of_memory
+        if event is not None:
+            ended += 1
+            found = diagnose(request, parse_message(event.message))
+            close = {(m.step, m.phase, m.tensor) for m in found.matches if abs(m.difference_bytes) < 16 << 20}
+            assert (min(event.step, 2), event.phase, event.tensor) in close, request
