@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from app.api.answers.lengths import SHARES, lengths_answer
 from app.cli import files, options, request
 from app.cli.table import table
-from app.interop.data_sets.samples import size_of, texts
+from app.interop.data_sets.samples import Texts, size_of
 from app.interop.data_sets.tokenizer import token_counts, tokenizer_of
 from app.presentation.format import number, percent, sentence, size
 from calculator.common.errors import refusal
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.data_lengths.savings import LengthAdvice, LengthChange
+
+#: What is said of messages.
+WITHOUT_TEMPLATE = (
+    "Of messages, the contents are counted without the tokens that a chat template adds: apply it first for exact"
+    " lengths."
+)
 
 #: The interval between updates of the progress bar, in seconds, and its width.
 UPDATE_SECONDS, WIDTH = 0.2, 30
@@ -51,16 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the histogram, and the run on it if there is one."""
-    lengths = _lengths(args)
+    lengths, notes = _lengths(args)
     body = request.body(args)
     found = advice(parse_request(_with(body, lengths)), lengths) if body else None
     pairs = json.dumps([list(pair) for pair in lengths.pairs])
     if args.output is not None:
         files.write("--output", args.output, f"{pairs}\n")
     if args.json:
-        request.print_answer(args, lengths_answer(lengths, found), "")
+        request.print_answer(args, lengths_answer(lengths, found, notes), "")
         return 0
-    request.print_text("\n".join(_lines(lengths, found)))
+    request.print_text("\n".join((*_lines(lengths), *notes, *(_advice(found) if found is not None else ()))))
     if args.output is None:
         request.print_text(f"\n{pairs}")
     return 0
@@ -73,17 +79,19 @@ def _with(body: Any, lengths: Lengths) -> Any:
     return options.merged(body, {"training": {"sequence_lengths": [list(pair) for pair in lengths.pairs]}})
 
 
-def _lengths(args: argparse.Namespace) -> Lengths:
+def _lengths(args: argparse.Namespace) -> tuple[Lengths, tuple[str, ...]]:
+    """Return the histogram, and what its lengths do not have."""
     if args.tokenizer is None:
         raise refusal("--tokenizer", "give a tokenizer.json, or the directory that has it", None)
     tokenizer = tokenizer_of(args.tokenizer)
     fields = [name.strip() for name in (args.field or "").split(",") if name.strip()]
     bar = _Bar(size_of(args.data), visible=sys.stderr.isatty())
-    lengths = lengths_of(token_counts(tokenizer, texts(args.data, fields, bar.step)))
+    texts = Texts(args.data, fields, bar.step)
+    lengths = lengths_of(token_counts(tokenizer, texts))
     bar.close()
     if lengths is None:
         raise refusal("DATA", "no sample has two tokens: name the field of the text with --field", args.data)
-    return lengths
+    return lengths, (WITHOUT_TEMPLATE,) if texts.has_messages else ()
 
 
 class _Bar:
@@ -111,7 +119,7 @@ class _Bar:
         sys.stderr.write(f"\r[{'#' * round(share * WIDTH):{WIDTH}}] {share:4.0%} of {size(self.total)}")
 
 
-def _lines(lengths: Lengths, found: LengthAdvice | None) -> Iterator[str]:
+def _lines(lengths: Lengths) -> Iterator[str]:
     yield f"{number(lengths.samples)} samples, {number(lengths.tokens)} tokens."
     peaks = f"sample {number(lengths.longest_sample)} with {number(lengths.longest)} tokens: a step with it peaks"
     yield f"The longest is {peaks}."
@@ -121,12 +129,10 @@ def _lines(lengths: Lengths, found: LengthAdvice | None) -> Iterator[str]:
         yield f"{number(lengths.left_out)} samples of fewer than two tokens are left out."
     if lengths.rounded_to > 1:
         yield f"Lengths are rounded up to multiples of {number(lengths.rounded_to)}: there are too many distinct ones."
-    if found is not None:
-        yield ""
-        yield from _advice(found)
 
 
 def _advice(found: LengthAdvice) -> Iterator[str]:
+    yield ""
     required = size(found.estimate.memory.required_bytes)
     yield f"The run requires {required}, and computes {number(found.tokens)} tokens an epoch, padding included."
     rows = [_row(each, found.tokens) for each in found.changes]

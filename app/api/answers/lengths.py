@@ -45,10 +45,11 @@ class LengthsAnswer(Answer):
     percentiles: dict[str, int] = described("The length that a share of the samples does not exceed.", {"0.95": 256})
     rounded_to: int = described("The multiple to which lengths are rounded up; 1 if they are exact.", 1)
     left_out: int = described("Samples of fewer than two tokens.", 0)
+    notes: tuple[str, ...] = described("What the lengths do not have.", [])
     run: LengthAdviceAnswer | None = described("The run of the request; null without one.", None)
 
 
-def lengths_answer(lengths: Lengths, advice: LengthAdvice | None) -> LengthsAnswer:
+def lengths_answer(lengths: Lengths, advice: LengthAdvice | None, notes: tuple[str, ...] = ()) -> LengthsAnswer:
     """Convert a histogram, and the run on it, to an answer."""
     run = None
     if advice is not None:
@@ -58,6 +59,7 @@ def lengths_answer(lengths: Lengths, advice: LengthAdvice | None) -> LengthsAnsw
         {
             "sequence_lengths": lengths.pairs,
             "percentiles": {f"{share:g}": lengths.percentile(share) for share in SHARES},
+            "notes": notes,
             "run": run,
             **{name: getattr(lengths, name) for name in _SAME},
         },

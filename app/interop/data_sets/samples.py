@@ -26,15 +26,29 @@ PARQUET = (
 )
 
 
-def texts(path: str, fields: Sequence[str], seen: Callable[[int], None]) -> Iterator[str]:
-    """Yield the text of each sample, its fields joined. `seen` is called with the bytes that are read of the file.
+class Texts:
+    """The text of each sample, its fields joined.
 
-    Raises:
-        PlanError: if the file cannot be read, or a sample lacks the fields.
+    Attributes:
+        has_messages: Whether a sample had messages, whose contents are joined without a chat template.
     """
-    samples = _parquet(path, seen) if path.endswith(".parquet") else _lines(path, seen)
-    for number, sample in enumerate(samples, 1):
-        yield _text(sample, fields, number)
+
+    def __init__(self, path: str, fields: Sequence[str], seen: Callable[[int], None]) -> None:
+        """`seen` is called with the bytes that are read of the file."""
+        self._path, self._fields, self._seen = path, fields, seen
+        self.has_messages = False
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the texts.
+
+        Raises:
+            PlanError: if the file cannot be read, or a sample lacks the fields.
+        """
+        read = _parquet if self._path.endswith(".parquet") else _lines
+        for number, sample in enumerate(read(self._path, self._seen), 1):
+            values = _values(sample, self._fields, number)
+            self.has_messages |= any(isinstance(value, list) for value in values.values())
+            yield "".join(_joined(value, name, number) for name, value in values.items())
 
 
 def size_of(path: str) -> int:
@@ -84,7 +98,8 @@ def _parquet(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
         raise refusal("DATA", f"{path!r} is not a Parquet file: {error}", path) from error
 
 
-def _text(sample: Any, fields: Sequence[str], number: int) -> str:
+def _values(sample: Any, fields: Sequence[str], number: int) -> dict[str, Any]:
+    """The fields of a sample's text."""
     if not isinstance(sample, dict):
         raise refusal("DATA", f"sample {number:,} is not an object: write one object a line", sample)
     usual = next((group for group in USUAL if group[0] in sample), None)
@@ -96,7 +111,7 @@ def _text(sample: Any, fields: Sequence[str], number: int) -> str:
             f"sample {number:,} has {has}, and no {missing[0] if missing else 'text'}: name its fields with --field"
         )
         raise refusal("--field", message, missing[0] if missing else None)
-    return "".join(_joined(sample[name], name, number) for name in wanted)
+    return {name: sample[name] for name in wanted}
 
 
 def _joined(value: Any, name: str, number: int) -> str:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from app.__main__ import main
+from app.cli.lengths import _Bar
 from tests.app.test_readme import TOKENIZER
 
 pytest.importorskip("tokenizers")
@@ -47,7 +48,11 @@ def lengths(tmp_path, tokenizer, capsys):
 )
 def test_the_usual_fields_are_found_and_others_are_named(lengths, sample, arguments):
     status, out, _ = lengths([sample], "--json", *arguments)
-    assert (status, json.loads(out)["sequence_lengths"]) == (0, [[3, 1]])
+    answer = json.loads(out)
+    assert (status, answer["sequence_lengths"]) == (0, [[3, 1]])
+    assert ["chat template" in note for note in answer["notes"]] == [True] * (
+        {"messages", "conversations"} & {*sample} != set()
+    )
 
 
 def test_the_histogram_is_what_a_request_and_the_page_take(lengths, client, tmp_path):
@@ -125,6 +130,17 @@ def test_a_tokenizer_is_a_file_of_data(tmp_path, tokenizer, capsys):
     assert main(["lengths", str(data), "--tokenizer", tokenizer]) == 2
     assert "is no tokenizer.json" in capsys.readouterr().err
     assert main(["lengths", str(tmp_path / "none.jsonl"), "--tokenizer", tokenizer]) == 2
+
+
+def test_the_progress_bar_ends_at_the_whole_file(capsys, monkeypatch):
+    monkeypatch.setattr("app.cli.lengths.UPDATE_SECONDS", 0)
+    bar = _Bar(2048, visible=True)
+    bar.step(1024)
+    bar.step(1024)
+    bar.close()
+    printed = capsys.readouterr().err.split("\r")
+    assert [part.split("]")[1].split()[0] for part in printed[1:]] == ["50%", "100%", "100%"]
+    assert printed[-1].endswith("\n")
 
 
 def test_without_the_package_the_command_says_how_to_install_it(lengths, monkeypatch):
