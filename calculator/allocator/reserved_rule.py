@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.zero.peaks import FlatPeaks
+    from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 #: How far the rule is from the replay: the median of 1,000 random requests, and the range without 1 % at either end.
 #: Source: docs/decisions/0004-reserved-memory.md.
@@ -66,6 +67,8 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """The rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
     if step.flat is not None:
         return _of_rank(step, step.flat, workspaces)
+    if step.partitioned is not None:
+        return _of_partitions(step, step.partitioned, workspaces)
     resident = step.resident
     accumulated = resident.prepared.training.gradient_accumulation_steps > 1 and step.earlier is None
     kept = Counter(resident.sizes_of_kept(gradients=accumulated))
@@ -86,6 +89,15 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     return max(flattened, whole_segments(frozen) + in_segments(kept) + in_segments(_peak_counts(step)))
+
+
+def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
+    """The rule under ZeRO-3: what a rank keeps, the most that it gathers and reduces, and the blocks of its update."""
+    frozen = sum(tensor.bytes for tensor in step.resident.tensors if not tensor.parameters)
+    kept = Counter(sizes(partitioned.kept))
+    kept.update(workspaces)
+    kept.update(sizes(partitioned.blocks))
+    return whole_segments(frozen) + in_segments(kept) + in_segments(_peak_counts(step))
 
 
 def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
@@ -150,7 +162,7 @@ def _peak_counts(step: TrainingStep) -> dict[int, int]:
     carried, until = step.run.copies.kinds.by_size(step.carried.counts), step.marks["backward"]
     extra = [(0, size, count) for size, count in carried.items()]
     extra += [(until, size, -count) for size, count in carried.items()]
-    temporaries = step.resident.sizes_of_temporaries if step.flat is None else {}
+    temporaries = {} if step.flat or step.partitioned else step.resident.sizes_of_temporaries
     counts = peak_counts(step.recording, temporaries, extra)
     if step.first is None:
         return counts

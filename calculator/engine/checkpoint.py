@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calculator.engine import autocast
+from calculator.engine.module_calls import saved_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +94,7 @@ class _Recomputation:
 
     def pack(self, tensor: Tensor) -> Tensor:
         needed = self.holders[len(self.kept)]() is not None
-        saved = tensor.detach()
+        saved = saved_copy(tensor)
         self.kept.append(saved if needed else None)
         if len(self.kept) == len(self.holders):
             raise _StopRecomputation

@@ -329,6 +329,8 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 
     x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
     """
+    if x.tape.calls_modules:
+        return _linear_of_stage_3(x, weight, bias, out_features, name)
     autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
     if autocast is not None:
         bias = None if bias is None else autocast.cached_cast(bias, "bias")
@@ -358,6 +360,27 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     if len(node.edges) == 2:
         return x_grad, weight_grad
     return x_grad, weight_grad, grad  # the engine sums the bias's
+
+
+def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
+    """F.linear as DeepSpeed's stage 3 replaces it: once it has run, it saves its input, weight and bias, all of them.
+
+    Source: deepspeed/runtime/zero/linear.py, LinearFunctionForZeroStage3.
+    """
+    shape, dtype = (*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype)
+    out = x.tape.new(shape, dtype, name)
+    edges = (x.edge, weight.edge, None if bias is None else bias.edge)
+    if any(edges):
+        node = Node(x.tape, _linear_of_stage_3_back, edges)
+        for tensor in (x, weight, bias):
+            if tensor is not None:
+                node.save(tensor)
+        out.edge = (node, 0, shape, dtype)
+    return out
+
+
+def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(edge[2], grad.dtype, "linear: gradient") if edge else None for edge in node.edges]
 
 
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:

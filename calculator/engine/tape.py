@@ -53,6 +53,7 @@ class Tape:
 
     __slots__ = (
         "autocast",
+        "calls_modules",
         "component",
         "events",
         "grad_enabled",
@@ -87,6 +88,8 @@ class Tape:
         self.scope = ""
         #: The autocast region around the running code.
         self.autocast: Autocast | None = None
+        #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 does (module_calls.py).
+        self.calls_modules = False
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.

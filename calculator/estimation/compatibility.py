@@ -17,6 +17,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp import problems as fsdp
 from calculator.sharding.zero.refusals import zero_problems
+from calculator.sharding.zero3 import refusals as zero3
 from calculator.stack import verified
 from calculator.trainers import liger, trainer_of
 
@@ -65,6 +66,7 @@ def check(request: Request, model: Model) -> None:
         *_layers_apart(request),
         *_ddp(request, model),
         *_fsdp(request, model),
+        *_zero3(request, model),
         *zero_problems(
             request.training,
             request.device,
@@ -293,6 +295,12 @@ def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
     elif request.training.fsdp_config is not None:
         message = f"configures fsdp, but device.sharding is {request.device.sharding}: set that to fsdp, or omit this"
         yield Problem(loc="training.fsdp_config", msg=message, input=asdict(request.training.fsdp_config))
+
+
+def _zero3(request: Request, model: Model) -> Iterator[Problem]:
+    """What of ZeRO-3 is not modelled."""
+    if request.device.sharding == "zero3":
+        yield from zero3.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
 
 
 def _plain_steps(request: Request) -> Iterator[Problem]:

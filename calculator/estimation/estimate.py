@@ -91,7 +91,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         saved_bytes=request.method.saved_bytes(resident.whole, model),
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
         warnings=warnings(request, model, resident.tensors) + _card_caveats(request),
-        communication=resident.communication,
+        communication=step.communication,
     )
 
 

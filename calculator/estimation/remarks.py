@@ -130,6 +130,13 @@ def _zero(request: Request) -> Iterator[str]:
             "Masters, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
             " one GPU. DeepSpeed's CPU Adam updates them."
         )
+    if request.device.sharding == "zero3":
+        yield (
+            "DeepSpeed gathers a module's weights before it runs, and those of the modules after it up to"
+            " stage3_prefetch_bucket_size elements. It frees them after the module unless they are used again within"
+            " stage3_max_reuse_distance. The figures follow each call of a module, in the order of the third step."
+        )
+        yield "Partitions are padded, so every GPU needs the same memory."
     yield "NCCL's buffers are outside the caching allocator and not counted."
     yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
 

@@ -30,9 +30,14 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> tuple[Mome
     last, layers = (optimizer.operation, optimizer.bytes), whole.layers
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
     first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
-    forward = _line(earlier.recording.curve, before.throughout, _spans(earlier.marks, "forward", "backward"))
-    backward = whole.flat.line() if whole.flat is not None else None
-    backward = backward or _line(later.recording.curve, after.throughout, _spans(later.marks, "backward", "end"))
+    ahead, back = _spans(earlier.marks, "forward", "backward"), _spans(later.marks, "backward", "end")
+    if whole.partitioned is not None:
+        forward = whole.partitioned.line(ahead, backward=False)
+        backward = whole.partitioned.line(back, backward=True)
+    else:
+        forward = _line(earlier.recording.curve, before.throughout, ahead)
+        backward = whole.flat.line() if whole.flat is not None else []
+    backward = backward or _line(later.recording.curve, after.throughout, back)
     return (
         *_moments("forward", forward, ("embeddings", "head and loss"), range(layers)),
         *_moments("backward", backward, ("loss and head", first), range(layers - 1, -1, -1)),

@@ -321,9 +321,10 @@ class Device:
         "none",
         label="Sharding",
         help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
-        "zero1 and zero2 are DeepSpeed's ZeRO: GPUs divide optimizer states, and gradients from stage 2 on. "
+        "zero1, zero2 and zero3 are DeepSpeed's ZeRO: GPUs divide optimizer states, gradients from stage 2 on, and "
+        "weights in stage 3, which gathers a module's weights to run it. "
         "fsdp is FSDP2: each GPU has a part of every weight, gradient and optimizer state, and gathers a layer's "
-        "weights to run it. zero3 is not modelled yet.",
+        "weights to run it.",
     )
     nodes: int = setting(
         1,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,5 +113,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation function of that name."""
-    return ACTIVATIONS[name]
+    """Return the activation function of that name, which is a module in transformers."""
+    function = ACTIVATIONS[name]
+
+    def call(x: Tensor) -> Tensor:
+        if not x.tape.calls_modules:
+            return function(x)
+        path = f"{x.tape.scope}act_fn"
+        return leave(path, function(enter(path, x)))
+
+    return call

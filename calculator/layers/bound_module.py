@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import four_bit
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.module_calls import NamedParameter, enter, leave
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 
 if TYPE_CHECKING:
@@ -69,10 +70,16 @@ class Parameters:
         if trained and not self.graph:
             return LeafTensor(self.tape, None, shape, dtype, AccumulateGrad(self.tape, name))
         if not trained or not self.tape.trains:
-            return Tensor(self.tape, None, shape, dtype, None)
+            return self.plain(name, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
         leaf.has_grad, leaf.in_bucket, leaf.is_marked = self.accumulation
         self.leaves.append(leaf)
+        return self.plain(name, shape, dtype, leaf)
+
+    def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:
+        """Return a new parameter, with its name where calls of modules are marked."""
+        if self.tape.calls_modules:
+            return NamedParameter(self.tape, shape, dtype, leaf, name)
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 
@@ -97,7 +104,7 @@ class BoundModule:
             if trained or parameters.tied:
                 self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
             else:
-                self.own[p.name] = Tensor(self.tape, None, p.shape, parameters.dtype or dtype, None)
+                self.own[p.name] = parameters.plain(f"{own_path}.{p.name}", p.shape, parameters.dtype or dtype, None)
         self.added: dict[str, Tensor] = {}
         for a in module_spec.added:
             self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
@@ -105,9 +112,10 @@ class BoundModule:
     def __call__(self, x: Tensor) -> Tensor:
         """Run the module with what its method adds."""
         outer, self.tape.scope = self.tape.scope, f"{self.name}: "
+        x = enter(self.name, x)
         out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
         self.tape.scope = outer
-        return out
+        return leave(self.name, out)
 
     def base(self, x: Tensor) -> Tensor:
         """Run the module without what its method adds: (..., in_features) to (..., out_features)."""

@@ -102,7 +102,7 @@ class Context:
         self.tape = tape or Tape(trains=trains)
         #: The prefix of this pass's marks between layers.
         self.marks = ""
-        self.tape.module_dropout = not prepared.disables_dropout
+        self.tape.module_dropout, self.tape.calls_modules = not prepared.disables_dropout, self.hooks.calls_modules
         #: What runs in place of the model that is trained.
         self.compared: str | None = None
         #: Whether every layer's tensors have rows of their own, for a replay.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import passed
 from calculator.engine.tape import Tensor
 from calculator.layers import masks, norms, rotary
 
@@ -48,6 +49,7 @@ def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None =
     position_ids = _position_ids(context, hidden_states)
     if "tables_of_every_layer" in context.older:
         return (position_ids,)
+    passed(context.tape, "model.rotary_emb")
     return (*_cos_and_sin(context, hidden_states.shape[1], dtype or hidden_states.dtype), position_ids)
 
 
@@ -63,6 +65,8 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     types = masks.attention_types(context.layers)
+    for attention in types:
+        passed(context.tape, f"model.rotary_emb, {attention}")
     tables = [
         table for _ in types for table in _cos_and_sin(context, hidden_states.shape[1], dtype or hidden_states.dtype)
     ]

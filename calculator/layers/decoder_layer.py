@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, enter, leave
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import identity
 from calculator.layers.self_attention import SelfAttention
@@ -35,13 +36,21 @@ def run_sublayer(
     context: Context, modules: LayerModules, name: Literal["attention", "mlp"], sublayer: Sublayer, x: Tensor
 ) -> Tensor:
     """Run a sublayer and what the method adds after it. The sublayer's input stays alive meanwhile."""
-    out = sublayer(context, modules, x)
+    path = f"{modules.prefix}{name}"
+    if name == "mlp":
+        x = enter(path, x)
+    else:
+        begin(x.tape, path)
+    out = leave(path, sublayer(context, modules, x))
     return context.method.after_sublayer(context, modules, name, out)
 
 
 def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:
     """Apply dropout with the probability `config[name]`, or none if the name is empty."""
-    return ops.dropout(x, context.config[name], "dropped") if name else x
+    if not name:
+        return x
+    path = f"{x.tape.scope}{name}"
+    return leave(path, ops.dropout(enter(path, x), context.config[name], "dropped"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

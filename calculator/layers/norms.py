@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING
 
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.module_calls import enter, leave
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
 
 
+def _module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[BoundModule, Tensor], Tensor]:
+    """Run a norm's forward as a call of its module."""
+
+    @wraps(forward)
+    def call(norm: BoundModule, x: Tensor) -> Tensor:
+        if not x.tape.calls_modules:
+            return forward(norm, x)
+        return leave(norm.name, forward(norm, enter(norm.name, x)))
+
+    return call
+
+
+@_module
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
     x.tape.scope = f"{norm.name}: "
@@ -27,6 +44,7 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
 
 
+@_module
 def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """T5LayerNorm: weight · (x normalised, cast to the weight's dtype if that is half precision)."""
     x.tape.scope = f"{norm.name}: "
@@ -42,6 +60,7 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.mul(weight, hidden_states, "output")
 
 
+@_module
 def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -56,6 +75,7 @@ def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(ops.mul(norm.own["weight"], hidden_states, "scaled"), dtype, "output")
 
 
+@_module
 def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -73,6 +93,7 @@ def _normalised(x: Tensor) -> Tensor:
     )
 
 
+@_module
 def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -91,6 +112,7 @@ def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(hidden_states, dtype, "output")
 
 
+@_module
 def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
     tape = x.tape
@@ -108,6 +130,7 @@ def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
         return functional_layer_norm(x, weight, bias)
 
 
+@_module
 def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """torch.nn.LayerNorm."""
     x.tape.scope = f"{norm.name}: "

@@ -51,6 +51,9 @@ class Hooks:
     #: Whether a layer frees what the layer before it allocated, so that the first layer is not like the others.
     couples_layers: bool = False
 
+    #: Whether the tape marks calls of modules.
+    calls_modules: bool = False
+
     #: The dtype in which every parameter is gathered; None for each in its own.
     param_dtype: DType | None = None
 

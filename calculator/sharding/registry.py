@@ -10,6 +10,7 @@ from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.shards import FSDPShards
 from calculator.sharding.shards import Shards
 from calculator.sharding.zero.hooks import stage_1, stage_2
+from calculator.sharding.zero3.hooks import PartitionedHooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 SHARDS: dict[ShardingName, type[Shards]] = {"fsdp": FSDPShards}
 
 #: What makes the hooks of a step's last micro-batch, by the name of the sharding. DDP only adds resident tensors.
-HOOKS: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {"zero1": stage_1, "zero2": stage_2, "fsdp": MicroBatch}
+HOOKS: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {
+    "zero1": stage_1,
+    "zero2": stage_2,
+    "zero3": PartitionedHooks,
+    "fsdp": MicroBatch,
+}
 
 #: The same for a micro-batch before the last, where that is not like the last.
 BEFORE_LAST: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {"fsdp": partial(MicroBatch, reduces=False)}

@@ -18,6 +18,7 @@ from calculator.sharding.communication import between_nodes, of_ddp
 from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
+from calculator.sharding.zero3.state import PartitionedState
 from calculator.trainers import rotary, trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
@@ -163,11 +164,23 @@ class ResidentState:
         of_rotary = rotary.kept(trainer_of(self.prepared.training), self.prepared)
         return kind(self.prepared, (*self.tensors, *of_rotary), of_groups, self.optimizer)
 
+    @cached_property
+    def partitioned(self) -> PartitionedState | None:
+        """What ZeRO's stage 3 keeps in partitions; None for other runs."""
+        if self.prepared.device.sharding != "zero3":
+            return None
+        trained = [tensor for tensor in self.tensors if tensor.trained]
+        of_groups = groups(self.trainer, self.prepared.model, trained)
+        of_rotary = rotary.kept(trainer_of(self.prepared.training), self.prepared)
+        return PartitionedState(self.prepared, (*self.tensors, *of_rotary), of_groups, self.optimizer)
+
     @property
     def host_bytes(self) -> int | None:
         """What one GPU's process keeps in host memory; None if nothing is offloaded."""
         if self.flat is not None:
             return self.flat.host_bytes
+        if self.partitioned is not None:
+            return self.partitioned.host_bytes
         return self.shards.host_bytes(self.whole, self.optimizer)
 
     @property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
+from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.run import recorded_run
@@ -15,6 +16,7 @@ from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
 from calculator.training_step.zero.offload import OffloadedPeaks
 from calculator.training_step.zero.peaks import FlatPeaks
+from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
+    from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.run import Run
 
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
 
-    __slots__ = ("carried", "earlier", "first", "flat", "last", "left", "resident", "traces")
+    __slots__ = ("carried", "earlier", "first", "flat", "last", "left", "partitioned", "resident", "traces")
 
     def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
         self.resident = resident
@@ -54,6 +58,8 @@ class TrainingStep:
         self.carried = StorageCounts(self.run.storages, self.run.copies.left_after(self.marks["forward"]))
         #: The ranks of a run under ZeRO's stages 1 and 2.
         self.flat = self._flat(resident.flat)
+        #: The gathers and reductions of a run under ZeRO's stage 3.
+        self.partitioned = self._partitioned(resident.partitioned)
 
     def _flat(self, state: FlatState | None) -> FlatPeaks | None:
         if state is None:
@@ -61,12 +67,24 @@ class TrainingStep:
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
         return kind(state, self.run, self.recording, self.left, self.carried)
 
+    def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
+        if state is None:
+            return None
+        return PartitionedPeaks(state, self.run, self.recording, self.left, self.carried)
+
     def _interpreted(
         self, prepared: PreparedModel, *, whole: bool, reduces: bool = True, traces: TraceCache | None = None
     ) -> MicroBatchRun:
         context_of = partial(training_context, prepared, reduces=reduces)
         traced = partial((traces or self.traces).run_of, prepared, reduces=reduces)
         return MicroBatchRun(*recorded_run(context_of, traced, whole=whole))
+
+    @property
+    def communication(self) -> tuple[Collective, ...] | None:
+        """What one GPU sends in a step, by collective; None for a run on one GPU."""
+        if self.partitioned is not None:
+            return between_nodes(self.partitioned.communication, self.resident.prepared.device.nodes)
+        return self.resident.communication
 
     @property
     def run(self) -> Run:
@@ -90,6 +108,8 @@ class TrainingStep:
         resident = self.resident
         if self.flat is not None:
             return self.flat.peaks()
+        if self.partitioned is not None:
+            return self.partitioned.peaks()
         always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
         accumulates = resident.prepared.training.gradient_accumulation_steps > 1
         accumulated = (*always, *resident.gradients) if accumulates else always

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers import norms, routers
 from calculator.layers.decoder_forward import (
     DecoderForward,
@@ -32,12 +33,13 @@ def _bare_norm(x: Tensor) -> Tensor:
 
 def _normed(modules: LayerModules, name: str, x: Tensor) -> Tensor:
     x.tape.scope = f"{modules.prefix}{name}: "
-    return _bare_norm(x)
+    path = f"{modules.prefix}{name}"
+    return leave(path, _bare_norm(enter(path, x)))
 
 
 def _left(context: Context, hidden_states: Tensor) -> Tensor:
     context.set_scope("model.norm: ")
-    return _bare_norm(hidden_states)
+    return leave("model.norm", _bare_norm(enter("model.norm", hidden_states)))
 
 
 def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:

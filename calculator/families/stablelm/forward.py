@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
 from calculator.layers.decoder_layer import ParallelLayer, config_dropout, norm_by_name, run_sublayer
@@ -25,10 +26,12 @@ def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Ten
 
 
 def _per_head(modules: LayerModules, name: str, x: Tensor) -> Tensor:
+    path = f"{modules.prefix}{name}"
+    x = enter(path, x)
     batch, count, length, head_dim = x.shape
     states = ops.split(x, [(batch, 1, length, head_dim)] * int(count))
     normed = [norms.layer_norm(modules[f"{name}.norms.{index}"], state) for index, state in enumerate(states)]
-    return ops.cat(normed, x.shape, "heads, normed")
+    return leave(path, ops.cat(normed, x.shape, "heads, normed"))
 
 
 _ATTENTION = SelfAttention(project=_normed_per_head, rotate=rotate_part_keeping_parts)

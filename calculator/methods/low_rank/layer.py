@@ -8,6 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.engine import four_bit
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.methods.low_rank import layers
 from calculator.resident.module_spec import Added
@@ -59,7 +60,7 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Run peft.tuners.lora.layer.Linear.forward, or peft.tuners.lora.bnb.Linear4bit.forward over a 4-bit layer."""
     if bound.module_spec.quantization is not None:
         return _forward_4bit(method, bound, x)
-    result = bound.base(x)
+    result = base_layer(bound, x)
     dtype = result.dtype
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
     if method.use_dora:
@@ -67,6 +68,12 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     else:
         result = ops.add(result, update(method, bound, x), "result + update")
     return ops.cast(result, dtype, "output")
+
+
+def base_layer(bound: BoundModule, x: Tensor) -> Tensor:
+    """Call the module that the adapter wraps."""
+    path = f"{bound.name}.base_layer"
+    return leave(path, bound.base(enter(path, x)))
 
 
 def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
@@ -100,7 +107,12 @@ def _forward_4bit(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
 
 def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Compute B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
-    return ops.scale(_product(bound, _dropped(method, x)), "update, scaled")
+    return ops.scale(_product(bound, _called_dropout(method, bound, x)), "update, scaled")
+
+
+def _called_dropout(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
+    path = f"{bound.name}.lora_dropout"
+    return leave(path, _dropped(method, enter(path, x)))
 
 
 def _dropped(method: LowRank, x: Tensor) -> Tensor:
@@ -109,8 +121,10 @@ def _dropped(method: LowRank, x: Tensor) -> Tensor:
 
 def _product(bound: BoundModule, x: Tensor) -> Tensor:
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
-    x = ops.matmul(x, a, None, a.shape[0], "A·x")
-    return ops.matmul(x, b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x")
+    path = f"{bound.name}.lora_A"
+    x = leave(path, ops.matmul(enter(path, x), a, None, a.shape[0], "A·x"))
+    path = f"{bound.name}.lora_B"
+    return leave(path, ops.matmul(enter(path, x), b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x"))
 
 
 def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:

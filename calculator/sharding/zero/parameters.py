@@ -29,9 +29,12 @@ class Trained(NamedTuple):
     elements: int
 
 
-def in_order(model: Model, tensors: Sequence[ResidentTensor]) -> Iterator[Trained]:
-    """Every trained parameter, layer by layer; `tensors` are the resident tensors of the model."""
-    left = [tensor for tensor in tensors if tensor.trained]
+def in_order(model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False) -> Iterator[Trained]:
+    """Every trained parameter, layer by layer; `tensors` are the resident tensors of the model.
+
+    `frozen`: the frozen ones too.
+    """
+    left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
         prefix = f"{stack.name}.*."
         before, left = _split(left, prefix)

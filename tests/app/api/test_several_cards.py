@@ -36,7 +36,6 @@ def errors(answer):
     ("devices", "refused", "way_out"),
     [
         (device(2), "device.count", "or fsdp, or device.count 1 and device.sharding none"),
-        (device(2, "zero3"), "device.sharding", "or fsdp, or device.count 1 and device.sharding none"),
         (device(1, "fsdp"), "device.count", TWO_CARDS),
         (device(1, "ddp"), "device.count", TWO_CARDS),
     ],
@@ -108,13 +107,13 @@ def test_a_plan_under_zero_is_of_bfloat16_weights_with_float32_masters(client):
 
 
 def test_one_of_several_devices_is_refused_at_its_place(client):
-    body = {"model": "gpt2", "devices": [device(), device(4, "zero3")]}
-    assert [*errors(client.post("/api/v1/plan", json=body))] == ["devices.1.sharding"]
+    body = {"model": "gpt2", "devices": [device(), device(4)]}
+    assert [*errors(client.post("/api/v1/plan", json=body))] == ["devices.1.count"]
 
 
 def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
     page = client.get("/?count=2&sharding=none").text
-    assert "set “Sharding” ddp, zero1, zero2 or fsdp, or “Number of GPUs” 1 and “Sharding” none" in page
+    assert "set “Sharding” ddp, zero1, zero2, zero3 or fsdp, or “Number of GPUs” 1 and “Sharding” none" in page
     (spoken,) = re.findall(r'data-live="status">(.*?)</p>', page)
     assert spoken.count("without sharding") == 1
 

@@ -53,7 +53,6 @@ def test_needs_that_can_not_be_met_are_named(needs, locs):
     [
         ({"device": {}}, ["device.gpu"]),
         ({"device": {"gpu": "no-such-card"}}, ["device.gpu"]),
-        ({"device": {"gpu": "rtx-4090", "count": 4, "sharding": "zero3"}}, ["device.sharding"]),
         ({"device": {"gpu": "rtx-4090", "count": 4}}, ["device.count"]),
         ({"device": None, "devices": [{"gpu": "l4"}, {"gpu": "l4", "count": 2}]}, ["devices.1.count"]),
         ({"devices": [{"gpu": "l4"}]}, ["device"]),

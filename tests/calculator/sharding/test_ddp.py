@@ -148,7 +148,6 @@ def test_all_replays_of_a_run_with_buckets_reserve_the_same(training):
         ("training.gradient_accumulation_steps", {"gradient_accumulation_steps": 2, "ddp": VIEWS}),
         ("training.ddp.bucket_cap_mb", {"ddp": {"bucket_cap_mb": 0}}),
         ("device.count", {"count": 1}),
-        ("device.sharding", {"sharding": "zero3"}),
     ],
 )
 def test_what_is_refused_names_its_field(loc, kwargs):

@@ -195,7 +195,6 @@ def test_transformers_values_for_auto_follow_from_the_hidden_size():
         ("training.deepspeed.zero_optimization.offload_param", {"zero": {"offload_param": {"device": "cpu"}}}),
         ("training.deepspeed.zero_optimization.buckets", {"zero": {"buckets": 1}}),
         ("device.count", {"count": 1}),
-        ("device.sharding", {"sharding": "zero3"}),
         ("training.deepspeed", {"sharding": "ddp", "zero": {"stage": 2}}),
     ],
     ids=str,

@@ -1,0 +1,111 @@
+"""Calls of modules, marked on the tape: where hooks of `torch.nn.Module` run in the forward and in the backward pass.
+
+DeepSpeed's stage 3 gathers and releases parameters in them. A tape marks them if `calls_modules` is set.
+
+Source: deepspeed/runtime/zero/parameter_offload.py, _register_deepspeed_module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.autograd import Mark
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.engine.autograd import Node
+    from calculator.engine.tape import Tape
+
+#: The prefixes of marks. A module's path, or a parameter's number and name, follows.
+BEFORE_FORWARD = "before forward: "
+AFTER_FORWARD = "after forward: "
+BEFORE_BACKWARD = "before backward: "
+AFTER_BACKWARD = "after backward: "
+PINNED = "pinned: "
+UNPINNED = "unpinned: "
+
+
+class NamedParameter(Tensor):
+    """A parameter that knows its name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, tape: Tape, shape: Shape, dtype: DType, node: Node | None, name: str) -> None:
+        super().__init__(tape, None, shape, dtype, node)
+        self.name = name
+
+
+class Pinned(Tensor):
+    """A trained parameter that a recomputation saved: it keeps alive what the parameter was then, until it is used."""
+
+    __slots__ = ("label",)
+
+    def __init__(self, parameter: NamedParameter) -> None:
+        tape = parameter.tape
+        super().__init__(tape, None, parameter.shape, parameter.dtype, None)
+        self.label = f"{len(tape.marks)} {parameter.name}"
+        tape.mark(f"{PINNED}{self.label}")
+
+    def __del__(self) -> None:
+        self.tape.mark(f"{UNPINNED}{self.label}")
+
+
+def saved_copy(tensor: Tensor) -> Tensor:
+    """What a recomputation saves of a tensor: the alias of one that is trained, or a frozen parameter itself.
+
+    Source: torch/utils/checkpoint.py, _recomputation_hook.
+    """
+    return Pinned(tensor) if isinstance(tensor, NamedParameter) and tensor.edge else tensor.detach()
+
+
+def begin(tape: Tape, path: str) -> None:
+    """Begin the call of a module whose arguments have names: nothing runs once their gradients are complete."""
+    if tape.calls_modules:
+        tape.mark(f"{BEFORE_FORWARD}{path}")
+
+
+def enter(path: str, x: Tensor) -> Tensor:
+    """Begin the call of a module with a positional argument; return what it receives."""
+    tape = x.tape
+    if not tape.calls_modules:
+        return x
+    tape.mark(f"{BEFORE_FORWARD}{path}")
+    if x.edge is None:
+        return x
+    return _alias(x, Mark(tape, _after_backward, (x.edge,), path))
+
+
+def leave(path: str, x: Tensor) -> Tensor:
+    """End the call of a module; return its output."""
+    tape = x.tape
+    if not tape.calls_modules:
+        return x
+    tape.mark(f"{AFTER_FORWARD}{path}")
+    if x.edge is None:
+        return x
+    return _alias(x, Mark(tape, _before_backward, (x.edge,), path))
+
+
+def passed(tape: Tape, path: str) -> None:
+    """Call a module that runs without a graph, or that changes nothing."""
+    if tape.calls_modules:
+        tape.mark(f"{BEFORE_FORWARD}{path}")
+        tape.mark(f"{AFTER_FORWARD}{path}")
+
+
+def _alias(x: Tensor, node: Node) -> Tensor:
+    out = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+    out.merged = x.merged
+    return out
+
+
+def _before_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    grad.tape.mark(f"{BEFORE_BACKWARD}{node.context}")
+    return (grad,)
+
+
+def _after_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    grad.tape.mark(f"{AFTER_BACKWARD}{node.context}")
+    return (grad,)

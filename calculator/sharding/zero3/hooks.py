@@ -1,0 +1,96 @@
+"""What stage 3 changes in a micro-batch: every call of a module is marked, and every layer is interpreted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.module_calls import begin, enter, leave
+from calculator.engine.repetition import Repetition
+from calculator.layers.sharding_hooks import Unit
+from calculator.sharding.zero.hooks import FlatHooks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.model import Layer
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Parameters
+    from calculator.layers.sharding_hooks import Role
+    from calculator.methods.prepared_model import PreparedModel
+
+
+class Called(Unit):
+    """A module with one positional argument."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def before(self, x: Tensor) -> Tensor:
+        """Begin its call."""
+        return enter(self._path, x)
+
+    def after(self, x: Tensor) -> Tensor:
+        """End its call."""
+        return leave(self._path, x)
+
+
+class AfterDecoder(Unit):
+    """The output head, before which the decoder's call ends."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def before(self, x: Tensor) -> Tensor:
+        """End the decoder's call."""
+        return leave(self._path, x)
+
+
+class PartitionedHooks(FlatHooks):
+    """The hooks of stage 3, which marks calls for the coordinator."""
+
+    __slots__ = ("_decoder", "_embeddings", "_outer", "_tape")
+
+    couples_layers = True
+    calls_modules = True
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        super().__init__(prepared, adds=False)
+        self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
+        #: The modules around the decoder, outermost first.
+        self._outer = outer_modules(prepared.method.name)
+
+    def repetition(self, classes: Sequence[int]) -> Repetition:
+        """Interpret every layer: which parameters are gathered depends on all calls before."""
+        count = len(classes)
+        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+
+    def begin(self, parameters: Parameters) -> None:
+        """Begin the calls of the model and what is around it."""
+        self._tape = parameters.tape
+        for path in (*self._outer, self._decoder):
+            begin(self._tape, path)
+
+    def module(self, role: Role) -> Unit:
+        """Return a module outside the layers. The final norm and the head mark their own calls."""
+        if role == "embeddings":
+            return Called(self._embeddings)
+        return AfterDecoder(self._decoder) if role == "head" else super().module(role)
+
+    def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
+        """Return a layer, whose call is outside its checkpoint."""
+        return Called("layer.*")
+
+    def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """End the calls around the decoder. The gradient of the loss alone reaches them."""
+        for path in reversed(self._outer):
+            loss = leave(path, loss)
+        return loss, outputs
+
+
+def outer_modules(method: str) -> tuple[str, ...]:
+    """The modules around the decoder: the causal language model, and PEFT's around it."""
+    return ("causal lm",) if method == "full" else ("peft model", "tuner", "causal lm")

@@ -1,0 +1,75 @@
+"""The reduction of gradients in stage 3: a bucket that stays on the GPU, and partitions of gradients.
+
+Source: deepspeed/runtime/zero/stage3.py, reduce_independent_p_g_buckets_and_remove_grads; runtime/comm/
+coalesced_collectives.py, reduce_scatter_coalesced.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE, allocated
+
+if TYPE_CHECKING:
+    from calculator.common.dtype import DType
+    from calculator.sharding.zero3.parameters import Live, Partitioned
+    from calculator.sharding.zero3.sizes import Sizes
+
+
+class Bucket:
+    """The gradients that wait for their reduction."""
+
+    __slots__ = ("_elements", "_item", "_large", "_live", "_parameters", "_sizes")
+
+    def __init__(self, sizes: Sizes, live: Live, dtype: DType) -> None:
+        self._sizes, self._live, self._item = sizes, live, ITEMSIZE[dtype]
+        self._parameters: list[Partitioned] = []
+        self._elements = 0
+        #: The bytes of gradients that are too large for the buffer.
+        self._large = 0
+
+    def is_full(self, parameter: Partitioned) -> bool:
+        """Whether a gradient has to wait until the others are reduced."""
+        return self._elements > 0 and self._elements + parameter.elements > self._sizes.reduce_bucket
+
+    def add(self, parameter: Partitioned) -> None:
+        """Copy a gradient to the buffer; one that is too large stays where it is."""
+        if self._elements + parameter.elements > self._sizes.reduce_bucket:
+            size = allocated(parameter.elements, self._item)
+            self._large += size
+            self._live.add(size)
+        self._parameters.append(parameter)
+        self._elements += parameter.elements
+
+    def reduce(self) -> None:
+        """Reduce the gradients, and copy this rank's parts to its partition."""
+        if not self._parameters:
+            return
+        fits = self._elements <= self._sizes.reduce_bucket
+        size = self._scattered() if self._sizes.reduce_scatter or not fits else self._averaged()
+        self._live.add(size)
+        self._live.bytes -= size + self._large
+        self._parameters, self._elements, self._large = [], 0, 0
+
+    def _scattered(self) -> int:
+        """Interleave the parts of all ranks, with padding; a single gradient without padding stays in place."""
+        count = self._sizes.ranks
+        if len(self._parameters) == 1 and self._elements % count == 0:
+            return 0
+        padded = sum(each.partition for each in self._parameters) * count
+        pieces = sum(self._padding(each) for each in self._parameters)
+        return allocated(padded, self._item) + pieces
+
+    def _padding(self, parameter: Partitioned) -> int:
+        """The bytes of a gradient's padding, in a tensor for each rank that has some."""
+        size, count = parameter.partition, self._sizes.ranks
+        whole, rest = divmod(parameter.elements, size)
+        missing = [size - rest] if rest else []
+        empty = count - whole - len(missing)
+        return sum(allocated(each, self._item) for each in missing) + empty * allocated(size, self._item)
+
+    def _averaged(self) -> int:
+        """Copy the reduced buffer, and pad the parts of the last rank."""
+        count = self._sizes.ranks
+        pieces = sum(allocated(each.partition, self._item) for each in self._parameters if each.elements % count)
+        return allocated(self._elements, self._item) + pieces

@@ -1,0 +1,101 @@
+"""What of stage 3 is not modelled. Each refusal has a reason and a way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.inputs.sharding import Offload
+from calculator.inputs.stack import DEFAULT_STACK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.methods.prepared_model import PreparedModel
+
+#: The families whose modules are known to be called in the order of the real model: dense decoders.
+FAMILIES = frozenset(
+    {
+        "arcee",
+        "cohere",
+        "cohere2",
+        "cwm",
+        "ernie4_5",
+        "exaone",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm",
+        "glm4",
+        "granite",
+        "hunyuan_v1_dense",
+        "internlm3",
+        "iquestcoder",
+        "jais2",
+        "llama",
+        "ministral",
+        "ministral3",
+        "mistral",
+        "nemotron",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "youtu",
+    }
+)
+
+#: The methods whose modules are.
+METHODS = ("full", "lora")
+
+_ZERO = "training.deepspeed.zero_optimization"
+_INSTEAD = "set device.sharding to fsdp or zero2"
+
+
+def problems(prepared: PreparedModel) -> Iterator[Problem]:
+    """Problems of a run under stage 3."""
+    model, training, zero = prepared.model, prepared.training, prepared.training.zero
+    if model.model_type not in FAMILIES:
+        message = f"the order in which {model.model_type} calls its modules is not modelled under zero3: {_INSTEAD}"
+        yield Problem(loc="model", msg=message, input=model.model_type)
+    elif model.task.name != "causal_lm":
+        message = f"{model.task.name} is not modelled under zero3: {_INSTEAD}"
+        yield Problem(loc="task", msg=message, input=model.task.name)
+    if training.trainer is not None:
+        message = "a trainer's step under zero3 is not modelled yet: leave it out, for the reference step"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.use_liger_kernel:
+        message = "Liger's kernels are not modelled under zero3: leave it out"
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+    if prepared.stack != DEFAULT_STACK:
+        message = "other releases are not modelled under zero3: leave the stack out"
+        yield Problem(loc="stack", msg=message, input=None)
+    for name in ("offload_optimizer", "offload_param"):
+        offload: Offload = getattr(zero, name) or Offload()
+        if offload.device != "none":
+            message = "offload is not modelled under zero3: leave it out, or set device.sharding to fsdp or zero2"
+            yield Problem(loc=f"{_ZERO}.{name}.device", msg=message, input=offload.device)
+    yield from _of_method(prepared)
+
+
+def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
+    method, model = prepared.method, prepared.model
+    if method.name not in METHODS:
+        message = f"is not modelled under zero3: use {' or '.join(METHODS)}, or {_INSTEAD}"
+        yield Problem(loc="method.name", msg=f"{method.name} {message}", input=method.name)
+        return
+    if getattr(method, "use_dora", False):
+        yield Problem(loc="method.use_dora", msg=f"DoRA is not modelled under zero3: {_INSTEAD}", input=True)
+    if getattr(method, "modules_to_save", None):
+        message = f"copies of modules are not modelled under zero3: leave it out, or {_INSTEAD}"
+        yield Problem(loc="method.modules_to_save", msg=message, input=None)
+    embedding = model.embedding
+    if prepared.module_spec(embedding.name, embedding).added:
+        message = f"LoRA of the embeddings is not modelled under zero3: leave them out, or {_INSTEAD}"
+        yield Problem(loc="method.target_modules", msg=message, input=None)

@@ -1,0 +1,178 @@
+"""What stage 3 keeps on one GPU between steps: partitions of weights, masters, states and gradients.
+
+Source: deepspeed/runtime/zero/stage3.py, DeepSpeedZeroOptimizer_Stage3.__init__.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.resident.per_parameter import optimizer_states
+from calculator.resident.tensors import ResidentTensor
+from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
+from calculator.sharding.zero.parameters import in_order
+from calculator.sharding.zero.state import PREFIX, row
+from calculator.sharding.zero3.parameters import Partitioned
+from calculator.sharding.zero3.sizes import sizes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.sharding.communication import Collective
+
+#: The numbers that stay from step to step: the flag of infinite gradients, and the norm of the last step.
+KEPT_NUMBERS = 2
+
+
+class PartitionedState:
+    """The tensors of stage 3 on a rank. All ranks have as many: partitions are padded."""
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        tensors: Sequence[ResidentTensor],
+        groups: Sequence[Sequence[ResidentTensor]],
+        optimizer: Optimizer,
+    ) -> None:
+        self.prepared, self.optimizer, self.tensors = prepared, optimizer, tensors
+        self.zero = prepared.training.zero
+        self.dtype: DType = prepared.cast_to or "float32"
+        self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
+        self._groups = [{tensor.name for tensor in group} for group in groups]
+
+    def parameters(self) -> list[Partitioned]:
+        """Every parameter in its state before the first step, in the order of `named_parameters()`."""
+        return [
+            Partitioned(
+                each.key,
+                each.elements,
+                each.tensor.dtype,
+                self.sizes.ranks,
+                trained=each.tensor.trained,
+                persists=each.elements <= self.sizes.persistence_threshold,
+            )
+            for each in in_order(self.prepared.model, self.tensors, frozen=True)
+        ]
+
+    @cached_property
+    def _parameters(self) -> list[Partitioned]:
+        return self.parameters()
+
+    @cached_property
+    def sub_groups(self) -> list[list[Partitioned]]:
+        """The trained parameters that the optimizer updates at a time."""
+        found = []
+        for names in self._groups:
+            own = [each for each in self._parameters if each.trained and each.key.name in names]
+            found += [*self._divided(own)]
+        return found
+
+    def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
+        if self.sizes.sub_group >= sum(each.partition for each in own):
+            yield own
+            return
+        group: list[Partitioned] = []
+        for each in own:
+            group.append(each)
+            if sum(part.partition for part in group) >= self.sizes.sub_group:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    @property
+    def kept(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device between steps, without the parameters that stay gathered."""
+        return (*(tensor for tensor in self.tensors if not tensor.parameters), *self.divided)
+
+    @cached_property
+    def divided(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device between steps besides the model's buffers."""
+        numbers = row("flag and norm", 1, "", "float32", count=KEPT_NUMBERS)
+        return (*self._weights, *self._masters, *self._states, self._gradients, self._bucket, numbers)
+
+    @cached_property
+    def _weights(self) -> list[ResidentTensor]:
+        trains_base = self.prepared.method.facts.trains_base
+        component: ComponentName = "base_weights" if trains_base else "adapter_weights"
+        trained = sum(each.partition for group in self.sub_groups for each in group)
+        flat = row("flat partitions of weights", trained, "trained parameters, padded, / count", self.dtype, component)
+        return [flat, *self._frozen]
+
+    @property
+    def _frozen(self) -> Iterator[ResidentTensor]:
+        """The partitions of frozen parameters, each a tensor of its own."""
+        count = named(self.sizes.ranks, "count")
+        for tensor in self.tensors:
+            if tensor.parameters and not tensor.trained:
+                size = -(-tensor.parameters // self.sizes.ranks)
+                yield ResidentTensor(
+                    name=f"{tensor.name}: partition",
+                    shape=(named(tensor.parameters, "parameters").divided(count),),
+                    dtype=tensor.dtype,
+                    component=tensor.component,
+                    count=tensor.count,
+                    bytes=allocated(size, ITEMSIZE[tensor.dtype]) * tensor.count,
+                )
+
+    @cached_property
+    def _masters(self) -> list[ResidentTensor]:
+        return [self.like_sub_group(n, "master weights", component="optimizer_states") for n in self._numbers]
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.sub_groups))
+
+    def like_sub_group(
+        self, number: int, name: str, dtype: DType = "float32", component: ComponentName = "workspace"
+    ) -> ResidentTensor:
+        """A tensor with as many elements as a rank's part of a sub-group."""
+        return ResidentTensor(
+            name=PREFIX + name,
+            shape=(named(sum(each.partition for each in self.sub_groups[number]), "trained, padded, / count"),),
+            dtype=dtype,
+            component=component,
+            base=False,
+            trained=True,
+        )
+
+    @cached_property
+    def _states(self) -> list[ResidentTensors]:
+        return [each for master in self._masters for each in optimizer_states([master], self.optimizer)]
+
+    @cached_property
+    def _gradients(self) -> ResidentTensor:
+        trained = sum(each.partition for group in self.sub_groups for each in group)
+        return row("partitions of gradients", trained, "trained parameters, padded, / count", self.dtype, "gradients")
+
+    @cached_property
+    def _bucket(self) -> ResidentTensor:
+        return row("reduction bucket", self.sizes.reduce_bucket, "reduce_bucket_size", self.dtype)
+
+    @property
+    def host_bytes(self) -> int | None:
+        """Bytes of host memory that a rank uses; None without offload."""
+        return None
+
+    def communication(self, gathered: int) -> tuple[Collective, ...]:
+        """The collectives of a step: gathers around each module, and reductions in each micro-batch.
+
+        `gathered` are the bytes that the gathers result in.
+        """
+        count, steps = self.sizes.ranks, self.prepared.training.gradient_accumulation_steps
+        trained = [each for group in self.sub_groups for each in group]
+        elements = sum(each.partition for each in trained) * count
+        if not self.sizes.reduce_scatter:
+            elements = sum(each.elements for each in trained)
+        reduce = reduce_scatter if self.sizes.reduce_scatter else all_reduce
+        what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
+        reduced = reduce(elements * ITEMSIZE[self.dtype] * steps, count, what)
+        return all_gather(gathered, count, "gathered weights"), reduced

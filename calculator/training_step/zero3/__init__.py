@@ -1,0 +1,1 @@
+"""The peaks of a step under ZeRO-3."""

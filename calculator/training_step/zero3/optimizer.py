@@ -1,0 +1,80 @@
+"""The optimizer's step of stage 3: norms, then the update of one sub-group after the other.
+
+Source: deepspeed/runtime/zero/stage3.py, step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
+from calculator.sharding.zero.state import row
+from calculator.training_step.optimizer_step import temporaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.zero3.state import PartitionedState
+
+#: The numbers alive at once while the total norm is searched, besides the gradients' norms.
+NORM_SCALARS = 7
+#: The norms alive while a sub-group is updated: each sub-group's, and those of the step.
+KEPT_SCALARS = 2
+#: The numbers alive at once while the clipping factor is computed and applied.
+CLIP_SCALARS = 4
+
+#: What is alive at a moment of the step besides what stays on the device.
+Alive = tuple["ResidentTensors", ...]
+
+
+def fullest(state: PartitionedState, gathered: int, persistent: int) -> Alive:
+    """What is alive at the moment with the most bytes.
+
+    `gathered` are the bytes that the passes left gathered, and `persistent` those that the step gathers in the end.
+    """
+    after = (*_gathered(state, persistent), _scalars(len(state.sub_groups) + KEPT_SCALARS))
+    return max((_gathered(state, gathered), *_moments(state), after), key=_bytes)
+
+
+def _bytes(alive: Alive) -> int:
+    return sum([tensor.bytes for tensor in alive])
+
+
+def _scalars(count: int) -> ResidentTensor:
+    return row("norms and flags", 1, "", "float32", count=count)
+
+
+def _gathered(state: PartitionedState, size: int) -> Alive:
+    if not size:
+        return ()
+    elements = size // ITEMSIZE[state.dtype]
+    return (row("gathered weights", elements, "gathered parameters", state.dtype, "base_weights"),)
+
+
+def _moments(state: PartitionedState) -> Iterator[Alive]:
+    for number, group in enumerate(state.sub_groups):
+        sizes = [each.partition for each in group]
+        at = max(range(len(sizes)), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
+        yield row("gradient in float64", sizes[at], "gradient", "float64"), _scalars(number + at + 1)
+        yield row("norms, stacked", len(sizes), "gradients", "float64", count=2), _scalars(number + len(sizes))
+        yield (_scalars(number + len(sizes) + NORM_SCALARS),)
+    for number in range(len(state.sub_groups)):
+        yield from _update(state, number)
+
+
+def _update(state: PartitionedState, number: int) -> Iterator[Alive]:
+    """Copy the gradients of a sub-group to one float32 tensor, clip and update.
+
+    One gradient alone is not copied first; in float32 it is not copied at all.
+    """
+    several = len(state.sub_groups[number]) > 1
+    flat = (state.like_sub_group(number, "flat gradients", state.dtype),) if several else ()
+    master = state.like_sub_group(number, "float32 gradients")
+    numbers = _scalars(len(state.sub_groups) + KEPT_SCALARS)
+    own = (master,) if state.dtype != "float32" else flat
+    yield *flat, *(own if own is not flat else ()), numbers
+    if state.prepared.training.max_grad_norm:
+        yield *own, numbers, _scalars(CLIP_SCALARS)
+    yield *own, numbers, *temporaries([(master,)], state.optimizer, clips=False, keeps_norm=False)

@@ -1,0 +1,138 @@
+"""The peaks of a step under stage 3. Partitions are padded, so the ranks have as many bytes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from calculator.common.deferred import Deferred
+from calculator.common.dtype import ITEMSIZE
+from calculator.engine.live_tensors import LiveTensors
+from calculator.engine.memory_curve import Moment
+from calculator.sharding.zero.state import row
+from calculator.training_step.peak import Peak
+from calculator.training_step.zero3.optimizer import fullest
+from calculator.training_step.zero3.passes import Fullest, Passes
+from calculator.training_step.zero3.program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.common.names import PhaseName
+    from calculator.engine.live_tensors import StorageCounts
+    from calculator.engine.recording import Recording
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.communication import Collective
+    from calculator.sharding.zero3.state import PartitionedState
+    from calculator.training_step.run import Run
+    from calculator.training_step.zero3.optimizer import Alive
+
+
+class PartitionedPeaks:
+    """The peaks of a step.
+
+    `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
+    pass ends.
+    """
+
+    def __init__(
+        self,
+        state: PartitionedState,
+        run: Run,
+        recording: Recording,
+        left: StorageCounts,
+        carried: StorageCounts,
+    ) -> None:
+        self._state, self._recording, self._left, self._carried = state, recording, left, carried
+        parameters = state.parameters()
+        self.passes = Passes(
+            Program(run.tape, parameters, state.prepared.model.tied),
+            [0, *accumulate(recording.curve.changes)],
+            parameters,
+            state.sizes,
+            state.dtype,
+            state.prepared.training.gradient_accumulation_steps,
+        )
+
+    def peaks(self) -> tuple[Peak, Peak, Peak]:
+        """Forward, backward and optimizer step."""
+        return (
+            self._peak("forward", self.passes.forward, self._carried),
+            self._peak("backward", self.passes.backward, None),
+            self._step_peak(),
+        )
+
+    @cached_property
+    def _temporaries(self) -> Alive:
+        return fullest(self._state, self.passes.at_step, self.passes.persistent)
+
+    @property
+    def blocks(self) -> tuple[ResidentTensors, ...]:
+        """What the passes gather and reduce at most, and the temporaries of the optimizer's step."""
+        forward, backward = self.passes.forward, self.passes.backward
+        most = Fullest(0, 0, max(forward.gathered, backward.gathered), max(forward.reducing, backward.reducing))
+        return (*self._added(most), *self._temporaries)
+
+    @property
+    def kept(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device besides the model's frozen tensors."""
+        return self._state.divided
+
+    @property
+    def communication(self) -> tuple[Collective, ...]:
+        """The collectives of a step."""
+        return self._state.communication(self.passes.sent)
+
+    def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
+        """The peak of each span of a pass."""
+        rest = sum([tensor.bytes for tensor in self._state.kept]) + (0 if backward else self._carried.bytes)
+        ends = [end for _, end in spans]
+        line = [0] * len(spans)
+        for position, size in self.passes.moments:
+            if spans[0][0] < position <= ends[-1]:
+                span = bisect_left(ends, position)
+                line[span] = max(line[span], size)
+        return [rest + size for size in line]
+
+    @property
+    def host_bytes(self) -> int | None:
+        """Bytes of host memory that a rank uses; None without offload."""
+        return self._state.host_bytes
+
+    def _added(self, moment: Fullest) -> Iterator[ResidentTensor]:
+        """What is gathered and reduced at a moment."""
+        dtype = self._state.dtype
+        item = ITEMSIZE[dtype]
+        if moment.gathered:
+            yield row("gathered weights", moment.gathered // item, "gathered parameters", dtype, "base_weights")
+        if moment.reducing:
+            yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
+
+    def _peak(self, phase: PhaseName, moment: Fullest, carried: StorageCounts | None) -> Peak:
+        recording, kept = self._recording, self._state.kept
+        state: Sequence[ResidentTensors] = (*kept, *self._added(moment))
+        rest = sum([tensor.bytes for tensor in kept]) + (0 if carried is None else carried.bytes)
+        at = Moment(event=moment.event, bytes=moment.bytes, repeats=())
+        return Peak(
+            phase=phase,
+            bytes=rest + moment.bytes,
+            throughout=rest,
+            operation=recording.operation(moment.event),
+            left=carried,
+            deferred=Deferred(partial(recording.alive, at, state, carried)),
+        )
+
+    def _step_peak(self) -> Peak:
+        state = (*self._state.kept, *self._temporaries)
+        size = sum([tensor.bytes for tensor in state]) + self._left.bytes
+        return Peak(
+            phase="optimizer_step",
+            bytes=size,
+            throughout=size,
+            operation=f"{self._state.optimizer.name}: step",
+            left=self._left,
+            deferred=Deferred(partial(LiveTensors, state, left=self._left)),
+        )

@@ -1,0 +1,170 @@
+"""ZeRO-3: what is gathered and released around each module, what stays, and what is refused."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero3.coordinator import Coordinator
+from calculator.sharding.zero3.parameters import GATHERED, Live, Module, Partitioned
+from calculator.sharding.zero3.reduction import Bucket
+from calculator.sharding.zero3.sizes import Sizes
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+}
+NONE_STAY = {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
+
+
+def request(zero=None, count=4, **changes):
+    training = {"sequence_length": 64, "autocast": "bfloat16"}
+    training["deepspeed"] = {"zero_optimization": {"reduce_bucket_size": "auto", **(zero or {})}}
+    device = {"count": count, "sharding": "zero3"}
+    body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "device": device, "reserved": "rule"}
+    return parse_request(body | {"training": training | changes.pop("training", {})} | changes)
+
+
+def phases(*args, **kwargs):
+    return {phase.name: phase.peak_bytes for phase in estimate(request(*args, **kwargs)).memory.phases}
+
+
+def sizes(**changes):
+    given = {"ranks": 2, "prefetch_bucket": 0, "persistence_threshold": 0, "max_live": 10**9, "max_reuse_distance": 0}
+    given |= {"reduce_bucket": 1000, "sub_group": 10**9, "offloads_parameters": False, "reduce_scatter": True}
+    return Sizes(**given | {"offloads_optimizer": False} | changes)
+
+
+def parameter(elements, **changes):
+    return Partitioned(Key("weight", None), elements, "bfloat16", 2, **{"trained": True, "persists": False} | changes)
+
+
+def passed(coordinator, modules):
+    coordinator.begin()
+    for module in modules:
+        coordinator.fetch(module)
+        coordinator.release(module)
+
+
+def test_a_module_of_one_parameter_gathers_it_with_its_padding_and_several_are_copied_out():
+    live = Live()
+    one, two = Module(0, [parameter(1001)]), Module(1, [parameter(1000), parameter(200)])
+    coordinator = Coordinator(sizes(), live, [*one.parameters, *two.parameters])
+    coordinator.begin()
+    coordinator.fetch(one)
+    assert live.bytes == 2048
+    coordinator.release(one)
+    live.reset()
+    coordinator.fetch(two)
+    assert (live.most, live.bytes) == (2560 + 2048 + 512, 2048 + 512)
+
+
+def test_a_parameter_that_is_used_again_within_the_reuse_distance_stays_gathered():
+    for distance, kept in ((0, False), (300, False), (301, True)):
+        live = Live()
+        modules = [Module(0, [parameter(100)]), Module(1, [parameter(300)])]
+        coordinator = Coordinator(sizes(max_reuse_distance=distance), live, [])
+        order = [modules[0], modules[1], modules[0]]
+        passed(coordinator, order)
+        coordinator.begin()
+        coordinator.fetch(modules[0])
+        coordinator.release(modules[0])
+        assert (modules[0].parameters[0].state == GATHERED) is kept
+
+
+def test_a_prefetch_takes_modules_until_its_bucket_is_full():
+    live = Live()
+    modules = [Module(number, [parameter(100)]) for number in range(4)]
+    coordinator = Coordinator(sizes(prefetch_bucket=150), live, [])
+    passed(coordinator, modules)
+    assert not live.bytes
+    coordinator.begin()
+    coordinator.fetch(modules[0])
+    assert live.bytes == 512 + 512  # one buffer of two parameters, which are copied out once waited for
+    coordinator.fetch(modules[1])
+    assert modules[2].parameters[0].state == GATHERED
+
+
+def test_gradients_are_reduced_when_the_next_does_not_fit_and_large_ones_stay_outside():
+    live = Live()
+    bucket = Bucket(sizes(), live, "bfloat16")
+    bucket.add(parameter(901))
+    assert not live.bytes
+    assert bucket.is_full(parameter(100))
+    bucket.reduce()
+    assert (live.most, live.bytes) == (2048 + 512, 0)  # both parts, and the padding of the second
+    bucket.add(parameter(3000))
+    assert live.bytes == 6144
+
+
+def test_more_gpus_divide_what_stays_on_each():
+    two, eight = phases(NONE_STAY, count=2), phases(NONE_STAY, count=8)
+    assert eight["optimizer_step"] < two["optimizer_step"]
+    assert all(eight[phase] < two[phase] for phase in two)
+
+
+def test_a_threshold_a_distance_and_a_prefetch_keep_more_gathered():
+    least = phases(NONE_STAY)
+    for name, value in (
+        ("stage3_param_persistence_threshold", 10**6),
+        ("stage3_max_reuse_distance", 10**9),
+        ("stage3_prefetch_bucket_size", 10**7),
+    ):
+        assert phases({**NONE_STAY, name: value})["forward"] > least["forward"]
+
+
+def test_smaller_sub_groups_need_less_in_the_optimizer_step():
+    assert phases({"sub_group_size": 10_000})["optimizer_step"] < phases()["optimizer_step"]
+
+
+def test_what_is_sent_counts_each_gather_and_each_micro_batch():
+    one, two, eight = (
+        estimate(request(NONE_STAY, training={"gradient_accumulation_steps": steps})).communication
+        for steps in (1, 2, 8)
+    )
+    assert [each.name for each in one] == ["all_gather", "reduce_scatter"]
+    assert [2 * each.payload_bytes for each in one] == [each.payload_bytes for each in two]
+    assert [8 * each.payload_bytes for each in one] == [each.payload_bytes for each in eight]
+
+
+def test_every_span_of_the_timeline_is_at_most_its_phase():
+    memory = estimate(request(NONE_STAY)).memory
+    for phase in memory.phases:
+        spans = [moment.bytes for moment in memory.timeline if moment.phase == phase.name]
+        assert max(spans) == phase.peak_bytes
+
+
+def test_rows_add_up_to_the_peak_and_name_what_is_gathered():
+    memory = estimate(request({"sub_group_size": 10_000})).memory
+    assert sum(each.bytes for each in memory.components) == memory.peak_allocated_bytes
+
+
+@pytest.mark.parametrize(
+    ("loc", "changes"),
+    [
+        ("model", {"model": "gpt2"}),
+        ("model", {"model": "mistralai/Mixtral-8x7B-v0.1"}),
+        ("method.name", {"method": {"name": "ia3"}}),
+        ("method.use_dora", {"method": {"name": "lora", "use_dora": True}}),
+        ("method.modules_to_save", {"method": {"name": "lora", "modules_to_save": ["lm_head"]}}),
+        ("method.target_modules", {"method": {"name": "lora", "target_modules": ["embed_tokens"]}}),
+        ("training.trainer", {"training": {"trainer": "transformers"}}),
+        ("stack", {"stack": {"transformers": "5.0"}}),
+        ("training.autocast", {"training": {"autocast": None}}),
+        (
+            "training.deepspeed.zero_optimization.offload_param.device",
+            {"training": {"deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu"}}}}},
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_not_modelled_is_refused_by_its_field(loc, changes):
+    with pytest.raises(PlanError) as caught:
+        estimate(request(**changes))
+    assert [problem.loc for problem in caught.value.problems] == [loc]

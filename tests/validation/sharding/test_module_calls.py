@@ -1,0 +1,92 @@
+"""The order in which modules are called: the calculator's marks, and hooks of the real model."""
+
+import pytest
+import torch
+
+from calculator.common.errors import PlanError
+from calculator.engine import module_calls
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import parse_request
+from calculator.families import FAMILIES
+from calculator.methods.prepared_model import PreparedModel
+from calculator.sharding.zero3.refusals import FAMILIES as ORDERED
+from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.training_context import training_context
+from validation.random_grid.random_configs import MIDDLING, random_config
+from validation.reference.build import META, build_model
+from validation.reference.optimizers import optimizers_on_meta
+from validation.reference.refusals import positions_needed
+from validation.tracing.known_values import KnownValues
+from validation.tracing.memory_tracker import EmulatedKernels
+from validation.tracing.shims import emulate_cuda, patched_model_code
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+LORA = {"name": "lora", "r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}
+
+
+def requested(family, method):
+    """A request of a random model of the family that the calculator does not refuse."""
+    training = {"micro_batch_size": 1, "sequence_length": 4, "autocast": "bfloat16"}
+    device = {"count": 2, "sharding": "zero3"}
+    for seed in range(50):
+        config = random_config(FAMILIES[family], seed, MIDDLING)
+        body = {"model": {"config": config}, "method": method, "training": training, "device": device}
+        try:
+            request = parse_request(body)
+            check(request, model_of(request.model))
+        except PlanError:
+            continue
+        return request
+    raise AssertionError(family)
+
+
+def called(request):
+    """Each call's beginning (+) and end (-), with the path of modules that have parameters of their own."""
+    calls, hooks = [], []
+    with emulate_cuda(before_2_14=False), optimizers_on_meta():
+        reference = build_model(request, META)
+        for name, module in reference.model.named_modules():
+            has = any(True for _ in module.parameters(recurse=False))
+            path = name.removeprefix("base_model.model.").replace(".default", "") if has else ""
+            hooks.append(module.register_forward_pre_hook(lambda *_, path=path: calls.append(f"+{path}")))
+            hooks.append(module.register_forward_hook(lambda *_, path=path: calls.append(f"-{path}")))
+        ids = torch.zeros((1, 4), dtype=torch.long, device=META)
+        with patched_model_code(), EmulatedKernels(KnownValues(positions_needed(request))):
+            reference.model(input_ids=ids, labels=ids)
+    return calls
+
+
+def marked(request):
+    """The same from the marks of a micro-batch."""
+    model = model_of(request.model)
+    prepared = PreparedModel(model, request.method, request.training, request.device, request.stack)
+    context = training_context(prepared)
+    micro_batch(context)
+    calls, layer = [], ""
+    for _, label in context.tape.marks:
+        if label == "backward":
+            break
+        if label.startswith("layer "):
+            layer = label.split()[1]
+        for prefix, sign in ((module_calls.BEFORE_FORWARD, "+"), (module_calls.AFTER_FORWARD, "-")):
+            if label.startswith(prefix):
+                calls.append(sign + label.removeprefix(prefix).replace("*", layer))
+    return calls
+
+
+def alike(real, own):
+    """Whether one call follows the other; where the real module has parameters, its path too."""
+    return real[0] == own[0] and real[1:] in ("", own[1:])
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*((family, {"name": "full"}) for family in sorted(ORDERED)), ("llama", LORA), ("phi3", LORA)],
+    ids=lambda value: value if isinstance(value, str) else value["name"],
+)
+def test_modules_are_called_in_the_order_of_the_real_model(family, method):
+    request = requested(family, method)
+    real, own = called(request), marked(request)
+    assert [pair for pair in zip(real, own, strict=True) if not alike(*pair)] == []
