@@ -92,6 +92,8 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
         return
     if getattr(method, "use_dora", False):
         yield Problem(loc="method.use_dora", msg=f"DoRA is not modelled under zero3: {_INSTEAD}", input=True)
+    if getattr(method, "lora_bias", False):
+        yield Problem(loc="method.lora_bias", msg=f"it is not modelled under zero3: {_INSTEAD}", input=True)
     if getattr(method, "modules_to_save", None):
         message = f"copies of modules are not modelled under zero3: leave it out, or {_INSTEAD}"
         yield Problem(loc="method.modules_to_save", msg=message, input=None)
