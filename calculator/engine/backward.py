@@ -99,9 +99,16 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
             target.pending -= 1
             if not target.pending and isinstance(target, AccumulateGrad):
                 complete.append(target)
-    # A linear layer's weight is transposed, which takes a node of its own: its bias is complete first.
-    for leaf in reversed(complete) if len(complete) > 1 and complete[0].is_marked else complete:
+    for leaf in reversed(complete) if len(complete) > 1 and _bias_is_first(complete[0]) else complete:
         leaf.accumulate()
+
+
+def _bias_is_first(leaf: AccumulateGrad) -> bool:
+    """Whether a linear layer's bias is complete before its weight, whose transposition is a node of its own.
+
+    Where the order is marked, but not in the linear layers of DeepSpeed's stage 3, which transpose nothing.
+    """
+    return leaf.is_marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
 
 
 def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
-from calculator.layers.decoder_layer import SequentialLayer, config_dropout, norm_by_name
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("model.embeddings: ")
-    return config_dropout(context, "embedding_dropout", inputs_embeds)
+    return ops.dropout(inputs_embeds, context.config["embedding_dropout"], "dropped")
 
 
 STARCODER2 = DecoderForward(

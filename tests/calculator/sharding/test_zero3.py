@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import estimate
+from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero3.coordinator import Coordinator
@@ -119,6 +119,11 @@ def test_a_threshold_a_distance_and_a_prefetch_keep_more_gathered():
         assert phases({**NONE_STAY, name: value})["forward"] > least["forward"]
 
 
+def test_a_trainers_step_has_a_sub_group_of_weights_with_decay_and_one_of_those_without():
+    resident = training_step(request(training={"trainer": "transformers"})).resident
+    assert [len(group) for group in resident.partitioned.sub_groups] == [2 + 4 * 7, 4 * 2 + 1]
+
+
 def test_smaller_sub_groups_need_less_in_the_optimizer_step():
     assert phases({"sub_group_size": 10_000})["optimizer_step"] < phases()["optimizer_step"]
 
@@ -154,7 +159,7 @@ def test_rows_add_up_to_the_peak_and_name_what_is_gathered():
         ("method.use_dora", {"method": {"name": "lora", "use_dora": True}}),
         ("method.modules_to_save", {"method": {"name": "lora", "modules_to_save": ["lm_head"]}}),
         ("method.target_modules", {"method": {"name": "lora", "target_modules": ["embed_tokens"]}}),
-        ("training.trainer", {"training": {"trainer": "transformers"}}),
+        ("training.trainer", {"training": {"trainer": "trl-sft"}}),
         ("stack", {"stack": {"transformers": "5.0"}}),
         ("training.autocast", {"training": {"autocast": None}}),
         (
