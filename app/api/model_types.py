@@ -11,12 +11,23 @@ from app.api.answers.model_types import ModelTypeAnswer, ModelTypeList, TaskAnsw
 from app.api.examples import GetExample
 from app.api.responses import json_response, problem_responses
 from calculator import catalogue
+from calculator.common.names import TaskName
 from calculator.families import FAMILIES
+from calculator.families.tasks import families_of
 
 router = APIRouter(tags=["Catalogues"])
 
 #: The longest search text.
 LONGEST = 100
+
+#: The names of tasks in the results of traces, by the `task` of a request.
+TASKS: dict[TaskName, str] = {
+    "causal_lm": "causal LM",
+    "seq_cls": "sequence classification",
+    "token_cls": "token classification",
+    "question_ans": "question answering",
+    "seq_2_seq_lm": "seq2seq LM",
+}
 
 Search = Annotated[
     str,
@@ -76,7 +87,15 @@ def types() -> tuple[ModelTypeAnswer, ...]:
 def _row(row: dict[str, Any]) -> ModelTypeAnswer:
     known = [entry.id for entry in catalogue.models() if entry.model_type == row["model_type"]]
     found_only_in_traces: dict[str, Any] = {"kernel_packages": {}, "unchecked_operations": ()}
-    return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, "catalogue": known})
+    tasks = [name for task, name in TASKS.items() if row["model_type"] in _modelled(task)]
+    own = {"catalogue": known, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
+    return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **own})
+
+
+@cache
+def _modelled(task: TaskName) -> frozenset[str]:
+    """Return the model types whose step for a task the calculator models."""
+    return frozenset(families_of(FAMILIES, task))
 
 
 @cache
@@ -85,12 +104,10 @@ def tasks() -> tuple[TaskAnswer, ...]:
     names = dict.fromkeys(task for row in types() for task in row.tasks)
     counted = []
     for task in names:
-        engines = [row.engine for row in types() if task in row.tasks]
-        counted.append(
-            TaskAnswer(
-                task=task, types=len(engines), modelled=engines.count("calculator"), traced=engines.count("traced")
-            )
-        )
+        rows = [row for row in types() if task in row.tasks]
+        modelled = sum(task in row.modelled_tasks for row in rows)
+        answered = sum(row.engine is not None or task in row.modelled_tasks for row in rows)
+        counted.append(TaskAnswer(task=task, types=len(rows), modelled=modelled, traced=answered - modelled))
     return tuple(sorted(counted, key=lambda each: -each.types))
 
 

@@ -9,8 +9,9 @@ class ModelTypeAnswer(Answer):
 
     model_type: str = described("The type, as config.json names it.", "qwen3_next")
     tasks: tuple[str, ...] = described("The tasks for which transformers has a class of it.", ["causal LM"])
+    modelled_tasks: tuple[str, ...] = described("Those of them that the calculator models.", ["causal LM"])
     engine: EngineName | None = described(
-        "What answers an estimate of it: the calculator, or a trace; null if neither does.", "traced"
+        "What answers an estimate of its language model: the calculator, or a trace; null if neither does.", "traced"
     )
     grade: Grade | None = described("How far such an answer may be trusted; null without one.", "modelled")
     why: str | None = described(
@@ -32,7 +33,9 @@ class TaskAnswer(Answer):
     task: str = described("The task.", "causal LM")
     types: int = described("Number of model types.", 196)
     modelled: int = described("Those that the calculator models.", 57)
-    traced: int = described("Those that a trace answers.", 118)
+    traced: int = described(
+        "The others whose language model one of the engines answers: a trace is tried for them.", 118
+    )
 
 
 class ModelTypeList(Answer):

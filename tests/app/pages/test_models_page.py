@@ -34,9 +34,22 @@ def test_a_search_without_a_result_says_so(client):
 def test_a_task_counts_its_types(client):
     answer = client.get("/api/v1/models/types").json()
     for task in answer["tasks"]:
-        engines = [each["engine"] for each in answer["types"] if task["task"] in each["tasks"]]
-        counted = (len(engines), engines.count("calculator"), engines.count("traced"))
-        assert counted == (task["types"], task["modelled"], task["traced"])
+        rows = [each for each in answer["types"] if task["task"] in each["tasks"]]
+        modelled = [each for each in rows if task["task"] in each["modelled_tasks"]]
+        others = [each for each in rows if each not in modelled and each["engine"]]
+        assert (len(rows), len(modelled), len(others)) == (task["types"], task["modelled"], task["traced"])
+
+
+def test_tasks_of_a_traced_type_can_be_modelled(client):
+    rows = {each["model_type"]: each for each in client.get("/api/v1/models/types").json()["types"]}
+    of_tokens = ["token classification", "question answering"]
+    assert (rows["bert"]["engine"], rows["bert"]["modelled_tasks"]) == (
+        "traced",
+        ["sequence classification", *of_tokens],
+    )
+    assert rows["t5"]["modelled_tasks"] == ["seq2seq LM"]
+    assert rows["llama"]["modelled_tasks"] == ["causal LM", "sequence classification", "token classification"]
+    assert "modelled: sequence classification" in client.get("/models", params={"q": "bert"}).text
 
 
 def test_a_type_of_the_catalogue_links_to_its_plans(client):
