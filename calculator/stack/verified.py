@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 FIRST: dict[str, Release] = {
     "llama": (4, 45),
     "mistral": (4, 39),
+    "phi3": (4, 57),
     "qwen2": (4, 45),
+    "qwen3": (4, 57),
 }
 
 #: The older releases of transformers of which steps were traced, by model type: tests/calculator/stack/traced.json.
 TRACED: dict[str, tuple[Release, ...]] = {
     "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
     "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
+    "phi3": ((4, 57),),
     "qwen2": ((4, 45), (4, 48), (4, 57)),
+    "qwen3": ((4, 57),),
 }
 
 #: The methods of those traces.

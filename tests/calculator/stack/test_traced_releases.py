@@ -30,6 +30,10 @@ def name(case: dict[str, Any]) -> str:
     return f"{case['transformers']}-{case['model']}-{case['method']['name']}-{case['use_cache']}-{training}"
 
 
+def model_type(case: dict[str, Any]) -> str:
+    return str(TRACED["configs"][case["model"]]["model_type"])
+
+
 def request_of(case: dict[str, Any], **stack: str) -> Any:
     config = {**TRACED["configs"][case["model"]], "use_cache": case["use_cache"]}
     versions = {"transformers": case["transformers"], **stack}
@@ -66,13 +70,13 @@ def test_every_phase_is_as_traced_with_the_release(case: dict[str, Any]) -> None
 
 def test_the_cases_cover_every_change_of_transformers() -> None:
     covered = {
-        found for case in CASES for found in older_behaviour(request_of(case).stack, case["model"]) if case["phases"]
+        found for case in CASES for found in older_behaviour(request_of(case).stack, model_type(case)) if case["phases"]
     }
     named = {found for found, change in CHANGES.items() if change.package == "transformers"}
     assert named - covered == {"tables_of_all_positions"}
 
 
 def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
-    traced = {(case["model"], release(case["transformers"])[:2]) for case in CASES}
+    traced = {(model_type(case), release(case["transformers"])[:2]) for case in CASES}
     assert {(model, each) for model, releases in TRACED_RELEASES.items() for each in releases} == traced
     assert {case["method"]["name"] for case in CASES} == set(TRACED_METHODS)
