@@ -41,6 +41,7 @@ FAMILIES = frozenset(
         "olmo",
         "olmo2",
         "olmo3",
+        "phi",
         "phi3",
         "qwen2",
         "qwen3",

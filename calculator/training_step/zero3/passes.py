@@ -56,7 +56,6 @@ class Passes:
         self._coordinator = Coordinator(sizes, self._gathered, parameters)
         self._bucket = Bucket(sizes, self._reducing, dtype)
         self._pins: dict[str, Storage] = {}
-        self._last = next((each for each in reversed(program.events) if each.kind == GRADIENT_OF), None)
         self._at = 0
         #: The fullest moments of the passes.
         self.forward = self.backward = EMPTY
@@ -97,6 +96,11 @@ class Passes:
                 self._note(event.position)
         if measures:
             self._until(program.end)
+        self._gathered.reset()
+        self._reducing.reset()
+        self._bucket.reduce()
+        if measures:
+            self._note(program.end)
         self._coordinator.end_backward()
 
     def _apply(self, event: Event, *, measures: bool) -> None:
@@ -125,15 +129,13 @@ class Passes:
             self._reduce(event, parameter, measures=measures)
 
     def _reduce(self, event: Event, parameter: Partitioned, *, measures: bool) -> None:
-        """Put a gradient into the bucket, which is reduced before if it is full, and after the last gradient."""
+        """Put a gradient into the bucket, and reduce a full one before. The end of the pass reduces the rest."""
         if self._bucket.is_full(parameter):
             self._bucket.reduce()
         if measures:
             self._note(event.position)
         self._bucket.add(parameter)
         self._reducing.reset()
-        if event is self._last:
-            self._bucket.reduce()
         if measures:
             self._note(event.position, without=allocated(parameter.elements, ITEMSIZE[self._dtype]))
         self._reducing.reset()
