@@ -30,6 +30,9 @@ log = logging.getLogger("headroom")
 #: The bytes that are read from the socket at once.
 BLOCK = 1 << 16
 
+#: How long a request waits for processes that are starting, and how often it tries to connect, in seconds.
+_PATIENCE, _INTERVAL = 60.0, 0.1
+
 #: Headers of one connection, which are not forwarded.
 _OWN = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"expect"))
 
@@ -40,8 +43,10 @@ _REPLACED = frozenset((b"connection", b"transfer-encoding", b"date"))
 class Forwarded:
     """ASGI middleware that forwards long requests to a socket."""
 
-    def __init__(self, app: ASGIApp, socket: str) -> None:
+    def __init__(self, app: ASGIApp, socket: str, patience: float = _PATIENCE) -> None:
         self.app, self.socket = app, socket
+        #: How long a request waits for processes that are starting, in seconds.
+        self.patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request here, or forward it."""
@@ -66,10 +71,10 @@ class Forwarded:
 
     async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
         try:
-            reader, writer = await asyncio.open_unix_connection(self.socket, limit=BLOCK)
-        except OSError:
-            log.exception("no process answers long requests")
-            detail = "the processes that answer long requests are starting: try again in 5 seconds"
+            reader, writer = await self._connected()
+        except OSError as error:
+            log.warning("no process answers long requests: %s", error)
+            detail = "the processes that answer long requests do not start: try again in 5 seconds"
             await problem_response(503, detail, (), {**HEADERS, "Retry-After": "5"})(scope, _nothing, send)
             return
         started = False
@@ -85,6 +90,22 @@ class Forwarded:
             await problem_response(503, detail, (), {**HEADERS, "Retry-After": "5"})(scope, _nothing, send)
         finally:
             writer.close()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the socket, which is absent until the processes have started.
+
+        Raises:
+            OSError: if it is still absent after `patience` seconds.
+        """
+        clock = asyncio.get_running_loop()
+        last = clock.time() + self.patience
+        while True:
+            try:
+                return await asyncio.open_unix_connection(self.socket, limit=BLOCK)
+            except OSError:
+                if clock.time() >= last:
+                    raise
+            await asyncio.sleep(_INTERVAL)
 
 
 async def _response(
