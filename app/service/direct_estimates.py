@@ -49,6 +49,8 @@ class DirectEstimates:
             await _refusal(request)(scope, receive, send)
         elif request is None or needs_trace(request):
             await self.app(scope, receive, send)
+        elif _is_short(request):
+            await _answer(request)(scope, receive, send)
         else:
             response = await asyncio.get_running_loop().run_in_executor(self._threads, _answer, request)
             await response(scope, receive, send)
@@ -60,6 +62,14 @@ _REFUSED = (PlanError, HTTPProblem)
 def _is_json_post(scope: Scope) -> bool:
     kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     return scope["method"] == "POST" and kind.split(b";")[0].strip().lower() == b"application/json"
+
+
+def _is_short(request: Request) -> bool:
+    """Whether an answer takes a few milliseconds, less than it takes to hand it to a thread and back under load.
+
+    Those are models of the catalogue on one GPU by the rule: the slowest took 16 ms when it was answered first.
+    """
+    return request.model.id is not None and request.reserved == "rule" and request.device.count == 1
 
 
 def _parsed(body: bytes) -> Request | PlanError | HTTPProblem:

@@ -50,8 +50,10 @@ class Processes:
                 raise refusal("backend", message, self.backend)
 
     @contextmanager
-    def started(self) -> Iterator[None]:
+    def started(self) -> Iterator[str]:
         """Start the processes, or connect to the scheduler; joblib then computes there.
+
+        Yields how joblib returns blocks there: as they are computed, or of ray a list at the end.
 
         Raises:
             PlanError: if no scheduler answers at the address.
@@ -62,7 +64,7 @@ class Processes:
         with start(self), parallel_config(backend=self.backend, n_jobs=self.jobs) as config:
             if self.backend == "dask":
                 _compute_there(config["backend"])
-            yield
+            yield "generator" if config["backend"].supports_return_generator else "list"
 
 
 def _compute_there(backend: Any) -> None:

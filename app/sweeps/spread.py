@@ -34,13 +34,13 @@ def rows(sweep: Sweep, processes: Processes) -> Iterator[dict[str, Any]]:
         PlanError: if processes cannot be started, or die again and again at the same points.
     """
     starts = range(0, sweep.count, BLOCK)
-    with processes.started():
+    with processes.started() as returned:
         for first in range(0, len(starts), WINDOW):
-            for lines in _window(sweep, starts[first : first + WINDOW]):
+            for lines in _window(sweep, starts[first : first + WINDOW], returned):
                 yield from map(json.loads, lines)
 
 
-def _window(sweep: Sweep, starts: range) -> Iterator[list[str]]:
+def _window(sweep: Sweep, starts: range, returned: str) -> Iterator[list[str]]:
     """Yield the lines of blocks in order."""
     from joblib import Parallel, delayed  # noqa: PLC0415  an extra installs it
 
@@ -49,7 +49,7 @@ def _window(sweep: Sweep, starts: range) -> Iterator[list[str]]:
         done = 0
         tasks = (delayed(lines_of)(dict(sweep.request), dict(sweep.grid), start) for start in starts)
         try:
-            for lines in Parallel(return_as="generator", batch_size=1)(tasks):
+            for lines in Parallel(return_as=returned, batch_size=1)(tasks):
                 done += 1
                 yield lines
         except Exception as error:
