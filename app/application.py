@@ -25,8 +25,11 @@ from app.http.root_path import route_path
 from app.pages import PAGES
 from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
+from app.service.budgets import Budgeted
 from app.service.direct_estimates import DirectEstimates
 from app.service.metrics import MEDIA_TYPE, exposition
+from app.service.settings import ServiceSettings
+from calculator.common.budget import OverBudgetError
 from calculator.common.errors import PlanError, Problem
 
 if TYPE_CHECKING:
@@ -83,6 +86,7 @@ def application() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(DirectEstimates)
+    app.add_middleware(Budgeted, seconds=ServiceSettings.of().most_seconds)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(OuterMiddleware, error_response=_internal_error)
     for router in ALL_ROUTERS:
@@ -92,6 +96,7 @@ def application() -> FastAPI:
     app.add_route("/metrics", _metrics)
     app.mount("/static", CachedStaticFiles(directory=STATIC))
     app.add_exception_handler(PlanError, _plan_error)
+    app.add_exception_handler(OverBudgetError, _over_budget)
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_exception_handler(HTTPProblem, _http_problem)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -122,6 +127,10 @@ async def _invalid_parameters(_: Request, error: Exception) -> Response:
             for each in error.errors()
         ]
     )
+
+
+async def _over_budget(request: Request, error: Exception) -> Response:
+    return _error_response(request, 422, str(error), {})
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "validation.comparison.compare",
     "grid": "validation.random_grid.grid",
     "bench": "validation.benchmark.bench",
+    "worst": "validation.benchmark.worst",
     "published": "validation.published.report",
     "peers": "validation.published.peers.ask",
     "threads": "validation.published.threads",

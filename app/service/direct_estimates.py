@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.api.estimate import answer_text_of
@@ -16,6 +18,7 @@ from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem, invalid_response, problem_response
 from app.http.root_path import route_path
 from app.service.bodies import buffered
+from calculator.common.budget import OverBudgetError
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 
@@ -52,7 +55,8 @@ class DirectEstimates:
         elif _is_short(request):
             await _answer(request)(scope, receive, send)
         else:
-            response = await asyncio.get_running_loop().run_in_executor(self._threads, _answer, request)
+            answer = partial(copy_context().run, _answer, request)
+            response = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
             await response(scope, receive, send)
 
 
@@ -84,6 +88,8 @@ def _answer(request: Request) -> Response:
         return json_response(answer_text_of(request))
     except _REFUSED as error:
         return _refusal(error)
+    except OverBudgetError as error:
+        return problem_response(422, str(error))
 
 
 def _refusal(error: Any) -> Response:

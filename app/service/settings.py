@@ -18,6 +18,9 @@ MOST_AT_ONCE = 128
 #: The same for long requests, each of which can take seconds.
 MOST_LONG_AT_ONCE = 8
 
+#: The seconds of CPU time that one answer may take; sweeps are streamed, and have no such limit.
+MOST_SECONDS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
@@ -27,6 +30,7 @@ class ServiceSettings:
         cache_bytes: The bytes of answers that are kept; 0 keeps none.
         most_at_once: How many requests are answered or wait at once; others get 503.
         most_long_at_once: The same for long requests, of each process that answers them.
+        most_seconds: The seconds of CPU time of one answer; a request that takes more is refused.
         access_log: Whether each request is a line of the access log.
         long_socket: The socket of the processes that answer long requests; empty if they are answered here.
     """
@@ -34,6 +38,7 @@ class ServiceSettings:
     cache_bytes: int = CACHE_BYTES
     most_at_once: int = MOST_AT_ONCE
     most_long_at_once: int = MOST_LONG_AT_ONCE
+    most_seconds: int = MOST_SECONDS
     access_log: bool = True
     long_socket: str = ""
 

@@ -15,6 +15,7 @@ from calculator.allocator.flat_expandable import FlatExpandable
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+from calculator.common.budget import check_budget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,6 +179,7 @@ class AnswerReplay:
 
     def advance(self) -> None:
         """Run the next pass."""
+        check_budget()
         program, kinds = self.run.answer.traces.sized(self.passes)
         rows, given = self.run.rows(program), self.left
         pools = rows.begin(kinds, given)

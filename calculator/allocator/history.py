@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import PASSES, WORKSPACE
+from calculator.common.budget import check_budget
 from calculator.devices.outcome import OutOfMemory
 from calculator.sharding import ddp
 
@@ -180,6 +181,7 @@ class History:
 
         The first micro-batch allocates the workspaces too.
         """
+        check_budget()
         machine, names, count = self.machine, program.names, len(sizes)
         first = not self.steps and not self._gradients
         machine.begin(

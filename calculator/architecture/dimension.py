@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import prod
 from operator import pos
 from typing import TYPE_CHECKING, Self
@@ -44,6 +45,11 @@ class Dim(int):
             self._name = self._name()
         return self._name
 
+    @cached_property
+    def factor(self) -> str:
+        """The name as a factor of a product; kept, because many shapes have the same dimension."""
+        return f"({self.name})" if " + " in self.name else self.name
+
     def __mul__(self, other: int) -> Dim:
         return Dim(int.__mul__(self, other), ("×", self, other))
 
@@ -76,8 +82,7 @@ def dim_name(size: int) -> str:
 
 
 def _factor(size: int) -> str:
-    name = dim_name(size)
-    return f"({name})" if " + " in name else name
+    return size.factor if isinstance(size, Dim) else f"{size:,}"
 
 
 def elements(shape: Shape) -> int:
@@ -89,9 +94,9 @@ def elements(shape: Shape) -> int:
 
 def symbolic(shape: Shape) -> str:
     """The shape as a product of names: `B × S × hidden_size`."""
-    return " × ".join(_factor(size) for size in shape) or "1"
+    return " × ".join([_factor(size) for size in shape]) or "1"
 
 
 def substituted(shape: Shape) -> str:
     """The shape as a product of numbers: `4 × 2,048 × 4,096`."""
-    return " × ".join(f"{int(size):,}" for size in shape) or "1"
+    return " × ".join([f"{size:,}" for size in shape]) or "1"

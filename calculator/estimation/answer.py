@@ -104,9 +104,9 @@ class Phase:
     peak_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Moment:
-    """A point of the step's timeline: the operation and the bytes alive."""
+    """A point of the step's timeline: the operation and the bytes alive. Not frozen, as rows are not."""
 
     phase: PhaseName
     operation: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
+from calculator.common.budget import check_budget
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.kernels import kernels_of
@@ -97,6 +98,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
 
 def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
     """A request's training step on its device."""
+    check_budget()
     series = series or SeriesCache()
     return TrainingStep(resident_state(request, series), traces=series.traces, whole=whole)
 

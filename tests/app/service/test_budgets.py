@@ -1,0 +1,60 @@
+"""An answer that takes more CPU time than the limit ends with a problem that names it; sweeps have none."""
+
+import json
+from itertools import count
+
+import pytest
+
+from app.application import application
+from calculator.common import budget
+from calculator.common.budget import OverBudgetError, check_budget, limited
+
+
+@pytest.fixture
+def slow_clock(monkeypatch):
+    """A clock that is seven seconds later at every look."""
+    seconds = count(step=7)
+    monkeypatch.setattr(budget, "thread_time", lambda: next(seconds))
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_budget_is_counted_from_the_first_check_and_only_in_its_context():
+    check_budget()
+    with limited(20):
+        for _ in range(3):
+            check_budget()
+        with pytest.raises(OverBudgetError, match="more than 20 seconds of CPU time"):
+            check_budget()
+    check_budget()
+
+
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize("reserved", ["rule", "replay"])
+@pytest.mark.parametrize("path", ["/api/v1/compare", "/api/v1/limits", "/api/v1/plan"])
+def test_a_long_search_is_refused_with_the_limit(path, reserved):
+    from fastapi.testclient import TestClient
+
+    body = {"model": "gpt2", "device": {"gpu": "rtx-4090"}, "reserved": reserved}
+    if path == "/api/v1/limits":
+        body |= {"method": {"name": "lora"}, "solve_for": "r"}
+    response = TestClient(application(), raise_server_exceptions=False).post(path, json=body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "the limit of this server: set reserved to rule" in response.json()["detail"]
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_an_estimate_by_replay_and_a_page_are_refused_with_the_limit(client):
+    body = {"model": "gpt2", "method": {"name": "lora"}, "device": {"memory_bytes": 10**9}}
+    histories = {"training": {"sequence_lengths": [[64, 1], [128, 1]]}}
+    response = client.post("/api/v1/estimate", json={**body, **histories})
+    assert (response.status_code, "20 seconds" in response.json()["detail"]) == (422, True)
+    page = client.get("/?model=gpt2")
+    assert (page.status_code, "20 seconds of CPU time" in page.text) == (422, True)
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_sweep_has_no_limit(client):
+    body = {"request": {"model": "gpt2", "method": {"name": "lora"}}, "grid": {"method.r": [1, 2, 4, 8, 16, 32]}}
+    rows = client.post("/api/v1/sweep", json=body).text.splitlines()
+    assert [json.loads(row)["problems"] for row in rows] == [[]] * 6
