@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from app import api
 from calculator.common.budget import OverBudgetError, limited
 from calculator.common.errors import PlanError
+from calculator.comparison.methods import compare, parse_comparison
+from calculator.estimation.estimate import estimate
 from calculator.estimation.recent_series import RECENT_SERIES
+from calculator.estimation.request import parse_request
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
+from calculator.limit_search.limits import limit, parse_limit
 from calculator.limit_search.sweep import MAX_POINTS, answers, parse_sweep
+from calculator.planning.plan import plan
+from calculator.planning.request import parse_plan
 from validation.benchmark.machine_speed import loop_seconds
 
 if TYPE_CHECKING:
@@ -56,6 +63,26 @@ class Search:
     axes: Axes
 
 
+def _estimate(body: Any) -> Any:
+    return estimate(parse_request(body), whole=True)
+
+
+def _compare(body: Any) -> Any:
+    return compare(parse_comparison(body))
+
+
+def _limits(body: Any) -> Any:
+    return limit(parse_limit(body))
+
+
+def _plan(body: Any) -> Any:
+    return plan(parse_plan(body))
+
+
+def _inference(body: Any) -> Any:
+    return inference(parse_inference(body))
+
+
 def _first_row(body: Any) -> Any:
     return next(answers(parse_sweep(body)))
 
@@ -65,10 +92,10 @@ def _without(body: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 SEARCHES = (
-    Search(endpoint="estimate", answer=api.estimate.answer_text, plain=_PLAIN, axes=RUN),
+    Search(endpoint="estimate", answer=_estimate, plain=_PLAIN, axes=RUN),
     Search(
         endpoint="compare",
-        answer=api.compare.answer,
+        answer=_compare,
         plain=_without(_PLAIN, "method"),
         axes={
             **{path: values for path, values in RUN.items() if path != "method"},
@@ -77,13 +104,13 @@ SEARCHES = (
     ),
     Search(
         endpoint="limits",
-        answer=api.limits.answer,
+        answer=_limits,
         plain={**_PLAIN, "solve_for": "r"},
         axes={**RUN, "solve_for": ("r", "sequence_length", "micro_batch_size")},
     ),
     Search(
         endpoint="plan",
-        answer=api.plan.answer,
+        answer=_plan,
         plain=_without(_PLAIN, "method"),
         axes={
             "model": MODELS,
@@ -95,7 +122,7 @@ SEARCHES = (
     ),
     Search(
         endpoint="inference",
-        answer=api.inference.answer,
+        answer=_inference,
         plain=_PLAIN,
         axes={
             "model": MODELS,
@@ -112,25 +139,6 @@ SEARCHES = (
         axes={
             "request": ({**_PLAIN, "model": MODELS[0]}, _PLAIN),
             "grid": ({"method.r": list(range(1, MAX_POINTS + 1))},),
-        },
-    ),
-    Search(
-        endpoint="export",
-        answer=api.export.answer,
-        plain={**_PLAIN, "format": "peft"},
-        axes={**RUN, "format": ("peft", "axolotl", "llama-factory")},
-    ),
-    Search(
-        endpoint="import",
-        answer=api.import_.answer,
-        plain={"content": "base_model: gpt2\nadapter: lora\n"},
-        axes={
-            "content": (
-                "base_model: gpt2\n" + "key: [a, b]\n" * 4000,
-                "base_model: gpt2\nadapter: lora\n" + "".join(f"key{number}: {number}\n" for number in range(6000)),
-                "from peft import LoraConfig\n" + "LoraConfig(r=8)\n" * 20_000,
-                "trl sft --model_name_or_path gpt2 " + "--packing " * 6000,
-            )
         },
     ),
 )
