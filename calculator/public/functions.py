@@ -116,6 +116,7 @@ def plan(
     device: Device | Json | None = None,
     needs: Needs | Json | None = None,
     training: Training | Json | None = None,
+    stack: StackVersions | Json | None = None,
     *,
     models: Sequence[Model] | None = None,
     devices: Sequence[Device | Json] | None = None,
@@ -126,5 +127,7 @@ def plan(
     Raises:
         PlanError: if the request is invalid, the needs contradict each other, or every method is refused.
     """
-    parts = body(model=model, models=models, device=device, devices=devices, needs=needs, training=training)
+    parts = body(
+        model=model, models=models, device=device, devices=devices, needs=needs, training=training, stack=stack
+    )
     return _plan(parse_plan({**parts, "reserved": reserved}))
