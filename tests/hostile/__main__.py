@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import Counter
 
-from app.application import served
+from app.application import application
 from app.http.problems import HTTPProblem
 from calculator.common.errors import PlanError
 from tests.hostile.generated import parsed_text, request
@@ -39,7 +39,7 @@ def main():
 
 async def send_all(chance, count):
     """Send requests one after the other; print the statuses and the dearest request."""
-    app, statuses, dearest, faults = served(), Counter(), (0.0, None), 0
+    app, statuses, dearest, faults = application(), Counter(), (0.0, None), 0
     for number in range(1, count + 1):
         hostile = request(chance)
         before = time.process_time()
