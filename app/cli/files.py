@@ -19,12 +19,13 @@ STANDARD_INPUT = "-"
 LARGEST = 1 << 24
 
 
-def content(option: str, path: str, largest: int = LARGEST) -> bytes:
-    """Return the bytes of a file of at most some size, without a byte order mark.
+def content(option: str, path: str, largest: int | None = None) -> bytes:
+    """Return the bytes of a file of at most `largest` bytes, or `LARGEST`, without a byte order mark.
 
     Raises:
         PlanError: if it cannot be read, is empty, or is too large.
     """
+    largest = LARGEST if largest is None else largest
     name, advice = _name(path), f"give the path of a file, or {STANDARD_INPUT} for standard input"
     try:
         raw = _read(path, largest)

@@ -71,7 +71,8 @@ def _is_json_post(scope: Scope) -> bool:
 def _is_short(request: Request) -> bool:
     """Whether an answer takes a few milliseconds, less than it takes to hand it to a thread and back under load.
 
-    Those are models of the catalogue on one GPU by the rule: the slowest took 16 ms when it was answered first.
+    Those are models of the catalogue on one GPU by the rule: of 1,780 that were answered for the first time, with and
+    without a trainer, the slowest took 0.25 s of CPU time.
     """
     return request.model.id is not None and request.reserved == "rule" and request.device.count == 1
 

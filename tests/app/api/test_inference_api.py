@@ -25,7 +25,14 @@ def answered(client, body):
     return client.post("/api/v1/inference", json=body)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.facts.refuses_unmerged])
+def test_a_method_that_is_served_merged_only_says_so(client, name):
+    answer = client.post("/api/v1/inference", json={**BODY, "method": {"name": name}})
+    assert answer.status_code == 422
+    assert [error["loc"] for error in answer.json()["errors"]] == ["serving.merged"]
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.facts.refuses_unmerged])
 def test_every_method_is_answered_with_components_that_sum_to_the_peak(client, name):
     answer = answered(client, {**BODY, "method": {"name": name}}).json()
     memory = answer["memory"]
