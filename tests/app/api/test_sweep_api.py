@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from pydantic import TypeAdapter
 
-from app.api.answers.sweep import FIGURES, MEDIA_TYPES, SweepRow, blocks, lines
+from app.api.answers.sweep import FIGURES, MEDIA_TYPES, SweepRow, blocks, lines, row
 from calculator.estimation.estimate import estimate
 from calculator.limit_search import sweep
 from calculator.limit_search.sweep import answers, parse_sweep
@@ -70,8 +70,8 @@ def test_a_refused_point_is_a_row_with_the_problems_of_its_estimate(client, plan
 
 def test_every_row_matches_the_documentation(client, body):
     strict = TypeAdapter(SweepRow)
-    for row in rows(client.post("/api/v1/sweep", json=body)):
-        assert strict.validate_python(row).model_dump(mode="json") == row
+    for each in rows(client.post("/api/v1/sweep", json=body)):
+        assert strict.validate_python(each).model_dump(mode="json") == each
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_csv_has_the_same_figures_under_their_dotted_names(client, body):
     answer = rows(client.post("/api/v1/sweep", json=body))
     table = list(csv.DictReader(io.StringIO(client.post("/api/v1/sweep", json={**body, "format": "csv"}).text)))
     assert len(table) == len(answer)
-    for line, row in zip(table, answer, strict=True):
-        assert line["method.name"] == row["point"]["method.name"]
+    for line, each in zip(table, answer, strict=True):
+        assert line["method.name"] == each["point"]["method.name"]
         for part, names in FIGURES.items():
             for name in names:
-                assert line[f"{part}.{name}"] == ("" if row[part] is None else str(row[part][name]))
+                assert line[f"{part}.{name}"] == ("" if each[part] is None else str(each[part][name]))
     assert table[1]["problems"].startswith("training.gradient_checkpointing: PEFT refuses prefix tuning")
 
 
@@ -163,7 +163,7 @@ def test_the_rows_before_a_fault_are_sent(served, body, monkeypatch, kind):
 def test_a_longer_grid_needs_no_more_memory(body):
     body["grid"] = {"method.name": ["prefix"], "training.micro_batch_size": list(range(1, 10_001))}
     sweep = parse_sweep(body)
-    text = lines(sweep.grid, answers(sweep), "ndjson")
+    text = lines(sweep.grid, map(row, answers(sweep)), "ndjson")
     list(islice(text, 100))
     gc.collect()
     tracemalloc.start()

@@ -16,10 +16,13 @@ OF_TASKS = {"classifier_copy", "for_model"}
 #: What plans, merging and the check of a base in 4 bits read from the method itself.
 OF_PLANS = {"assumptions", "differs_between_layers", "label_parts", "merge_step", "quality_tier", "refuses_4_bits"}
 
+#: What a training run writes.
+OF_CHECKPOINTS = {"refuses_checkpoint", "saved_name", "saved_tensors"}
+
 
 def test_every_hook_of_the_step_is_passed_on():
     hooks = {name for name, hook in vars(Method).items() if not name.startswith("_") and name != "name"}
-    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_TASKS | OF_PLANS
+    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_TASKS | OF_PLANS | OF_CHECKPOINTS
 
 
 @pytest.mark.parametrize(
