@@ -73,6 +73,8 @@ def optimizers_on_meta() -> Iterator[None]:
         "bitsandbytes.functional.prefetch_tensor": _no_op,
         "bitsandbytes.functional.is_on_gpu": _no_op,
         "bitsandbytes.optim.optimizer.sync_gpu": _no_op,
+        # It keeps a trainer's overrides by the ids of parameters, which those of a later model can have too.
+        "bitsandbytes.optim.optimizer.GlobalOptimManager._instance": None,
     }
     with ExitStack() as stack:
         for name, replacement in replacements.items():
