@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: More processes than any machine has cores are a mistake.
 _MOST_WORKERS = 512
 
-#: How long requests may still run after the server is told to stop, in seconds.
+#: How long requests may still run after the server is stopped, in seconds.
 _GRACE = 30
 
 #: A path as a proxy strips it: segments of letters, digits and -._~, without a slash at the end.

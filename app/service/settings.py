@@ -24,7 +24,7 @@ MOST_SECONDS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """What a server process is told by its environment.
+    """The settings of a server process, from its environment.
 
     Attributes:
         cache_bytes: The bytes of answers that are kept; 0 keeps none.

@@ -69,7 +69,7 @@ class Stated:
 
     text: str
     bytes: int
-    #: Half of its last digit: the size lies within this of `bytes`.
+    #: Half of its last digit: the size is within this of `bytes`.
     rounding: int
 
     def includes(self, size: int) -> bool:

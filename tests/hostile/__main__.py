@@ -38,8 +38,8 @@ def main():
 
 
 async def send_all(chance, count):
-    """Send requests one after the other; print the statuses and the dearest request."""
-    app, statuses, dearest, faults = application(), Counter(), (0.0, None), 0
+    """Send requests one after the other; print the statuses and the slowest request."""
+    app, statuses, slowest, faults = application(), Counter(), (0.0, None), 0
     for number in range(1, count + 1):
         hostile = request(chance)
         before = time.process_time()
@@ -49,7 +49,7 @@ async def send_all(chance, count):
             status = 500
             traceback.print_exc()
         seconds = time.process_time() - before
-        dearest = max(dearest, (seconds, hostile), key=lambda pair: pair[0])
+        slowest = max(slowest, (seconds, hostile), key=lambda pair: pair[0])
         statuses[status] += 1
         if status >= 500 and status != BUSY:
             faults += 1
@@ -57,7 +57,7 @@ async def send_all(chance, count):
         if number % EVERY == 0 or number == count:
             shown = ", ".join(f"{status}: {times:,}" for status, times in sorted(statuses.items()))
             print(f"{number:,} requests, {faults:,} faults ({shown}), {time.process_time():,.0f} s of CPU", flush=True)
-    print(f"dearest: {dearest[0]:.2f} s of CPU: {str(dearest[1])[:2000]}")
+    print(f"slowest: {slowest[0]:.2f} s of CPU: {str(slowest[1])[:2000]}")
     return faults
 
 

@@ -1,6 +1,6 @@
 """Search each endpoint for the accepted request that takes the most CPU time.
 
-The search begins with a plain request. It tries the values of each field in turn and keeps the dearest, twice over. A
+The search begins with a plain request. It tries the values of each field in turn and keeps the slowest, twice over. A
 request that takes longer than --limit ends there and is listed as such. Nothing is cached between requests. Sweeps are
 streamed: their figure is the time to the first row.
 """
@@ -146,7 +146,7 @@ SEARCHES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The dearest request that was found, and how many were tried."""
+    """The slowest request that was found, and how many were tried."""
 
     body: dict[str, Any]
     seconds: float
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def searched(search: Search, limit: float, rounds: int) -> Found:
-    """The dearest request of a search."""
+    """The slowest request of a search."""
     seconds, over = spent(search.answer, search.plain, limit)
     best = Found(body=search.plain, seconds=seconds, over=over, tried=1)
     for path, value in [

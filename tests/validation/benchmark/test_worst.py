@@ -1,4 +1,4 @@
-"""The search for the dearest request keeps what takes longest, and no request that is refused."""
+"""The search for the slowest request keeps what takes longest, and no request that is refused."""
 
 from itertools import count
 
