@@ -19,7 +19,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_dearest_accepted_request_is_found(clock):
+def test_the_slowest_accepted_request_is_found(clock):
     def answer(body):
         if body["a"] == 9:
             clock[0] += 100
