@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 ENDPOINT, CACHE = "headroom.endpoint", "headroom.cache"
 
 
+#: The status of a request whose client left before the response began, as nginx records it.
+LEFT = 499
+
+
 class Observed:
     """ASGI middleware that names the endpoint of every request in its scope, and records the request."""
 
@@ -29,7 +33,7 @@ class Observed:
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        status, size = 500, 0
+        status, size = LEFT, 0
         endpoint = scope[ENDPOINT] = self.endpoints.name(route_path(scope))
         scope[CACHE] = None
 
@@ -44,6 +48,9 @@ class Observed:
         metrics.IN_FLIGHT.inc()
         try:
             await self.app(scope, receive, counted)
+        except Exception:
+            status = 500 if status == LEFT else status
+            raise
         finally:
             metrics.IN_FLIGHT.dec()
             self._record(scope, endpoint, status, size, perf_counter() - started)

@@ -1,8 +1,10 @@
 """Every request is counted under a bounded set of names, and is a line of the access log without its plan."""
 
+import asyncio
 import json
 import logging
 import re
+from contextlib import nullcontext
 
 import pytest
 
@@ -64,3 +66,18 @@ def test_a_line_of_the_log_has_neither_query_nor_body(app, caplog, run):
     assert (logged["method"], logged["path"], logged["status"]) == ("POST", "/api/v1/estimate", 200)
     assert logged["bytes"] > 1000
     assert not re.search("secret|llama", line, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, 499), (True, 500)])
+def test_a_request_without_a_response_is_of_a_client_that_left_or_an_error(client_of, fails, status):
+    async def app(*_):
+        if fails:
+            raise ValueError
+
+    name = f'headroom_requests_total{{endpoint="other",method="GET",status="{status}"}}'
+    client = client_of()
+    before = value(client, name)
+    scope = {"type": "http", "method": "GET", "path": "/nothing", "headers": []}
+    with pytest.raises(ValueError, match="^$") if fails else nullcontext():
+        asyncio.run(Observed(app, endpoints(), logged=False)(scope, None, None))
+    assert value(client, name) == before + 1
