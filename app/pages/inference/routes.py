@@ -2,50 +2,22 @@
 
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import RedirectResponse, Response
-from starlette.requests import Request
+from fastapi.responses import Response
 
 from app.api import inference
-from app.api.responses import json_response
 from app.forms.fields import CARD, RESERVED, SERVED_STACK, SERVING
 from app.forms.layout import gpu_choices, groups
 from app.forms.plan_form import LONGEST_ADDRESS
-from app.http.body_params import FormFields
+from app.pages.form_routes import form_routes
 from app.pages.inference.form import LABELS, InferenceForm, read
 from app.presentation import inference_text, verdict
 from app.presentation.consequences import consequences
 from app.presentation.templates import page
 from calculator import catalogue
-from calculator.common.errors import PlanError, refusal
+from calculator.common.errors import PlanError
 from calculator.inference.inference import inference as answer_to
 from calculator.inference.request import parse_inference
 from calculator.methods import METHODS
-
-router = APIRouter(include_in_schema=False)
-
-
-@router.get("/inference")
-def get_inference(request: Request) -> Response:
-    """Show the memory and cost of serving the model of the address."""
-    return inference_page(read(request.query_params.multi_items()))
-
-
-@router.post("/inference")
-def post_inference(fields: FormFields) -> Response:
-    """Redirect to the address of a submitted form, or show its answer if the address is too long."""
-    form = read(fields)
-    address = f"/inference{form.address()}"
-    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else inference_page(form)
-
-
-@router.get("/inference.json")
-def get_inference_json(request: Request) -> Response:
-    """Return the page as JSON: what POST /api/v1/inference answers to the address."""
-    form = read(request.query_params.multi_items())
-    if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the fields of the page are known", None)
-    return json_response(inference.answer(form.body()))
 
 
 def inference_page(form: InferenceForm) -> Response:
@@ -82,3 +54,6 @@ def inference_page(form: InferenceForm) -> Response:
     gauge = verdict.gauge_of(inference_text.parts(answer), answer.fit)
     title = inference_text.title(answer)
     return page("inference/page.html", **context, answer=answer, errors={}, gauge=gauge, title=title)
+
+
+router = form_routes("/inference", read, inference_page, inference.answer)
