@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="the fields of a sample's text, separated by commas (default: text, messages, prompt and completion, ...)",
     )
-    parser.add_argument("--output", metavar="FILE", help="write the histogram as JSON; the page takes it as it is")
+    parser.add_argument("--output", metavar="FILE", help="write the histogram as JSON, which the page also reads")
     request.add_method_argument(parser)
     request.add_arguments(parser)
 

@@ -1,4 +1,4 @@
-"""Standard output: on a terminal, verdicts and warnings have colours; a file or a pipe gets the text as it is."""
+"""Standard output: verdicts and warnings are coloured on a terminal and plain in a file or a pipe."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from app.service.observation import ENDPOINT
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: How long caches may keep a catalogue without asking, in seconds. Pages are asked for each time.
+#: The `max-age` of a catalogue, in seconds. Pages have `no-cache`: a cache revalidates them for every request.
 CATALOGUE_SECONDS = 300
 
 

@@ -139,8 +139,8 @@ def _zero(request: Request) -> Iterator[str]:
         yield "Partitions are padded, so every GPU needs the same memory."
         yield (
             "Loading is not counted. Under deepspeed.zero.Init (transformers' Trainer, or accelerate's"
-            " zero3_init_flag) each weight is divided as it is loaded; otherwise each GPU has the whole model when"
-            " DeepSpeed starts."
+            " zero3_init_flag) each parameter is partitioned while it is loaded; otherwise each GPU holds the whole"
+            " model when DeepSpeed starts."
         )
     yield "NCCL's buffers are outside the caching allocator and not counted."
     yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."

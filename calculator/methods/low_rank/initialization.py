@@ -1,4 +1,4 @@
-"""How A and B begin, which leaves a step's memory as it is: A, B and the base weights keep their shapes and dtypes.
+"""Initialization of A and B. It does not change a step's memory: all tensors keep their shapes and dtypes.
 
 Source: peft 0.21, tuners/lora/layer.py, LoraLayer.update_layer and the methods that it calls.
 """

@@ -85,7 +85,7 @@ class LowRank(TargetedMethod):
     init_lora_weights: bool | Initialization = setting(
         True,
         label="Initialisation",
-        help="How A and B begin. A step's memory is the same; some read weights or data before the first step.",
+        help="Initialization of A and B. It does not change a step's memory; some values read weights or data first.",
         example="pissa",
         instead=INSTEAD,
     )
