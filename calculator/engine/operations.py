@@ -6,7 +6,7 @@ Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's k
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
@@ -318,99 +318,3 @@ def dropout(x: Tensor, probability: float, name: str) -> Tensor:
 
 def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "dropout: gradient"),)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Products
-
-
-def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """x @ weight + bias over the last dimension: F.linear, or Conv1D's addmm.
-
-    x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
-    """
-    if x.tape.calls_modules:
-        return _linear_of_stage_3(x, weight, bias, out_features, name)
-    autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
-    if autocast is not None:
-        bias = None if bias is None else autocast.cached_cast(bias, "bias")
-        x, weight = autocast.cast_factors(*given, ("input", "weight"))
-    node = None
-    bias_edge = None if bias is None else bias.edge
-    if x.edge or weight.edge or bias_edge:
-        edges = (x.edge, weight.edge) if bias_edge is None else (x.edge, weight.edge, bias_edge)
-        node = Node(x.tape, _matmul_back, edges)
-        if weight.edge:
-            node.save(x)
-        if x.edge:
-            node.save(weight)
-    return x.tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
-
-
-@saves_factors(1, 0)
-def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
-    tape = grad.tape
-    left, right = node.edges[:2]
-    x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
-    if x_grad is not None and len(x_grad.shape) > 2:
-        x_grad.viewed = True  # a view of a product of two matrices
-    weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
-    if weight_grad is not None:
-        weight_grad.viewed = True  # transposed
-    if len(node.edges) == 2:
-        return x_grad, weight_grad
-    return x_grad, weight_grad, grad  # the engine sums the bias's
-
-
-def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """F.linear as DeepSpeed's stage 3 replaces it: once it has run, it saves its input, weight and bias, all of them.
-
-    Source: deepspeed/runtime/zero/linear.py, LinearFunctionForZeroStage3.
-    """
-    shape, dtype = (*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype)
-    out = x.tape.new(shape, dtype, name)
-    edges = (x.edge, weight.edge, None if bias is None else bias.edge)
-    if any(edges):
-        node = Node(x.tape, _linear_of_stage_3_back, edges)
-        for tensor in (x, weight, bias):
-            if tensor is not None:
-                node.save(tensor)
-        out.edge = (node, 0, shape, dtype)
-    return out
-
-
-def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return [grad.tape.new(edge[2], grad.dtype, "linear: gradient") if edge else None for edge in node.edges]
-
-
-def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.bmm of two batches of matrices whose layouts need no copy."""
-    if a.tape.autocast is not None:
-        a, b = a.tape.autocast.cast_factors(a, b, ("first factor", "second factor"))
-    node = None
-    if a.edge or b.edge:
-        node = Node(a.tape, _bmm_back, (a.edge, b.edge))
-        if b.edge:
-            node.save(a)
-        if a.edge:
-            node.save(b)
-    return a.tape.new(shape, a.dtype, name, node)
-
-
-@saves_factors(1, 0)
-def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
-
-
-def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
-    """torch.nn.functional.embedding: the indices are saved; the weight's gradient is dense."""
-    node = None
-    if weight.edge:
-        node = Node(weight.tape, _embedding_back, (weight.edge,))
-        node.save(ids)
-    return ids.tape.new((*ids.shape, width), weight.dtype, name, node)
-
-
-def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
-    edge = node.edges[0]
-    return (grad.tape.new(edge[2], grad.dtype, "embedding: gradient") if edge else None,)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE
-from calculator.engine import autocast
+from calculator.engine import autocast, products
 from calculator.engine import operations as ops
 from calculator.engine.layout import by_positions, mergeable
 from calculator.layers.kernels import efficient, flash
@@ -242,7 +242,7 @@ def scores(query: Tensor, key: Tensor) -> Tensor:
         query, key = query.tape.autocast.cast_factors(query, key, ("query", "key"))
     key = expand_single_head(query, key)
     rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
-    return ops.bmm(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
+    return products.bmm(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
 
 
 def expand_single_head(x: Tensor, single: Tensor) -> Tensor:
@@ -279,5 +279,5 @@ def weigh_values(context: Context, attn_weights: Tensor, value: Tensor) -> Tenso
         attn_weights, value = value.tape.autocast.cast_factors(attn_weights, value, ("probabilities", "value"))
     value = expand_single_head(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
-    out = ops.bmm(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
+    out = products.bmm(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
     return by_positions(out, "attention output, transposed")

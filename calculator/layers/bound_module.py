@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import four_bit
+from calculator.engine import four_bit, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import NamedParameter, enter, leave
@@ -131,6 +131,6 @@ class BoundModule:
     def _dense(self, x: Tensor) -> Tensor:
         weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features
         if not self.module.separate_bias:
-            return ops.matmul(x, weight, bias, width, "output")
-        product = ops.matmul(x, ops.view(weight, weight.shape), None, width, "output")
+            return products.matmul(x, weight, bias, width, "output")
+        product = products.matmul(x, ops.view(weight, weight.shape), None, width, "output")
         return product if bias is None else ops.add(product, bias, "output with bias")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.module_calls import passed
 from calculator.engine.tape import Tensor
 from calculator.layers import masks, norms, rotary
@@ -27,7 +28,7 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
     """
     embed = context.outer(name)
     context.set_scope(f"{name}: ")
-    rows = ops.embedding(ids, context.method.embedding_weight(embed), embed.module.out_features, "output")
+    rows = products.embedding(ids, context.method.embedding_weight(embed), embed.module.out_features, "output")
     scale = Tensor(context.tape, None, (), context.buffer_dtype, None) if scaled else None
     if scale is not None:
         rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.layout import mergeable
 
@@ -41,11 +42,11 @@ def math_attention(
         key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
     query_rows = mergeable(query, "query, contiguous")
     key_rows = _for_all(ops.scale(key, "key, scaled"), heads)
-    attn = ops.bmm(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
+    attn = products.bmm(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
     del query_rows, key_rows
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
     value_rows = mergeable(_for_all(value, heads), "value, contiguous")
-    out = ops.bmm(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
+    out = products.bmm(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
     return ops.cast(out, dtype, "attention output, cast back")
 
 

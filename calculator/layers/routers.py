@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import in_place, indexing
+from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def compute_logits(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
     """Return a score for each expert."""
     context.set_scope(f"{gate.name}: ")
-    return ops.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
+    return products.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
 
 
 def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:

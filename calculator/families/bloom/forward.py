@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_positions, mergeable
 from calculator.layers import norms
@@ -37,12 +38,12 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, r
     key_layer = mergeable(key_layer, "key, contiguous")
     value_layer = mergeable(value_layer, "value, contiguous")
     shape = (*query_layer.shape[:3], key_layer.shape[2])
-    attention_scores = ops.bmm(query_layer, key_layer, shape, "ALiBi + scores")
+    attention_scores = products.bmm(query_layer, key_layer, shape, "ALiBi + scores")
     attn_weights = ops.add(attention_scores, context.mask, "scores + mask") if context.mask else attention_scores
     attention_probs = ops.cast(ops.softmax(attn_weights, "float32"), query_layer.dtype, "probabilities")
     attention_probs = ops.dropout(attention_probs, context.config["attention_dropout"], "probabilities, dropped")
     context.attn_weights = attention_probs
-    context_layer = ops.bmm(attention_probs, value_layer, query_layer.shape, "attention output")
+    context_layer = products.bmm(attention_probs, value_layer, query_layer.shape, "attention output")
     context_layer = by_positions(context_layer, "heads, merged")
     output_tensor = modules["self_attention.dense"](ops.view(context_layer, hidden_states.shape))
     return _dropped_and_added(context, output_tensor, residual, "residual after attention")

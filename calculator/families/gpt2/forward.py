@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.engine import autocast
+from calculator.engine import autocast, products
 from calculator.engine import operations as ops
 from calculator.engine.layout import mergeable
 from calculator.layers import attention, learned_positions, mlp, norms
@@ -97,7 +97,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
     empty = query.tape.new(scores, "float32", "scores, empty")
     q, k = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
     with autocast.region(query.tape, None):
-        out = ops.bmm(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
+        out = products.bmm(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
     del empty
     return out
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -27,7 +28,7 @@ def compute_bias(context: Context, table: BoundModule, length: int) -> Tensor:
     relative = tape.new((length, length), "int64", "relative positions")
     buckets = _buckets(context, length)
     heads = table.module.out_features
-    values = ops.embedding(buckets, table.own["weight"], heads, "position bias")
+    values = products.embedding(buckets, table.own["weight"], heads, "position bias")
     del queries, keys, relative
     return ops.view(values, (1, heads, length, length))
 

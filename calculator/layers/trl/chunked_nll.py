@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
-from calculator.engine import indexing
+from calculator.engine import indexing, products
 from calculator.engine import operations as ops
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.tape import Tensor
@@ -117,7 +117,7 @@ def _chunk(
 def _product(hidden: Tensor, weight: Tensor) -> Tensor:
     """The logits. The head is a view, of which autocast caches no copy."""
     hidden, head = ops.cast(hidden, "float32", "chunk in float32"), ops.cast(weight, "float32", "head in float32")
-    return ops.matmul(hidden, ops.view(head, head.shape), None, weight.shape[0], "logits of a chunk")
+    return products.matmul(hidden, ops.view(head, head.shape), None, weight.shape[0], "logits of a chunk")
 
 
 def _correct(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.architecture.dimension import elements, named
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.layers.activation import activation
 from calculator.methods.adapter.facts import FACTS
@@ -80,8 +81,8 @@ class Adapter(Method):
             for name, shape in self._shapes(context.model).items()
         }
         x = ops.cast(hidden_states, dtype, "input in the adapter's dtype")
-        x = ops.matmul(x, weights["down.weight"], weights["down.bias"], self.bottleneck_size, "down")
+        x = products.matmul(x, weights["down.weight"], weights["down.bias"], self.bottleneck_size, "down")
         x = activation(self.non_linearity)(x)
-        x = ops.matmul(x, weights["up.weight"], weights["up.bias"], hidden_states.shape[-1], "up")
+        x = products.matmul(x, weights["up.weight"], weights["up.bias"], hidden_states.shape[-1], "up")
         x = ops.cast(x, hidden_states.dtype, "update")
         return ops.add(x, hidden_states, "output")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import in_place, indexing
+from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
@@ -49,11 +49,11 @@ def _update(bound: BoundModule, x: Tensor) -> Tensor:
     strength = ops.scale(bound.added[LAMBDA], "λ / r")
     scaling = _divided(strength, ops.mul(norm_of_a, norm_of_b, "product of the norms"))
     h = ops.mul(h, scaling, "A·x, scaled")
-    return ops.matmul(h, b, None, b.shape[0], "update")
+    return products.matmul(h, b, None, b.shape[0], "update")
 
 
 def _thin(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
-    return ops.matmul(ops.mul(x, norm, "input · norms of the weight"), a, None, a.shape[0], "A·x")
+    return products.matmul(ops.mul(x, norm, "input · norms of the weight"), a, None, a.shape[0], "A·x")
 
 
 def _norm(x: Tensor, dim: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.methods.costs import OtherOperations
 
@@ -27,7 +28,7 @@ def forward(bound: BoundModule, x: Tensor, delta: Callable[[BoundModule], Tensor
 def _product(bound: BoundModule, x: Tensor, delta: Callable[[BoundModule], Tensor]) -> Tensor:
     weight = delta(bound)
     x = ops.cast(x, weight.dtype, "input in the update's dtype")
-    return ops.matmul(x, weight, None, bound.module.out_features, "update")
+    return products.matmul(x, weight, None, bound.module.out_features, "update")
 
 
 def drop_rows(weight: Tensor, probability: float, dtype: DType) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
 
@@ -25,7 +26,7 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
     result = bound.base(x)
     update = _update(bound)
     x = ops.cast(x, update.dtype, "input in the spectrum's dtype")
-    product = ops.matmul(x, update, None, bound.module.out_features, "update · x")
+    product = products.matmul(x, update, None, bound.module.out_features, "update · x")
     result = ops.add(result, product, "result + update")
     del product
     return ops.cast(result, dtype, "output")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import in_place
+from calculator.engine import in_place, products
 from calculator.engine import operations as ops
 from calculator.methods.reshaping import copied, permuted, tokens_of
 from calculator.methods.targeted.adapted_linear import dropped
@@ -40,7 +40,7 @@ def _plain(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
 
 def _product(bound: BoundModule, x: Tensor) -> Tensor:
     a, b = bound.added[PLAIN_A], bound.added[PLAIN_B]
-    return ops.matmul(ops.matmul(x, a, None, a.shape[0], "A·x"), b, None, b.shape[0], "B·A·x")
+    return products.matmul(products.matmul(x, a, None, a.shape[0], "A·x"), b, None, b.shape[0], "B·A·x")
 
 
 def _blocks(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
@@ -54,10 +54,10 @@ def _times_a(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     count, width, r = a.shape
     tokens = tokens_of(x)
     x = dropped(ops.cast(x, a.dtype, "input in the factors' dtype"), dropout)
-    product = ops.bmm(permuted(x, (count, tokens, width)), a, (count, tokens, r), "A·x")
+    product = products.bmm(permuted(x, (count, tokens, width)), a, (count, tokens, r), "A·x")
     return copied(product, (count, tokens, r), "A·x, shuffled", copies_gradient=True)
 
 
 def _times_b(bound: BoundModule, x: Tensor) -> Tensor:
     b = bound.added[B]
-    return ops.bmm(x, b, (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")
+    return products.bmm(x, b, (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")

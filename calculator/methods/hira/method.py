@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autocast import cast_to
 from calculator.engine.autograd import Node, saves_factors
 from calculator.inputs.settings import setting
@@ -79,7 +80,7 @@ def _update(bound: BoundModule, x: Tensor, product: Tensor) -> Tensor:
     rows, columns = bound.module.out_features, bound.module.in_features
     weight = bound.own["weight"].detach()
     update = ops.mul(ops.view(weight, (rows, columns)), product, "weight · product of the factors")
-    return ops.matmul(x, update, None, rows, "update")
+    return products.matmul(x, update, None, rows, "update")
 
 
 def _product(bound: BoundModule) -> Tensor:

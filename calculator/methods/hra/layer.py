@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ def forward(bound: BoundModule, x: Tensor, r: int) -> Tensor:
     eye = x.tape.scratch((width, width), "float32", "identity matrix")
     reflections = _reflections(bound, r)
     eye = ops.cast(eye, reflections.dtype, "identity matrix in the vectors' dtype")
-    reflections_of_one = ops.matmul(eye, reflections, None, width, "I · reflections")
+    reflections_of_one = products.matmul(eye, reflections, None, width, "I · reflections")
     del eye
     weight = ops.cast(bound.own["weight"].detach(), reflections_of_one.dtype, "weight in the vectors' dtype")
-    reflected = ops.matmul(weight, reflections_of_one, None, width, "reflected weight")
+    reflected = products.matmul(weight, reflections_of_one, None, width, "reflected weight")
     del reflections_of_one
     bias = bound.own.get("bias")
     if bias is not None:
         bias = ops.cast(bias, reflected.dtype, "bias in the vectors' dtype")
     x = ops.cast(x, reflected.dtype, "input in the vectors' dtype")
-    result = ops.matmul(x, reflected, bias, bound.module.out_features, "output")
+    result = products.matmul(x, reflected, bias, bound.module.out_features, "output")
     return ops.cast(result, dtype, "output")
 
 
@@ -48,11 +49,11 @@ def _reflections(bound: BoundModule, r: int) -> Tensor:
 def _reflection(weight: Tensor, column: Tensor) -> Tensor:
     """2 · weight @ u @ u.T."""
     width = weight.shape[0]
-    return ops.matmul(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
+    return products.matmul(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
 
 
 def _seen(weight: Tensor, column: Tensor) -> Tensor:
-    return ops.matmul(ops.scale(weight, "2 · weight"), column, None, 1, "2 · weight · u")
+    return products.matmul(ops.scale(weight, "2 · weight"), column, None, 1, "2 · weight · u")
 
 
 def _column(vectors: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.methods.dense_update import layer
 from calculator.methods.dense_update.method import DenseUpdate
@@ -99,7 +100,7 @@ def _factor(bound: BoundModule, name: str) -> Tensor:
     if name in bound.added:
         return bound.added[name]
     first, second = bound.added[f"{name}_a"], bound.added[f"{name}_b"]
-    return ops.matmul(first, second, None, second.shape[1], f"{name}_a · {name}_b")
+    return products.matmul(first, second, None, second.shape[1], f"{name}_a · {name}_b")
 
 
 def _kronecker(first: Tensor, second: Tensor) -> Tensor:

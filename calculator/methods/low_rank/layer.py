@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import named
-from calculator.engine import four_bit
+from calculator.engine import four_bit, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
@@ -82,8 +82,8 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
     A scale of the frozen rows is applied to the update too.
     """
     a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
-    after_a = ops.embedding(ids, ops.view(a, a.shape[::-1]), a.shape[0], "rows of A")
-    update = ops.scale(ops.matmul(after_a, ops.view(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
+    after_a = products.embedding(ids, ops.view(a, a.shape[::-1]), a.shape[0], "rows of A")
+    update = ops.scale(products.matmul(after_a, ops.view(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
     if scale is not None:
         update = ops.mul(update, ops.cast(scale, update.dtype, "scale in the update's dtype"), "update, scaled as rows")
     return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")
@@ -122,9 +122,9 @@ def _dropped(method: LowRank, x: Tensor) -> Tensor:
 def _product(bound: BoundModule, x: Tensor) -> Tensor:
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
     path = f"{bound.name}.lora_A"
-    x = leave(path, ops.matmul(enter(path, x), a, None, a.shape[0], "A·x"))
+    x = leave(path, products.matmul(enter(path, x), a, None, a.shape[0], "A·x"))
     path = f"{bound.name}.lora_B"
-    return leave(path, ops.matmul(enter(path, x), b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x"))
+    return leave(path, products.matmul(enter(path, x), b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x"))
 
 
 def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def _dora_update(bound: BoundModule, x: Tensor, base_result: Tensor | None) -> T
     lora_result = _product(bound, x)
     if base_result is None:
         weight = _transposed(bound, weight)
-        base_result = ops.matmul(x, weight, None, bound.module.out_features, "base result of the dropped input")
+        base_result = products.matmul(x, weight, None, bound.module.out_features, "base result of the dropped input")
     elif bound.module.bias is not None:
         base_result = ops.add(base_result, bound.own["bias"], "base result without bias")
     direction = ops.mul(ops.shift(mag_norm_scale, "scale - 1"), base_result, "(scale - 1) · base result")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import ceil_div, named
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node
 from calculator.methods.targeted.adapted_linear import dropped
@@ -36,7 +37,9 @@ def forward(method: MiSS, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _product(method: MiSS, x: Tensor, block: Tensor, width: int) -> Tensor:
-    return ops.matmul(_sum_of_blocks(dropped(x, method.miss_dropout), block.shape[0]), block, None, width, "update")
+    return products.matmul(
+        _sum_of_blocks(dropped(x, method.miss_dropout), block.shape[0]), block, None, width, "update"
+    )
 
 
 def _sum_of_blocks(x: Tensor, r: int) -> Tensor:
@@ -67,7 +70,7 @@ def _changed_weight(bound: BoundModule, x: Tensor) -> Tensor:
     bias = bound.own.get("bias")
     if bias is not None:
         bias = ops.cast(bias, weight.dtype, "bias in the block's dtype")
-    return ops.matmul(x, weight, bias, bound.module.out_features, "output")
+    return products.matmul(x, weight, bias, bound.module.out_features, "output")
 
 
 def _change(bound: BoundModule, weight: Tensor) -> Tensor:
@@ -86,4 +89,4 @@ def _blocks_product(weight: Tensor, block: Tensor) -> Tensor:
     shape = (columns, blocks, r, r)
     left = ops.contiguous(weight, "blocks of the weight")
     right = ops.contiguous(ops.expand(block, shape), "block, expanded")
-    return ops.view(ops.bmm(left, right, (columns * blocks, r, r), "weight · block"), shape)
+    return ops.view(products.bmm(left, right, (columns * blocks, r, r), "weight · block"), shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
-from calculator.engine import in_place
+from calculator.engine import in_place, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.methods.reshaping import copied, permuted, tokens_of
@@ -35,7 +35,7 @@ def _rotated(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:
     if method.block_share:
         rotations = ops.repeat(rotations, blocks, "rotations, repeated")
     shape = (blocks, tokens, size)
-    product = ops.bmm(permuted(x, shape), rotations, shape, "rotated blocks")
+    product = products.bmm(permuted(x, shape), rotations, shape, "rotated blocks")
     return ops.cast(copied(product, x.shape, "rotated input"), x.dtype, "rotated input in its dtype")
 
 
@@ -54,12 +54,12 @@ def _rotations(bound: BoundModule, terms: int) -> Tensor:
 
 
 def _higher_powers(total: Tensor, skew: Tensor, terms: int) -> Tensor:
-    squared = power = ops.bmm(skew, skew, skew.shape, "Q²")
+    squared = power = products.bmm(skew, skew, skew.shape, "Q²")
     total = _add_doubled(total, squared)
     for _ in range(3, terms - 1):
-        power = ops.bmm(power, skew, skew.shape, "power of Q")
+        power = products.bmm(power, skew, skew.shape, "power of Q")
         total = _add_doubled(total, power)
-    power = ops.bmm(power, skew, skew.shape, "power of Q")
+    power = products.bmm(power, skew, skew.shape, "power of Q")
     return in_place.add_(total, power)
 
 

@@ -9,6 +9,7 @@ from calculator.architecture.dimension import Dim, elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.methods.p_tuning.facts import FACTS
 from calculator.methods.prompt.method import Prompt
@@ -79,7 +80,7 @@ class PTuning(Prompt):
         ]
         indices = context.tape.new((context.batch, p), "int64", "indices")
         one = ops.view(indices, (1, p))
-        x = _mlp(ops.embedding(one, table, width, "embedding"), weights)
+        x = _mlp(products.embedding(one, table, width, "embedding"), weights)
         return ops.repeat(x, context.batch, "repeated")
 
 
@@ -89,5 +90,5 @@ def _mlp(x: Tensor, weights: list[Tensor]) -> Tensor:
         if index:
             x = ops.unary(x, "ReLU", saves="result")
         weight, bias = weights[index : index + 2]
-        x = ops.matmul(x, weight, bias, weight.shape[0], "layer")
+        x = products.matmul(x, weight, bias, weight.shape[0], "layer")
     return x

@@ -9,6 +9,7 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
@@ -116,13 +117,13 @@ class Prefix(VirtualTokens):
         table = weights["embedding.weight"]
         if not context.tape.trains:
             return context.tape.new((context.batch, p, table.shape[1]), table.dtype, "repeated")
-        x = ops.embedding(indices, table, table.shape[1], "embedding")
+        x = products.embedding(indices, table, table.shape[1], "embedding")
         if not self.prefix_projection:
             return x
         first, second = weights["transform.0.weight"], weights["transform.2.weight"]
-        x = ops.matmul(x, first, weights["transform.0.bias"], first.shape[0], "transform, hidden")
+        x = products.matmul(x, first, weights["transform.0.bias"], first.shape[0], "transform, hidden")
         x = ops.unary(x, "transform, tanh", saves="result")
-        return ops.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
+        return products.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
 
 
 #: Families whose config.json spells num_key_value_heads differently, so that PEFT does not find it.

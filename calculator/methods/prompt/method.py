@@ -9,6 +9,7 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.errors import refusal
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.methods.prompt.facts import FACTS, LARGE_MODEL
 from calculator.methods.virtual_tokens import heads
@@ -98,7 +99,7 @@ class Prompt(VirtualTokens):
         indices = context.tape.new((context.batch, p), "int64", "indices")
         if not context.tape.trains:
             return context.tape.new((context.batch, p, width), table.dtype, "repeated")
-        return ops.repeat(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
+        return ops.repeat(products.embedding(indices, table, width, "output"), context.batch, "repeated")
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:

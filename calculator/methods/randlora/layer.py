@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
 from calculator.methods.targeted.adapted_linear import dropped
@@ -38,7 +39,7 @@ def _update(method: RandLoRA, bound: BoundModule, x: Tensor, bases: tuple[Tensor
 
 
 def _products(x: Tensor, first: Tensor, second: Tensor, widths: tuple[int, int]) -> Tensor:
-    return ops.matmul(ops.matmul(x, first, None, widths[0], "A·x"), second, None, widths[1], "B·A·x")
+    return products.matmul(products.matmul(x, first, None, widths[0], "A·x"), second, None, widths[1], "B·A·x")
 
 
 def _shared(bound: BoundModule) -> Tensor:

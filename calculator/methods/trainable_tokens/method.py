@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.inputs.settings import setting
 from calculator.methods.base import Method
@@ -73,7 +74,7 @@ class TrainableTokens(Method):
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The product with the table, of a tied head."""
-        return ops.matmul(x, _merged(bound), None, bound.module.out_features, "output")
+        return products.matmul(x, _merged(bound), None, bound.module.out_features, "output")
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
         """Rows are looked up."""

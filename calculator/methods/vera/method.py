@@ -9,6 +9,7 @@ from calculator.architecture.dimension import elements, named
 from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.tape import Tensor
 from calculator.inputs.settings import setting
 from calculator.methods.costs import OtherOperations
@@ -108,10 +109,10 @@ class VeRA(AdaptedLinear):
     def _product(self, bound: BoundModule, x: Tensor) -> Tensor:
         inner, width = bound.added[_D], bound.module.out_features
         shared = Tensor(x.tape, None, (width, inner.shape[0]), inner.dtype, None)
-        return ops.matmul(self._inner(bound, x), shared, None, width, "B·(λ_d · A·x)")
+        return products.matmul(self._inner(bound, x), shared, None, width, "B·(λ_d · A·x)")
 
     def _inner(self, bound: BoundModule, x: Tensor) -> Tensor:
         inner = bound.added[_D]
         shared = Tensor(x.tape, None, (inner.shape[0], bound.module.in_features), inner.dtype, None)
-        after = ops.matmul(dropped(x, self.vera_dropout), shared, None, inner.shape[0], "A·x")
+        after = products.matmul(dropped(x, self.vera_dropout), shared, None, inner.shape[0], "A·x")
         return ops.mul(inner, after, "λ_d · A·x")

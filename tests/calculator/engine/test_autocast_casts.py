@@ -3,6 +3,7 @@
 import pytest
 
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autocast import COPY, region
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tape, Tensor
@@ -44,7 +45,7 @@ def test_a_product_casts_its_arguments_from_the_last_to_the_first():
     tape = Tape()
     x = tape.new((4, 8), "float32", "x")
     with region(tape, "bfloat16"):
-        out = ops.matmul(x, parameter(tape, 8, 8), parameter(tape, 8), 8, "product")
+        out = products.matmul(x, parameter(tape, 8, 8), parameter(tape, 8), 8, "product")
     copies = [(name + COPY, "bfloat16") for name in ("bias", "weight", "input")]
     assert names_and_dtypes(tape) == [("x", "float32"), *copies, ("product", "bfloat16")]
     assert out.dtype == "bfloat16"
