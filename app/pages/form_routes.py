@@ -28,6 +28,13 @@ class AddressForm(Protocol):
         """Return the body of the same request to the API."""
 
 
+class Endpoint(Protocol):
+    """The module of an endpoint of the API."""
+
+    def answer(self, body: Any, /) -> BaseModel:
+        """Return what the endpoint answers to a body."""
+
+
 Form = TypeVar("Form", bound=AddressForm)
 
 
@@ -35,12 +42,12 @@ def form_routes(
     path: str,
     read: Callable[[Iterable[tuple[str, str]]], Form],
     page: Callable[[Form], Response],
-    answer: Callable[[Any], BaseModel],
+    endpoint: Endpoint,
 ) -> APIRouter:
     """Return the routes of a page: `path` and `path.json`.
 
-    `read` parses the fields of an address or of a submitted form, `page` shows a form's answer, and `answer` is the
-    API's to its body. A submitted form redirects to its address unless that is too long.
+    `read` parses the fields of an address or of a submitted form, `page` shows a form's answer, and `endpoint` answers
+    its body as JSON. A submitted form redirects to its address unless that is too long.
     """
     router = APIRouter(include_in_schema=False)
 
@@ -59,6 +66,6 @@ def form_routes(
         form = read(request.query_params.multi_items())
         if form.unknown:
             raise refusal(form.unknown[0], "unknown parameter; the fields of the page are known", None)
-        return json_response(answer(form.body()))
+        return json_response(endpoint.answer(form.body()))
 
     return router

@@ -56,4 +56,4 @@ def inference_page(form: InferenceForm) -> Response:
     return page("inference/page.html", **context, answer=answer, errors={}, gauge=gauge, title=title)
 
 
-router = form_routes("/inference", read, inference_page, inference.answer)
+router = form_routes("/inference", read, inference_page, inference)

@@ -51,4 +51,4 @@ def plan_page(form: NeedsForm) -> Response:
     return page("plan/page.html", **context, answer=answer, errors={}, title=plan_text.sentence(answer.plans[0]))
 
 
-router = form_routes("/plan", read, plan_page, plan.answer)
+router = form_routes("/plan", read, plan_page, plan)

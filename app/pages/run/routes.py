@@ -35,4 +35,4 @@ def _run_page(form: RunForm) -> Response:
     return page("run/page.html", **context, answer=answer, errors={}, title=run_text.title(answer))
 
 
-router = form_routes("/run", read, _run_page, run.answer)
+router = form_routes("/run", read, _run_page, run)
