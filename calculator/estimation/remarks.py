@@ -9,7 +9,7 @@ from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARD
 from calculator.estimation import task_sentences
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
-from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, offloads_optimizer
+from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, Offload, offloads_optimizer, pins
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp import sentences as fsdp
@@ -129,6 +129,16 @@ def _zero(request: Request) -> Iterator[str]:
         yield (
             "Masters, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
             " one GPU. DeepSpeed's CPU Adam updates them."
+        )
+    if (request.training.zero.offload_param or Offload()).device == "cpu":
+        yield (
+            "Partitions of the weights are in host memory, where memory.host_bytes counts them, and are copied to the"
+            " GPU when they are gathered."
+        )
+    if request.device.sharding == "zero3" and pins(request.training.zero):
+        yield (
+            "Pinned host memory is counted in the blocks that PyTorch allocates, whose sizes are powers of two:"
+            " pin_memory false needs less."
         )
     if request.device.sharding == "zero3":
         yield (

@@ -198,6 +198,12 @@ def offloads_optimizer(zero: ZeroOptimization) -> bool:
     return zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
 
 
+def pins(zero: ZeroOptimization) -> bool:
+    """Whether any host memory of an offload is page-locked."""
+    offloads = [each for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
+    return any(each.device == "cpu" and each.pin_memory for each in offloads)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepSpeedConfig:
     """The object of a DeepSpeed config that changes memory. `Training` gives the others."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
+from calculator.sharding.zero.refusals import ON_HOST
 from calculator.sharding.zero3.refusals import FAMILIES as ORDERED
 from calculator.sharding.zero3.refusals import METHODS
 from validation.random_grid.random_configs import MIDDLING, random_config
@@ -36,6 +37,8 @@ ZERO: Options = {
     "sub_group_size": (0.25, (20_000, 100_000)),
     "overlap_comm": (0.3, (True, False)),
     "reduce_scatter": (0.15, (False,)),
+    "offload_optimizer": (0.25, ({"device": "cpu"},)),
+    "offload_param": (0.25, ({"device": "cpu"},)),
 }
 
 LORA: Options = {
@@ -55,10 +58,13 @@ def random_sharded_request(seed: int, number: int, families: Sequence[str] = ())
     name = rng.choice(METHODS)
     method = {"name": name, **(_set(rng, LORA) if name == "lora" else {})}
     training = _set(rng, TRAINING) | ({"dtype": "float32"} if rng.random() < 0.2 else {"autocast": "bfloat16"})
+    config, zero = _config(rng, family), _set(rng, ZERO)
+    if "offload_optimizer" in zero:
+        training["optimizer"] = rng.choice(ON_HOST)
     return {
-        "model": {"config": _config(rng, family)},
+        "model": {"config": config},
         "method": method,
-        "training": training | {"deepspeed": {"zero_optimization": _set(rng, ZERO)}},
+        "training": training | {"deepspeed": {"zero_optimization": zero}},
         "device": {"count": rng.choice(COUNTS), "sharding": "zero3"},
     }
 

@@ -80,6 +80,10 @@ class PosingAccelerator(cuda_accelerator.CUDA_Accelerator):
     def empty_cache(self) -> None:
         """Do nothing: there is no cache."""
 
+    def pin_memory(self, tensor: torch.Tensor, align_bytes: int = 1, make_copy: bool = True) -> torch.Tensor:
+        """Return host memory as it is: pinning needs CUDA."""
+        return tensor
+
     def range_push(self, msg: str, domain: Any = None, category: Any = None) -> None:
         """Mark nothing."""
 

@@ -22,9 +22,6 @@ def check(sharded: ShardedRequest, rank: int) -> None:
     request, sharding = sharded.request, sharded.sharding
     if not 0 <= rank < sharding.count:
         raise refusal("rank", f"must be from 0 to {sharding.count - 1}", rank)
-    offloads_optimizer = sharding.stage in (1, 2) and sharding.zero_optimization.offload_optimizer
-    if sharding.offloads and not (sharding.name == "fsdp" or offloads_optimizer):
-        raise refusal("device.sharding", "offload to the host is not traced: leave it out", sharding.name)
     training = request.training
     if sharding.stage and training.autocast != "bfloat16" and training.dtype != "float32":
         reason = "DeepSpeed trains float32 weights unless bf16 is enabled: set autocast bfloat16"

@@ -35,8 +35,9 @@ def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[
     given = sharding.zero_optimization
     zero = {key: value for key, value in asdict(given).items() if value is not None}
     zero = {key: given.resolved(key, hidden_size) if value == "auto" else value for key, value in zero.items()}
-    if given.offload_optimizer is not None:
-        zero["offload_optimizer"] = {**zero["offload_optimizer"], "pin_memory": False}  # pinning needs CUDA
+    for name in ("offload_optimizer", "offload_param"):
+        if name in zero:
+            zero[name] = {**zero[name], "pin_memory": False}  # pinning needs CUDA
     micro_batches = training.gradient_accumulation_steps
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,

@@ -31,22 +31,14 @@ class Gather:
         if len(parameters) == 1:
             (only,) = parameters
             only.storage = Storage(live, only.with_padding)
-            self._upload(parameters, sizes)
+            upload(live, parameters, sizes)
             return
         for dtype in dict.fromkeys(each.dtype for each in parameters):
             own = [each for each in parameters if each.dtype == dtype]
             self.buffers.append(
                 Storage(live, allocated(sum(each.partition for each in own) * sizes.ranks, ITEMSIZE[dtype]))
             )
-            self._upload(own, sizes)
-
-    def _upload(self, parameters: list[Partitioned], sizes: Sizes) -> None:
-        """Copy offloaded partitions to the GPU, where the all-gather reads them."""
-        if not sizes.offloads_parameters:
-            return
-        copied = sum(allocated(each.partition, ITEMSIZE[each.dtype]) for each in parameters)
-        self.live.add(copied)
-        self.live.bytes -= copied
+            upload(live, own, sizes)
 
     def wait(self) -> None:
         """Make the gathered parameters available."""
@@ -64,6 +56,15 @@ class Gather:
         if not self.left:
             for buffer in self.buffers:
                 buffer.drop()
+
+
+def upload(live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
+    """Copy offloaded partitions to the GPU, where the all-gather reads them."""
+    if not sizes.offloads_parameters:
+        return
+    copied = sum(allocated(each.partition, ITEMSIZE[each.dtype]) for each in parameters)
+    live.add(copied)
+    live.bytes -= copied
 
 
 class Coordinator:
@@ -222,7 +223,8 @@ class Coordinator:
 
     def gather_persistent(self) -> None:
         """Gather the parameters that stay whole, after the optimizer's step."""
-        for each in self.parameters:
-            if each.persists:
-                each.storage, each.state = Storage(self._live, each.with_padding), GATHERED
-                self.sent += self._payload(each)
+        persistent = [each for each in self.parameters if each.persists]
+        for each in persistent:
+            each.storage, each.state = Storage(self._live, each.with_padding), GATHERED
+            self.sent += self._payload(each)
+        upload(self._live, persistent, self._sizes)

@@ -60,6 +60,7 @@ class Partitioned:
         "elements",
         "in_order",
         "key",
+        "number",
         "partition",
         "persists",
         "state",
@@ -69,8 +70,12 @@ class Partitioned:
         "with_padding",
     )
 
-    def __init__(self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool) -> None:
+    def __init__(
+        self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool, number: int = 0
+    ) -> None:
         self.key, self.elements, self.dtype = key, elements, dtype
+        #: Its place among the model's parameters.
+        self.number = number
         self.trained, self.persists = trained, persists
         #: The elements of a rank's partition.
         self.partition = -(-elements // count)

@@ -6,20 +6,27 @@ coalesced_collectives.py, reduce_scatter_coalesced.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from calculator.common.dtype import DType
     from calculator.sharding.zero3.parameters import Live, Partitioned
     from calculator.sharding.zero3.sizes import Sizes
 
 
+#: The elements of a partition that DeepSpeed casts to float64 at a time, for its norm.
+NORM_ELEMENTS = 250_000_000
+
+
 class Bucket:
     """The gradients that wait for their reduction."""
 
-    __slots__ = ("_elements", "_item", "_large", "_live", "_parameters", "_sizes")
+    __slots__ = ("_elements", "_item", "_large", "_live", "_parameters", "_sizes", "is_last")
 
     def __init__(self, sizes: Sizes, live: Live, dtype: DType) -> None:
         self._sizes, self._live, self._item = sizes, live, ITEMSIZE[dtype]
@@ -27,6 +34,8 @@ class Bucket:
         self._elements = 0
         #: The bytes of gradients that are too large for the buffer.
         self._large = 0
+        #: Whether the step's last micro-batch runs, in which offloaded gradients go to the optimizer.
+        self.is_last = True
 
     def is_full(self, parameter: Partitioned) -> bool:
         """Whether a gradient has to wait until the others are reduced."""
@@ -46,19 +55,39 @@ class Bucket:
         if not self._parameters:
             return
         fits = self._elements <= self._sizes.reduce_bucket
-        size = self._scattered() if self._sizes.reduce_scatter or not fits else self._averaged()
-        self._live.add(size)
+        scatters = self._sizes.reduce_scatter or not fits
+        size, pieces = self._scattered() if scatters else (self._averaged(), 0)
+        self._live.add(size + pieces)
+        self._live.bytes -= pieces
+        if self._sizes.offloads_optimizer:
+            self._offload(sorted(self._parameters, key=attrgetter("number")) if scatters else self._parameters)
         self._live.bytes -= size + self._large
         self._parameters, self._elements, self._large = [], 0, 0
 
-    def _scattered(self) -> int:
+    def _offload(self, parameters: Iterable[Partitioned]) -> None:
+        """Copy each partition to the host and back, and keep its norm and a float32 copy for the optimizer."""
+        for each in parameters:
+            used = allocated(each.partition, self._item) + (self._for_optimizer(each.partition) if self.is_last else 0)
+            self._live.add(used)
+            self._live.bytes -= used
+            if self.is_last:
+                self._live.add(ALLOCATION_ROUNDING)
+
+    def _for_optimizer(self, elements: int) -> int:
+        """The most bytes alive while a partition's norm is computed, or while its float32 copy is on the GPU."""
+        first, rest = min(elements, NORM_ELEMENTS), min(max(elements - NORM_ELEMENTS, 0), NORM_ELEMENTS)
+        norm = allocated(first, 8) + ALLOCATION_ROUNDING
+        later = allocated(rest, 8) + 2 * ALLOCATION_ROUNDING
+        copied = allocated(elements, 4) + ALLOCATION_ROUNDING if self._item != 4 else 0
+        return max(norm, later, copied)
+
+    def _scattered(self) -> tuple[int, int]:
         """Interleave the parts of all ranks, with padding; a single gradient without padding stays in place."""
         count = self._sizes.ranks
         if len(self._parameters) == 1 and self._elements % count == 0:
-            return 0
+            return 0, 0
         padded = sum(each.partition for each in self._parameters) * count
-        pieces = sum(self._padding(each) for each in self._parameters)
-        return allocated(padded, self._item) + pieces
+        return allocated(padded, self._item), sum(self._padding(each) for each in self._parameters)
 
     def _padding(self, parameter: Partitioned) -> int:
         """The bytes of a gradient's padding, in a tensor for each rank that has some."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.inputs.sharding import Offload
 from calculator.inputs.stack import DEFAULT_STACK
 
 if TYPE_CHECKING:
@@ -56,13 +55,12 @@ FAMILIES = frozenset(
 #: The methods whose modules are.
 METHODS = ("full", "lora")
 
-_ZERO = "training.deepspeed.zero_optimization"
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Problems of a run under stage 3."""
-    model, training, zero = prepared.model, prepared.training, prepared.training.zero
+    model, training = prepared.model, prepared.training
     if model.model_type not in FAMILIES:
         message = f"the order in which {model.model_type} calls its modules is not modelled under zero3: {_INSTEAD}"
         yield Problem(loc="model", msg=message, input=model.model_type)
@@ -78,11 +76,6 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if prepared.stack != DEFAULT_STACK:
         message = "other releases are not modelled under zero3: leave the stack out"
         yield Problem(loc="stack", msg=message, input=None)
-    for name in ("offload_optimizer", "offload_param"):
-        offload: Offload = getattr(zero, name) or Offload()
-        if offload.device != "none":
-            message = "offload is not modelled under zero3: leave it out, or set device.sharding to fsdp or zero2"
-            yield Problem(loc=f"{_ZERO}.{name}.device", msg=message, input=offload.device)
     yield from _of_method(prepared)
 
 

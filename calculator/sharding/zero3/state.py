@@ -15,6 +15,7 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.zero.parameters import in_order
 from calculator.sharding.zero.state import PREFIX, row
+from calculator.sharding.zero3.host import host_bytes
 from calculator.sharding.zero3.parameters import Partitioned
 from calculator.sharding.zero3.sizes import sizes_of
 
@@ -58,8 +59,9 @@ class PartitionedState:
                 self.sizes.ranks,
                 trained=each.tensor.trained,
                 persists=each.elements <= self.sizes.persistence_threshold,
+                number=number,
             )
-            for each in in_order(self.prepared.model, self.tensors, frozen=True)
+            for number, each in enumerate(in_order(self.prepared.model, self.tensors, frozen=True))
         ]
 
     @cached_property
@@ -96,8 +98,11 @@ class PartitionedState:
     @cached_property
     def divided(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device between steps besides the model's buffers."""
+        weights = () if self.sizes.offloads_parameters else self._weights
+        if self.sizes.offloads_optimizer:
+            return (*weights, self._bucket)
         numbers = row("flag and norm", 1, "", "float32", count=KEPT_NUMBERS)
-        return (*self._weights, *self._masters, *self._states, self._gradients, self._bucket, numbers)
+        return (*weights, *self._masters, *self._states, self._gradients, self._bucket, numbers)
 
     @cached_property
     def _weights(self) -> list[ResidentTensor]:
@@ -160,7 +165,9 @@ class PartitionedState:
     @property
     def host_bytes(self) -> int | None:
         """Bytes of host memory that a rank uses; None without offload."""
-        return None
+        if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
+            return None
+        return host_bytes(self._parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:
         """The collectives of a step: gathers around each module, and reductions in each micro-batch.

@@ -25,6 +25,9 @@ KEPT_SCALARS = 2
 #: The numbers alive at once while the clipping factor is computed and applied.
 CLIP_SCALARS = 4
 
+#: The numbers alive at once while the norms of offloaded gradients are added up, besides these.
+OFFLOADED_SCALARS = 6
+
 #: What is alive at a moment of the step besides what stays on the device.
 Alive = tuple["ResidentTensors", ...]
 
@@ -34,8 +37,18 @@ def fullest(state: PartitionedState, gathered: int, persistent: int) -> Alive:
 
     `gathered` are the bytes that the passes left gathered, and `persistent` those that the step gathers in the end.
     """
+    if state.sizes.offloads_optimizer:
+        return max(_offloaded(state, gathered, persistent), key=_bytes)
     after = (*_gathered(state, persistent), _scalars(len(state.sub_groups) + KEPT_SCALARS))
     return max((_gathered(state, gathered), *_moments(state), after), key=_bytes)
+
+
+def _offloaded(state: PartitionedState, gathered: int, persistent: int) -> Iterator[Alive]:
+    """The step that updates partitions on the host: the norms of the gradients are on the GPU until it has ended."""
+    norms = sum(len(group) for group in state.sub_groups)
+    yield *_gathered(state, gathered), _scalars(norms)
+    yield (_scalars(norms + OFFLOADED_SCALARS),)
+    yield _gathered(state, persistent)
 
 
 def _bytes(alive: Alive) -> int:

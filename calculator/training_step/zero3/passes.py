@@ -68,7 +68,9 @@ class Passes:
         for step in range(STEPS):
             self.sent = 0
             last = step == STEPS - 1
-            for number in range(min(MICRO_BATCHES, micro_batches)):
+            count = min(MICRO_BATCHES, micro_batches)
+            for number in range(count):
+                self._bucket.is_last = number == count - 1
                 before = self._coordinator.sent
                 self._run(measures=last)
                 alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
@@ -77,10 +79,12 @@ class Passes:
             self._coordinator.release_all()
             self.at_step = self._gathered.most
             before = self._coordinator.sent
+            self._reducing.bytes = 0
+            self._gathered.reset()
             self._coordinator.gather_persistent()
             self.sent += self._coordinator.sent - before
-        #: The bytes of the parameters that stay gathered between steps.
-        self.persistent = self._gathered.bytes
+        #: The most bytes alive while the parameters that stay gathered between steps are gathered.
+        self.persistent = self._gathered.most
 
     def _run(self, *, measures: bool) -> None:
         program = self._program
