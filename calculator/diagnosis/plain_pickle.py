@@ -84,7 +84,7 @@ class _Reader:
             else:
                 self._rarer(code)
         (value,) = stack
-        return value
+        return _item(value)
 
     def _rarer(self, code: int) -> None:
         stack = self.stack
@@ -93,13 +93,13 @@ class _Reader:
         elif code in (_APPENDS, _SETS, _TUPLE):
             self._close(code)
         elif code == _APPEND:
-            item = stack.pop()
+            item = _item(stack.pop())
             _list(stack[-1]).append(item)
         elif code == _SET:
-            item, key = stack.pop(), stack.pop()
+            item, key = _item(stack.pop()), stack.pop()
             _dict(stack[-1])[_key(key)] = item
         elif code in _TUPLES:
-            items = tuple(stack[-_TUPLES[code] :])
+            items = tuple(map(_item, stack[-_TUPLES[code] :]))
             del stack[-_TUPLES[code] :]
             stack.append(items)
         elif code in _LONGS:
@@ -168,6 +168,13 @@ def _list(value: Any) -> list[Any]:
 def _dict(value: Any) -> dict[Any, Any]:
     if type(value) is not dict:
         raise TypeError("no dictionary")
+    return value
+
+
+def _item(value: Any) -> Any:
+    """A value of a container, which a mark is not."""
+    if value is _MARK:
+        raise TypeError("a mark")
     return value
 
 

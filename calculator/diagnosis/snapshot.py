@@ -157,6 +157,8 @@ def _line(trace: list[Any], allocated: int) -> tuple[int, ...]:
 
 
 def _int(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r:.40} is no size")
+    if type(value) is not int:
+        raise TypeError(f"a {type(value).__name__} is no size")
+    if not 0 <= value < 1 << 62:
+        raise ValueError(f"{value} is no size")
     return value

@@ -1,6 +1,7 @@
 """Every parser of text that users send, with texts that it accepts."""
 
 import json
+import pickle
 from functools import cache
 from urllib.parse import parse_qsl
 
@@ -12,6 +13,7 @@ from app.pages.inference import form as inference_form
 from app.pages.plan import form as needs_form
 from calculator import catalogue
 from calculator.diagnosis.message import parse_message
+from calculator.diagnosis.snapshot import read_snapshot
 from calculator.estimation.request import parse_request
 from calculator.families import model_from_config
 
@@ -23,6 +25,18 @@ ADDRESSES = (
     "config=%7B%22model_type%22%3A+%22gpt2%22%7D&method=prefix&num_virtual_tokens=20&sequence_length=128&reserved=rule",
     "model=gpt2&tasks=20&switch_per_request=on&priorities=memory%2Cspeed&effective_batch_size=16&reserved=rule",
 )
+
+#: What a snapshot has, with a request that failed.
+SNAPSHOT = {
+    "segments": [
+        {
+            "device": 0,
+            "total_size": 2 << 20,
+            "blocks": [{"size": 512, "requested_size": 500, "state": "active_allocated"}],
+        }
+    ],
+    "device_traces": [[{"action": "alloc", "size": 512}, {"action": "oom", "size": 1 << 30, "device_free": 0}]],
+}
 
 
 @cache
@@ -47,6 +61,7 @@ def corpus():
         "message": messages,
         "body": bodies,
         "address": ADDRESSES,
+        "snapshot": [pickle.dumps(SNAPSHOT, protocol).decode("latin-1") for protocol in (2, 4, 5)],
     }
 
 
@@ -71,10 +86,15 @@ def _address(text):
     plan_form.read(decode_form(text.encode("utf-8", "surrogatepass"))).estimate()
 
 
+def _snapshot(text):
+    read_snapshot(text.encode("latin-1", "replace"))
+
+
 PARSERS = {
     "config": _config,
     "import": _import,
     "message": parse_message,
     "body": _body,
     "address": _address,
+    "snapshot": _snapshot,
 }
