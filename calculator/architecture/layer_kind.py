@@ -9,6 +9,13 @@ from typing import Literal, get_args
 AttentionType = Literal["full_attention", "sliding_attention"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 
+#: How a layer mixes tokens without attention: a short convolution.
+RecurrentType = Literal["conv"]
+RECURRENT_TYPES: tuple[RecurrentType, ...] = get_args(RecurrentType)
+
+#: How a layer mixes tokens.
+MixerType = AttentionType | RecurrentType
+
 #: What a layer's feed-forward sublayer is, as `mlp_layer_types` of a config.json spells it.
 MlpType = Literal["dense", "sparse"]
 
@@ -17,7 +24,7 @@ MlpType = Literal["dense", "sparse"]
 class LayerKind:
     """The kind of a layer. Layers of one stack and one kind have the same modules."""
 
-    attention: AttentionType = "full_attention"
+    attention: MixerType = "full_attention"
 
     mlp: MlpType = "dense"
 

@@ -105,6 +105,12 @@ def conv1d(name: str, in_features: int, out_features: int) -> Module:
     return Module(name=name, kind="conv1d", parameters=(weight, bias), quantizable=True)
 
 
+def conv1d_of_channels(name: str, channels: int, width: int, *, bias: bool) -> Module:
+    """A `torch.nn.Conv1d` with a filter for each channel: weight (channels, 1, width)."""
+    biases = (Parameter(name="bias", shape=(channels,)),) if bias else ()
+    return Module(name=name, kind="other", parameters=(Parameter(name="weight", shape=(channels, 1, width)), *biases))
+
+
 def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
     """A `torch.nn.Embedding`: weight (num_embeddings, embedding_dim)."""
     return Module(

@@ -42,6 +42,7 @@ FOLDERS = (
     "granite",
     "hunyuan",
     "jais2",
+    "lfm2",
     "llama",
     "ministral",
     "mixtral",

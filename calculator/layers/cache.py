@@ -35,8 +35,8 @@ class Cache:
         #: The window of each layer that has one, a tensor too. Layers create it as they run if it is not given.
         self.windows = list(given or ())
         self.component = component
-        #: Keys and values of layers that have run.
-        self.kept: list[tuple[Tensor, Tensor]] = []
+        #: Keys and values of layers that have run; of a convolution, its last inputs.
+        self.kept: list[tuple[Tensor, ...]] = []
 
     def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:
         """Append keys and values to the next layer's, and return copies of all of them, which the cache keeps.
@@ -58,6 +58,19 @@ class Cache:
             values = self._after(before[1], value, "value, cached")
         self.kept.append((keys, values))
         return keys, values
+
+    def update_conv_state(self, x: Tensor, width: int) -> Tensor:
+        """Copy the last positions of a convolution's input, (batch, channels, positions), and return all of it.
+
+        An input shorter than the convolution's width is padded. Source: LinearAttentionLayer.update_conv_state.
+        """
+        outer, x.tape.component = x.tape.component, self.component
+        state = x.tape.new((*x.shape[:2], width), x.dtype, "input of the convolution, cached")
+        x.tape.component = outer
+        if x.shape[2] < width:
+            x = ops.pad(x, state.shape, "input of the convolution, padded")
+        self.kept.append((state,))
+        return x
 
     def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keep keys and values of a first pass themselves, without copies; append those of a later one."""

@@ -16,7 +16,7 @@ from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
-    from calculator.architecture.layer_kind import AttentionType, LayerKind
+    from calculator.architecture.layer_kind import LayerKind, MixerType
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -66,6 +66,7 @@ class Context:
         "method",
         "model",
         "older",
+        "padding_mask",
         "parameters",
         "passes",
         "past",
@@ -139,7 +140,7 @@ class Context:
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))
         self.cache: Cache | None = None
         #: The masks by attention type, and the one of the layer that runs.
-        self.masks: dict[AttentionType, Tensor | None] = {}
+        self.masks: dict[MixerType, Tensor | None] = {}
         self.mask: Tensor | None = None
         #: Whether the layer that runs has a sliding window.
         self.attends_to_window = False
@@ -165,14 +166,20 @@ class Context:
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they run.
         self.passes: list[tuple[str, Repetition]] = []
+        self._before_the_batch()
+
+    def _before_the_batch(self) -> None:
+        """Set what a batch and an encoder give."""
         #: Whether a token attends to no later one; of an encoder-decoder, in the stack that runs.
-        self.is_causal = forward.is_causal
+        self.is_causal = self.forward.is_causal
         #: The input of a decoder, and the output and the mask of the encoder that it attends to once it runs.
         self.decoder_ids: Tensor | None = None
         self.encoder_states: Tensor | None = None
         self.encoder_mask: Tensor | None = None
         #: The position biases that the layers of a stack share, by whether they are of cross-attention.
         self.position_biases: dict[bool, Tensor] = {}
+        #: The mask of padding that the model is given, if it is not that of the batch.
+        self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: list[Tensor] = []
         #: The batch and the loss, which the training loop refers to.
@@ -209,7 +216,7 @@ class Context:
     def release(self) -> None:
         """Drop the locals of the decoder."""
         self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
-        self.position_biases = {}
+        self.position_biases, self.padding_mask = {}, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

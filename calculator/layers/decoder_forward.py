@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from calculator.architecture.config import Config
-    from calculator.architecture.layer_kind import AttentionType
+    from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
@@ -74,7 +74,7 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
     return *tables, position_ids
 
 
-def tables_of_type(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:
+def tables_of_type(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Tensor, ...]:
     """Return the part of `rotary_tables_per_type` for one attention type."""
     *pairs, position_ids = tables
     return (*(pairs[:2] if attention == "full_attention" else pairs[-2:]), position_ids)
@@ -93,7 +93,7 @@ def _cos_and_sin(context: Context, length: int, dtype: DType) -> tuple[Tensor, T
     return rotary.cos_and_sin(context.tape, 1, length, width, dtype)
 
 
-def same_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
+def same_tables(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
     """Return the same tables for every attention type."""
     return tables
 
@@ -152,7 +152,7 @@ class DecoderForward:
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
 
     #: Which of these tensors a layer of an attention type receives.
-    tables_for: Callable[[tuple[Tensor, ...], AttentionType], tuple[Tensor, ...]] = same_tables
+    tables_for: Callable[[tuple[Tensor, ...], MixerType], tuple[Tensor, ...]] = same_tables
 
     #: The last layer's output to the input of the output head.
     final_norm: Callable[[Context, Tensor], Tensor] = _RMS_NORM
@@ -174,7 +174,7 @@ class DecoderForward:
     logits: Callable[[Context, Tensor], Tensor] = identity
 
     #: The attention types whose masks are made even if no layer is of that type.
-    masks: tuple[AttentionType, ...] = ()
+    masks: tuple[MixerType, ...] = ()
 
     #: The config's names of the probabilities of torch.nn.Dropout modules. Other dropout is a function.
     dropout_modules: tuple[str, ...] = ()

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.layer_kind import ATTENTION_TYPES
+from calculator.architecture.layer_kind import ATTENTION_TYPES, RECURRENT_TYPES
 from calculator.engine.operations import broadcast_shapes
+from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.architecture.layer_kind import AttentionType
-    from calculator.architecture.model import Layer
-    from calculator.engine.tape import Tensor
+    from calculator.architecture.layer_kind import MixerType
+    from calculator.architecture.model import Layer, Model
     from calculator.layers.context import Context
 
 
-def attention_types(layers: Iterable[Layer]) -> set[AttentionType]:
-    """Return the attention types of layers, many of which are the same object."""
+def attention_types(layers: Iterable[Layer]) -> set[MixerType]:
+    """Return the types of layers, many of which are the same object."""
     return {layer.kind.attention for layer in set(layers)}
+
+
+def is_recurrent(model: Model) -> bool:
+    """Return whether some layers of the decoder mix tokens without attention."""
+    return not attention_types(model.decoder.layers).isdisjoint(RECURRENT_TYPES)
 
 
 def window_tensors(context: Context) -> list[Tensor]:
@@ -32,12 +37,32 @@ def window_tensors(context: Context) -> list[Tensor]:
     return [context.tape.new((), "int64", "window") for _ in range(sliding)]
 
 
-def by_attention_type(context: Context) -> dict[AttentionType, Tensor | None]:
+def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the mask of each attention type for which the family makes one, full attention first."""
     context.set_scope("model.attention mask: ")
     types = {*context.forward.masks, *attention_types(context.layers)}
     transform = context.forward.transform_mask
-    return {each: transform(context, _mask(context, each)) for each in ATTENTION_TYPES if each in types}
+    made: dict[MixerType, Tensor | None] = {
+        each: transform(context, _mask(context, each)) for each in ATTENTION_TYPES if each in types
+    }
+    made.update((each, _recurrent(context)) for each in RECURRENT_TYPES if each in types)
+    return made
+
+
+def _recurrent(context: Context) -> Tensor | None:
+    """Return the mask of padding that the model is given; None without padding, for which every value is compared.
+
+    Source: create_recurrent_attention_mask.
+    """
+    if not context.training.passes_mask or context.length == 1:
+        return None
+    shape = (context.batch, context.length)
+    equal = context.tape.new(shape, "bool", "mask == 1")
+    context.tape.new((), "bool", "all of the mask")
+    del equal
+    if not context.training.padding:
+        return None
+    return context.padding_mask or Tensor(context.tape, None, shape, "int64", None)
 
 
 def sliding_masks_differ(context: Context) -> bool:
@@ -52,14 +77,14 @@ def sliding_masks_differ(context: Context) -> bool:
     )
 
 
-def cached_tokens(context: Context, attention: AttentionType) -> int:
+def cached_tokens(context: Context, attention: MixerType) -> int:
     """Return how many tokens of earlier passes a layer of an attention type has keys of.
 
     If no layer is of that type, the number is that of any layer.
     """
-    window, types = context.config.get("sliding_window"), attention_types(context.layers)
+    window, types = context.config.get("sliding_window"), attention_types(context.layers) - {*RECURRENT_TYPES}
     if (
-        (attention if attention in types else types.pop()) == "full_attention"
+        (attention if attention in types or not types else types.pop()) == "full_attention"
         or context.cache is None
         or not context.cache.windowed
         or window is None
@@ -68,7 +93,7 @@ def cached_tokens(context: Context, attention: AttentionType) -> int:
     return context.past if context.past < window else window - 1
 
 
-def _needed(context: Context, attention: AttentionType) -> bool:
+def _needed(context: Context, attention: MixerType) -> bool:
     """Return whether sdpa needs the mask as a tensor.
 
     A single query attends to every key, and is_causal covers attention in one direction only.
@@ -93,7 +118,7 @@ def _masks_packed_sequences(context: Context) -> bool:
     return not context.config["use_cache"] or context.training.gradient_checkpointing
 
 
-def _mask(context: Context, attention: AttentionType) -> Tensor | None:
+def _mask(context: Context, attention: MixerType) -> Tensor | None:
     """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
     if not context.is_causal:
         return bidirectional(context, context.length)
@@ -106,7 +131,7 @@ def _mask(context: Context, attention: AttentionType) -> Tensor | None:
     return _additive(context, attention) if "float_masks" in context.older else _boolean(context, attention)
 
 
-def _boolean(context: Context, attention: AttentionType) -> Tensor:
+def _boolean(context: Context, attention: MixerType) -> Tensor:
     """Return a mask (batch, 1, sequence, sequence): causal, in the window, no padding; of batch 1 if none is passed."""
     tape, batch, length = context.tape, context.batch, context.length
     width = length + cached_tokens(context, attention)
@@ -144,7 +169,7 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
     return a.tape.new(broadcast_shapes(a.shape, b.shape), "bool", name)
 
 
-def _additive(context: Context, attention: AttentionType) -> Tensor:
+def _additive(context: Context, attention: MixerType) -> Tensor:
     """Return the mask in the hidden states' dtype, 0 or the smallest number; as bool again for some families."""
     boolean = _boolean(context, attention)
     width = context.length + cached_tokens(context, attention)

@@ -16,18 +16,29 @@ if TYPE_CHECKING:
     Sublayer = Callable[[Context, LayerModules, Tensor], Tensor]
 
 
-def gated(context: Context, modules: LayerModules, x: Tensor, name: str = "mlp") -> Tensor:
-    """down(act(gate(x)) · up(x))."""
+#: The names of the projections of a gated MLP.
+_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+def gated(
+    context: Context,
+    modules: LayerModules,
+    x: Tensor,
+    name: str = "mlp",
+    projections: tuple[str, str, str] = _PROJECTIONS,
+) -> Tensor:
+    """down(act(gate(x)) · up(x)), where `projections` names gate, up and down."""
     act = activation(context.config["hidden_act"])
-    gate = modules[f"{name}.gate_proj"](x)
+    gate_proj, up_proj, down_proj = projections
+    gate = modules[f"{name}.{gate_proj}"](x)
     context.set_scope(f"{modules.prefix}{name}: ")
     act_gate = act(gate)
     del gate
-    up = modules[f"{name}.up_proj"](x)
+    up = modules[f"{name}.{up_proj}"](x)
     context.set_scope(f"{modules.prefix}{name}: ")
     product = ops.mul(act_gate, up, "activated gate · up")
     del act_gate, up
-    return modules[f"{name}.down_proj"](product)
+    return modules[f"{name}.{down_proj}"](product)
 
 
 def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ def project_qkv(context: Context, modules: LayerModules, hidden_states: Tensor) 
     return query_states, key_states, value_states
 
 
-def norm_each_projection(norm: Norm, *, whole: bool = False) -> Project:
+def norm_each_projection(norm: Norm, suffix: str = "norm", *, whole: bool = False) -> Project:
     """Return three projections, each of queries and keys followed by its norm, by heads or over the whole."""
 
     def normed(context: Context, modules: LayerModules, hidden_states: Tensor, name: str, count: int) -> Tensor:
         x = modules[f"self_attn.{name}_proj"](hidden_states)
         if whole:
-            return split_heads(context, norm(modules[f"self_attn.{name}_norm"], x), count)
-        return norm(modules[f"self_attn.{name}_norm"], split_heads(context, x, count))
+            return split_heads(context, norm(modules[f"self_attn.{name}_{suffix}"], x), count)
+        return norm(modules[f"self_attn.{name}_{suffix}"], split_heads(context, x, count))
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]

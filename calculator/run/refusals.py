@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.layers.masks import is_recurrent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,9 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
 
 
 def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
+    if request.run.evaluates and is_recurrent(model):
+        message = f"evaluation of {model.model_type}, whose layers cache other states, is not modelled: use no"
+        yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
     if request.run.evaluates and model.config.get("output_router_logits"):
         message = "evaluation with output_router_logits is not modelled: switch it off, or use run.eval_strategy no"
         yield Problem(loc="model.config", msg=message, input=True)

@@ -21,7 +21,7 @@ from calculator.training_step.first_layer import FirstLayer, can_skip_first_laye
 from calculator.training_step.router_loss import add_router_loss
 
 if TYPE_CHECKING:
-    from calculator.architecture.layer_kind import AttentionType
+    from calculator.architecture.layer_kind import MixerType
     from calculator.engine.autograd import Node
     from calculator.layers.context import Context
     from calculator.trainers import Loop
@@ -186,11 +186,11 @@ def _pass_through(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _types(context: Context, position: int) -> set[AttentionType]:
+def _types(context: Context, position: int) -> set[MixerType]:
     """Return the attention types of the layers up to the last that the layer at a position represents."""
     return masks.attention_types(context.layers[: context.repetition.last_represented(position) + 1])
 
 
-def _shared(context: Context, attention: AttentionType) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return the position tables and the mask that layers of an attention type receive."""
     return context.forward.tables_for(context.position_tables, attention), context.masks[attention]

@@ -168,6 +168,7 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "use_bidirectional_attention": lambda d: d.windowed and d.rng.random() < 0.5,
     "local_attention": lambda d: 2 * (d.window or 3),
     "layer_types": lambda d: d.types(),
+    "full_attn_idxs": lambda d: d.rng.sample(range(d.layers), d.rng.randint(0, d.layers)),
     "no_rope_layers": lambda d: [d.rng.randint(0, 1) for _ in range(d.layers)],
     "mlp_only_layers": lambda d: d.rng.sample(range(4), d.rng.randint(0, 2)),
     "decoder_sparse_step": lambda d: d.rng.randint(1, 3),
@@ -330,12 +331,21 @@ def _with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {"text_config": kept | rotary, "vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
 
 
+def _with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types, or leave them to the layers that attend."""
+    kept = {key: value for key, value in config.items() if key not in ("layer_types", "block_ff_dim")}
+    types = [draw.rng.choice(["conv", "full_attention"]) for _ in range(draw.layers)]
+    width = {"block_ff_dim": draw.rng.choice(draw.sizes.width)}
+    return {**kept, **draw.rng.choice([{}, {"layer_types": types}]), **draw.rng.choice([{}, width])}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
     "exaone4": _listed_layers,
     "internlm3": _same_biases,
     "iquestcoder": _without_window,
+    "lfm2": _with_convolutions,
     "ministral3": _scaled_queries,
     "mixtral": _with_head_dim,
     "qwen2_5_vl": _with_qwen_vision,

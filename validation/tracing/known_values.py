@@ -1,6 +1,7 @@
-"""Values that models read from their tensors, supplied on the meta device, which has none: the sequence length.
+"""Values that models read from their tensors, supplied on the meta device, which has none.
 
-Rotary embeddings that scale with the length compute the largest position and compare it with a limit.
+Rotary embeddings that scale with the length compute the largest position and compare it with a limit. Models with
+convolutions or recurrent layers ask whether a mask has only ones; a step that is given a mask has padding.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VALUE = "known_value"
 
 
 class KnownValues:
-    """Propagates the largest position of `tokens` through a step's operations."""
+    """Propagates the largest position of `tokens` through a step's operations; a mask has zeros."""
 
     def __init__(self, tokens: int) -> None:
         self._last = tokens - 1
@@ -45,6 +46,8 @@ class KnownValues:
         out = func(*args, **kwargs)
         if func is _ATEN.max.default and args[0].dtype == torch.int64:
             setattr(out, VALUE, self._last)
+        elif func is _ATEN.all.default and args[0].dtype == torch.bool:
+            setattr(out, VALUE, False)
         elif func in PROPAGATED and hasattr(args[0], VALUE):
             other = getattr(args[1], VALUE, args[1])
             if not isinstance(other, torch.Tensor):

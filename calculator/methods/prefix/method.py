@@ -11,6 +11,7 @@ from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
+from calculator.layers.masks import is_recurrent
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
 from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
@@ -145,12 +146,18 @@ def _of_task(model: Model) -> None:
 
 
 def _fits(model: Model) -> None:
-    """Refuse a family that caches one head, where PEFT's prefix has as many heads as the queries.
+    """Refuse a family that caches something else than a head of keys and values for each head of PEFT's prefix.
 
     Source: transformers' modeling_falcon.py (multi-query keys are cached once), modeling_deepseek_v3.py (the cache is
-    compressed).
+    compressed), cache_utils.py, Cache.get_conv_state.
     """
     config = model.config
+    if is_recurrent(model):
+        message = (
+            f"PEFT's prefix is a cache of keys and values, but layers of {model.model_type} without attention cache"
+            " another state, and transformers raises an error: use another method"
+        )
+        raise refusal("method.name", message, "prefix")
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
     if (single and config["num_attention_heads"] > 1) or config.get("kv_lora_rank"):
         message = (

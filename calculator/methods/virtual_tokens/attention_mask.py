@@ -16,3 +16,4 @@ def lengthen_mask(context: Context, p: Dim) -> None:
         ones = tape.new((context.batch, p), "float32", "mask of the virtual tokens")
         longer = tape.new((context.batch, p + context.length), "float32", "mask, lengthened")
         context.forward_locals += [ones, longer]
+        context.padding_mask = longer

@@ -1,0 +1,143 @@
+"""LFM2: short convolutions in most layers, grouped attention in the others, a gated MLP in all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.layer_kind import LayerKind
+from calculator.architecture.model import stack
+from calculator.architecture.module import conv1d_of_channels, embedding, linear, norm
+from calculator.families.blocks import Owned, attention, norms
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    derived,
+    flag,
+    head_dim,
+    kv_heads,
+    layers,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+)
+from calculator.families.lfm2 import forward
+from calculator.families.rope import frequencies, rope
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import MixerType
+
+_TYPES: tuple[MixerType, ...] = ("full_attention", "conv")
+
+#: What a GPU may allocate besides.
+CONVOLUTIONS = (
+    "Convolutions run as torch's own. cuDNN's workspace for them is not counted, and with the package causal-conv1d"
+    " they need less."
+)
+
+
+def _usual_types(config: Config) -> tuple[str, ...]:
+    """Return attention in the layers of `full_attn_idxs`, in all if there is none, and convolutions elsewhere."""
+    count, attending = config["num_hidden_layers"], config["full_attn_idxs"]
+    return tuple(_TYPES[attending is not None and index not in attending] for index in range(count))
+
+
+def _wrong_types(config: Config) -> str | None:
+    types, expected = config["layer_types"], config["num_hidden_layers"]
+    if len(types) != expected:
+        return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
+    unknown = next((kind for kind in types if kind not in _TYPES), None)
+    return None if unknown is None else f"{shown(unknown)} is none of {', '.join(_TYPES)}"
+
+
+def _inner_width(config: Config) -> int:
+    """Return the MLP's width, which the class reduces unless the file switches that off (Lfm2MLP)."""
+    width = int(config["intermediate_size"])
+    if not config["block_auto_adjust_ff_dim"]:
+        return width
+    multiple = int(config["block_multiple_of"])
+    return -(-int(config["block_ffn_dim_multiplier"] * int(2 * width / 3)) // multiple) * multiple
+
+
+def _short_conv(config: Config) -> Owned:
+    hidden, width, bias = config["hidden_size"], config["conv_L_cache"], config["conv_bias"]
+    return (
+        conv1d_of_channels("conv.conv", hidden, width, bias=bias),
+        linear("conv.in_proj", hidden, 3 * hidden, bias=bias),
+        linear("conv.out_proj", hidden, hidden, bias=bias),
+    )
+
+
+def _attention(config: Config) -> Owned:
+    head = config["head_dim"]
+    return (
+        *attention(config, output="out_proj"),
+        norm("self_attn.q_layernorm", head),
+        norm("self_attn.k_layernorm", head),
+    )
+
+
+def _lfm2(config: Config) -> Parts:
+    hidden, inner, vocabulary = config["hidden_size"], config["inner_width"], config["vocab_size"]
+
+    def layer(kind: LayerKind) -> Owned:
+        return (
+            *(_short_conv(config) if kind.attention == "conv" else _attention(config)),
+            linear("feed_forward.w1", hidden, inner),
+            linear("feed_forward.w3", hidden, inner),
+            linear("feed_forward.w2", inner, hidden),
+            *norms(config, "operator_norm", "ffn_norm"),
+        )
+
+    kinds = {name: LayerKind(attention=name) for name in _TYPES}
+    return (
+        embedding("model.embed_tokens", vocabulary, hidden),
+        stack("model.layers", [kinds[name] for name in config["layer_types"]], layer),
+        *frequencies("model.rotary_emb", config["rotary_dim"]),
+        norm("model.embedding_norm", hidden),
+        linear("lm_head", hidden, vocabulary),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="lfm2",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size"),
+            size("block_ff_dim", None, nullable=True),
+            size("intermediate_size", 12_288),
+            Computed(name="intermediate_size", value=lambda c: c["block_ff_dim"] or c["intermediate_size"]),
+            flag("block_auto_adjust_ff_dim", True),
+            number("block_ffn_dim_multiplier", 1.0, minimum=0),
+            size("block_multiple_of", 256),
+            layers(),
+            size("num_attention_heads"),
+            *kv_heads(8, nullable=False),
+            head_dim(),
+            flag("use_cache", True),
+            positions(128_000),
+            *rope(theta=1e6),
+            number("norm_eps", 1e-5),
+            size("conv_L_cache", 3),
+            flag("conv_bias", False),
+            Field(name="full_attn_idxs", type="indices", default=None, nullable=True),
+            Field(name="layer_types", type="names", default=None, nullable=True, null=_usual_types),
+            Check(name="layer_types", problem=_wrong_types),
+            derived("inner_width", _inner_width),
+            Computed(name="hidden_act", value=lambda _config: "silu"),
+            flag("tie_embedding", None, nullable=True),
+            tie(default=True),
+            Computed(
+                name="tie_word_embeddings",
+                value=lambda c: c["tie_word_embeddings"] if c["tie_embedding"] is None else c["tie_embedding"],
+            ),
+            *padding(0),
+        ),
+        parts=_lfm2,
+        forward=forward.LFM2,
+        notes=(CONVOLUTIONS,),
+    ),
+)

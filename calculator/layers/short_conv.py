@@ -1,0 +1,34 @@
+"""Causal convolutions over a few positions, one filter for each channel, as torch runs them (causal_conv1d_fn)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine.convolution import conv1d
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context
+
+
+def without_padding(context: Context, hidden_states: Tensor) -> Tensor:
+    """Multiply hidden states with the mask of padding, if there is one (apply_mask_to_padding_states)."""
+    if context.mask is None:
+        return hidden_states
+    dtype, mask = hidden_states.dtype, ops.view(context.mask, (*context.mask.shape, 1))
+    return ops.cast(ops.mul(hidden_states, mask, "input without padding"), dtype, "input without padding, cast")
+
+
+def causal_conv1d(context: Context, conv: BoundModule, x: Tensor) -> Tensor:
+    """Convolve (batch, channels, positions) with the filters of an nn.Conv1d: each position with those before it."""
+    weight, bias, length = conv.own["weight"], conv.own.get("bias"), x.shape[2]
+    width = weight.shape[2]
+    if context.cache is not None:
+        x = context.cache.update_conv_state(x, width)
+    cast = ops.cast(x, weight.dtype, "input of the convolution in the weight's dtype")
+    out = conv1d(cast, weight, bias, width - 1, "convolution")
+    del cast
+    out = ops.cast(ops.narrow(out, x.shape), x.dtype, "convolution, cast back")
+    return out if context.cache is None else ops.slice_from_end(out, (*x.shape[:2], length))
