@@ -86,6 +86,10 @@ def _tight(fit: Fit) -> Iterator[str]:
 
 
 def _expandable(fit: Fit) -> Iterator[str]:
+    if fit.outcome is not None and not fit.outcome.tensors_fit:
+        # The minimum with expandable segments is not read: to find it takes up to two seconds for a model of 70B.
+        yield "No setting of the allocator helps: the tensors that are alive at once need more than the card has."
+        return
     changed = fit.with_expandable_segments
     if changed is None:
         if fit.outcome is not None and fit.outcome.drawn:

@@ -82,6 +82,7 @@ class Outcome:
         course: How it goes.
         minimum_bytes: The smallest usable memory on which it was found to run, CUDA context included.
         with_expandable_segments: The run with expandable segments; None where it fits without, or has them already.
+        tensors_fit: Whether what is alive at once, the CUDA context included, is no more than the device offers.
         passes: Whether the run is an answer of `generate`, whose steps are passes that differ.
         drawn: Whether micro-batches differ: the course is that of the worst history, and all of it is replayed.
     """
@@ -90,5 +91,6 @@ class Outcome:
     course: Deferred[Course]
     minimum_bytes: Deferred[int]
     with_expandable_segments: Deferred[ExpandableSegments | None]
+    tensors_fit: bool = True
     passes: bool = False
     drawn: bool = False

@@ -99,6 +99,7 @@ class DeviceReplay:
             course=course,
             minimum_bytes=Deferred(partial(self._minimum, self.conf)),
             with_expandable_segments=Deferred(partial(self._expandable, verdict, usable_bytes)),
+            tensors_fit=self.live_bytes <= usable_bytes - self.context_bytes,
         )
 
     def _certain(self, usable_bytes: int) -> Verdict | None:

@@ -1,9 +1,12 @@
 """What the pages and the command line state about a run that fills its card or runs out of memory."""
 
+import dataclasses
+
 import pytest
 
 from app.cli.estimate import lines
 from app.presentation.consequences import consequences
+from calculator.common.deferred import Deferred
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from tests.calculator.estimation.test_device_replay import MISTRAL, SMALL
@@ -28,6 +31,13 @@ def test_a_tight_run_is_shown_with_its_retries_its_dangers_and_what_helps(tight)
     )
     assert dangers.startswith("Another process on the card")
     assert help_.startswith("With PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True it fits without a retry")
+
+
+def test_a_run_whose_tensors_do_not_fit_is_not_replayed_with_expandable_segments():
+    fit = estimate(parse_request({**SMALL, "device": {"memory_bytes": 4 << 30}})).fit
+    never = dataclasses.replace(fit.outcome, with_expandable_segments=Deferred(lambda: pytest.fail("replayed")))
+    _, help_ = consequences(dataclasses.replace(fit, outcome=never))
+    assert help_ == "No setting of the allocator helps: the tensors that are alive at once need more than the card has."
 
 
 def test_the_rule_has_its_advice_instead():
