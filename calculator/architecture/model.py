@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import LayerKind
 
 
+#: The assumption about the batches of a model that reads images, unless they contain images.
+TEXT_ALONE = (
+    "Batches contain text alone: the vision tower and its projection are on the card but do not run."
+    " The activations of images are not counted."
+)
+
 #: The name of the head of a decoder for sequence classification.
 SCORE = "score"
 
@@ -92,8 +98,10 @@ class Model:
     id: str | None = None
     #: How the real model differs.
     notes: tuple[str, ...] = ()
-    #: Prefixes of paths of modules that text input does not use (a vision tower).
+    #: Prefixes of paths of modules that the batch does not use (a vision tower, for text alone).
     idle: tuple[str, ...] = ()
+    #: Prefixes of paths of the modules that only images use, whether the batch has images or not.
+    towers: tuple[str, ...] = ()
     #: Whether the loss includes the routers' load-balancing loss.
     adds_router_loss: bool = False
     #: What it is trained for.
@@ -142,7 +150,7 @@ class Model:
 
     @property
     def running(self) -> tuple[tuple[str, Module], ...]:
-        """Those of `paths` that text input uses."""
+        """Those of `paths` that the batch uses."""
         return tuple((path, module) for path, module in self.paths if not self.is_idle(path))
 
     def _paths(self) -> Iterator[tuple[str, Module]]:
@@ -161,12 +169,12 @@ class Model:
     @cached_property
     def decoder(self) -> Stack:
         """The decoder's layers: the first stack that text input uses."""
-        return next(part for part in self.parts if isinstance(part, Stack) and not self.is_idle(part.name))
+        return next(part for part in self.parts if isinstance(part, Stack) and self.reads_text(part.name))
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:
         """The stacks whose layers run one after the other: that of the decoder, with an encoder's before it."""
-        running = [part for part in self.parts if isinstance(part, Stack) and not self.is_idle(part.name)]
+        running = [part for part in self.parts if isinstance(part, Stack) and self.reads_text(part.name)]
         return tuple(running if self.task.name == "seq_2_seq_lm" else running[:1])
 
     @cached_property
@@ -180,8 +188,17 @@ class Model:
         return len(self.stacks[0].layers) if len(self.stacks) > 1 else 0
 
     def is_idle(self, path: str) -> bool:
-        """Whether text input does not use the module at a path."""
+        """Whether the batch does not use the module at a path."""
         return path.startswith(self.idle)
+
+    def reads_text(self, path: str) -> bool:
+        """Whether text input uses the module at a path."""
+        return not path.startswith((*self.idle, *self.towers))
+
+    @property
+    def with_images(self) -> Model:
+        """The model for batches with images, which run its vision tower."""
+        return replace(self, idle=(), notes=tuple(note for note in self.notes if note != TEXT_ALONE))
 
     @cached_property
     def parameters(self) -> int:
@@ -215,7 +232,7 @@ class Model:
     @property
     def embedding(self) -> Module:
         """The word embeddings: the first embedding outside the layers that text input uses."""
-        return next(each for each in self.outer.values() if each.kind == "embedding" and not self.is_idle(each.name))
+        return next(each for each in self.outer.values() if each.kind == "embedding" and self.reads_text(each.name))
 
     @cached_property
     def reward(self) -> Model:

@@ -19,6 +19,8 @@ class Task:
     name: TaskName = "causal_lm"
     num_labels: int = 2
     problem_type: ProblemType | None = None
+    #: Whether batches contain images, so that a vision tower runs.
+    has_images: bool = False
 
     @property
     def head_names(self) -> tuple[str, ...]:

@@ -55,6 +55,38 @@ def masked_scatter(x: Tensor, mask: Tensor, name: str) -> Tensor:
     return out
 
 
+def fill_masked(x: Tensor, mask: Tensor, source: Tensor, name: str) -> Tensor:
+    """x.masked_scatter(mask[..., None], source): the rows of source where the mask, which is saved, is true.
+
+    Source: ATen/native/cuda/IndexKernel.cpp, masked_scatter__cuda; IndexKernel.cu, launch_masked_scatter_kernel.
+    """
+    node = Node(x.tape, _fill_masked_back, (x.edge, source.edge)) if x.edge or source.edge else None
+    if node is not None:
+        node.save(mask)
+    out = x.tape.new(x.shape, x.dtype, name, node)
+    sums = x.tape.scratch(x.shape, "int64", f"{name}: sums of the mask")
+    mask = x.tape.scratch(x.shape, "bool", f"{name}: mask, contiguous")
+    del sums, mask
+    return out
+
+
+def _fill_masked_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient with zeros in the places that are filled, and the part of it there.
+
+    Source: FunctionsManual.cpp, masked_scatter_backward; IndexKernel.cpp, masked_select_out_cuda_impl; Nonzero.cu.
+    """
+    tape, (of_x, of_source) = grad.tape, node.edges
+    rest = tape.new(grad.shape, grad.dtype, "filled: gradient") if of_x else None
+    if of_source is None:
+        return rest, None
+    mask = tape.scratch(grad.shape, "bool", "filled: mask, contiguous")
+    numbers = tape.scratch((len(grad.shape), *of_source[2]), "int64", "filled: indices")
+    del mask
+    filled = tape.new(of_source[2], grad.dtype, "filled: gradient of the source")
+    del numbers
+    return rest, filled
+
+
 def _masked_scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "gradient, selected"),)
 

@@ -66,6 +66,16 @@ def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
+def permute(x: Tensor, shape: Shape) -> Tensor:
+    """A view in another shape, then in another order of dimensions; the gradient is copied to undo the order."""
+    node = Node(x.tape, _permute_back, (x.edge,), x.shape) if x.edge else None
+    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def _permute_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "permute: gradient"),)
+
+
 def expand(x: Tensor, shape: Shape) -> Tensor:
     """An expanded view; the autograd engine sums its gradient."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None

@@ -74,6 +74,23 @@ def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], grad.dtype, "linear: gradient") if edge else None for edge in node.edges]
 
 
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, name: str) -> Tensor:
+    """A convolution of an input that needs no gradient. The input and the weight are saved."""
+    if x.tape.autocast is not None:
+        bias = None if bias is None else x.tape.autocast.cached_cast(bias, "bias")
+        x, weight = x.tape.autocast.cast_factors(x, weight, ("input", "weight"))
+    node = None
+    if weight.edge:
+        node = Node(x.tape, _convolution_back, (weight.edge, None if bias is None else bias.edge))
+        node.save(x)
+        node.save(weight)
+    return x.tape.new(shape, weight.dtype, name, node)
+
+
+def _convolution_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(edge[2], grad.dtype, "convolution: gradient") if edge else None for edge in node.edges]
+
+
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
     """torch.bmm of two batches of matrices whose layouts need no copy."""
     if a.tape.autocast is not None:

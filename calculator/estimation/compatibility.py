@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation import seq_2_seq
+from calculator.estimation import image_requests, seq_2_seq
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
 from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
@@ -55,6 +55,7 @@ def check(request: Request, model: Model) -> None:
     """
     problems = [
         *_task(request, model),
+        *image_requests.problems(request, model),
         *_switches(request, model),
         *_kernels(request, model),
         *_trainer(request, model),
@@ -204,7 +205,7 @@ def most_positions(model: Model) -> int | None:
     It is bounded by learned position embeddings, the second embedding outside the layers, or by the family's attention
     bias.
     """
-    tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
+    tables = [part for part in model.outer.values() if part.kind == "embedding" and model.reads_text(part.name)]
     bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
     return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
-from calculator.estimation import task_sentences
+from calculator.estimation import image_requests, task_sentences
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
 from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, Offload, offloads_optimizer, pins
@@ -74,6 +74,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *trainer.assumptions(prepared(request, model)),
         *request.method.assumptions,
         *task_sentences.assumptions(model, request.method),
+        *image_requests.assumptions(request, model),
         *_distributed(request, model),
     ]
     if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:

@@ -163,7 +163,12 @@ def parse_request(body: Any) -> Request:
         problems += _of_classifiers(switches, body)
     if problems:
         raise PlanError(*problems)
-    task = Task(name=switches.task, num_labels=switches.num_labels, problem_type=switches.problem_type)
+    task = Task(
+        name=switches.task,
+        num_labels=switches.num_labels,
+        problem_type=switches.problem_type,
+        has_images=training.has_images,
+    )
     return Request(
         model=replace(model, task=task),
         method=method,

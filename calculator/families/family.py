@@ -127,5 +127,6 @@ class Family:
             id=name,
             notes=self.notes,
             idle=self.idle,
+            towers=self.idle,
             adds_router_loss=self.adds_router_loss and bool(config["output_router_logits"]),
         )

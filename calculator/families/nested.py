@@ -11,12 +11,6 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Entry
 
-#: The assumption about batches.
-TEXT_ALONE = (
-    "Batches contain text alone: the vision tower and its projection are on the card but do not run."
-    " The activations of images are not counted."
-)
-
 #: What belongs to the outer config in a file that does not nest the text model's.
 _OUTER = ("model_type", "vision_config", "architectures", "torch_dtype", "dtype", "transformers_version")
 

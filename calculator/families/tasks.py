@@ -47,7 +47,7 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
         PlanError: where transformers has no such model, or its step is not modelled.
     """
     if task.name == "causal_lm":
-        return model
+        return replace(model.with_images, task=task) if task.has_images else model
     if task.name == "seq_cls" and model.model_type in SCORED:
         return replace(model.with_score(task.num_labels), task=task)
     if model.model_type in _without_own(task.name):

@@ -5,6 +5,7 @@ from typing import Literal
 
 from calculator.common.dtype import DType
 from calculator.common.names import LossType, OptimizerName, TrainerName
+from calculator.inputs.images import Images
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ShardingName, ZeroOptimization
 
@@ -81,6 +82,12 @@ class Training:
         " padded to their longest sample. Samples are cut to sequence_length (TRL's max_length) if it is given. Without"
         " them, every sequence has sequence_length.",
         example=[[256, 9000], [512, 900], [1024, 100]],
+    )
+    images: Images | None = setting(
+        None,
+        label="Images",
+        help="The images of each sequence of a model that reads images; null means text alone.",
+        example={"images_per_sequence": 1, "image_height": 1008, "image_width": 1792},
     )
     gradient_accumulation_steps: int = setting(
         1,
@@ -236,6 +243,11 @@ class Training:
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
         return self.gradient_accumulation_steps
+
+    @property
+    def has_images(self) -> bool:
+        """Whether sequences contain images."""
+        return self.images is not None and self.images.images_per_sequence > 0
 
     @property
     def is_first_micro_batch(self) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.method_hooks import Prepared
+    from calculator.layers.tower import Processed
 
 
 #: The names in a config of the probability of dropout in attention.
@@ -55,6 +56,7 @@ class Context:
         "forward",
         "forward_locals",
         "hooks",
+        "images",
         "is_causal",
         "kernels",
         "labels",
@@ -182,8 +184,20 @@ class Context:
         self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: list[Tensor] = []
-        #: The batch and the loss, which the training loop refers to.
-        self.caller_tensors: list[Tensor] = []
+        #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
+        self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
+
+    @property
+    def image(self) -> Processed:
+        """An image of the batch, as the processor passes it to the model."""
+        assert self.forward.tower is not None
+        assert self.training.images is not None
+        return self.forward.tower.process(self.model.config, self.training.images)
+
+    @property
+    def image_count(self) -> int:
+        """The images of the batch. They are run one by one, so a symbolic batch size is guarded."""
+        return 0 if self.training.images is None else int(self.batch) * self.training.images.images_per_sequence
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -264,9 +278,9 @@ class Context:
         """Add virtual tokens to the front of the sequence."""
         self.length = tokens + self.length
 
-    def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
+    def input_requiring_grad(self, embeddings: Tensor, name: str = "input embeddings") -> Tensor:
         """Return embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
-        leaf = AccumulateGrad(self.tape, "input embeddings", "activations")
+        leaf = AccumulateGrad(self.tape, name, "activations")
         if not self.parameters.graph:
             return LeafTensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
         leaf.context = embeddings

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from calculator.architecture.config import Config
+    from calculator.architecture.dimension import Shape
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
+    from calculator.inputs.images import Images
+    from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.layers.tower import Processed
+
+    #: A tensor of a batch: its name, shape and dtype.
+    BatchTensor = tuple[str, Shape, DType]
 
 
 def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
@@ -129,6 +136,29 @@ def no_unsupported_fields(_: Config) -> tuple[()]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """How a family reads images."""
+
+    #: An image of the request to what its processor makes of it. PlanError, where the processor refuses it.
+    process: Callable[[Config, Images], Processed]
+
+    #: The tensors that a batch has because of its images, from an image and their number.
+    batch: Callable[[Context, Processed, int], list[BatchTensor]]
+
+    #: What the model keeps from step to step because of images.
+    kept: Callable[[Training], tuple[BatchTensor, ...]]
+
+    #: The embeddings of the words to those of words and images.
+    run: Callable[[Context, Tensor], Tensor]
+
+    #: The chunks of patches that a layer attends within, of one image.
+    chunks: Callable[[Config, Processed], int]
+
+    #: The file of transformers that has the processor's arithmetic.
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderForward:
     """The forward pass of a decoder, as functions and flags. The defaults are Llama's.
 
@@ -169,6 +199,9 @@ class DecoderForward:
 
     #: Whether a token attends to no later one.
     is_causal: bool = True
+
+    #: What reads images; None if the model reads none, or that is not modelled.
+    tower: Tower | None = None
 
     #: What follows the output head.
     logits: Callable[[Context, Tensor], Tensor] = identity

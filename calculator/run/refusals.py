@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
+from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import is_recurrent
 
@@ -51,6 +53,9 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="accounting", msg="the phases of a run have no rules of thumb: use exact", input="textbook")
     if own.task != "causal_lm":
         yield Problem(loc="task", msg="the phases of a run are modelled for causal_lm: use it", input=own.task)
+    if own.training.has_images:
+        message = "the phases of a run are modelled for text alone: leave images out"
+        yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
     if own.engine == "traced":
         yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
     if own.device.count > 1:
@@ -151,6 +156,6 @@ def whole_model_files(model: Model) -> str | None:
     """Why the size of a whole model's files is not modelled, if it is not."""
     if "experts" in model.kinds:
         return "transformers splits fused experts when it saves a whole model, which is not modelled"
-    if model.idle or model.model_type in OTHER_NAMES:
+    if model.idle or model.towers or model.model_type in OTHER_NAMES:
         return f"the names that transformers writes for weights of {model.model_type} are not modelled"
     return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named, symbolic
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.families import forward_of
 from calculator.resident.module_spec import owner_of
 from calculator.resident.tensors import ResidentTensor
 from calculator.trainers import rotary
@@ -36,7 +37,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     A step's batches take the place of the step's before it. The reference step frees a batch by itself.
     """
     if loop.name is None:
-        return tuple(rotary.kept(loop, prepared))
+        return (*rotary.kept(loop, prepared), *_of_images(prepared))
     training = prepared.training
     scalars = (
         ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
@@ -47,6 +48,15 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *(_of_step(*each, 1) for each in loop.kept_for_step(training)),
         *scalars,
         *rotary.kept(loop, prepared),
+    )
+
+
+def _of_images(prepared: Subject) -> tuple[ResidentTensor, ...]:
+    """What a model keeps from step to step because of images."""
+    tower = forward_of(prepared.model).tower if prepared.training.has_images else None
+    return tuple(
+        ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations")
+        for name, shape, dtype in (tower.kept(prepared.training) if tower is not None else ())
     )
 
 

@@ -75,6 +75,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
     inputs_embeds = _embeddings(context, ids)
+    if context.images and forward.tower is not None:
+        inputs_embeds = forward.tower.run(context, inputs_embeds)
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     hidden_states = forward.before_layers(context, inputs_embeds)
     retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)

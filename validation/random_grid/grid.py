@@ -16,6 +16,7 @@ from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
 from validation.random_grid import table
+from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.journal import Journal, fingerprint
 from validation.random_grid.random_requests import random_request
 from validation.random_grid.table import Case
@@ -40,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, metavar="FAMILY", help="only these")
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
     parser.add_argument("--task", choices=get_args(TaskName), default="causal_lm", help="requests for this task")
+    parser.add_argument("--images", action="store_true", help="requests with images")
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
@@ -51,7 +53,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace the requests without a stored trace and print the table. Return 1 if a target is missed."""
     silence_libraries()
-    cases = drawn(args.seed, args.count, args.families or (), args.only, args.method, args.task)
+    cases = drawn(
+        args.seed, args.count, args.families or (), args.only, args.method, args.task, with_images=args.images
+    )
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
     for case in cases:
@@ -70,6 +74,8 @@ def drawn(
     only: str | None = None,
     method: MethodName | None = None,
     task: TaskName = "causal_lm",
+    *,
+    with_images: bool = False,
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
@@ -78,11 +84,12 @@ def drawn(
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        request = (
-            random_request(seed, number, families or FAMILIES_WITH_FORWARD, method)
-            if task == "causal_lm"
-            else random_task_request(seed, number, task, families)
-        )
+        if with_images:
+            request = random_image_request(seed, number, families)
+        elif task == "causal_lm":
+            request = random_request(seed, number, families or FAMILIES_WITH_FORWARD, method)
+        else:
+            request = random_task_request(seed, number, task, families)
         wanted = only is None or Case(number=number, request=request).sets(only)
         if wanted and method in (None, request["method"]["name"]):
             cases.append(estimated(number, request))

@@ -23,6 +23,9 @@ LIMIT = 1 << 22
 #: Functions that make known values.
 FACTORIES = frozenset({"aten::arange", "aten::full", "aten::ones", "aten::scalar_tensor", "aten::zeros"})
 
+#: Operations whose shape depends on values, and whose meta kernels raise another error than NotImplementedError.
+SHAPED_BY_VALUES = frozenset({_ATEN.repeat_interleave.Tensor})
+
 #: Read in place of a value that is not known: a loss is neither infinite nor NaN, and no comparison with it holds.
 UNKNOWN = {torch.bool: False}
 
@@ -82,8 +85,10 @@ class HostValues:
         if not list(_tensors(on_host)):
             return on_host
         try:
-            out = func(*args, **kwargs)
+            out = None if func in SHAPED_BY_VALUES else func(*args, **kwargs)
         except NotImplementedError:  # its shape depends on values, such as that of nonzero
+            out = None
+        if out is None:
             out = tree_map(lambda leaf: torch.empty_like(leaf, device="meta"), on_host)
         for ours, theirs in zip(_tensors(out), _tensors(on_host), strict=True):
             self._keep(ours, theirs)

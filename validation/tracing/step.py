@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 
+from validation.reference import images
 from validation.reference.optimizers import optimizer_for
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
+from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import track_attributes, track_loss, track_model, track_optimizer
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.estimation.request import Request
     from validation.reference.build import ReferenceModel
-    from validation.tracing.host_values import HostValues
 
 #: Micro-batches to trace. Gradients are alive in all but the first, so a third would repeat the second.
 TRACED_MICRO_BATCHES = 2
@@ -41,12 +42,30 @@ class Step:
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
         self.labels = labels(request)
+        values = values or (HostValues() if self.training.has_images else None)
         self.values: KnownValues | HostValues = values or KnownValues(positions_needed(request))
+        self.images: dict[str, torch.Tensor] = {}
         if values is not None:
-            values.know(self.input_ids, torch.full(shape, ordinary_token(self.model.config)))
+            self._know(values, request)
         self.ledger: Ledger[PhaseName] = Ledger()
         modules = ModuleTracker(self.model, reference.root)
         self.tracker = MemoryTracker(self.ledger, modules, reference.head, self.values)
+
+    def _know(self, values: HostValues, request: Request) -> None:
+        """Make the values of the batch known, and those that come with its images."""
+        config = self.model.config
+        ids = torch.full(self.input_ids.shape, ordinary_token(config))
+        if self.training.has_images:
+            ids = images.token_ids(request, config, ordinary_token(config))
+        values.know(self.input_ids, ids)
+        if self.mask is not None and self.training.has_images:
+            mask = torch.ones_like(ids)
+            mask[:, -1] = 0
+            values.know(self.mask, mask)
+        for name, host in images.image_tensors(request, config, ids).items() if self.training.has_images else ():
+            self.images[name] = torch.empty_like(host, device="meta")
+            if host.device.type != "meta":
+                values.know(self.images[name], host)
 
     def run(self) -> None:
         """Run the first step, then trace the second."""
@@ -77,7 +96,7 @@ class Step:
         track_model(self.tracker, self.reference)
         track_attributes(self.tracker, self.reference)
         track_optimizer(self.tracker, self.optimizer, self.trainable)
-        batch = {"input_ids": self.input_ids, "attention_mask": self.mask, **self.labels}
+        batch = {"input_ids": self.input_ids, "attention_mask": self.mask, **self.labels, **self.images}
         for name, tensor in batch.items():
             if tensor is not None:
                 self.tracker.track_external(name, tensor, "activations")
@@ -88,7 +107,7 @@ class Step:
             if self.training.autocast:
                 stack.enter_context(autocast("meta", getattr(torch, self.training.autocast)))
             labels = self.labels or {"labels": self.input_ids}
-            return self.model(input_ids=self.input_ids, attention_mask=self.mask, **labels).loss
+            return self.model(input_ids=self.input_ids, attention_mask=self.mask, **labels, **self.images).loss
 
     def _update(self) -> None:
         if self.training.max_grad_norm:

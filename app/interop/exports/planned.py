@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
@@ -10,6 +10,7 @@ from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.families import forward_of
+from calculator.inputs.images import Images
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -47,5 +48,8 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
     if request.task != "causal_lm":
         message = "files are written for causal language models: leave task out"
         raise refusal("task", message, request.task)
+    if request.training.has_images:
+        message = "files are written for text alone: leave images out"
+        raise refusal("training.images", message, asdict(request.training.images or Images()))
     plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(with_longest_batch(request), model), plan=plan, model=model)

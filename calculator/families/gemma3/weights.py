@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Check, Config, Field, shown
-from calculator.architecture.model import stack
+from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.blocks import alike, kinds_by_attention
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.gemma.weights import GEMMA3_TEXT, gemma3_layer
 from calculator.families.gemma3 import forward
-from calculator.families.nested import TEXT_ALONE, from_text, nested
+from calculator.families.nested import from_text, nested
 from calculator.families.rope import frequencies_per_type
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.families.qwen.forward import QWEN2, QWEN3
+from calculator.families.qwen_vl import vision
 from calculator.layers import norms
 from calculator.layers.decoder_forward import embed, final
 
@@ -41,7 +42,9 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
     """Return cos, sin, (batch, sequence, head_dim) each, and position_ids."""
     context.set_scope(f"{_MODEL}.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
-    position_ids = tape.new((length,), "int64", "position_ids")
+    # The positions of images are computed for each sequence.
+    shape = (_AXES, batch, length) if context.training.has_images else (length,)
+    position_ids = tape.new(shape, "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
@@ -66,6 +69,6 @@ def _interleaved_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor
 _EMBED = partial(embed, name=f"{_MODEL}.embed_tokens")
 _NORM = final(norms.rms_norm, f"{_MODEL}.norm")
 
-QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM)
+QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM, tower=vision.QWEN2_5)
 
 QWEN3_VL = replace(QWEN3, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=())

@@ -9,7 +9,7 @@ from calculator.architecture.dimension import Dim
 from calculator.architecture.model import stack
 from calculator.architecture.module import bare, embedding, linear, norm
 from calculator.families.blocks import alike, gated_mlp
-from calculator.families.fields import MOST_LAYERS, divisible, size
+from calculator.families.fields import MOST_LAYERS, activation, divisible, size
 from calculator.families.rope import frequencies
 
 if TYPE_CHECKING:
@@ -36,7 +36,12 @@ def _entries(*, depth: int, hidden: int, inner: int, patch: int) -> tuple[Entry,
     )
 
 
-QWEN2_5_VISION = _entries(depth=32, hidden=3584, inner=3420, patch=14)
+QWEN2_5_VISION: tuple[Entry, ...] = (
+    *_entries(depth=32, hidden=3584, inner=3420, patch=14),
+    activation("silu"),
+    size("window_size", 112),
+    Field(name="fullatt_block_indexes", type="indices", default=(7, 15, 23, 31)),
+)
 
 
 def _missing_layers(config: Config) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Computed, Config, Field, shown
-from calculator.architecture.model import stack
+from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike, kinds_by_attention
 from calculator.families.family import Family, Parts
@@ -22,7 +22,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
-from calculator.families.nested import TEXT_ALONE, from_text, nested, text_at_the_top
+from calculator.families.nested import from_text, nested, text_at_the_top
 from calculator.families.qwen.weights import qwen2_layer, qwen3_layer
 from calculator.families.qwen_vl import forward
 from calculator.families.qwen_vl.towers import QWEN2_5_VISION, QWEN3_VISION, qwen2_5_tower, qwen3_tower

@@ -39,7 +39,8 @@ class Reference(Loop):
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
         batch = [context.tape.new(shape, "int64", name) for name in names]
         context.labels = _labels(context)
-        return batch + context.labels
+        context.images = _images(context)
+        return batch + context.labels + context.images
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss."""
@@ -66,6 +67,15 @@ class Reference(Loop):
     def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Return the batch, and the loss with its graph."""
         return [*batch, loss]
+
+
+def _images(context: Context) -> list[Tensor]:
+    """Make what a batch has because of its images."""
+    tower = context.forward.tower
+    if tower is None or not context.training.has_images:
+        return []
+    tensors = tower.batch(context, context.image, context.image_count)
+    return [context.tape.new(shape, dtype, name) for name, shape, dtype in tensors]
 
 
 def _labels(context: Context) -> list[Tensor]:

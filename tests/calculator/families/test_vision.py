@@ -5,10 +5,10 @@ from copy import deepcopy
 import pytest
 
 from calculator import catalogue
+from calculator.architecture.model import TEXT_ALONE
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from calculator.families.nested import TEXT_ALONE
 
 GEMMA_3_4B = "google/gemma-3-4b-pt"
 

@@ -22,6 +22,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.log_sigmoid_backward.default: functional.log_sigmoid_backward,
     _ATEN.mse_loss.default: functional.mse_loss,
     _ATEN.binary_cross_entropy_with_logits.default: functional.binary_cross_entropy_with_logits,
+    _ATEN.masked_scatter.default: functional.masked_scatter,
+    _ATEN.masked_scatter_backward.default: functional.masked_scatter_backward,
     _ATEN._grouped_mm.default: experts.grouped_mm,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,

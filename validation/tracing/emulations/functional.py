@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -74,7 +75,9 @@ def tensor(data: Any, *, device: torch.device | str | None = None, **options: An
         if isinstance(data, int | float):
             return torch.full((), data, device=device, **options)
         if isinstance(data, list):
-            return _torch_tensor(data, device="cpu", **options).to(device)
+            # torch.tensor reads the values of tensors where no dispatch mode sees it
+            numbers = [each.item() if isinstance(each, Tensor) else each for each in data]
+            return _torch_tensor(numbers, device="cpu", **options).to(device)
     return _torch_tensor(data, device=device, **options)
 
 
@@ -98,3 +101,30 @@ def masked_index(input: Tensor, indices: list[Tensor | None]) -> Tensor:  # noqa
         mask = index is not None and index.dtype == torch.bool
         numbers += torch.nonzero(index).unbind(-1) if mask else [index]
     return torch.ops.aten.index.Tensor(input, numbers)
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:  # noqa: A002  only its shape counts
+    """A copy of the input, with the sums of the mask before each element and a contiguous mask as temporaries.
+
+    References: ATen/native/cuda/IndexKernel.cpp, `masked_scatter__cuda`; cuda/IndexKernel.cu,
+    `launch_masked_scatter_kernel`.
+    """
+    out = torch.empty_like(input, memory_format=torch.contiguous_format)
+    sums = torch.empty(out.shape, dtype=torch.long, device=out.device)
+    contiguous = mask.expand(out.shape).contiguous()
+    del sums, contiguous
+    return out
+
+
+def masked_scatter_backward(grad: Tensor, mask: Tensor, sizes: list[int]) -> Tensor:
+    """The selected elements of the gradient, by the indices of the mask's elements that are true in each dimension.
+
+    References: torch/csrc/autograd/FunctionsManual.cpp, `masked_scatter_backward`; ATen/native/cuda/IndexKernel.cpp,
+    `masked_select_out_cuda_impl`; ATen/native/IndexingUtils.h, `expandTensors`; cuda/Nonzero.cu.
+    """
+    contiguous = mask.expand(grad.shape).contiguous()
+    numbers = torch.empty((grad.dim(), math.prod(sizes)), dtype=torch.long, device=grad.device)
+    del contiguous
+    out = grad.new_empty(sizes)
+    del numbers
+    return out

@@ -1,0 +1,143 @@
+"""Batches with images: what is refused, and what the figures assume. Each refusal has a reason and a way out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.families import FAMILIES, forward_of
+from calculator.inputs.images import Images
+from calculator.inputs.stack import DEFAULT_STACK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import Request
+    from calculator.layers.tower import Processed
+
+#: The most chunks of patches that a tower attends within, in a layer of a micro-batch.
+MOST_CHUNKS = 4096
+
+_LOC = "training.images"
+
+#: A convolution whose stride is its kernel, with any of cuDNN's algorithms.
+_CONVOLUTION = "Memory that the convolution of patches may need besides its result is not counted."
+
+
+def image_families() -> tuple[str, ...]:
+    """Return the model types whose images are modelled."""
+    return tuple(name for name, each in sorted(FAMILIES.items()) if each.forward is not None and each.forward.tower)
+
+
+def problems(request: Request, model: Model) -> Iterator[Problem]:
+    """Yield every reason why a request with images is refused."""
+    training, images = request.training, request.training.images
+    if images is None or not training.has_images:
+        yield from _without_number(images)
+        return
+    if request.task != "causal_lm" or forward_of(model).tower is None:
+        yield _unread(request, model)
+        return
+    yield from _elsewhere(request)
+    if training.attention != "sdpa":
+        message = f"images are modelled with sdpa only, not {training.attention}: use sdpa"
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
+    if training.sequence_lengths is not None:
+        message = "images are modelled for sequences of one length: leave sequence_lengths out, or leave images out"
+        yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
+    if request.method.virtual_tokens:
+        message = f"{request.method.facts.label} with images is not modelled yet: use another method, such as lora"
+        yield Problem(loc="method.name", msg=message, input=request.method.name)
+    try:
+        image = processed(request, model)
+    except PlanError as error:
+        yield from error.problems
+        return
+    yield from _sizes(request, model, image, images)
+
+
+def processed(request: Request, model: Model) -> Processed:
+    """Return an image of a request as the processor passes it to the model.
+
+    Raises:
+        PlanError: where the processor refuses it.
+    """
+    tower, images = forward_of(model).tower, request.training.images
+    assert tower is not None
+    assert images is not None
+    return tower.process(model.config, images)
+
+
+def _without_number(images: Images | None) -> Iterator[Problem]:
+    """Settings of images that are not there."""
+    for field in fields(Images) if images is not None else ():
+        value = getattr(images, field.name)
+        if value != field.default:
+            message = "there are no images: set images_per_sequence to 1 or more, or leave this out"
+            yield Problem(loc=f"{_LOC}.{field.name}", msg=message, input=value)
+
+
+def _unread(request: Request, model: Model) -> Problem:
+    """A model or a task without images."""
+    images = request.training.images
+    value = asdict(images) if images is not None else None
+    known = ", ".join(image_families())
+    if request.task != "causal_lm":
+        return Problem(loc=_LOC, msg=f"{request.task} with images is not modelled: leave images out", input=value)
+    if model.towers:
+        message = f"the images of {model.model_type} are not modelled yet: leave images out, or use {known}"
+        return Problem(loc=_LOC, msg=message, input=value)
+    message = f"{model.model_type} has no vision tower: leave images out, or use a model of the types {known}"
+    return Problem(loc=_LOC, msg=message, input=value)
+
+
+def _elsewhere(request: Request) -> Iterator[Problem]:
+    """What images are not modelled with."""
+    training = request.training
+    if training.trainer is not None:
+        message = "images are modelled in the reference step only: leave the trainer out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if request.device.sharding != "none":
+        message = "images are modelled on one GPU only: use none, and device.count 1"
+        yield Problem(loc="device.sharding", msg=message, input=request.device.sharding)
+    if request.stack != DEFAULT_STACK:
+        message = "images are modelled with the default releases only: leave stack out"
+        yield Problem(loc="stack", msg=message, input=asdict(request.stack))
+
+
+def _sizes(request: Request, model: Model, image: Processed, images: Images) -> Iterator[Problem]:
+    """Images that do not fit into a sequence, or that are too many."""
+    training, tower = request.training, forward_of(model).tower
+    assert tower is not None
+    count = images.images_per_sequence
+    tokens = count * (image.tokens + image.around)
+    if tokens > training.sequence_length:
+        shown = f"{count:,} images are" if count > 1 else "an image is"
+        message = f"{shown} {tokens:,} tokens of a sequence: set at least that, or make images smaller or fewer"
+        yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
+    chunks = training.micro_batch_size * count * tower.chunks(model.config, image)
+    if chunks > MOST_CHUNKS:
+        message = (
+            f"the tower attends within {chunks:,} windows or images of a micro-batch, of which at most {MOST_CHUNKS:,}"
+            " are modelled: make images or micro-batches smaller"
+        )
+        yield Problem(loc=f"{_LOC}.images_per_sequence", msg=message, input=count)
+
+
+def assumptions(request: Request, model: Model) -> Iterator[str]:
+    """Yield what the processor makes of an image, and what of images is not counted."""
+    images, tower = request.training.images, forward_of(model).tower
+    if tower is None or images is None or not request.training.has_images:
+        return
+    image, count = processed(request, model), images.images_per_sequence
+    plural = f"{count:,} images" if count > 1 else "1 image"
+    yield (
+        f"Each sequence contains {plural} of {images.image_height:,} × {images.image_width:,} pixels (height × width)."
+        f" The processor resizes an image to {image.height:,} × {image.width:,}: {image.rows:,} × {image.columns:,}"
+        f" patches, {image.tokens:,} tokens and {image.around:,} around them. Images are"
+        f" {count * (image.tokens + image.around):,} of the {request.training.sequence_length:,} tokens."
+        f" Source: transformers, {tower.source}."
+    )
+    yield _CONVOLUTION

@@ -1,0 +1,61 @@
+"""How Qwen's models put the tokens of images in the places that a sequence has for them.
+
+Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, Qwen2_5_VLModel.forward.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import indexing
+from calculator.engine import operations as ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import BatchTensor
+    from calculator.layers.tower import Processed
+
+    #: Runs a tower: to its last hidden states, and to the tokens of all images.
+    RunTower = Callable[[Context, Tensor, Processed, int], tuple[Tensor, Tensor]]
+
+
+def batch(context: Context, image: Processed, count: int) -> list[BatchTensor]:
+    """Return the tensors that a batch has because of its images."""
+    vision = context.config["vision_config"]
+    patch = int(vision["patch_size"])
+    width = int(vision["in_channels"]) * int(vision["temporal_patch_size"]) * patch**2
+    patches = named(count * image.patches, "patches")
+    return [
+        ("pixel_values", (patches, named(width, "pixels of a patch")), "float32"),
+        ("image_grid_thw", (named(count, "images"), 3), "int64"),
+        ("mm_token_type_ids", (context.batch, context.length), "int64"),
+    ]
+
+
+def kept(training: Training) -> tuple[BatchTensor, ...]:
+    """Return how far the positions of each sequence fall behind its tokens, which the model keeps."""
+    return (("model.rope_deltas", (named(training.micro_batch_size, "B"), 1), "int64"),)
+
+
+def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
+    """Run the tower, and put its tokens in the places of the placeholders."""
+    image, count = context.image, context.image_count
+    weight = context.outer("model.visual.patch_embed.proj").own["weight"]
+    pixel_values = ops.cast(context.images[0], weight.dtype, "model.visual: pixel values, cast")
+    hidden_states, merged = tower(context, pixel_values, image, count)
+    del pixel_values
+    context.forward_locals += [hidden_states, merged]
+    del hidden_states
+    context.set_scope("images: ")
+    image_embeds = ops.cast(ops.cat((merged,), merged.shape, "tokens"), inputs_embeds.dtype, "tokens, cast")
+    del merged
+    masks = [
+        context.tape.new((context.batch, context.length), "bool", f"places of {name}") for name in ("images", "videos")
+    ]
+    context.decoder_locals += [image_embeds, *masks]
+    return indexing.fill_masked(inputs_embeds, masks[0], image_embeds, "words and images")

@@ -1,0 +1,138 @@
+"""The forward pass of Qwen 2.5 VL's vision tower: patches, layers with windows, and the merger.
+
+Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, Qwen2_5_VisionTransformerPretrainedModel.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import indexing
+from calculator.engine import operations as ops
+from calculator.families.qwen_vl import placeholders
+from calculator.families.qwen_vl.images import processor
+from calculator.layers import norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import Tower
+from calculator.layers.tower_layers import convolve, run_layers, tower_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.config import Config
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.tower import Processed
+
+_PATH = "model.visual"
+
+
+def windows(config: Config, image: Processed) -> list[int]:
+    """Return the patches of each window of an image, from top to bottom and from left to right."""
+    merge = int(config["spatial_merge_size"])
+    side = int(config["window_size"]) // merge // int(config["patch_size"])
+
+    def parts(tokens: int) -> list[int]:
+        return [min(side, tokens - start) for start in range(0, tokens, side)]
+
+    heights, widths = parts(image.rows // merge), parts(image.columns // merge)
+    return [height * width * merge**2 for height in heights for width in widths]
+
+
+def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor]:
+    """Return the last layer's output, and the tokens that the merger makes of it."""
+    tape, config = context.tape, context.config["vision_config"]
+    hidden_size = config["hidden_size"]
+    context.set_scope(f"{_PATH}: ")
+    patches = pixel_values.shape[0]
+    position_ids = tape.new((patches, 2), "int64", "position_ids")
+    lengths, of_windows = [image.patches] * count, windows(config, image) * count
+    bounds = tape.new((len(lengths) + 1,), "int32", "cu_seqlens")
+    of_bounds = tape.new((len(of_windows) + 1,), "int32", "cu_window_seqlens")
+    hidden_states = convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, (patches, hidden_size))
+    context.set_scope(f"{_PATH}: ")
+    hidden_states = indexing.index_list(hidden_states, hidden_states.shape, "patches, by windows")
+    tables = _tables(context, patches)
+
+    def sees_all(index: int) -> bool:
+        return index in config["fullatt_block_indexes"]
+
+    def run(index: int, modules: LayerModules, x: Tensor) -> Tensor:
+        return _layer(context, modules, x, tables, lengths if sees_all(index) else of_windows)
+
+    def captured(index: int) -> list[Tensor]:
+        return [*tables, bounds if sees_all(index) else of_bounds]
+
+    hidden_states = run_layers(context, f"{_PATH}.blocks", hidden_states, run, captured)
+    merged = _merger(context, hidden_states, image.tokens * count)
+    context.set_scope(f"{_PATH}: ")
+    merged = indexing.index_list(merged, merged.shape, "tokens, in order")
+    del position_ids
+    return hidden_states, merged
+
+
+def _tables(context: Context, patches: int) -> list[Tensor]:
+    """Return cos and sin of every patch, by windows: half of the pairs turn with its row, half with its column."""
+    tape, config = context.tape, context.config["vision_config"]
+    head_dim = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    freqs = tape.new((patches, 2, head_dim // 4), "float32", "rotary: freqs")
+    cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
+    sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
+    cos, sin = (_whole(table, head_dim, name) for table, name in ((cos, "cos"), (sin, "sin")))
+    del freqs
+    return [
+        indexing.index_list(table, table.shape, f"rotary: {name}, by windows")
+        for table, name in ((cos, "cos"), (sin, "sin"))
+    ]
+
+
+def _whole(table: Tensor, head_dim: int, name: str) -> Tensor:
+    """Join the pairs of rows and columns, and repeat them for both halves."""
+    pairs = ops.cat((table,), (table.shape[0], head_dim // 2), f"rotary: {name}, of rows and columns")
+    return ops.cat((pairs, pairs), (table.shape[0], head_dim), f"rotary: {name}, whole")
+
+
+def _layer(
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int]
+) -> Tensor:
+    normed = norms.rms_norm(modules["norm1"], x)
+    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths), "residual after attention")
+    del normed
+    normed = norms.rms_norm(modules["norm2"], x)
+    return ops.add(x, _mlp(context, modules, normed), "residual after MLP")
+
+
+def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """down(act(gate(x)) · up(x)), with the tower's activation."""
+    gate = modules["mlp.gate_proj"](x)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    act_gate = activation(context.config["vision_config"]["hidden_act"])(gate)
+    del gate
+    up = modules["mlp.up_proj"](x)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    product = ops.mul(act_gate, up, "activated gate · up")
+    del act_gate, up
+    return modules["mlp.down_proj"](product)
+
+
+def _merger(context: Context, x: Tensor, tokens: int) -> Tensor:
+    path = f"{_PATH}.merger"
+    normed = norms.rms_norm(context.outer(f"{path}.ln_q"), x)
+    wide = context.outer(f"{path}.mlp.0")
+    hidden = wide(ops.view(normed, (named(tokens, "image tokens"), wide.module.in_features)))
+    context.set_scope(f"{path}: ")
+    hidden = ops.unary(hidden, "gelu", saves="input")
+    return context.outer(f"{path}.mlp.2")(hidden)
+
+
+#: The limits of pixels in the preprocessor_config.json of Qwen's checkpoints.
+QWEN2_5 = Tower(
+    process=processor(min_pixels=3136, max_pixels=12_845_056),
+    batch=placeholders.batch,
+    kept=placeholders.kept,
+    run=partial(placeholders.run, tower=_tower),
+    chunks=lambda config, image: len(windows(config["vision_config"], image)),
+    source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",
+)

@@ -1,0 +1,26 @@
+"""What a processor makes of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processed:
+    """An image as the processor passes it to the model."""
+
+    #: Pixels, after the processor has resized it.
+    height: int
+    width: int
+    #: Patches, from top to bottom and from left to right.
+    rows: int
+    columns: int
+    #: Placeholders in the sequence, each of which the tower's output takes the place of.
+    tokens: int
+    #: Further tokens in the sequence, before, between and after the placeholders.
+    around: int = 0
+
+    @property
+    def patches(self) -> int:
+        """The number of patches."""
+        return self.rows * self.columns

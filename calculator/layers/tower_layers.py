@@ -1,0 +1,112 @@
+"""What the vision towers share: patches, layers that may be checkpointed, and attention within chunks of patches."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import Stack
+from calculator.common.budget import check_budget
+from calculator.engine import operations as ops
+from calculator.engine import products
+from calculator.engine.checkpoint import checkpoint
+from calculator.layers import attention, rotary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def convolve(context: Context, name: str, pixel_values: Tensor, shape: Shape) -> Tensor:
+    """Embed patches by a convolution whose stride is its kernel's size.
+
+    Under checkpointing of a frozen model the result gets a gradient: enable_input_require_grads finds the input
+    embeddings of every model inside the model.
+    """
+    module = context.outer(name)
+    context.set_scope(f"{name}: ")
+    weight, bias = module.own["weight"], module.own.get("bias")
+    out = products.convolution(pixel_values, weight, bias, shape, "output")
+    if context.training.gradient_checkpointing and not out.edge:
+        return context.input_requiring_grad(out, "patches")
+    return out
+
+
+def run_layers(
+    context: Context,
+    name: str,
+    x: Tensor,
+    layer: Callable[[int, LayerModules, Tensor], Tensor],
+    captured: Callable[[int], Sequence[Tensor]],
+) -> Tensor:
+    """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
+
+    `captured`: what the checkpoint of a layer keeps besides the layer's input.
+    """
+    stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
+    with _of_tower(context):
+        for index, each in enumerate(stack.layers):
+            check_budget()
+            modules = context.layer(each, f"{name}.*.")
+            run = partial(_within, context, partial(layer, index, modules))
+            if context.training.gradient_checkpointing and context.tape.grad_enabled:
+                x = checkpoint(run, x, captured=captured(index))
+            else:
+                x = run(x)
+    return x
+
+
+def _within(context: Context, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a layer of a tower, also where a backward pass recomputes it."""
+    with _of_tower(context):
+        return layer(x)
+
+
+@contextmanager
+def _of_tower(context: Context) -> Iterator[None]:
+    """Attend in both directions, without a mask and without the text model's dropout."""
+    outer = context.mask, context.is_causal, context.attention_dropout
+    context.mask, context.is_causal, context.attention_dropout = None, False, 0.0
+    try:
+        yield
+    finally:
+        context.mask, context.is_causal, context.attention_dropout = outer
+
+
+def tower_attention(
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int]
+) -> Tensor:
+    """Attend within each chunk of patches: (patches, hidden_size) to the same. One projection makes all three inputs.
+
+    Queries and keys are rotated in float32. The code keeps everything up to the output projection.
+    """
+    patches, width = x.shape
+    heads = context.config["vision_config"]["num_attention_heads"]
+    head_dim = int(width) // int(heads)
+    by_heads = (patches, heads, head_dim)
+    qkv = modules["attn.qkv"](x)
+    context.set_scope(f"{modules.prefix}attn: ")
+    query, key, value = ops.split(ops.permute(qkv, (3, *by_heads)), [by_heads] * 3, stacks=True)
+    del qkv
+    query, key = _rotated(query, key, tables)
+    projected = [ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value)]
+    shapes = [(1, heads, length, head_dim) for length in lengths]
+    splits = [ops.split(each, shapes) for each in projected]
+    outputs = [attention.attend(context, *chunk) for chunk in zip(*splits, strict=True)]
+    out = ops.cat(outputs, (1, patches, width), "attention output, all chunks")
+    return modules["attn.proj"](ops.view(out, (patches, width)))
+
+
+def _rotated(query: Tensor, key: Tensor, tables: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    dtypes = query.dtype, key.dtype
+    query, key = ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32")
+    cos, sin = (ops.view(table, (table.shape[0], 1, table.shape[1])) for table in tables)
+    query_embed = rotary.rotate(query, cos, sin, "query, rotated")
+    key_embed = rotary.rotate(key, cos, sin, "key, rotated")
+    query_embed = ops.cast(query_embed, dtypes[0], "query, cast back")
+    key_embed = ops.cast(key_embed, dtypes[1], "key, cast back")
+    return query_embed, key_embed

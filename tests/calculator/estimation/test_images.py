@@ -1,0 +1,102 @@
+"""Requests with images: what the processor makes of them, what is refused, and what an answer states."""
+
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.image_requests import image_families, processed
+from calculator.estimation.request import parse_request
+from tests.paths import CASE_FILES
+
+QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
+IMAGE = {"images_per_sequence": 1, "image_height": 252, "image_width": 280}
+TINY = json.loads((CASE_FILES / "images.jsonl").read_text().splitlines()[0])["request"]["model"]
+PROCESSED = [
+    case
+    for case in json.loads((CASE_FILES / "images" / "processed.json").read_text())
+    if case["model_type"] in image_families()
+]
+MODELS = {"qwen2_5_vl": QWEN, "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct"}
+
+
+def body(model=TINY, images=IMAGE, method=None, training=None, **more):
+    training = {"sequence_length": 128, "images": images, **(training or {})}
+    method = method or {"name": "lora", "target_modules": ["q_proj"]}
+    return {"model": model, "method": method, "training": training, "reserved": "rule", **more}
+
+
+def answer(*arguments, **more):
+    return estimate(parse_request(body(*arguments, **more)))
+
+
+def refusals(*arguments, **more):
+    with pytest.raises(PlanError) as raised:
+        answer(*arguments, **more)
+    return {problem.loc: problem.msg for problem in raised.value.problems}
+
+
+@pytest.mark.parametrize("case", PROCESSED, ids=lambda case: f"{case['model_type']}-{case['image_height']}")
+def test_images_are_resized_as_the_real_processor_does(case):
+    names = ("image_height", "image_width", "min_pixels", "max_pixels")
+    images = {"images_per_sequence": 1} | {name: case[name] for name in names if name in case}
+    request = parse_request(body(MODELS[case["model_type"]], images))
+    image = processed(request, model_of(request.model))
+    assert (image.rows, image.columns, image.tokens) == (case["rows"], case["columns"], case["tokens"])
+
+
+def test_an_answer_states_what_an_image_becomes():
+    text = " ".join(answer().assumptions)
+    assert "resizes an image to 252 × 280: 18 × 20 patches, 90 tokens and 2 around them" in text
+    assert "92 of the 128 tokens" in text
+    assert "text alone" not in text
+    assert "text alone" in " ".join(answer(images=None).assumptions)
+
+
+def test_a_tower_that_is_trained_needs_more_than_a_frozen_one():
+    frozen = answer(method={"name": "lora", "target_modules": ["q_proj"]}).memory
+    trained = answer(method={"name": "lora", "target_modules": ["q_proj", "qkv"]}).memory
+    assert trained.phases[0].peak_bytes > frozen.phases[0].peak_bytes
+
+
+def test_a_larger_image_needs_more():
+    training = {"sequence_length": 1024}
+    peaks = [
+        answer(images={**IMAGE, "image_height": height}, training=training).memory.peak_allocated_bytes
+        for height in (280, 560, 840)
+    ]
+    assert peaks == sorted(set(peaks))
+
+
+@pytest.mark.parametrize(
+    ("change", "loc", "message"),
+    [
+        ({"model": "google-bert/bert-base-uncased", "task": "seq_cls"}, "training.images", "seq_cls with images"),
+        ({"model": "Qwen/Qwen3-0.6B"}, "training.images", "qwen3 has no vision tower"),
+        ({"model": "google/gemma-3-4b-pt"}, "training.images", "the images of gemma3 are not modelled yet"),
+        ({"training": {"trainer": "transformers"}}, "training.trainer", "the reference step only"),
+        ({"training": {"attention": "eager"}}, "training.attention", "sdpa only"),
+        ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),
+        ({"training": {"sequence_lengths": [[128, 2]]}}, "training.sequence_lengths", "one length"),
+        ({"method": {"name": "prompt"}}, "method.name", "not modelled yet"),
+        ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding", "one GPU only"),
+        ({"stack": {"transformers": "5.20"}}, "stack", "the default releases"),
+        ({"images": {**IMAGE, "image_width": 60_000}}, "training.images.image_width", "a factor of 200"),
+        ({"images": {**IMAGE, "min_pixels": 9000, "max_pixels": 8000}}, "training.images.min_pixels", "at most"),
+        ({"images": {"image_height": 300}}, "training.images.image_height", "there are no images"),
+        ({"training": {"micro_batch_size": 65_536}}, "training.images.images_per_sequence", "at most 4,096"),
+    ],
+)
+def test_what_is_not_modelled_is_refused_with_a_way_out(change, loc, message):
+    assert message in refusals(**change)[loc]
+
+
+def test_symbolic_sizes_give_the_same_figures_as_a_step_of_its_own():
+    lengths = (128, 200, 256)
+    shared = [answer(training={"sequence_length": length}).memory.peak_allocated_bytes for length in lengths]
+    alone = [
+        estimate(parse_request(body(training={"sequence_length": length})), whole=True).memory.peak_allocated_bytes
+        for length in reversed(lengths)
+    ]
+    assert shared == alone[::-1]
