@@ -28,6 +28,9 @@ class LayerKind:
 
     mlp: MlpType = "dense"
 
+    #: Whether later layers attend to its keys and values, or it to those of an earlier layer of its type.
+    shares: Literal["store", "reuse"] | None = None
+
     #: Whether rotary embeddings are applied, in a model that has them.
     rotated: bool = True
 

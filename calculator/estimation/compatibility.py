@@ -64,6 +64,7 @@ def check(request: Request, model: Model) -> None:
         *several_cards(request.device),
         *_stack(request, model),
         *_plain_steps(request),
+        *_coupled(request, model),
         *_layers_apart(request),
         *_ddp(request, model),
         *_fsdp(request, model),
@@ -199,13 +200,33 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
         )
 
 
+def _coupled(request: Request, model: Model) -> Iterator[Problem]:
+    """What is not modelled of models whose layers share tensors that need a gradient."""
+    training, device, name = request.training, request.device, model.model_type
+    if not forward_of(model).couples_layers(model.config):
+        return
+    if device.sharding != "none":
+        message = f"layers of {name} share tensors, which is modelled on one GPU only: use none, and device.count 1"
+        yield Problem(loc="device.sharding", msg=message, input=device.sharding)
+    if training.gradient_checkpointing and training.use_reentrant:
+        message = f"layers of {name} share tensors, whose gradients re-entrant checkpointing drops: use false"
+        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
+    if request.method.embeds_inputs and model.config.get("hidden_size_per_layer_input"):
+        message = f"PEFT gives {name} embeddings alone, from which it can't look up its layers' inputs: use lora"
+        yield Problem(loc="method.name", msg=message, input=request.method.name)
+
+
 def most_positions(model: Model) -> int | None:
     """The number of positions that a model can run; None if it is not bounded.
 
-    It is bounded by learned position embeddings, the second embedding outside the layers, or by the family's attention
-    bias.
+    It is bounded by learned position embeddings, the second embedding outside the layers apart from Gemma's inputs of
+    each layer, or by the family's attention bias.
     """
-    tables = [part for part in model.outer.values() if part.kind == "embedding" and model.reads_text(part.name)]
+    tables = [
+        part
+        for part in model.outer.values()
+        if part.kind == "embedding" and model.reads_text(part.name) and not part.name.endswith("_per_layer")
+    ]
     bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
     return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
 

@@ -32,6 +32,7 @@ FOLDERS = (
     "falcon",
     "gemma",
     "gemma3",
+    "gemma4",
     "glm",
     "glm4_moe",
     "gpt2",
@@ -104,9 +105,6 @@ def model_from_config(
     """
     if not isinstance(config, dict):
         raise refusal("model.config", f"must be the content of a config.json, an object, not {shown(config)}", config)
-    if config.get("per_layer_config") is not None:
-        message = "sets sizes for each layer, which is not modelled: leave it out"
-        raise refusal("model.config.per_layer_config", message, config["per_layer_config"])
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))
     if model_type is None:
@@ -115,4 +113,7 @@ def model_from_config(
     if family is None:
         message = f"{shown(model_type)} is not a known family; known families are {known}"
         raise refusal("model.config.model_type", message, model_type)
+    if config.get("per_layer_config") is not None and not family.sizes_per_layer:
+        message = "sets sizes for each layer, which is not modelled: leave it out"
+        raise refusal("model.config.per_layer_config", message, config["per_layer_config"])
     return for_task(family.model(config, id), FAMILIES, task, config)

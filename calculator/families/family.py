@@ -85,6 +85,9 @@ class Family:
     #: A file to the form that `entries` read.
     prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
+    #: Whether `prepare` reads `per_layer_config`.
+    sizes_per_layer: bool = False
+
     #: The beginnings of the paths of modules that a batch of text alone does not run.
     idle: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from calculator.estimation import compatibility
 from calculator.estimation.estimate import model_of, model_summary, overhead_row
 from calculator.estimation.ledger import components
 from calculator.estimation.request import Request
+from calculator.families import forward_of
 from calculator.inference.answer import Inference, PassPeak, Resident, ServingMemory
 from calculator.inference.costs import Costs
 from calculator.inference.merging import merging
@@ -21,7 +22,7 @@ from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.serving_replay import ServingReplay
-from calculator.layers.masks import attention_types, is_recurrent
+from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import verified
 from calculator.training_step.resident_state import ResidentState
@@ -170,10 +171,9 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
 def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterator[Problem]:
     """Combinations of the method and `serving` that are refused."""
     serving, facts = request.serving, request.method.facts
-    if is_recurrent(model):
-        message = (
-            f"generation is not modelled for the layers of {model.model_type} without attention: use another model"
-        )
+    why = forward_of(model).trains_only
+    if why:
+        message = f"generation with {model.model_type} is not modelled, {why}: use another model"
         yield Problem(loc="model", msg=message, input=model.id)
     if serving.merged and not facts.mergeable:
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"

@@ -70,6 +70,7 @@ class Context:
         "older",
         "padding_mask",
         "parameters",
+        "passed",
         "passes",
         "past",
         "position_biases",
@@ -180,6 +181,8 @@ class Context:
         self.encoder_mask: Tensor | None = None
         #: The position biases that the layers of a stack share, by whether they are of cross-attention.
         self.position_biases: dict[bool, Tensor] = {}
+        #: What the family's decoder passes to its layers besides the hidden states, if it passes anything.
+        self.passed: Any = None
         #: The mask of padding that the model is given, if it is not that of the batch.
         self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
@@ -230,7 +233,7 @@ class Context:
     def release(self) -> None:
         """Drop the locals of the decoder."""
         self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
-        self.position_biases, self.padding_mask = {}, None
+        self.position_biases, self.padding_mask, self.passed = {}, None, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -323,9 +326,9 @@ def layer_classes(context: Context) -> list[int]:
     its output: two different half-precision dtypes under autocast.
 
     The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
-    last one makes.
+    last one makes. So are layers that share other tensors.
     """
-    if context.model.encoder_layers:
+    if context.model.encoder_layers or context.forward.couples_layers(context.config):
         return [*range(len(context.layers))]
     types_differ = masks.sliding_masks_differ(context)
     numbers: dict[Layer, int] = {}

@@ -72,11 +72,14 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
     """Return cos and sin for each attention type of the layers, full attention first, and position_ids."""
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
-    types = masks.attention_types(context.layers)
+    types = sorted(masks.attention_types(context.layers))
     for attention in types:
         passed(context.tape, f"model.rotary_emb, {attention}")
+    widths, length = context.config.get("rotary_dim_by_type"), hidden_states.shape[1]
     tables = [
-        table for _ in types for table in _cos_and_sin(context, hidden_states.shape[1], dtype or hidden_states.dtype)
+        table
+        for attention in types
+        for table in _cos_and_sin(context, length, dtype or hidden_states.dtype, widths and widths[attention])
     ]
     return *tables, position_ids
 
@@ -95,8 +98,8 @@ def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
     return context.tape.new(shape, "int64", "position_ids")
 
 
-def _cos_and_sin(context: Context, length: int, dtype: DType) -> tuple[Tensor, Tensor]:
-    width = context.config.get("rotary_dim") or context.config["head_dim"]
+def _cos_and_sin(context: Context, length: int, dtype: DType, width: int | None = None) -> tuple[Tensor, Tensor]:
+    width = width or context.config.get("rotary_dim") or context.config["head_dim"]
     return rotary.cos_and_sin(context.tape, 1, length, width, dtype)
 
 
@@ -128,6 +131,11 @@ def unchanged_mask(context: Context, mask: Tensor | None) -> Tensor | None:  # n
 
 def never_refused(_: Config) -> None:
     """Refuse nothing."""
+
+
+def never_coupled(_: Config) -> bool:
+    """Couple no layers."""
+    return False
 
 
 def no_unsupported_fields(_: Config) -> tuple[()]:
@@ -211,6 +219,12 @@ class DecoderForward:
 
     #: The config's names of the probabilities of torch.nn.Dropout modules. Other dropout is a function.
     dropout_modules: tuple[str, ...] = ()
+
+    #: Whether layers share tensors that need a gradient, besides the hidden states, so that every layer is run.
+    couples_layers: Callable[[Config], bool] = never_coupled
+
+    #: Why passes of `generate` and evaluations are refused, if they are not modelled.
+    trains_only: str = ""
 
     #: The implementation that runs if sdpa is requested.
     sdpa: Literal["sdpa", "eager"] = "sdpa"

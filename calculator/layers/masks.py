@@ -32,7 +32,9 @@ def window_tensors(context: Context) -> list[Tensor]:
         return []
     context.set_scope("cache: ")
     sliding = sum(
-        count for layer, count in context.model.decoder.distinct if layer.kind.attention == "sliding_attention"
+        count
+        for layer, count in context.model.decoder.distinct
+        if layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse"
     )
     return [context.tape.new((), "int64", "window") for _ in range(sliding)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
 
 
-def _module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[BoundModule, Tensor], Tensor]:
+def as_module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[BoundModule, Tensor], Tensor]:
     """Run a norm's forward as a call of its module."""
 
     @wraps(forward)
@@ -29,7 +29,7 @@ def _module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[Bound
     return call
 
 
-@_module
+@as_module
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
     x.tape.scope = f"{norm.name}: "
@@ -44,7 +44,7 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
 
 
-@_module
+@as_module
 def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """T5LayerNorm: weight · (x normalised, cast to the weight's dtype if that is half precision)."""
     x.tape.scope = f"{norm.name}: "
@@ -60,7 +60,7 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.mul(weight, hidden_states, "output")
 
 
-@_module
+@as_module
 def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -75,7 +75,7 @@ def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(ops.mul(norm.own["weight"], hidden_states, "scaled"), dtype, "output")
 
 
-@_module
+@as_module
 def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -93,7 +93,7 @@ def _normalised(x: Tensor) -> Tensor:
     )
 
 
-@_module
+@as_module
 def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -112,7 +112,7 @@ def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(hidden_states, dtype, "output")
 
 
-@_module
+@as_module
 def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
     tape = x.tape
@@ -130,7 +130,7 @@ def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
         return functional_layer_norm(x, weight, bias)
 
 
-@_module
+@as_module
 def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """torch.nn.LayerNorm."""
     x.tape.scope = f"{norm.name}: "

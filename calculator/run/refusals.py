@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
+from calculator.families import forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
-from calculator.layers.masks import is_recurrent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,8 +144,9 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
 
 
 def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
-    if request.run.evaluates and is_recurrent(model):
-        message = f"evaluation of {model.model_type}, whose layers cache other states, is not modelled: use no"
+    why = forward_of(model).trains_only
+    if request.run.evaluates and why:
+        message = f"evaluation of {model.model_type} is not modelled, {why}: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
     if request.run.evaluates and model.config.get("output_router_logits"):
         message = "evaluation with output_router_logits is not modelled: switch it off, or use run.eval_strategy no"

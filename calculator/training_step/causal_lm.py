@@ -135,23 +135,25 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     own, mask = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
     hidden_states = unit.before(hidden_states)
-    encoder = _encoded(context)
+    encoder, passed = _encoded(context), context.passed
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, context.mask
         context.position_tables, context.mask = tables, mask
         encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
+        outer_passed, context.passed = context.passed, passed
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
             return context.forward.layer(context, modules, x)
         finally:
             context.exit_layer(*outer)
             context.encoder_states, context.encoder_mask = encoded
+            context.passed = outer_passed
 
     if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
         return unit.after(run(hidden_states))
     types = _types(context, position) if tables is own else ()
-    captured = [*(_shared(context, kind) for kind in types), encoder]
+    captured = [*(_shared(context, kind) for kind in types), encoder, passed]
     if trainer_of(context.training).is_reentrant(context):
         return unit.after(checkpoint_reentrant(run, hidden_states, captured))
     return unit.after(checkpoint(run, hidden_states, captured=captured))

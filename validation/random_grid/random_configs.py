@@ -339,6 +339,30 @@ def _with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**kept, **draw.rng.choice([{}, {"layer_types": types}]), **draw.rng.choice([{}, width])}
 
 
+def _with_shared_keys(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Let the last layers share keys and values, and give some models experts, or inputs of each layer."""
+    rng = draw.rng
+    left_out = ("rope_parameters", "use_bidirectional_attention", "output_router_logits", "sliding_window")
+    kept = {key: value for key, value in config.items() if key not in left_out}
+    types = [*(rng.choice(["full_attention", "sliding_attention"]) for _ in range(draw.layers - 1)), "full_attention"]
+    own = types[: draw.layers - rng.randint(0, draw.layers - 1)]
+    shared = draw.layers - len(own) if set(own) == set(types) else 0
+    inputs = rng.choice([16, 24]) if shared else rng.choice([0, 8])
+    among = {"num_experts": draw.experts, "top_k_experts": rng.randint(1, 2), "moe_intermediate_size": 24}
+    sizes = {"global_head_dim": 2 * draw.head, "num_global_key_value_heads": rng.choice([None, 1, draw.kv])}
+    return {
+        **kept,
+        **sizes,
+        **among,
+        "layer_types": types,
+        "sliding_window": draw.window or 7,
+        "num_kv_shared_layers": shared,
+        "hidden_size_per_layer_input": inputs,
+        "vocab_size_per_layer_input": draw.vocab,
+        "final_logit_softcapping": rng.choice([None, 30.0]),
+    }
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
@@ -356,6 +380,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "phimoe": _long_rope_only,
     "gemma3": _with_vision,
     "gemma3_text": _per_type_rope,
+    "gemma4_text": _with_shared_keys,
     "olmo3": _per_type_rope,
     "modernbert": _per_type_rope,
 }

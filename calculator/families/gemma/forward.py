@@ -24,7 +24,7 @@ def _capped_scores(context: Context, query: Tensor, key: Tensor, value: Tensor) 
     return attention.eager(context, query, key, value, capped=capped)
 
 
-def _capped(context: Context, logits: Tensor) -> Tensor:
+def capped(context: Context, logits: Tensor) -> Tensor:
     """Return cap · tanh(logits / cap), or the logits if there is no cap."""
     if context.config["final_logit_softcapping"] is None:
         return logits
@@ -52,7 +52,7 @@ GEMMA2 = DecoderForward(
     embeddings=_SCALED,
     layer=replace(_SANDWICH, attention=SelfAttention(eager_forward=_capped_scores)),
     final_norm=final(norms.offset_rms_norm),
-    logits=_capped,
+    logits=capped,
     masks=("full_attention", "sliding_attention"),
     sdpa="eager",
 )
@@ -63,7 +63,7 @@ GEMMA3_TEXT = DecoderForward(
     tables_for=tables_of_type,
     layer=replace(_SANDWICH, attention=SelfAttention(project=norm_after_projections(norms.offset_rms_norm))),
     final_norm=final(norms.offset_rms_norm),
-    logits=_capped,
+    logits=capped,
     masks=("full_attention", "sliding_attention"),
     bidirectional_masks=True,
 )

@@ -46,4 +46,5 @@ LFM2 = DecoderForward(
     ),
     final_norm=final(norms.rms_norm, "model.embedding_norm"),
     masks=("full_attention",),
+    trains_only="whose convolutions cache another state",
 )

@@ -158,6 +158,9 @@ def _fits(model: Model) -> None:
             " another state, and transformers raises an error: use another method"
         )
         raise refusal("method.name", message, "prefix")
+    if "global_head_dim" in config:
+        message = f"PEFT's prefix has heads of one size, those of {model.model_type} have two: use another method"
+        raise refusal("method.name", message, "prefix")
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
     if (single and config["num_attention_heads"] > 1) or config.get("kv_lora_rank"):
         message = (

@@ -1,10 +1,11 @@
-"""Families with layers that mix tokens without attention: what of them is refused or stated."""
+"""Families whose layers mix tokens without attention, or share tensors: what of them is refused or stated."""
 
 import pytest
 
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.families import model_from_config
 from calculator.families.lfm2.weights import CONVOLUTIONS
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
@@ -12,6 +13,7 @@ from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 
 LFM2 = "LiquidAI/LFM2-350M"
+PER_LAYER = "model.config.per_layer_config"
 METHOD = {"name": "lora", "target_modules": "all-linear"}
 
 
@@ -48,3 +50,63 @@ def test_an_evaluation_is_refused():
 def test_an_answer_states_what_is_not_counted_of_convolutions():
     body = {"model": LFM2, "method": {"name": "full"}, "training": {"sequence_length": 64}, "reserved": "rule"}
     assert CONVOLUTIONS in estimate(parse_request(body)).assumptions
+
+
+GEMMA_4 = {
+    "model_type": "gemma4_text",
+    "vocab_size": 1000,
+    "vocab_size_per_layer_input": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "hidden_size_per_layer_input": 16,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+
+
+def gemma_4(method="lora", config=(), device=None, **training):
+    targets = {"target_modules": "all-linear"} if method == "lora" else {}
+    body = {
+        "model": {"config": GEMMA_4 | dict(config)},
+        "method": {"name": method, **targets},
+        "training": {"sequence_length": 64} | training,
+        "reserved": "rule",
+    }
+    return estimate(parse_request(body | ({"device": device} if device else {})))
+
+
+@pytest.mark.parametrize(
+    ("changed", "loc"),
+    [
+        ({"method": "prompt"}, "method.name"),
+        ({"method": "prefix"}, "method.name"),
+        ({"device": {"count": 2, "sharding": "fsdp"}}, "device.sharding"),
+        ({"config": {"use_bidirectional_attention": "all"}}, "model.config.use_bidirectional_attention"),
+        ({"config": {"num_kv_shared_layers": 3}}, "model.config.num_kv_shared_layers"),
+        ({"config": {"hidden_size_per_layer_input": 0}}, "model.config.hidden_size_per_layer_input"),
+        ({"config": {"enable_moe_block": True}}, "model.config.enable_moe_block"),
+        ({"config": {"output_router_logits": True}}, "model.config.output_router_logits"),
+        ({"config": {"global_head_dim": 512}, "attention": "flash_attention_2"}, "training.attention"),
+        ({"config": {"per_layer_config": {"1": {"head_dim": 64}, "3": {"head_dim": 32}}}}, PER_LAYER),
+        ({"config": {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}}, "model.config.rope_parameters"),
+    ],
+)
+def test_what_is_not_modelled_of_gemma_4_is_refused(changed, loc):
+    assert problem(lambda: gemma_4(**changed))[0] == loc
+
+
+def test_sizes_that_transformers_saves_by_layer_are_read():
+    saved = {key: value for key, value in GEMMA_4.items() if key != "global_head_dim"}
+    saved["per_layer_config"] = {"1": {"head_dim": 64}, "3": {"head_dim": 64}}
+    assert model_from_config(saved).parameters == model_from_config(GEMMA_4).parameters
+
+
+def test_re_entrant_checkpointing_of_layers_that_share_keys_is_refused():
+    training = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    loc, _ = problem(lambda: gemma_4(trainer="transformers", **training))
+    assert loc == "training.gradient_checkpointing_kwargs.use_reentrant"

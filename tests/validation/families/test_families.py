@@ -98,6 +98,7 @@ def config_resolves_alike(config, ours):
     resolved, family = real_config(config), FAMILIES[config["model_type"]]
     nested, entries = family.text is not None, family.text or family.entries
     mine, theirs = (ours.config["text_config"], resolved.text_config) if nested else (ours.config, resolved)
+    theirs.allow_global_per_layer_attribute_access = True
     fields = [e for e in entries if isinstance(e, Field) and (ours.model_type, e.name) not in STORED_DIFFERENTLY]
     expected = {f.name: getattr(theirs, f.own_name, None) for f in fields if f.type not in ("object", "terms")}
     expected = {name: _plain(value) for name, value in expected.items() if value is not None or mine[name] is None}

@@ -1,0 +1,52 @@
+"""Gemma 4's attention: normed queries, keys and values, whose heads have a size for each attention type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.families.gemma4.norms import rms_norm, unscaled_rms_norm
+from calculator.layers import attention, rotary
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """Gemma4TextAttention: queries first, then keys and values, its own or an earlier layer's."""
+    kind, shared = modules.kind, context.passed.keys_and_values
+    context.set_scope(f"{modules.prefix}self_attn: ")
+    query_states = _heads(context, modules, hidden_states, "q")
+    query_states = _rotated(context, modules, rms_norm(modules["self_attn.q_norm"], query_states), "query")
+    if kind.shares == "reuse":
+        key_states, value_states = shared[kind.attention]
+    else:
+        key_states, value_states = _keys_and_values(context, modules, hidden_states)
+    if kind.shares == "store":
+        shared[kind.attention] = key_states, value_states
+    return modules["self_attn.o_proj"](attention.attend(context, query_states, key_states, value_states))
+
+
+def _keys_and_values(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+    """Project keys and values; without a projection of values, those are the keys before their norm."""
+    key_states = _heads(context, modules, hidden_states, "k")
+    value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
+    key_states = _rotated(context, modules, rms_norm(modules["self_attn.k_norm"], key_states), "key")
+    context.set_scope(f"{modules.prefix}self_attn.v_norm: ")
+    value_states = unscaled_rms_norm(value_states)
+    context.set_scope(f"{modules.prefix}self_attn: ")
+    return context.update_cache(key_states, value_states)
+
+
+def _heads(context: Context, modules: LayerModules, hidden_states: Tensor, name: str) -> Tensor:
+    config, full = context.config, modules.kind.attention == "full_attention"
+    head = config["global_head_dim"] if full else config["head_dim"]
+    x = modules[f"self_attn.{name}_proj"](hidden_states)
+    return ops.view(x, (x.shape[0], x.shape[2] // head, x.shape[1], head))
+
+
+def _rotated(context: Context, modules: LayerModules, x: Tensor, name: str) -> Tensor:
+    context.set_scope(f"{modules.prefix}self_attn: ")
+    cos, sin = context.position_tables[:2]
+    return rotary.rotate(x, cos, sin, f"{name}, rotated")

@@ -1,0 +1,147 @@
+"""Gemma 4's text model: heads of two sizes, shared keys and values, inputs for each layer, experts beside the MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place, indexing
+from calculator.engine import operations as ops
+from calculator.families.gemma.forward import capped
+from calculator.families.gemma4.attention import attend
+from calculator.families.gemma4.norms import rms_norm, unscaled_rms_norm
+from calculator.layers import mlp
+from calculator.layers.decoder_forward import DecoderForward, embed, final, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_layer import run_sublayer
+from calculator.layers.experts import experts
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import MixerType
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+#: The largest heads of FlashAttention 2. Source: flash-attention, csrc/flash_attn/flash_api.cpp, mha_fwd.
+_FLASH_HEAD = 256
+
+
+class Passed:
+    """What the decoder passes to its layers: inputs of each layer, and keys and values by attention type."""
+
+    __slots__ = ("keys_and_values", "per_layer_inputs")
+
+    def __init__(self, per_layer_inputs: Tensor | None) -> None:
+        self.per_layer_inputs = per_layer_inputs
+        self.keys_and_values: dict[MixerType, tuple[Tensor, Tensor]] = {}
+
+
+def _embeddings(context: Context, ids: Tensor) -> Tensor:
+    """Look up word embeddings, and those of the layers' own inputs (get_per_layer_inputs)."""
+    inputs_embeds = embed(context, ids, scaled=True)
+    own = context.config["hidden_size_per_layer_input"]
+    rows = embed(context, ids, "model.embed_tokens_per_layer", scaled=True) if own else None
+    context.passed = Passed(rows)
+    return inputs_embeds
+
+
+def _project_inputs(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Project word embeddings to an input for each layer, and add the rows of those (project_per_layer_inputs)."""
+    rows = context.passed.per_layer_inputs
+    if rows is None:
+        return inputs_embeds
+    projected = context.outer("model.per_layer_model_projection")(inputs_embeds)
+    context.set_scope("model: ")
+    count, own = context.config["num_hidden_layers"], context.config["hidden_size_per_layer_input"]
+    shape = (*inputs_embeds.shape[:2], count, own)
+    projected = ops.view(ops.scale(projected, "inputs of the layers, scaled"), shape)
+    projected = rms_norm(context.outer("model.per_layer_projection_norm"), projected)
+    context.set_scope("model: ")
+    summed = ops.add(projected, ops.view(rows, shape), "inputs of the layers, summed")
+    context.passed.per_layer_inputs = ops.scale(summed, "inputs of the layers")
+    return inputs_embeds
+
+
+def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """Gemma4TextDecoderLayer, which receives its own input from the decoder."""
+    own_input = _own_input(context)
+    residual = hidden_states
+    hidden_states = rms_norm(modules["input_layernorm"], hidden_states)
+    hidden_states = run_sublayer(context, modules, "attention", attend, hidden_states)
+    hidden_states = rms_norm(modules["post_attention_layernorm"], hidden_states)
+    hidden_states = ops.add(residual, hidden_states, "residual after attention")
+    residual = hidden_states
+    hidden_states = rms_norm(modules["pre_feedforward_layernorm"], hidden_states)
+    hidden_states = run_sublayer(context, modules, "mlp", mlp.gated, hidden_states)
+    if "experts" in modules:
+        hidden_states = _with_experts(context, modules, residual, hidden_states)
+    hidden_states = rms_norm(modules["post_feedforward_layernorm"], hidden_states)
+    hidden_states = ops.add(residual, hidden_states, "residual after MLP")
+    if own_input is not None:
+        residual = hidden_states
+        hidden_states = _with_own_input(context, modules, hidden_states, own_input)
+        hidden_states = ops.add(residual, hidden_states, "residual after the layer's own input")
+    return in_place.mul_(hidden_states)
+
+
+def _own_input(context: Context) -> Tensor | None:
+    whole = context.passed.per_layer_inputs
+    return None if whole is None else ops.slice_from_end(whole, (*whole.shape[:2], whole.shape[3]))
+
+
+def _with_own_input(context: Context, modules: LayerModules, hidden_states: Tensor, own_input: Tensor) -> Tensor:
+    """Gate the layer's own input with its hidden states."""
+    gate = modules["per_layer_input_gate"](hidden_states)
+    context.set_scope(modules.prefix)
+    gate = mlp.configured(context, modules, gate)
+    gated = ops.mul(gate, own_input, "own input, gated")
+    del gate
+    projected = modules["per_layer_projection"](gated)
+    del gated
+    return rms_norm(modules["post_per_layer_input_norm"], projected)
+
+
+def _with_experts(context: Context, modules: LayerModules, residual: Tensor, mlp_output: Tensor) -> Tensor:
+    """Add the experts' output to the MLP's, each after a norm. The experts read what the MLP's norm reads."""
+    of_mlp = rms_norm(modules["post_feedforward_layernorm_1"], mlp_output)
+    flat = ops.view(residual, (residual.shape[0] * residual.shape[1], residual.shape[2]))
+    context.attn_weights, weights, indices = _router(context, modules, flat)
+    routed = rms_norm(modules["pre_feedforward_layernorm_2"], flat)
+    routed = experts(context, modules["experts"], routed, indices, weights)
+    routed = ops.view(routed, residual.shape)
+    routed = rms_norm(modules["post_feedforward_layernorm_2"], routed)
+    return ops.add(of_mlp, routed, "MLP + experts")
+
+
+def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gemma4TextRouter: the probabilities, and the weights and numbers of the chosen experts."""
+    own = modules["router"].own
+    context.set_scope(f"{modules.prefix}router.norm: ")
+    hidden_states = unscaled_rms_norm(flat)
+    context.set_scope(f"{modules.prefix}router: ")
+    hidden_states = ops.scale(ops.mul(hidden_states, own["scale"], "input · scale"), "input, scaled")
+    scores = modules["router.proj"](hidden_states)
+    context.set_scope(f"{modules.prefix}router: ")
+    probabilities = ops.softmax(scores, "float32")
+    weights, indices = indexing.top_k(probabilities, context.config["num_experts_per_tok"], "weights")
+    weights = in_place.normalize_(weights, "weights")
+    of_experts = indexing.index(own["per_expert_scale"], indices, "scales of the chosen experts")
+    return probabilities, ops.mul(weights, of_experts, "weights, scaled"), indices
+
+
+def _refused(config: Config) -> str | None:
+    head = max(config["head_dim"], config["global_head_dim"])
+    return f"its heads are at most {_FLASH_HEAD}, not {head}: use sdpa" if head > _FLASH_HEAD else None
+
+
+GEMMA4_TEXT = DecoderForward(
+    embeddings=_embeddings,
+    before_layers=_project_inputs,
+    tables=rotary_tables_per_type,
+    tables_for=tables_of_type,
+    layer=_layer,
+    final_norm=final(rms_norm),
+    logits=capped,
+    masks=("full_attention", "sliding_attention"),
+    couples_layers=lambda _config: True,
+    trains_only="whose layers have heads of different sizes",
+    refuses_flash=_refused,
+)

@@ -1,0 +1,31 @@
+"""Gemma 4's norms: in float32, with a power in place of the inverse root."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers.norms import as_module
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+
+
+def _normalised(x: Tensor) -> Tensor:
+    mean_squared = ops.shift(ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "mean"), "mean + eps")
+    return ops.mul(x, ops.unary(mean_squared, "inverse root", saves="input", temporaries=2), "normalised")
+
+
+@as_module
+def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
+    """Gemma4RMSNorm: weight · x normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    output = _normalised(ops.cast(x, "float32", "input in float32"))
+    output = ops.mul(output, ops.cast(norm.own["weight"], "float32", "weight in float32"), "scaled")
+    return ops.cast(output, x.dtype, "output")
+
+
+def unscaled_rms_norm(x: Tensor) -> Tensor:
+    """Gemma4RMSNorm without a weight."""
+    return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "output")

@@ -1,0 +1,39 @@
+"""Which of Gemma 4's layers attend to the keys and values of an earlier layer.
+
+Source: transformers/models/gemma4/configuration_gemma4.py, Gemma4TextConfig.kv_sharing_modes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import shown
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+
+def sharing_modes(config: Config) -> tuple[str | None, ...]:
+    """Return for each layer whether its keys and values are stored, or an earlier layer's are reused."""
+    types, shared = config["layer_types"], int(config["num_kv_shared_layers"])
+    own = types[: len(types) - shared]
+    last = {len(own) - 1 - own[::-1].index(kind) for kind in set(own)}
+    modes = ["store" if index in last else None for index in range(len(own))]
+    return (*modes, *["reuse"] * shared)
+
+
+def wrong_number(config: Config) -> str | None:
+    """Return what is wrong with the number of layers that reuse keys and values."""
+    types, shared = config["layer_types"], int(config["num_kv_shared_layers"])
+    own = types[: max(0, len(types) - shared)]
+    missing = sorted(set(types) - set(own))
+    if missing:
+        return f"{shown(shared)} leaves no layer of {', '.join(missing)} with keys and values of its own"
+    return None
+
+
+def missing_inputs(config: Config) -> str | None:
+    """Return what is wrong if layers share keys and values, but have no inputs of their own: the code slices those."""
+    if config["num_kv_shared_layers"] and not config["hidden_size_per_layer_input"]:
+        return "must be above 0 where num_kv_shared_layers is: transformers slices these inputs"
+    return None

@@ -1,0 +1,202 @@
+"""Gemma 4's text model: full attention with larger heads, shared keys and values, inputs of each layer, experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.dimension import Dim
+from calculator.architecture.layer_kind import ATTENTION_TYPES, LayerKind
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.families.blocks import Owned, norms
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    activation,
+    count,
+    dropouts,
+    flag,
+    grouped_sizes,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+)
+from calculator.families.gemma.weights import EMBED_SCALE, SANDWICH
+from calculator.families.gemma4 import forward
+from calculator.families.gemma4.sharing import missing_inputs, sharing_modes, wrong_number
+from calculator.families.gemma4.sizes import GLOBAL_GROUPS, ROTATIONS, sizes_by_type
+from calculator.families.rope import frequencies
+from calculator.families.windows import every, layer_types, window
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config, Entry
+
+#: The norms of a layer with experts beside its MLP.
+_OF_EXPERTS = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2")
+
+
+def _full_at_the_end(config: Config) -> tuple[str, ...]:
+    """Return the layers' types, the last of which is always full attention."""
+    return (*config["layer_types"][:-1], "full_attention")
+
+
+def _without_experts(config: Config) -> str | None:
+    sizes = {"num_experts": "num_experts", "num_experts_per_tok": "top_k_experts", "moe_intermediate_size": ""}
+    missing = [spelled or name for name, spelled in sizes.items() if config[name] is None]
+    if config["enable_moe_block"] and missing:
+        return f"needs {', '.join(missing)}"
+    if config["enable_moe_block"] and config["num_experts_per_tok"] > config["num_experts"]:
+        return f"needs num_experts of at least top_k_experts, {shown(config['num_experts_per_tok'])}"
+    return None
+
+
+def _both_ways(config: Config) -> str | None:
+    every_way = config["use_bidirectional_attention"] == "all"
+    return "attention in both directions is not modelled for this family: use vision, or null" if every_way else None
+
+
+def _attention(config: Config, kind: LayerKind) -> Owned:
+    full, bias, hidden = kind.attention == "full_attention", config["attention_bias"], config["hidden_size"]
+    head = config["global_head_dim"] if full else config["head_dim"]
+    queries = config["num_attention_heads"] * head
+    keys = (config["global_key_value_heads"] if full else config["num_key_value_heads"]) * head
+    own: Owned = ()
+    if kind.shares != "reuse":
+        own = (norm("self_attn.k_norm", head), linear("self_attn.k_proj", hidden, keys, bias=bias))
+    if own and not (full and config["attention_k_eq_v"]):
+        own = (*own, linear("self_attn.v_proj", hidden, keys, bias=bias))
+    return (
+        linear("self_attn.q_proj", hidden, queries, bias=bias),
+        norm("self_attn.q_norm", head),
+        *own,
+        linear("self_attn.o_proj", queries, hidden, bias=bias),
+    )
+
+
+def _mlp(config: Config, kind: LayerKind) -> Owned:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    if config["use_double_wide_mlp"] and kind.shares == "reuse":
+        inner = inner * 2
+    return (
+        linear("mlp.gate_proj", hidden, inner),
+        linear("mlp.up_proj", hidden, inner),
+        linear("mlp.down_proj", inner, hidden),
+    )
+
+
+def _own_input(config: Config) -> Owned:
+    hidden, own = config["hidden_size"], config["hidden_size_per_layer_input"]
+    if not own:
+        return ()
+    return (
+        linear("per_layer_input_gate", hidden, own),
+        linear("per_layer_projection", own, hidden),
+        norm("post_per_layer_input_norm", hidden),
+    )
+
+
+def _experts(config: Config) -> Owned:
+    if not config["enable_moe_block"]:
+        return ()
+    hidden, among, inner = config["hidden_size"], config["num_experts"], config["moe_intermediate_size"]
+    return (
+        bare("router", "other", scale=(hidden,), per_expert_scale=(among,)),
+        linear("router.proj", hidden, among),
+        bare("experts", "experts", gate_up_proj=(among, 2 * inner, hidden), down_proj=(among, hidden, inner)),
+        *norms(config, *_OF_EXPERTS),
+    )
+
+
+def _layer(config: Config, kind: LayerKind) -> Owned:
+    return (
+        *_attention(config, kind),
+        *_mlp(config, kind),
+        *norms(config, *SANDWICH),
+        Buffer(name="layer_scalar", shape=(Dim(1, "1"),), dtype="model"),
+        *_own_input(config),
+        *_experts(config),
+    )
+
+
+def _inputs_of_layers(config: Config) -> Parts:
+    own, hidden = config["hidden_size_per_layer_input"], config["hidden_size"]
+    if not own:
+        return ()
+    width = config["num_hidden_layers"] * own
+    return (
+        embedding("model.embed_tokens_per_layer", config["vocab_size_per_layer_input"], width),
+        Buffer(name="model.embed_tokens_per_layer.embed_scale", shape=(), dtype="model"),
+        linear("model.per_layer_model_projection", hidden, width),
+        norm("model.per_layer_projection_norm", own),
+    )
+
+
+def _gemma4_text(config: Config) -> Parts:
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+    modes = zip(config["layer_types"], config["kv_sharing_modes"], strict=True)
+    kinds = [LayerKind(attention=attention, shares=mode) for attention, mode in modes]
+    rotary = (
+        each
+        for kind in ATTENTION_TYPES
+        if kind in config["layer_types"]
+        for each in frequencies("model.rotary_emb", config["rotary_dim_by_type"][kind], f"{kind}_")
+    )
+    return (
+        embedding("model.embed_tokens", vocabulary, hidden),
+        EMBED_SCALE,
+        stack("model.layers", kinds, lambda kind: _layer(config, kind)),
+        norm("model.norm", hidden),
+        *rotary,
+        *_inputs_of_layers(config),
+        linear("lm_head", hidden, vocabulary),
+    )
+
+
+#: The fields of a Gemma 4 text model.
+GEMMA4_TEXT: tuple[Entry, ...] = (
+    *grouped_sizes(kv=4, kv_nullable=False, head=256),
+    size("global_head_dim", 512),
+    size("num_global_key_value_heads", None, nullable=True),
+    flag("attention_k_eq_v", False),
+    *GLOBAL_GROUPS,
+    positions(131_072),
+    Field(name="use_bidirectional_attention", type="text", default=None, nullable=True, choices=("all", "vision")),
+    Check(name="use_bidirectional_attention", problem=_both_ways),
+    window(512),
+    *layer_types(every(6)),
+    Computed(name="layer_types", value=_full_at_the_end),
+    *ROTATIONS,
+    count("num_kv_shared_layers", 0),
+    Check(name="num_kv_shared_layers", problem=wrong_number),
+    Computed(name="kv_sharing_modes", value=sharing_modes),
+    flag("use_double_wide_mlp", False),
+    size("vocab_size_per_layer_input", 262_144),
+    count("hidden_size_per_layer_input", 256),
+    Check(name="hidden_size_per_layer_input", problem=missing_inputs),
+    flag("enable_moe_block", False),
+    size("num_experts", None, nullable=True),
+    size("num_experts_per_tok", None, spelled="top_k_experts", nullable=True),
+    size("moe_intermediate_size", None, nullable=True),
+    Check(name="enable_moe_block", problem=_without_experts),
+    activation("gelu_pytorch_tanh", spelled="hidden_activation"),
+    number("rms_norm_eps", 1e-6),
+    *dropouts("attention_dropout", nullable=True),
+    flag("attention_bias", False),
+    number("final_logit_softcapping", None, nullable=True),
+    tie(default=True),
+    *padding(0),
+)
+
+FAMILIES = (
+    Family(
+        model_type="gemma4_text",
+        folder="gemma4",
+        entries=GEMMA4_TEXT,
+        prepare=sizes_by_type,
+        sizes_per_layer=True,
+        parts=_gemma4_text,
+        forward=forward.GEMMA4_TEXT,
+    ),
+)
