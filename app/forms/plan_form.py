@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms import tool_fields
 from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, found, place, without_commas
+from app.forms.typed_form import TypedForm
 from app.http.bodies import parse_json
 from app.tools import tool_of
 from calculator.common.errors import refusal
@@ -55,11 +55,10 @@ LONGEST_REPEATED = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """The typed text of every field, and the names in the address that no field has."""
+class Form(TypedForm):
+    """The typed text of every field of a plan."""
 
-    typed: Mapping[str, str]
-    unknown: tuple[str, ...] = ()
+    defaults = DEFAULTS
 
     @property
     def method(self) -> str:
@@ -89,15 +88,6 @@ class Form:
     def shown(self, name: str) -> str:
         """Return the typed text of a declared field, or its default if it is empty."""
         return self.typed[name].strip() or FIELDS[name].default_text
-
-    def query(self, **changes: str) -> dict[str, str]:
-        """Return the fields that differ from the first plan, with changes."""
-        return query(self.typed, changes, DEFAULTS)
-
-    def address(self, **changes: str) -> str:
-        """Return the query string of this plan, with changes."""
-        fields = self.query(**changes)
-        return f"?{urlencode(fields)}" if fields else ""
 
     def changed(self, **changes: str) -> Form:
         """Return the form with other text in some fields."""
@@ -172,14 +162,6 @@ def typed_fields(
         typed["config"] = compact(typed["config"])
         typed["model"] = ""
     return typed, tuple(sorted(submitted.keys() - defaults.keys() - set(ignored)))
-
-
-def query(typed: Mapping[str, str], changes: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
-    """Return the fields that differ from the defaults, with changes. A config replaces the model."""
-    fields = {name: value for name, value in {**typed, **changes}.items() if value != defaults[name]}
-    if fields.get("config", "").strip():
-        fields.pop("model", None)
-    return fields
 
 
 def filled(request: Mapping[str, Any], tool: str = "") -> Form:

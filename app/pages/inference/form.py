@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, RESERVED, SERVED_STACK, SERVING
-from app.forms.layout import MODEL_LABELS, gpu_id
-from app.forms.plan_form import Form, non_default, query, typed_fields, typed_model
+from app.forms.layout import MODEL_LABELS
+from app.forms.plan_form import Form, non_default, typed_fields, typed_model
+from app.forms.typed_form import TypedForm
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from calculator.common.errors import Problem
 
@@ -39,11 +39,10 @@ LABELS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceForm:
-    """The typed text of every field, and the names in the address that no field has."""
+class InferenceForm(TypedForm):
+    """The typed text of every field of the page."""
 
-    typed: Mapping[str, str]
-    unknown: tuple[str, ...] = ()
+    defaults = DEFAULTS
 
     @property
     def method(self) -> str:
@@ -54,16 +53,6 @@ class InferenceForm:
     def shown_methods(self) -> tuple[str, ...]:
         """The methods whose settings the form shows: all, because another one is chosen without a new page."""
         return tuple(METHODS)
-
-    @property
-    def card(self) -> str:
-        """The catalogue id of the typed GPU; empty if the catalogue lacks it."""
-        return gpu_id(self.typed["gpu"])
-
-    def address(self, **changes: str) -> str:
-        """Return the query string of this answer, with changes."""
-        fields = query(self.typed, changes, DEFAULTS)
-        return f"?{urlencode(fields)}" if fields else ""
 
     def body(self) -> dict[str, Any]:
         """Return the request body.

@@ -6,13 +6,12 @@ import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
 from app.forms.fields import DEVICE, MEMORY, NEEDS, RESERVED, STACK, TRAINER
-from app.forms.layout import gpu_id
-from app.forms.plan_form import non_default, query, typed_fields, typed_model
+from app.forms.plan_form import non_default, typed_fields, typed_model
+from app.forms.typed_form import TypedForm
 from app.pages.inference import form as inference_form
 from calculator.planning.needs import USUAL_PRIORITIES
 
@@ -47,21 +46,10 @@ LABELS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeedsForm:
-    """The typed text of every field, and the names in the address that no field has."""
+class NeedsForm(TypedForm):
+    """The typed text of every field of the page."""
 
-    typed: Mapping[str, str]
-    unknown: tuple[str, ...] = ()
-
-    @property
-    def card(self) -> str:
-        """The catalogue id of the typed GPU; empty if the catalogue lacks it."""
-        return gpu_id(self.typed["gpu"])
-
-    def address(self, **changes: str) -> str:
-        """Return the query string of these needs, with changes."""
-        fields = query(self.typed, changes, DEFAULTS)
-        return f"?{urlencode(fields)}" if fields else ""
+    defaults = DEFAULTS
 
     def body(self) -> dict[str, Any]:
         """Return the request body.

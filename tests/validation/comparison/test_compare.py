@@ -4,23 +4,14 @@ import pytest
 
 from calculator.estimation.estimate import training_step
 from calculator.estimation.request import parse_request
+from tests.tiny_models import LLAMA
 from validation.__main__ import main
 from validation.comparison.compare import estimate
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
 REQUEST = {
-    "model": {
-        "config": {
-            "model_type": "llama",
-            "hidden_size": 64,
-            "intermediate_size": 160,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "vocab_size": 300,
-        }
-    },
+    "model": {"config": LLAMA},
     "method": {"name": "lora", "target_modules": "all-linear"},
     "training": {"sequence_length": 48},
 }

@@ -3,22 +3,13 @@ import json
 
 import pytest
 
+from tests.tiny_models import LLAMA
 from validation.__main__ import main
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
 REQUEST = {
-    "model": {
-        "config": {
-            "model_type": "llama",
-            "hidden_size": 64,
-            "intermediate_size": 160,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "vocab_size": 300,
-        }
-    },
+    "model": {"config": LLAMA},
     "method": {"name": "lora", "target_modules": ["q_proj"]},
     "training": {"sequence_length": 48},
 }

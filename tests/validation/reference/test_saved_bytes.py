@@ -6,20 +6,11 @@ from peft import PeftModel, get_peft_model_state_dict
 
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from tests.tiny_models import GPT2, LLAMA
 from validation.reference.build import build_model
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-    "tie_word_embeddings": False,
-}
 TIED = {**LLAMA, "tie_word_embeddings": True}
 GPTJ = {
     "model_type": "gptj",
@@ -30,7 +21,6 @@ GPTJ = {
     "rotary_dim": 8,
     "vocab_size": 300,
 }
-GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
 
 
 def written(request):

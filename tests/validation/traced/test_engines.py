@@ -6,22 +6,15 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.estimation.traced.answer import traced_estimate
 from calculator.estimation.traced.document import TraceDocument
+from tests.tiny_models import GPT2
+from tests.tiny_models import LLAMA as TINY_LLAMA
 from validation.traced.engine import answer
 from validation.traced.engines import differences
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-}
+LLAMA = {**TINY_LLAMA, "num_hidden_layers": 3}
 MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
-GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
 TARGETS = {"name": "lora", "target_modules": "all-linear"}
 
 

@@ -20,6 +20,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.trainers import TRAINERS
+from tests.tiny_models import GPT2, LLAMA
 from validation.reference import bottleneck
 from validation.reference.build import build_model
 from validation.reference.module_paths import unwrapped
@@ -28,17 +29,6 @@ from validation.tracing.shims import emulate_cuda
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-    "tie_word_embeddings": False,
-}
-GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
 
 #: Reads images too; its tower has as many layers as its text model.
 GEMMA3 = {
