@@ -48,7 +48,12 @@ COMPONENTS: dict[str, ComponentLabel] = {
     )
 }
 
-PHASES = {"forward": "forward pass", "backward": "backward pass", "optimizer_step": "optimizer step"}
+PHASES = {
+    "generation": "generation",
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "optimizer_step": "optimizer step",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,7 @@ SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """The rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
+    workspaces = tuple(workspaces)
     if step.flat is not None:
         return _of_rank(step, step.flat, workspaces)
     if step.partitioned is not None:
@@ -77,7 +78,17 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     largest = max(steps)
     left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
-    return whole_segments(resident.loaded_bytes) + in_segments(kept) + in_segments(steps) + again
+    of_step = whole_segments(resident.loaded_bytes) + in_segments(kept) + in_segments(steps) + again
+    return max(of_step, of_generation(step, workspaces)) if step.generation else of_step
+
+
+def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
+    """The rule's estimate while a trainer generates, in bytes: what the run keeps, and the blocks of the passes."""
+    resident = step.resident
+    kept = Counter(resident.sizes_of_kept(gradients=False))
+    kept.update(workspaces)
+    passes = max(in_segments(peak_counts(each.recording)) for each in step.generation)
+    return whole_segments(resident.loaded_bytes) + in_segments(kept) + passes
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:

@@ -24,8 +24,8 @@ ComponentName = Literal[
 #: A pass of `generate`: the prompt, the first token after it, and the last token.
 PassName = Literal["prefill", "first_decode", "last_decode"]
 
-#: A part of a training step.
-PhaseName = Literal["forward", "backward", "optimizer_step"]
+#: A part of a training step; only trainers that generate have `generation`.
+PhaseName = Literal["generation", "forward", "backward", "optimizer_step"]
 
 OptimizerName = Literal[
     "adamw_torch",

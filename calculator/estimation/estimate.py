@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
+from calculator.allocator.reserved_rule import by_rule, fragmentation, of_generation, whole_segments
 from calculator.common.budget import check_budget
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
@@ -18,6 +18,7 @@ from calculator.devices.verdict import card_of
 from calculator.estimation import textbook
 from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.estimation.compatibility import check, check_device, within_positions
+from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimation.ledger import components
 from calculator.estimation.recent_series import RECENT_SERIES
@@ -141,8 +142,8 @@ def device_replay(
 ) -> DeviceReplay:
     """A request's run, to be replayed; `peaks` are those of its step."""
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
-    live = max(peak.bytes for peak in peaks or step.peaks())
-    return replay_of(
+    live = max(peak.bytes for peak in peaks or step.every_peak())
+    replay = replay_of(
         Histories.of(request.drawn or request.training),
         step.resident,
         (forward, backward),
@@ -151,10 +152,13 @@ def device_replay(
         conf=parse_alloc_conf(request.device.alloc_conf or ""),
         known=series.replays(_run_of(request, forward, backward)),
     )
+    if not step.generation:
+        return replay
+    return GeneratingReplay.of(replay, of_generation(step, (forward, backward)))
 
 
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
-    peaks = step.peaks()
+    peaks = step.every_peak()
     highest = max(peaks, key=lambda peak: peak.bytes)
     replay = device_replay(request, step, series, peaks) if request.reserved == "replay" else None
     workspaces = (part.bytes for part in library_workspace(card_of(request.device)))

@@ -10,23 +10,28 @@ from calculator.common.deferred import Deferred
 from calculator.estimation.answer import Moment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.common.names import PhaseName
     from calculator.engine.memory_curve import MemoryCurve, Window
     from calculator.training_step.peak import Peak
     from calculator.training_step.step import TrainingStep
 
+#: The passes of `generate` whose peaks are shown.
+PASSES = ("the prompts", "the second token", "the last token")
+
 #: A span of the tape: its first and last event.
 Span = tuple[int, int]
 
 
-def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tuple[Moment, ...]]:
-    """Every span in order, with every repeated layer; the optimizer's step is the last."""
+def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[tuple[Moment, ...]]:
+    """Every span in order, with every repeated layer: passes of `generate` first, the optimizer's step last."""
     return Deferred(partial(_of_layers, step, peaks))
 
 
-def _of_layers(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> tuple[Moment, ...]:
+def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> tuple[Moment, ...]:
     whole = step.whole
-    before, after, optimizer = peaks if whole is step else whole.peaks()
+    *generation, before, after, optimizer = peaks if whole is step else whole.every_peak()
     last, layers = (optimizer.operation, optimizer.bytes), whole.layers
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
     first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
@@ -39,10 +44,18 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> tuple[Mome
         backward = whole.flat.line() if whole.flat is not None else []
     backward = backward or _line(later.recording.curve, after.throughout, back)
     return (
+        *_of_generation(step, *generation),
         *_moments("forward", forward, ("embeddings", "head and loss"), range(layers)),
         *_moments("backward", backward, ("loss and head", first), range(layers - 1, -1, -1)),
         Moment(phase="optimizer_step", operation=last[0], bytes=last[1]),
     )
+
+
+def _of_generation(step: TrainingStep, peak: Peak | None = None) -> Iterator[Moment]:
+    """The passes of `generate`."""
+    for name, each in zip(PASSES, step.generation, strict=False):
+        assert peak is not None
+        yield Moment(phase="generation", operation=name, bytes=peak.throughout + each.moment.bytes)
 
 
 def _spans(marks: dict[str, int], phase: str, end: str) -> list[Span]:

@@ -284,6 +284,12 @@ class Training:
         changes = {"gradient_accumulation_steps": 1, "ddp": ddp, "of_step": self.gradient_accumulation_steps}
         return FirstMicroBatch(**{**values, **changes})
 
+    def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None) -> "Training":
+        """The training of a trainer's model while it generates from prompts of that length, within autocast or not."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changes = {"gradient_checkpointing": False, "autocast": autocast, "sequence_length": prompt}
+        return GeneratingTraining(**{**values, **changes})
+
     @property
     def added_dtype(self) -> DType:
         """The data type of the parameters that a method adds."""
@@ -301,6 +307,16 @@ class FirstMicroBatch(Training):
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
         return self.of_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratingTraining(Training):
+    """The training of a model while it generates."""
+
+    @property
+    def passes_mask(self) -> bool:
+        """Whether the model gets an attention mask. `generate` drops one that is all ones."""
+        return self.padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

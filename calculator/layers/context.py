@@ -55,6 +55,7 @@ class Context:
         "encoder_states",
         "forward",
         "forward_locals",
+        "gives_positions",
         "hooks",
         "images",
         "is_causal",
@@ -125,8 +126,8 @@ class Context:
         self.batch: Dim = named(1, "1") if training.packing else rows
         #: Tokens of this pass, virtual tokens included; of all sequences, where they are packed.
         self.length: Dim = rows * tokens if training.packing else tokens
-        #: Tokens in the cache from earlier passes, or from a prefix.
-        self.past = 0
+        #: Tokens in the cache from earlier passes or a prefix, and whether the caller gives every sequence's positions.
+        self.past, self.gives_positions = 0, False
         self.parameters = Parameters(
             self.tape,
             model.tied,
@@ -223,6 +224,12 @@ class Context:
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """Return a layer's modules by their names within the layer."""
         return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
+
+    def position_ids(self, length: int) -> Tensor:
+        """Return the positions: those of all sequences if the caller gives them, or of one that the model counts."""
+        if self.gives_positions:
+            return Tensor(self.tape, None, (self.batch, length), "int64", None)
+        return self.tape.new((1, length), "int64", "position_ids")
 
     def exit_layer(self, position_tables: tuple[Tensor, ...], mask: Tensor | None) -> None:
         """Drop the locals of a layer, except attention weights that it returns to the decoder."""

@@ -92,15 +92,30 @@ def tables_of_type(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Te
 
 def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
     """Return the positions; those of packed sequences come with the batch."""
-    shape = (1, hidden_states.shape[1])
+    length = hidden_states.shape[1]
     if context.training.packing:
-        return Tensor(context.tape, None, shape, "int64", None)
-    return context.tape.new(shape, "int64", "position_ids")
+        return Tensor(context.tape, None, (1, length), "int64", None)
+    return context.position_ids(length)
 
 
 def _cos_and_sin(context: Context, length: int, dtype: DType, width: int | None = None) -> tuple[Tensor, Tensor]:
+    rows = context.batch if context.gives_positions else 1
     width = width or context.config.get("rotary_dim") or context.config["head_dim"]
-    return rotary.cos_and_sin(context.tape, 1, length, width, dtype)
+    cos, sin = rotary.cos_and_sin(context.tape, rows, length, width, dtype)
+    return (cos, sin) if rows == 1 else (for_every_head(cos), for_every_head(sin))
+
+
+def for_every_head(table: Tensor) -> Tensor:
+    """Return a view of a table, (rows, sequence, width), that broadcasts over heads as one of a single row does."""
+    return ops.narrow(table, (1, *table.shape[1:]))
+
+
+def spread_table(context: Context, table: Tensor) -> Tensor:
+    """Return a copy of a table of all rows, in which each number stands for a pair."""
+    name = "rotary: table, spread over pairs"
+    if context.gives_positions:
+        return for_every_head(context.tape.new((context.batch, *table.shape[1:]), table.dtype, name))
+    return ops.contiguous(table, name)
 
 
 def same_tables(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
@@ -246,6 +261,9 @@ class DecoderForward:
 
     #: Whether the code rotates only a part of each head if the config sets partial_rotary_factor.
     partial_rotary: bool = False
+
+    #: Whether the model's forward has a parameter `position_ids`, for which `generate` makes them.
+    takes_positions: bool = True
 
     #: Whether the code fails on inputs longer than max_position_embeddings.
     limited_to_max_positions: bool = False

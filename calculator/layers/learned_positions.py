@@ -17,7 +17,7 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
 
     `given`: whether the layers receive the position_ids.
     """
-    position_ids = context.tape.new((1, inputs_embeds.shape[1]), "int64", "position_ids")
+    position_ids = context.position_ids(inputs_embeds.shape[1])
     position_embeds = embed(context, position_ids, table)
     context.position_tables = (position_ids,) if given else ()
     context.decoder_locals += [position_ids, position_embeds]

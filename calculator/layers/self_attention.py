@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, rotary
-from calculator.layers.decoder_forward import own_tables
+from calculator.layers.decoder_forward import own_tables, spread_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor
 
 def rotate_part_interleaved(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Rotate the first dimensions of every head, with tables that each layer interleaves for itself."""
-    cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position_tables[:2])
+    cos, sin = (spread_table(context, table) for table in context.position_tables[:2])
     return rotary.rotate_part(query_states, key_states, cos, sin)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from calculator.trainers.resident import batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.architecture.dimension import Shape
+    from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 #: What the policy is compared with: another model in memory, the same model with its adapters off, or with frozen
 #: copies of them.
 Compared = Literal["model", "without adapters", "adapter copies"]
+
+
+class GenerationBatch(NamedTuple):
+    """What a trainer generates in a step with `generate`: its rows, and the tokens of a prompt and a completion."""
+
+    rows: Dim
+    prompt: Dim
+    completion: Dim
 
 
 class Passes(Protocol):
@@ -90,6 +98,10 @@ class Loop(ABC):
     def kept_for_step(self, training: Training) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
         """Return tensors of all micro-batches of a step together, which stay on the device for a whole step."""
         return []
+
+    def generation(self, training: Training) -> GenerationBatch | None:  # noqa: ARG002  a hook's signature
+        """Return what the model generates before the first forward pass of a step, if it does."""
+        return None
 
     @abstractmethod
     def batch(self, context: Context) -> list[Tensor]:

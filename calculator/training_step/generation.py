@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Sizes, Tape, Tensor
+    from calculator.layers.decoder_forward import DecoderForward
     from calculator.methods.prepared_model import PreparedModel
 
 
@@ -113,7 +114,7 @@ class Generation:
 
     def prefill(self) -> Pass:
         """Run the whole prompt."""
-        return _measured(self.traced_prefill())
+        return measured(self.traced_prefill())
 
     def traced_prefill(self) -> TracedPass:
         """Trace the whole prompt."""
@@ -131,7 +132,7 @@ class Generation:
 
         `first`: whether this is the first token after the prompt.
         """
-        return _measured(self.traced_decode(past, prefilled, first=first))
+        return measured(self.traced_decode(past, prefilled, first=first))
 
     def traced_decode(self, past: Dim, prefilled: Cache, *, first: bool, sizes: Sizes | None = None) -> TracedPass:
         """Trace one more token, as `decode`. `sizes` are those of a trace in which `past` is symbolic."""
@@ -143,7 +144,7 @@ class Generation:
         context.cache = Cache(windowed=prefilled.windowed, given=windows, component="kv_cache")
         del windows
         context.cache.before = [
-            [_cached_before(context, layer, tensor, first=first) for tensor in pair]
+            [cached_before(context, layer, tensor, first=first) for tensor in pair]
             for layer, pair in zip(context.layers, prefilled.kept, strict=True)
         ]
         loop = self._loop_tensors(context)
@@ -169,7 +170,7 @@ class Generation:
         return loop
 
 
-def _cached_before(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
+def cached_before(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
     """Return a layer's cached tensor: all tokens, or a window's, a view of the copy that the pass before made."""
     batch, heads, _, width = like.shape
     seen = masks.cached_tokens(context, layer.kind.attention)
@@ -193,7 +194,7 @@ def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> TracedPass:
     return TracedPass(tape=tape, start=start, end=len(tape.events), given=given, left=left, cache=context.cache)
 
 
-def _measured(traced: TracedPass) -> Pass:
+def measured(traced: TracedPass) -> Pass:
     """Return a pass with its peak."""
     tape = traced.tape
     storages = storages_of(tape)
@@ -204,12 +205,17 @@ def _measured(traced: TracedPass) -> Pass:
 
 def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
     """Return the logits of the last position, and the routers' loss if there is one."""
+    logits = last_logits(context, ids, context.forward)
+    return logits, router_loss(context)
+
+
+def last_logits(context: Context, ids: Tensor, family: DecoderForward) -> Tensor:
+    """Return the logits of the last position, by the model's own head."""
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
     last = ops.narrow(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
-    logits = context.forward.logits(context, context.bind(context.model.output)(last))
-    return logits, router_loss(context)
+    return family.logits(context, context.bind(context.model.output)(last))
 
 
 def _choose(context: Context, loop: LoopTensors) -> None:

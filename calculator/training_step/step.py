@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,9 @@ from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
+from calculator.trainers import trainer_of
 from calculator.training_step.peak import MicroBatchRun, Peak
+from calculator.training_step.rollout import Rollout
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
@@ -28,14 +30,13 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
+    from calculator.training_step.generation import Pass
     from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.run import Run
 
 
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
-
-    __slots__ = ("carried", "earlier", "first", "flat", "last", "left", "partitioned", "resident", "traces")
 
     def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
         self.resident = resident
@@ -102,6 +103,32 @@ class TrainingStep:
         if self.recording.first is None:
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
+
+    @cached_property
+    def generation(self) -> tuple[Pass, ...]:
+        """The passes in which the trainer generates a step's completions; none if it does not."""
+        prepared = self.resident.prepared
+        batch = trainer_of(prepared.training).generation(prepared.training)
+        return Rollout(prepared, batch).passes() if batch is not None else ()
+
+    def every_peak(self) -> tuple[Peak, ...]:
+        """The peaks of all phases, in order."""
+        return (self._of_generation(), *self.peaks()) if self.generation else self.peaks()
+
+    def _of_generation(self) -> Peak:
+        """The peak of generation, in which no gradients exist."""
+        resident = self.resident
+        highest = max(self.generation, key=lambda each: each.moment.bytes)
+        always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
+        throughout = _bytes(always, self.carried)
+        return Peak(
+            phase="generation",
+            bytes=throughout + highest.moment.bytes,
+            throughout=throughout,
+            operation=highest.operation,
+            left=self.carried,
+            deferred=Deferred(partial(highest.recording.alive, highest.moment, always, self.carried)),
+        )
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""

@@ -173,8 +173,8 @@ class MemoryTracker(TorchDispatchMode):
         module = self._modules.forward_module
         if module is not None:
             return module, op, self._moment()
-        if self._phase == "forward":
-            return "", op, "forward"
+        if self._phase in ("generation", "forward"):
+            return "", op, self._phase
         module, node = self._modules.backward_module()
         return module, f"{op}<{node}>", "backward"
 

@@ -87,7 +87,7 @@ def total(rows: Counter[Row]) -> int:
 
 def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     """The snapshot of a step by the calculator."""
-    peaks = step.peaks()
+    peaks = step.every_peak()
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
     resident = [*tensors(last.alive.resident_tensors)]

@@ -44,6 +44,9 @@ class TrainerStep:
                 self.tracker.track_external(f"ref_model.{name}", tensor, "base_weights")
         self._before(self.trainer, "get_batch_samples", self._begin_step)
         self._before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
+        if hasattr(self.trainer, "_generate"):
+            self._before(self.trainer, "_generate", lambda: self.tracker.enter("generation"))
+            self._after(self.trainer, "_generate", lambda: self.tracker.enter("forward"))
         self._before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))
         self._before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
         with no_garbage_collection(), gradients_labelled(self.tracker, self.trainable), self.tracker.tracking():
@@ -78,5 +81,17 @@ class TrainerStep:
         def changed(*args: Any, **kwargs: Any) -> Any:
             effect()
             return unchanged(*args, **kwargs)
+
+        setattr(owner, method, changed)
+
+    @staticmethod
+    def _after(owner: Any, method: str, effect: Callable[[], None]) -> None:
+        """Make a method have an effect after it has run."""
+        unchanged = getattr(owner, method)
+
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            out = unchanged(*args, **kwargs)
+            effect()
+            return out
 
         setattr(owner, method, changed)

@@ -76,12 +76,13 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
     """Return rotations as complex numbers, which count as two float32 each, and position_ids."""
     context.set_scope("model.")
     tape, length, width = context.tape, hidden_states.shape[1], context.config["qk_rope_head_dim"]
-    position_ids = tape.new((1, length), "int64", "position_ids")
-    freqs = tape.new((1, length, width // 2), "float32", "rotary: freqs")
-    ones = tape.new((1, length, width // 2), "float32", "rotary: ones")
-    freqs_cis = tape.new((1, length, width), "float32", "rotary: turns")
+    position_ids = context.position_ids(length)
+    rows = position_ids.shape[0]
+    freqs = tape.new((rows, length, width // 2), "float32", "rotary: freqs")
+    ones = tape.new((rows, length, width // 2), "float32", "rotary: ones")
+    freqs_cis = tape.new((rows, length, width), "float32", "rotary: turns")
     del ones
-    freqs_cis = tape.new((1, length, width), "float32", "rotary: turns, scaled")
+    freqs_cis = tape.new((rows, length, width), "float32", "rotary: turns, scaled")
     del freqs
     return freqs_cis, position_ids
 

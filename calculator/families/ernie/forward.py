@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import rotary
-from calculator.layers.decoder_forward import DecoderForward, rotary_tables
+from calculator.layers.decoder_forward import DecoderForward, rotary_tables, spread_table
 from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.self_attention import SelfAttention
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _rotate(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Run apply_rotary_pos_emb: products in float32 with tables that each layer interleaves, then casts back."""
-    cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position_tables[:2])
+    cos, sin = (spread_table(context, table) for table in context.position_tables[:2])
     q_embed = _rotated(query_states, cos, sin, "query, rotated")
     k_embed = _rotated(key_states, cos, sin, "key, rotated")
     dtype = query_states.dtype

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms, routers, self_attention
-from calculator.layers.decoder_forward import DecoderForward, final
+from calculator.layers.decoder_forward import DecoderForward, final, for_every_head
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.mixture import Mixture
 
@@ -65,11 +65,12 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Return cos and sin of half the head size, and position_ids."""
     context.set_scope("model.")
     tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
-    position_ids = tape.new((1, length), "int64", "position_ids")
-    freqs = tape.new((1, length, half), "float32", "rotary: freqs")
+    position_ids = context.position_ids(length)
+    freqs = tape.new((position_ids.shape[0], length, half), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
     dtype = hidden_states.dtype
+    cos, sin = for_every_head(cos), for_every_head(sin)
     return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin"), position_ids
 
 

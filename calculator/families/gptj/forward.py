@@ -33,7 +33,8 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
     """Rotate interleaved pairs, with tables that each call repeats."""
-    shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position_tables[0].dtype
+    rows = context.batch if context.gives_positions else 1
+    shape, dtype = (rows, x.shape[1], 1, x.shape[3]), context.position_tables[0].dtype
     sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
     return rotary.rotate(x, cos, sin, name)
 
@@ -57,8 +58,10 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Look up sines and cosines, one tensor of both, and return them with position_ids."""
     context.set_scope("transformer.")
     tape, length = context.tape, hidden_states.shape[1]
-    position_ids = tape.new((1, length), "int64", "position_ids")
-    rows = tape.new((1, length, context.config["rotary_dim"]), "float32", "rotary: sines and cosines")
+    position_ids = context.position_ids(length)
+    rows = tape.new(
+        (position_ids.shape[0], length, context.config["rotary_dim"]), "float32", "rotary: sines and cosines"
+    )
     return ops.cast(rows, hidden_states.dtype, "rotary: sines and cosines"), position_ids
 
 

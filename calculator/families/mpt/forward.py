@@ -87,6 +87,7 @@ MPT = DecoderForward(
     sdpa="eager",
     boolean_masks=True,
     returns_weights=True,
+    takes_positions=False,
     limited_to_max_positions=True,
     refuses_flash=_refused,
 )

@@ -71,10 +71,11 @@ def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     """Add word and position embeddings. Words are projected to the layers' width if it differs."""
     context.set_scope("model.decoder.")
     tape, shape = context.tape, inputs_embeds.shape[:2]
-    # positions are counted from the mask, which is made of ones without padding
+    # positions are counted from the mask, unless they are given; a mask that is not passed is made of ones
     counted_shape = (shape[0], shape[1] + context.past)
-    counted = [] if context.training.padding else [tape.new(counted_shape, "float32", "mask of ones")]
-    position_ids = tape.new(counted_shape, "int64", "position_ids")
+    counted = [] if context.training.passes_mask else [tape.new(counted_shape, "float32", "mask of ones")]
+    given = context.gives_positions
+    position_ids = context.position_ids(shape[1]) if given else tape.new(counted_shape, "int64", "position_ids")
     context.position_tables = (position_ids,)
     pos_embeds = embed(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
     if context.has("model.decoder.project_in"):

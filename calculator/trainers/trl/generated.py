@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
@@ -80,11 +81,34 @@ def problems(training: Training, trainer: str) -> Iterator[Problem]:
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
 
 
-def sentence(training: Training) -> str:
-    """Return how long prompts and completions are."""
+def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
+    """Yield completions during which `generate` drops the cache and runs the whole sequence again.
+
+    Source: transformers/models/phi3/modeling_phi3.py, prepare_inputs_for_generation; phimoe has the same.
+    """
+    most = model.config.get("original_max_position_embeddings")
+    if model.model_type not in ("phi3", "phimoe") or most is None:
+        return
+    length = training.sequence_length
+    if length - int(completion(training)) <= most < length - 1:
+        message = (
+            f"generate drops the cache of {model.model_type} when a sequence first has more than {most:,} tokens "
+            "(original_max_position_embeddings), and runs all of it again, which is not modelled: use at most "
+            f"{most + 1:,}"
+        )
+        yield Problem(loc="training.sequence_length", msg=message, input=length)
+
+
+def sentences(training: Training) -> Iterator[str]:
+    """Yield how long prompts and completions are, and how they are generated."""
     length = int(completion(training))
-    return (
+    yield (
         f"The longest completion of a step has {length:,} tokens (max_completion_length), the longest prompt the other "
-        f"{training.sequence_length - length:,} of sequence_length. Generation itself is not counted: its passes are "
-        "those of inference."
+        f"{training.sequence_length - length:,} of sequence_length."
+    )
+    yield (
+        f"The phase generation is that of transformers' generate: the {int(rows(training)):,} completions of a step at "
+        "once, with the model in training mode, its adapters on and a cache of keys and values. With PEFT it runs "
+        "outside autocast, in the dtypes of the weights. Its peak is that of the prompts' pass, of the second token or "
+        "of the last one. What it reserves follows the rule, and is compared with what the other phases reserve."
     )

@@ -70,6 +70,74 @@ def test_the_generation_batch_of_a_whole_step_stays_in_memory():
     assert kept(trainer="trl-rloo")["old_logps"] == (2,)
 
 
+def phases(**changes):
+    return {phase.name: phase.peak_bytes for phase in estimate(request(**changes)).memory.phases}
+
+
+def test_completions_are_generated_before_the_forward_pass_for_all_micro_batches_at_once():
+    assert [*phases()] == ["generation", "forward", "backward", "optimizer_step"]
+    assert [*phases(trainer="trl-kto")] == ["forward", "backward", "optimizer_step"]
+    once, thrice = (phases(gradient_accumulation_steps=steps)["generation"] for steps in (1, 3))
+    assert thrice > once
+
+
+def test_generation_can_set_the_peak_and_has_moments_on_the_timeline():
+    wanted = request(
+        gradient_checkpointing=True, micro_batch_size=16, gradient_accumulation_steps=8, max_completion_length=200
+    )
+    memory = estimate(wanted).memory
+    assert memory.peak_phase == "generation"
+    assert sum(part.bytes for part in memory.components) == memory.phases[0].peak_bytes
+    assert "kv_cache" in {part.name for part in memory.components}
+    moments = [moment for moment in memory.timeline if moment.phase == "generation"]
+    assert [moment.operation for moment in moments] == ["the prompts", "the second token", "the last token"]
+    assert max(moment.bytes for moment in moments) == memory.peak_allocated_bytes
+    assert memory.timeline[3].phase == "forward"
+
+
+@pytest.mark.parametrize(("length", "passes"), [(1, 1), (2, 2), (3, 3), (100, 3)])
+def test_each_token_but_the_first_is_a_pass_of_its_own(length, passes):
+    assert len(training_step(request(max_completion_length=length)).generation) == passes
+
+
+def test_a_verdict_by_replay_includes_generation():
+    settings = {"trainer": "trl-grpo", "micro_batch_size": 16, "sequence_length": 256, "max_completion_length": 200}
+    body = {
+        "model": MODEL,
+        "method": LORA,
+        "training": {**settings, "gradient_accumulation_steps": 8, "gradient_checkpointing": True},
+    }
+    known = estimate(parse_request(body)).memory
+    step = max(phase.peak_bytes for phase in known.phases[1:])
+    assert known.peak_allocated_bytes > step
+    assert known.peak_reserved_bytes >= known.peak_allocated_bytes
+    between = (known.peak_allocated_bytes + known.peak_reserved_bytes) // 2 + known.required_bytes
+    usable = between - known.peak_reserved_bytes
+    fit = estimate(parse_request({**body, "device": {"memory_bytes": usable}})).fit
+    assert (fit.verdict, fit.minimum_bytes > step) == ("tight", True)
+    fit = estimate(parse_request({**body, "device": {"memory_bytes": known.peak_allocated_bytes}})).fit
+    assert fit.verdict == "does_not_fit"
+
+
+def test_completions_that_reset_the_cache_of_phi3_are_refused():
+    config = {"model_type": "phi3", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    config |= {
+        "num_attention_heads": 1,
+        "vocab_size": 99,
+        "pad_token_id": None,
+        "original_max_position_embeddings": 128,
+    }
+    training = {"trainer": "trl-grpo", "micro_batch_size": 2, "max_completion_length": 32}
+    body = {"model": {"config": config}, "method": FULL, "reserved": "rule"}
+    for length, runs in ((129, True), (130, False), (159, False), (161, True)):
+        wanted = parse_request({**body, "training": {**training, "sequence_length": length}})
+        if runs:
+            assert estimate(wanted).memory.phases
+            continue
+        with pytest.raises(PlanError, match="use at most 129"):
+            estimate(wanted)
+
+
 def test_full_fine_tuning_with_beta_keeps_a_second_model():
     assert not bytes_of(training_step(request(FULL)), "ref_model.")
     assert bytes_of(training_step(request(FULL, beta=0.04)), "ref_model.")

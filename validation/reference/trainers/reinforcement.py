@@ -1,15 +1,16 @@
-"""TRL's trainers that generate, GRPOTrainer and RLOOTrainer. Their completions are given; no generation is traced."""
+"""TRL's trainers that generate, GRPOTrainer and RLOOTrainer. Tokens have no values: completions are given to them."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import inspect
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
 from datasets import Dataset
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from calculator.common.errors import refusal
@@ -63,7 +64,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             processing_class=tokenizer(),
             peft_config=config,
         )
-    trainer._generate = _given(recipe, kind)
+    trainer._generate = _given(recipe, kind, trainer)
     trainer._prepare_inputs = _in_order(trainer._prepare_inputs)
     return Run(trainer, reference.wrapped_as(trainer.model), compared[0] if compared else None)
 
@@ -106,8 +107,39 @@ def _completions(recipe: Recipe) -> list[int]:
     return counts
 
 
-def _given(recipe: Recipe, kind: Generating) -> Any:
-    """A replacement of `_generate`, which gives completions of the labelled tokens to prompts of the others.
+class _ReadError(Exception):
+    """Raised where a trainer reads generated tokens, which have no values."""
+
+
+class _Tokens:
+    """What `generate` returned, in place of its tokens."""
+
+    def __getitem__(self, index: Any) -> Any:
+        raise _ReadError
+
+
+def _generates(trainer: Any, prompts: list[list[int]], longest: int) -> None:
+    """Run a trainer's own `generate` until its longest completion is whole."""
+    module = "transformers.generation.utils"
+
+    def stop(_: Any, unfinished: torch.Tensor, tokens: torch.Tensor, length: int) -> bool:
+        return length >= max(map(len, prompts)) + longest
+
+    generate = GenerationMixin.generate
+
+    def generated(*args: Any, **kwargs: Any) -> _Tokens:
+        generate(*args, **kwargs)
+        return _Tokens()
+
+    with mock.patch(f"{module}.StopCheck.__call__", stop), mock.patch.object(GenerationMixin, "generate", generated):
+        names = inspect.signature(trainer._generate_single_turn).parameters
+        others = {"images": None, "multimodal_fields": {}, "num_generations": trainer.num_generations}
+        with suppress(_ReadError):
+            trainer._generate_single_turn(prompts, **{name: others[name] for name in names if name in others})
+
+
+def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
+    """A replacement of `_generate`: it generates, and then gives completions of the labelled tokens to the prompts.
 
     The prompts of a step are of one length, but for those of the longest completions where there is padding: these are
     one token shorter, so that every row has padding.
@@ -118,8 +150,10 @@ def _given(recipe: Recipe, kind: Generating) -> Any:
     def generate(prompts: list[Any]) -> tuple[Any, ...]:
         rows = [counts[row % len(counts)] for row in range(len(prompts))]
         shorter = [recipe.request.training.padding and prompt > 1 and count == longest for count in rows]
+        given = [[3] * (prompt - each) for each in shorter]
+        _generates(trainer, given, longest)
         return (
-            [[3] * (prompt - each) for each in shorter],
+            given,
             [[3] * count for count in rows],
             *_filled(kind.fields, len(prompts)),
         )

