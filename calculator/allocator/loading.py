@@ -39,10 +39,11 @@ class _Read(NamedTuple):
     """What reading a tensor requests.
 
     Attributes:
-        names, sizes: Its dense form if it is quantized, itself, and its float32 form if it is a constant of 8 bits.
+        names, sizes: Its dense form if it is quantized (to 8 bits, also that in float16), itself, and its float32 form
+            if it is a constant of 8 bits.
         row: Which of them is itself.
         freed: The others, which are freed once the next weight is read.
-        is_constant: Whether it is a part of the 4-bit form of the weight before it.
+        is_constant: Whether it is a part of the quantized form of the weight before it.
         is_recast: Whether it is cast after all are read.
     """
 
@@ -111,14 +112,17 @@ class Loading:
         packed, is_constant = _packed(tensor), tensor.component == "quantization_constants"
         whole = packed or not tensor.parameters
         sizes = [tensor.parameters * ITEMSIZE[self.training.dtype]] if packed else []
+        if packed and tensor.dtype == "int8":
+            sizes.append(tensor.parameters * ITEMSIZE["float16"])
         sizes.append(_size(tensor) if whole else self._as_read(tensor))
         if is_constant and tensor.dtype == "uint8":
             sizes.append(_size(tensor) * ITEMSIZE["float32"])
+        row = len(sizes) - 1 if packed else 0
         return _Read(
             names=[tensor.name] * len(sizes),
             sizes=[*map(rounded, sizes)],
-            row=int(packed),
-            freed=tuple(row for row in range(len(sizes)) if row != packed),
+            row=row,
+            freed=tuple(each for each in range(len(sizes)) if each != row),
             is_constant=is_constant,
             is_recast=bool(tensor.parameters) and not packed and tensor.dtype != self.training.dtype,
         )
@@ -133,8 +137,10 @@ class Loading:
                 self.events.append(~rows[tensor.name].pop(0))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
-        """A parameter's bytes in the checkpoint's dtype, or half a byte per element if it is to be quantized."""
-        return tensor.parameters // 2 if _packed(tensor) else tensor.parameters * ITEMSIZE[self.training.dtype]
+        """A parameter's bytes in the checkpoint's dtype, or those per element that it is to be quantized to."""
+        if not _packed(tensor):
+            return tensor.parameters * ITEMSIZE[self.training.dtype]
+        return tensor.parameters if tensor.dtype == "int8" else tensor.parameters // 2
 
     def _request(self, names: list[str], sizes: list[int]) -> None:
         start = len(self.sizes)
@@ -148,5 +154,5 @@ def _size(tensor: ResidentTensor) -> int:
 
 
 def _packed(tensor: ResidentTensor) -> bool:
-    """Whether it is a matrix in 4 bits."""
+    """Whether it is a matrix in 4 or 8 bits."""
     return tensor.packed

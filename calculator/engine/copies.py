@@ -171,7 +171,8 @@ class Copies:
 
         Between the passes, these are the frees both of the window's own period and of the period before it, because a
         copy in the middle has copies on either side. After the backward window, these are tensors that wait for the
-        code before the layers (a prefix's gradients).
+        code before the layers (a prefix's gradients). Last come those of the forward pass that wait for the graph (the
+        inputs that 8-bit layers keep).
         """
         for index, window in enumerate(self.windows):
             last = bool(index)
@@ -179,6 +180,10 @@ class Copies:
             freed = self.lifetimes.freed(self.surviving[index], window.end, until)
             if freed:
                 yield from self._drops_of(self.gained[index], freed, window, last=last)
+        if self.has_backward:
+            forward, backward = self.windows
+            freed = self.lifetimes.freed(self.surviving[0], backward.end, self.lifetimes.end)
+            yield from self._drops_of(self.gained[0], freed, forward, last=True)
 
     def _drops_of(
         self, gained: Counter[int], freed: list[int], window: Window, *, last: bool

@@ -327,18 +327,21 @@ def _zero3(request: Request, model: Model) -> Iterator[Problem]:
 
 def _plain_steps(request: Request) -> Iterator[Problem]:
     """Several GPUs, other tasks and older releases of PEFT, where a method is modelled in plain steps only."""
-    facts, stack = request.method.facts, request.stack
-    if not facts.plain_steps_only:
+    method, stack = request.method, request.stack
+    if not method.plain_steps_only:
         return
     if request.device.count > 1:
-        message = f"{facts.label} is modelled on one GPU only: set device.count 1 and device.sharding none"
+        message = f"{method.title} is modelled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=request.device.count)
     if request.task != "causal_lm":
-        message = f"{facts.label} is modelled for causal_lm only: use that, or another method"
+        message = f"{method.title} is modelled for causal_lm only: use that, or another method"
         yield Problem(loc="task", msg=message, input=request.task)
     if stack.peft != DEFAULT_STACK.peft:
-        message = f"{facts.label} is modelled as in peft {DEFAULT_STACK.peft} only: use that"
+        message = f"{method.title} is modelled as in peft {DEFAULT_STACK.peft} only: use that"
         yield Problem(loc="stack.peft", msg=message, input=stack.peft)
+    if method.quantizes_base and stack != DEFAULT_STACK:
+        message = f"{method.title} is modelled with the default releases only: leave stack out"
+        yield Problem(loc="stack", msg=message, input=asdict(stack))
 
 
 def _layers_apart(request: Request) -> Iterator[Problem]:

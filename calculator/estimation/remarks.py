@@ -224,13 +224,14 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
     if request.method.facts.trains_copies and request.training.added_dtype != request.training.dtype and not casts:
         lines.append("PEFT's copies keep the dtype of the base model and ignore adapter_dtype; so do the figures.")
-    if request.method.facts.quantizes_base:
+    if request.method.quantizes_base:
         lines += not_quantized(model)
     elif (request.model.config or {}).get("quantization_config"):
         lines.append(
             "The figures ignore the quantization_config of the config.json: weights are in "
-            f"{request.training.dtype}. Choose qlora for a base in 4 bits."
+            f"{request.training.dtype}. Choose qlora for a base in 4 bits, or load_in_8bit."
         )
+    lines += request.method.warnings(request.training)
     if request.device.alloc_conf and request.reserved == "rule":
         lines.append(
             "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"

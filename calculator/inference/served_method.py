@@ -150,7 +150,8 @@ def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
 def quantized(method: Trained, serving: Serving) -> Quantization | None:
     """The 4-bit format that the base is served in, if it is."""
     if serving.storage == "as_trained":
-        return method.base_quantization(serving.training)
+        stored = method.base_quantization(serving.training)
+        return stored if isinstance(stored, Quantization) else None
     if serving.storage == "dtype":
         return None
     return Quantization(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import four_bit, products
+from calculator.engine import four_bit, int8, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import NamedParameter, enter, leave
 from calculator.engine.tape import LeafTensor, Tape, Tensor
+from calculator.resident.int8 import Int8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ class Parameters:
         self.tape = tape
         self.tied = tied
         self.accumulation = accumulation
-        #: Whether 4-bit layers keep their inputs.
+        #: Whether quantized layers keep their inputs.
         self.keeps_inputs = keeps_inputs
         #: The dtype of all parameters, whatever they are stored in; None for each in its own.
         self.dtype = dtype
@@ -122,6 +123,8 @@ class BoundModule:
         quantization = self.module_spec.quantization
         if quantization is None:
             return self._dense(x)
+        if isinstance(quantization, Int8):
+            return int8.matmul_8bit(x, self.module, self.own.get("bias"))
         x_dtype = x.dtype
         x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
         bias = self.own.get("bias")

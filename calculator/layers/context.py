@@ -132,7 +132,7 @@ class Context:
             self.tape,
             model.tied,
             accumulation=self.hooks.accumulation(training),
-            keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older,
+            keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older or method.keeps_inputs,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
         )

@@ -29,6 +29,10 @@ class MethodHooks(Protocol):
         """The tokens that the method adds to each sequence."""
 
     @property
+    def keeps_inputs(self) -> bool:
+        """Whether quantized layers refer to their inputs until the graph is freed."""
+
+    @property
     def embeds_inputs(self) -> bool:
         """Whether PEFT looks up the word embeddings and passes them to the model."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.methods.costs import MergeStep
+    from calculator.resident.int8 import Int8
     from calculator.resident.quantization import Quantization
     from calculator.resident.tensors import ResidentTensor
 
@@ -50,6 +51,26 @@ class Method:
     def embeds_inputs(self) -> bool:
         """Whether PEFT embeds the input itself and calls the model with `inputs_embeds`."""
         return False
+
+    @property
+    def title(self) -> str:
+        """The method's name in words."""
+        return self.facts.label
+
+    @property
+    def quantizes_base(self) -> bool:
+        """Whether the base model's linear layers are stored in 4 or 8 bits."""
+        return self.facts.quantizes_base
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether quantized layers refer to their inputs until the graph is freed, which checkpointing does not see."""
+        return False
+
+    @property
+    def plain_steps_only(self) -> bool:
+        """Whether only steps of one GPU are modelled: of the reference loop, transformers' Trainer and SFTTrainer."""
+        return self.facts.plain_steps_only
 
     @property
     def trains_biases(self) -> bool:
@@ -89,6 +110,10 @@ class Method:
         """What the figures assume of the method's settings, in sentences."""
         return ()
 
+    def warnings(self, training: Training) -> tuple[str, ...]:  # noqa: ARG002
+        """Risks of the method's settings with a training, in sentences."""
+        return ()
+
     @property
     def differs_between_layers(self) -> bool:
         """Whether the method treats layers of a kind differently."""
@@ -105,8 +130,8 @@ class Method:
         trained = tuple(parameter.name for parameter in module.parameters)
         return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)
 
-    def base_quantization(self, training: Training) -> Quantization | None:  # noqa: ARG002
-        """How the base model's linear layers are stored in 4 bits, if they are."""
+    def base_quantization(self, training: Training) -> Quantization | Int8 | None:  # noqa: ARG002
+        """How the base model's linear layers are stored in 4 or 8 bits, if they are."""
         return None
 
     def copy_name(self, path: str) -> CopyName | None:  # noqa: ARG002

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from calculator.methods.lora.method import LoRA
-from calculator.methods.qlora.method import QLoRA
+from calculator.methods.low_rank.method import LowRank
 
 if TYPE_CHECKING:
     from calculator.methods import Method
 
 
 def config_arguments(method: Method) -> dict[str, Any]:
-    """The arguments of `facts.config_class` but the task; QLoRA's further settings are of the base's storage."""
-    of = LoRA if isinstance(method, QLoRA) else type(method)
-    return {field.name: _listed(getattr(method, field.name)) for field in fields(of)}
+    """The arguments of `facts.config_class` but the task."""
+    return {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
+
+
+def argument_names(cls: type) -> tuple[str, ...]:
+    """The names of these arguments; LoRA's and QLoRA's further settings are of the base's storage."""
+    of: Any = LowRank if issubclass(cls, LowRank) else cls
+    return tuple(field.name for field in fields(of))
 
 
 def _listed(value: Any) -> Any:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Parameter
     from calculator.common.dtype import DType
+    from calculator.resident.int8 import Int8
     from calculator.resident.quantization import Quantization
 
 #: What PEFT calls a trained copy inside the module that replaces the original.
@@ -35,8 +36,8 @@ class ModuleSpec:
     dtype: DType
     #: The names of its own parameters that are trained.
     trained: tuple[str, ...] = ()
-    #: The 4-bit format of its weight, if it has one.
-    quantization: Quantization | None = None
+    #: The format of its weight in 4 or 8 bits, if it has one.
+    quantization: Quantization | Int8 | None = None
     #: Parameters that the method adds to it.
     added: tuple[Added, ...] = ()
     #: The name of its trained copy, which runs in its place; the frozen original stays in memory.
@@ -49,8 +50,8 @@ class ModuleSpec:
     def dtype_of(self, parameter: Parameter) -> DType:
         """A parameter's dtype: its own if it has one, else the model's.
 
-        The bias of a 4-bit module is cast to the compute dtype at its first run. Source: bitsandbytes/nn/modules.py,
-        Linear4bit.forward.
+        The bias of a 4-bit module is cast to the compute dtype at its first run, that of an 8-bit one to the input's.
+        Source: bitsandbytes/nn/modules.py, Linear4bit.forward and Linear8bitLt.forward.
         """
         if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.compute_dtype

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module, Parameter
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
+    from calculator.resident.int8 import Int8
     from calculator.resident.module_spec import CopyName, ModuleSpec
     from calculator.resident.quantization import Quantization
     from calculator.stack.changes import ChangeName
@@ -47,7 +48,7 @@ class ResidentTensor:
     dtype_at_optimizer_init: DType | None = None
     #: Whether the step uses it.
     in_graph: bool = True
-    #: Whether it holds weights in 4 bits.
+    #: Whether it holds weights in 4 or 8 bits.
     packed: bool = False
     #: The bytes of all tensors, each rounded up to 512; computed if 0.
     bytes: int = 0
@@ -238,7 +239,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
 
 
 def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
-    """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
+    """A parameter of the model itself: dense, or packed in 4 or 8 bits with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
@@ -260,9 +261,9 @@ def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -
 
 
 def _packed(
-    parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: Quantization
+    parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: Quantization | Int8
 ) -> list[ResidentTensor]:
-    """A weight in 4 bits and its constants."""
+    """A weight in 4 or 8 bits and its constants."""
     shape, dtype = quantization.packed(parameter.shape)
     packed = ResidentTensor(
         name=name,

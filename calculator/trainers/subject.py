@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.methods.facts import MethodFacts
+    from calculator.resident.int8 import Int8
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.quantization import Quantization
 
@@ -38,8 +39,12 @@ class AppliedMethod(Protocol):
     def hidden_dtype(self, training: Training) -> DType:
         """Return the dtype of hidden states."""
 
-    def base_quantization(self, training: Training) -> Quantization | None:
-        """Return how the base model's linear layers are stored in 4 bits, if they are."""
+    @property
+    def plain_steps_only(self) -> bool:
+        """Whether only steps of one GPU are modelled."""
+
+    def base_quantization(self, training: Training) -> Quantization | Int8 | None:
+        """Return how the base model's linear layers are stored in 4 or 8 bits, if they are."""
 
 
 class Subject(Protocol):

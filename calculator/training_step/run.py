@@ -134,7 +134,7 @@ def _are_alike(context: Context) -> bool:
     """Whether all layers are alike, except that the first one's input may need no gradient.
 
     They are not if layers use different masks, which are freed one before the other; if autocast caches a copy of the
-    first layer's input; if older 4-bit layers keep their inputs; or if the loss uses every layer's router logits. A
+    first layer's input; if quantized layers keep their inputs; or if the loss uses every layer's router logits. A
     checkpointed layer saves only its input.
     """
     if context.training.autocast is not None or context.parameters.keeps_inputs:

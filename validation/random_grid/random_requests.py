@@ -138,6 +138,9 @@ def random_request(
     if name in ("lora", "qlora"):
         share = 0.1 if method_name is None else 0.6
         method |= layer_options(random.Random(f"{seed} {number} layers"), model, method, share)
+    if name == "lora":
+        share = 0.05 if method_name is None else 0.5
+        method |= _base_in_8_bits(random.Random(f"{seed} {number} 8 bits"), share)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
@@ -195,6 +198,13 @@ def _copies(rng: random.Random, model: Model) -> dict[str, Any]:
     saved = rng.choices([None, [rng.choice(names)]], [80, 20])
     fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _base_in_8_bits(rng: random.Random, share: float) -> dict[str, Any]:
+    """Return the options of LoRA over a base in 8 bits."""
+    if rng.random() >= share:
+        return {}
+    return {"load_in_8bit": True, **({"prepare_model_for_kbit_training": False} if rng.random() < 0.5 else {})}
 
 
 def _feedforward(rng: random.Random, targets: Any) -> dict[str, Any]:

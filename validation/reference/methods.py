@@ -18,6 +18,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from calculator.methods import Adapter, LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
+from calculator.resident.int8 import Int8
 from validation.reference import bottleneck
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
+    from calculator.methods.base import Method
     from calculator.resident.quantization import Quantization
 
 
@@ -37,16 +39,19 @@ WEIGHT_STD = 0.02
 
 def quantize(
     model: nn.Module,
-    quantization: Quantization,
+    quantization: Quantization | Int8,
     dtype: torch.dtype,
     device: torch.device,
     quant_storage: QuantStorage = "uint8",
 ) -> None:
-    """Store all linear layers except the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
+    """Store all linear layers except the output head in 4 or 8 bits, as `from_pretrained` with its config does.
 
-    The model is on the meta device. On a real `device`, each 4-bit layer gets random weights, which are quantised
+    The model is on the meta device. On a real `device`, each of these layers gets random weights, which are quantised
     there.
     """
+    if isinstance(quantization, Int8):
+        _quantize_to_8_bits(model, dtype, device)
+        return
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.quant_type,
@@ -60,10 +65,35 @@ def quantize(
         if isinstance(module, bnb.nn.Linear4bit):
             quantize_layer(module, quantization.blocksize, dtype, device)
     model.is_loaded_in_4bit = True
+    _mark_as_quantized(model, config)
+
+
+def _quantize_to_8_bits(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Store all linear layers except the output head in 8 bits."""
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear8bitLt):
+            dense = torch.empty(module.weight.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)
+            values, scales, _ = bnb.functional.int8_vectorwise_quant(dense.to(torch.float16))
+            module.weight = bnb.nn.Int8Params(values, requires_grad=False, CB=values, SCB=scales)
+            _random_bias(module, dtype, device)
+    model.is_loaded_in_8bit = True
+    _mark_as_quantized(model, config)
+
+
+def _mark_as_quantized(model: nn.Module, config: BitsAndBytesConfig) -> None:
     model.is_quantized = True
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
     model.config.quantization_config = config
     _assign_is_quantized(model)
+
+
+def _random_bias(layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> None:
+    """Give a layer that has a bias a random one of a dtype on a device."""
+    if layer.bias is not None:
+        bias = torch.empty(layer.bias.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)
+        layer.bias = torch.nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
 
 
 def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -79,15 +109,18 @@ def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype,
         module=layer,
     )
     layer.weight._quantize(device)
-    if layer.bias is not None:
-        bias = torch.empty(layer.bias.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)
-        layer.bias = torch.nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
+    _random_bias(layer, dtype, device)
+
+
+def is_prepared(method: Method) -> bool:
+    """Whether the script prepares the model for k-bit training."""
+    return isinstance(method, LoRA | QLoRA) and method.quantizes_base and method.prepare_model_for_kbit_training
 
 
 def apply(model: nn.Module, request: Request) -> nn.Module:
     """Apply a request's method and its gradient checkpointing."""
     method, training = request.method, request.training
-    if isinstance(method, QLoRA) and method.prepare_model_for_kbit_training:
+    if is_prepared(method):
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -178,6 +211,7 @@ def cast(model: nn.Module, dtype: AdapterDType) -> None:
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
     for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
         _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        own = own if own.is_floating_point else torch.float32
         for name, parameter in layer.named_parameters():
             if name.startswith(layer.adapter_layer_names):
                 parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else own)

@@ -24,6 +24,11 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
         tracker.track_external(name, parameter, "base_weights" if name in reference.base else "adapter_weights")
         for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
             tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")
+    for path, module in reference.model.named_modules():
+        if isinstance(module, bnb.nn.Linear8bitLt):
+            name = f"{unwrapped(path, reference.root)}.weight.SCB"
+            scales = module.state.SCB if module.weight.SCB is None else module.weight.SCB
+            tracker.track_external(name, scales, "quantization_constants")
     added = added_buffers(reference.model)
     for name, buffer in reference.named_buffers():
         tracker.track_external(name, buffer, "adapter_weights" if id(buffer) in added else "base_weights")
@@ -61,20 +66,29 @@ def track_optimizer(
 def track_loss(tracker: MemoryTracker, loss: torch.Tensor) -> None:
     """Track the loss of the step before, and the leaves that its graph keeps alive."""
     tracker.track_external("loss", loss, "activations")
-    for leaf in _leaves(loss):
+    for node in _nodes(loss):
+        for kept in getattr(node, "tensors", None) or ():
+            if isinstance(kept, torch.Tensor):
+                tracker.track_external("loss: an attribute of its graph", kept, "activations")
+        if not hasattr(node, "variable"):
+            continue
+        leaf = node.variable
         tracker.track_external("loss: a leaf of its graph", leaf, "activations")
         if leaf.grad is not None:
             tracker.track_external("loss: the gradient of a leaf of its graph", leaf.grad, "activations")
 
 
-def _leaves(loss: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Every leaf that a loss's graph refers to after backward, such as embeddings that require a gradient."""
+def _nodes(loss: torch.Tensor) -> Iterator[Any]:
+    """Every node of a loss's graph.
+
+    After backward it still refers to leaves, such as embeddings that require a gradient, and to what functions keep as
+    attributes, as the inputs of 8-bit layers.
+    """
     seen, todo = set(), [loss.grad_fn]
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
+        yield node
         todo += (following for following, _ in node.next_functions)

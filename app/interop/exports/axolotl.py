@@ -112,6 +112,9 @@ def _lora(planned: Planned) -> Part:
     method = planned.request.method
     assert isinstance(method, LoRA)
     keys, not_expressed = _low_rank(planned, method)
+    if method.load_in_8bit:
+        keys = {"load_in_8bit": True, **keys}
+        not_expressed = (*not_expressed, *_prepared(planned, method))
     return Part(heading="Method", keys={"adapter": "lora", **keys}, not_expressed=not_expressed)
 
 
@@ -170,7 +173,7 @@ def _qlora(planned: Planned) -> Part:
     )
 
 
-def _prepared(planned: Planned, method: QLoRA) -> Iterator[NotExpressed]:
+def _prepared(planned: Planned, method: LoRA | QLoRA) -> Iterator[NotExpressed]:
     requested = method.prepare_model_for_kbit_training
     if requested is not prepared(planned.model):
         yield differs("method.prepare_model_for_kbit_training", requested, PREPARED)
@@ -214,7 +217,7 @@ def _float32(planned: Planned) -> Iterator[NotExpressed]:
 
 def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) -> Iterator[str]:
     """Say what axolotl keeps in float32 in a half-precision run. Source: loaders/model.py."""
-    if dtype == "float32" or method.facts.quantizes_base:
+    if dtype == "float32" or method.quantizes_base:
         return
     paths = [path for path, _ in model.paths]
     casts = any(converted(path, model.model_type) for path in paths)

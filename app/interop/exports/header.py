@@ -22,7 +22,7 @@ WIDTH = 100
 def title(request: Request, plan: Estimate) -> str:
     """Return the method and the model in a line."""
     name = plan.model.id or f"a {plan.model.model_type} of {plan.model.parameters:,} parameters"
-    return f"{request.method.facts.label} of {name}"
+    return f"{request.method.title} of {name}"
 
 
 def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: Sequence[NotExpressed] = ()) -> str:

@@ -27,7 +27,7 @@ from app.interop.exports.part import (
     untaken,
     whole_alpha,
 )
-from calculator.methods import QLoRA
+from calculator.methods import LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 
 if TYPE_CHECKING:
@@ -81,13 +81,8 @@ def _model(planned: Planned) -> Part:
     not_expressed = [*named.not_expressed]
     method = planned.request.method
     keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
-    if isinstance(method, QLoRA):
-        keys |= {
-            "quantization_method": "bnb",
-            "quantization_bit": 4,
-            "quantization_type": method.quant_type,
-            "double_quantization": method.double_quant,
-        }
+    if isinstance(method, LoRA | QLoRA) and method.quantizes_base:
+        keys |= _quantization(method)
         if method.prepare_model_for_kbit_training:
             why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"
             not_expressed.append(differs("method.prepare_model_for_kbit_training", True, why))
@@ -98,6 +93,18 @@ def _model(planned: Planned) -> Part:
     if planned.request.training.use_liger_kernel:
         keys["enable_liger_kernel"] = True
     return Part(heading="Model", keys=keys, not_expressed=tuple(not_expressed))
+
+
+def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
+    """The keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
+    if isinstance(method, LoRA):
+        return {"quantization_method": "bnb", "quantization_bit": 8}
+    return {
+        "quantization_method": "bnb",
+        "quantization_bit": 4,
+        "quantization_type": method.quant_type,
+        "double_quantization": method.double_quant,
+    }
 
 
 def _full(planned: Planned) -> Part:

@@ -20,6 +20,8 @@ from app.resources import TEMPLATES
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
 from calculator.methods.config_arguments import config_arguments
+from calculator.resident.int8 import Int8
+from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,11 +205,13 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
     auto_model = trainer.auto_model or FAMILIES[planned.model.model_type].auto_model
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
-    by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)
+    other_blocks = isinstance(quantization, Quantization) and quantization.blocksize != DEFAULT_BLOCKSIZE
+    by_hand = quantization is not None and (request.model.id is None or other_blocks)
     return {
         "accelerator": _accelerator(request),
         "arguments": config_arguments(method),
         "attention": planned.attention,
+        "bits": 8 if isinstance(quantization, Int8) else 4,
         "by_hand": by_hand,
         "adds_adapters": trainer.adds_adapters,
         "config": request.model.config,
@@ -216,7 +220,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "peft_class": method.facts.config_class,
         "header": header(request, plan, _run(request), _not_expressed(request)),
         "imports": _imports(request, script, by_hand=by_hand),
-        "label": method.facts.label,
+        "label": method.title,
         "max_memory_allocated": plan.memory.peak_allocated_bytes + plan.memory.library_workspace_bytes,
         "method": method,
         "model_id": planned.model.id,
@@ -264,7 +268,7 @@ def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[
 
 def _transformers(request: Request, auto_model: str, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
     named = [auto_model, "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
-    if request.method.facts.quantizes_base and not by_hand:
+    if request.method.quantizes_base and not by_hand:
         named.append("BitsAndBytesConfig")
     if trainer.classes:
         named += ("PrinterCallback", "TrainerCallback", *(() if trainer.is_of_trl else trainer.classes))

@@ -56,6 +56,8 @@ def imported(keys: Keys, given: Any) -> Imported:
         method |= adapter
     if name == "qlora":
         method |= _quantization(keys, known(model))
+    elif _in_8_bits(keys, name):
+        method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepared(keys, known(model), name)}
     else:
         _in_float32(keys, known(model), method, training)
     request = {"model": model, "method": method, "training": training, **spread.request}
@@ -68,8 +70,6 @@ def _method_name(keys: Keys) -> str:
         raise refusal(
             "content.adapter", "is not a supported method: use lora, qlora, or none for full fine-tuning", adapter
         )
-    if keys.flag("load_in_8bit"):
-        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: half-precision weights are used")
     if keys.flag("load_in_4bit") and adapter != "qlora":
         keys.miss("load_in_4bit", True, "axolotl quantises only with adapter qlora: the weights are not quantised")
     return adapter or "full"
@@ -112,18 +112,30 @@ def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:
     method = {
         "quant_type": kwargs.pop("bnb_4bit_quant_type", "nf4"),
         "double_quant": kwargs.pop("bnb_4bit_use_double_quant", True),
-        "prepare_model_for_kbit_training": False,
     }
     if kwargs or not isinstance(value, dict):
         keys.miss(
             "bnb_config_kwargs", kwargs or value, "only bnb_4bit_quant_type and bnb_4bit_use_double_quant are read"
         )
+    return {**method, "prepare_model_for_kbit_training": _prepared(keys, model, "qlora")}
+
+
+def _in_8_bits(keys: Keys, name: str) -> bool:
+    """Return whether the base is loaded in 8 bits. Source: loaders/model.py, _set_quantization_config."""
+    requested = keys.flag("load_in_8bit")
+    if requested and name != "lora":
+        keys.miss("load_in_8bit", True, "axolotl loads 8 bits only with adapter lora: half-precision weights are used")
+    return requested and name == "lora"
+
+
+def _prepared(keys: Keys, model: Model | None, adapter: str) -> bool:
+    """Return whether every module that is not quantized is in float32."""
     runs = axolotl.prepared(model) if model is not None else False
     if runs is None:
         keys.miss(
-            "adapter", "qlora", f"{axolotl.PREPARED}: here only some, and a model that is not prepared is assumed"
+            "adapter", adapter, f"{axolotl.PREPARED}: here only some, and a model that is not prepared is assumed"
         )
-    return {**method, "prepare_model_for_kbit_training": bool(runs)}
+    return bool(runs)
 
 
 def _in_float32(keys: Keys, model: Model | None, method: dict[str, Any], training: dict[str, Any]) -> None:

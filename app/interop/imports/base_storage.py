@@ -12,7 +12,7 @@ from app.interop.imports.keys import Keys
 #: The key of a config.json that describes quantisation.
 QUANTIZED = "quantization_config"
 
-#: Keys that repeat others, or that are about 8 bits or the CPU.
+#: Keys that repeat others, or that are about outliers or the CPU.
 WITHOUT_EFFECT = (
     "quant_method",
     "load_in_4bit",
@@ -24,6 +24,9 @@ WITHOUT_EFFECT = (
     "llm_int8_enable_fp32_cpu_offload",
     "bnb_4bit_quant_storage",
 )
+
+#: Settings of 4 bits, which a base in 8 bits ignores.
+OF_4_BITS = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype")
 
 #: The module that is not quantised by default.
 HEAD = ["lm_head"]
@@ -43,21 +46,36 @@ def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any
             None,
             f"the file does not state how the base model is stored: {_USED}{_CHOICE if low_rank else ''}",
         )
-    elif not _in_4_bits(stored):
-        keys.miss(QUANTIZED, stored, f"only 4 bits by bitsandbytes are modelled: {_USED}")
+    elif not _in_bits(stored, "load_in_4bit") and not _in_bits(stored, "load_in_8bit"):
+        keys.miss(QUANTIZED, stored, f"only 4 and 8 bits by bitsandbytes are modelled: {_USED}")
     elif not low_rank:
-        keys.miss(QUANTIZED, stored, f"a base in 4 bits is modelled under LoRA only: {_USED}")
+        keys.miss(QUANTIZED, stored, f"a base in 4 or 8 bits is modelled under LoRA only: {_USED}")
+    elif _in_bits(stored, "load_in_8bit"):
+        return _in_8_bits(keys, method, Keys(stored))
     else:
         return _quantized(keys, method, Keys(stored))
     return {"method": method}
 
 
-def _in_4_bits(stored: Any) -> bool:
+def _in_bits(stored: Any, flag: str) -> bool:
     return (
-        isinstance(stored, dict)
-        and stored.get("load_in_4bit") is True
-        and stored.get("quant_method") in (None, "bitsandbytes")
+        isinstance(stored, dict) and stored.get(flag) is True and stored.get("quant_method") in (None, "bitsandbytes")
     )
+
+
+def _in_8_bits(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, Any]:
+    """Return LoRA over a base in 8 bits, whose computation the file does not state."""
+    stored.forget((*WITHOUT_EFFECT, *OF_4_BITS))
+    _check_kept(stored, "8 bits")
+    for each in stored.close("", {}).not_understood:
+        keys.miss(f"{QUANTIZED}.{each.key}", each.value, each.why)
+    return {"method": {**method, "load_in_8bit": True}}
+
+
+def _check_kept(stored: Keys, bits: str) -> None:
+    kept = stored.names("llm_int8_skip_modules")
+    if kept not in (None, HEAD):
+        stored.miss("llm_int8_skip_modules", kept, f"every linear layer except the output head is assumed in {bits}")
 
 
 def _quantized(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, Any]:
@@ -70,9 +88,7 @@ def _quantized(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, An
     }
     dtypes = {name: name for name in ("float32", "float16", "bfloat16")}
     dtype = stored.choice("bnb_4bit_compute_dtype", dtypes, "float32", "float32")
-    kept = stored.names("llm_int8_skip_modules")
-    if kept not in (None, HEAD):
-        stored.miss("llm_int8_skip_modules", kept, "every linear layer except the output head is assumed in 4 bits")
+    _check_kept(stored, "4 bits")
     for each in stored.close("", {}).not_understood:
         keys.miss(f"{QUANTIZED}.{each.key}", each.value, each.why)
     return {"method": method, "training": {"dtype": dtype}}

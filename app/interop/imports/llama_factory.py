@@ -68,11 +68,11 @@ def _method(keys: Keys) -> dict[str, Any]:
     keys.forget(("pissa_iter", "pissa_convert"))
     if keys.flag("pissa_init"):
         method["init_lora_weights"] = "pissa"
-    return {"name": "qlora", **method, **quantized} if quantized else {"name": "lora", **method}
+    return {"name": "qlora" if "quant_type" in quantized else "lora", **method, **quantized}
 
 
 def _quantization(keys: Keys) -> dict[str, Any]:
-    """Return the settings of 4-bit storage; empty if there is none."""
+    """Return the settings of storage in 4 or 8 bits; empty if there is none."""
     bits, by = keys.take("quantization_bit"), keys.take("quantization_method", "bnb")
     if bits == 4 and by in ("bnb", "bitsandbytes"):
         return {
@@ -81,9 +81,11 @@ def _quantization(keys: Keys) -> dict[str, Any]:
             "prepare_model_for_kbit_training": False,
         }
     keys.forget(("quantization_type", "double_quantization"))
+    if bits == 8 and by in ("bnb", "bitsandbytes"):
+        return {"load_in_8bit": True, "prepare_model_for_kbit_training": False}
     if bits is not None:
         setting = {"quantization_bit": bits, "quantization_method": by}
-        keys.miss("quantization_bit", setting, "only 4 bits by bnb are modelled: half-precision weights are used")
+        keys.miss("quantization_bit", setting, "only 4 and 8 bits by bnb are modelled: half-precision weights are used")
     return {}
 
 

@@ -15,6 +15,7 @@ from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
 from calculator.methods import METHODS
+from calculator.methods.config_arguments import argument_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         raise refusal("content.peft_type", f"is not modelled: {', '.join(NAMES)} are", kind)
     name = NAMES[kind]
     cls: type = METHODS[name]
-    settings = declared(cls)
+    settings = [setting for setting in declared(cls) if setting.name in argument_names(cls)]
     keys.forget(set(WITHOUT_EFFECT["peft"]).difference(setting.name for setting in settings))
     if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
         del keys.left["bias"]

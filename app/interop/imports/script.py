@@ -114,9 +114,9 @@ def _dtype(keys: Keys, *, loads_float32: bool) -> str:
 def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:
     in_8_bits, full = keys.flag("load_in_8bit"), keys.flag("full_finetuning")
     in_4_bits = keys.flag("load_in_4bit", default=is_unsloth and not in_8_bits and not full)
-    if in_8_bits:
-        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: half-precision weights are used")
     adapts = "LoraConfig" in calls or any(name.endswith(".get_peft_model") for name in calls)
+    if not adapts and in_8_bits:
+        keys.miss("load_in_8bit", True, "8-bit weights are not trained themselves: half-precision weights are used")
     if not adapts and not in_4_bits:
         return {"name": "full"}
     if not adapts:
@@ -132,14 +132,11 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
         "modules_to_save": keys.names("modules_to_save"),
         **lora_layers(keys),
     }
-    return (
-        {"name": "qlora", **method, **_quantization(keys, calls, is_unsloth=is_unsloth)}
-        if in_4_bits
-        else {
-            "name": "lora",
-            **method,
-        }
-    )
+    if in_4_bits:
+        return {"name": "qlora", **method, **_quantization(keys, calls, is_unsloth=is_unsloth)}
+    if in_8_bits:
+        method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepares(calls)}
+    return {"name": "lora", **method}
 
 
 def _targets(keys: Keys, *, is_unsloth: bool) -> Any:
@@ -159,5 +156,9 @@ def _quantization(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> di
     return {
         "quant_type": keys.choice("bnb_4bit_quant_type", types, default, default),
         "double_quant": keys.flag("bnb_4bit_use_double_quant", default=is_unsloth),
-        "prepare_model_for_kbit_training": "prepare_model_for_kbit_training" in calls,
+        "prepare_model_for_kbit_training": _prepares(calls),
     }
+
+
+def _prepares(calls: tuple[str, ...]) -> bool:
+    return "prepare_model_for_kbit_training" in calls

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _DTYPES = {"auto": "bfloat16", **{name: name for name in ("bfloat16", "float16", "float32")}}
 
+#: TRL prepares no model for k-bit training.
+UNPREPARED = {"prepare_model_for_kbit_training": False}
+
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that it names."""
@@ -39,8 +42,7 @@ def imported(keys: Keys, given: Any) -> Imported:
 def _method(keys: Keys) -> dict[str, Any]:
     """Return the method of a ModelConfig, with its defaults."""
     adapts, in_4_bits = keys.flag("use_peft"), keys.flag("load_in_4bit")
-    if keys.flag("load_in_8bit"):
-        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: weights in dtype are used")
+    in_8_bits = keys.flag("load_in_8bit")
     method = {
         "r": keys.integer("lora_r", 16),
         "lora_alpha": keys.number("lora_alpha", 32),
@@ -53,13 +55,17 @@ def _method(keys: Keys) -> dict[str, Any]:
     quantization = {
         "quant_type": keys.choice("bnb_4bit_quant_type", {n: n for n in ("nf4", "fp4")}, "nf4", "nf4"),
         "double_quant": keys.flag("use_bnb_nested_quant"),
-        "prepare_model_for_kbit_training": False,
+        **UNPREPARED,
     }
     if not adapts:
         if in_4_bits:
             keys.miss("load_in_4bit", True, "is refused without use_peft: the weights are not quantised")
+        if in_8_bits:
+            keys.miss("load_in_8bit", True, "is refused without use_peft: the weights are not quantised")
         return {"name": "full"}
-    return {"name": "qlora", **method, **quantization} if in_4_bits else {"name": "lora", **method}
+    if in_4_bits:
+        return {"name": "qlora", **method, **quantization}
+    return {"name": "lora", **method, **({"load_in_8bit": True, **UNPREPARED} if in_8_bits else {})}
 
 
 def _targets(keys: Keys) -> Any:

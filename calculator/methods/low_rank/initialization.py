@@ -22,7 +22,7 @@ INSTEAD = {
     **{f"pissa_niter_{n}": "pissa has the same memory in a step" for n in (1, 2, 4, 8, 16, 32, 64)},
 }
 
-#: Those that PEFT refuses over a base in 4 bits, or that overwrite it.
+#: Those that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
 DENSE_ONLY = ("pissa", "corda", "loftq", "lora_ga")
 
 _NOT_COUNTED = "The figures are of steps after that"
@@ -51,7 +51,7 @@ def before_the_steps(method: LowRank) -> tuple[str, ...]:
 def problems(method: LowRank) -> Iterator[Problem]:
     """What PEFT refuses of an initialisation, and what it breaks."""
     kind = method.init_lora_weights
-    if kind in DENSE_ONLY and method.facts.quantizes_base:
+    if kind in DENSE_ONLY and method.quantizes_base:
         message = f"PEFT initialises {kind} over weights in 16 or 32 bits only: use gaussian, or true"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     if kind == "olora" and getattr(method, "blocksize", 64) != 64:

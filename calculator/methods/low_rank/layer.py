@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import named
-from calculator.engine import four_bit, products
+from calculator.engine import four_bit, int8, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.methods.low_rank import layers
+from calculator.resident.int8 import Int8
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def _updates(method: LowRank, path: str, module: Module, own: DType) -> tuple[Ad
 
 
 def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    """Run peft.tuners.lora.layer.Linear.forward, or peft.tuners.lora.bnb.Linear4bit.forward over a 4-bit layer."""
+    """Run peft.tuners.lora.layer.Linear.forward, or that of peft.tuners.lora.bnb over a layer in 4 or 8 bits."""
     if bound.module_spec.quantization is not None:
-        return _forward_4bit(method, bound, x)
+        return _forward_quantized(method, bound, x)
     result = base_layer(bound, x)
     dtype = result.dtype
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
@@ -89,9 +90,11 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
     return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")
 
 
-def _forward_4bit(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
+def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
+    """Run peft.tuners.lora.bnb.Linear4bit.forward, or Linear8bitLt.forward, which does not clone the output."""
     result = bound.base(x)
-    result = ops.contiguous(result, "output, cloned")
+    if not isinstance(bound.module_spec.quantization, Int8):
+        result = ops.contiguous(result, "output, cloned")
     dtype = result.dtype
     converts = bound.tape.autocast is None
     if converts:
@@ -164,6 +167,8 @@ def _dense(bound: BoundModule) -> Tensor:
     quantization = bound.module_spec.quantization
     if quantization is None:
         return bound.own["weight"].detach()
+    if isinstance(quantization, Int8):
+        return int8.dequantize_8bit(bound.tape, bound.module)
     return four_bit.dequantize_4bit(bound.tape, bound.module, quantization)
 
 

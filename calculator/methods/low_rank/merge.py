@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.engine.operations import result_type
 from calculator.methods.costs import MergeStep
 from calculator.resident import nf4
+from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.methods.costs import Allocated
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.quantization import Quantization
 
 DENSE = "peft, tuners/lora/layer.py, Linear.merge and get_delta_weight"
 FOUR_BIT = "peft, tuners/lora/bnb.py, Linear4bit.merge; bitsandbytes.functional.quantize_4bit"
@@ -34,7 +34,7 @@ _ROUNDED = "PEFT warns: “Merge lora module to 4-bit linear may get different g
 def merge_step(module: Module, module_spec: ModuleSpec) -> MergeStep:
     """The tensors that are alive besides the model while a module is merged."""
     shape, dtype = module.weight.shape, module_spec.added[0].dtype
-    if module_spec.quantization is None:
+    if not isinstance(module_spec.quantization, Quantization):
         return MergeStep(allocated=(("B·A", shape, dtype), ("update", shape, dtype)), loss=_KEPT, source=DENSE)
     quantization = module_spec.quantization
     return MergeStep(allocated=tuple(_four_bit(shape, dtype, quantization)), loss=_loss(quantization), source=FOUR_BIT)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import QuantStorage  # noqa: TC001  `declared` evaluates annotations
-from calculator.methods.low_rank import layer
+from calculator.methods.low_rank import layer, stored
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.qlora.facts import FACTS
-from calculator.methods.targeted.modules_to_save import is_saved
 from calculator.resident.module_spec import ModuleSpec
 from calculator.resident.quantization import (
     Quantization,
@@ -65,15 +64,7 @@ class QLoRA(LowRank):
         check_blocksize("method.blocksize", self.blocksize)
         self._check_classifier(model)
         LowRank.check(self, model, training)
-        if not self.modules_to_save:
-            return
-        packed = {name for path, module in model.paths for name in self._saved_in_4_bits(path, module, model)}
-        if packed:
-            names = " and ".join(sorted(packed))
-            message = (
-                f"{names} is stored in 4 bits, which can't be trained: adapt it as a target instead, or leave it out"
-            )
-            raise refusal("method.modules_to_save", message, list(self.modules_to_save or ()))
+        stored.check(self, model, "4 bits")
 
     @staticmethod
     def _check_classifier(model: Model) -> None:
@@ -87,11 +78,6 @@ class QLoRA(LowRank):
                 " train: use lora"
             )
             raise refusal("method.name", message, "qlora")
-
-    def _saved_in_4_bits(self, path: str, module: Module, model: Model) -> tuple[str, ...]:
-        """The names in `modules_to_save` that match a module, where that is stored in 4 bits."""
-        names = self.modules_to_save if self.is_saved(path) and converted(path, module, model) else None
-        return tuple(name for name in names or () if is_saved(path, (name,)))
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """In 4 bits where bitsandbytes converts the module, with A and B added to each target."""

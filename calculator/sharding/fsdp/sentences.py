@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import FSDPConfig
+from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ def _mixed_precision(training: Training, *, quantized: bool) -> str:
 def warnings(prepared: PreparedModel) -> Iterator[str]:
     """Risks that a user should know."""
     quantization, autocast = prepared.method.base_quantization(prepared.training), prepared.training.autocast
-    if quantization is None:
+    if not isinstance(quantization, Quantization):
         return
     if quantization.storage == "uint8":
         yield (

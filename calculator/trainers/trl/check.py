@@ -22,7 +22,7 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
     if not facts.generates:
         yield from _of_generating(prepared, trainer)
-    plain_only = method.facts.plain_steps_only and prepared.training.trainer != "trl-sft"
+    plain_only = method.plain_steps_only and prepared.training.trainer != "trl-sft"
     if method.virtual_tokens or plain_only:
         others = "trl-sft or transformers" if plain_only and not method.virtual_tokens else "transformers"
         message = f"{trainer} with {method.name} is not modelled yet: use the trainer {others}, or another method"

@@ -11,7 +11,7 @@ from datasets import disable_progress_bars
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from calculator.methods import Adapter, QLoRA
+from calculator.methods import Adapter
 from validation.reference import methods
 from validation.reference.bottleneck import insert
 from validation.reference.build import build_base, refusing
@@ -50,13 +50,13 @@ def model_and_config(
     reference = build_base(request, device, auto_model=auto_model)
     model = with_quantizer(reference.model)
     with refusing("method"):
-        if isinstance(method, QLoRA) and method.prepare_model_for_kbit_training and not recipe.prepares:
+        if methods.is_prepared(method) and not recipe.prepares:
             peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         if isinstance(method, Adapter):
             with device:
                 insert(model, method, methods.adapter_dtype(request))
         config = methods.peft_config(request, task_type)
-        if config is None or isinstance(method, QLoRA) or training.adapter_dtype == "float32":
+        if config is None or method.quantizes_base or training.adapter_dtype == "float32":
             return reference, config
         with device:
             wrapped = methods.get_peft_model(model, config)

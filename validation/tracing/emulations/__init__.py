@@ -6,7 +6,7 @@ from typing import Any
 import bitsandbytes  # noqa: F401  (registers its operations)
 import torch
 
-from validation.tracing.emulations import attention, experts, fourbit, functional
+from validation.tracing.emulations import attention, eightbit, experts, fourbit, functional
 
 _ATEN = torch.ops.aten
 
@@ -28,6 +28,17 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN._grouped_mm.default: experts.grouped_mm,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,
+    **{
+        getattr(torch.ops.bitsandbytes, kernel.__name__).default: kernel
+        for kernel in (
+            eightbit.int8_vectorwise_quant,
+            eightbit.int8_linear_matmul,
+            eightbit.int8_mm_dequant,
+            eightbit.int8_scaled_mm,
+            eightbit.int8_mixed_scaled_mm,
+            eightbit.int8_vectorwise_dequant,
+        )
+    },
 }
 
 
@@ -42,6 +53,7 @@ def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
 EMULATIONS = (
     "attention kernels: outputs, saved statistics and backward scratch as their CUDA sources allocate them",
     "4-bit products: bitsandbytes' dequantise-then-multiply path, forward and backward",
+    "8-bit products: bitsandbytes' CUDA path for inputs without outliers, forward and backward",
     "dropout: fused, with a boolean mask; float16 softmax to float32: fused; Mish's gradient: one kernel",
     "a sampled token: exponential numbers for each probability, and their quotients in place",
     "log-sigmoid: no buffer; mean squared error, binary cross entropy: with their temporaries",

@@ -66,13 +66,19 @@ def test_keys_that_a_4_bit_base_omits_get_the_defaults_of_bitsandbytes():
     assert (request["method"]["double_quant"], request["training"]) == (False, {"dtype": "float32"})
 
 
+def test_a_base_in_8_bits_is_loras_setting():
+    imported = found(LORA, {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0})
+    assert (imported.request["method"]["name"], imported.request["method"]["load_in_8bit"]) == ("lora", True)
+    assert missed(imported) == {}
+
+
 @pytest.mark.parametrize(
     ("stored", "key", "why"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "", "only 4 bits by bitsandbytes"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "", "only 4 bits by bitsandbytes"),
-        ({"load_in_4bit": "yes"}, "", "only 4 bits by bitsandbytes"),
-        ("nf4", "", "only 4 bits by bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "", "only 4 and 8 bits by bitsandbytes"),
+        ({"load_in_4bit": "yes"}, "", "only 4 and 8 bits by bitsandbytes"),
+        ("nf4", "", "only 4 and 8 bits by bitsandbytes"),
+        ({"load_in_8bit": True, "llm_int8_skip_modules": ["q_proj"]}, ".llm_int8_skip_modules", "in 8 bits"),
         ({**FOUR_BITS, "bnb_4bit_quant_type": "int4"}, ".bnb_4bit_quant_type", "fp4 is used"),
         ({**FOUR_BITS, "bnb_4bit_use_double_quant": 1}, ".bnb_4bit_use_double_quant", "is not true or false"),
         ({**FOUR_BITS, "bnb_4bit_compute_dtype": "float64"}, ".bnb_4bit_compute_dtype", "float32 is used"),

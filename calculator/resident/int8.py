@@ -1,0 +1,36 @@
+"""bitsandbytes' LLM.int8() storage: weights in 8 bits, with a scale for each output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8:
+    """LLM.int8() (Dettmers et al. 2022) as bitsandbytes.nn.Linear8bitLt stores it."""
+
+    #: The dtype of the inputs, to which biases are cast (Linear8bitLt.forward).
+    compute_dtype: DType
+    #: Whether the dense weight is (in_features, out_features), as Conv1D's.
+    transposed: bool = False
+
+    @staticmethod
+    def packed(shape: Shape) -> tuple[Shape, DType]:
+        """The weight, one byte per element (bitsandbytes.nn.Int8Params)."""
+        return shape, "int8"
+
+    def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
+        """The scale of each output."""
+        return (("SCB", (shape[1 if self.transposed else 0],), "float32"),)
+
+
+@cache
+def eight_bits(compute_dtype: DType, *, transposed: bool = False) -> Int8:
+    """A cached format: all modules of a model share it."""
+    return Int8(compute_dtype=compute_dtype, transposed=transposed)
