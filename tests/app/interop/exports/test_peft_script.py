@@ -103,6 +103,7 @@ SETTINGS = [
     ({"name": "lora", "target_modules": ["q_proj", "embed_tokens"]}, {"dtype": "float16"}),
     ({"name": "qlora", "quant_type": "fp4", "double_quant": False, "blocksize": 128}, {}),
     ({"name": "qlora", "prepare_model_for_kbit_training": False}, {"adapter_dtype": "model"}),
+    ({"name": "lora", "load_in_8bit": True}, {}),
     ({"name": "adapter", "placement": "pfeiffer", "bottleneck_size": 8}, {"adapter_dtype": "model"}),
     ({"name": "adapter"}, {"dtype": "float32"}),
     ({"name": "prefix", "num_virtual_tokens": 5, "prefix_projection": True}, {}),

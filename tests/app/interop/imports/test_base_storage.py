@@ -8,6 +8,7 @@ import torch
 from transformers import BitsAndBytesConfig, LlamaConfig
 
 from app.__main__ import main
+from app.interop.exports import export
 from app.interop.imports import read
 from calculator.estimation.request import parse_request
 
@@ -101,3 +102,32 @@ def test_a_prefix_on_a_4_bit_base_is_estimated_on_16_bits_with_a_remark():
 
 def test_the_head_alone_is_what_bitsandbytes_leaves_out_by_itself():
     assert missed(found(LORA, {**FOUR_BITS, "llm_int8_skip_modules": ["lm_head"]})) == {}
+
+
+@pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
+def test_a_base_in_8_bits_survives_the_files_of_tools(tool):
+    method = {"name": "lora", "load_in_8bit": True, "target_modules": ["q_proj"]}
+    body = {"model": {"config": CONFIG}, "method": method, "training": {"sequence_length": 64}}
+    again = read(export(parse_request(body), tool).content, None, {"config": CONFIG})
+    assert (again.request["method"]["name"], again.request["method"]["load_in_8bit"]) == ("lora", True)
+
+
+SCRIPT = """
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+config = BitsAndBytesConfig(load_in_8bit=True)
+model = AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.2-1B", quantization_config=config)
+model = get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(target_modules=["q_proj"]))
+trainer = Trainer(model=model, args=TrainingArguments("out"))
+"""
+COMMAND = "trl sft --model_name_or_path meta-llama/Llama-3.2-1B --use_peft --load_in_8bit --lora_target_modules q_proj"
+
+
+@pytest.mark.parametrize(("content", "prepared"), [(SCRIPT, True), (COMMAND, False)], ids=["script", "command"])
+def test_scripts_and_commands_load_in_8_bits(content, prepared):
+    method = read(content).request["method"]
+    assert (method["name"], method["load_in_8bit"], method["prepare_model_for_kbit_training"]) == (
+        "lora",
+        True,
+        prepared,
+    )
