@@ -11,7 +11,7 @@ from app.api.answers.plan import plan_answer
 from app.cli import files, options, request
 from app.cli.table import table
 from app.forms.fields import DEVICE, NEEDS, RESERVED, STACK, TRAINER
-from app.presentation import plan_text
+from app.presentation import plan_text, speed_text
 from app.presentation.changes import changes_text
 from app.presentation.format import gib, number, sentence, signed, size
 from calculator.common.errors import refusal
@@ -90,6 +90,8 @@ def lines(answer: Plan) -> Iterator[str]:
         for rank, each in enumerate(part.configurations, start=1):
             yield f"\n{rank}. {each.label}"
             yield from (f"   ! {line}" for line in part.warnings_of(each))
+            if each.token_cost is not None:
+                yield f"   {speed_text.token_cost(each.token_cost)}"
             for sign, stance in (("+", "for"), ("-", "against")):
                 yield from (f"   {sign} {line.sentence}" for line in each.reasons if line.stance == stance)
             yield from _roomier(each)

@@ -12,7 +12,7 @@ from app.api.answers.run import RunAnswer
 from app.cli import options, request
 from app.cli.table import table
 from app.forms.fields import RUN
-from app.presentation import run_text
+from app.presentation import run_text, speed_text
 from app.presentation.format import number
 from calculator.devices import Verdict
 from calculator.run.request import parse_run
@@ -59,6 +59,8 @@ def _lines(answer: WholeRun) -> Iterator[str]:
             for phase in answer.phases
         ],
     )
+    yield ""
+    yield from _time(answer)
     for title, files in (("A checkpoint", answer.files), ("The merged model", answer.merged_files)):
         if files:
             yield ""
@@ -67,3 +69,16 @@ def _lines(answer: WholeRun) -> Iterator[str]:
         if sentences:
             yield f"\n{title}"
             yield from (f"- {line}" for line in sentences)
+
+
+def _time(answer: WholeRun) -> Iterator[str]:
+    time = answer.time
+    if time is None:
+        yield f"The time is not estimated. {answer.time_refusal}"
+        return
+    yield speed_text.sentence(time)
+    if time.cost is not None:
+        yield f"At the price of the request they cost {speed_text.interval(time.cost)}."
+    yield from (f"- {speed_text.list_cost(each)}" for each in time.list_costs)
+    yield speed_text.basis(time)
+    yield speed_text.accuracy()

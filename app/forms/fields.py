@@ -259,6 +259,9 @@ FIELDS: dict[str, Field] = {
 #: The GPU's memory, typed in GiB.
 MEMORY = FIELDS["memory_gib"]
 
+#: What an hour of a GPU costs.
+PRICE = FIELDS["price_per_hour"]
+
 #: The fields that describe a single GPU.
 CARD = tuple(field for field in DEVICE if field.name in ("gpu", "memory_gib"))
 

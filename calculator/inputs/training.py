@@ -367,6 +367,15 @@ class Device:
         help="PYTORCH_CUDA_ALLOC_CONF of the run. Settings change reserved memory by replay, not by the rule.",
         example="expandable_segments:True",
     )
+    price_per_hour: float | None = setting(
+        None,
+        label="Price per hour",
+        help="What one GPU costs for an hour, in any currency. A run's cost and plans that rank by cost use it; it "
+        "changes no other figure.",
+        minimum=0,
+        maximum=1_000_000,
+        example=2.5,
+    )
 
     @property
     def divided(self) -> tuple[ShardingName, int] | None:

@@ -11,8 +11,8 @@ from calculator.inference.multi_adapter import base_bytes, task_bytes
 from calculator.inputs.training import Device
 from calculator.planning.label import label
 from calculator.planning.reasons.reason import size
-from calculator.planning.reasons.step_cost import step_cost
 from calculator.planning.relaxations import SHORTEST
+from calculator.speed.step_cost import step_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inference.multi_adapter import MultiAdapterFootprint
     from calculator.planning.evaluator import Candidate, Evaluator
-    from calculator.planning.reasons.step_cost import StepCost
     from calculator.planning.relaxations import Relaxation
+    from calculator.speed.step_cost import StepCost
 
 #: The cards that a configuration is tried on where it fits none of the request's: those that the figures are for.
 AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.names import MethodName
 
-Priority = Literal["quality", "speed", "memory"]
+Priority = Literal["quality", "speed", "memory", "cost"]
 
-#: The default order of priorities.
+#: The default order of priorities. Cost needs a price, and is a priority only if it is named.
 USUAL_PRIORITIES: tuple[Priority, ...] = ("quality", "speed", "memory")
 
 
@@ -60,12 +60,13 @@ class Needs:
     priorities: tuple[Priority, ...] = setting(
         USUAL_PRIORITIES,
         label="Priorities",
-        help="What decides first, second and third between configurations that fit; omitted priorities come last.",
+        help="What decides first, second and third between configurations that fit; omitted priorities come last. Cost "
+        "is the money for a token, which needs device.price_per_hour or a card with a list price.",
     )
 
     @property
     def order(self) -> tuple[Priority, ...]:
-        """All priorities, in order."""
+        """All priorities, in order; cost only if it is named."""
         return tuple(dict.fromkeys((*self.priorities, *USUAL_PRIORITIES)))
 
     @property

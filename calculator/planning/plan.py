@@ -14,7 +14,7 @@ from calculator.planning.method_search import SearchResult, search
 from calculator.planning.nearest_miss import nearest_candidate, nearest_miss
 from calculator.planning.needs import excluded_by_needs
 from calculator.planning.proposals import RuledOut, proposals
-from calculator.planning.ranking import ORDER
+from calculator.planning.ranking import BY_COST, ORDER
 from calculator.planning.reasons.deployment import serving_reasons
 from calculator.planning.reasons.quality import quality_reasons
 from calculator.planning.reasons.rules import RULES
@@ -23,18 +23,22 @@ from calculator.planning.rejections import rejections
 from calculator.planning.relaxations import relaxations
 from calculator.planning.suggestions import suggestions
 from calculator.planning.trainer_settings import SETTINGS
+from calculator.speed.prices import hour_price
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.common.names import MethodName
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import ModelReference, Request
     from calculator.inputs.training import Device
     from calculator.planning.nearest_miss import NearestMiss
     from calculator.planning.reasons.reason import Evaluation, Reason
-    from calculator.planning.reasons.step_cost import StepCost
     from calculator.planning.relaxations import Relaxation
     from calculator.planning.request import PlanRequest
     from calculator.planning.suggestions import Suggestion
+    from calculator.speed.step_cost import StepCost
+    from calculator.speed.token_cost import TokenCost
 
 #: What the relative costs omit.
 COSTS = (
@@ -50,6 +54,8 @@ class Configuration:
     request: Request
     estimate: Estimate
     cost: StepCost
+    #: The money for a token; None if cost is no priority, or no published run is near.
+    token_cost: TokenCost | None
     #: What one task adds to the base; for full fine-tuning, a whole model.
     task_bytes: int
     reasons: tuple[Reason, ...]
@@ -104,7 +110,16 @@ def plan(request: PlanRequest) -> Plan:
     """
     pairs = product(enumerate(request.models), enumerate(request.devices))
     parts = tuple(_part(request, model, device) for model, device in pairs)
-    return Plan(plans=parts, assumptions=(ORDER, COSTS))
+    return Plan(plans=parts, assumptions=(ORDER, COSTS, *_prices(request)))
+
+
+def _prices(request: PlanRequest) -> Iterator[str]:
+    """The price of each device, where cost is a priority."""
+    if "cost" in request.needs.priorities:
+        for device in request.devices:
+            price = hour_price(device)
+            amount = f"{price.per_hour:g} {price.currency}".strip()
+            yield f"{BY_COST} {amount} an hour: {price.origin}."
 
 
 def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, Device]) -> DevicePlan:
@@ -141,6 +156,8 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
+    if "cost" in needs.priorities:
+        hour_price(evaluator.device)
     excluded = {name: why for name in USUAL_METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
     tried = {name: search(name, evaluator, confirm=True) for name in USUAL_METHODS if name not in excluded}
     _refused(tried, evaluator)
@@ -191,6 +208,7 @@ def _configuration(evaluation: Evaluation) -> Configuration:
         request=request,
         estimate=evaluation.answer,
         cost=evaluation.cost,
+        token_cost=evaluation.token_cost,
         task_bytes=evaluation.task_bytes,
         reasons=(*serving_reasons(evaluation), *quality_reasons(evaluation), *training_reasons(evaluation)),
         roomier=suggestions(request, evaluation.answer) if evaluation.evaluator.is_close(evaluation.candidate) else (),

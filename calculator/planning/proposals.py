@@ -12,7 +12,9 @@ from calculator.planning.method_search import SearchResult, attention_only, larg
 from calculator.planning.ranking import place
 from calculator.planning.reasons.reason import Evaluation, size
 from calculator.planning.reasons.rules import RULES, Rule
-from calculator.planning.reasons.step_cost import step_cost
+from calculator.speed.prices import hour_price
+from calculator.speed.step_cost import step_cost
+from calculator.speed.token_cost import token_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -98,5 +100,13 @@ def _dominated(evaluation: Evaluation, other: Evaluation) -> bool:
 def _evaluation(candidate: Candidate, evaluator: Evaluator) -> Evaluation:
     answer = evaluator.stated(candidate)
     assert answer is not None
-    cost = step_cost(evaluator.model, evaluator.request(candidate), answer)
-    return Evaluation(evaluator=evaluator, candidate=candidate, answer=answer, cost=cost)
+    request = evaluator.request(candidate)
+    cost = step_cost(evaluator.model, request, answer)
+    price = hour_price(evaluator.device) if "cost" in evaluator.needs.priorities else None
+    return Evaluation(
+        evaluator=evaluator,
+        candidate=candidate,
+        answer=answer,
+        cost=cost,
+        token_cost=token_cost(request, cost, price) if price else None,
+    )

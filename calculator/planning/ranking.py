@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ ORDER = (
     "that leave more (rule little_room)."
 )
 
+#: The same of cost, where it is a priority; the price follows.
+BY_COST = (
+    "Cost is the money for a token: the geometric mean of the interval that published runs near the configuration give."
+    " Configurations without such runs come last. The price is"
+)
+
 
 def place(evaluation: Evaluation) -> tuple[float, ...]:
     """The key by which configurations are sorted."""
@@ -25,6 +32,7 @@ def place(evaluation: Evaluation) -> tuple[float, ...]:
         "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),
         "speed": (round(evaluation.cost.relative * 20), evaluation.method.facts.quantizes_base),
         "memory": (evaluation.answer.memory.required_bytes,),
+        "cost": (evaluation.token_cost.middle if evaluation.token_cost else inf,),
     }
     first, *others = (figures[name] for name in evaluation.needs.order)
     close = evaluation.evaluator.is_close(evaluation.candidate)

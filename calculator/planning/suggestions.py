@@ -13,8 +13,8 @@ from calculator.inputs.settings import declared
 from calculator.methods import METHODS, Full, LoRA, QLoRA
 from calculator.planning.candidates import attention_names
 from calculator.planning.reasons.rules import RULES
-from calculator.planning.reasons.step_cost import step_cost
 from calculator.planning.trainer_ideas import trainer_ideas
+from calculator.speed.step_cost import step_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

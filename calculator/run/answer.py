@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit, Verdict
     from calculator.estimation.answer import Estimate, Row
     from calculator.inputs.run import RunSettings
+    from calculator.run.time import RunTime
 
 RunPhaseName = Literal["load", "first_step", "training_step", "evaluation", "generation", "checkpoint", "merge"]
 
@@ -64,7 +65,10 @@ class SavedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeRun:
-    """The answer: every phase in order, the files of a checkpoint, and the verdict."""
+    """The answer: every phase in order, the files of a checkpoint, the verdict and the time.
+
+    `time` is None where the speed is not known, and `time_refusal` states why.
+    """
 
     estimate: Estimate
     run: RunSettings
@@ -72,6 +76,8 @@ class WholeRun:
     files: tuple[SavedFile, ...]
     merged_files: tuple[SavedFile, ...]
     verdict: Verdict | None
+    time: RunTime | None
+    time_refusal: str
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
 

@@ -23,6 +23,7 @@ from calculator.run.merging import merge_peak
 from calculator.run.refusals import check_length, check_model, check_request
 from calculator.run.saving import NOT_COUNTED, Saving, whole_model
 from calculator.run.sentences import ASSUMPTIONS, host_of_evaluation, host_of_saving, warnings
+from calculator.run.time import time_of
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class _Run:
     def answer(self) -> WholeRun:
         """Every phase, and the verdict."""
         phases = tuple(self._ended(phase) for phase in self._phases())
+        time, refusal = time_of(self.request, self.estimate)
         return WholeRun(
             estimate=self.estimate,
             run=self.run,
@@ -73,6 +75,8 @@ class _Run:
             files=self.files,
             merged_files=self.merged_files,
             verdict=_verdict(phases),
+            time=time,
+            time_refusal=refusal,
             assumptions=(*ASSUMPTIONS, NOT_COUNTED, *self.estimate.assumptions),
             warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
         )

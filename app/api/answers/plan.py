@@ -5,11 +5,13 @@ from typing import Any
 
 from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import ComparedEstimateAnswer
+from app.api.answers.interval import IntervalAnswer
 from calculator.estimation.request import Request
 from calculator.inference.multi_adapter import MultiAdapterFootprint
 from calculator.planning.nearest_miss import AMONG, NearestMiss
 from calculator.planning.plan import Configuration, DevicePlan, Plan
 from calculator.planning.suggestions import Suggestion
+from calculator.speed.token_cost import TokenCost
 
 
 class RuleAnswer(Answer):
@@ -65,6 +67,16 @@ class RoomierAnswer(Answer):
     request: dict[str, Any] = described("The request body after the change.", {"method": {"r": 8}})
 
 
+class TokenCostAnswer(Answer):
+    """The money for a token of a configuration, by the speeds of published runs near it."""
+
+    price_per_hour: float = described("The price of an hour of the device.", 2.5)
+    currency: str = described("The price's currency; empty if the request gives the price.", "USD")
+    origin: str = described("Where the price comes from, with its date.", "price_per_hour of the request")
+    tokens_per_second: IntervalAnswer = described("The speed.", {"low": 1424.7, "high": 3353.8})
+    per_million_tokens: IntervalAnswer = described("The cost of a million trained tokens.", {"low": 0.2, "high": 0.5})
+
+
 class ConfigurationAnswer(Answer):
     """A complete configuration that fits."""
 
@@ -77,6 +89,9 @@ class ConfigurationAnswer(Answer):
         "Bytes that one task adds to the base model; for full fine-tuning, a whole model.", 167_772_160
     )
     cost: CostAnswer = described("The cost of an optimizer step.", {"relative": 1.49})
+    token_cost: TokenCostAnswer | None = described(
+        "The money for a token; null if cost is no priority, or no published run is near.", None
+    )
     reasons: tuple[ReasonAnswer, ...] = described("Reasons for and against the configuration.", [{"stance": "for"}])
     roomier: tuple[RoomierAnswer, ...] = described(
         "If little memory is left, changes that leave more.", [{"saved_bytes": 242_221_056}]
@@ -203,7 +218,18 @@ def _configuration(configuration: Configuration) -> dict[str, Any]:
         "request": request_body(configuration.request),
         "effective_batch_size": sequences * configuration.request.device.count,
         "roomier": [_roomier(each) for each in configuration.roomier],
+        "token_cost": configuration.token_cost and _token_cost(configuration.token_cost),
         **{name: getattr(configuration, name) for name in ("task_bytes", "cost", "reasons", "estimate")},
+    }
+
+
+def _token_cost(cost: TokenCost) -> dict[str, Any]:
+    return {
+        "price_per_hour": cost.price.per_hour,
+        "currency": cost.price.currency,
+        "origin": cost.price.origin,
+        "tokens_per_second": cost.speed.tokens_per_second,
+        "per_million_tokens": cost.per_million_tokens,
     }
 
 

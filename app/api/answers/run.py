@@ -7,9 +7,11 @@ from pydantic import model_validator
 
 from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import ModelSummary, Row, settings
-from app.presentation import run_text
+from app.api.answers.interval import IntervalAnswer
+from app.presentation import run_text, speed_text
 from calculator.devices import Verdict
 from calculator.run.answer import Resource, RunPhaseName, WholeRun
+from calculator.run.time import RunTime
 
 
 class RunPhaseAnswer(Answer):
@@ -54,6 +56,53 @@ class SavedFileAnswer(Answer):
     source: str = described("What it consists of.", "safetensors: an 8-byte length, a JSON header, and the tensors")
 
 
+class ListCostAnswer(Answer):
+    """What the run costs at a cloud's list price."""
+
+    cloud: str = described("The cloud.", "Modal")
+    price_per_hour: float = described("Its price for an hour of one GPU.", 2.4984)
+    currency: str = described("The currency.", "USD")
+    date: str = described("The day on which the price was read.", "2026-05-07")
+    source: str = described("Who read it, and where.", "https://techbytes.app/posts/serverless-gpu-pricing-matrix")
+    cost: IntervalAnswer = described("The cost of the training steps.", {"low": 3.1, "high": 6.4})
+
+
+class PublishedSpeedAnswer(Answer):
+    """A published run that is near this one."""
+
+    source: str = described("The publication.", "fms-acceleration benchmarks")
+    place: str = described("Where in it the figure is.", "Mistral-7B-v0.1, lora, batch 4")
+    address: str = described("Its URL.", "https://github.com/foundation-model-stack/fms-acceleration")
+    tokens_per_second: float = described("The published speed.", 3324.155)
+    efficiency: float = described("What it reached of its card's rated speed.", 0.499)
+
+
+class RunTimeAnswer(Answer):
+    """The time and the cost of the training steps, without loading, evaluation, checkpoints and merging."""
+
+    tokens_per_second: IntervalAnswer = described("The speed of the steps.", {"low": 1424.7, "high": 3353.8})
+    seconds_per_step: IntervalAnswer = described("The time of one optimizer step.", {"low": 0.61, "high": 1.44})
+    hours: IntervalAnswer = described("The time of all steps.", {"low": 0.17, "high": 0.4})
+    efficiency: IntervalAnswer = described(
+        "What published runs near this one reached of their cards' rated speeds.", {"low": 0.24, "high": 0.55}
+    )
+    steps: int = described("The optimizer steps of the run.", 1000)
+    cost: IntervalAnswer | None = described(
+        "The cost at device.price_per_hour, in its currency; null without a price.", {"low": 0.42, "high": 1.0}
+    )
+    list_costs: tuple[ListCostAnswer, ...] = described(
+        "The cost at list prices of some clouds, each with its date; empty if none lists the card.",
+        [{"cloud": "Modal"}],
+    )
+    published: tuple[PublishedSpeedAnswer, ...] = described(
+        "The published runs that the interval comes from.", [{"efficiency": 0.499}]
+    )
+    accuracy: str = described(
+        "How such intervals compare with speeds of a source that is left out.",
+        "Of 57 published speeds, the interval that other sources give contains 11.",
+    )
+
+
 class RunAnswer(Answer):
     """Every phase of a run, and the verdict on the whole."""
 
@@ -76,6 +125,12 @@ class RunAnswer(Answer):
     merged_files: tuple[SavedFileAnswer, ...] = described(
         "The files of the merged model; empty if nothing is merged.", [{"name": "model.safetensors"}]
     )
+    time: RunTimeAnswer | None = described(
+        "How long the training steps take, and what they cost; null if no published run is near, or the card's speed is"
+        " not known.",
+        {"hours": {"low": 0.17, "high": 0.4}},
+    )
+    time_refusal: str = described("Why time is null; empty if it is not.", "")
     assumptions: tuple[str, ...] = described("What the figures assume.", ["PyTorch 2.14, transformers 5.24, peft 0.21"])
     warnings: tuple[str, ...] = described("Risks worth knowing.", [])
 
@@ -97,9 +152,45 @@ class RunAnswer(Answer):
             "checkpoint_bytes": value.checkpoint_bytes,
             "checkpoints_on_disk": value.run.checkpoints_on_disk,
             "merged_files": value.merged_files,
+            "time": value.time and _time(value.time),
+            "time_refusal": value.time_refusal,
             "assumptions": value.assumptions,
             "warnings": value.warnings,
         }
+
+
+def _time(time: RunTime) -> dict[str, Any]:
+    speed = time.speed
+    return {
+        "tokens_per_second": speed.tokens_per_second,
+        "seconds_per_step": speed.seconds_per_step,
+        "hours": time.hours,
+        "efficiency": speed.efficiency,
+        "steps": time.steps,
+        "cost": time.cost,
+        "list_costs": [
+            {
+                "cloud": each.price.cloud,
+                "price_per_hour": each.price.per_hour,
+                "currency": each.price.currency,
+                "date": each.price.date,
+                "source": f"{each.price.source}: {each.price.address}",
+                "cost": each.cost,
+            }
+            for each in time.list_costs
+        ],
+        "published": [
+            {
+                "source": run.source.title,
+                "place": run.place,
+                "address": run.source.address,
+                "tokens_per_second": run.tokens_per_second,
+                "efficiency": run.efficiency,
+            }
+            for run in speed.runs
+        ],
+        "accuracy": speed_text.accuracy(),
+    }
 
 
 def _phase(phase: Any) -> dict[str, Any]:

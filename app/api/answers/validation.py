@@ -5,6 +5,7 @@ from typing import Any
 
 from app.api.accuracy import results
 from app.api.answers.answer import Answer, described
+from app.api.answers.speeds import SpeedsAnswer, speeds
 
 #: The remark of an answer without our own measurements.
 NOT_MEASURED = "No measurement on a CUDA device by this project yet."
@@ -208,13 +209,16 @@ class ValidationAnswer(Answer):
     )
     measured: tuple[MeasuredAnswer, ...] = described("Comparison with our own measurements, one entry per device.", [])
     remark: str | None = described("What is missing; null if nothing is.", NOT_MEASURED)
+    speeds: SpeedsAnswer = described("Published speeds, and how intervals compare with them.", {"coverage": []})
 
 
 @cache
 def validation() -> ValidationAnswer:
     """Return every committed result."""
     ours = tuple(MeasuredAnswer.model_validate(file) for file in results.measured())
-    return ValidationAnswer(published=_published(), measured=ours, remark=None if ours else NOT_MEASURED)
+    return ValidationAnswer(
+        published=_published(), measured=ours, remark=None if ours else NOT_MEASURED, speeds=speeds()
+    )
 
 
 def _published() -> PublishedAnswer | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import DEVICE, MEMORY, NEEDS, RESERVED, STACK, TRAINER
+from app.forms.fields import DEVICE, MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER
 from app.forms.plan_form import non_default, typed_fields, typed_model
 from app.forms.typed_form import TypedForm
 from app.pages.inference import form as inference_form
@@ -27,6 +27,7 @@ DEFAULTS: dict[str, str] = {
     "config": "",
     "gpu": "rtx-4090",
     "memory_gib": "",
+    "price_per_hour": "",
     "gpus": "",
     **{field.name: field.text(field.declared.default) for field in NEEDS},
     "priorities": USUAL_PRIORITIES[0],
@@ -38,6 +39,7 @@ LABELS: dict[str, str] = {
     "config": "config.json",
     "gpu": "GPU",
     "memory_gib": MEMORY.declared.setting.label,
+    "price_per_hour": PRICE.declared.setting.label,
     "gpus": "More cards",
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
@@ -86,6 +88,8 @@ class NeedsForm(TypedForm):
             return head
         if rest[-1:] == ["memory_bytes"]:
             return "memory_gib"
+        if rest[-1:] == ["price_per_hour"]:
+            return "price_per_hour"
         if loc == "devices":
             return "gpus"
         fields = [name for name, _ in self._devices()]
@@ -103,8 +107,10 @@ class NeedsForm(TypedForm):
         """Return each device with the field in which it is typed."""
         first = {"gpu": self.typed["gpu"].strip() or None, "memory_bytes": MEMORY.value(self.typed["memory_gib"])}
         device = {name: value for name, value in first.items() if value is not None}
+        price = PRICE.value(self.typed["price_per_hour"])
+        priced = {} if price is None else {"price_per_hour": price}
         more = [name.strip() for name in re.split(r"[,\n]", self.typed["gpus"]) if name.strip()]
-        one = [("gpu" if "gpu" in device else "memory_gib", device)] if device else []
+        one = [("gpu" if "gpu" in device else "memory_gib", {**device, **priced})] if device else []
         return [*one, *(("gpus", {"gpu": name}) for name in more)]
 
 
@@ -118,7 +124,15 @@ def address_of(plan: plan_form.Form, request: Request) -> str:
     """Return the address of the page for a plan's model, card, batch and sequence length."""
     training = request.training
     batch = training.micro_batch_size * training.gradient_accumulation_steps
-    names = ("model", "config", "gpu", "memory_gib", "reserved", *(field.name for field in (*TRAINER, *STACK)))
+    names = (
+        "model",
+        "config",
+        "gpu",
+        "memory_gib",
+        "price_per_hour",
+        "reserved",
+        *(field.name for field in (*TRAINER, *STACK)),
+    )
     kept = {name: plan.typed[name] for name in names}
     needs = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
     return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs}).address()}"

@@ -1,22 +1,22 @@
 """`/plan`, and its JSON version `/plan.json`."""
 
-from typing import Any
+from typing import Any, get_args
 
 from fastapi.responses import Response
 
 from app.api import plan
-from app.forms.fields import MEMORY, NEEDS, RESERVED, STACK, TRAINER
+from app.forms.fields import MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER
 from app.forms.layout import gpu_choices
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.pages.form_routes import form_routes
 from app.pages.plan import form as needs_form
 from app.pages.plan.form import LABELS, NeedsForm, read
-from app.presentation import plan_text
+from app.presentation import plan_text, speed_text
 from app.presentation.changes import changes_text
 from app.presentation.templates import page
 from calculator import catalogue
 from calculator.common.errors import PlanError
-from calculator.planning.needs import USUAL_PRIORITIES
+from calculator.planning.needs import Priority
 from calculator.planning.plan import plan as answer_to
 from calculator.planning.request import parse_plan
 
@@ -34,12 +34,14 @@ def plan_page(form: NeedsForm) -> Response:
         "models": catalogue.models(),
         "needs_fields": NEEDS,
         "plan_text": plan_text,
+        "price_field": PRICE,
+        "speed_text": speed_text,
         "reserved_field": RESERVED[0],
         "trainer_fields": TRAINER,
         "stack_fields": STACK,
         "stack_typed": any(field.text(field.declared.default) != form.typed[field.name] for field in STACK),
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
-        "usual_priorities": USUAL_PRIORITIES,
+        "priorities": get_args(Priority),
     }
     try:
         answer = answer_to(parse_plan(form.body()))

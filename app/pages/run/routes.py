@@ -9,7 +9,7 @@ from app.forms.fields import RUN
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.pages.form_routes import form_routes
 from app.pages.run.form import LABELS, RunForm, read
-from app.presentation import run_text
+from app.presentation import run_text, speed_text
 from app.presentation.templates import page
 from calculator.common.errors import PlanError
 from calculator.run.request import parse_run
@@ -25,6 +25,7 @@ def _run_page(form: RunForm) -> Response:
         "labels": LABELS,
         "run_fields": RUN,
         "run_text": run_text,
+        "speed_text": speed_text,
         "shareable": len(address) <= LONGEST_ADDRESS,
     }
     try:

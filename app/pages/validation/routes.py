@@ -22,6 +22,7 @@ def get_validation() -> Response:
         **view.context(answer.published),
         measured=[{"answer": device, "steps": view.steps(device)} for device in answer.measured],
         remark=answer.remark,
+        speeds=answer.speeds,
         statistics=STATISTICS,
         title="Estimates compared with measurements",
     )

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from calculator.planning.evaluator import Candidate, Evaluator
     from calculator.planning.needs import Needs
     from calculator.planning.reasons.rules import Rule
-    from calculator.planning.reasons.step_cost import StepCost
+    from calculator.speed.step_cost import StepCost
+    from calculator.speed.token_cost import TokenCost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Evaluation:
     candidate: Candidate
     answer: Estimate
     cost: StepCost
+    #: The money for a token; None if cost is no priority, or no published run is near.
+    token_cost: TokenCost | None = None
 
     @property
     def method(self) -> Method:

@@ -9,6 +9,9 @@ OPTIONS = (
     *("--reserved", "rule", "--eval_strategy", "epoch", "--compute_metrics", "--eval_samples", "64"),
 )
 
+#: A micro-batch that published runs are near.
+LONGER = ("--micro_batch_size", "4", "--sequence_length", "2048")
+
 
 def test_the_command_prints_the_phases_and_exits_by_the_verdict(capsys):
     assert main(["run", *OPTIONS]) == 1
@@ -30,3 +33,17 @@ def test_the_json_is_the_answer_of_the_api(capsys, client):
         "run": {"eval_strategy": "epoch", "compute_metrics": True, "eval_samples": 64},
     }
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/run", json=body).json()
+
+
+def test_the_command_prints_the_time_and_the_cost(capsys):
+    main(["run", *OPTIONS, "--gpu", "a100-sxm4-80gb", "--eval_strategy", "no", "--price_per_hour", "2", *LONGER])
+    shown = capsys.readouterr().out
+    assert "1,000 training steps take" in shown
+    assert "At the price of the request they cost" in shown
+    assert "USD an hour on 2026-05-07" in shown
+    assert "published speeds, the interval that the other sources give contains" in shown
+
+
+def test_the_command_states_why_there_is_no_time(capsys):
+    main(["run", *OPTIONS, "--gpu", "quadro-rtx-6000", "--eval_strategy", "no"])
+    assert "The time is not estimated. device.gpu: the rated speed of" in capsys.readouterr().out

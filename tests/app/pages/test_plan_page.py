@@ -188,3 +188,17 @@ def test_no_page_leads_a_browser_to_another_server(client):
         text = text_of(client, address)
         assert re.findall(r'(?:src|srcset|action|formaction)="(?:https?:)?//', text) == []
         assert re.findall(r"\sstyle=|<style|\son[a-z]+=\"", text) == []
+
+
+def test_a_plan_by_cost_shows_what_a_million_tokens_cost(client):
+    plan = "/plan?model=meta-llama/Llama-3.2-1B&gpu=a100-sxm4-80gb&priorities=cost&reserved=rule&price_per_hour=2"
+    page = client.get(plan).text
+    assert "<dt>A million tokens</dt>" in page
+    assert "price_per_hour of the request" in page
+
+
+def test_a_plan_by_cost_without_a_price_names_the_field(client):
+    page = client.get("/plan?model=gpt2&gpu=rtx-4060&priorities=cost&reserved=rule")
+    assert page.status_code == 422
+    assert 'id="price_per_hour-error"' in page.text
+    assert "a cost needs a price" in page.text

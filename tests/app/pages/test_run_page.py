@@ -59,3 +59,21 @@ def test_the_answer_of_an_estimate_links_to_its_run(client):
 def test_an_unknown_name_in_the_address_is_refused_in_json(client):
     assert client.get("/run.json?speed=1").status_code == 422
     assert "speed" in text(client.get(f"/run{SMALL}&speed=1").text)
+
+
+#: A micro-batch that published runs are near.
+LONGER = "&micro_batch_size=4&sequence_length=2048"
+
+
+def test_the_page_states_time_and_cost_with_their_basis(client):
+    html = text(client.get(f"/run{SMALL}&gpu=a100-sxm4-80gb&eval_strategy=no&price_per_hour=2{LONGER}").text)
+    assert "1,000 training steps take" in html
+    assert "At the price of the plan they cost" in html
+    assert "an hour on 2026-05-07" in html
+    assert "published speeds, the interval that the other sources give contains" in html
+
+
+def test_the_page_states_why_there_is_no_time(client):
+    html = text(client.get(f"/run{SMALL}&gpu=quadro-rtx-6000&eval_strategy=no").text)
+    assert "The time of this run is not estimated." in html
+    assert "the rated speed of" in html

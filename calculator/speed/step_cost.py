@@ -54,6 +54,8 @@ class StepCost:
     relative: float
     #: Floating-point operations.
     operations: int
+    #: Seconds of the step at the card's rated speeds.
+    rated_seconds: float
     reference: str
     #: The card whose rated speeds weigh bytes against operations.
     card: str
@@ -81,8 +83,10 @@ def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
     """The cost of an optimizer step with all its micro-batches."""
     step = _Step(model, request, answer)
     terms = tuple(step.terms())
+    relative = sum(term.relative for term in terms)
     return StepCost(
-        relative=sum(term.relative for term in terms),
+        relative=relative,
+        rated_seconds=relative * step.reference,
         operations=sum(term.amount for term in terms if term.unit == "operations"),
         reference=REFERENCE,
         card=step.speeds.card,

@@ -5,7 +5,7 @@ import pytest
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from calculator.inference.matmul_counts import products
-from calculator.planning.reasons.step_cost import USUAL_CARD, step_cost
+from calculator.speed.step_cost import USUAL_CARD, step_cost
 
 ALL = {"target_modules": "all-linear", "r": 16}
 

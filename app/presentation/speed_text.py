@@ -1,0 +1,67 @@
+"""The time and the cost of a run in words, for the page, the JSON API and the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.speed.interval import coverage
+
+if TYPE_CHECKING:
+    from calculator.run.time import RunTime
+    from calculator.speed.interval import Interval
+    from calculator.speed.prices import ListCost
+    from calculator.speed.token_cost import TokenCost
+
+
+def interval(of: Interval, unit: str = "") -> str:
+    """Return an interval with three digits at each end."""
+    return f"{_digits(of.low)} to {_digits(of.high)}{unit and f' {unit}'}"
+
+
+def _digits(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 1 else f"{value:.2f}"
+
+
+def sentence(time: RunTime) -> str:
+    """Say how long the steps take, and how fast they are."""
+    speed = interval(time.speed.tokens_per_second, "tokens per second")
+    return f"{time.steps:,} training steps take {interval(time.hours, 'hours')}, at {speed}."
+
+
+def basis(time: RunTime) -> str:
+    """Say where the interval comes from."""
+    runs = time.speed.runs
+    sources = ", ".join(dict.fromkeys(run.source.title for run in runs))
+    reached = f"{time.speed.efficiency.low:.0%} to {time.speed.efficiency.high:.0%}".replace("%", " %")
+    return (
+        f"The steps cost {time.speed.seconds_per_step.high * time.speed.efficiency.low:.3g} s each at the card's rated "
+        f"speed. {len(runs)} published runs near this one reached {reached} of theirs ({sources})."
+    )
+
+
+def token_cost(of: TokenCost) -> str:
+    """Say what a million tokens cost, and how fast the configuration is."""
+    amount = interval(of.per_million_tokens, of.price.currency)
+    return f"A million tokens cost {amount}, at {interval(of.speed.tokens_per_second, 'tokens per second')}."
+
+
+def accuracy() -> str:
+    """Say how such intervals compare with published speeds of a source that is left out."""
+    every, *sources = coverage()
+    width = "" if every.width is None else f" Their median width is a factor of {every.width:.1f}."
+    each = ", ".join(f"{of.covered} of {of.runs} of {of.source}" for of in sources if of.runs)
+    return (
+        f"Of {every.runs} published speeds, the interval that the other sources give contains {every.covered} "
+        f"({each}).{width}"
+    )
+
+
+def list_cost(of: ListCost) -> str:
+    """Say what the run costs at a list price, with the date of the price."""
+    price = of.price
+    return (
+        f"{price.cloud}: {interval(of.cost, price.currency)}, at {price.per_hour:.2f} {price.currency} an hour on "
+        f"{price.date}"
+    )

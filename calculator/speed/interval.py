@@ -1,0 +1,173 @@
+"""The interval of a run's speed: its cost at rated speeds, divided by the efficiencies of published runs near it.
+
+Near are runs of the same kind whose micro-batch costs an eighth to eight times as much. If two sources have such runs
+on the same card, these alone count. With fewer than two sources there is no interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, refusal
+from calculator.devices.verdict import card_of
+from calculator.speed.published import PublishedRun, kind_of, published_runs, tokens_of_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.estimation.request import Request
+    from calculator.speed.published import Kind
+    from calculator.speed.step_cost import StepCost
+
+#: How many times as costly a micro-batch of a near run is at most, and at least one over it.
+NEAR = 8
+
+#: The least number of sources of an interval.
+SOURCES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """The least and the most of a figure."""
+
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Interval:
+        """Both ends times a positive factor."""
+        return Interval(low=self.low * factor, high=self.high * factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How fast a run is, between the least and the most efficient of the published runs near it."""
+
+    efficiency: Interval
+    tokens_per_second: Interval
+    seconds_per_step: Interval
+    runs: tuple[PublishedRun, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How the intervals of some runs, made without the runs of their own source, contain what was published.
+
+    Attributes:
+        source: The name of the source that is left out; empty for all of them, one after the other.
+        runs: The runs with an interval.
+        covered: Those whose published speed is in it.
+        refused: The runs without an interval.
+        width: The median of the most over the least of the intervals; None without any.
+    """
+
+    source: str
+    runs: int
+    covered: int
+    refused: int
+    width: float | None
+
+
+def speed_of(request: Request, cost: StepCost) -> Speed:
+    """The speed of a run with this cost of an optimizer step.
+
+    Raises:
+        PlanError: if the run has no card with a rated speed, is of a kind that is not published, or no run is near it.
+    """
+    card = _check(request)
+    kind, micro_batches = kind_of(request.method), request.training.gradient_accumulation_steps
+    runs = near(published_runs(), kind, cost.rated_seconds / micro_batches, card)
+    if not runs:
+        message = (
+            f"fewer than {SOURCES} published sources have a run that is near: of a base that is {_BASES[kind]}, with a"
+            f" micro-batch that costs an eighth to {NEAR} times as much. Change micro_batch_size or sequence_length"
+        )
+        raise refusal("training.micro_batch_size", message, request.training.micro_batch_size)
+    reached = Interval(low=min(run.efficiency for run in runs), high=max(run.efficiency for run in runs))
+    seconds = Interval(low=cost.rated_seconds / reached.high, high=cost.rated_seconds / reached.low)
+    tokens = tokens_of_step(request)
+    return Speed(
+        efficiency=reached,
+        tokens_per_second=Interval(low=tokens / seconds.high, high=tokens / seconds.low),
+        seconds_per_step=seconds,
+        runs=runs,
+    )
+
+
+_BASES: dict[Kind, str] = {
+    "full": "trained",
+    "frozen in 16 bits": "frozen in 16 bits",
+    "frozen in 4 bits": "frozen in 4 bits",
+}
+
+
+def near(runs: Iterable[PublishedRun], kind: Kind, rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
+    """The published runs that are near a run; none if they have fewer than two sources."""
+    alike = [run for run in runs if run.is_possible and run.kind == kind and _is_near(run.rated_seconds, rated_seconds)]
+    same = [run for run in alike if run.card == card]
+    found = same if _sources(same) >= SOURCES else alike
+    return tuple(found) if _sources(found) >= SOURCES else ()
+
+
+def _is_near(one: float, other: float) -> bool:
+    return max(one, other) <= NEAR * min(one, other)
+
+
+def _sources(runs: Iterable[PublishedRun]) -> int:
+    return len({run.source.name for run in runs})
+
+
+def _check(request: Request) -> str:
+    """The id of the card of a run whose speed may be known."""
+    card, training = card_of(request.device), request.training
+    if card is None:
+        raise refusal("device.gpu", "a speed needs a card of the catalogue: name one", request.device.gpu)
+    if card.bf16_tflops is None or card.bandwidth_gbs is None:
+        message = f"the rated speed of {card.name} is not known: name another card"
+        raise refusal("device.gpu", message, request.device.gpu)
+    if request.device.count > 1:
+        message = "the published runs are on one GPU: use 1, and divide by the number of GPUs for the least time"
+        raise refusal("device.count", message, request.device.count)
+    if training.dtype == "float32" and training.autocast is None:
+        message = "the published runs compute in 16 bits: use bfloat16, or training.autocast"
+        raise refusal("training.dtype", message, training.dtype)
+    if request.drawn is not None or training.sequence_lengths is not None:
+        message = "the speed of a run with batches of many lengths is not known: leave sequence_lengths out"
+        raise refusal("training.sequence_lengths", message, None)
+    return card.id
+
+
+def refused_because(error: PlanError) -> str:
+    """Why a run has no speed, for an answer that has everything else."""
+    return "; ".join(f"{problem.loc}: {problem.msg}" for problem in error.problems)
+
+
+@cache
+def coverage() -> tuple[Coverage, ...]:
+    """How many published speeds the intervals from the other sources contain: over all sources, then for each."""
+    names = dict.fromkeys(run.source.name for run in published_runs())
+    of_sources = {name: [*_left_out(name)] for name in names}
+    every = [each for found in of_sources.values() for each in found]
+    return (_coverage("", every), *(_coverage(name, found) for name, found in of_sources.items()))
+
+
+def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
+    """Each run of a source, and the interval of efficiencies that the other sources give it."""
+    others = [run for run in published_runs() if run.source.name != name]
+    for run in published_runs():
+        if run.source.name == name and run.is_possible:
+            found = [other.efficiency for other in near(others, run.kind, run.rated_seconds, run.card)]
+            yield run, Interval(low=min(found), high=max(found)) if found else None
+
+
+def _coverage(name: str, found: list[tuple[PublishedRun, Interval | None]]) -> Coverage:
+    known = [(run.efficiency, interval) for run, interval in found if interval is not None]
+    return Coverage(
+        source=name,
+        runs=len(known),
+        covered=sum(interval.low <= efficiency <= interval.high for efficiency, interval in known),
+        refused=len(found) - len(known),
+        width=median(interval.high / interval.low for _, interval in known) if known else None,
+    )

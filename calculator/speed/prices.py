@@ -1,0 +1,85 @@
+"""List prices of some clouds, with the date on which they were read, and what a run costs at a price."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from calculator import catalogue
+from calculator.common.errors import refusal
+from calculator.devices.verdict import card_of
+
+if TYPE_CHECKING:
+    from calculator.inputs.training import Device
+    from calculator.speed.interval import Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPrice:
+    """What a cloud asks for an hour of one card, without a commitment."""
+
+    cloud: str
+    card: str
+    per_hour: float
+    currency: str
+    #: The day on which it was read.
+    date: str
+    source: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListCost:
+    """What a run costs at a list price."""
+
+    price: ListPrice
+    cost: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourPrice:
+    """What an hour of one card costs, in a currency if it is known, and where that comes from."""
+
+    per_hour: float
+    currency: str
+    origin: str
+
+
+def hour_price(device: Device, loc: str = "device") -> HourPrice:
+    """The price of a device: the request's, or the lowest list price of its card.
+
+    Raises:
+        PlanError: if neither is known.
+    """
+    if device.price_per_hour is not None:
+        return HourPrice(per_hour=device.price_per_hour, currency="", origin="price_per_hour of the request")
+    card = card_of(device)
+    listed = list_prices(card.id) if card else ()
+    if not listed:
+        message = "a cost needs a price, and the table of list prices does not have this card: give one"
+        raise refusal(f"{loc}.price_per_hour", message, None)
+    first = listed[0]
+    origin = f"the list price of {first.cloud} on {first.date}, {first.source} ({first.address})"
+    return HourPrice(per_hour=first.per_hour, currency=first.currency, origin=origin)
+
+
+@cache
+def list_prices(card: str) -> tuple[ListPrice, ...]:
+    """The list prices of a card of the catalogue, the lowest first."""
+    file = catalogue.read("prices.json")
+    source = file["source"]
+    found = [
+        ListPrice(
+            cloud=row["cloud"],
+            card=card,
+            per_hour=row["per_hour"],
+            currency=source["currency"],
+            date=source["date"],
+            source=source["text"],
+            address=source["address"],
+        )
+        for row in file["prices"]
+        if row["gpu"] == card
+    ]
+    return tuple(sorted(found, key=lambda each: each.per_hour))
