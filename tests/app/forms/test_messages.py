@@ -148,7 +148,7 @@ def test_the_typed_text_is_shown_with_the_allowed_values(client):
             "/plan?model=gpt2,distilgpt2,gpt2-xl,gpt2-large&gpus=l4,t4,l40s",
             "More cards: 4 models on 4 devices are more",
         ),
-        ("/plan?priorities=x", "What matters first: must be a list from 'quality', 'speed', 'memory', not 'x'"),
+        ("/plan?priorities=x", "What matters first: must be a list from 'quality', 'speed', 'memory', 'cost', not 'x'"),
     ],
 )
 def test_a_page_names_fields_by_their_labels(client, address, message):
