@@ -165,7 +165,7 @@ def typed_fields(
 
 
 def filled(request: Mapping[str, Any], tool: str = "") -> Form:
-    """Return the form of a request body: its model, method, training and stack. The device is the first plan's."""
+    """Return the form of a request body, options of its own included. The device is the first plan's."""
     model, method, training = request["model"], request["method"], request.get("training", {})
     config = json.dumps(model["config"]) if isinstance(model, dict) else ""
     typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
@@ -174,6 +174,7 @@ def filled(request: Mapping[str, Any], tool: str = "") -> Form:
         (METHOD[method["name"]], method),
         (TRAINING, training),
         (STACK, request.get("stack", {})),
+        (CHOICES, request),
     ):
         typed |= {field.name: field.text(found(values, field.keys, field.declared.default)) for field in fields}
     return read(typed.items())

@@ -145,6 +145,12 @@ CHAPTERS: tuple[Chapter, ...] = (
         experiments=("overhead",),
     ),
     Chapter(
+        name="papers",
+        title="The papers' own runs",
+        summary="What the runs in the papers that introduced the methods need, each as a request with its answer.",
+        formulas=(),
+    ),
+    Chapter(
         name="exercises",
         title="Worked examples and problems",
         summary="The lesson's examples and problems, with its answers next to ours and a remark where they differ.",

@@ -46,6 +46,7 @@ PAGES = {
     "lesson-prompt": "/lesson/prompt",
     "lesson-comparison": "/lesson/comparison",
     "lesson-exercises": "/lesson/exercises",
+    "lesson-papers": "/lesson/papers",
 }
 SCHEMES = ["light", "dark"]
 
@@ -78,7 +79,9 @@ SET_FAMILY = """(family) => {
 
 #: Pages with formulas.
 LESSONS = [
-    name for name in PAGES if name.startswith("lesson") and name not in ("lesson-comparison", "lesson-exercises")
+    name
+    for name in PAGES
+    if name.startswith("lesson") and name not in ("lesson-comparison", "lesson-exercises", "lesson-papers")
 ]
 
 #: One page of each kind of content, for the contrast of the dark colours.

@@ -9,6 +9,7 @@ from app.api.answers.answer import Answer, described
 from app.pages.lesson.experiments import ExperimentAnswer, proven
 from app.pages.lesson.form import ChapterForm, Tried, read
 from calculator.lesson.chapters import CHAPTERS
+from calculator.lesson.papers import answered
 from calculator.lesson.practice import PRACTICE
 from calculator.lesson.questions import QUESTIONS
 
@@ -79,11 +80,27 @@ class QuestionAnswer(Answer):
     lines: tuple[LineAnswer, ...] = described("Further figures.", [])
 
 
+class PaperRunAnswer(Answer):
+    """A run of the paper that introduced a method."""
+
+    name: str = described("The name.", "lora-glue")
+    title: str = described("The title.", "RoBERTa-large, LoRA on GLUE")
+    paper: str = described("The paper.", "Hu et al. 2021, LoRA")
+    source: str = described("Its address.", "https://arxiv.org/abs/2106.09685")
+    run: str = described("What the paper runs.", "MNLI, three labels: r 8.")
+    stated: str = described("What the paper states.", "0.8 million trained parameters (table 2)")
+    assumed: str = described("What the request sets that the paper does not state.", "Weights in float32.")
+    request: dict[str, Any] = described("The request for an estimate.", {"model": "FacebookAI/roberta-large"})
+    lines: tuple[LineAnswer, ...] = described("The answer to the request.", [{"name": "peak of the step"}])
+    refused: tuple[str, ...] = described("Why the request has no answer yet; empty where it has one.", [])
+
+
 class LessonAnswer(Answer):
     """The whole lesson, with its own numbers."""
 
     chapters: tuple[ChapterAnswer, ...] = described("The chapters.", [{"name": "lora"}])
     questions: tuple[QuestionAnswer, ...] = described("The worked examples and problems.", [{"name": "problem-1"}])
+    papers: tuple[PaperRunAnswer, ...] = described("The papers' own runs.", [{"name": "lora-glue"}])
     environment: dict[str, Any] | None = described("The environment of the experiments; null without results.", None)
 
 
@@ -109,6 +126,10 @@ def lesson_answer() -> LessonAnswer:
     return LessonAnswer(
         chapters=tuple(chapter_answer(read(chapter, ())) for chapter in CHAPTERS),
         questions=tuple(QuestionAnswer.model_validate(question) for question in QUESTIONS),
+        papers=tuple(
+            PaperRunAnswer.model_validate({**asdict(each.run), "lines": each.lines, "refused": each.refused})
+            for each in answered()
+        ),
         environment=results.environment if results else None,
     )
 

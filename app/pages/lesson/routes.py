@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.api.responses import json_response
+from app.forms.plan_form import filled
 from app.pages.lesson import drawings
 from app.pages.lesson.answers import chapter_answer, lesson_answer
 from app.pages.lesson.experiments import proven
@@ -19,6 +20,7 @@ from calculator.common.errors import PlanError, Problem, refusal
 from calculator.lesson import LESSON
 from calculator.lesson.chapter import Chapter
 from calculator.lesson.chapters import CHAPTERS
+from calculator.lesson.papers import answered
 from calculator.lesson.practice import PRACTICE
 from calculator.lesson.questions import QUESTIONS
 from calculator.lesson.table import COSTS, table
@@ -90,7 +92,13 @@ def chapter_page(form: ChapterForm) -> Response:
         title=f"Error: {chapter.title}" if wrong else chapter.title,
         **(_comparison(tried[0]) if chapter.name == "comparison" else {}),
         **({"questions": QUESTIONS} if chapter.name == "exercises" else {}),
+        **({"papers": answered(), "addresses": _addresses()} if chapter.name == "papers" else {}),
     )
+
+
+def _addresses() -> dict[str, str]:
+    """Return the addresses of the estimate page for the papers' runs."""
+    return {each.run.name: f"/{filled(each.run.request).address()}" for each in answered() if not each.refused}
 
 
 def _chapter(name: str) -> Chapter:
