@@ -25,6 +25,7 @@ BEFORE_BACKWARD = "before backward: "
 AFTER_BACKWARD = "after backward: "
 PINNED = "pinned: "
 UNPINNED = "unpinned: "
+KEPT = "kept: "
 
 
 class NamedParameter(Tensor):
@@ -58,6 +59,15 @@ def saved_copy(tensor: Tensor) -> Tensor:
     Source: torch/utils/checkpoint.py, _recomputation_hook.
     """
     return Pinned(tensor) if isinstance(tensor, NamedParameter) and tensor.edge else tensor.detach()
+
+
+def kept(name: str, x: Tensor) -> None:
+    """Mark that the graph of an output refers to a parameter outside of what autograd saves, until the loss is freed.
+
+    Source: bitsandbytes/autograd/_functions.py, MatMul4Bit.forward, which sets an attribute of its context.
+    """
+    if x.tape.calls_modules and x.edge is not None:
+        x.tape.mark(f"{KEPT}{name}")
 
 
 def begin(tape: Tape, path: str) -> None:

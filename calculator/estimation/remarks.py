@@ -9,10 +9,11 @@ from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARD
 from calculator.estimation import image_requests, task_sentences
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
-from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, Offload, offloads_optimizer, pins
+from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp import sentences as fsdp
+from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import older_behaviour
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced
@@ -119,49 +120,12 @@ def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
     return (f"The figures are of rank {rank}, which has the highest peak{others}.",)
 
 
-def _zero(request: Request) -> Iterator[str]:
-    """What DeepSpeed does to the weights, and what of it is not counted."""
-    if request.training.autocast is not None:
-        yield (
-            "DeepSpeed casts every parameter to bfloat16 and keeps float32 masters of those that are trained, as with"
-            " Trainer's bf16=True. There is no autocast."
-        )
-    if offloads_optimizer(request.training.zero):
-        yield (
-            "Masters, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
-            " one GPU. DeepSpeed's CPU Adam updates them."
-        )
-    if (request.training.zero.offload_param or Offload()).device == "cpu":
-        yield (
-            "Partitions of the weights are in host memory, where memory.host_bytes counts them, and are copied to the"
-            " GPU when they are gathered."
-        )
-    if request.device.sharding == "zero3" and pins(request.training.zero):
-        yield (
-            "Pinned host memory is counted in the blocks that PyTorch allocates, whose sizes are powers of two:"
-            " pin_memory false needs less."
-        )
-    if request.device.sharding == "zero3":
-        yield (
-            "DeepSpeed gathers a module's weights before it runs, and those of the modules after it up to"
-            " stage3_prefetch_bucket_size elements. It frees them after the module unless they are used again within"
-            " stage3_max_reuse_distance. The figures follow each call of a module, in the order of the third step."
-        )
-        yield "Partitions are padded, so every GPU needs the same memory."
-        yield (
-            "Loading is not counted. Under deepspeed.zero.Init (transformers' Trainer, or accelerate's"
-            " zero3_init_flag) each parameter is partitioned while it is loaded; otherwise each GPU holds the whole"
-            " model when DeepSpeed starts."
-        )
-    yield "NCCL's buffers are outside the caching allocator and not counted."
-    yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
-
-
 def _distributed(request: Request, model: Model) -> Iterator[str]:
     """What a sharding adds, and what of it is not counted."""
     device, config = request.device, request.training.ddp or DDPConfig()
     if device.sharding in STAGES:
-        yield from _zero(request)
+        quantized = request.method.facts.quantizes_base
+        yield from zero.assumptions(request.training, request.device, quantized=quantized)
     if device.sharding == "fsdp":
         yield from fsdp.assumptions(prepared(request, model))
     if device.sharding != "ddp":
@@ -249,6 +213,9 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
     lines += _found_unused(request)
     if request.device.sharding == "fsdp":
         lines += fsdp.warnings(prepared(request, model))
+    if request.device.sharding in STAGES:
+        quantized = request.method.facts.quantizes_base
+        lines += zero.warnings(request.training, request.device, quantized=quantized)
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import four_bit, int8, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.module_calls import NamedParameter, enter, leave
+from calculator.engine.module_calls import NamedParameter, enter, kept, leave
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.resident.int8 import Int8
 
@@ -129,6 +129,7 @@ class BoundModule:
         x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
         bias = self.own.get("bias")
         out = four_bit.matmul_4bit(x, self.module, quantization, bias, keeps_input=self.keeps_input)
+        kept(f"{self.name}.weight", out)
         return ops.cast(out, x_dtype, "output")
 
     def _dense(self, x: Tensor) -> Tensor:

@@ -12,13 +12,16 @@ from calculator.common.errors import PlanError
 from calculator.common.names import TaskName
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
+from calculator.inputs.sharding import MODELLED
 from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
+from validation.comparison.show import traced_body
 from validation.random_grid import table
 from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.journal import Journal, fingerprint
 from validation.random_grid.random_requests import random_request
+from validation.random_grid.sharded_requests import random_sharded_request
 from validation.random_grid.table import Case
 from validation.random_grid.task_requests import random_task_request
 from validation.tracing import snapshot
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.common.names import MethodName
+    from calculator.inputs.sharding import ShardingName
 
 #: Cases that a worker process traces before it is replaced, which frees the memory that libraries keep.
 CASES_A_WORKER = 250
@@ -42,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
     parser.add_argument("--task", choices=get_args(TaskName), default="causal_lm", help="requests for this task")
     parser.add_argument("--images", action="store_true", help="requests with images")
+    parser.add_argument("--sharding", choices=sorted(MODELLED - {"none"}), help="requests for several GPUs")
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
@@ -54,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Trace the requests without a stored trace and print the table. Return 1 if a target is missed."""
     silence_libraries()
     cases = drawn(
-        args.seed, args.count, args.families or (), args.only, args.method, args.task, with_images=args.images
+        args.seed,
+        args.count,
+        args.families or (),
+        args.only,
+        args.method,
+        args.task,
+        with_images=args.images,
+        sharding=args.sharding,
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
@@ -76,15 +88,19 @@ def drawn(
     task: TaskName = "causal_lm",
     *,
     with_images: bool = False,
+    sharding: ShardingName | None = None,
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
+    `sharding` draws requests for several GPUs.
     """
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        if with_images:
+        if sharding is not None:
+            request = random_sharded_request(seed, number, families, sharding)
+        elif with_images:
             request = random_image_request(seed, number, families)
         elif task == "causal_lm":
             request = random_request(seed, number, families or FAMILIES_WITH_FORWARD, method)
@@ -134,9 +150,7 @@ def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str
 
 def traced(request: dict[str, Any]) -> dict[str, Any]:
     """Trace a request. Return what a journal stores: the snapshot, or the error of the real stack."""
-    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
-
     try:
-        return {"traced": snapshot.to_json(snapshot.traced(trace(parse_request(request))))}
+        return {"traced": snapshot.to_json(snapshot.traced(traced_body(request)))}
     except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal
         return {"refused": f"{type(error).__name__}: {error}"[:300]}

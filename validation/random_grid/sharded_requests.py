@@ -1,4 +1,4 @@
-"""Seeded random requests for runs under ZeRO-3: small models, several ranks, DeepSpeed's settings."""
+"""Seeded random requests for sharded runs: several GPUs, and the settings of the library that shards."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.families import FAMILIES, model_from_config
+from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD, model_from_config
 from calculator.sharding.zero.refusals import ON_HOST
 from calculator.sharding.zero3.refusals import FAMILIES as ORDERED
 from calculator.sharding.zero3.refusals import METHODS
 from validation.random_grid.random_configs import MIDDLING, random_config
+from validation.random_grid.random_requests import random_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.inputs.sharding import ShardingName
     from validation.random_grid.random_requests import Options
+
+#: The optimizers of requests under ZeRO.
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 
 TRAINING: Options = {
     "micro_batch_size": (0.6, (1, 2, 3)),
@@ -24,7 +29,7 @@ TRAINING: Options = {
     "gradient_checkpointing": (0.5, (True,)),
     "attention": (0.15, ("eager",)),
     "padding": (0.15, (True,)),
-    "optimizer": (0.6, ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")),
+    "optimizer": (0.6, OPTIMIZERS),
     "max_grad_norm": (0.25, (None,)),
 }
 
@@ -41,6 +46,14 @@ ZERO: Options = {
     "offload_param": (0.25, ({"device": "cpu"},)),
 }
 
+#: The settings of stages 1 and 2.
+FLAT: Options = {
+    "reduce_bucket_size": (0.75, (5_000, 50_000, 200_000, 1_000_000, "auto")),
+    "overlap_comm": (0.3, (True,)),
+    "round_robin_gradients": (0.2, (True,)),
+    "offload_optimizer": (0.25, ({"device": "cpu"},)),
+}
+
 LORA: Options = {
     "r": (0.8, (1, 2, 4, 8, 16)),
     "lora_dropout": (0.35, (0.1,)),
@@ -48,16 +61,65 @@ LORA: Options = {
     "bias": (0.1, ("all", "lora_only")),
 }
 
+QLORA: Options = {
+    **LORA,
+    "double_quant": (0.3, (False,)),
+    "quant_storage": (0.3, ("bfloat16",)),
+    "prepare_model_for_kbit_training": (0.3, (False,)),
+}
+
+#: The options of each method.
+OPTIONS: dict[str, Options] = {"full": {}, "lora": LORA, "qlora": QLORA}
+
 COUNTS = (2, 2, 3, 4, 4, 6, 8, 8, 16, 64)
 
+#: By sharding: the field of `training` that configures it, and its options.
+FIELDS: dict[ShardingName, tuple[str, Options]] = {
+    "ddp": (
+        "ddp",
+        {
+            "gradient_as_bucket_view": (0.4, (True,)),
+            "find_unused_parameters": (0.3, (True,)),
+            "static_graph": (0.2, (True,)),
+            "bucket_cap_mb": (0.3, (1, 5, 100)),
+        },
+    ),
+    "fsdp": ("fsdp_config", {"reshard_after_forward": (0.3, (False,)), "cpu_offload": (0.25, (True,))}),
+    "zero1": ("deepspeed", FLAT),
+    "zero2": ("deepspeed", FLAT),
+}
 
-def random_sharded_request(seed: int, number: int, families: Sequence[str] = ()) -> dict[str, Any]:
+
+def random_sharded_request(
+    seed: int, number: int, families: Sequence[str] = (), sharding: ShardingName = "zero3"
+) -> dict[str, Any]:
     """Return the body of one request."""
+    if sharding == "zero3":
+        return _partitioned(seed, number, families)
+    rng = random.Random(f"{sharding} {seed} {number}")
+    body = random_request(seed, number, families or FAMILIES_WITH_FORWARD)
+    name, options = FIELDS[sharding]
+    chosen = _set(rng, options)
+    training = body["training"]
+    if name == "deepspeed":
+        training["autocast"] = "bfloat16"
+        training["optimizer"] = rng.choice(ON_HOST) if "offload_optimizer" in chosen else rng.choice(OPTIMIZERS)
+        chosen = {"zero_optimization": chosen}
+    return {
+        **body,
+        "training": training | {name: chosen},
+        "device": {"count": rng.choice(COUNTS), "sharding": sharding},
+    }
+
+
+def _partitioned(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
+    """A request under ZeRO-3, whose families and methods are those that are modelled."""
     rng = random.Random(f"zero3 {seed} {number}")
     family = rng.choice(sorted(families or ORDERED))
     name = rng.choice(METHODS)
-    method = {"name": name, **(_set(rng, LORA) if name == "lora" else {})}
-    training = _set(rng, TRAINING) | ({"dtype": "float32"} if rng.random() < 0.2 else {"autocast": "bfloat16"})
+    method = {"name": name, **_set(rng, OPTIONS[name])}
+    in_float32 = rng.random() < 0.2 and name != "qlora"
+    training = _set(rng, TRAINING) | ({"dtype": "float32"} if in_float32 else {"autocast": "bfloat16"})
     config, zero = _config(rng, family), _set(rng, ZERO)
     if "offload_optimizer" in zero:
         training["optimizer"] = rng.choice(ON_HOST)

@@ -92,7 +92,7 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
 
 def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Run peft.tuners.lora.bnb.Linear4bit.forward, or Linear8bitLt.forward, which does not clone the output."""
-    result = bound.base(x)
+    result = base_layer(bound, x)
     if not isinstance(bound.module_spec.quantization, Int8):
         result = ops.contiguous(result, "output, cloned")
     dtype = result.dtype

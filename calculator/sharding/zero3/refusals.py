@@ -53,7 +53,7 @@ FAMILIES = frozenset(
 )
 
 #: The methods whose modules are.
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "qlora")
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import named
+from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
@@ -118,10 +118,11 @@ class PartitionedState:
         count = named(self.sizes.ranks, "count")
         for tensor in self.tensors:
             if tensor.parameters and not tensor.trained:
-                size = -(-tensor.parameters // self.sizes.ranks)
+                whole = int(elements(tensor.shape))
+                size = -(-whole // self.sizes.ranks)
                 yield ResidentTensor(
                     name=f"{tensor.name}: partition",
-                    shape=(named(tensor.parameters, "parameters").divided(count),),
+                    shape=(named(whole, "parameters").divided(count),),
                     dtype=tensor.dtype,
                     component=tensor.component,
                     count=tensor.count,
@@ -176,10 +177,10 @@ class PartitionedState:
         """
         count, steps = self.sizes.ranks, self.prepared.training.gradient_accumulation_steps
         trained = [each for group in self.sub_groups for each in group]
-        elements = sum(each.partition for each in trained) * count
+        sent = sum(each.partition for each in trained) * count
         if not self.sizes.reduce_scatter:
-            elements = sum(each.elements for each in trained)
+            sent = sum(each.elements for each in trained)
         reduce = reduce_scatter if self.sizes.reduce_scatter else all_reduce
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
-        reduced = reduce(elements * ITEMSIZE[self.dtype] * steps, count, what)
+        reduced = reduce(sent * ITEMSIZE[self.dtype] * steps, count, what)
         return all_gather(gathered, count, "gathered weights"), reduced

@@ -32,22 +32,25 @@ OFFLOADED_SCALARS = 6
 Alive = tuple["ResidentTensors", ...]
 
 
-def fullest(state: PartitionedState, gathered: int, persistent: int) -> Alive:
+def fullest(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Alive:
     """What is alive at the moment with the most bytes.
 
-    `gathered` are the bytes that the passes left gathered, and `persistent` those that the step gathers in the end.
+    `gathered` are the bytes that the passes left gathered, `kept` those of them that stay, and `persistent` what is
+    gathered when the step ends.
     """
     if state.sizes.offloads_optimizer:
-        return max(_offloaded(state, gathered, persistent), key=_bytes)
+        return max(_offloaded(state, gathered, kept, persistent), key=_bytes)
     after = (*_gathered(state, persistent), _scalars(len(state.sub_groups) + KEPT_SCALARS))
-    return max((_gathered(state, gathered), *_moments(state), after), key=_bytes)
+    throughout = _gathered(state, kept)
+    moments = ((*throughout, *moment) for moment in _moments(state))
+    return max((_gathered(state, gathered), *moments, after), key=_bytes)
 
 
-def _offloaded(state: PartitionedState, gathered: int, persistent: int) -> Iterator[Alive]:
+def _offloaded(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Iterator[Alive]:
     """The step that updates partitions on the host: the norms of the gradients are on the GPU until it has ended."""
     norms = sum(len(group) for group in state.sub_groups)
     yield *_gathered(state, gathered), _scalars(norms)
-    yield (_scalars(norms + OFFLOADED_SCALARS),)
+    yield *_gathered(state, kept), _scalars(norms + OFFLOADED_SCALARS)
     yield _gathered(state, persistent)
 
 

@@ -39,7 +39,8 @@ EMPTY = Fullest(-1, 0, 0, 0)
 class Passes:
     """The run's steps: what is gathered and reduced on top of the micro-batch's own tensors.
 
-    `base` are the bytes of the micro-batch alive before each event.
+    `base` are the bytes of the micro-batch alive before each event. `keeps_loss`: whether the loop refers to the loss,
+    and so to its graph, until the next one.
     """
 
     def __init__(
@@ -50,17 +51,24 @@ class Passes:
         sizes: Sizes,
         dtype: DType,
         micro_batches: int,
+        *,
+        keeps_loss: bool,
     ) -> None:
         self._program, self._base, self._dtype = program, base, dtype
         self._gathered, self._reducing = Live(), Live()
         self._coordinator = Coordinator(sizes, self._gathered, parameters)
         self._bucket = Bucket(sizes, self._reducing, dtype)
         self._pins: dict[str, Storage] = {}
+        #: What the graphs of the last loss and of the one before refer to.
+        self._kept: list[Storage] = []
+        self._kept_before: list[Storage] = []
         self._at = 0
         #: The fullest moments of the passes.
         self.forward = self.backward = EMPTY
         #: The most bytes that are gathered while the optimizer's step begins.
         self.at_step = 0
+        #: The bytes of gathered weights that are alive throughout that step.
+        self.kept = 0
         #: The bytes that a step's all-gathers result in.
         self.sent = 0
         #: Moments of the passes: a position on the tape, and the bytes there.
@@ -73,11 +81,13 @@ class Passes:
                 self._bucket.is_last = number == count - 1
                 before = self._coordinator.sent
                 self._run(measures=last)
+                if not keeps_loss:
+                    self._replace_loss(self._kept)
                 alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
                 self.sent += alike * (self._coordinator.sent - before)
             self._gathered.reset()
             self._coordinator.release_all()
-            self.at_step = self._gathered.most
+            self.at_step, self.kept = self._gathered.most, self._gathered.bytes
             before = self._coordinator.sent
             self._reducing.bytes = 0
             self._gathered.reset()
@@ -90,7 +100,10 @@ class Passes:
         program = self._program
         self._at = program.forward
         self._coordinator.begin()
+        self._kept, self._kept_before = [], self._kept
         for event in program.events:
+            if event.position > program.backward:
+                self._end_forward(measures=measures)
             if measures:
                 self._until(event.position)
             self._gathered.reset()
@@ -106,6 +119,19 @@ class Passes:
         if measures:
             self._note(program.end)
         self._coordinator.end_backward()
+
+    def _end_forward(self, *, measures: bool) -> None:
+        """Replace the loss before by that of the forward pass that has ended."""
+        if self._kept_before:
+            if measures:
+                self._until(self._program.backward)
+            self._replace_loss(self._kept_before)
+
+    def _replace_loss(self, of_graph: list[Storage]) -> None:
+        """Free what the graph of a loss refers to."""
+        for each in of_graph:
+            each.drop()
+        of_graph.clear()
 
     def _apply(self, event: Event, *, measures: bool) -> None:
         kind, module = event.kind, event.module
@@ -129,6 +155,10 @@ class Passes:
             pinned = self._pins.pop(event.serial, None)
             if pinned is not None:
                 pinned.drop()
+        elif event.kind == module_calls.KEPT:
+            if parameter.storage is not None and event.position <= self._program.backward:
+                parameter.storage.references += 1
+                self._kept.append(parameter.storage)
         else:
             self._reduce(event, parameter, measures=measures)
 

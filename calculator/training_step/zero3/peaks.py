@@ -55,6 +55,7 @@ class PartitionedPeaks:
             state.sizes,
             state.dtype,
             state.prepared.training.gradient_accumulation_steps,
+            keeps_loss=state.prepared.training.trainer is None,
         )
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
@@ -67,7 +68,7 @@ class PartitionedPeaks:
 
     @cached_property
     def _temporaries(self) -> Alive:
-        return fullest(self._state, self.passes.at_step, self.passes.persistent)
+        return fullest(self._state, self.passes.at_step, self.passes.kept, self.passes.persistent)
 
     @property
     def blocks(self) -> tuple[ResidentTensors, ...]:

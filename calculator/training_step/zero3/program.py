@@ -22,6 +22,7 @@ PREFIXES = (
     module_calls.AFTER_BACKWARD,
     module_calls.PINNED,
     module_calls.UNPINNED,
+    module_calls.KEPT,
     GRADIENT_OF,
 )
 
@@ -57,7 +58,7 @@ class Program:
         if kind in (module_calls.PINNED, module_calls.UNPINNED):
             serial, name = text.split(maxsplit=1)
             return Event(position, kind, None, self._parameter(name, layer), serial)
-        if kind == GRADIENT_OF:
+        if kind in (GRADIENT_OF, module_calls.KEPT):
             return Event(position, kind, None, self._parameter(text, layer))
         return Event(position, kind, self._modules[text, layer if "*" in text else None], None)
 

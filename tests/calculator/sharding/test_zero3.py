@@ -191,6 +191,16 @@ def test_an_offloaded_gradient_has_a_copy_and_its_norm_on_the_gpu():
     assert (live.most, live.bytes) == (512 + 1024, 512)
 
 
+def test_the_graph_of_the_loss_keeps_gathered_4_bit_weights():
+    method = {"name": "qlora", "target_modules": "all-linear"}
+    runs = [estimate(request(NONE_STAY, training={"trainer": name}, method=method)) for name in (None, "transformers")]
+    loop, trainer = ({each.name: each.peak_bytes for each in run.memory.phases}["optimizer_step"] for run in runs)
+    packed = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512) // 2
+    first = (256 * 256 + 2 * 256 * 128) // 2  # the inputs of the first layer's products have no graph
+    assert loop - trainer == pytest.approx(packed - first, abs=100 * 512)
+    assert any("does not save the memory of 4-bit weights" in warning for warning in runs[0].warnings)
+
+
 @pytest.mark.parametrize(
     ("loc", "changes"),
     [

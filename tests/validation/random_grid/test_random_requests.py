@@ -8,6 +8,7 @@ from calculator.families import FAMILIES_WITH_FORWARD, model_from_config
 from calculator.methods import METHODS
 from validation.comparison.compare import estimate
 from validation.random_grid.random_requests import random_request
+from validation.random_grid.sharded_requests import random_sharded_request
 
 FAMILIES = FAMILIES_WITH_FORWARD
 DRAWN = [random_request(7, number, FAMILIES) for number in range(400)]
@@ -59,3 +60,11 @@ def test_most_requests_are_answered():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_requests_of_one_family_can_be_drawn(family):
     assert random_request(1, 1, [family])["model"]["config"]["model_type"] == family
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
+def test_requests_of_a_sharding_are_the_same_each_time_and_valid(sharding):
+    bodies = [random_sharded_request(3, number, sharding=sharding) for number in range(20)]
+    assert bodies == [random_sharded_request(3, number, sharding=sharding) for number in range(20)]
+    assert {body["device"]["sharding"] for body in bodies} == {sharding}
+    assert {parse_request(body).device.count for body in bodies} > {2, 4}
