@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: The families whose modules are known to be called in the order of the real model: dense decoders.
 FAMILIES = frozenset(
     {
+        "apertus",
         "arcee",
         "cohere",
         "cohere2",
@@ -22,6 +23,7 @@ FAMILIES = frozenset(
         "ernie4_5",
         "exaone",
         "exaone4",
+        "falcon",
         "gemma",
         "gemma2",
         "gemma3_text",
