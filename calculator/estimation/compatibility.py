@@ -13,6 +13,7 @@ from calculator.families import forward_of, unsupported_configs
 from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
+from calculator.methods import LoRA, QLoRA
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp import problems as fsdp
@@ -64,6 +65,7 @@ def check(request: Request, model: Model) -> None:
         *several_cards(request.device),
         *_stack(request, model),
         *_plain_steps(request),
+        *_loraplus(request),
         *_coupled(request, model),
         *_layers_apart(request),
         *_ddp(request, model),
@@ -342,6 +344,22 @@ def _plain_steps(request: Request) -> Iterator[Problem]:
     if method.quantizes_base and stack != DEFAULT_STACK:
         message = f"{method.title} is modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(stack))
+
+
+def _loraplus(request: Request) -> Iterator[Problem]:
+    """LoRA+ without LoRA, and where its groups are not modelled."""
+    training, method = request.training, request.method
+    if training.loraplus_lr_ratio is None:
+        return
+    message = None
+    if not isinstance(method, LoRA | QLoRA):
+        message = f"{method.facts.label} has no B: use lora or qlora, or leave it out"
+    elif training.trainer is not None:
+        message = "is modelled in the reference step only: leave the trainer out"
+    elif request.device.sharding != "none":
+        message = "is modelled on one GPU only: use device.sharding none"
+    if message is not None:
+        yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
 
 
 def _layers_apart(request: Request) -> Iterator[Problem]:

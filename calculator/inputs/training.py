@@ -222,6 +222,15 @@ class Training:
         "device.sharding fsdp.",
         example={"reshard_after_forward": False},
     )
+    loraplus_lr_ratio: float | None = setting(
+        None,
+        label="LoRA+ ratio",
+        help="The learning rate of LoRA's B over that of A, as PEFT's create_loraplus_optimizer takes it. The optimizer"
+        " then has parameter groups of its own for A and B, and steps one after the other.",
+        minimum=1,
+        maximum=1e6,
+        example=16,
+    )
     torch_empty_cache_steps: int | None = setting(
         None,
         label="Empty the cache every",

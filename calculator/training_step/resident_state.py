@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
+from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states, sizes
 from calculator.resident.tensors import parameters, resident_tensors
@@ -202,7 +203,9 @@ class ResidentState:
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:
         """What gradient clipping or the optimizer allocates while every gradient is alive."""
         trained = [tensor for tensor in self.tensors if tensor.gets_gradient]
-        of_groups = groups(self.trainer, self.prepared.model, trained)
+        separates = self.prepared.training.loraplus_lr_ratio is not None
+        model = self.prepared.model
+        of_groups = loraplus.groups(model, trained) if separates else groups(self.trainer, model, trained)
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
         return temporaries(

@@ -9,6 +9,7 @@ from unittest import mock
 
 import bitsandbytes as bnb
 import torch
+from peft.optimizers import create_loraplus_optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
@@ -39,6 +40,12 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 def optimizer_for(name: OptimizerName, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of `TrainingArguments(optim=name)` over one parameter group."""
     return OPTIMIZERS[name](parameters, lr=1e-4)
+
+
+def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float) -> torch.optim.Optimizer:
+    """The same with the parameter groups of LoRA+."""
+    made: Any = OPTIMIZERS[name]
+    return create_loraplus_optimizer(model, made.func, lr=1e-4, loraplus_lr_ratio=ratio, **made.keywords)
 
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import torch
 
 from validation.reference import images
-from validation.reference.optimizers import optimizer_for
+from validation.reference.optimizers import loraplus_optimizer, optimizer_for
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
@@ -37,7 +37,7 @@ class Step:
     def __init__(self, reference: ReferenceModel, request: Request, values: HostValues | None = None) -> None:
         self.reference, self.model, self.training = reference, reference.model, request.training
         self.trainable = reference.trainable()
-        self.optimizer = optimizer_for(self.training.optimizer, list(self.trainable.values()))
+        self.optimizer = self._optimizer()
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
@@ -66,6 +66,12 @@ class Step:
             self.images[name] = torch.empty_like(host, device="meta")
             if host.device.type != "meta":
                 values.know(self.images[name], host)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        training = self.training
+        if training.loraplus_lr_ratio is not None:
+            return loraplus_optimizer(training.optimizer, self.model, training.loraplus_lr_ratio)
+        return optimizer_for(training.optimizer, list(self.trainable.values()))
 
     def run(self) -> None:
         """Run the first step, then trace the second."""

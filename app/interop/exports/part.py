@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from app.interop.exports.planned import Planned
     from calculator.architecture.model import Model
     from calculator.common.names import MethodName
+    from calculator.inputs.training import Training
     from calculator.methods.low_rank.method import LowRank
 
 #: The folder of a model that has no hub id.
@@ -39,6 +40,12 @@ class Part:
 def differs(loc: str, value: Any, why: str) -> NotExpressed:
     """Return a setting that a tool handles differently."""
     return NotExpressed(loc=loc, value=list(value) if isinstance(value, tuple) else value, why=why)
+
+
+def loraplus(training: Training) -> dict[str, float]:
+    """Return the key of LoRA+, which has one name in the tools."""
+    ratio = training.loraplus_lr_ratio
+    return {} if ratio is None else {"loraplus_lr_ratio": ratio}
 
 
 def assembled(

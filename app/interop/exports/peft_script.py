@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from app.interop.exports.planned import Planned
     from calculator.common.names import MethodName, OptimizerName, TrainerName
     from calculator.estimation.request import Request
+    from calculator.inputs.training import Training
 
 #: How the Hugging Face Trainer constructs each optimizer. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, str] = {
@@ -224,7 +225,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "max_memory_allocated": plan.memory.peak_allocated_bytes + plan.memory.library_workspace_bytes,
         "method": method,
         "model_id": planned.model.id,
-        "optimizer": OPTIMIZERS[training.optimizer],
+        "optimizer": _optimizer(training),
         "pads": training.trainer not in UNPADDED,
         "quantized": quantization is not None,
         "row": trainer.row,
@@ -243,6 +244,18 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "trl": tuple(sorted(trainer.classes)) if trainer.is_of_trl else (),
         "trl_module": trainer.module,
     }
+
+
+def _optimizer(training: Training) -> str:
+    """Return the call that makes the optimizer."""
+    call = OPTIMIZERS[training.optimizer]
+    if training.loraplus_lr_ratio is None:
+        return call
+    cls, _, rest = call.partition("(trainable, ")
+    arguments = f"model, {cls}, loraplus_lr_ratio={training.loraplus_lr_ratio:g}, {rest.removesuffix(')')}"
+    line = f"create_loraplus_optimizer({arguments})"
+    fits = len(f"    optimizer = {line}") <= WIDTH
+    return line if fits else f"create_loraplus_optimizer(\n        {arguments}\n    )"
 
 
 def _accelerator(request: Request) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ OTHER_STEPS: dict[str, object] = {
     "trainer": None,
     "sequence_lengths": None,
     "torch_empty_cache_steps": None,
+    "loraplus_lr_ratio": None,
     "ddp": None,
     "deepspeed": None,
     "fsdp_config": None,
