@@ -165,6 +165,9 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     applied = PreparedModel(model, request.method, training, request.device, request.stack)
     yield from liger.problems(applied)
     yield from trainer_of(training).problems(applied)
+    if training.has_bucket_views:
+        message = "TrainingArguments has no such option: leave it out"
+        yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)
     facts, sharding = trainer_of(training).facts, request.device.sharding
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"

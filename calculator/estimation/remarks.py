@@ -62,6 +62,10 @@ def prepared(request: Request, model: Model) -> PreparedModel:
     return PreparedModel(model, request.method, request.training, alone, request.stack)
 
 
+#: The trainers whose steps on several GPUs are compared with traces.
+TRACED_ON_SEVERAL = ("transformers",)
+
+
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
     """What the figures assume."""
     trainer = trainer_of(request.training)
@@ -145,11 +149,13 @@ def _distributed(request: Request, model: Model) -> Iterator[str]:
 def _found_unused(request: Request) -> Iterator[str]:
     """Where a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
-    if training.trainer is not None and request.device.sharding in STAGES:
-        yield "The trainer's step under DeepSpeed is not traced; the figures join its loop with DeepSpeed's reductions."
+    if training.trainer not in (None, *TRACED_ON_SEVERAL) and request.device.sharding != "none":
+        yield (
+            "The trainer's step on several GPUs is not traced; the figures join its loop on one GPU with what the"
+            " sharding adds."
+        )
     if training.trainer is None or request.device.sharding != "ddp":
         return
-    yield "The trainer's step under DDP is not traced: it also gathers some scalars of all GPUs, which are not counted."
     wrapped = not facts.trains_base and request.method.name != "adapter"
     default = wrapped or not training.gradient_checkpointing
     given = training.ddp is not None and training.ddp.find_unused_parameters

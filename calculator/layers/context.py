@@ -68,6 +68,7 @@ class Context:
         "may_skip_first_layer",
         "method",
         "model",
+        "num_items",
         "older",
         "padding_mask",
         "parameters",
@@ -87,6 +88,9 @@ class Context:
         "training",
         "unrolls",
     )
+
+    attn_weights: Tensor | None
+    returned_attn_weights: Tensor | None
 
     def __init__(
         self,
@@ -151,8 +155,7 @@ class Context:
         #: Position tensors that the layer that runs receives; outside the layers, those of all layers.
         self.position_tables: tuple[Tensor, ...] = ()
         #: Attention weights that the layer's code refers to, and those that the last layer returned to the decoder.
-        self.attn_weights: Tensor | None = None
-        self.returned_attn_weights: Tensor | None = None
+        self.attn_weights = self.returned_attn_weights = None
         #: Locals that stay alive to the end of the model's forward pass.
         self.forward_locals: list[Tensor] = []
         #: Locals of the decoder that stay alive while its layers run.
@@ -188,6 +191,8 @@ class Context:
         self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: list[Tensor] = []
+        #: The number of labels in a step, which a trainer passes to the model.
+        self.num_items: Tensor | None = None
         #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
 

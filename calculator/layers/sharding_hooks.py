@@ -54,6 +54,9 @@ class Hooks:
     #: Whether the tape marks calls of modules.
     calls_modules: bool = False
 
+    #: Whether a trainer's backward pass ends with the optimizer's step.
+    steps_in_backward: bool = False
+
     #: The dtype in which every parameter is gathered; None for each in its own.
     param_dtype: DType | None = None
 
@@ -68,6 +71,10 @@ class Hooks:
     def repetition(self, classes: Sequence[int]) -> Repetition:
         """Return which layers are interpreted, from a number for each layer that is equal for equal layers."""
         return repetition(classes)
+
+    def number(self, x: Tensor) -> Tensor:
+        """Return a number that is passed to the model, as its forward receives it."""
+        return x
 
     def begin(self, parameters: Parameters) -> None:
         """Run what comes before the model's forward."""

@@ -25,6 +25,7 @@ FIRST_BUCKET_BYTES = 1 << 20
 DEFAULT_CAP_MB = 25
 
 NAME = "DistributedDataParallel: gradient bucket"
+USED = "DistributedDataParallel: map of used parameters"
 
 
 class Bucket(NamedTuple):
@@ -83,6 +84,18 @@ def buckets(tensors: Iterable[ResidentTensor], config: DDPConfig) -> Buckets:
         only = (*reversed(_assigned(parameters, caps)),)
         return Buckets(first=only, steady=only)
     return Buckets(first=_assigned(parameters, ()), steady=_assigned(parameters[::-1], caps))
+
+
+def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[ResidentTensor, ...]:
+    """The map of the parameters that a step used, which DDP keeps where it looks for unused ones.
+
+    With a static graph it looks for them in the first step (reducer.cpp, all_reduce_local_used_map).
+    """
+    if not (config.find_unused_parameters or config.static_graph):
+        return ()
+    count = sum(tensor.count for tensor in tensors if tensor.trained)
+    shape = (named(count, "trained tensors"),)
+    return (ResidentTensor(name=USED, shape=shape, dtype="int32", component="workspace", base=False),)
 
 
 def _parameters(trained: Iterable[ResidentTensor]) -> Iterator[Bucket]:

@@ -56,5 +56,7 @@ class TrainerFacts:
     decay_groups: bool = False
     #: Whether the norm of the gradients is computed even if it clips nothing, and kept.
     keeps_norm: bool = False
+    #: Whether the loss of a step lives until the forward pass of the next step ends.
+    keeps_loss: bool = False
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
 
+#: The scalar in which a trainer keeps the norm of the gradients.
+GRADIENT_NORM = "grad_norm"
+
 #: The most micro-batches of a step whose tensors are listed one by one.
 MOST_LISTED = 1024
 

@@ -35,13 +35,13 @@ def micro_batch(context: Context) -> None:
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
     first = context.skipped_layer
-    roots = [*context.hooks.roots(trainer.root(loss))]
+    roots = [*context.hooks.roots(loss if context.hooks.steps_in_backward else trainer.root(loss))]
     backward(tape, roots[-1], seen=None if first is None else partial(first.read_graph, tape))
     context.hooks.after_backward()
     tape.mark("epilogue")
     del roots
     context.release()
-    left = trainer.left(batch, loss)
+    left = trainer.left(batch, loss) or ([loss] if context.hooks.steps_in_backward else [])
     del batch, loss
     tape.mark("end")
     context.caller_tensors = left
@@ -49,6 +49,8 @@ def micro_batch(context: Context) -> None:
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model: to the loss, and to the other outputs that its caller receives."""
+    if context.num_items is not None:
+        context.num_items = context.hooks.number(context.num_items)
     context.hooks.begin(context.parameters)
     uses_cache = context.forward.is_causal and context.config["use_cache"] and trainer.facts.uses_cache
     if uses_cache and not context.training.gradient_checkpointing:
@@ -67,7 +69,7 @@ def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tenso
     context.router_logits, context.forward_locals = None, []
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     loss, outputs = context.hooks.end(loss, outputs)
-    context.cache = None
+    context.cache, context.num_items = None, None
     return loss, outputs
 
 
@@ -153,7 +155,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
         return unit.after(run(hidden_states))
     types = _types(context, position) if tables is own else ()
-    captured = [*(_shared(context, kind) for kind in types), encoder, passed]
+    captured = [*(_shared(context, kind) for kind in types), encoder, passed, context.num_items]
     if trainer_of(context.training).is_reentrant(context):
         return unit.after(checkpoint_reentrant(run, hidden_states, captured))
     return unit.after(checkpoint(run, hidden_states, captured=captured))

@@ -90,7 +90,9 @@ def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors:
         return ()
     count = sum(tensor.count for tensor in trained)
     dtype = reduce(result_type, (tensor.dtype for tensor in trained))
-    norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
+    # On shards the total norm follows later, and what a trainer keeps of the step before counts as one of the norms.
+    norms = count - (keeps_norm and vectors > 1)
+    norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
     stacked = ResidentTensor(
         name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
     )

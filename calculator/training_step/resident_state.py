@@ -20,8 +20,8 @@ from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
 from calculator.sharding.zero3.state import PartitionedState
-from calculator.trainers import rotary, trainer_of
-from calculator.trainers.resident import embeddings, groups, kept
+from calculator.trainers import trainer_of
+from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.unrolled_cache import UnrolledCache
 
@@ -73,7 +73,7 @@ class ResidentState:
     @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states, from its second step on, and what the trainer keeps."""
-        added = kept(trainer_of(self.prepared.training), self.prepared)
+        added = self.of_loop
         return (*self._states, *added) if added else self._states
 
     @cached_property
@@ -109,7 +109,7 @@ class ResidentState:
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
         """The number of tensors by size that stay on the device besides the base, with gradients or without."""
-        added = kept(trainer_of(self.prepared.training), self.prepared)
+        added = self.of_loop
         return (
             sizes((*added, *self.gradients), self._sizes_of_added) if gradients else sizes(added, self._sizes_of_added)
         )
@@ -162,8 +162,7 @@ class ResidentState:
         trained = [tensor for tensor in self.tensors if tensor.trained]
         of_groups = groups(self.trainer, self.prepared.model, trained)
         kind = OffloadedState if offloads_optimizer(self.prepared.training.zero) else FlatState
-        of_rotary = rotary.kept(trainer_of(self.prepared.training), self.prepared)
-        return kind(self.prepared, (*self.tensors, *of_rotary), of_groups, self.optimizer)
+        return kind(self.prepared, self.tensors, of_groups, self.optimizer)
 
     @cached_property
     def partitioned(self) -> PartitionedState | None:
@@ -172,8 +171,15 @@ class ResidentState:
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
         of_groups = groups(self.trainer, self.prepared.model, trained)
-        of_rotary = rotary.kept(trainer_of(self.prepared.training), self.prepared)
-        return PartitionedState(self.prepared, (*self.tensors, *of_rotary), of_groups, self.optimizer)
+        return PartitionedState(self.prepared, self.tensors, of_groups, self.optimizer)
+
+    @property
+    def of_loop(self) -> tuple[ResidentTensor, ...]:
+        """What the training loop keeps. DeepSpeed keeps the norm of the gradients itself, and offload on the host."""
+        added = kept(trainer_of(self.prepared.training), self.prepared)
+        if self.flat is None and self.partitioned is None and self.host_bytes is None:
+            return added
+        return tuple(each for each in added if each.name != GRADIENT_NORM)
 
     @property
     def host_bytes(self) -> int | None:
@@ -197,7 +203,14 @@ class ResidentState:
     @property
     def of_sharding(self) -> tuple[ResidentTensor, ...]:
         """The tensors that stay on the device because the run has several GPUs."""
-        return self.buckets.resident if self.buckets is not None else ()
+        return (*self.buckets.resident, *self._used_map) if self.buckets is not None else ()
+
+    @cached_property
+    def _used_map(self) -> tuple[ResidentTensor, ...]:
+        """DDP's map of used parameters. The reference step's traces do not contain it."""
+        if self.prepared.training.trainer is None:
+            return ()
+        return ddp.used_map(self.tensors, self.prepared.training.ddp or DDPConfig())
 
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:

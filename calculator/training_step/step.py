@@ -56,7 +56,9 @@ class TrainingStep:
         #: What is alive when the step ends, without gradients.
         self.left = StorageCounts(self.run.storages, self.run.copies.left)
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
-        self.carried = StorageCounts(self.run.storages, self.run.copies.left_after(self.marks["forward"]))
+        carries = resident.trainer.keeps_loss
+        left_after = self.run.copies.left_after(self.marks["forward"]) if carries else {}
+        self.carried = StorageCounts(self.run.storages, left_after)
         #: The ranks of a run under ZeRO's stages 1 and 2.
         self.flat = self._flat(resident.flat)
         #: The gathers and reductions of a run under ZeRO's stage 3.
@@ -66,12 +68,12 @@ class TrainingStep:
         if state is None:
             return None
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
-        return kind(state, self.run, self.recording, self.left, self.carried)
+        return kind(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop)
 
     def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
         if state is None:
             return None
-        return PartitionedPeaks(state, self.run, self.recording, self.left, self.carried)
+        return PartitionedPeaks(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop)
 
     def _interpreted(
         self, prepared: PreparedModel, *, whole: bool, reduces: bool = True, traces: TraceCache | None = None

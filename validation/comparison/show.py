@@ -16,6 +16,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_request
 from calculator.estimation.sharded_request import parse_sharded_request
+from calculator.inputs.sharding import parse_sharding
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from validation.reference.trainers.recipe import Recipe
     from validation.tracing.ledger import Storage
     from validation.tracing.trace import Trace
 
@@ -69,9 +71,7 @@ def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace
     """
     recipe = parse_recipe(body)
     if recipe is not None:
-        from validation.tracing import trainer_trace  # noqa: PLC0415  (takes seconds to import)
-
-        return trainer_trace.trace(recipe, before_2_14=before_2_14)
+        return _of_trainer(recipe, body, rank, before_2_14=before_2_14)
     sharded = parse_sharded_request(body)
     if sharded.sharding.name == "none":
         from validation.tracing.trace import trace  # noqa: PLC0415  (as above)
@@ -80,6 +80,18 @@ def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace
     from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
     return trace_rank(sharded, rank, before_2_14=before_2_14)
+
+
+def _of_trainer(recipe: Recipe, body: Any, rank: int, *, before_2_14: bool) -> Trace:
+    device = recipe.request.device
+    sharding = parse_sharding(body, device.sharding, device.count)
+    if sharding.name == "none":
+        from validation.tracing.trainer_trace import trace  # noqa: PLC0415  (takes seconds to import)
+
+        return trace(recipe, before_2_14=before_2_14)
+    from validation.sharding.trainer_trace import trace as trace_rank  # noqa: PLC0415  (as above)
+
+    return trace_rank(recipe, sharding, rank, before_2_14=before_2_14)
 
 
 def case(name: str, body: Any, traced: Trace) -> dict[str, Any]:

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn import parallel
 
 from validation.sharding.engine import Engine
 
 if TYPE_CHECKING:
-    from calculator.inputs.sharding import Sharding
-    from calculator.inputs.training import Training
-    from validation.reference.build import ReferenceModel
-    from validation.sharding.streams import Streams
-    from validation.tracing.memory_tracker import MemoryTracker
+    from validation.sharding.engine import Record
 
 
 #: The cap at which accelerate passes none (`KwargsHandler.to_kwargs`): then the first bucket is DDP's 1 MiB.
 DEFAULT_BUCKET_CAP_MB = 25
+
+
+class RecordedDDP(parallel.DistributedDataParallel):
+    """DistributedDataParallel on the only device of a process. `buckets` are the last ones that it reduced."""
+
+    def __init__(self, module: torch.nn.Module, **options: Any) -> None:
+        for name in ("device_ids", "output_device"):
+            options.pop(name, None)
+        super().__init__(module, init_sync=False, **options)
+        self.buckets: dict[int, torch.Tensor] = {}
+        hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
+        self.register_comm_hook(self.buckets, hook)
 
 
 class DDPEngine(Engine):
@@ -31,31 +40,31 @@ class DDPEngine(Engine):
 
     warm_up_steps = 2
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
-        super().__init__(reference, training, sharding, streams)
-        config = sharding.ddp
-        self._buckets: dict[int, torch.Tensor] = {}
-        self.model = DistributedDataParallel(
-            reference.model,
-            init_sync=False,
+    def build(self) -> None:
+        """Wrap the model and create its optimizer."""
+        config = self._sharding.ddp
+        self.model = RecordedDDP(
+            self.reference.model,
             gradient_as_bucket_view=config.gradient_as_bucket_view,
             find_unused_parameters=config.find_unused_parameters,
             static_graph=config.static_graph,
             bucket_cap_mb=None if config.bucket_cap_mb == DEFAULT_BUCKET_CAP_MB else config.bucket_cap_mb,
         )
-        hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
-        self.model.register_comm_hook(self._buckets, hook)
         self.create_optimizer()
+
+    def preparing(self) -> AbstractContextManager[Any]:
+        """Wrap a trainer's model as the reference's."""
+        return mock.patch.object(parallel, "DistributedDataParallel", RecordedDDP)
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
         """Reduce in the last micro-batch only."""
         return nullcontext() if last else self.model.no_sync()
 
-    def track(self, tracker: MemoryTracker) -> None:
+    def track(self, record: Record) -> None:
         """Track the buckets."""
-        for index, bucket in self._buckets.items():
-            tracker.track_external(f"bucket {index}", bucket, "gradients")
-        self._buckets.clear()
+        for index, bucket in self.model.buckets.items():
+            record(f"bucket {index}", bucket, "gradients")
+        self.model.buckets.clear()
 
 
 def _reduced(buckets: dict[int, torch.Tensor], bucket: Any) -> torch.futures.Future[torch.Tensor]:

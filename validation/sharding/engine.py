@@ -10,7 +10,7 @@ import torch
 from validation.reference.optimizers import optimizer_for, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.common.names import ComponentName
     from calculator.inputs.sharding import Sharding
@@ -20,11 +20,22 @@ if TYPE_CHECKING:
     from validation.tracing.memory_tracker import MemoryTracker
 
 
+if TYPE_CHECKING:
+    #: Records a tensor that exists before the step, by its name and component.
+    Record = Callable[[str, torch.Tensor, ComponentName], None]
+
+
 class Engine:
-    """A sharded model with its optimizer, trained by the reference's loop; each library overrides what it changes."""
+    """A sharded model with its optimizer; each library overrides what it changes.
+
+    `build` makes them for the reference's loop, and `adopt` takes those that a trainer has made.
+    """
 
     #: Steps before the traced one: after them the states exist, and the library has learned the model's order.
     warm_up_steps = 1
+
+    #: Whether a trainer's backward pass ends with the optimizer's step.
+    steps_in_backward = False
 
     #: Classes of tensors that wrap the tensors on this rank.
     wrappers: tuple[type, ...] = ()
@@ -32,6 +43,19 @@ class Engine:
     def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
         self.reference, self.training, self._sharding, self._streams = reference, training, sharding, streams
         self.model: Any = reference.model
+        self._device = next(reference.model.parameters()).device.type
+
+    def build(self) -> None:
+        """Shard the model and create its optimizer."""
+        raise NotImplementedError
+
+    def adopt(self, trainer: Any) -> None:
+        """Take the model and the optimizer that a trainer has prepared."""
+        self.model, self.optimizer = trainer.model_wrapped, trainer.optimizer.optimizer
+
+    def preparing(self) -> AbstractContextManager[Any]:
+        """The context in which a trainer prepares its model."""
+        return nullcontext()
 
     def create_optimizer(self) -> None:
         """Create the optimizer over the parameters that this rank updates."""
@@ -94,8 +118,12 @@ class Engine:
         for parameter, state, tensor in states(self.optimizer):
             yield f"{names[id(parameter)]}.{state}", self.local(tensor)
 
-    def track(self, tracker: MemoryTracker) -> None:
+    def on_host(self) -> Iterator[torch.Tensor]:
+        """Tensors on this device that are in host memory in a real run."""
+        yield from ()
+
+    def track(self, record: Record) -> None:
         """Track what has other names than the parameters and their states, before these are tracked."""
 
-    def track_rest(self, tracker: MemoryTracker) -> None:
+    def track_rest(self, record: Record) -> None:
         """Track what else the library keeps, after everything with a name."""

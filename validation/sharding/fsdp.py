@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
-from torch.distributed.fsdp._fully_shard import _fsdp_param_group
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group, _fully_shard
 from torch.distributed.tensor import DTensor
 
 from validation.sharding.engine import Engine
@@ -19,10 +20,7 @@ from validation.sharding.engine import Engine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from calculator.inputs.sharding import Sharding
-    from calculator.inputs.training import Training
-    from validation.reference.build import ReferenceModel
-    from validation.sharding.streams import Streams
+    from validation.sharding.engine import Record
     from validation.tracing.memory_tracker import MemoryTracker
 
 #: accelerate's names of `training.autocast`.
@@ -34,9 +32,10 @@ class FSDPEngine(Engine):
 
     wrappers = (DTensor,)
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
-        super().__init__(reference, training, sharding, streams)
-        precision = MIXED_PRECISION[training.autocast]
+    def build(self) -> None:
+        """Shard the model and create its optimizer."""
+        sharding, reference = self._sharding, self.reference
+        precision = MIXED_PRECISION[self.training.autocast]
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="TRANSFORMER_BASED_WRAP",
@@ -48,18 +47,34 @@ class FSDPEngine(Engine):
             plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # pinning needs CUDA
         if precision != "no":
             plugin.set_mixed_precision(precision)
-        device = next(reference.model.parameters()).device.type
         accelerator = SimpleNamespace(
             state=SimpleNamespace(fsdp_plugin=plugin),
             mixed_precision=precision,
             is_main_process=True,
-            device=torch.device(device),
-            torch_device_mesh=init_device_mesh(device, (sharding.count,), mesh_dim_names=("dp_shard",)),
+            device=torch.device(self._device),
+            torch_device_mesh=init_device_mesh(self._device, (sharding.count,), mesh_dim_names=("dp_shard",)),
             parallelism_config=SimpleNamespace(fsdp_dim_names=("dp_shard",)),
         )
         with mock.patch.object(fsdp_utils, "logger"), _shards_move(plugin):  # the logger needs an Accelerator
             self.model = fsdp_utils.fsdp2_prepare_model(accelerator, reference.model)
         self.create_optimizer()
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Shard a trainer's model over the devices of a trace; FSDP's default are those of the first accelerator.
+
+        accelerate finds an optimizer's parameters again by their addresses, which tensors on meta do not have.
+        """
+        mesh = init_device_mesh(self._device, (self._sharding.count,))
+        plugin = AcceleratorState().fsdp_plugin
+        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # pinning needs CUDA
+        with (
+            mock.patch.object(_fully_shard, "_init_default_mesh", return_value=mesh),
+            mock.patch.object(torch.Tensor, "data_ptr", _address),
+            _shards_move(plugin),
+        ):
+            yield
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """The shard of this rank."""
@@ -94,14 +109,19 @@ class FSDPEngine(Engine):
         finally:
             self.model.set_requires_gradient_sync(True)
 
-    def track(self, tracker: MemoryTracker) -> None:
+    def track(self, record: Record) -> None:
         """Track the gathered weights, which have no memory while they are sharded."""
         names = {id(parameter): name for name, parameter in self.reference.named_parameters()}
         for state in (m._get_fsdp_state() for m in self.model.modules() if isinstance(m, FSDPModule)):
             for parameter in (each for group in state._fsdp_param_groups for each in group.fsdp_params):
                 name = names[id(parameter.sharded_param)]
                 for gathered in parameter.all_gather_outputs:
-                    tracker.track_external(f"{name}: gathered", gathered, self.component(name))
+                    record(f"{name}: gathered", gathered, self.component(name))
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """A number that only tensors of the same storage have."""
+    return tensor.untyped_storage()._cdata
 
 
 def _shards_move(plugin: FullyShardedDataParallelPlugin) -> AbstractContextManager[Any]:

@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
-    from calculator.estimation.sharded_request import ShardedRequest
+    from calculator.inputs.sharding import Sharding
+    from calculator.inputs.training import Training
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 
-def check(sharded: ShardedRequest, rank: int) -> None:
+def check(training: Training, sharding: Sharding, rank: int) -> None:
     """Refuse what does not run on several GPUs, and what the trace does not run.
 
     Raises:
         PlanError: with the reason.
     """
-    request, sharding = sharded.request, sharded.sharding
     if not 0 <= rank < sharding.count:
         raise refusal("rank", f"must be from 0 to {sharding.count - 1}", rank)
-    training = request.training
     if sharding.stage and training.autocast != "bfloat16" and training.dtype != "float32":
         reason = "DeepSpeed trains float32 weights unless bf16 is enabled: set autocast bfloat16"
         raise refusal("training.autocast", reason, training.autocast)

@@ -100,7 +100,7 @@ class ShardedStep:
 
     def _track_initial_tensors(self) -> None:
         engine, reference, track = self.engine, self.engine.reference, self.tracker.track_external
-        engine.track(self.tracker)
+        engine.track(track)
         for name, parameter in reference.named_parameters():
             track(name, engine.local(parameter), engine.component(name))
         for path, module in reference.model.named_modules():
@@ -115,4 +115,4 @@ class ShardedStep:
             if tensor is not None:
                 track(name, tensor, "activations")
         track_loss(self.tracker, self.loss)
-        engine.track_rest(self.tracker)
+        engine.track_rest(track)

@@ -55,7 +55,7 @@ def trace(sharded: ShardedRequest, rank: int = 0, *, before_2_14: bool = False) 
     Raises:
         PlanError: if the libraries refuse the request, or the trace does not run it.
     """
-    check(sharded, rank)
+    check(sharded.request.training, sharded.sharding, rank)
     streams = Streams()
     with one_rank_of(sharded.sharding.count, rank, streams):
         return trace_in_group(sharded, META, streams, before_2_14=before_2_14)
@@ -76,6 +76,7 @@ def trace_in_group(
         with patched_model_code():
             with HostReads():
                 engine = ENGINES[sharding.name](reference, request.training, sharding, streams)
+                engine.build()
             step = ShardedStep(engine, request, device, streams)
             step.run()
     return Trace(

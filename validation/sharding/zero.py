@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
     from validation.reference.build import ReferenceModel
+    from validation.sharding.engine import Record
     from validation.sharding.streams import Streams
     from validation.tracing.memory_tracker import MemoryTracker
 
@@ -75,21 +77,33 @@ KEPT: dict[str, ComponentName] = {
 class ZeROEngine(Engine):
     """A model whose optimizer states, gradients or weights DeepSpeed partitions.
 
-    Stage 3 learns the modules' order in its first two steps, so the third is the first that is like all later ones.
+    Under a trainer, the backward pass ends with DeepSpeed's step. Stage 3 learns the modules' order in its first two
+    steps, so the third is the first that is like all later ones.
     """
+
+    steps_in_backward = True
 
     def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
         super().__init__(reference, training, sharding, streams)
         self.warm_up_steps = 2 if sharding.stage == 3 else 1
-        self._device = next(reference.model.parameters()).device.type
         self._survivors = Survivors(self._device)
-        hidden_size = reference.model.config.get_text_config().hidden_size
+
+    def build(self) -> None:
+        """Partition the model and its optimizer."""
+        model = self.reference.model
+        hidden_size = model.config.get_text_config().hidden_size
         self.create_optimizer()
         forget_groups()
         with self.running(), self._survivors:
             self.model, self._zero, *_ = deepspeed.initialize(
-                model=reference.model, optimizer=self.optimizer, config=config_of(training, sharding, hidden_size)
+                model=model, optimizer=self.optimizer, config=config_of(self.training, self._sharding, hidden_size)
             )
+
+    def adopt(self, trainer: Any) -> None:
+        """Take DeepSpeed's engine and the optimizer inside it."""
+        self.model = trainer.model_wrapped
+        self._zero = self.model.optimizer
+        self.optimizer = self._zero.optimizer
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -148,29 +162,32 @@ class ZeROEngine(Engine):
         for index, (_, state, tensor) in enumerate(states(self.optimizer)):
             yield f"partition {index}.{state}", tensor
 
-    def track(self, tracker: MemoryTracker) -> None:
+    def track(self, record: Record) -> None:
         """Track weights, masters and buffers under names of their own, and the parts of every parameter."""
         for attribute, component in KEPT.items():
             value = getattr(self._zero, attribute, None)
             for index, tensor in enumerate(value if isinstance(value, list) else [value]):
                 if isinstance(tensor, torch.Tensor):
-                    tracker.track_external(f"{attribute} {index}", tensor, component)
+                    record(f"{attribute} {index}", tensor, component)
         for dtype, bucket in self._zero.ipg_buckets.items():
             if isinstance(bucket.buffer, torch.Tensor):
-                tracker.track_external(f"reduce bucket {dtype}".replace("torch.", ""), bucket.buffer, "workspace")
+                record(f"reduce bucket {dtype}".replace("torch.", ""), bucket.buffer, "workspace")
         for name, parameter in self.reference.named_parameters():
             if hasattr(parameter, "ds_tensor"):
-                tracker.track_external(f"{name}: partition", parameter.ds_tensor, self.component(name))
+                record(f"{name}: partition", parameter.ds_tensor, self.component(name))
 
-    def track_rest(self, tracker: MemoryTracker) -> None:
-        """Track what DeepSpeed keeps."""
-        shapes = getattr(self._zero, "round_robin_bit16_meta", [])
+    def on_host(self) -> Iterator[torch.Tensor]:
+        """Tensors that only have shapes, which DeepSpeed itself puts on meta, and paged states."""
+        yield from chain.from_iterable(getattr(self._zero, "round_robin_bit16_meta", []))
         tensors = (each for state in self.optimizer.state.values() for each in state.values())
-        paged = [each for each in tensors if getattr(each, "is_paged", False)]
-        known = {tensor.untyped_storage()._cdata for group in (*shapes, paged) for tensor in group}
+        yield from (each for each in tensors if getattr(each, "is_paged", False))
+
+    def track_rest(self, record: Record) -> None:
+        """Track what DeepSpeed keeps."""
+        known = {tensor.untyped_storage()._cdata for tensor in self.on_host()}
         for op, tensor in self._survivors.tensors():
             if tensor.untyped_storage()._cdata not in known:
-                tracker.track_external(f"deepspeed.{op}", tensor, "workspace")
+                record(f"deepspeed.{op}", tensor, "workspace")
 
 
 def _recorded(

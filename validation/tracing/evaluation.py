@@ -33,7 +33,7 @@ class TracedEvaluation(TrainerStep):
         """Let the steps before the evaluation pass."""
 
     def _begin_evaluation(self) -> None:
-        self._adopt_optimizer_states()
+        self._adopt()
         self.tracker.restart()
         self.resident_bytes = self.ledger.live_bytes
         self.tracker.enter("forward")

@@ -31,9 +31,13 @@ UNKNOWN = {torch.bool: False}
 
 
 class HostValues:
-    """Runs operations on the meta device, and on the host where every input's value is known."""
+    """Runs operations on the meta device, and on the host where every input's value is known.
 
-    def __init__(self) -> None:
+    `unknown` is read in place of a number that is not known.
+    """
+
+    def __init__(self, unknown: float = 1) -> None:
+        self._unknown = unknown
         self._copies: dict[int, torch.UntypedStorage] = {}
         self._finalizers: dict[int, weakref.ref] = {}
 
@@ -71,7 +75,7 @@ class HostValues:
 
     def _read(self, tensor: torch.Tensor) -> Any:
         value = self.value(tensor)
-        return UNKNOWN.get(tensor.dtype, 1) if value is None else value.item()
+        return UNKNOWN.get(tensor.dtype, self._unknown) if value is None else value.item()
 
     def _copied_to_host(self, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         """A copy on the host, of zeros if the values are not known."""

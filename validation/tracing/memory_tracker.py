@@ -199,12 +199,20 @@ class MemoryTracker(TorchDispatchMode):
             self._allocate(storage, tensor, module=module, op=op, moment="static", component=component, name=name)
 
     def adopt(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
-        """Record a tracked tensor as one that exists before the step, such as an optimizer state of the step before."""
-        number = self._numbers.get(tensor.untyped_storage()._cdata)
-        if number is None:
+        """Record a tracked tensor as one that exists before the step, such as an optimizer state of the step before.
+
+        A storage that is recorded as such already keeps its first entry.
+        """
+        key = tensor.untyped_storage()._cdata
+        if key in self._numbers:
+            storage = self.ledger.storages[self._numbers[key]]
+        elif key in self._resized:
+            storage = self._resized[key][1]
+        else:
             self.track_external(name, tensor, component)
             return
-        storage = self.ledger.storages[number]
+        if storage.moment == "static":
+            return
         storage.module, _, storage.op = name.rpartition(".")
         storage.name, storage.component, storage.moment = name, component, "static"
 
@@ -212,6 +220,12 @@ class MemoryTracker(TorchDispatchMode):
         """Change the name and component of a tracked tensor's storage, such as a gradient's."""
         storage = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
         storage.component, storage.name = component, name
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Record a tracked tensor no longer: it is on the host in a real run."""
+        key = tensor.untyped_storage()._cdata
+        if key in self._numbers:
+            self._freed(key)
 
     def resized(self, storage: torch.UntypedStorage) -> None:
         """Record that a storage was resized: it is freed, and allocated again unless it is empty now."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from validation.reference.optimizers import states
-from validation.reference.trainers.batches import STEPS
 from validation.tracing.gradients import gradients_labelled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import track_model
@@ -27,13 +26,14 @@ class TrainerStep:
     A step begins when the trainer collects its batches. `resident_bytes` are those alive at that moment.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, **tracking: Any) -> None:
         self.trainer, self.reference, self.frozen = run.trainer, run.reference, run.frozen
         self.trainable = run.reference.trainable()
         self.ledger: Ledger[PhaseName] = Ledger()
         modules = ModuleTracker(run.reference.model, run.reference.root)
         device = run.trainer.args.device.type
-        self.tracker = MemoryTracker(self.ledger, modules, run.reference.head, HostValues(), device=device)
+        options = {"values": HostValues(), "device": device} | tracking
+        self.tracker = MemoryTracker(self.ledger, modules, run.reference.head, **options)
         self.steps = 0
 
     def run(self) -> None:
@@ -48,7 +48,13 @@ class TrainerStep:
             self._before(self.trainer, "_generate", lambda: self.tracker.enter("generation"))
             self._after(self.trainer, "_generate", lambda: self.tracker.enter("forward"))
         self._before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))
+        self._mark_update()
+        self._train()
+
+    def _mark_update(self) -> None:
         self._before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
+
+    def _train(self) -> None:
         with no_garbage_collection(), gradients_labelled(self.tracker, self.trainable), self.tracker.tracking():
             self.trainer.train()
 
@@ -58,8 +64,8 @@ class TrainerStep:
 
     def _begin_step(self) -> None:
         self.steps += 1
-        if self.steps == STEPS:
-            self._adopt_optimizer_states()
+        if self.steps == self.trainer.args.max_steps:
+            self._adopt()
             self.tracker.restart()
         self.resident_bytes = self.ledger.live_bytes
         self.tracker.enter("forward")
@@ -68,7 +74,8 @@ class TrainerStep:
         self.gradients = self.tracker.live_bytes("gradients")
         self.tracker.enter("optimizer_step")
 
-    def _adopt_optimizer_states(self) -> None:
+    def _adopt(self) -> None:
+        """Name the optimizer's states, which the steps before created."""
         names = {id(parameter): name for name, parameter in self.trainable.items()}
         for parameter, name, tensor in states(self.trainer.optimizer):
             self.tracker.adopt(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")

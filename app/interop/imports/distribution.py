@@ -9,6 +9,7 @@ from app.interop.exports.distribution import AXOLOTL_UNITS
 from app.interop.imports import fsdp_keys, zero_config
 from app.interop.imports.other_runs import text_of
 from calculator.estimation.compatibility import OF_TRAINERS
+from calculator.sharding.fsdp.problems import TRAINERS as TRAINERS_UNDER_FSDP
 
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
@@ -61,7 +62,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     if fsdp is not None:
         if zero is not None:
             keys.miss("deepspeed", zero.sharding, "is set together with fsdp, which is used")
-        found, name = _without_trainer(keys, {**training, **fsdp.training}), "fsdp"
+        found, name = _under_fsdp(keys, {**training, **fsdp.training}), "fsdp"
         if format == "axolotl":
             keys.miss("fsdp_version", "fsdp", AXOLOTL_UNITS)
     elif zero is not None:
@@ -149,18 +150,22 @@ def _plugin(keys: Keys) -> dict[str, Any]:
     return found | {name.removesuffix("_device"): {"device": value} for name, value in given.items() if value}
 
 
-def _without_trainer(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
-    """Return training under FSDP, of which the reference step is modelled only."""
+def _under_fsdp(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return training under FSDP: that of a trainer that is modelled there, or of the reference step."""
     found = dict(training)
-    trainer = found.pop("trainer", None)
-    why = "a trainer's step under fsdp is not modelled: that of a plain loop is used"
+    if (found.get("gradient_checkpointing_kwargs") or {}).pop("use_reentrant", False):
+        keys.miss("use_reentrant", True, "FSDP2 needs checkpointing that is not re-entrant, which is used")
+    if not found.get("gradient_checkpointing_kwargs"):
+        found.pop("gradient_checkpointing_kwargs", None)
+    trainer = found.get("trainer")
+    if trainer in TRAINERS_UNDER_FSDP:
+        return found
+    found.pop("trainer", None)
+    why = "its step under fsdp is not modelled: that of a plain loop is used"
     if trainer is not None:
         keys.miss("trainer", trainer, why)
     for name, default in OF_TRAINERS.items():
         if found.get(name, default) != default:
             keys.miss(name, found[name], why)
         found.pop(name, None)
-    if (found.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
-        keys.miss("use_reentrant", True, "FSDP2 needs checkpointing that is not re-entrant, which is used")
-    found.pop("gradient_checkpointing_kwargs", None)
     return {**found, "trainer": None}

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
 from calculator.layers.loss import shifted_labels
 
 if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
-    from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
 
@@ -32,7 +33,7 @@ class FusedLinearCrossEntropy:
         context.set_scope("loss: ")
         shifted, labels = shifted_labels(context, *hidden_states.shape[:2])
         tokens = named(hidden_states.shape[0] * hidden_states.shape[1], "B × S")
-        loss = _fused(ops.view(hidden_states, (tokens, hidden_states.shape[2])), weight)
+        loss = _fused(ops.view(hidden_states, (tokens, hidden_states.shape[2])), weight, hidden_states.shape)
         loss = ops.mul(loss, self.num_items, "loss, divided")
         del shifted, labels
         return loss, []
@@ -55,10 +56,15 @@ def _first_two(tokens: int, size: int) -> tuple[int, ...]:
     return size, min(size, rest)
 
 
-def _fused(x: Tensor, weight: Tensor) -> Tensor:
-    """x: (tokens, hidden_size); weight: (vocab_size, hidden_size); returns the sum of the tokens' losses."""
+def _fused(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+    """x: (tokens, hidden_size), a view of `shape`; weight: (vocab_size, hidden_size).
+
+    Returns the sum of the tokens' losses. The gradient of x has the shape that the layers' gradients have.
+    """
     tape, (tokens, width), vocab_size = x.tape, x.shape, weight.shape[0]
-    x_grad = tape.new(x.shape, x.dtype, "gradient of the hidden states")
+    whole = tape.new(shape, x.dtype, "gradient of the hidden states")
+    x_grad = Tensor(tape, whole.storage, x.shape, x.dtype, None)
+    del whole
     weight_grad = tape.new(weight.shape, weight.dtype, "gradient of the head") if x.edge and weight.edge else None
     losses = tape.new((tokens,), "float32", "loss of each token")
     labelled = tape.new((tokens,), "bool", "labelled")

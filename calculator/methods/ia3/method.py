@@ -74,7 +74,7 @@ class IA3(AdaptedLinear):
     def _is_feedforward(self, path: str, model: Model) -> bool:
         """Whether PEFT treats a module as feed-forward, by how its path ends (IA3Model)."""
         names = self.feedforward_modules
-        return path.endswith(DEFAULT_FEEDFORWARD[model.model_type] if names is None else names)
+        return path.endswith(DEFAULT_FEEDFORWARD.get(model.model_type, ()) if names is None else names)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run the frozen module with its output, or its input, scaled."""

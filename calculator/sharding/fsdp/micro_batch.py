@@ -115,6 +115,15 @@ class MicroBatch(Hooks):
             return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
         return replace(inner, numbers=(*inner.numbers, count - 1))
 
+    def number(self, x: Tensor) -> Tensor:
+        """Cast a number with mixed precision, as other inputs of the root."""
+        dtype = self.param_dtype
+        return (
+            x
+            if dtype is None or x.dtype not in FLOATS
+            else ops.cast(x, dtype, f"num_items_in_batch, cast to {dtype} by FSDP")
+        )
+
     def begin(self, parameters: Parameters) -> None:
         """Gather what is left in the root."""
         self.parameters = parameters

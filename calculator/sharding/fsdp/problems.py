@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.methods.prepared_model import PreparedModel
 
+#: The trainers whose steps are modelled under FSDP2, and the reference step.
+TRAINERS = (None, "transformers")
+
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+
+#: Those whose states exist before accelerate shards a Trainer's model (accelerate/accelerator.py, _prepare_fsdp2).
+EARLY = ("adagrad",)
 
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Problems of a run under FSDP."""
     training = prepared.training
-    if training.trainer is not None:
-        message = "a trainer's step under fsdp is not modelled yet: leave it out, for the reference step"
+    if training.trainer not in TRAINERS:
+        message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.use_reentrant and training.gradient_checkpointing:
+        message = "re-entrant checkpointing under fsdp is not modelled: set it false"
+        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
+    if training.trainer is not None and training.optimizer in EARLY:
+        message = "the Trainer creates its states for whole parameters, which FSDP2 then shards: use adamw_torch"
+        yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
     if training.optimizer not in ON_SHARDS:
         message = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)

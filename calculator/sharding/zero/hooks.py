@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 class FlatHooks(Hooks):
     """The hooks of stages 1 and 2. Gradients leave the tape when they are ready; the reduction accounts for them."""
 
-    __slots__ = ("_adds", "param_dtype")
+    __slots__ = ("_adds", "_scales", "param_dtype")
+
+    steps_in_backward = True
 
     def __init__(self, prepared: Prepared, *, adds: bool) -> None:
         self.param_dtype = prepared.cast_to
         #: Whether micro-batches add to whole gradients, which stage 2 has reduced instead.
         self._adds = adds
+        #: What DeepSpeed makes of the loss. transformers' Trainer has divided it by the number of labels of the step.
+        own = prepared.training.trainer is None
+        self._scales = ("loss, divided by the micro-batches", "loss, scaled") if own else ("loss, scaled",)
 
     def accumulation(self, training: Training) -> Accumulation:
         """Mark every gradient."""
@@ -38,7 +43,7 @@ class FlatHooks(Hooks):
             return
         tape, outer = loss.tape, loss.tape.component
         tape.component = "logits_and_loss"
-        for name in ("loss, divided by the micro-batches", "loss, scaled"):
+        for name in self._scales:
             loss = ops.scale(loss, name)
             yield loss
         tape.component = outer

@@ -30,6 +30,7 @@ class Reference(Loop):
         label="Reference step",
         source="validation/tracing/step.py",
         summary="A plain PyTorch loop: the model's forward pass, loss.backward(), gradient clipping and the optimizer.",
+        keeps_loss=True,
         assumptions=("Data loading, evaluation and what a Trainer adds are not counted.",),
     )
 

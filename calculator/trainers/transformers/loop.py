@@ -62,14 +62,14 @@ class Transformers(Loop):
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
         shape = (context.batch, context.length)
+        context.num_items = Tensor(context.tape, None, (), "float32", None)
         return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss, or Liger's, summed and divided by the number of labels in the step."""
-        num_items = Tensor(context.tape, None, (), "float32", None)
         if liger.is_patched(context.model, context.training):
-            return FusedLinearCrossEntropy(num_items=num_items)
-        return FullLogits(num_items=num_items)
+            return FusedLinearCrossEntropy(num_items=num_items(context))
+        return FullLogits(num_items=num_items(context))
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model. Its autocast ends with it, and then every output that is not float32 is copied to float32."""
@@ -92,6 +92,13 @@ class Transformers(Loop):
         """Return the loss over the number of accumulation steps that accelerate knows of, which is 1."""
         loss.tape.scope = "loss: "
         return ops.scale(loss, "loss / 1")
+
+
+def num_items(context: Context) -> Tensor:
+    """Return the number of labels in a step, as the model's forward receives it."""
+    if context.num_items is None:
+        raise AssertionError("a trainer's batch comes with the number of its labels")
+    return context.num_items
 
 
 def in_float32(x: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
 from calculator.engine import operations as ops
-from calculator.engine.tape import Tensor
 from calculator.layers.trl.chunked_nll import ChunkedNLL
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.logits_metrics import log_from_logits
 from calculator.trainers.ddp_outputs import returned
-from calculator.trainers.transformers.loop import Transformers
+from calculator.trainers.transformers.loop import Transformers, num_items
 from calculator.trainers.trl import qlora
 from calculator.trainers.trl_sft import check, sentences
 from calculator.trainers.trl_sft.eras import loss_of, shifts_first
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
+    from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
@@ -75,7 +75,7 @@ class TrlSft(Transformers):
             case "fused":
                 return FusedHead(outputs=("entropy", "is_top1"))
             case "chunked_nll":
-                return ChunkedNLL(num_items=Tensor(context.tape, None, (), "float32", None))
+                return ChunkedNLL(num_items=num_items(context))
             case "nll":
                 return Transformers.head(self, context)
 

@@ -54,7 +54,7 @@ class FlatPeaks:
     """The peaks of a step on each rank, and on the fullest.
 
     `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
-    pass ends.
+    pass ends. `own` are the tensors that the training loop keeps.
     """
 
     def __init__(
@@ -64,10 +64,11 @@ class FlatPeaks:
         recording: Recording,
         left: StorageCounts,
         carried: StorageCounts,
+        own: tuple[ResidentTensor, ...],
     ) -> None:
         self._state, self._run, self._recording = state, run, recording
-        self._left, self._carried = left, carried
-        self._kept = state.kept
+        self._left, self._carried, self._own = left, carried, own
+        self._kept = (*state.kept, *own)
         self._passed = BackwardPass(run.tape, run.repetition, recording)
         self._reduction = Reduction(state.plan).run(self._passed)
         earlier = state.earlier_plan
@@ -148,7 +149,7 @@ class FlatPeaks:
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device besides the model's frozen tensors."""
-        return self._state.divided
+        return (*self._state.divided, *self._own)
 
     @property
     def host_bytes(self) -> int | None:

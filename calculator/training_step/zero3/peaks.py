@@ -35,7 +35,7 @@ class PartitionedPeaks:
     """The peaks of a step.
 
     `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
-    pass ends.
+    pass ends. `own` are the tensors that the training loop keeps.
     """
 
     def __init__(
@@ -45,8 +45,10 @@ class PartitionedPeaks:
         recording: Recording,
         left: StorageCounts,
         carried: StorageCounts,
+        own: tuple[ResidentTensor, ...],
     ) -> None:
         self._state, self._recording, self._left, self._carried = state, recording, left, carried
+        self._own, self._kept = own, (*state.kept, *own)
         parameters = state.parameters()
         self.passes = Passes(
             Program(run.tape, parameters, state.prepared.model.tied),
@@ -80,7 +82,7 @@ class PartitionedPeaks:
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device besides the model's frozen tensors."""
-        return self._state.divided
+        return (*self._state.divided, *self._own)
 
     @property
     def communication(self) -> tuple[Collective, ...]:
@@ -89,7 +91,7 @@ class PartitionedPeaks:
 
     def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
         """The peak of each span of a pass."""
-        rest = sum([tensor.bytes for tensor in self._state.kept]) + (0 if backward else self._carried.bytes)
+        rest = sum([tensor.bytes for tensor in self._kept]) + (0 if backward else self._carried.bytes)
         ends = [end for _, end in spans]
         line = [0] * len(spans)
         for position, size in self.passes.moments:
@@ -113,7 +115,7 @@ class PartitionedPeaks:
             yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
 
     def _peak(self, phase: PhaseName, moment: Fullest, carried: StorageCounts | None) -> Peak:
-        recording, kept = self._recording, self._state.kept
+        recording, kept = self._recording, self._kept
         state: Sequence[ResidentTensors] = (*kept, *self._added(moment))
         rest = sum([tensor.bytes for tensor in kept]) + (0 if carried is None else carried.bytes)
         at = Moment(event=moment.event, bytes=moment.bytes, repeats=())
@@ -127,7 +129,7 @@ class PartitionedPeaks:
         )
 
     def _step_peak(self) -> Peak:
-        state = (*self._state.kept, *self._temporaries)
+        state = (*self._kept, *self._temporaries)
         size = sum([tensor.bytes for tensor in state]) + self._left.bytes
         return Peak(
             phase="optimizer_step",

@@ -192,7 +192,8 @@ def test_a_limit_is_found_under_fsdp():
     [
         ("training.fsdp_config", {"sharding": "ddp", "fsdp_config": {}}),
         ("training.optimizer", {"optimizer": "adamw_8bit"}),
-        ("training.trainer", {"trainer": "transformers"}),
+        ("training.trainer", {"trainer": "trl-sft"}),
+        ("training.optimizer", {"trainer": "transformers", "optimizer": "adagrad"}),
         ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
         ("method.bias", {"method": {**UNPREPARED, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
         ("training.autocast", {"method": {"name": "prefix"}, "dtype": "float32", "autocast": "bfloat16"}),

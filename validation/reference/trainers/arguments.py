@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from validation.reference.trainers.batches import STEPS
-
 if TYPE_CHECKING:
     from validation.reference.trainers.recipe import Recipe
 
@@ -24,11 +22,12 @@ def training_arguments(recipe: Recipe, folder: str) -> dict[str, Any]:
         "gradient_checkpointing": training.gradient_checkpointing,
         "gradient_checkpointing_kwargs": recipe.gradient_checkpointing_kwargs,
         "use_liger_kernel": recipe.use_liger_kernel,
-        "max_steps": STEPS,
+        "max_steps": recipe.steps,
         "train_sampling_strategy": "sequential",  # so that the rows of a batch label what a request says
         "report_to": [],
         "save_strategy": "no",
         "logging_strategy": "no",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
+        **recipe.distribution,
     }

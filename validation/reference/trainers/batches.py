@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 #: The label of a token that has none.
 IGNORED = -100
 
-#: Optimizer steps that the data is enough for.
-STEPS = 2
-
 
 def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Rows of tokens, mask and labels, as `DataCollatorForLanguageModeling` and others pad them.
@@ -31,7 +28,7 @@ def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
             "attention_mask": _mask(training, row),
             "labels": torch.tensor([1] + [1] * count + [IGNORED] * (training.sequence_length - 1 - count)),
         }
-        for _ in range(STEPS * training.gradient_accumulation_steps)
+        for _ in range(recipe.batches)
         for row, count in enumerate(labelled_tokens(recipe))
     ]
 

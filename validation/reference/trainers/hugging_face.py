@@ -23,7 +23,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     Raises:
         PlanError: if transformers or PEFT refuses the request.
     """
-    reference = build_model(recipe.request, device)
+    reference = build_model(recipe.request, device, quant_storage=recipe.quant_storage)
     with refusing("training"):
         trainer = Trainer(
             model=with_quantizer(reference.model),

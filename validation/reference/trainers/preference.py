@@ -14,7 +14,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import STEPS, labelled_tokens
+from validation.reference.trainers.batches import labelled_tokens
 from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
 
@@ -50,7 +50,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     Raises:
         PlanError: if transformers, PEFT or TRL refuses the request.
     """
-    kind, training = KINDS[recipe.trainer], recipe.request.training
+    kind = KINDS[recipe.trainer]
     reference, config = model_and_config(recipe, device, kind.auto_model, kind.task_type)
     frozen = None
     if kind.has_reference and config is None and reference.root == "" and not recipe.precompute_ref_log_probs:
@@ -63,7 +63,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         trainer = kind.trainer(
             model=reference.model,
             args=kind.config(**training_arguments(recipe, folder), **_own_arguments(recipe, kind)),
-            train_dataset=Dataset.from_list(kind.rows(recipe) * STEPS * training.gradient_accumulation_steps),
+            train_dataset=Dataset.from_list(kind.rows(recipe) * recipe.batches),
             processing_class=tokenizer(),
             peft_config=config,
             **({"ref_model": frozen.model} if frozen else {}),

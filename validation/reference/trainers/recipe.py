@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from calculator.common.errors import refusal
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.trainers import TRAINERS as MODELLED
+
+if TYPE_CHECKING:
+    from calculator.inputs.sharding import QuantStorage
 
 TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo"]
 
@@ -25,7 +28,7 @@ class Recipe:
     """A trainer's step: the request of the same step without a trainer, the trainer, and its settings.
 
     `trl` is the version of TRL. `completion_tokens` is the number of labelled tokens of a micro-batch after the labels
-    are shifted; None labels every token.
+    are shifted; None labels every token. `distribution` has the arguments that shard the run.
     """
 
     request: Request
@@ -41,6 +44,23 @@ class Recipe:
     num_generations: int | None = None
     max_completion_length: int | None = None
     trl: str = "1.16"
+    distribution: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def quant_storage(self) -> QuantStorage:
+        """The dtype that holds packed 4-bit weights."""
+        return getattr(self.request.method, "quant_storage", "uint8")
+
+    @property
+    def steps(self) -> int:
+        """The optimizer steps to run: the last is traced. Several GPUs take one more to learn the model's order."""
+        return 2 if self.request.device.count == 1 else 3
+
+    @property
+    def batches(self) -> int:
+        """The micro-batches of all GPUs in these steps."""
+        training, device = self.request.training, self.request.device
+        return self.steps * training.gradient_accumulation_steps * device.count
 
     @property
     def prepares(self) -> bool:
@@ -49,7 +69,7 @@ class Recipe:
 
 
 #: The fields of `training` that a trainer reads and the reference step does not.
-SETTINGS = tuple(field.name for field in fields(Recipe) if field.name not in {"request", "trl"})
+SETTINGS = tuple(field.name for field in fields(Recipe) if field.name not in {"request", "trl", "distribution"})
 
 
 #: Those that a request of a trainer that is modelled has too, with their defaults there.

@@ -16,7 +16,6 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from calculator.common.errors import refusal
 from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import STEPS
 from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
 
@@ -60,7 +59,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             model=reference.model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
             args=kind.config(**training_arguments(recipe, folder), **_own_arguments(recipe, rows)),
-            train_dataset=Dataset.from_list([{"prompt": "a"}] * rows * STEPS),
+            train_dataset=Dataset.from_list([{"prompt": "a"}] * rows * recipe.steps),
             processing_class=tokenizer(),
             peft_config=config,
         )

@@ -47,7 +47,7 @@ def model_and_config(
     """
     request = recipe.request
     method, training = request.method, request.training
-    reference = build_base(request, device, auto_model=auto_model)
+    reference = build_base(request, device, quant_storage=recipe.quant_storage, auto_model=auto_model)
     model = with_quantizer(reference.model)
     with refusing("method"):
         if methods.is_prepared(method) and not recipe.prepares:

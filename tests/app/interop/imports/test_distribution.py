@@ -9,6 +9,7 @@ from app.interop.exports import export
 from app.interop.imports import read
 from app.interop.imports.zero_config import KNOWN_FILES
 from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 
 AXOLOTL = "base_model: gpt2\nadapter: lora\nlora_target_linear: true\nlora_mlp_kernel: false\nbf16: true\n"
@@ -134,11 +135,20 @@ def test_what_is_not_modelled_is_a_warning():
     assert "HYBRID_SHARD" in hybrid[0]
 
 
-def test_a_trainers_settings_are_listed_where_fsdp_has_the_reference_step_only():
+def test_files_with_fsdp_keep_their_trainer():
     found = read(FACTORY + "fsdp: true\nenable_liger_kernel: true")
-    assert found.request["training"]["trainer"] is None
+    training = found.request["training"]
+    assert (training["trainer"], training["use_liger_kernel"]) == ("transformers", True)
     listed = {each.key for each in found.not_understood}
-    assert {"trainer", "use_liger_kernel", "use_reentrant"} <= listed
+    assert "use_reentrant" in listed
+    assert not {"trainer", "use_liger_kernel"} & listed
+    assert estimate(parse_request(found.request)).memory.peak_allocated_bytes
+
+
+def test_a_trainers_settings_are_listed_where_fsdp_has_the_reference_step_only():
+    found = read(FACTORY.replace("pt", "dpo") + "fsdp: true\npref_loss: hinge")
+    assert found.request["training"]["trainer"] is None
+    assert {"trainer", "loss_type"} <= {each.key for each in found.not_understood}
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])

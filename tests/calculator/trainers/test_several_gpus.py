@@ -1,0 +1,93 @@
+"""Trainers on several GPUs, compared with traces of their real `train()` on one rank (tests/cases/README.md)."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "sharded" / "trainers.jsonl").read_text().splitlines()]
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+}
+LORA = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+
+
+def answer(sharding, method=LORA, trainer="transformers", **training):
+    body = {
+        "model": {"config": CONFIG},
+        "method": method,
+        "training": {"trainer": trainer, "sequence_length": 64, "autocast": "bfloat16", **training},
+        "device": {"count": 2, "sharding": sharding},
+        "reserved": "rule",
+    }
+    return estimate(parse_request(body))
+
+
+def phases(*args, **kwargs):
+    return {phase.name: phase.peak_bytes for phase in answer(*args, **kwargs).memory.phases}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_every_phase_of_a_trainers_rank_is_right_to_the_byte(case):
+    memory = estimate(parse_request({**case["request"], "reserved": "rule"})).memory
+    assert {phase.name: phase.peak_bytes for phase in memory.phases} == case["expected"]["phases"]
+
+
+def test_the_cases_cover_every_sharding():
+    counts = Counter(case["request"]["device"]["sharding"] for case in CASES)
+    assert set(counts) == {"ddp", "fsdp", "zero1", "zero2", "zero3"}
+    assert min(counts.values()) >= 4
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_the_batches_of_a_step_stay_on_the_gpu_under_deepspeed(sharding):
+    small = phases(sharding, sequence_length=64)["optimizer_step"]
+    large = phases(sharding, sequence_length=4096)["optimizer_step"]
+    batches = 3 * 8 * (4096 - 64)
+    assert large - small == batches
+
+
+@pytest.mark.parametrize(("option", "bytes_more"), [("find_unused_parameters", 512), ("static_graph", 512)])
+def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(option, bytes_more):
+    step = "optimizer_step"
+    assert phases("ddp", ddp={option: True})[step] - phases("ddp")[step] == bytes_more
+
+
+@pytest.mark.parametrize(
+    ("loc", "kwargs"),
+    [
+        ("training.trainer", {"sharding": "fsdp", "trainer": "trl-sft"}),
+        ("device.sharding", {"sharding": "ddp", "trainer": "trl-dpo"}),
+        ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
+        (
+            "training.gradient_checkpointing_kwargs.use_reentrant",
+            {
+                "sharding": "fsdp",
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            },
+        ),
+        ("training.ddp.gradient_as_bucket_view", {"sharding": "ddp", "ddp": {"gradient_as_bucket_view": True}}),
+    ],
+)
+def test_what_a_trainer_refuses_on_several_gpus_names_its_field(loc, kwargs):
+    with pytest.raises(PlanError) as caught:
+        answer(**kwargs)
+    assert [problem.loc for problem in caught.value.problems] == [loc]
+
+
+def test_only_trainers_whose_steps_are_traced_on_several_gpus_have_no_warning():
+    assert not any("not traced" in line for line in answer("fsdp").warnings)
+    assert any("not traced" in line for line in answer("ddp", trainer="trl-sft").warnings)

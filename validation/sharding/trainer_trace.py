@@ -1,0 +1,55 @@
+"""A trace of one rank's step of a trainer on several GPUs, on the meta device."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from validation.reference.optimizers import optimizers_on_meta
+from validation.reference.trainers.build import build_run
+from validation.reference.trainers.meta_device import accelerate_on_meta
+from validation.sharding.launch import arguments, launched
+from validation.sharding.process_group import one_rank_of
+from validation.sharding.refusals import check
+from validation.sharding.streams import Streams
+from validation.sharding.trace import ENGINES
+from validation.sharding.trainer_step import ShardedTrainerStep
+from validation.tracing.emulations import EMULATIONS
+from validation.tracing.shims import emulate_cuda, patched_model_code
+from validation.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from calculator.inputs.sharding import Sharding
+    from validation.reference.trainers.recipe import Recipe
+
+
+def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: bool = False) -> Trace:
+    """Run a trainer's `train()` on one rank on the meta device and record every storage of a step.
+
+    Raises:
+        PlanError: if the libraries refuse the request, or the trace does not run it.
+    """
+    check(recipe.request.training, sharding, rank)
+    streams = Streams()
+    with ExitStack() as stack:
+        stack.enter_context(emulate_cuda(before_2_14=before_2_14, known_values=True))
+        stack.enter_context(optimizers_on_meta())
+        stack.enter_context(one_rank_of(sharding.count, rank, streams))
+        stack.enter_context(accelerate_on_meta())
+        stack.enter_context(launched(sharding, rank, streams))
+        folder = stack.enter_context(TemporaryDirectory())
+        run = build_run(replace(recipe, distribution=arguments(recipe.request.training, sharding)), folder)
+        engine = ENGINES[sharding.name](run.reference, recipe.request.training, sharding, streams)
+        with patched_model_code():
+            counts = run.reference.parameter_counts()
+            step = ShardedTrainerStep(run, engine, streams)
+            step.run()
+    return Trace(
+        parameters=counts,
+        static=step.static(),
+        ledger=step.ledger,
+        emulations=EMULATIONS,
+        resident=step.resident_bytes,
+    )
