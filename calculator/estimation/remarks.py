@@ -149,7 +149,10 @@ def _distributed(request: Request, model: Model) -> Iterator[str]:
 def _found_unused(request: Request) -> Iterator[str]:
     """Where a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
-    if training.trainer not in (None, *TRACED_ON_SEVERAL) and request.device.sharding != "none":
+    zero = training.zero
+    offloads = any(each is not None and each.device != "none" for each in (zero.offload_optimizer, zero.offload_param))
+    traced = training.trainer in TRACED_ON_SEVERAL and not offloads
+    if training.trainer is not None and request.device.sharding != "none" and not traced:
         yield (
             "The trainer's step on several GPUs is not traced; the figures join its loop on one GPU with what the"
             " sharding adds."
