@@ -15,9 +15,11 @@ from validation.tracing.step import no_garbage_collection
 from validation.tracing.trainer_step import TrainerStep
 
 if TYPE_CHECKING:
+    from calculator.common.names import PhaseName
     from validation.reference.trainers.run import Run
     from validation.sharding.engine import Engine
     from validation.sharding.streams import Streams
+    from validation.tracing.ledger import Peak
 
 
 class ShardedTrainerStep(TrainerStep):
@@ -29,10 +31,16 @@ class ShardedTrainerStep(TrainerStep):
         self.engine = engine
         self.trainable = {}  # whole parameters, which the library replaces by shards
         self._contexts = ExitStack()
+        self._peaks: dict[PhaseName, Peak] | None = None
 
     def _mark_update(self) -> None:
         if not self.engine.steps_in_backward:
             super()._mark_update()
+
+    def _finish(self) -> None:
+        """Leave out what follows the last step: a trainer that logs gathers the losses of all ranks."""
+        if self.steps == self.trainer.args.max_steps and self._peaks is None:
+            self._peaks = dict(self.ledger.peaks)
 
     def _train(self) -> None:
         with self._contexts as contexts:
@@ -42,7 +50,9 @@ class ShardedTrainerStep(TrainerStep):
             contexts.enter_context(self.engine.preparing())
             contexts.enter_context(resizing_seen(self.tracker.resized))
             contexts.enter_context(self.tracker.tracking())
+            self._before(self.trainer, "_maybe_log_save_evaluate", self._finish)
             self.trainer.train()
+        self.ledger.peaks = self._peaks or self.ledger.peaks
 
     def _adopt(self) -> None:
         """Name what the library and the steps before have created, and label the gradients of the last step."""
