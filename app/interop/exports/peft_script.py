@@ -226,6 +226,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "method": method,
         "model_id": planned.model.id,
         "optimizer": _optimizer(training),
+        "partitions_while_loading": several_gpus.partitions_while_loading(request),
         "pads": training.trainer not in UNPADDED,
         "quantized": quantization is not None,
         "row": trainer.row,

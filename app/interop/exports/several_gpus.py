@@ -65,7 +65,7 @@ def accelerate_config(request: Request) -> dict[str, Any]:
         # Each node has its own rank; the first node's address is the same on all.
         machine |= {"machine_rank": 0, "main_process_ip": "MAIN_NODE", "main_process_port": 29500}
     if request.device.sharding != "fsdp":
-        settings = {"deepspeed_config_file": DEEPSPEED, "zero3_init_flag": False}
+        settings = {"deepspeed_config_file": DEEPSPEED, "zero3_init_flag": partitions_while_loading(request)}
         return {**machine, "distributed_type": "DEEPSPEED", "deepspeed_config": settings}
     config = {f"fsdp_{key}": value for key, value in fsdp_config(request).items()}
     precision = MIXED_PRECISION[request.training.autocast]
@@ -75,6 +75,14 @@ def accelerate_config(request: Request) -> dict[str, Any]:
         "mixed_precision": precision,
         "fsdp_config": {"fsdp_version": 2, **config},
     }
+
+
+def partitions_while_loading(request: Request) -> bool:
+    """Whether the model is built under deepspeed.zero.Init, which partitions each parameter at once.
+
+    transformers loads 4-bit models whole (modeling_utils.py, _load_pretrained_model).
+    """
+    return request.device.sharding == "zero3" and not request.method.facts.quantizes_base
 
 
 def fsdp_config(request: Request) -> dict[str, Any]:
@@ -108,6 +116,8 @@ def deepspeed_config(request: Request, *, of_trainer: bool) -> dict[str, Any]:
         "gradient_clipping": training.max_grad_norm or 0.0,
     }
     zero = {"stage": STAGES[request.device.sharding], **_changed(training.zero)}
+    if request.device.sharding == "zero3":
+        zero["stage3_gather_16bit_weights_on_model_save"] = True  # accelerate does not save the model without it
     return {
         **(dict.fromkeys(sizes, "auto") if of_trainer else sizes),
         "bf16": {"enabled": "auto" if of_trainer else training.autocast == "bfloat16"},

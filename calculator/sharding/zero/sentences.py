@@ -58,9 +58,10 @@ def _stage_3(*, quantized: bool) -> Iterator[str]:
         )
     else:
         yield (
-            "Loading is not counted. Under deepspeed.zero.Init (transformers' Trainer, or accelerate's"
-            " zero3_init_flag) each parameter is partitioned while it is loaded; otherwise each GPU holds the whole"
-            " model when DeepSpeed starts."
+            "Loading is not counted. transformers builds the model under deepspeed.zero.Init if TrainingArguments or"
+            " accelerate's Accelerator exist before it: each GPU then has its partitions and the weights of one module"
+            " at a time, and only the first process reads the checkpoint into host memory. Otherwise each GPU has the"
+            " whole model when DeepSpeed starts."
         )
 
 

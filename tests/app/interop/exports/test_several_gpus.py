@@ -66,6 +66,26 @@ def test_accelerate_knows_every_key_of_its_configuration():
         assert config["num_processes"] == 2
 
 
+def test_a_script_for_zero_3_builds_the_model_under_zero_init():
+    exported = export(request("zero3", LORA), "peft")
+    script, files = exported.content, others(exported)
+    assert script.index("Accelerator(") < script.index("= load(")
+    assert ".to(DEVICE)" not in script.partition("def load")[2].partition("def prepared")[0]
+    assert "ds_numel" in script  # a partitioned parameter has no elements of its own
+    assert yaml.safe_load(files["accelerate.yaml"])["deepspeed_config"]["zero3_init_flag"] is True
+    zero = json.loads(files["deepspeed.json"])["zero_optimization"]
+    assert zero["stage3_gather_16bit_weights_on_model_save"] is True
+    of_trainer = export(request("zero3", trainer="transformers"), "peft").content
+    assert of_trainer.index("settings = arguments(args)") < of_trainer.index("= load(")
+
+
+def test_a_4_bit_model_is_loaded_before_zero_3_is_known():
+    exported = export(request("zero3", {"name": "qlora", **LOW_RANK}), "peft")
+    assert exported.content.index("= load(") < exported.content.index("Accelerator()")
+    config = yaml.safe_load(others(exported)["accelerate.yaml"])["deepspeed_config"]
+    assert config["zero3_init_flag"] is False
+
+
 def test_deepspeed_gets_the_plan():
     found = json.loads(others(export(request("zero1", micro_batch_size=4, deepspeed=ZERO), "peft"))["deepspeed.json"])
     assert found["zero_optimization"] == {"stage": 1, "reduce_bucket_size": "auto", "overlap_comm": True}
@@ -122,6 +142,7 @@ def test_scripts_of_several_gpus_are_as_formatters_and_linters_leave_them(tmp_pa
     plans += [request("fsdp", {"name": "qlora", **LOW_RANK}, gradient_accumulation_steps=2, max_grad_norm=None)]
     plans += [request("fsdp", {"name": "qlora"}, model="meta-llama/Llama-3.1-8B", autocast="bfloat16")]
     plans += [request("fsdp", {"name": "prompt"}), request("fsdp", {"name": "prefix"})]
+    plans += [request("zero3", LORA), request("zero3", trainer="transformers"), request("zero3", {"name": "qlora"})]
     plans += [request("zero2", trainer="transformers"), request("ddp", LORA, autocast="bfloat16")]
     for number, plan in enumerate(plans):
         (tmp_path / f"script_{number}.py").write_text(export(plan, "peft").content)
