@@ -17,6 +17,20 @@ def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad, grad
 
 
+def put_rows_(x: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    """`x[mask] = rows`: the mask is saved. The gradient of x has zeros in their place."""
+    node = Node(x.tape, _put_rows_back, (x.edge, rows.edge)) if x.edge or rows.edge else None
+    if node is not None:
+        node.save(mask)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _put_rows_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    rest, rows = node.edges
+    of_rest = grad.tape.new(grad.shape, grad.dtype, "rows: gradient of the rest") if rest else None
+    return of_rest, grad.tape.new(rows[2], grad.dtype, "rows: gradient") if rows else None
+
+
 def mul_(x: Tensor) -> Tensor:
     """`x *= number` or `x /= number`: nothing is saved."""
     node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None

@@ -57,6 +57,7 @@ class Context:
         "forward_locals",
         "gives_positions",
         "hooks",
+        "image_features",
         "images",
         "is_causal",
         "kernels",
@@ -195,6 +196,8 @@ class Context:
         self.num_items: Tensor | None = None
         #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
+        #: What the first layers of the decoder add to the hidden states of images, each with the mask of these.
+        self.image_features: list[tuple[Tensor, Tensor]] = []
 
     @property
     def image(self) -> Processed:
@@ -247,6 +250,7 @@ class Context:
         self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
         self.position_biases, self.padding_mask, self.passed = {}, None, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
+        self.image_features = []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one, and return all of its layer."""
@@ -351,6 +355,9 @@ def layer_classes(context: Context) -> list[int]:
             known.append((kind, layer.modules))
         numbers[layer] = known.index((kind, layer.modules))
     classes = [*map(numbers.__getitem__, context.layers)]
+    if context.training.has_images and context.forward.tower is not None:
+        featured = context.forward.tower.featured_layers(context.config)
+        classes = [*range(-1 - featured, -1), *classes[featured:]]
     lowered = context.training.autocast or context.dtype
     first_differs = context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
     return [-1, *classes[1:]] if first_differs else classes

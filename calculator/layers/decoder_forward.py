@@ -180,6 +180,10 @@ class Tower:
     #: The file of transformers that has the processor's arithmetic.
     source: str
 
+    #: How many of the decoder's first layers add features of images to the hidden states, and what each then runs.
+    featured_layers: Callable[[Config], int] = lambda _config: 0
+    after_layer: Callable[[Context, int, Tensor], Tensor] = lambda _context, _number, hidden_states: hidden_states
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderForward:

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
 
 
-def convolve(context: Context, name: str, pixel_values: Tensor, shape: Shape) -> Tensor:
+def convolve(context: Context, name: str, pixel_values: Tensor, shape: Shape, *, is_input: bool = False) -> Tensor:
     """Embed patches by a convolution whose stride is its kernel's size.
 
-    Under checkpointing of a frozen model the result gets a gradient: enable_input_require_grads finds the input
-    embeddings of every model inside the model.
+    `is_input`: whether the tower's class names it as its input embeddings (_input_embed_layer), to which
+    enable_input_require_grads gives a gradient where a frozen model is checkpointed.
     """
     module = context.outer(name)
     context.set_scope(f"{name}: ")
     weight, bias = module.own["weight"], module.own.get("bias")
     out = products.convolution(pixel_values, weight, bias, shape, "output")
-    if context.training.gradient_checkpointing and not out.edge:
+    if is_input and context.training.gradient_checkpointing and not out.edge:
         return context.input_requiring_grad(out, "patches")
     return out
 
@@ -39,15 +39,18 @@ def convolve(context: Context, name: str, pixel_values: Tensor, shape: Shape) ->
 def run_layers(
     context: Context,
     name: str,
-    x: Tensor,
+    inputs: list[Tensor],
     layer: Callable[[int, LayerModules, Tensor], Tensor],
     captured: Callable[[int], Sequence[Tensor]],
+    after: Callable[[int, Tensor], None] = lambda _index, _x: None,
 ) -> Tensor:
     """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
 
-    `captured`: what the checkpoint of a layer keeps besides the layer's input.
+    `inputs`: the first layer's input alone, which is removed from the list, so that no caller keeps it alive.
+    `captured`: what the checkpoint of a layer keeps besides the layer's input. `after`: what follows each layer.
     """
     stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
+    x = inputs.pop()
     with _of_tower(context):
         for index, each in enumerate(stack.layers):
             check_budget()
@@ -57,6 +60,7 @@ def run_layers(
                 x = checkpoint(run, x, captured=captured(index))
             else:
                 x = run(x)
+            after(index, x)
     return x
 
 
@@ -94,6 +98,7 @@ def tower_attention(
     del qkv
     query, key = _rotated(query, key, tables)
     projected = [ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value)]
+    _lengths = context.tape.new((len(lengths),), "int32", "patches of each chunk")
     shapes = [(1, heads, length, head_dim) for length in lengths]
     splits = [ops.split(each, shapes) for each in projected]
     outputs = [attention.attend(context, *chunk) for chunk in zip(*splits, strict=True)]

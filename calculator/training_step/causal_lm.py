@@ -98,11 +98,20 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
             retained = None
             hidden_states = forward.decode(context, hidden_states)
         hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
+        hidden_states, _replaced = _with_features(context, position, hidden_states)
     hidden_states = mark(hidden_states, f"{context.marks}layer {len(context.repetition.numbers)}")
     norm = context.hooks.module("final_norm")
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
     return hidden_states
+
+
+def _with_features(context: Context, position: int, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return a layer's output with features of images, and the output that the decoder keeps until the next layer."""
+    number, tower = context.repetition.numbers[position], context.forward.tower
+    if number >= len(context.image_features) or tower is None:
+        return hidden_states, None
+    return tower.after_layer(context, number, hidden_states), hidden_states
 
 
 def _embeddings(context: Context, ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.families.qwen.forward import QWEN2, QWEN3
-from calculator.families.qwen_vl import vision
+from calculator.families.qwen_vl import deepstack, vision
 from calculator.layers import norms
 from calculator.layers.decoder_forward import embed, final
 
@@ -39,7 +39,7 @@ def _interleaved(freq: Tensor, name: str) -> Tensor:
 
 
 def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor, str], Tensor]) -> tuple[Tensor, ...]:
-    """Return cos, sin, (batch, sequence, head_dim) each, and position_ids."""
+    """Return cos, sin, (batch, 1, sequence, head_dim) each, and position_ids."""
     context.set_scope(f"{_MODEL}.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
     # The positions of images are computed for each sequence.
@@ -50,8 +50,9 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
     sin = recompose(sin, "sin")
     cos = recompose(cos, "cos")
-    dtype = hidden_states.dtype
-    return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin"), position_ids
+    cos, sin = (ops.cast(table, hidden_states.dtype, f"rotary: {name}") for table, name in ((cos, "cos"), (sin, "sin")))
+    of_heads = (batch, 1, length, cos.shape[-1])
+    return ops.view(cos, of_heads), ops.view(sin, of_heads), position_ids
 
 
 def _tables_by_sections(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -62,8 +63,12 @@ def _tables_by_sections(context: Context, hidden_states: Tensor) -> tuple[Tensor
 
 
 def _interleaved_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the tables of Qwen 3, and the positions, which every layer receives."""
-    return _axial(context, hidden_states, _interleaved)
+    """Return the tables of Qwen 3, and for text alone the positions, which every layer receives."""
+    cos, sin, position_ids = _axial(context, hidden_states, _interleaved)
+    if not context.training.has_images:
+        return cos, sin, position_ids
+    context.decoder_locals.append(position_ids)
+    return cos, sin
 
 
 _EMBED = partial(embed, name=f"{_MODEL}.embed_tokens")
@@ -71,4 +76,11 @@ _NORM = final(norms.rms_norm, f"{_MODEL}.norm")
 
 QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM, tower=vision.QWEN2_5)
 
-QWEN3_VL = replace(QWEN3, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=())
+QWEN3_VL = replace(
+    QWEN3,
+    embeddings=_EMBED,
+    tables=_interleaved_tables,
+    final_norm=_NORM,
+    masks=(),
+    tower=deepstack.QWEN3,
+)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calculator.layers.decoder_forward import BatchTensor
     from calculator.layers.tower import Processed
 
-    #: Runs a tower: to its last hidden states, and to the tokens of all images.
-    RunTower = Callable[[Context, Tensor, Processed, int], tuple[Tensor, Tensor]]
+    #: Runs a tower: to its last hidden states, to the tokens of all images, and to those of earlier layers.
+    RunTower = Callable[[Context, Tensor, Processed, int], tuple[Tensor, Tensor, list[Tensor]]]
 
 
 def batch(context: Context, image: Processed, count: int) -> list[BatchTensor]:
@@ -47,9 +47,9 @@ def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
     image, count = context.image, context.image_count
     weight = context.outer("model.visual.patch_embed.proj").own["weight"]
     pixel_values = ops.cast(context.images[0], weight.dtype, "model.visual: pixel values, cast")
-    hidden_states, merged = tower(context, pixel_values, image, count)
+    hidden_states, merged, features = tower(context, pixel_values, image, count)
     del pixel_values
-    context.forward_locals += [hidden_states, merged]
+    context.forward_locals += [hidden_states, merged, *features]
     del hidden_states
     context.set_scope("images: ")
     image_embeds = ops.cast(ops.cat((merged,), merged.shape, "tokens"), inputs_embeds.dtype, "tokens, cast")
@@ -58,4 +58,9 @@ def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
         context.tape.new((context.batch, context.length), "bool", f"places of {name}") for name in ("images", "videos")
     ]
     context.decoder_locals += [image_embeds, *masks]
-    return indexing.fill_masked(inputs_embeds, masks[0], image_embeds, "words and images")
+    out = indexing.fill_masked(inputs_embeds, masks[0], image_embeds, "words and images")
+    context.set_scope("images: ")
+    context.image_features = [
+        (masks[0], ops.cat((each,), each.shape, "tokens of an earlier layer")) for each in features
+    ]
+    return out

@@ -52,6 +52,7 @@ def _missing_layers(config: Config) -> str | None:
 
 QWEN3_VISION: tuple[Entry, ...] = (
     *_entries(depth=27, hidden=1152, inner=4304, patch=16),
+    activation("gelu_pytorch_tanh"),
     size("num_position_embeddings", 2304),
     Field(name="deepstack_visual_indexes", type="indices", default=(8, 16, 24)),
     Check(name="deepstack_visual_indexes", problem=_missing_layers),

@@ -41,8 +41,8 @@ def windows(config: Config, image: Processed) -> list[int]:
     return [height * width * merge**2 for height in heights for width in widths]
 
 
-def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor]:
-    """Return the last layer's output, and the tokens that the merger makes of it."""
+def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the last layer's output, the tokens that the merger makes of it, and none of earlier layers."""
     tape, config = context.tape, context.config["vision_config"]
     hidden_size = config["hidden_size"]
     context.set_scope(f"{_PATH}: ")
@@ -51,10 +51,14 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     lengths, of_windows = [image.patches] * count, windows(config, image) * count
     bounds = tape.new((len(lengths) + 1,), "int32", "cu_seqlens")
     of_bounds = tape.new((len(of_windows) + 1,), "int32", "cu_window_seqlens")
-    hidden_states = convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, (patches, hidden_size))
+    embedded = convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, (patches, hidden_size), is_input=True)
     context.set_scope(f"{_PATH}: ")
-    hidden_states = indexing.index_list(hidden_states, hidden_states.shape, "patches, by windows")
-    tables = _tables(context, patches)
+    inputs = [indexing.index_list(embedded, embedded.shape, "patches, by windows")]
+    del embedded
+    tables = [
+        indexing.index_list(table, table.shape, f"rotary: {name}, by windows")
+        for table, name in zip(whole_tables(context, patches), ("cos", "sin"), strict=True)
+    ]
 
     def sees_all(index: int) -> bool:
         return index in config["fullatt_block_indexes"]
@@ -65,27 +69,24 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     def captured(index: int) -> list[Tensor]:
         return [*tables, bounds if sees_all(index) else of_bounds]
 
-    hidden_states = run_layers(context, f"{_PATH}.blocks", hidden_states, run, captured)
+    hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, captured)
     merged = _merger(context, hidden_states, image.tokens * count)
     context.set_scope(f"{_PATH}: ")
     merged = indexing.index_list(merged, merged.shape, "tokens, in order")
     del position_ids
-    return hidden_states, merged
+    return hidden_states, merged, []
 
 
-def _tables(context: Context, patches: int) -> list[Tensor]:
-    """Return cos and sin of every patch, by windows: half of the pairs turn with its row, half with its column."""
+def whole_tables(context: Context, patches: int) -> list[Tensor]:
+    """Return cos and sin of every patch: half of the pairs turn with its row, half with its column."""
     tape, config = context.tape, context.config["vision_config"]
     head_dim = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    context.set_scope(f"{_PATH}: ")
     freqs = tape.new((patches, 2, head_dim // 4), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
-    cos, sin = (_whole(table, head_dim, name) for table, name in ((cos, "cos"), (sin, "sin")))
-    del freqs
-    return [
-        indexing.index_list(table, table.shape, f"rotary: {name}, by windows")
-        for table, name in ((cos, "cos"), (sin, "sin"))
-    ]
+    cos = _whole(cos, head_dim, "cos")
+    return [cos, _whole(sin, head_dim, "sin")]
 
 
 def _whole(table: Tensor, head_dim: int, name: str) -> Tensor:

@@ -13,11 +13,7 @@ from tests.paths import CASE_FILES
 QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 IMAGE = {"images_per_sequence": 1, "image_height": 252, "image_width": 280}
 TINY = json.loads((CASE_FILES / "images.jsonl").read_text().splitlines()[0])["request"]["model"]
-PROCESSED = [
-    case
-    for case in json.loads((CASE_FILES / "images" / "processed.json").read_text())
-    if case["model_type"] in image_families()
-]
+PROCESSED = json.loads((CASE_FILES / "images" / "processed.json").read_text())
 MODELS = {"qwen2_5_vl": QWEN, "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct"}
 
 
@@ -100,3 +96,7 @@ def test_symbolic_sizes_give_the_same_figures_as_a_step_of_its_own():
         for length in reversed(lengths)
     ]
     assert shared == alone[::-1]
+
+
+def test_every_family_whose_images_are_modelled_is_compared_with_its_processor():
+    assert {case["model_type"] for case in PROCESSED} == set(image_families()) == set(MODELS)
