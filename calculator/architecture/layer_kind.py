@@ -9,8 +9,8 @@ from typing import Literal, get_args
 AttentionType = Literal["full_attention", "sliding_attention"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 
-#: How a layer mixes tokens without attention: a short convolution.
-RecurrentType = Literal["conv"]
+#: How a layer mixes tokens without attention: a short convolution, or gated DeltaNet.
+RecurrentType = Literal["conv", "linear_attention"]
 RECURRENT_TYPES: tuple[RecurrentType, ...] = get_args(RecurrentType)
 
 #: How a layer mixes tokens.

@@ -190,12 +190,15 @@ def fill_slices(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """torch.empty(shape), then `out[...] = part` for each part."""
     whole = parts[0].tape.new(shape, parts[0].dtype, name)
     for part in parts:
-        node = (
-            Node(part.tape, _fill_slices_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
-        )
-        whole = Tensor(part.tape, whole.storage, shape, part.dtype, node)
+        whole = copy_slice(whole, part)
     whole.merged = True
     return whole
+
+
+def copy_slice(whole: Tensor, part: Tensor) -> Tensor:
+    """`whole[...] = part`: nothing is allocated."""
+    node = Node(part.tape, _fill_slices_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
+    return Tensor(part.tape, whole.storage, whole.shape, whole.dtype, node)
 
 
 def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

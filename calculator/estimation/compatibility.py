@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, get_args
 
+from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimation import image_requests, seq_2_seq
@@ -67,6 +68,7 @@ def check(request: Request, model: Model) -> None:
         *_plain_steps(request),
         *_loraplus(request),
         *_coupled(request, model),
+        *_without_attention(request, model),
         *_layers_apart(request),
         *_ddp(request, model),
         *_fsdp(request, model),
@@ -219,6 +221,13 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
     if request.method.embeds_inputs and model.config.get("hidden_size_per_layer_input"):
         message = f"PEFT gives {name} embeddings alone, from which it can't look up its layers' inputs: use lora"
         yield Problem(loc="method.name", msg=message, input=request.method.name)
+
+
+def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
+    """A cache for a model without attention, which transformers asks for its length (Cache.get_seq_length)."""
+    if attention_types(model.decoder.layers) <= {*RECURRENT_TYPES} and _returns_cache(request.training, model):
+        message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
+        yield Problem(loc="model.config.use_cache", msg=message, input=True)
 
 
 def most_positions(model: Model) -> int | None:

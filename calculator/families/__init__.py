@@ -54,6 +54,7 @@ FOLDERS = (
     "opt",
     "phi",
     "qwen",
+    "qwen3_5",
     "qwen_vl",
     "seed_oss",
     "smollm3",

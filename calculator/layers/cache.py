@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Tensor
+
+
+def _copy(x: Tensor) -> Node | None:
+    """The node of `zeros.copy_(x)`, which refers to the graph of x; no gradient flows through it."""
+    return Node(x.tape, _no_gradient, (x.edge,)) if x.edge else None
+
+
+def _no_gradient(_: Node, grad: Tensor) -> tuple[None]:  # noqa: ARG001  no loss depends on a cache
+    return (None,)
 
 
 class Cache:
@@ -65,12 +75,18 @@ class Cache:
         An input shorter than the convolution's width is padded. Source: LinearAttentionLayer.update_conv_state.
         """
         outer, x.tape.component = x.tape.component, self.component
-        state = x.tape.new((*x.shape[:2], width), x.dtype, "input of the convolution, cached")
+        state = x.tape.new((*x.shape[:2], width), x.dtype, "input of the convolution, cached", _copy(x))
         x.tape.component = outer
         if x.shape[2] < width:
             x = ops.pad(x, state.shape, "input of the convolution, padded")
         self.kept.append((state,))
         return x
+
+    def update_recurrent_state(self, state: Tensor) -> None:
+        """Copy the last state of a layer. Source: LinearAttentionLayer.update_recurrent_state."""
+        outer, state.tape.component = state.tape.component, self.component
+        self.kept.append((state.tape.new(state.shape, state.dtype, "state, cached", _copy(state)),))
+        state.tape.component = outer
 
     def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keep keys and values of a first pass themselves, without copies; append those of a later one."""

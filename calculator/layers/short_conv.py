@@ -8,6 +8,8 @@ from calculator.engine import operations as ops
 from calculator.engine.convolution import conv1d
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
@@ -21,7 +23,9 @@ def without_padding(context: Context, hidden_states: Tensor) -> Tensor:
     return ops.cast(ops.mul(hidden_states, mask, "input without padding"), dtype, "input without padding, cast")
 
 
-def causal_conv1d(context: Context, conv: BoundModule, x: Tensor) -> Tensor:
+def causal_conv1d(
+    context: Context, conv: BoundModule, x: Tensor, act: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Convolve (batch, channels, positions) with the filters of an nn.Conv1d: each position with those before it."""
     weight, bias, length = conv.own["weight"], conv.own.get("bias"), x.shape[2]
     width = weight.shape[2]
@@ -30,5 +34,6 @@ def causal_conv1d(context: Context, conv: BoundModule, x: Tensor) -> Tensor:
     cast = ops.cast(x, weight.dtype, "input of the convolution in the weight's dtype")
     out = conv1d(cast, weight, bias, width - 1, "convolution")
     del cast
-    out = ops.cast(ops.narrow(out, x.shape), x.dtype, "convolution, cast back")
+    out = ops.narrow(out, x.shape)
+    out = ops.cast(out if act is None else act(out), x.dtype, "convolution, cast back")
     return out if context.cache is None else ops.slice_from_end(out, (*x.shape[:2], length))

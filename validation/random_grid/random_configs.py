@@ -363,6 +363,23 @@ def _with_shared_keys(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     }
 
 
+def _with_linear_attention(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types or leave them to an interval, with heads of linear attention that divide."""
+    rng = draw.rng
+    kept = {key: value for key, value in config.items() if key not in ("layer_types", "rope_scaling")}
+    types = [rng.choice(["linear_attention", "full_attention"]) for _ in range(draw.layers)]
+    keys, width = rng.randint(1, 3), rng.choice([8, 16, 32])
+    sizes = {
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": keys * rng.randint(1, 3),
+        "linear_key_head_dim": width,
+        "linear_value_head_dim": rng.choice([width, 24]),
+        "linear_conv_kernel_dim": rng.choice([2, 4]),
+        "rope_parameters": {"rope_type": "default", "mrope_section": [3, 3, 2], "mrope_interleaved": True},
+    }
+    return {**kept, **sizes, **rng.choice([{"full_attention_interval": 2}, {"layer_types": types}])}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
@@ -383,4 +400,5 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "gemma4_text": _with_shared_keys,
     "olmo3": _per_type_rope,
     "modernbert": _per_type_rope,
+    "qwen3_5_text": _with_linear_attention,
 }

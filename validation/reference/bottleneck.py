@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.methods import Adapter
 
 #: The families' names for the submodules that an adapter follows.
-ATTENTION = ("self_attn", "attn", "attention", "self_attention", "conv")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention", "conv", "linear_attn")
 MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}

@@ -2,11 +2,13 @@
 
 import pytest
 
+from calculator.catalogue import model
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.families import model_from_config
 from calculator.families.lfm2.weights import CONVOLUTIONS
+from calculator.families.qwen3_5.weights import WITHOUT_KERNELS
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.run.request import parse_run
@@ -110,3 +112,34 @@ def test_re_entrant_checkpointing_of_layers_that_share_keys_is_refused():
     training = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     loc, _ = problem(lambda: gemma_4(trainer="transformers", **training))
     assert loc == "training.gradient_checkpointing_kwargs.use_reentrant"
+
+
+QWEN_3_5 = "Qwen/Qwen3.5-0.8B"
+
+
+def qwen_3_5(**training):
+    body = {"model": QWEN_3_5, "method": METHOD, "training": training, "reserved": "rule"}
+    return estimate(parse_request(body))
+
+
+def test_an_answer_states_that_gated_delta_net_runs_without_kernel_packages():
+    assert WITHOUT_KERNELS in qwen_3_5(sequence_length=64).assumptions
+
+
+def test_a_cache_of_a_model_without_attention_is_refused():
+    changed = {**model(QWEN_3_5).config, "layer_types": ["linear_attention"] * 24}
+    body = {"model": {"config": changed}, "method": METHOD, "training": {"sequence_length": 64}, "reserved": "rule"}
+    assert problem(lambda: estimate(parse_request(body)))[0] == "model.config.use_cache"
+    body["training"]["gradient_checkpointing"] = True
+    assert estimate(parse_request(body)).parameters.base > 0
+
+
+def test_heads_of_values_that_do_not_divide_are_refused():
+    changed = {**model(QWEN_3_5).config, "linear_num_value_heads": 17}
+    assert problem(lambda: model_from_config(changed))[0] == "model.config.linear_num_value_heads"
+
+
+def test_padding_to_whole_chunks_costs_as_much_as_the_tokens():
+    """The delta rule pads a sequence to chunks of 64 positions: one token more costs a chunk in its tensors."""
+    short, even, longer = (qwen_3_5(sequence_length=n).memory.peak_allocated_bytes for n in (127, 128, 129))
+    assert even - short < longer - even
