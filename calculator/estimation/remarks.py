@@ -204,7 +204,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
             "The figures ignore the quantization_config of the config.json: weights are in "
             f"{request.training.dtype}. Choose qlora for a base in 4 bits, or load_in_8bit."
         )
-    lines += request.method.warnings(request.training)
+    lines += request.method.warnings(model, request.training)
     if request.device.alloc_conf and request.reserved == "rule":
         lines.append(
             "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"

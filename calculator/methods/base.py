@@ -110,8 +110,8 @@ class Method:
         """What the figures assume of the method's settings, in sentences."""
         return ()
 
-    def warnings(self, training: Training) -> tuple[str, ...]:  # noqa: ARG002
-        """Risks of the method's settings with a training, in sentences."""
+    def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
+        """Risks of the method's settings with a model and a training, in sentences."""
         return ()
 
     @property

@@ -71,10 +71,9 @@ class LoRA(LowRank):
         """What the initialisation takes before the first step, and the outliers of LLM.int8()."""
         return (*before_the_steps(self), *((stored.NO_OUTLIERS,) if self.load_in_8bit else ()))
 
-    def warnings(self, training: Training) -> tuple[str, ...]:
-        """What checkpointing does not free of a base in 8 bits."""
-        keeps = self.load_in_8bit and training.gradient_checkpointing and not training.use_reentrant
-        return (stored.KEPT_INPUTS,) if keeps else ()
+    def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
+        """What checkpointing does not free of a base in 8 bits, and biases whose dtype autocast changes."""
+        return tuple(stored.warnings(model, training)) if self.load_in_8bit else ()
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse to train weights stored in 8 bits."""

@@ -9,8 +9,11 @@ from calculator.methods.targeted.modules_to_save import is_saved
 from calculator.resident.quantization import converted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.inputs.training import Training
     from calculator.methods.low_rank.method import LowRank
 
 #: The threshold of outliers. Source: transformers/utils/quantization_config.py, BitsAndBytesConfig.
@@ -24,6 +27,21 @@ KEPT_INPUTS = (
     "bitsandbytes keeps the input of every layer in 8 bits until the graph is freed, where gradient checkpointing with"
     " use_reentrant=False does not see it. A base in 4 bits (qlora) keeps none."
 )
+
+#: Biases that are counted in another dtype. Source: bitsandbytes/nn/modules.py, Linear8bitLt.forward.
+CAST_BIASES = (
+    "Under autocast, bitsandbytes casts the bias of each layer in 8 bits to the dtype of the layer's input. The figures"
+    " count all of them in the dtype of the embeddings, which differs by some kilobytes."
+)
+
+
+def warnings(model: Model, training: Training) -> Iterator[str]:
+    """Risks of a base in 8 bits."""
+    if training.gradient_checkpointing and not training.use_reentrant:
+        yield KEPT_INPUTS
+    biased = any(module.bias is not None and converted(path, module, model) for path, module in model.paths)
+    if training.autocast is not None and biased:
+        yield CAST_BIASES
 
 
 def check(method: LowRank, model: Model, bits: str) -> None:

@@ -88,3 +88,11 @@ def test_what_peft_refuses_over_8_bits_is_refused(method, loc, why):
 def test_outliers_are_an_assumption():
     assert any("without outliers" in each for each in answer().assumptions)
     assert not any("without outliers" in each for each in answer({"load_in_8bit": False}).assumptions)
+
+
+def test_biases_under_autocast_are_a_warning_where_there_are_any():
+    def warned(model):
+        request = {**body(autocast="bfloat16"), "model": model}
+        return any("casts the bias" in each for each in estimate(parse_request(request)).warnings)
+
+    assert (warned("Qwen/Qwen2.5-0.5B"), warned(LLAMA)) == (True, False)
