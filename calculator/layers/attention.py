@@ -45,13 +45,24 @@ def attend(
     elif context.attention == "sdpa":
         out = _sdpa(context, query, key, value)
     else:
-        half = context.training.autocast or context.training.dtype
         value, width = _widened(query, value), value.shape[-1]
         if query.dtype == "float32":
-            query, key, value = (ops.cast(t, half, f"{n} in half precision") for t, n in _named(query, key, value))
+            query, key, value = (half_precision(context, t, n) for t, n in _named(query, key, value))
         out = _cut(_flash(query, key, value), width)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
+
+
+def repeats_for_flash(context: Context) -> bool:
+    """Return whether the layer itself repeats keys and values, and casts its inputs, for FlashAttention 2."""
+    return context.attention == "flash_attention_2" and "repeated_keys_of_flash" in context.older
+
+
+def half_precision(context: Context, x: Tensor, name: str) -> Tensor:
+    """Cast an input of FlashAttention 2 that is in float32 (modeling_flash_attention_utils.py)."""
+    if x.dtype != "float32":
+        return x
+    return ops.cast(x, context.training.autocast or context.training.dtype, f"{name} in half precision")
 
 
 #: What repeats the keys of a single token's query, which 5.23 packs instead.

@@ -167,6 +167,12 @@ class SelfAttention:
         if self.rotated_norms is not None:
             query_states, key_states = self.rotated_norms(modules, query_states, key_states)
         key_states, value_states = context.update_cache(key_states, value_states)
+        if attention.repeats_for_flash(context):
+            key_states = attention.repeat_kv(query_states, key_states, "key, repeated")
+            value_states = attention.repeat_kv(query_states, value_states, "value, repeated")
+            query_states = attention.half_precision(context, query_states, "query")
+            key_states = attention.half_precision(context, key_states, "key")
+            value_states = attention.half_precision(context, value_states, "value")
         attn_output = attention.attend(context, query_states, key_states, value_states, self.eager_forward)
         attn_output = modules[self.output](attn_output)
         context.position_tables = shared

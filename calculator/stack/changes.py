@@ -17,6 +17,7 @@ ChangeName = Literal[
     "shifted_logits",
     "reassigned_logits",
     "repeated_keys",
+    "repeated_keys_of_flash",
     "repeated_keys_of_one_token",
     "contiguous_queries",
     "float_masks",
@@ -117,6 +118,13 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 54),
         sentence="sdpa repeats keys and values to the number of the queries' heads",
         source="transformers 4.53.3, integrations/sdpa_attention.py, sdpa_attention_forward",
+    ),
+    "repeated_keys_of_flash": Change(
+        package="transformers",
+        before=(4, 48),
+        sentence="flash_attention_2 repeats keys and values to the number of the queries' heads",
+        source="transformers 4.45.2, models/mistral/modeling_mistral.py, MistralFlashAttention2.forward",
+        model_types=("mistral", "qwen2"),
     ),
     "repeated_keys_of_one_token": Change(
         package="transformers",

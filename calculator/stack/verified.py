@@ -49,11 +49,14 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
 #: The first release whose caches of layers with a window keep no more than the window.
 WINDOWED_CACHES: Release = (4, 56)
 
-#: The methods that need nothing of transformers but its modules.
-METHODS = ("full", "lora", "qlora", "adapter", "ia3")
+#: The methods whose virtual tokens need the cache and the masks of transformers. The others need its modules only.
+VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
 
 #: Rotary types whose frequencies never change, so that older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
+
+#: The last release of TRL whose SFTTrainer leaves the loss to the model.
+OLDER_SFT = (0, 13)
 
 #: From this release on, PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit weights.
 #: Source: peft 0.12.0, tuners/tuners_utils.py, cast_adapter_dtype.
@@ -128,7 +131,7 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if not _is_older(versions):
         return
     own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if training.trainer not in (None, "transformers"):
+    if not _knows_trainer(versions, training.trainer):
         message = (
             f"what {training.trainer} does with {own} is not known: use transformers, or stack.transformers {newest}"
         )
@@ -136,6 +139,15 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if training.use_liger_kernel:
         message = f"what Liger's kernels patch in {own} is not known: use false, or stack.transformers {newest}"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+
+
+def _knows_trainer(versions: StackVersions, trainer: str | None) -> bool:
+    """Whether the trainer's step in an older transformers is known.
+
+    SFTTrainer of TRL 0.9 to 0.13 is of the time of transformers 4.39 to 4.48, and leaves the loss to the model.
+    """
+    older_sft = trainer == "trl-sft" and release(versions.trl)[:2] <= OLDER_SFT
+    return trainer in (None, "transformers") or older_sft
 
 
 def _messages(
@@ -146,8 +158,8 @@ def _messages(
     if first is None or release(versions.transformers)[:2] < first:
         since = f"; from {dotted(first)} on they are known" if first else ""
         yield f"what {own} does for {model_type} is not known{since}"
-    if method not in METHODS:
-        yield f"how {own} runs the added parameters of {method} is not known"
+    if method in VIRTUAL_TOKENS:
+        yield f"how {own} runs the virtual tokens of {method} is not known"
     rotary = (config.get("rope_parameters") or {}).get("rope_type", "default")
     if rotary not in CONSTANT:
         yield f"the rotary buffers of rope_type {rotary} in {own} are not known"

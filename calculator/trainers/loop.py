@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
+from calculator.trainers.liger import forward_for
 from calculator.trainers.resident import batch
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.facts import TrainerFacts
@@ -74,6 +76,10 @@ class Loop(ABC):
     def model(self, model: Model) -> Model:
         """Return the model that the loop trains: that of the request, or one with another head."""
         return model
+
+    def forward(self, prepared: Subject) -> DecoderForward:
+        """Return the forward pass of the model's layers: that of its family, with Liger's kernels if they are used."""
+        return forward_for(prepared.model, prepared.training)
 
     def compared(self, prepared: Subject) -> Compared | None:  # noqa: ARG002  a hook's signature
         """Return what the loop compares the model with, which stays in memory."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.memory_curve import Moment
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.trainers import Loop
 
 
 class EvaluationPass(NamedTuple):
@@ -36,14 +37,17 @@ class EvaluationPass(NamedTuple):
         return self.recording.alive(self.moment)
 
 
-def evaluation_pass(prepared: PreparedModel) -> EvaluationPass:
-    """Run a batch of the prepared model's training through its trainer's forward pass. Every layer is run."""
+def evaluation_pass(prepared: PreparedModel, loop: Loop | None = None) -> EvaluationPass:
+    """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
+
+    Every layer is run.
+    """
     tape = Tape(trains=False)
     tape.grad_enabled = False
     context = Context(prepared, forward_for(prepared.model, prepared.training), tape=tape)
     count = len(context.layers)
     context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-    trainer = trainer_of(prepared.training)
+    trainer = loop or trainer_of(prepared.training)
     batch = trainer.batch(context)
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     context.release()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.layers.context import Context
 from calculator.sharding.registry import hooks_of
-from calculator.trainers.liger import forward_for
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
@@ -17,5 +17,5 @@ def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Contex
 
     `reduces`: whether it is the last of its step, in which a sharding reduces gradients.
     """
-    forward = forward_for(prepared.model, prepared.training)
+    forward = trainer_of(prepared.training).forward(prepared)
     return Context(prepared, forward, hooks=hooks_of(prepared, reduces=reduces))

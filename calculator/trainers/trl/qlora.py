@@ -1,10 +1,10 @@
 """What TRL's SFTTrainer does to the dtypes of a model in 4 bits.
 
-From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Release 0.24 prepares the model for k-bit
-training itself, and with `bf16=True` casts embeddings and the output head back.
+From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Older releases prepare the model for k-bit
+training themselves, and with `bf16=True` cast embeddings and the output head back.
 
 Source: trl/trainer/sft_trainer.py, SFTTrainer.__init__, of TRL 1.0 to 1.16; trl/models/utils.py of TRL 0.24,
-prepare_peft_model and peft_module_casting_to_bf16.
+prepare_peft_model and peft_module_casting_to_bf16, which TRL 0.9 to 0.13 have in trl/trainer/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.subject import Subject
 
-#: Parts of the names of modules that TRL 0.24 casts back.
+#: Parts of the names of modules that older releases cast back.
 CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
 
 #: The part of the names of parameters that stay in float32.

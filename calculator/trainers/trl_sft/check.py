@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
-from calculator.stack.releases import release
+from calculator.stack.releases import dotted, release
 from calculator.trainers.trl import check
-from calculator.trainers.trl_sft.eras import CHUNKED, FUSED
+from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.trainers.subject import Subject
+
+#: The last transformers with which runs of TRL 0.9 to 0.13 were compared.
+LAST_OF_OLDER = (4, 48)
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
@@ -30,13 +33,19 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 def _loss(prepared: Subject) -> Iterator[Problem]:
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
-    if training.loss_type not in (None, "nll", "chunked_nll", "dft"):
+    if trl < OWN_LOSS and release(prepared.stack.transformers)[:2] > LAST_OF_OLDER:
+        message = f"SFTTrainer of TRL {prepared.stack.trl} is known with transformers 4.39 to {dotted(LAST_OF_OLDER)}"
+        yield Problem(loc="stack.trl", msg=f"{message}: name one in stack.transformers", input=prepared.stack.trl)
+    if training.loss_type is not None and trl < OWN_LOSS:
+        message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type: leave it out"
+        yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
+    elif training.loss_type not in (None, "nll", "chunked_nll", "dft"):
         message = f"{training.loss_type} is no loss of SFTTrainer that is modelled: use nll, chunked_nll or dft"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
-    if training.loss_type == "dft" and trl < FUSED:
+    elif training.loss_type == "dft" and trl < FUSED:
         message = f"dft in TRL {prepared.stack.trl} is not modelled: use nll, or stack.trl 1.15 or later"
         yield Problem(loc="training.loss_type", msg=message, input="dft")
-    if training.loss_type == "chunked_nll" and trl < CHUNKED:
+    elif training.loss_type == "chunked_nll" and trl < CHUNKED:
         message = f"TRL {prepared.stack.trl} has no chunked_nll: use nll, or a later stack.trl"
         yield Problem(loc="training.loss_type", msg=message, input="chunked_nll")
     if training.use_liger_kernel and trl < FUSED:

@@ -1,6 +1,6 @@
 """How TRL's SFTTrainer computes its loss, by release.
 
-Source: trl/trainer/sft_config.py and sft_trainer.py of TRL 0.24, 1.0, 1.9, 1.15 and 1.16.
+Source: trl/trainer/sft_config.py and sft_trainer.py of TRL 0.9.6, 0.11.4, 0.13.0, 0.24, 1.0, 1.9, 1.15 and 1.16.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: The loss from the log-probabilities of a fused head, from chunks of labelled tokens, or from all logits.
 SftLoss = Literal["fused", "chunked_nll", "nll"]
 
+#: The first release that is known with a `compute_loss` of its own. Older ones have that of transformers.Trainer.
+OWN_LOSS = (0, 24)
+
 #: The first releases with `chunked_nll` as the default, and with the fused head for every loss.
 CHUNKED, FUSED = (1, 7), (1, 15)
 
@@ -30,6 +33,11 @@ def loss_of(training: Training, stack: StackVersions) -> SftLoss:
             return training.loss_type
         case _:
             return "chunked_nll" if trl >= CHUNKED and not training.use_liger_kernel else "nll"
+
+
+def logs_from_logits(training: Training, stack: StackVersions) -> bool:
+    """Whether the trainer computes the entropy and the accuracy that it logs from all logits."""
+    return release(stack.trl)[:2] >= OWN_LOSS and loss_of(training, stack) == "nll"
 
 
 def shifts_first(stack: StackVersions) -> bool:

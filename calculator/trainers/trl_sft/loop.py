@@ -16,7 +16,7 @@ from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers, num_items
 from calculator.trainers.trl import qlora
 from calculator.trainers.trl_sft import check, sentences
-from calculator.trainers.trl_sft.eras import loss_of, shifts_first
+from calculator.trainers.trl_sft.eras import logs_from_logits, loss_of, shifts_first
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class TrlSft(Transformers):
         return prepared.module_spec(table.name, table).dtype
 
     def is_reentrant(self, context: Context) -> bool:
-        """Return whether checkpointing is re-entrant. TRL 0.24 leaves a 4-bit model PyTorch's own default, which is."""
+        """Return whether checkpointing is re-entrant: TRL before 1.0 leaves 4-bit models PyTorch's default."""
         left = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
         return left or context.training.use_reentrant
 
@@ -104,7 +104,7 @@ class TrlSft(Transformers):
 
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
         """Compute entropy and accuracy from the logits, where the model returns them."""
-        if loss_of(context.training, context.prepared.stack) == "nll" and outputs:
+        if logs_from_logits(context.training, context.prepared.stack) and outputs:
             log_from_logits(context, outputs[0], shifts_first=shifts_first(context.prepared.stack))
 
 

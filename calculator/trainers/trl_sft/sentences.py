@@ -8,7 +8,7 @@ from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
 from calculator.trainers.trl import qlora, sentences
-from calculator.trainers.trl_sft.eras import loss_of
+from calculator.trainers.trl_sft.eras import OWN_LOSS, loss_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,13 +20,15 @@ _LOSSES = {
     "fused": f"computes the loss in its fused output head, from tiles of {TOKEN_CHUNK_SIZE:,} tokens × "
     f"{VOCAB_CHUNK_SIZE:,} logits",
     "chunked_nll": f"computes the loss from the logits of {CHUNK_SIZE} labelled tokens at a time (chunked_nll)",
+    "transformers": "leaves the loss to the model, as transformers.Trainer does",
     "nll": "computes the loss from all logits, and then the entropy and the accuracy that it logs (nll)",
 }
 
 
 def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) -> Iterator[str]:
     """Yield how the release computes the loss, and what it casts."""
-    yield f"TRL {stack.trl} {_LOSSES[loss_of(training, stack)]}."
+    loss = "transformers" if release(stack.trl)[:2] < OWN_LOSS else loss_of(training, stack)
+    yield f"TRL {stack.trl} {_LOSSES[loss]}."
     if in_4_bits and not qlora.prepares(stack):
         yield sentences.casts_to_bfloat16(stack)
     elif in_4_bits:

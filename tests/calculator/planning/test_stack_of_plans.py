@@ -27,7 +27,7 @@ def test_proposals_are_estimated_with_the_releases_and_unknown_methods_are_ruled
         own = estimate(each.request).memory
         assert each.estimate.memory.peak_allocated_bytes == own.peak_allocated_bytes
     why = {out.method: out.sentence for out in part.ruled_out}
-    assert "how transformers 4.48 runs the added parameters of prefix is not known" in why["prefix"]
+    assert "how transformers 4.48 runs the virtual tokens of prefix is not known" in why["prefix"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from calculator import catalogue
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import estimate
+from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES
 
@@ -71,6 +71,31 @@ def test_bitsandbytes_before_0_43_2_keeps_the_inputs_of_4bit_layers_through_chec
     assert peak(QLORA, bitsandbytes="0.50") == peak(QLORA, bitsandbytes="0.43.2")
 
 
+def attention_inputs(model: str, transformers: str) -> set[tuple[str, tuple[int, ...]]]:
+    """The keys and values that a checkpointed layer makes for FlashAttention 2."""
+    body = {**QLORA, "model": model, "training": {**QLORA["training"], "attention": "flash_attention_2"}}
+    rows = training_step(parse_request({**body, "stack": {"transformers": transformers}})).run.rows
+    return {
+        (row[0].rpartition(": ")[2], row[1]) for row in rows if row[0].endswith((", repeated", " in half precision"))
+    }
+
+
+def test_flash_attention_of_mistral_before_4_48_runs_on_repeated_keys() -> None:
+    older, newer = (attention_inputs("mistralai/Mistral-7B-v0.1", each) for each in ("4.47.1", "4.48.1"))
+    assert {("key, repeated", (1, 8, 4, 256, 128)), ("key in half precision", (1, 32, 256, 128))} <= older
+    assert ("key in half precision", (1, 8, 256, 128)) in newer
+    assert not any(name.endswith("repeated") for name, _ in newer)
+    llama = attention_inputs("meta-llama/Llama-3.1-8B", "4.47.1")
+    assert ("key in half precision", (1, 8, 256, 128)) in llama
+
+
+def test_linear_layers_of_any_method_run_in_older_releases() -> None:
+    body = {**LLAMA, "method": {"name": "miss"}, "training": {"sequence_length": 256}}
+    found = estimate(parse_request({**body, "stack": {"transformers": "4.57.1"}}))
+    assert any("No step of llama with miss was traced" in line for line in found.assumptions)
+    assert problems({**body, "stack": {"peft": "0.18.1"}})["stack.peft"].startswith("MiSS is modelled as in peft 0.21")
+
+
 def problems(body: dict[str, Any]) -> dict[str, str]:
     with pytest.raises(PlanError) as refused:
         estimate(parse_request(body))
@@ -83,7 +108,7 @@ def problems(body: dict[str, Any]) -> dict[str, str]:
         ({"model": "google/gemma-2-2b"}, "what transformers 4.48 does for gemma2 is not known: use 5.24"),
         (
             {"method": {"name": "prefix"}},
-            "how transformers 4.48 runs the added parameters of prefix is not known",
+            "how transformers 4.48 runs the virtual tokens of prefix is not known",
         ),
         ({"training": {"sequence_length": 4096}}, "the masks of transformers 4.48 for 4,096 tokens and a sliding win"),
     ],

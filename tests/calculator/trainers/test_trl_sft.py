@@ -91,6 +91,48 @@ def test_0_24_casts_embeddings_and_head_of_a_prepared_model_back():
     assert dtypes["model.norm.weight"] == "float32"
 
 
+MISTRAL = {
+    "model": "mistralai/Mistral-7B-v0.1",
+    "training": {"sequence_length": 512, "gradient_checkpointing": True, "attention": "flash_attention_2", **BF16},
+}
+
+
+def older(method, trainer="trl-sft", trl="0.11.4", **training):
+    """A request of the time of TRL 0.11."""
+    stack = {"transformers": "4.45.2", "peft": "0.13.2", "bitsandbytes": "0.43.3"}
+    stack |= {"trl": trl} if trainer == "trl-sft" else {}
+    training = {**MISTRAL["training"], "trainer": trainer, **training}
+    return parse_request({**MISTRAL, "method": method, "training": training, "stack": stack})
+
+
+def test_older_releases_leave_the_loss_to_the_model():
+    lora = {"name": "lora", "r": 16}
+    assert peaks(older(lora)) == peaks(older(lora, trainer="transformers"))
+    assert "TRL 0.11.4 leaves the loss to the model" in " ".join(estimate(older(lora)).assumptions)
+
+
+@pytest.mark.parametrize("trl", ["0.9.6", "0.13.0"])
+def test_older_releases_cast_embeddings_and_head_of_a_prepared_model_back(trl):
+    tensors = training_step(older({"name": "qlora"}, trl=trl)).resident.tensors
+    dtypes = {tensor.name: tensor.dtype for tensor in tensors}
+    assert (dtypes["lm_head.weight"], dtypes["model.norm.weight"]) == ("bfloat16", "float32")
+    assert {tensor.dtype for tensor in tensors if tensor.trained} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "loc"),
+    [
+        (lambda: older(LORA, loss_type="nll"), "training.loss_type"),
+        (lambda: older({"name": "qlora", "prepare_model_for_kbit_training": False}), "method.prepare_model_for_kbit"),
+        (lambda: request(trl="0.13"), "stack.trl"),
+    ],
+)
+def test_what_older_releases_do_not_have_is_refused_by_name(wanted, loc):
+    with pytest.raises(PlanError) as refused:
+        estimate(wanted())
+    assert [problem.loc.startswith(loc) for problem in refused.value.problems] == [True]
+
+
 @pytest.mark.parametrize(
     ("changes", "loc"),
     [
