@@ -92,6 +92,24 @@ class _WithOutputs(HistoryRun):
         return self._kept[id(program)][1], sizes
 
 
+def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
+    """The script's mean of what is allocated after a step: gradients and outputs are alive.
+
+    The script subtracts the small segment that was reserved before the model was loaded.
+    """
+    request = with_longest_batch(request)
+    resident = resident_state(request)
+    always = sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states, *resident.gradients))
+    run = _WithOutputs(request, model, workspaces)
+    kept: list[int] = []
+    for batch in (
+        batch for seed in SEEDS for step in bucketed(request, seed)[: BUCKETS_BEFORE * BUCKET // 4] for batch in step
+    ):
+        program, sizes = run.micro_batch(batch, later=False)
+        kept.append(sum(sizes[row] for row in program.left))
+    return always + round(sum(kept) / len(kept)) + sum(workspaces) - SMALL_SEGMENT
+
+
 def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
     """The script's result: the most bytes reserved in the worst of some histories."""
     histories = Histories.of(request.training)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: The end of the names of a cache's rows (calculator.layers.context).
 CACHED = ", cached"
 
+#: The end of the names of a prefix's rows, which the keys and values after them replace in the cache.
+PREFIX = ": prefix, cached"
+
 
 def with_outputs(program: Program, model: Model) -> Program:
     """The same micro-batch of any length, with the outputs left alive at the end."""
@@ -30,7 +33,7 @@ def with_outputs(program: Program, model: Model) -> Program:
 
 def _is_output(name: str, model: Model) -> bool:
     """Whether a row is of the logits, or of the cached keys and values."""
-    return name == f"{model.head}: output" or name.endswith(CACHED)
+    return name == f"{model.head}: output" or (name.endswith(CACHED) and not name.endswith(PREFIX))
 
 
 def keep_outputs(events: Events, model: Model) -> Events:

@@ -11,9 +11,11 @@ from calculator.devices.verdict import card_of
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
-from validation.published import phases
+from calculator.estimation.series import SeriesCache
+from validation.published import logits_pass, phases
 from validation.published.blocks import max_allocated
-from validation.published.buckets import max_reserved
+from validation.published.buckets import max_reserved, mean_allocated
+from validation.published.fast_kernels import patched
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -42,11 +44,18 @@ def predicted(measured: Measurement) -> Prediction:
     request = parse_request(measured.run.request)
     model = model_of(request.model)
     check(request, model)
+    with patched(measured.run.protocol):
+        return _predicted(measured, request, model)
+
+
+def _predicted(measured: Measurement, request: Request, model: Model) -> Prediction:
     if measured.point is not None:
         return _at_point(measured, request, model)
     if measured.run.protocol == "buckets":
         size = max_reserved(request, model, _workspaces(request))
         return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
+    if measured.run.protocol == "logits":
+        return Prediction(bytes=logits_pass.max_allocated(request) + _workspaces(request)[0], phase="forward")
     if measured.run.protocol == "output_in_backward":
         prediction = _with_output(request, model)
     else:
@@ -69,7 +78,7 @@ def _with_output(request: Request, model: Model) -> Prediction:
 
 
 def _by_estimate(measured: Measurement, request: Request) -> Prediction:
-    memory = estimate(request).memory
+    memory = estimate(request, SeriesCache()).memory
     if measured.statistic == "nvidia_smi":
         return Prediction(bytes=memory.required_bytes, phase=memory.peak_phase)
     if measured.statistic == "max_memory_reserved":
@@ -80,6 +89,8 @@ def _by_estimate(measured: Measurement, request: Request) -> Prediction:
 def _at_point(measured: Measurement, request: Request, model: Model) -> Prediction:
     point = measured.point
     assert point is not None
+    if point == "after_step":
+        return Prediction(bytes=mean_allocated(request, model, _workspaces(request)), phase=point)
     forward, backward = _workspaces(request)
     workspaces = {"loaded": 0, "forward": forward}.get(point, forward + backward)
     if measured.run.protocol == "mean_of_logits":

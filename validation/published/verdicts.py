@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from validation.published.fast_kernels import patched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from validation.published.measurement import Measurement
+    from validation.published.measurement import Measurement, Protocol
 
 #: The statistics of process memory: with the CUDA context, and without.
 PROCESS_MEMORY = ("nvidia_smi", "max_memory_reserved")
@@ -29,21 +31,25 @@ NEAR = 0.9
 
 
 def of_run(measured: Measurement) -> dict[str, Any]:
-    """The verdict on a run's own card, and its process memory by the rule; empty for runs without a card."""
+    """The verdict on a run's own card, and its process memory by the rule; empty for runs without a card.
+
+    A pass that trains nothing has none: its request is of a training step.
+    """
     request = measured.run.request or {}
-    if "gpu" not in request.get("device", {}) or measured.bytes is None:
+    if measured.run.protocol == "logits" or "gpu" not in request.get("device", {}) or measured.bytes is None:
         return {}
-    found = dict(_verdict(json.dumps(request, sort_keys=True)))
+    found = dict(_verdict(json.dumps(request, sort_keys=True), measured.run.protocol))
     by_rule = found.pop("rule_bytes")
     return found | ({"rule_bytes": by_rule[measured.statistic]} if measured.statistic in PROCESS_MEMORY else {})
 
 
 @cache
-def _verdict(request: str) -> dict[str, Any]:
+def _verdict(request: str, protocol: Protocol | None) -> dict[str, Any]:
     parsed = parse_request(json.loads(request))
-    fit = estimate(parsed).fit
+    with patched(protocol):
+        fit = estimate(parsed, SeriesCache()).fit
+        memory = estimate(replace(parsed, reserved="rule"), SeriesCache()).memory
     assert fit is not None
-    memory = estimate(replace(parsed, reserved="rule")).memory
     return {
         "verdict": str(fit.verdict),
         "usable_bytes": fit.usable_bytes,

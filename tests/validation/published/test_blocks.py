@@ -58,5 +58,19 @@ def test_whole_blocks_explain_what_an_estimate_of_qwen_leaves_out():
 def test_peaks_of_the_trainer_without_peft_preparation_are_within_four_hundred_thousandths():
     rows = [row for name, row in ROWS.items() if name.startswith("fms_") and row["expressed"] == "whole"]
     errors = [abs(row["blocks_error"]) for row in rows if "blocks_error" in row and "baseline" not in row["setting"]]
-    assert len(errors) == 18
+    assert len(errors) == 30
     assert max(errors) < 4e-5
+
+
+def test_peaks_of_prepared_models_are_within_two_hundred_thousandths_but_for_the_oldest_release():
+    rows = {name: row for name, row in ROWS.items() if name.startswith("fms_") and row["expressed"] == "whole"}
+    errors = {
+        name: row["blocks_error"]
+        for name, row in rows.items()
+        if "baseline" in row["setting"] and "blocks_error" in row
+    }
+    oldest = errors.pop("fms_acceleration/583/max_memory_allocated")
+    assert len(errors) == 5
+    assert max(map(abs, errors.values())) < 2e-5
+    # 320 MiB of a layer's backward pass with transformers 4.39 are not explained.
+    assert round(oldest * rows["fms_acceleration/583/max_memory_allocated"]["measured_bytes"] / 2**20) == -320

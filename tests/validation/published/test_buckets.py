@@ -3,8 +3,9 @@
 import pytest
 
 from calculator.allocator.history import Padded
+from calculator.estimation.estimate import model_of, resident_state
 from calculator.estimation.request import parse_request
-from validation.published.buckets import BUCKET, LONGEST, ROWS, TOKENS, UNIT, bucketed, histogram
+from validation.published.buckets import BUCKET, LONGEST, ROWS, TOKENS, UNIT, bucketed, histogram, mean_allocated
 from validation.published.rules import measurements
 
 
@@ -35,5 +36,19 @@ def test_the_requests_state_the_lengths_and_when_the_cache_is_emptied():
     assert len(own) >= 10
     for each in own:
         training = parse_request(each.run.request).training
-        assert (training.torch_empty_cache_steps, training.empty_cache_at) == (10, "after_step")
+        every = 1 if (each.date or "") < "2025-11-13" else 10
+        assert (training.torch_empty_cache_steps, training.empty_cache_at) == (every, "after_step")
         assert training.sequence_lengths == histogram()
+
+
+def test_after_a_step_weights_states_gradients_and_outputs_are_alive():
+    body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}}
+    training = {"micro_batch_size": 4, "sequence_length": 256, "sequence_lengths": [[128, 50], [256, 50]]}
+    request = parse_request(body | {"training": training})
+    resident = resident_state(request)
+    always = (*resident.tensors, *resident.optimizer_states, *resident.gradients)
+    found = mean_allocated(request, model_of(request.model), (1 << 20, 1 << 20))
+    outputs = found - sum(tensor.bytes for tensor in always)
+    # Logits in bfloat16, and the keys and values of 16 layers with 8 heads of 64 dimensions.
+    of_a_token = 2 * (128_256 + 16 * 2 * 8 * 64)
+    assert 4 * 128 * of_a_token < outputs < 4 * 256 * of_a_token

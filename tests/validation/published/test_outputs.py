@@ -32,3 +32,15 @@ def test_allocations_do_not_change():
     kept = keep_outputs(step, model)
     assert [event for event in kept.forward if event >= 0] == [event for event in step.forward if event >= 0]
     assert kept.gradients == step.gradients
+
+
+def test_a_prefix_in_the_cache_is_replaced_by_the_keys_and_values_after_it():
+    request = parse_request(
+        {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "prefix"}, "training": {"sequence_length": 64}}
+    )
+    model = model_of(request.model)
+    step = events(resident_state(request).prepared)
+    kept = keep_outputs(step, model)
+    names = {step.rows[row][0] for row in set(kept.left) - set(step.left)}
+    assert any(name.endswith("key, cached") for name in names)
+    assert not any("prefix" in name for name in names)

@@ -54,6 +54,6 @@ def test_the_adapter_is_a_script_that_reads_standard_input():
 
 
 def test_a_peer_without_a_method_answers_with_the_reason():
-    (question,) = (each for each in questions() if each["method"]["name"] == "prefix")
+    question = next(each for each in questions() if each["method"]["name"] == "prefix")
     answers = adapter.answers("accelerate", [question])["answers"]
     assert answers == {question["id"]: {"reason": "only full fine-tuning is estimated"}}

@@ -56,7 +56,7 @@ def test_tables_of_all_positions_are_added_at_the_peak_and_between_steps():
         *((f"peft_metamathqa/{row}/max_memory_reserved", 4e-3) for row in (46, 47, 54, 57)),
         ("peft_metamathqa/43/max_memory_reserved", 3e-2),
         ("peft_metamathqa/13/max_memory_reserved", 4e-2),
-        ("peft_metamathqa/38/max_memory_reserved", 4e-2),
+        ("peft_metamathqa/147/max_memory_reserved", 5e-3),
         ("peft_metamathqa/39/max_memory_reserved", 1e-2),
     ],
 )

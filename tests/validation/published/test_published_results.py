@@ -49,6 +49,32 @@ def test_peaks_of_the_optimizers_step_under_fsdp_are_within_a_hundred_thousandth
     assert max(abs(row["error"]) for row in sharded) < 2e-5
 
 
+def test_two_hundred_and_sixty_nine_figures_are_expressed_as_a_whole():
+    whole = [row for row in COMMITTED["rows"] if row["expressed"] == "whole" and "error" in row]
+    assert len(whole) == 269
+    assert {row["protocol"] for row in whole if "protocol" in row} == {
+        "buckets",
+        "fast_kernels",
+        "fast_kernels_and_fused_head",
+        "logits",
+        "output_in_backward",
+    }
+
+
+def test_what_is_alive_between_steps_is_within_two_ten_thousandths():
+    rows = [row for row in COMMITTED["rows"] if row.get("point") == "between_steps" and row["expressed"] == "whole"]
+    assert len(rows) >= 50
+    assert max(abs(row["error"]) for row in rows) < 2e-4
+
+
+def test_what_is_alive_after_a_step_of_the_method_comparison_is_within_a_quarter_per_cent():
+    rows = [row for row in COMMITTED["rows"] if row.get("point") == "after_step" and row["expressed"] == "whole"]
+    off = {row["method"] for row in rows if abs(row["error"]) >= 0.0025}
+    assert len(rows) > 50
+    assert off == {"randlora"}
+    assert max(row["error"] for row in rows) < 0
+
+
 def test_every_row_has_an_address_and_the_differences_if_it_is_not_whole():
     for row in COMMITTED["rows"]:
         assert row["address"].startswith("https://")

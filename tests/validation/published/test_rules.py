@@ -1,5 +1,8 @@
 """Rules turn rows into requests, and name exactly what a request cannot express."""
 
+import json
+from functools import cache
+
 import pytest
 
 from calculator.common.errors import PlanError
@@ -11,6 +14,14 @@ from validation.published.source import sources
 
 def by_id(name):
     return next(each for each in measurements() if each.id == name)
+
+
+@cache
+def trained_parameters(model_and_method):
+    """Parameters that a method trains; runs of several releases have the same."""
+    model, method = json.loads(model_and_method)
+    body = {"model": model, "method": method, "training": {"sequence_length": 64}, "reserved": "rule"}
+    return estimate(parse_request(body)).parameters.trainable
 
 
 def test_every_source_has_rules():
@@ -48,10 +59,32 @@ def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
     assert each.run.request["training"]["sequence_length"] == 4096
 
 
-def test_fused_kernels_are_named():
-    each = by_id("fms_acceleration/36/max_memory_allocated")
-    assert each.expressed == "in part"
-    assert "fused kernels" in each.run.differs[0]
+def test_fused_lora_of_4_bit_layers_is_named_where_it_matters():
+    in_step, at_rest = by_id("fms_acceleration/80/max_memory_allocated"), by_id("fms_acceleration/80/between_steps")
+    assert (in_step.expressed, at_rest.expressed) == ("in part", "whole")
+    assert in_step.run.differs == ("fused LoRA operations (foak) of 4-bit layers",)
+    assert in_step.run.protocol == at_rest.run.protocol == "fast_kernels"
+    assert by_id("fms_acceleration/1013/nvidia_smi").run.protocol == "fast_kernels_and_fused_head"
+
+
+def test_runs_of_trl_before_it_had_a_loss_of_its_own_name_its_release():
+    baseline = by_id("fms_acceleration/180/max_memory_allocated").run.request
+    assert (baseline["training"]["trainer"], baseline["stack"]["trl"]) == ("trl-sft", "0.11.4")
+
+
+def test_a_length_that_is_not_stated_leaves_the_figure_between_steps_alone():
+    peak, at_rest = by_id("fms_acceleration/1227/max_memory_allocated"), by_id("fms_acceleration/1227/between_steps")
+    assert (peak.expressed, at_rest.expressed) == ("not", "whole")
+    assert "the longest sequence" in at_rest.run.unknown[0]
+
+
+def test_runs_of_the_method_comparison_name_their_release_and_how_often_the_cache_is_emptied():
+    rows = {each.id: each.run.request for each in measurements() if each.setting == "lora/llama-3.2-3B-rank32"}
+    stated = {
+        (request.get("stack", {}).get("transformers"), request["training"]["torch_empty_cache_steps"])
+        for request in rows.values()
+    }
+    assert stated == {("4.52.4", 1), ("4.57.1", 10), (None, 10)}
 
 
 def test_adapters_of_an_older_peft_have_the_models_dtype():
@@ -69,8 +102,8 @@ def test_the_runs_of_further_methods_have_the_published_number_of_trained_parame
     rows = {f"peft_metamathqa/{row['id']}": row for source in sources() for row in source.rows if "peft_config" in row}
     checked = set()
     for each in measurements():
-        if each.source == "peft_metamathqa" and each.run.request is not None and each.expressed == "whole":
-            trained = estimate(parse_request({**each.run.request, "reserved": "rule"})).parameters.trainable
+        if each.source == "peft_metamathqa" and each.point is None and each.expressed == "whole":
+            trained = trained_parameters(json.dumps([each.run.request[name] for name in ("model", "method")]))
             assert trained == rows[each.id.rpartition("/")[0]]["trainable_params"], each.id
             checked.add(each.run.request["method"]["name"])
     assert {"beft", "miss", "oft", "p_tuning", "randlora", "vera"} <= checked

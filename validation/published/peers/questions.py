@@ -42,6 +42,9 @@ TRAINING = (
     "max_grad_norm",
 )
 
+#: Protocols of which no peer knows anything: kernels in transformers' place, and a pass that trains nothing.
+UNKNOWN = ("fast_kernels", "fast_kernels_and_fused_head", "logits")
+
 
 def questions() -> Iterator[dict[str, Any]]:
     """A question for each peak that a request expresses; no peer estimates points inside a step."""
@@ -54,7 +57,7 @@ def questions() -> Iterator[dict[str, Any]]:
 def question(measured: Measurement) -> dict[str, Any] | None:
     """The question for one figure; None if peers cannot answer it."""
     body = measured.run.request
-    if body is None or measured.point is not None or not measured.bytes:
+    if body is None or measured.point is not None or not measured.bytes or measured.run.protocol in UNKNOWN:
         return None
     request = parse_request(body)
     if request.device.sharding != "none":

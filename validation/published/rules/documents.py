@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: Each page's statistic, and why no request expresses its figures.
 FAMILIES: dict[str, tuple[Statistic, str]] = {
-    "hf-performance-doc": ("nvidia_smi", "BERT with a classification head: no step of an encoder is modelled"),
+    "hf-performance-doc": ("nvidia_smi", "BERT in the Trainer of January 2022, whose releases are not stated"),
     "peft-readme": ("max_memory_allocated", "batches of the twitter_complaints examples, whose lengths are not stated"),
     "peft-docs": ("unstated", "batch, length or dtype is not stated"),
 }

@@ -13,41 +13,38 @@ from validation.published.measurement import Run, measurement
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from validation.published.measurement import Measurement, Statistic
+    from validation.published.measurement import Measurement, Protocol, Statistic
     from validation.published.source import Row, Source
 
 MIB = 1 << 20
 
-#: Code that ran instead of transformers' own, by a part of the configuration's name.
-KERNELS = {
-    "foak": "fused kernels (foak) for rotary embeddings, norms and the loss",
-    "liger": "Liger's fused head and loss, which never allocates the logits",
-    "padding-free": "padding-free batches of unequal length, whose longest is not stated",
-}
+#: The tokens of a packed sequence.
+PACKED = 4096
 
-#: Explanations of errors, by statistic and method.
-REMARKS = {
-    ("nvidia_smi", "full"): (
-        "1 to 4 GB more than the replayed allocator and the CUDA context; the LoRA runs of the same table agree, so the"
-        " allocator's reserved memory, which depends on the run's history, is the probable cause"
-    ),
-    ("max_memory_allocated", "QLoRA"): (
-        "the peak is in the backward pass of a layer; the temporaries of bitsandbytes 0.43 there are not modelled"
-    ),
-    (
-        "nvidia_smi",
-        "QLoRA",
-    ): "the causes of the allocated peak's error in the same run, and the allocator's reserved memory",
-}
+#: What a request does not have, nor one of the protocols.
+FUSED_LORA = "fused LoRA operations (foak) of 4-bit layers"
+PADDING_FREE = "padding-free batches of unequal length, whose longest is not stated"
+LENGTH = "the longest sequence is not stated"
 
-#: The explanation for runs with transformers 4.46 and later.
+#: A figure between steps does not depend on the batches' lengths; its tokens' ids are in it, below a millionth.
+AT_REST = f"the longest sequence: {PACKED:,} tokens, on which nothing that is alive between steps depends"
+
+#: Explanations of errors of readings of nvidia-smi.
+LOGITS_SEGMENTS = (
+    "1.4 to 4 GB more than the replayed allocator and the CUDA context; the same runs with Liger's fused head, which"
+    " has no logits of all tokens, agree within 1 %: the real allocator has more segments for logits than the replay"
+)
 LOGITS_REUSE_BLOCKS = (
     "half-precision logits stay alive from transformers 4.46 on; the replayed allocator reuses reserved blocks for"
     " them, and the real one did not: the reading is 1.5 GB (LoRA) and 1.7 GB (QLoRA) above the same run with 4.45"
 )
+PREPARED = "the replay has more segments that nothing uses at the peak than the run; no reason is known"
 
-#: TRL casts a quantised model's modules after PEFT's preparation (trl.trainer.utils.peft_module_casting_to_bf16).
-TRL_CASTS = "TRL's own casts after PEFT's preparation: adapters, embeddings and head in bfloat16, norms in float32"
+#: The explanation of the peak of a prepared model in 4 bits with transformers 4.39.
+BACKWARD = (
+    "320 MiB in the backward pass of a layer with transformers 4.39.3, bitsandbytes 0.43.1 and PyTorch 2.2.2; no tensor"
+    " of them is known, and 4.43 and later have none"
+)
 
 #: From this release on, PEFT keeps adapters in float32 (autocast_adapter_dtype). Before, they have the model's dtype,
 #: except on 4-bit weights, which have no floating-point dtype.
@@ -56,6 +53,9 @@ FLOAT32_ADAPTERS = (0, 12)
 #: From this release of transformers on, half-precision logits stay alive during the loss (models have a loss_function).
 KEEPING_LOGITS = (4, 46)
 
+#: Before this release, layers keep rotary tables for all positions of the model: see BACKWARD.
+ALL_POSITIONS = (4, 43)
+
 #: The stack of the rows that state no versions: that of the table's first commits.
 UNSTATED = {"transformers": "4.39.3", "peft": "0.11.1", "bitsandbytes": "0.43.1"}
 
@@ -63,14 +63,14 @@ UNSTATED = {"transformers": "4.39.3", "peft": "0.11.1", "bitsandbytes": "0.43.1"
 def measurements(source: Source) -> Iterator[Measurement]:
     """The figures of each row, up to three."""
     for row in source.rows:
-        run, setting = _run(row), row["framework_config"]
+        setting = row["framework_config"]
         for statistic, size in _figures(row["measured"]):
             yield measurement(
                 source,
                 row,
                 statistic,
                 size,
-                run,
+                _run(row, statistic),
                 setting=setting,
                 point="between_steps" if statistic == "memory_allocated" else None,
                 remark=_remark(row, statistic),
@@ -78,12 +78,15 @@ def measurements(source: Source) -> Iterator[Measurement]:
 
 
 def _remark(row: Row, statistic: Statistic) -> str:
-    keeps_logits = _release(row, "transformers") >= KEEPING_LOGITS
-    if statistic == "nvidia_smi" and row["method"] != "full" and keeps_logits:
-        return LOGITS_REUSE_BLOCKS
-    if row["method"] == "QLoRA" and _is_plugin(row):
-        return ""
-    return REMARKS.get((statistic, row["method"]), "")
+    release = _release(row, "transformers")
+    if statistic == "nvidia_smi":
+        if row["method"] == "QLoRA" and not _is_plugin(row):
+            return PREPARED
+        if row["method"] == "full" or _protocol(row) == "fast_kernels":
+            return LOGITS_SEGMENTS
+        return LOGITS_REUSE_BLOCKS if release >= KEEPING_LOGITS and _protocol(row) is None else ""
+    is_older = statistic == "max_memory_allocated" and release < ALL_POSITIONS
+    return BACKWARD if is_older and row["method"] == "QLoRA" and not _is_plugin(row) else ""
 
 
 def _figures(measured: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
@@ -95,17 +98,34 @@ def _figures(measured: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
         yield "nvidia_smi", measured["nvidia_smi_peak_used_MiB"] * MIB
 
 
-def _run(row: Row) -> Run:
-    differs = [sentence for name, sentence in KERNELS.items() if name in row["framework_config"]]
-    if "padding-free" in row["framework_config"] or not row.get("seq_len"):
-        return Run(differs=tuple(differs or ["the longest sequence is not stated"]))
-    if row["method"] == "QLoRA" and not _is_plugin(row) and str(row.get("bf16_autocast")).lower() == "true":
-        differs.append(TRL_CASTS)
+def _run(row: Row, statistic: Statistic) -> Run:
+    at_rest, stated = statistic == "memory_allocated", bool(row.get("seq_len"))
+    differs = [] if at_rest else [*_differs_in_steps(row)]
     if not row.get("weight_dtype"):
         differs.append("the weights' dtype is not stated")
     if not row["versions"].get("transformers"):
         differs.append("the versions of the stack are not stated")
-    return Run(request=_request(row), differs=tuple(differs))
+    if not at_rest and not stated:
+        return Run(differs=tuple(differs))
+    return Run(
+        request=_request(row), protocol=_protocol(row), differs=tuple(differs), unknown=() if stated else (AT_REST,)
+    )
+
+
+def _differs_in_steps(row: Row) -> Iterator[str]:
+    """What the steps have that a request does not; it leaves nothing alive between them."""
+    if "foak" in row["framework_config"] and row["method"] == "QLoRA":
+        yield FUSED_LORA
+    if "padding-free" in row["framework_config"]:
+        yield PADDING_FREE
+    elif not row.get("seq_len"):
+        yield LENGTH
+
+
+def _protocol(row: Row) -> Protocol | None:
+    if "foak" not in row["framework_config"]:
+        return None
+    return "fast_kernels_and_fused_head" if "liger" in row["framework_config"] else "fast_kernels"
 
 
 def _is_plugin(row: Row) -> bool:
@@ -113,7 +133,7 @@ def _is_plugin(row: Row) -> bool:
 
     Source: fms-acceleration, plugins/accelerated-peft/src/fms_acceleration_peft/framework_plugin_bnb.py.
     """
-    return "baseline" not in row["framework_config"]
+    return not row["framework_config"].startswith("baseline")
 
 
 def _request(row: Row) -> dict[str, Any]:
@@ -122,14 +142,15 @@ def _request(row: Row) -> dict[str, Any]:
         "method": _method(row),
         "training": {
             "micro_batch_size": row["batch_size"],
-            "sequence_length": row["seq_len"],
+            "sequence_length": row.get("seq_len") or PACKED,
             "dtype": row.get("weight_dtype") or "float16",
             "autocast": _autocast(row),
             "adapter_dtype": _adapter_dtype(row),
             "gradient_checkpointing": row["gradient_checkpointing"],
             # transformers 4 checkpoints re-entrantly if gradient_checkpointing_kwargs is not set.
             "gradient_checkpointing_kwargs": {"use_reentrant": True},
-            "trainer": "transformers",
+            # SFTTrainer of this time is transformers.Trainer, but for what it casts of a 4-bit model.
+            "trainer": "transformers" if _is_plugin(row) else "trl-sft",
             "attention": row["attention"],
         },
         "device": {"gpu": "a100-sxm4-80gb"},
@@ -139,8 +160,9 @@ def _request(row: Row) -> dict[str, Any]:
 
 def _stack(row: Row) -> dict[str, str]:
     """The releases that change a figure. Those of torch do not: flash attention ran in the flash_attn package."""
-    stated = {name: row["versions"][name] for name in UNSTATED if row["versions"].get(name)}
-    return stated or UNSTATED
+    names = UNSTATED if _is_plugin(row) else (*UNSTATED, "trl")
+    stated = {name: row["versions"][name] for name in names if row["versions"].get(name)}
+    return stated or {**UNSTATED, **({} if _is_plugin(row) else {"trl": "0.9.6"})}
 
 
 def _method(row: Row) -> dict[str, Any]:

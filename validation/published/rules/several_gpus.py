@@ -1,7 +1,8 @@
 """Published runs on several GPUs: one rank's memory under FSDP, DistributedDataParallel and ZeRO.
 
-Full fine-tuning under FSDP1 peaks in the optimizer's step, where FSDP1 and FSDP2 keep the same: the rank's weights,
-gradients and optimizer states, and a foreach step's temporaries. The other rows have no request, with the reason.
+Full fine-tuning under FSDP1 peaks in the optimizer's step where batches are small, as the peaks of two batch sizes show
+that differ by the ids of their tokens alone. FSDP1 and FSDP2 keep the same there: the rank's weights, gradients and
+optimizer states, and a foreach step's temporaries. The other rows have no request, with the reason.
 """
 
 from __future__ import annotations
@@ -24,30 +25,58 @@ TOKENS = 512
 FSDP1 = "FSDP1, with other units: the peak is in the optimizer's step, where both versions keep the same"
 LENGTH = f"the longest sequence is not stated: {TOKENS} tokens, because the optimizer's step does not depend on it"
 FLOAT32 = "the weights' dtype in memory is not stated: float32"
-TORCHTITAN = "torchtitan's own model and wrapping, and reserved memory under FSDP is by a rule"
-COMMENT = "a comment in a script, rounded, that does not state how it was read"
 
-#: The field of each figure, its statistic, and its unit in bytes.
+#: Why a row has no request, by a part of its framework or sharding; the first that it has counts.
+REASONS = {
+    "autogptq": "a base in GPTQ's int4, which a request has no setting for",
+    "moe-scattermoe": "expert parallelism of scattermoe",
+    "padding-free": "padding-free batches of unequal length, whose longest is not stated",
+    "FSDP1": "FSDP1, which gathers other units than FSDP2, and the peak is not in the optimizer's step",
+    "megatron": "tensor, pipeline or expert parallelism of Megatron-LM",
+    "device_map": "layers split over the GPUs by a device_map",
+    "EP": "expert parallelism of torchtitan",
+    "float8": "training in float8",
+    "torchtitan": "torchtitan's own model and wrapping, and reserved memory under FSDP is by a rule",
+}
+READING = "nothing but a reading of nvidia-smi on a nearly full GPU: the run probably ended out of memory"
+COMMENT = "a comment in a script or a README, rounded, that does not state how it was read"
+
+#: A share of an A100's memory above which nvidia-smi reads a GPU that is full.
+FULL = 0.95 * 81920
+
+#: The field of each figure, its statistic, and its unit in bytes; the first that a row has counts.
 FIGURES: dict[str, tuple[Statistic, int]] = {
     "peak_allocated_bytes": ("max_memory_allocated", 1),
     "reserved_GiB": ("max_memory_reserved", GIB),
+    "nvidia_smi_MiB": ("nvidia_smi", 1 << 20),
     "GiB_per_gpu": ("unstated", GIB),
+    "GiB_about": ("unstated", GIB),
+    "GB_per_gpu": ("unstated", 10**9),
+    "GB": ("unstated", 10**9),
 }
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
     """One figure of each row."""
     for row in source.rows:
-        ((field, (statistic, unit)),) = ((name, kind) for name, kind in FIGURES.items() if name in row["measured"])
-        setting = f"{row['num_gpus']} GPUs, {row['sharding']}"
+        field = next(name for name in FIGURES if name in row["measured"])
+        statistic, unit = FIGURES[field]
+        setting = ", ".join(filter(None, (f"{row['num_gpus']} GPUs", row["sharding"], row.get("framework"))))
         yield measurement(source, row, statistic, row["measured"][field] * unit, _run(row), setting=setting)
 
 
 def _run(row: Row) -> Run:
-    if row["sharding"].startswith("FSDP1"):
+    if row.get("peak") == "optimizer_step":
         unknown = (LENGTH,) if "weights" in row else (LENGTH, FLOAT32)
         return Run(request=_request(row), differs=(FSDP1,), unknown=unknown)
-    return Run(differs=(TORCHTITAN if "torchtitan" in row["sharding"] else COMMENT,))
+    return Run(differs=(_reason(row),))
+
+
+def _reason(row: Row) -> str:
+    if row["measured"].get("nvidia_smi_MiB", 0) > FULL and len(row["measured"]) == 1:
+        return READING
+    described = f"{row.get('framework', '')} {row['sharding']}"
+    return next((reason for part, reason in REASONS.items() if part in described), COMMENT)
 
 
 def _request(row: Row) -> dict[str, Any]:
