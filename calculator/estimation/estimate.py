@@ -286,7 +286,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         fit=verdict,
         saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
         assumptions=textbook.ASSUMPTIONS,
-        warnings=(),
+        warnings=textbook.warnings(1 if verdict is None else verdict.gpus_needed),
         grade=None,
     )
 

@@ -28,6 +28,18 @@ ASSUMPTIONS = (
 )
 
 
+def warnings(gpus_needed: int) -> tuple[str, ...]:
+    """What a number of GPUs takes."""
+    if gpus_needed == 1:
+        return ()
+    sharded = (
+        f"{gpus_needed:,} GPUs are enough only if the run is sharded: otherwise each GPU needs all of this memory."
+    )
+    return (
+        f"{sharded} Exact accounting with device.sharding zero3 or fsdp gives what each of device.count GPUs needs.",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounting:
     """A run's memory by the lesson's rules, in bytes."""

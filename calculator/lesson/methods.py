@@ -31,8 +31,10 @@ FULL = (
         "cards",
         "⌈840 GB ÷ 80 GB⌉",
         cards_needed(FULL_70B.bytes, 80 * GB),
-        f"A lower bound that counts memory only. A card sold as 80 GB, which are GiB, offers a process"
-        f" {_A100_BYTES / GB:.1f} GB, so {cards_needed(FULL_70B.bytes, _A100_BYTES)} would be enough.",
+        "A lower bound that counts memory only. It takes sharding, ZeRO-3 or FSDP2: without it, every card needs all"
+        " 840 GB. What each of 11 cards then needs is among the figures of real models. A card sold as 80 GB, which are"
+        f" GiB, offers a process {_A100_BYTES / GB:.1f} GB, so {cards_needed(FULL_70B.bytes, _A100_BYTES)} would be"
+        " enough.",
     ),
 )
 

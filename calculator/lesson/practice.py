@@ -13,6 +13,7 @@ from calculator.lesson.worked.on_model import ATTENTION
 
 if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
+    from calculator.inputs.sharding import ShardingName
 
 #: The models of the lines: the lesson's 7B and 70B, one with grouped-query attention, and a small one.
 MODEL = "meta-llama/Llama-2-7b-hf"
@@ -28,6 +29,15 @@ _LORA = {"name": "lora", "r": 8, "target_modules": list(ATTENTION)}
 _PROMPT = 200
 
 
+#: The lesson's cards for 840 GB, and ways to divide the run among them: a sharding, and the step's precision.
+CARDS = 11
+SHARDED: tuple[tuple[str, ShardingName, dict[str, Any]], ...] = (
+    ("ZeRO-3, bf16 with float32 masters", "zero3", {"dtype": "float32", "autocast": "bfloat16"}),
+    ("FSDP2, bf16 with float32 masters", "fsdp", {"dtype": "float32", "autocast": "bfloat16"}),
+    ("FSDP2, bf16 throughout", "fsdp", {"dtype": "bfloat16"}),
+)
+
+
 def _of(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate:
     return estimate(parse_request({"model": model, "method": method, "training": training}))
 
@@ -39,7 +49,23 @@ def full() -> tuple[Line, ...]:
         "bfloat16 throughout": _of({"name": "full"}),
         "float32 weights under autocast": _of({"name": "full"}, dtype="float32", autocast="bfloat16"),
     }
-    return tuple(line for name, plan in plans.items() for line in _bytes_a_parameter(name, plan))
+    lines = (line for name, plan in plans.items() for line in _bytes_a_parameter(name, plan))
+    return (*lines, *(_on_a_card(*way) for way in SHARDED))
+
+
+def _on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
+    """What each of the lesson's 11 cards needs for full fine-tuning of 70B."""
+    training = {"sequence_length": 2048, "gradient_checkpointing": True, **precision}
+    device = {"count": CARDS, "sharding": sharding}
+    body = {"model": LARGE, "method": {"name": "full"}, "training": training, "device": device, "reserved": "rule"}
+    memory = estimate(parse_request(body)).memory
+    return Line(
+        name=f"70B on {CARDS} cards, each: {name}",
+        formula="shards or partitions of weights, gradients, states + gathered weights + activations",
+        substituted=f"Llama 3 70B, 1 × 2,048 tokens with checkpointing, in the {memory.peak_phase.replace('_', ' ')}",
+        value=memory.peak_allocated_bytes,
+        unit="bytes",
+    )
 
 
 def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:

@@ -251,3 +251,10 @@ def test_a_remark_names_what_the_components_leave_out():
     ]
     for named in ("workspaces", "segments", "CUDA context"):
         assert [named in line for line in (*left_out, *on_top)] == [False, True]
+
+
+def test_a_run_that_needs_several_gpus_needs_sharding():
+    (large,) = estimate(parse_request({**SEVENTY, "device": {"gpu": "a100-sxm4-80gb"}})).warnings
+    assert "GPUs are enough only if the run is sharded" in large
+    small = {**SEVENTY, "model": {"parameters": 10**9}, "device": {"gpu": "a100-sxm4-80gb"}}
+    assert estimate(parse_request(small)).warnings == ()

@@ -177,13 +177,20 @@ def test_every_line_has_a_name_and_a_formula(worked):
 
 
 def test_practice_departs_from_twelve_bytes_a_parameter():
-    values = {line.name: round(line.value, 3) for line in PRACTICE["full"]()}
-    assert values == {
+    lines = [line for line in PRACTICE["full"]() if line.unit == "bytes a parameter"]
+    assert {line.name: round(line.value, 3) for line in lines} == {
         "bfloat16 throughout: weights, gradients, states": 8,
         "bfloat16 throughout: at the peak": 10,
         "float32 weights under autocast: weights, gradients, states": 16,
         "float32 weights under autocast: at the peak": 20,
     }
+
+
+def test_each_of_eleven_cards_needs_more_than_its_part_of_840_gb_where_masters_are_in_float32():
+    sharded = {line.name.partition("each: ")[2]: line.value for line in PRACTICE["full"]() if line.unit == "bytes"}
+    part = 840 * 10**9 / 11
+    assert sharded["FSDP2, bf16 throughout"] < part < sharded["ZeRO-3, bf16 with float32 masters"]
+    assert sharded["ZeRO-3, bf16 with float32 masters"] < sharded["FSDP2, bf16 with float32 masters"]
 
 
 def test_the_lessons_70b_run_needs_more_than_the_lesson_counts():
