@@ -96,6 +96,7 @@ ORDER = (
     ("comparison", "limit_search", "inference"),
     ("speed",),
     ("run",),
+    ("cards",),
     ("planning",),
     ("diagnosis", "data_lengths"),
     ("public",),

@@ -26,6 +26,7 @@ COMMANDS = {
     "engines": "validation.traced.engines",
     "census": "validation.traced.census.command",
     "host": "validation.host.command",
+    "cards": "validation.cards.command",
 }
 
 

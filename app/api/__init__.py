@@ -1,6 +1,7 @@
 """The JSON API, version 1: one module per endpoint, its answer model in `app.api.answers.<same name>`."""
 
 from app.api import (
+    cards,
     compare,
     diagnose,
     estimate,
@@ -35,6 +36,7 @@ ENDPOINTS = (
     model_types,  # before models, whose ids are paths
     models,
     gpus,
+    cards,
     methods,
     trainers,
     validation,
@@ -62,6 +64,7 @@ GET_EXAMPLES = (
     *models.EXAMPLES,
     *model_types.EXAMPLES,
     *gpus.EXAMPLES,
+    *cards.EXAMPLES,
     *methods.EXAMPLES,
     *trainers.EXAMPLES,
     *validation.EXAMPLES,

@@ -13,6 +13,7 @@ COMMANDS = {
     "plan": "app.cli.plan",
     "run": "app.cli.run",
     "inference": "app.cli.inference",
+    "cards": "app.cli.cards",
     "sweep": "app.cli.sweep",
     "export": "app.cli.export",
     "import": "app.cli.import_",

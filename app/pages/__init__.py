@@ -1,5 +1,6 @@
 """The HTML pages: one package per page, named after its URL."""
 
+from app.pages.cards import routes as cards_routes
 from app.pages.diagnose import routes as diagnose_routes
 from app.pages.difference import routes as difference_routes
 from app.pages.docs import routes as docs_routes
@@ -25,6 +26,7 @@ PAGES = (
     inference_routes,
     lesson_routes,
     models_routes,
+    cards_routes,
     validation_routes,
     docs_routes,
 )

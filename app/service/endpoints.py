@@ -20,14 +20,17 @@ ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
 #: GET endpoints whose response follows from the address and the installed files, and which proxies may keep.
 CATALOGUES = frozenset(
     f"/api/v1/{name}"
-    for name in ("models", "models/{id}", "models/types", "gpus", "methods", "trainers", "validation", "openapi.json")
+    for name in (
+        *("models", "models/{id}", "models/types", "gpus", "cards", "cards/{id}"),
+        *("methods", "trainers", "validation", "openapi.json"),
+    )
 ) | {"/openapi.json"}
 
 #: Endpoints that take milliseconds, and are answered where they arrive. All others may take seconds.
 SHORT = (
     ALWAYS
     | (CATALOGUES - {"/openapi.json", "/api/v1/openapi.json"})
-    | {"/api/v1/estimate", "/api/v1/import", "/static", "/docs", "/models", "other"}
+    | {"/api/v1/estimate", "/api/v1/import", "/static", "/docs", "/models", "/cards", "/cards/{id}", "other"}
 )
 
 #: The name of paths at which there is nothing.

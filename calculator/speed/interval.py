@@ -130,6 +130,9 @@ def _check(request: Request) -> str:
     if request.device.count > 1:
         message = "the published runs are on one GPU: use 1, and divide by the number of GPUs for the least time"
         raise refusal("device.count", message, request.device.count)
+    if training.images is not None:
+        message = "the published runs have no images: leave them out"
+        raise refusal("training.images", message, None)
     if training.dtype == "float32" and training.autocast is None:
         message = "the published runs compute in 16 bits: use bfloat16, or training.autocast"
         raise refusal("training.dtype", message, training.dtype)

@@ -42,6 +42,8 @@ PATHS = {
     "/api/v1/models": "get",
     "/api/v1/models/{id}": "get",
     "/api/v1/gpus": "get",
+    "/api/v1/cards": "get",
+    "/api/v1/cards/{id}": "get",
     "/api/v1/methods": "get",
     "/api/v1/trainers": "get",
     "/api/v1/validation": "get",

@@ -89,6 +89,7 @@ def test_one_source_is_no_interval():
         ({"device": {"gpu": "quadro-rtx-6000"}}, "device.gpu"),
         ({"device": {"count": 2, "sharding": "ddp"}}, "device.count"),
         ({"training": {"dtype": "float32"}}, "training.dtype"),
+        ({"training": {"images": {"images_per_sequence": 1}}}, "training.images"),
         ({"training": {"micro_batch_size": 4096}}, "training.micro_batch_size"),
         ({"training": {"sequence_lengths": [[512, 10], [4096, 2]]}}, "training.sequence_lengths"),
     ],

@@ -1,0 +1,89 @@
+"""`GET /api/v1/cards` and `GET /api/v1/cards/{id}`: what cards can train."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+from starlette.requests import Request
+
+from app.api import schema
+from app.api.answers.cards import CardAnswer, CardList, card_answer, card_list
+from app.api.examples import GetExample
+from app.api.responses import json_response, problem_responses
+from app.forms.card_query import read_strictly
+from app.http.problems import HTTPProblem
+from calculator import devices
+from calculator.cards.query import CardQuery
+from calculator.common.errors import PlanError
+
+router = APIRouter(tags=["Catalogues"])
+
+#: The longest search text.
+LONGEST = 100
+
+CardId = Annotated[
+    str, Path(description="The card's id, name or alias.", openapi_examples={"id": {"value": "rtx-4090"}})
+]
+Search = Annotated[
+    str, Query(max_length=LONGEST, description="Words of a card's name, id, vendor, architecture or segment.")
+]
+
+
+def query_parameters() -> list[dict[str, Any]]:
+    """Describe the query parameters. The calculator validates them; the model only documents them."""
+    properties = schema.model("CardQuery", CardQuery).model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "description": of.pop("description"), "schema": of}
+        for name, of in properties.items()
+    ]
+
+
+@router.get(
+    "/api/v1/cards",
+    summary="List the cards with what they can train",
+    responses={200: {"model": CardList}, **problem_responses(422)},
+)
+def get_cards(q: Search = "") -> Response:
+    """Return every card with the number of models that each method trains on it, and the largest of them."""
+    return json_response(card_list(q))
+
+
+@router.get(
+    "/api/v1/cards/{id}",
+    summary="List what one card can train",
+    responses={200: {"model": CardAnswer}, **problem_responses(404, 422)},
+    openapi_extra={"parameters": query_parameters()},
+)
+def get_card(id: CardId, request: Request) -> Response:  # noqa: A002  the catalogue's word
+    """Return models and methods on a card: whether they fit, the longest sequence, and the largest micro-batch.
+
+    The rows come from a table of replays, so the answer takes milliseconds. A name or an alias works as well as the id.
+    """
+    return json_response(card_answer(card_of(id), read_strictly(request.query_params.multi_items()).query()))
+
+
+def card_of(name: str) -> devices.GPU:
+    """Return the card of an address.
+
+    Raises:
+        HTTPProblem: if the catalogue lacks it.
+    """
+    try:
+        return devices.gpu(name)
+    except PlanError as error:
+        raise HTTPProblem(404, error.problems[0].msg) from error
+
+
+def _first_cards() -> CardList:
+    answer = card_list()
+    return answer.model_copy(update={"cards": answer.cards[:2]})
+
+
+EXAMPLES = (
+    GetExample(path="/api/v1/cards", summary="The two smallest cards", answer=_first_cards),
+    GetExample(
+        path="/api/v1/cards/{id}",
+        summary="The two largest models on one card",
+        answer=lambda: card_answer(devices.gpu("rtx-4090"), CardQuery(limit=2)),
+    ),
+)

@@ -1,0 +1,84 @@
+"""List what a card can train: models and methods, the longest sequence and the largest micro-batch that fit.
+
+python -m app cards "RTX 4090" --q llama --method qlora
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.api.answers.cards import card_answer, card_list
+from app.cli import options, request
+from app.cli.table import table
+from app.forms.card_query import CARD_QUERY, query_of
+from app.presentation import card_text
+from app.presentation.format import gib, number, parameters
+from calculator.cards.settings import CARD_METHODS, SETTINGS
+from calculator.devices import gpu
+from calculator.methods import METHODS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from app.api.answers.cards import CardAnswer, CardList
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("card", nargs="?", help="a card's id, name or alias; without one, every card in short")
+    parser.add_argument("--json", action="store_true", help="print the answer of the JSON API")
+    options.add_fields(parser, CARD_QUERY.values())
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the rows; return 1 if none matches."""
+    query = query_of(options.body_of(args, CARD_QUERY.values()))
+    if args.card is None:
+        cards = card_list(query.q)
+        request.print_answer(args, cards, "\n".join(_overview(cards)))
+        return int(not cards.cards)
+    answer = card_answer(gpu(args.card, "card"), query)
+    request.print_answer(args, answer, "\n".join(_lines(answer)))
+    return int(not answer.rows)
+
+
+def _overview(answer: CardList) -> Iterator[str]:
+    yield table(
+        ("Card", "GiB", *(METHODS[name].facts.label for name in CARD_METHODS)),
+        [
+            (
+                card.name,
+                f"{gib(card.usable_bytes):,.2f}",
+                *(f"{each.models:,} models" if each.models else "none" for each in card.methods),
+            )
+            for card in answer.cards
+        ],
+    )
+    yield f"\n{SETTINGS}"
+
+
+def _lines(answer: CardAnswer) -> Iterator[str]:
+    yield f"{answer.name}: a process can use {gib(answer.usable_bytes):,.2f} GiB"
+    yield card_text.count(answer)
+    yield ""
+    if answer.rows:
+        yield table(
+            ("Model", "Method", "Parameters", "GiB, least", "Sequence length", "Micro-batch", "Differs in"),
+            [
+                (
+                    row.model,
+                    METHODS[row.method].facts.label,
+                    parameters(row.parameters),
+                    "" if row.required_bytes is None else f"{gib(row.required_bytes):,.2f}",
+                    "" if row.sequence_length is None else number(row.sequence_length),
+                    card_text.batch(row),
+                    row.refusal or card_text.changes(row),
+                )
+                for row in answer.rows
+            ],
+            left=2,
+        )
+        yield ""
+    yield answer.settings
+    yield from (f"- {sentence}" for sentence in (*answer.warnings, *answer.assumptions))

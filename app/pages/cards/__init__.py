@@ -1,0 +1,1 @@
+"""The pages `/cards` and `/cards/{id}`: what cards can train."""

@@ -1,0 +1,94 @@
+"""Compute the rows of the table: replays of every run that may fit some card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.cards.settings import CARD_METHODS, LENGTHS, group_of, run_body
+from calculator.cards.table import SEGMENT, of_batches, of_lengths
+from calculator.comparison.methods import side_by_side
+from calculator.devices import Verdict, gpus
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from calculator.limit_search.bounds import bound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.cards.settings import CardMethod
+    from calculator.cards.table import Sizes
+    from calculator.catalogue import ModelEntry
+    from calculator.devices import GPU
+
+
+def groups() -> dict[str, tuple[GPU, ...]]:
+    """The cards of each group, the one with the most memory first."""
+    found: dict[str, list[GPU]] = {}
+    for card in sorted(gpus(), key=lambda each: -each.usable_bytes):
+        found.setdefault(group_of(card), []).append(card)
+    return {name: tuple(cards) for name, cards in found.items()}
+
+
+def rows(entry: ModelEntry) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a model, one for each method."""
+    for method in CARD_METHODS:
+        yield {"model": entry.id, "method": method, **_row(entry, method)}
+
+
+def _row(entry: ModelEntry, method: CardMethod) -> dict[str, Any]:
+    cards = groups()
+    body = run_body(entry, method, {}, batch=1, length=LENGTHS[0], gpu=next(iter(cards.values()))[0].id)
+    request = parse_request({**body, "reserved": "rule"})
+    found = side_by_side((request,))[0]
+    if found.estimate is None and found.alternative is None:
+        return {"refusal": "; ".join(problem.msg for problem in found.problems)}
+    changes = found.alternative.changes if found.alternative else {}
+    context = bound(request, model_of(request.model), "sequence_length").limit
+    builder = _Builder(entry, method, changes)
+    reserved = [builder.group(of, context) for of in cards.values()]
+    row: dict[str, Any] = {"context": context, "reserved": reserved}
+    return row | ({"changes": changes} if changes else {}) | ({"unfit": builder.unfit} if builder.unfit else {})
+
+
+class _Builder:
+    """The replays of one model and method."""
+
+    def __init__(self, entry: ModelEntry, method: CardMethod, changes: dict[str, Any]) -> None:
+        self.entry, self.method, self.changes = entry, method, changes
+        self.series = SeriesCache()
+        self.unfit: dict[str, list[Sizes]] = {}
+
+    def group(self, cards: tuple[GPU, ...], context: int) -> tuple[list[int], list[int]]:
+        """What the runs reserve on a group of cards, in segments; the shortest sequence has a figure on any card."""
+        by_length = [*self._series(cards, of_lengths(context))]
+        least = by_length or [self._reserved(cards, of_lengths(context)[0])]
+        return least, [*self._series(cards, of_batches(context))]
+
+    def _series(self, cards: tuple[GPU, ...], sizes: tuple[Sizes, ...]) -> Iterator[int]:
+        """Yield what runs of growing sizes reserve, until the live tensors of one exceed the largest card."""
+        for each in sizes:
+            if not self._has_room(cards[0], each):
+                break
+            yield self._reserved(cards, each)
+
+    def _has_room(self, card: GPU, sizes: Sizes) -> bool:
+        memory = estimate(parse_request({**self._body(card, sizes), "reserved": "rule"}), self.series).memory
+        context = memory.required_bytes - memory.peak_reserved_bytes
+        return memory.peak_allocated_bytes + memory.library_workspace_bytes + context <= card.usable_bytes
+
+    def _reserved(self, cards: tuple[GPU, ...], sizes: Sizes) -> int:
+        memory = estimate(parse_request(self._body(cards[0], sizes)), self.series).memory
+        assert memory.replay is not None
+        for card in cards:
+            if memory.required_bytes <= card.usable_bytes:
+                verdict = memory.replay.outcome(card.usable_bytes).verdict
+                if verdict is not Verdict.FITS:
+                    self.unfit.setdefault(card.id, []).append(sizes)
+        segments, left = divmod(memory.peak_reserved_bytes, SEGMENT)
+        assert left == 0
+        return segments
+
+    def _body(self, card: GPU, sizes: Sizes) -> dict[str, Any]:
+        batch, length = sizes
+        return run_body(self.entry, self.method, self.changes, batch=batch, length=length, gpu=card.id)

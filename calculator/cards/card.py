@@ -1,0 +1,117 @@
+"""What one card can train: a row for every model and method, from the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from calculator.cards.settings import group_of, run_body
+from calculator.cards.table import of_batches, of_lengths, table
+from calculator.devices import cuda_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from calculator.cards.settings import CardMethod
+    from calculator.cards.table import Runs, Sizes
+    from calculator.catalogue import ModelEntry
+    from calculator.devices import GPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardRow:
+    """One model and method on a card."""
+
+    model: str
+    parameters: int
+    method: CardMethod
+    #: What differs from the table's settings, by its path in a request.
+    changes: Mapping[str, Any]
+    #: Why the model is not trained with the method; empty if it is.
+    refusal: str
+    #: Whether the shortest sequence, or any other run of the table, fits.
+    fits: bool
+    #: What the shortest sequence that is tried needs; None if the model is not trained with the method.
+    required_bytes: int | None
+    #: The longest sequence that fits with a micro-batch of 1; None if none does.
+    sequence_length: int | None
+    #: Whether no longer sequence was tried.
+    is_longest_tried: bool
+    #: The largest micro-batch that fits with `batch_sequence_length`; None if none does.
+    micro_batch_size: int | None
+    #: Whether no larger micro-batch was tried.
+    is_largest_tried: bool
+    batch_sequence_length: int | None
+    #: The request of an estimate with the longest sequence, or with the shortest if none fits; None if it is refused.
+    request: Mapping[str, Any] | None
+    #: What a search looks in.
+    searched: str
+
+
+@lru_cache(maxsize=16)
+def card_rows(card: GPU) -> tuple[CardRow, ...]:
+    """Every row of a card, in the table's order."""
+    group = group_of(card)
+    return tuple(_row(runs, card, group) for runs in table())
+
+
+def fitting(runs: Runs, card: GPU, group: str) -> set[Sizes]:
+    """The sizes with which a model and method fit a card of a group."""
+    room = card.usable_bytes - cuda_context(card).bytes
+    reserved = runs.reserved.get(group, {})
+    return {sizes for sizes, size in reserved.items() if size <= room} - runs.unfit.get(card.id, frozenset())
+
+
+def _row(runs: Runs, card: GPU, group: str) -> CardRow:
+    fits, entry = fitting(runs, card, group), runs.entry
+    if runs.refusal:
+        return _refused(runs)
+    by_length, by_batch = of_lengths(runs.context), of_batches(runs.context)
+    length = _last(by_length, fits)
+    batch = _last(((1, runs.batch_length), *by_batch), fits)
+    shown = length or by_length[0]
+    return CardRow(
+        model=entry.id,
+        parameters=entry.parameters,
+        method=runs.method,
+        changes=runs.changes,
+        refusal=runs.refusal,
+        fits=bool(fits),
+        required_bytes=runs.reserved[group][by_length[0]] + cuda_context(card).bytes,
+        sequence_length=length[1] if length else None,
+        is_longest_tried=length == by_length[-1],
+        micro_batch_size=batch[0] if batch else None,
+        is_largest_tried=batch == by_batch[-1],
+        batch_sequence_length=runs.batch_length,
+        request=run_body(entry, runs.method, runs.changes, batch=shown[0], length=shown[1], gpu=card.id),
+        searched=_searched(entry),
+    )
+
+
+def _refused(runs: Runs) -> CardRow:
+    return CardRow(
+        model=runs.entry.id,
+        parameters=runs.entry.parameters,
+        method=runs.method,
+        changes={},
+        refusal=runs.refusal,
+        fits=False,
+        required_bytes=None,
+        sequence_length=None,
+        is_longest_tried=False,
+        micro_batch_size=None,
+        is_largest_tried=False,
+        batch_sequence_length=None,
+        request=None,
+        searched=_searched(runs.entry),
+    )
+
+
+def _searched(entry: ModelEntry) -> str:
+    return " ".join((entry.id, *entry.aliases, entry.model_type)).lower()
+
+
+def _last(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
+    """The largest sizes that fit. What a run requires is not monotonic in them."""
+    return max((each for each in sizes if each in fitting), default=None)

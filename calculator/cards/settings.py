@@ -1,0 +1,71 @@
+"""The runs that the table of cards has: their methods, their other settings, and the sizes that are tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from calculator.devices import library_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from calculator.catalogue import ModelEntry
+    from calculator.common.names import TaskName
+    from calculator.devices import GPU
+
+#: The methods of the table.
+CardMethod = Literal["full", "lora", "qlora", "ln_tuning", "prompt"]
+CARD_METHODS: tuple[CardMethod, ...] = get_args(CardMethod)
+
+#: The settings of each method; those of the others are PEFT's defaults.
+_LOW_RANK: dict[str, Any] = {"r": 16, "target_modules": "all-linear"}
+METHOD_SETTINGS: dict[CardMethod, dict[str, Any]] = {"lora": _LOW_RANK, "qlora": _LOW_RANK}
+
+#: The settings of every run besides its batch and its length: those of the reference step where nothing is named.
+TRAINING: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True, "optimizer": "adamw_torch"}
+
+SETTINGS = (
+    "One training step of a plain PyTorch loop on one card: bfloat16 weights, the adamw_torch optimizer, gradient "
+    "checkpointing, SDPA attention, no padding. LoRA and QLoRA have r 16 and all-linear; other methods have the "
+    "defaults of PEFT. A replay of PyTorch's caching allocator gives reserved memory. A row states what differs."
+)
+
+#: The sequence lengths that are tried with a micro-batch of 1, in tokens. The first is the least that a row needs.
+LENGTHS = tuple(256 << doublings for doublings in range(10))
+
+#: The sequence length of the micro-batches that are tried; of a model with a shorter context, the longest length below.
+BATCH_LENGTH = 2048
+
+#: The micro-batch sizes that are tried besides 1.
+BATCHES = (2, 4, 8, 16, 32, 64)
+
+#: The task of a model by its kind of head; of the other kinds, that of a language model.
+_TASKS: Mapping[str, TaskName] = {"seq2seq": "seq_2_seq_lm", "masked-lm": "seq_cls"}
+
+
+def task_of(entry: ModelEntry) -> TaskName:
+    """The task that a model of the catalogue is trained for."""
+    return _TASKS.get(entry.auto_class, "causal_lm")
+
+
+def group_of(card: GPU) -> str:
+    """The cards on which a run reserves the same: those with the same attention kernels and library workspaces."""
+    workspace = sum(part.bytes for part in library_workspace(card))
+    return f"{'flash' if card.has_flash else 'no flash'}, {workspace} bytes of workspaces"
+
+
+def run_body(
+    entry: ModelEntry, method: CardMethod, changes: Mapping[str, Any], *, batch: int, length: int, gpu: str
+) -> dict[str, Any]:
+    """The request of one run, with what differs from the settings of the table at its path."""
+    body: dict[str, Any] = {
+        "model": entry.id,
+        "task": task_of(entry),
+        "method": {"name": method, **METHOD_SETTINGS.get(method, {})},
+        "training": {**TRAINING, "micro_batch_size": batch, "sequence_length": length},
+        "device": {"gpu": gpu},
+    }
+    for path, value in changes.items():
+        part, name = path.split(".")
+        body[part][name] = value
+    return body

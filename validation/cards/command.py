@@ -1,0 +1,65 @@
+"""Compute the table of what cards can train, which /cards reads: calculator/catalogue/cards.json.
+
+It replays about 40,000 runs, which takes minutes on four cores. --model computes the rows of some models again, and
+leaves the others.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from os import cpu_count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator import catalogue
+from calculator.cards.build import groups, rows
+from calculator.cards.table import FILE
+from validation.cli.progress import Progress
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+
+#: Where the table is.
+TABLE = Path(catalogue.__file__).parent / FILE
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--model", nargs="+", default=[], metavar="ID", help="models whose rows are computed again")
+    parser.add_argument("--output", type=Path, default=TABLE, metavar="FILE", help="default: the table of the package")
+    parser.add_argument("--processes", type=int, default=cpu_count(), metavar="N", help="default: one for each core")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the table."""
+    ids = [catalogue.model(name).id for name in args.model] or [entry.id for entry in catalogue.models()]
+    known = catalogue.read(FILE)["rows"] if args.model else []
+    computed = dict(zip(ids, _computed(ids, args.processes), strict=True))
+    table = [row for entry in catalogue.models() for row in computed.get(entry.id) or _of(entry.id, known)]
+    args.output.write_text(text(table), encoding="utf-8")
+    return 0
+
+
+def text(table: Iterable[dict[str, Any]]) -> str:
+    """Return the text of the file: a line for each row."""
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in table)
+    return f'{{"groups": {json.dumps([*groups()])},\n"rows": [\n{lines}\n]}}\n'
+
+
+def _of(model: str, known: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in known if row["model"] == model]
+
+
+def _computed(ids: list[str], processes: int) -> Iterator[list[dict[str, Any]]]:
+    progress = Progress(len(ids), "models")
+    with ProcessPoolExecutor(processes) as pool:
+        for found in pool.map(_rows, ids):
+            progress.step()
+            yield found
+    progress.close()
+
+
+def _rows(model: str) -> list[dict[str, Any]]:
+    return [*rows(catalogue.model(model))]
