@@ -30,7 +30,7 @@ def file(tmp_path, plan):
 
 
 #: Commands with the options of an estimate.
-OTHER = {"serve", "plan", "inference", "import", "check", "fetch", "mcp"}
+OTHER = {"serve", "plan", "inference", "import", "check", "fetch", "mcp", "cards"}
 PLANNING = [name for name in COMMANDS if name not in OTHER]
 
 
