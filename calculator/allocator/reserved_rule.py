@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.recording import Recording
     from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.zero.peaks import FlatPeaks
     from calculator.training_step.zero3.peaks import PartitionedPeaks
@@ -84,11 +85,15 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
 
 def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """The rule's estimate while a trainer generates, in bytes: what the run keeps, and the blocks of the passes."""
-    resident = step.resident
+    passes = max(in_segments(peak_counts(each.recording)) for each in step.generation)
+    return between_steps(step.resident, workspaces) + passes
+
+
+def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
+    """The rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
     kept = Counter(resident.sizes_of_kept(gradients=False))
     kept.update(workspaces)
-    passes = max(in_segments(peak_counts(each.recording)) for each in step.generation)
-    return whole_segments(resident.loaded_bytes) + in_segments(kept) + passes
+    return whole_segments(resident.loaded_bytes) + in_segments(kept)
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:

@@ -116,6 +116,7 @@ def _fit_with(plan: Estimate, card: GPU, tensors: int, replayed: Callable[[int],
         context_bytes=context,
         required_bytes=reserved + context,
         replayed=replayed,
+        beside=memory.beside,
     )
     assert answer is not None
     return answer

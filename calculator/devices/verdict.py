@@ -12,6 +12,7 @@ from calculator.devices.outcome import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.devices.beside import Beside
     from calculator.devices.outcome import ExpandableSegments, Outcome, OutOfMemory
     from calculator.inputs.training import Device
 
@@ -34,18 +35,20 @@ class Fit:
     assumption: str
     #: What helps if the verdict is tight by the rule.
     advice: str | None = None
+    #: What the card needs while an engine on it generates that sleeps otherwise; 0 without one.
+    awake_bytes: int = 0
     #: What the run does on the card, by replay; None if the verdict is by the rule. The properties are None then too.
     outcome: Outcome | None = field(default=None, compare=False, repr=False)
 
     @property
     def minimum_bytes(self) -> int | None:
         """The smallest usable memory on which the run was found to run, CUDA context included."""
-        return self.outcome.minimum_bytes() if self.outcome else None
+        return max(self.awake_bytes, self.outcome.minimum_bytes()) if self.outcome else None
 
     @property
     def margin_bytes(self) -> int | None:
         """`usable_bytes` less `minimum_bytes`."""
-        return self.usable_bytes - self.outcome.minimum_bytes() if self.outcome else None
+        return self.usable_bytes - self.minimum_bytes if self.minimum_bytes is not None else None
 
     @property
     def retries(self) -> int | None:
@@ -82,12 +85,13 @@ def fit(
     context_bytes: int,
     required_bytes: int,
     replayed: Callable[[int], Outcome] | None = None,
+    beside: Beside | None = None,
 ) -> Fit | None:
     """Compare a run with a device; None if the device names neither a card nor a size.
 
     With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
     is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
-    In between it is tight: the outcome depends on memory fragmentation.
+    In between it is tight: the outcome depends on memory fragmentation. `beside` is an engine on the same card.
 
     Raises:
         PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
@@ -96,9 +100,15 @@ def fit(
     usable_memory = _usable(device, card)
     if usable_memory is None:
         return None
-    least = peak_allocated_bytes + library_workspace_bytes + context_bytes
+    usable_memory = beside.left(usable_memory) if beside else usable_memory
+    awake = beside.needed(usable_memory.bytes) if beside else 0
+    least, required_bytes = (
+        max(awake, each) for each in (peak_allocated_bytes + library_workspace_bytes + context_bytes, required_bytes)
+    )
     outcome = replayed(usable_memory.bytes) if replayed else None
     verdict = outcome.verdict if outcome else _verdict(usable_memory.bytes, least, required_bytes)
+    if awake > usable_memory.bytes:
+        verdict = Verdict.DOES_NOT_FIT
     fragmented = peak_reserved_bytes - library_workspace_bytes - peak_allocated_bytes
     return Fit(
         gpu=card,
@@ -108,6 +118,7 @@ def fit(
         gpus_needed=_gpus_needed(device, verdict, usable_memory.bytes, required_bytes, by_replay=outcome is not None),
         assumption=usable_memory.assumption,
         advice=_advice(fragmented) if verdict is Verdict.TIGHT else None,
+        awake_bytes=awake,
         outcome=outcome,
     )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName, PhaseName, TaskName
     from calculator.devices import Fit
+    from calculator.devices.beside import Beside
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.traced.grade import EngineName, Grade, TraceSummary
     from calculator.methods import Method
@@ -172,6 +173,8 @@ class Memory:
     node_host_bytes: int | None = None
     #: The run, to be replayed on other cards; None if reserved memory is by the rule.
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
+    #: The engine that generates on the same card, if there is one.
+    beside: Beside | None = None
 
     @property
     def timeline(self) -> tuple[Moment, ...]:

@@ -135,6 +135,10 @@ OF_TRAINERS: dict[str, object] = {
     "beta": None,
     "num_generations": None,
     "max_completion_length": None,
+    "use_vllm": False,
+    "vllm_mode": "colocate",
+    "vllm_gpu_memory_utilization": None,
+    "vllm_enable_sleep_mode": False,
     "use_liger_kernel": False,
 }
 

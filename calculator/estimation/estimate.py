@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import by_rule, fragmentation, of_generation, whole_segments
+from calculator.allocator.reserved_rule import between_steps, by_rule, fragmentation, of_generation, whole_segments
 from calculator.common.budget import check_budget
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices.beside import Beside
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import textbook
@@ -170,6 +171,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
         timeline(step, peaks),
         replay,
+        _beside(request, step),
     )
     host = step.resident.host_bytes
     return (memory if host is None else _with_host(memory, host, request)), verdict
@@ -206,8 +208,9 @@ def memory_and_fit(
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
     replay: DeviceReplay | None = None,
+    beside: Beside | None = None,
 ) -> tuple[Memory, Fit | None]:
-    """The memory of a peak with its overheads, and the verdict.
+    """The memory of a peak with its overheads, and the verdict, on a card that has an engine `beside` the run or not.
 
     Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, to be replayed on the
     device.
@@ -233,6 +236,7 @@ def memory_and_fit(
         ),
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,
+        beside=beside,
     )
     verdict = fit(
         request.device,
@@ -242,8 +246,18 @@ def memory_and_fit(
         context_bytes=context.bytes,
         required_bytes=memory.required_bytes,
         replayed=replay.outcome if replay else None,
+        beside=beside,
     )
     return memory, verdict
+
+
+def _beside(request: Request, step: TrainingStep) -> Beside | None:
+    """The engine that a trainer generates with, if it is on the same card."""
+    engine, card = request.training.colocated, card_of(request.device)
+    if engine is None:
+        return None
+    kept = between_steps(step.resident, [part.bytes for part in library_workspace(card)])
+    return Beside(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
 
 
 def overhead_row(part: Sourced) -> Row:

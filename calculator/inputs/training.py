@@ -1,6 +1,7 @@
 """The request's `training` and `device` objects."""
 
 from dataclasses import dataclass, fields, replace
+from math import ceil
 from typing import Literal
 
 from calculator.common.dtype import DType
@@ -30,6 +31,23 @@ class CheckpointingKwargs:
         help="Run checkpointed layers without a graph and build it when they are recomputed (use_reentrant=True). "
         "Only with a trainer.",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Colocated:
+    """An inference engine on the GPU of a training.
+
+    Attributes:
+        share: The part of the GPU's memory that it takes.
+        sleeps: Whether it gives that back while the trainer trains.
+    """
+
+    share: float
+    sleeps: bool
+
+    def bytes_of(self, total_bytes: int) -> int:
+        """What it takes of a GPU. Source: vllm/v1/worker/utils.py, request_memory."""
+        return ceil(total_bytes * self.share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +193,33 @@ class Training:
         example=512,
         empty="all but one token",
     )
+    use_vllm: bool = setting(
+        False,
+        label="vLLM",
+        help="Generate completions with vLLM in place of transformers' generate (use_vllm). Only with trl-grpo and "
+        "trl-rloo.",
+    )
+    vllm_mode: Literal["colocate", "server"] = setting(
+        "colocate",
+        label="vLLM's mode",
+        help="Whether vLLM runs in the trainer's process on the same GPU, or as a server on others (vllm_mode).",
+    )
+    vllm_gpu_memory_utilization: float | None = setting(
+        None,
+        label="vLLM's share",
+        help="The share of the GPU's whole memory that vLLM takes for its weights and its cache "
+        "(vllm_gpu_memory_utilization); null means TRL's default of 0.3. Only with use_vllm in the mode colocate.",
+        minimum=0.01,
+        maximum=0.99,
+        example=0.3,
+        empty="0.3",
+    )
+    vllm_enable_sleep_mode: bool = setting(
+        False,
+        label="vLLM sleeps",
+        help="Whether vLLM frees its weights and its cache while the trainer trains (vllm_enable_sleep_mode). Only "
+        "with use_vllm in the mode colocate.",
+    )
     use_liger_kernel: bool = setting(
         False,
         label="Liger kernels",
@@ -267,6 +312,14 @@ class Training:
     def passes_mask(self) -> bool:
         """Whether the model gets an attention mask. A trainer passes its collator's, padding or not."""
         return self.padding or (self.trainer is not None and not self.packing)
+
+    @property
+    def colocated(self) -> Colocated | None:
+        """The share that vLLM takes of the trainer's GPU; None if it takes none."""
+        if not self.use_vllm or self.vllm_mode == "server":
+            return None
+        share = 0.3 if self.vllm_gpu_memory_utilization is None else self.vllm_gpu_memory_utilization
+        return Colocated(share=share, sleeps=self.vllm_enable_sleep_mode)
 
     @property
     def use_reentrant(self) -> bool:

@@ -57,7 +57,9 @@ class ProbeResult:
         """The excess without fragmentation: of live tensors, workspaces and context."""
         memory = self.estimate.memory
         fragmentation = memory.peak_reserved_bytes - memory.peak_allocated_bytes - memory.library_workspace_bytes
-        return self.excess - fragmentation
+        assert self.estimate.fit is not None
+        fit = self.estimate.fit
+        return max(self.excess - fragmentation, fit.awake_bytes - fit.usable_bytes)
 
 
 class Probe(NamedTuple):

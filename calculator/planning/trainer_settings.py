@@ -20,6 +20,10 @@ SETTINGS = (
     "beta",
     "num_generations",
     "max_completion_length",
+    "use_vllm",
+    "vllm_mode",
+    "vllm_gpu_memory_utilization",
+    "vllm_enable_sleep_mode",
     "use_liger_kernel",
 )
 

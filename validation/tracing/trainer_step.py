@@ -44,7 +44,7 @@ class TrainerStep:
                 self.tracker.track_external(f"ref_model.{name}", tensor, "base_weights")
         self._before(self.trainer, "get_batch_samples", self._begin_step)
         self._before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
-        if hasattr(self.trainer, "_generate"):
+        if not getattr(self.trainer, "use_vllm", True):
             self._before(self.trainer, "_generate", lambda: self.tracker.enter("generation"))
             self._after(self.trainer, "_generate", lambda: self.tracker.enter("forward"))
         self._before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))

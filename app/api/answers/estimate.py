@@ -196,6 +196,9 @@ class Fit(Answer):
     )
     assumption: str = described("Where usable_bytes comes from.", "A process can use 24,081 MiB of GeForce RTX 4090")
     advice: str | None = described("What helps a tight run; null if the verdict is not tight.", None)
+    awake_bytes: int = described(
+        "What the GPU needs while vLLM generates that sleeps otherwise (vllm_enable_sleep_mode); 0 without it.", 0
+    )
 
 
 class OutOfMemoryAnswer(Answer):

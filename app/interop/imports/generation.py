@@ -21,6 +21,10 @@ COMPLETION, PROMPT = 512, 512
 _FIXED = {"num_iterations": 1, "cast_lm_head_to_fp32": False, "disable_dropout": False}
 
 
+#: What GRPOConfig and RLOOConfig say of vLLM.
+_VLLM = ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode")
+
+
 def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
     """Return lengths and numbers of completions."""
     completion = keys.integer("max_completion_length", COMPLETION)
@@ -38,4 +42,14 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         "sequence_length": prompt + completion,
         "max_completion_length": completion,
         "num_generations": keys.integer("num_generations", GENERATIONS[trainer]),
+        **_vllm(keys),
     }
+
+
+def _vllm(keys: Keys) -> dict[str, Any]:
+    """Return what is set of vLLM; nothing where it does not generate, since its other settings have no effect then."""
+    given = {name: value for name in _VLLM if (value := keys.take(name)) is not None}
+    if not given.get("use_vllm"):
+        return {}
+    unused = _VLLM[2:] if given.get("vllm_mode") == "server" else ()
+    return {name: value for name, value in given.items() if name not in unused}

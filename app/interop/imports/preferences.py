@@ -69,7 +69,7 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
         return {}
     of_trl = keys.take("trl", {})
     keys.left |= {key: value for key, value in of_trl.items() if key not in keys.left} if _is_map(of_trl) else {}
-    if keys.take("use_vllm"):
+    if not TRAINERS[trainer].facts.generates and keys.take("use_vllm"):
         keys.warn("trl.use_vllm: true", "vLLM reserves memory of its own.", "one without it")
     keys.rename("rl_beta", "beta")
     own: dict[str, Any] = {"padding": training["micro_batch_size"] * TRAINERS[trainer].facts.sequences > 1}

@@ -18,6 +18,7 @@ from calculator.trainers import liger
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
+from calculator.trainers.trl import vllm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ OF_TRL = {
     "beta": "trl-grpo",
     "num_generations": "trl-grpo",
     "max_completion_length": "trl-grpo",
+    "use_vllm": "trl-grpo",
 }
 
 
@@ -53,6 +55,7 @@ class Transformers(Loop):
             if given := getattr(prepared.training, name):
                 message = f"transformers.Trainer has no {name}: leave it out, or use {trainer}"
                 yield Problem(loc=f"training.{name}", msg=message, input=given)
+        yield from vllm.problems(prepared.training)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the loop adds, and what Liger patches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.trainers.trl import qlora
+from calculator.trainers.trl import qlora, vllm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,7 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
     if not facts.generates:
         yield from _of_generating(prepared, trainer)
+    yield from vllm.problems(prepared.training)
     plain_only = method.plain_steps_only and prepared.training.trainer != "trl-sft"
     if method.virtual_tokens or plain_only:
         others = "trl-sft or transformers" if plain_only and not method.virtual_tokens else "transformers"
@@ -34,9 +35,9 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
 
 def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:
     """Yield settings that only trainers that generate have."""
-    for name in ("beta", "num_generations", "max_completion_length"):
+    for name in ("beta", "num_generations", "max_completion_length", "use_vllm"):
         given = getattr(prepared.training, name)
-        if given is not None:
+        if given is not None and given is not False:
             message = f"the memory of {trainer} does not depend on it: leave it out, or use the trainer trl-grpo"
             yield Problem(loc=f"training.{name}", msg=message, input=given)
 

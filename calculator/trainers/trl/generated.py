@@ -8,6 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
+from calculator.families import forward_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,10 +83,14 @@ def problems(training: Training, trainer: str) -> Iterator[Problem]:
 
 
 def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
-    """Yield completions during which `generate` drops the cache and runs the whole sequence again.
+    """Yield models whose cache is not modelled, and completions during which `generate` drops it and begins again.
 
     Source: transformers/models/phi3/modeling_phi3.py, prepare_inputs_for_generation; phimoe has the same.
     """
+    why = forward_of(model).trains_only
+    if why:
+        message = f"generate with {model.model_type} is not modelled, {why}: set use_vllm, or use another trainer"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     most = model.config.get("original_max_position_embeddings")
     if model.model_type not in ("phi3", "phimoe") or most is None:
         return
@@ -99,14 +104,18 @@ def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
         yield Problem(loc="training.sequence_length", msg=message, input=length)
 
 
-def sentences(training: Training) -> Iterator[str]:
-    """Yield how long prompts and completions are, and how they are generated."""
+def lengths(training: Training) -> str:
+    """Return how long prompts and completions are."""
     length = int(completion(training))
-    yield (
+    return (
         f"The longest completion of a step has {length:,} tokens (max_completion_length), the longest prompt the other "
         f"{training.sequence_length - length:,} of sequence_length."
     )
-    yield (
+
+
+def by_generate(training: Training) -> str:
+    """Return how completions are generated without vLLM."""
+    return (
         f"The phase generation is that of transformers' generate: the {int(rows(training)):,} completions of a step at "
         "once, with the model in training mode, its adapters on and a cache of keys and values. With PEFT it runs "
         "outside autocast, in the dtypes of the weights. Its peak is that of the prompts' pass, of the second token or "

@@ -18,7 +18,7 @@ from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.resident import MOST_LISTED
-from calculator.trainers.trl import generated
+from calculator.trainers.trl import generated, vllm
 from calculator.trainers.trl.comparing import ComparingTrainer
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class GeneratingTrainer(ComparingTrainer):
         """Yield what the trainer refuses, and what of it is not modelled."""
         yield from ComparingTrainer.problems(self, prepared)
         yield from generated.problems(prepared.training, self.facts.label.removeprefix("TRL "))
-        yield from generated.cache_problems(prepared.model, prepared.training)
+        if not prepared.training.use_vllm:
+            yield from generated.cache_problems(prepared.model, prepared.training)
 
     def least(self, name: str, training: Training) -> int:
         """Return the rows for two completions of a prompt in a step, and the tokens of a completion and a prompt."""
@@ -58,7 +59,11 @@ class GeneratingTrainer(ComparingTrainer):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the reference is, and how long completions are."""
         yield from ComparingTrainer.assumptions(self, prepared)
-        yield from generated.sentences(prepared.training)
+        yield generated.lengths(prepared.training)
+        if prepared.training.use_vllm:
+            yield from vllm.sentences(prepared.training)
+        else:
+            yield generated.by_generate(prepared.training)
 
     def uses_reference(self, training: Training) -> bool:
         """Return whether the loss or the rewards have a term for the KL divergence from the reference."""
@@ -84,7 +89,9 @@ class GeneratingTrainer(ComparingTrainer):
         return [*generated.tokens(training), ("advantages", (rows,), "float32"), *self.scores(training)]
 
     def generation(self, training: Training) -> GenerationBatch | None:
-        """Return the completions of a step, which `generate` makes at once."""
+        """Return the completions of a step, which `generate` makes at once; None if vLLM makes them."""
+        if training.use_vllm:
+            return None
         length = generated.completion(training)
         return GenerationBatch(generated.rows(training), named(training.sequence_length - length, "P"), length)
 

@@ -35,22 +35,43 @@ class TrlGrpo(GeneratingTrainer):
         """Return the number of tokens, and the reference's log-probabilities."""
         shape: Shape = (generated.rows(training), generated.completion(training))
         reference: list[tuple[str, Shape, DType]] = [("ref_per_token_logps", shape, "float32")]
-        return [("num_items_in_batch", (), "int64"), *(reference if self.uses_reference(training) else ())]
+        return [
+            ("num_items_in_batch", (), "int64"),
+            *(_corrections(shape) if training.use_vllm else ()),
+            *(reference if self.uses_reference(training) else ()),
+        ]
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Count the tokens, and run the reference, if there is one."""
-        items = context.tape.new((), "int64", "num_items_in_batch")
-        if not self.uses_reference(context.training):
-            return [items]
-        return [items, self.logps(context, forward, "reference: ", reference=True)]
+        """Count the tokens, and run the trained model, if vLLM generated them, and the reference, if there is one."""
+        scores = [context.tape.new((), "int64", "num_items_in_batch")]
+        if context.training.use_vllm:
+            scores += self._corrected(context, forward)
+        if self.uses_reference(context.training):
+            scores.append(self.logps(context, forward, "reference: ", reference=True))
+        return scores
+
+    def _corrected(self, context: Context, forward: Passes) -> list[Tensor]:
+        """Return vLLM's log-probabilities, the model's own, and the ratio of a sequence's probabilities by both."""
+        tape, (rows, length) = context.tape, (generated.rows(context.training), generated.completion(context.training))
+        sampled = tape.new((rows, length), "float32", "sampling_per_token_logps")
+        old = self.logps(context, forward, "old: ", reference=False)
+        difference = tape.new(old.shape, "float32", "difference of log-probabilities, masked")
+        ratio = tape.new((rows, 1), "float32", "importance_sampling_ratio")
+        del difference
+        return [old, ratio, sampled]
 
     def policy_loss(self, context: Context, logps: Tensor) -> Tensor:
         """Return the loss `dapo`, in place of every loss."""
         rows, length = logps.shape
         advantages = generated.unowned(context, (rows, 1), "float32")
-        ratios = ops.unary(ops.subtract(logps, logps.detach(), "log-ratios"), "ratios", saves="result")
+        vllm = context.training.use_vllm
+        old = generated.unowned(context, logps.shape, "float32") if vllm else logps.detach()
+        ratios = ops.unary(ops.subtract(logps, old, "log-ratios"), "ratios", saves="result")
         kl = self._kl(context, logps) if self.uses_reference(context.training) else None
         per_token = clipped(ratios, advantages)
+        if vllm:
+            corrections = generated.unowned(context, (rows, 1), "float32")
+            per_token = ops.mul(per_token, corrections, "loss, corrected")
         if kl is not None:
             per_token = ops.add(per_token, ops.scale(kl, "β · KL"), "loss with KL")
         mask = generated.unowned(context, (rows, length), "int64")
@@ -63,3 +84,12 @@ class TrlGrpo(GeneratingTrainer):
         growth = ops.unary(ops.subtract(reference, logps, "log-ratios to the reference"), "exp", saves="result")
         again = ops.subtract(reference, logps, "log-ratios to the reference")
         return ops.shift(ops.subtract(growth, again, "exp(d) - d"), "KL of each token")
+
+
+def _corrections(shape: Shape) -> list[tuple[str, Shape, DType]]:
+    """Return what corrects the difference between vLLM and the model (vllm_importance_sampling_correction)."""
+    return [
+        ("old_per_token_logps", shape, "float32"),
+        ("importance_sampling_ratio", (shape[0], 1), "float32"),
+        ("sampling_per_token_logps", shape, "float32"),
+    ]

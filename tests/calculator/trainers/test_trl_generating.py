@@ -119,6 +119,38 @@ def test_a_verdict_by_replay_includes_generation():
     assert fit.verdict == "does_not_fit"
 
 
+def fit_with(memory_bytes, reserved="rule", **training):
+    settings = {"trainer": "trl-grpo", "micro_batch_size": 2, "sequence_length": 256, **training}
+    body = {"model": MODEL, "method": LORA, "training": settings, "device": {"memory_bytes": memory_bytes}}
+    return estimate(parse_request({**body, "reserved": reserved})).fit
+
+
+def test_vllm_takes_its_share_of_the_gpu_and_no_phase():
+    assert "generation" not in phases(use_vllm=True)
+    assert fit_with(10 << 30, use_vllm=True).usable_bytes == (10 << 30) - -(-(10 << 30) * 3 // 10)
+    assert fit_with(10 << 30, use_vllm=True, vllm_gpu_memory_utilization=0.5).usable_bytes == 5 << 30
+    assert fit_with(10 << 30, use_vllm=True, vllm_mode="server").usable_bytes == 10 << 30
+
+
+@pytest.mark.parametrize("reserved", ["rule", "replay"])
+def test_vllm_that_sleeps_must_fit_beside_what_the_trainer_keeps(reserved):
+    sleeping = {"use_vllm": True, "vllm_enable_sleep_mode": True}
+    fit = fit_with(10 << 30, reserved, **sleeping)
+    assert (fit.verdict, fit.usable_bytes) == ("fits", 10 << 30)
+    kept = fit.awake_bytes - -(-(10 << 30) * 3 // 10)
+    assert 2 << 30 < kept < 4 << 30
+    fit = fit_with(10 << 30, reserved, vllm_gpu_memory_utilization=0.9, **sleeping)
+    assert fit.verdict == "does_not_fit"
+    assert fit.headroom_bytes == fit.usable_bytes - fit.awake_bytes < 0
+
+
+def test_grpo_corrects_the_probabilities_of_vllm_and_rloo_does_not():
+    assert passes(training_step(request(use_vllm=True)).run) == ["old: ", ""]
+    assert kept(use_vllm=True)["importance_sampling_ratio"] == (2, 1)
+    assert kept(use_vllm=True)["sampling_per_token_logps"] == kept(use_vllm=True)["old_per_token_logps"] == (2, 255)
+    assert kept(trainer="trl-rloo", use_vllm=True) == kept(trainer="trl-rloo")
+
+
 def test_completions_that_reset_the_cache_of_phi3_are_refused():
     config = {"model_type": "phi3", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     config |= {
@@ -166,6 +198,14 @@ def test_scores_of_other_rows_are_alive_in_the_last_scoring_pass():
         ({"trainer": "trl-sft", "num_generations": 2}, "training.num_generations"),
         ({"trainer": "transformers", "max_completion_length": 9}, "training.max_completion_length"),
         ({"trainer": None, "beta": 0.1}, "training.beta"),
+        ({"trainer": "trl-sft", "use_vllm": True}, "training.use_vllm"),
+        ({"trainer": "transformers", "use_vllm": True}, "training.use_vllm"),
+        ({"trainer": None, "vllm_enable_sleep_mode": True}, "training.vllm_enable_sleep_mode"),
+        ({"vllm_gpu_memory_utilization": 0.2}, "training.vllm_gpu_memory_utilization"),
+        (
+            {"use_vllm": True, "vllm_mode": "server", "vllm_gpu_memory_utilization": 0.2},
+            "training.vllm_gpu_memory_utilization",
+        ),
     ],
 )
 def test_what_is_refused_names_its_field(changes, loc):

@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Generating:
-    """A trainer that generates: its classes, and what its `_generate` returns after tokens and texts."""
+    """A trainer that generates: its classes, and what its `_generate` returns after tokens and texts.
+
+    `logps` is the place of vLLM's log-probabilities in `fields`; None if the trainer reads none.
+    """
 
     trainer: type
     config: type
     fields: tuple[Any, ...]
+    logps: int | None = None
 
 
 def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
@@ -55,6 +59,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         stack.enter_context(refusing("training"))
         stack.enter_context(adapters_on(device, kind.trainer.__module__))
         stack.enter_context(mock.patch(f"{kind.trainer.__module__}.create_model_from_path", load))
+        stack.enter_context(mock.patch(f"{kind.trainer.__module__}.VLLMGeneration"))
         trainer = kind.trainer(
             model=reference.model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
@@ -74,7 +79,7 @@ def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
     if generations < 2 or rows % generations:
         reason = f"the {rows} rows of a step are no whole groups of at least 2 completions to one prompt"
         raise refusal("training.num_generations", reason, recipe.num_generations)
-    given = {"loss_type": recipe.loss_type, "beta": recipe.beta}
+    given = {"loss_type": recipe.loss_type, "beta": recipe.beta, "use_vllm": recipe.use_vllm}
     return {
         "num_generations": generations,
         "max_completion_length": _longest(recipe),
@@ -150,12 +155,12 @@ def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
         rows = [counts[row % len(counts)] for row in range(len(prompts))]
         shorter = [recipe.request.training.padding and prompt > 1 and count == longest for count in rows]
         given = [[3] * (prompt - each) for each in shorter]
-        _generates(trainer, given, longest)
-        return (
-            given,
-            [[3] * count for count in rows],
-            *_filled(kind.fields, len(prompts)),
-        )
+        if not recipe.use_vllm:
+            _generates(trainer, given, longest)
+        fields = list(kind.fields)
+        if recipe.use_vllm and kind.logps is not None:
+            fields[kind.logps] = [[0.0] * count for count in rows]
+        return (given, [[3] * count for count in rows], *_filled(tuple(fields), len(prompts)))
 
     return generate
 
@@ -177,6 +182,6 @@ def _filled(fields: tuple[Any, ...], rows: int) -> list[Any]:
 
 #: The trainers that generate.
 KINDS: dict[TrainerName, Generating] = {
-    "trl-grpo": Generating(GRPOTrainer, GRPOConfig, (None, "a", None, {}, None, None)),
+    "trl-grpo": Generating(GRPOTrainer, GRPOConfig, (None, "a", None, {}, None, None), logps=2),
     "trl-rloo": Generating(RLOOTrainer, RLOOConfig, ("a",)),
 }

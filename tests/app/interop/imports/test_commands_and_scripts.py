@@ -109,7 +109,6 @@ def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
         ("trl sft --model_name_or_path gpt2 --packing", "packing with sdpa"),
         ("trl sft --model_name_or_path gpt2 --accelerate_config mine.yaml", "accelerate_config: mine.yaml"),
         ("trl sft --model_name_or_path gpt2 --activation_offloading", "activation_offloading"),
-        ("trl grpo --model_name_or_path gpt2 --use_vllm true", "use_vllm"),
         (UNSLOTH, "Unsloth"),
     ],
 )

@@ -64,6 +64,10 @@ def test_what_no_trainer_of_trl_is_near_stays_supervised_with_a_warning(text):
     assert "supervised fine-tuning" in found.warnings[0]
 
 
-def test_vllm_of_a_grpo_file_is_a_warning():
-    found, _ = imported(AXOLOTL + "rl: grpo\ntrl: {use_vllm: true}\ngradient_accumulation_steps: 4")
-    assert any("trl.use_vllm: true" in warning for warning in found.warnings)
+def test_vllm_of_a_grpo_file_is_read():
+    _, training = imported(AXOLOTL + "rl: grpo\ntrl: {use_vllm: true}\ngradient_accumulation_steps: 4")
+    assert training["use_vllm"] is True
+    settings = "{use_vllm: true, vllm_mode: server, vllm_gpu_memory_utilization: 0.4}"
+    _, training = imported(AXOLOTL + f"rl: grpo\ntrl: {settings}\ngradient_accumulation_steps: 4")
+    assert training["vllm_mode"] == "server"
+    assert "vllm_gpu_memory_utilization" not in training
