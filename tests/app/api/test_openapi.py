@@ -160,7 +160,7 @@ def test_the_inputs_are_those_that_the_calculator_declares():
 def test_the_api_answers_every_field_of_the_calculators(model, cls):
     kept_inside = {
         answer.Component: {"rule", "listed"},
-        answer.Memory: {"line", "replay"},
+        answer.Memory: {"beside", "line", "replay"},
         answer.Row: {"shape", "_formula", "_substituted"},
         Fit: {"outcome"},
     }.get(cls, set())
