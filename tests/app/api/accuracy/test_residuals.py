@@ -3,7 +3,7 @@
 import json
 
 from app.api.accuracy import results
-from app.api.accuracy.residuals import STATISTICS, by_statistic, residuals
+from app.api.accuracy.residuals import OTHER_CODE, STATISTICS, by_statistic, residuals
 
 STEP = {
     "name": "a step",
@@ -16,7 +16,15 @@ STEP = {
 
 def test_every_published_figure_of_a_complete_request_is_a_residual():
     whole = [row for row in results.published()["rows"] if row["expressed"] == "whole" and "error" in row]
-    assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in whole)
+    own = [row for row in whole if row.get("protocol") not in OTHER_CODE]
+    assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in own)
+
+
+def test_runs_of_other_kernels_and_passes_without_training_bound_no_answer():
+    protocols = [row.get("protocol") for row in results.published()["rows"] if row["expressed"] == "whole"]
+    assert all(protocols.count(name) for name in OTHER_CODE)
+    of_lora = [each.error for each in residuals() if (each.method, each.statistic) == ("lora", "nvidia_smi")]
+    assert -0.05 < min(of_lora) < max(of_lora) < 0.01
 
 
 def test_a_measurement_of_our_own_counts_too(monkeypatch, tmp_path):
