@@ -63,7 +63,7 @@ def prepared(request: Request, model: Model) -> PreparedModel:
 
 
 #: The trainers whose steps on several GPUs are compared with traces.
-TRACED_ON_SEVERAL = ("transformers",)
+TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo")
 
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=DEFAULTS,
     sequences=2,
-    on_one_gpu=True,
     compares=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),

@@ -69,7 +69,8 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
     ("loc", "kwargs"),
     [
         ("training.trainer", {"sharding": "fsdp", "trainer": "trl-sft"}),
-        ("device.sharding", {"sharding": "ddp", "trainer": "trl-dpo"}),
+        ("device.sharding", {"sharding": "ddp", "trainer": "trl-kto", "micro_batch_size": 2}),
+        ("training.trainer", {"sharding": "zero2", "trainer": "trl-dpo"}),
         ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
@@ -88,6 +89,8 @@ def test_what_a_trainer_refuses_on_several_gpus_names_its_field(loc, kwargs):
     assert [problem.loc for problem in caught.value.problems] == [loc]
 
 
-def test_only_trainers_whose_steps_are_traced_on_several_gpus_have_no_warning():
-    assert not any("not traced" in line for line in answer("fsdp").warnings)
-    assert any("not traced" in line for line in answer("ddp", trainer="trl-sft").warnings)
+def test_an_answer_warns_of_what_is_not_traced_on_several_gpus():
+    offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    for sharding, trainer in (("fsdp", "transformers"), ("ddp", "trl-sft"), ("ddp", "trl-dpo")):
+        assert not any("not traced" in line for line in answer(sharding, trainer=trainer).warnings)
+    assert any("not traced" in line for line in answer("zero2", deepspeed=offload).warnings)

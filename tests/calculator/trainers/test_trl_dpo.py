@@ -114,10 +114,13 @@ def test_what_is_refused_names_its_field(changes, loc):
     assert [problem.loc for problem in refused.value.problems] == [loc]
 
 
-def test_several_gpus_are_refused():
-    body = {"model": MODEL, "method": LORA, "training": {"trainer": "trl-dpo"}}
-    with pytest.raises(PlanError, match="on one GPU only"):
-        estimate(parse_request({**body, "device": {"count": 2, "sharding": "ddp"}}))
+@pytest.mark.parametrize("sharding", ["fsdp", "zero1", "zero2", "zero3"])
+def test_several_gpus_are_refused_unless_under_ddp(sharding):
+    training = {"trainer": "trl-dpo", "autocast": "bfloat16"}
+    body = {"model": MODEL, "method": LORA, "training": training}
+    with pytest.raises(PlanError, match="is not modelled"):
+        estimate(parse_request({**body, "device": {"count": 2, "sharding": sharding}}))
+    assert estimate(parse_request({**body, "device": {"count": 2, "sharding": "ddp"}})).reserved == "replay"
 
 
 def test_every_token_of_both_sequences_may_be_labelled():

@@ -136,7 +136,7 @@ def test_what_is_not_modelled_is_a_warning():
 
 
 def test_files_with_fsdp_keep_their_trainer():
-    found = read(FACTORY + "fsdp: true\nenable_liger_kernel: true")
+    found = read(FACTORY + "fsdp: true\nenable_liger_kernel: true\ncutoff_len: 128")
     training = found.request["training"]
     assert (training["trainer"], training["use_liger_kernel"]) == ("transformers", True)
     listed = {each.key for each in found.not_understood}
