@@ -70,6 +70,13 @@ def table() -> tuple[Runs, ...]:
     return tuple(_runs(row, file["groups"]) for row in file["rows"])
 
 
+@cache
+def missing() -> tuple[str, ...]:
+    """The models of the catalogue that were added after the table was computed."""
+    known = {runs.entry.id for runs in table()}
+    return tuple(entry.id for entry in catalogue.models() if entry.id not in known)
+
+
 def _runs(row: dict[str, Any], groups: list[str]) -> Runs:
     return Runs(
         entry=catalogue.model(row["model"]),

@@ -7,6 +7,7 @@ from calculator.cards.card import card_rows
 from calculator.cards.overview import CardSummary, overview
 from calculator.cards.query import CardQuery, matching
 from calculator.cards.settings import BATCHES, LENGTHS, SETTINGS, CardMethod
+from calculator.cards.table import missing
 from calculator.devices import GPU, caveats, usable
 
 
@@ -99,6 +100,9 @@ class CardAnswer(Answer):
     micro_batch_sizes: tuple[int, ...] = described("The micro-batch sizes that are tried besides 1.", [2, 3])
     assumptions: tuple[str, ...] = described("What the figures rest on.", ["A process can use 24,081 MiB"])
     warnings: tuple[str, ...] = described("How the card differs from what the figures assume.", [])
+    missing: tuple[str, ...] = described(
+        "Models of the catalogue that were added after the table was computed; an estimate answers them.", []
+    )
     total: int = described("How many rows match the filters.", 412)
     rows: tuple[CardRowAnswer, ...] = described("The rows from `offset` on, at most `limit`.", [{"method": "qlora"}])
 
@@ -116,6 +120,7 @@ def card_answer(card: GPU, query: CardQuery) -> CardAnswer:
             "micro_batch_sizes": BATCHES,
             "assumptions": (usable(card).assumption,),
             "warnings": caveats(card),
+            "missing": missing(),
             "total": len(rows),
             "rows": rows[query.offset : query.offset + query.limit],
         },

@@ -12,7 +12,7 @@ from calculator.cards.card import card_rows
 from calculator.cards.overview import overview
 from calculator.cards.query import CardQuery, matching
 from calculator.cards.settings import BATCHES, CARD_METHODS, LENGTHS, run_body
-from calculator.cards.table import FILE, table
+from calculator.cards.table import FILE, missing, table
 from calculator.common.errors import PlanError
 from calculator.devices import gpu, gpus
 from calculator.estimation.estimate import estimate
@@ -27,8 +27,15 @@ def answer(body):
 
 
 def test_the_table_has_every_model_and_method_once():
-    expected = [(entry.id, method) for entry in catalogue.models() for method in CARD_METHODS]
-    assert [(runs.entry.id, runs.method) for runs in table()] == expected
+    known = [entry.id for entry in catalogue.models() if entry.id not in missing()]
+    assert [(runs.entry.id, runs.method) for runs in table()] == [
+        (model, name) for model in known for name in CARD_METHODS
+    ]
+
+
+def test_few_models_of_the_catalogue_are_newer_than_the_table():
+    """`python -m validation cards --model ID ...` adds theirs."""
+    assert len(missing()) < len(catalogue.models()) / 10
 
 
 def test_the_table_has_every_group_of_cards():
