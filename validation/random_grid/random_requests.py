@@ -237,7 +237,7 @@ def _cut(rng: random.Random, family: Family, config: dict[str, Any]) -> dict[str
     """Return a real config with fewer layers, sometimes with other values of tie_word_embeddings and use_cache."""
     count = rng.choice(MIDDLING.layers) if rng.random() < 0.94 else rng.randint(8, 24)
     text = config.get("text_config", config)
-    entries = family.entries if text is config or family.text is None else family.text
+    entries = (*(family.entries if text is config else ()), *(family.text or family.entries))
     layers = next(e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers")
     name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
     before, text[name] = text[name], count

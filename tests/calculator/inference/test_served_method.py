@@ -8,13 +8,31 @@ from calculator.inference.settings import Serving
 from calculator.methods.base import Method
 
 #: What only training and its files ask.
-OF_TRAINING = {"check", "nearest_targets", "saved_base_weights", "saved_bytes", "trains_biases"}
+OF_TRAINING = {
+    "check",
+    "keeps_inputs",
+    "nearest_targets",
+    "plain_steps_only",
+    "saved_base_weights",
+    "saved_bytes",
+    "trains_biases",
+    "warnings",
+}
 
 #: What classifiers ask. Only models of causal_lm are served.
 OF_TASKS = {"classifier_copy", "for_model"}
 
 #: What plans, merging and the check of a base in 4 bits read from the method itself.
-OF_PLANS = {"assumptions", "differs_between_layers", "label_parts", "merge_step", "quality_tier", "refuses_4_bits"}
+OF_PLANS = {
+    "assumptions",
+    "differs_between_layers",
+    "label_parts",
+    "merge_step",
+    "quality_tier",
+    "quantizes_base",
+    "refuses_4_bits",
+    "title",
+}
 
 #: What a training run writes.
 OF_CHECKPOINTS = {"refuses_checkpoint", "saved_name", "saved_tensors"}
