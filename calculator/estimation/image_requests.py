@@ -41,8 +41,8 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         yield _unread(request, model)
         return
     yield from _elsewhere(request)
-    if training.attention != "sdpa":
-        message = f"images are modelled with sdpa only, not {training.attention}: use sdpa"
+    if training.attention == "eager":
+        message = "images are modelled with sdpa and flash_attention_2: use sdpa"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
     if training.sequence_lengths is not None:
         message = "images are modelled for sequences of one length: leave sequence_lengths out, or leave images out"
@@ -118,7 +118,7 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
         message = f"{shown} {tokens:,} tokens of a sequence: set at least that, or make images smaller or fewer"
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
     chunks = training.micro_batch_size * count * tower.chunks(model.config, image)
-    if chunks > MOST_CHUNKS:
+    if chunks > MOST_CHUNKS and training.attention == "sdpa":
         message = (
             f"the tower attends within {chunks:,} windows or images of a micro-batch, of which at most {MOST_CHUNKS:,}"
             " are modelled: make images or micro-batches smaller"

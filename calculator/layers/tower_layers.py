@@ -97,10 +97,14 @@ def tower_attention(
     query, key, value = ops.split(ops.permute(qkv, (3, *by_heads)), [by_heads] * 3, stacks=True)
     del qkv
     query, key = _rotated(query, key, tables)
-    projected = [ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value)]
+    query, key, value = (ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value))
+    if context.attention == "flash_attention_2":
+        # One call for all chunks, whose ends it receives.
+        out = attention.attend(context, query, key, value)
+        return modules["attn.proj"](ops.view(out, (patches, width)))
     _lengths = context.tape.new((len(lengths),), "int32", "patches of each chunk")
     shapes = [(1, heads, length, head_dim) for length in lengths]
-    splits = [ops.split(each, shapes) for each in projected]
+    splits = [ops.split(each, shapes) for each in (query, key, value)]
     outputs = [attention.attend(context, *chunk) for chunk in zip(*splits, strict=True)]
     out = ops.cat(outputs, (1, patches, width), "attention output, all chunks")
     return modules["attn.proj"](ops.view(out, (patches, width)))

@@ -72,7 +72,7 @@ def test_a_larger_image_needs_more():
         ({"model": "Qwen/Qwen3-0.6B"}, "training.images", "qwen3 has no vision tower"),
         ({"model": "google/gemma-3-4b-pt"}, "training.images", "the images of gemma3 are not modelled yet"),
         ({"training": {"trainer": "transformers"}}, "training.trainer", "the reference step only"),
-        ({"training": {"attention": "eager"}}, "training.attention", "sdpa only"),
+        ({"training": {"attention": "eager"}}, "training.attention", "sdpa and flash_attention_2"),
         ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),
         ({"training": {"sequence_lengths": [[128, 2]]}}, "training.sequence_lengths", "one length"),
         ({"method": {"name": "prompt"}}, "method.name", "not modelled yet"),
