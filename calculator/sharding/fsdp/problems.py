@@ -24,9 +24,20 @@ ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 EARLY = ("adagrad",)
 
 
+#: Text models whose class names a layer of the vision tower as a unit, which accelerate then looks for, and the layer.
+#: Source: _no_split_modules of transformers' class; accelerate/utils/fsdp_utils.py, fsdp2_prepare_auto_wrap_policy.
+MISSING_LAYERS = {"qwen3_5_text": "Qwen3_5VisionBlock"}
+
+
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Problems of a run under FSDP."""
     training = prepared.training
+    layer = MISSING_LAYERS.get(prepared.model.model_type)
+    if layer is not None:
+        message = (
+            f"accelerate looks for {layer}, which the text model does not have, and raises an error: use ddp or zero2"
+        )
+        yield Problem(loc="device.sharding", msg=message, input="fsdp")
     if training.trainer not in TRAINERS:
         message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)

@@ -143,3 +143,10 @@ def test_padding_to_whole_chunks_costs_as_much_as_the_tokens():
     """The delta rule pads a sequence to chunks of 64 positions: one token more costs a chunk in its tensors."""
     short, even, longer = (qwen_3_5(sequence_length=n).memory.peak_allocated_bytes for n in (127, 128, 129))
     assert even - short < longer - even
+
+
+def test_fsdp_of_a_text_model_whose_class_names_a_layer_of_the_tower_is_refused():
+    body = {"model": QWEN_3_5, "method": METHOD, "device": {"count": 2, "sharding": "fsdp"}}
+    loc, message = problem(lambda: estimate(parse_request(body)))
+    assert loc == "device.sharding"
+    assert "Qwen3_5VisionBlock" in message
