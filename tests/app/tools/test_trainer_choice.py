@@ -68,7 +68,7 @@ def test_llama_factory_keeps_trained_weights_in_float32():
 def test_a_method_without_a_setting_gets_no_default_of_it():
     path = "method.prepare_model_for_kbit_training"
     assert path in TOOLS["trl-sft"].settings_for("qlora")
-    assert path not in TOOLS["trl-sft"].settings_for("lora")
+    assert path not in TOOLS["trl-sft"].settings_for("ia3")
     assert list(TOOLS["trl-sft"].defaults_for("no-such-method")) == []
 
 
