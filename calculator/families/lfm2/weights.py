@@ -109,7 +109,7 @@ FAMILIES = (
             size("hidden_size"),
             size("block_ff_dim", None, nullable=True),
             size("intermediate_size", 12_288),
-            Computed(name="intermediate_size", value=lambda c: c["block_ff_dim"] or c["intermediate_size"]),
+            derived("intermediate_size", lambda config: config["block_ff_dim"] or config["intermediate_size"]),
             flag("block_auto_adjust_ff_dim", True),
             number("block_ffn_dim_multiplier", 1.0, minimum=0),
             size("block_multiple_of", 256),
