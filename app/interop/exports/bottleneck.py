@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from calculator.methods import Adapter
 
 #: The families' names for the submodules that an adapter follows.
-ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention", "conv", "linear_attn")
 MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
 
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh"}
