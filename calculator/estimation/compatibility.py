@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation import image_requests, seq_2_seq
+from calculator.estimation import image_requests, seq_2_seq, several_gpus
+from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
-from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.prepared_model import PreparedModel
-from calculator.resident.tensors import resident_tensors
-from calculator.sharding.fsdp import problems as fsdp
-from calculator.sharding.zero.refusals import zero_problems
-from calculator.sharding.zero3 import refusals as zero3
 from calculator.stack import verified
 from calculator.trainers import liger, trainer_of
 
@@ -28,13 +24,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
-    from calculator.inputs.training import Device, Training
 
-
-#: Why several cards are refused, and what to request instead.
-ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
-#: Why a sharding needs several cards.
-TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
 #: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
 #: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
@@ -63,38 +53,17 @@ def check(request: Request, model: Model) -> None:
         *_trainer(request, model),
         *_positions(request, model),
         *unsupported_configs.problems(model, request.training),
-        *several_cards(request.device),
+        *several_gpus.several_cards(request.device),
         *_stack(request, model),
         *_plain_steps(request),
         *_loraplus(request),
         *_coupled(request, model),
         *_without_attention(request, model),
-        *_layers_apart(request),
-        *_ddp(request, model),
-        *_fsdp(request, model),
-        *_zero3(request, model),
-        *zero_problems(
-            request.training,
-            request.device,
-            quantizes=request.method.facts.quantizes_base,
-            trains_biases=request.method.trains_biases,
-            uses_dora=getattr(request.method, "use_dora", False),
-        ),
+        *several_gpus.problems(request, model),
     ]
     if problems:
         raise PlanError(*problems)
     request.method.for_model(model).check(model, request.training)
-
-
-def check_device(request: Request) -> None:
-    """Refuse several cards and sharding, which no accounting models.
-
-    Raises:
-        PlanError: with every reason found.
-    """
-    problems = tuple(one_card(request.device))
-    if problems:
-        raise PlanError(*problems)
 
 
 def _switches(request: Request, model: Model) -> Iterator[Problem]:
@@ -229,7 +198,7 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
     """A cache for a model without attention, which transformers asks for its length (Cache.get_seq_length)."""
-    if attention_types(model.decoder.layers) <= {*RECURRENT_TYPES} and _returns_cache(request.training, model):
+    if attention_types(model.decoder.layers) <= {*RECURRENT_TYPES} and returns_cache(model, request.training):
         message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 
@@ -287,62 +256,6 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
         )
 
 
-def _returns_cache(training: Training, model: Model) -> bool:
-    """Whether the model returns a cache of keys and values."""
-    uses_cache = bool(model.config.get("use_cache")) and trainer_of(training).facts.uses_cache
-    return uses_cache and not training.gradient_checkpointing
-
-
-def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Problems of a device with more than one card, where only one is modelled."""
-    if device.sharding != "none":
-        yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
-    if device.count > 1:
-        yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
-    if device.nodes > 1:
-        yield Problem(loc=f"{loc}.nodes", msg="one card is in one node: leave nodes out", input=device.nodes)
-
-
-def not_modelled() -> str:
-    """Why a sharding, or several cards without one, are refused."""
-    *names, last = (name for name in get_args(ShardingName) if name in MODELLED - {"none"})
-    known = f"{', '.join(names)} or {last}"
-    return f"not modelled here: set device.sharding {known}, or device.count 1 and device.sharding none"
-
-
-def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Problems of a device with more than one card, where some shardings are modelled."""
-    if device.count % device.nodes:
-        message = f"{device.count:,} GPUs are not the same number on each of {device.nodes:,} nodes: use a divisor"
-        yield Problem(loc=f"{loc}.nodes", msg=message, input=device.nodes)
-    if device.sharding not in MODELLED:
-        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled()}", input=device.sharding)
-    elif device.sharding != "none":
-        if device.count == 1:
-            yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
-    elif device.count > 1:
-        yield Problem(
-            loc=f"{loc}.count",
-            msg=f"{device.count:,} cards without sharding are {not_modelled()}",
-            input=device.count,
-        )
-
-
-def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
-    """Options without FSDP, what FSDP refuses, and what of it is not modelled."""
-    if request.device.sharding == "fsdp":
-        yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
-    elif request.training.fsdp_config is not None:
-        message = f"configures fsdp, but device.sharding is {request.device.sharding}: set that to fsdp, or omit this"
-        yield Problem(loc="training.fsdp_config", msg=message, input=asdict(request.training.fsdp_config))
-
-
-def _zero3(request: Request, model: Model) -> Iterator[Problem]:
-    """What of ZeRO-3 is not modelled."""
-    if request.device.sharding == "zero3":
-        yield from zero3.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
-
-
 def _plain_steps(request: Request) -> Iterator[Problem]:
     """Several GPUs, other tasks and older releases of PEFT, where a method is modelled in plain steps only."""
     method, stack = request.method, request.stack
@@ -376,41 +289,3 @@ def _loraplus(request: Request) -> Iterator[Problem]:
         message = "is modelled on one GPU only: use device.sharding none"
     if message is not None:
         yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
-
-
-def _layers_apart(request: Request) -> Iterator[Problem]:
-    """Several GPUs, where a method treats layers of a kind differently."""
-    if request.device.count > 1 and request.method.differs_between_layers:
-        message = "settings of single layers are modelled on one GPU only: set device.count 1 and device.sharding none"
-        yield Problem(loc="device.count", msg=message, input=request.device.count)
-
-
-def _ddp(request: Request, model: Model) -> Iterator[Problem]:
-    """Options without DDP, what DDP refuses, and what of it is not modelled."""
-    training, config = request.training, request.training.ddp
-    if request.device.sharding != "ddp":
-        if config is not None:
-            message = f"configures ddp, but device.sharding is {request.device.sharding}: set that to ddp, or omit this"
-            yield Problem(loc="training.ddp", msg=message, input=asdict(config))
-        return
-    config = config or DDPConfig()
-    if config.gradient_as_bucket_view and training.gradient_accumulation_steps == 2:
-        message = (
-            "with gradient_as_bucket_view, 2 steps are not modelled yet, because the last micro-batch frees gradients "
-            "one by one: use 1 or at least 3, or set gradient_as_bucket_view false"
-        )
-        yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=2)
-    if config.find_unused_parameters and training.use_reentrant and training.gradient_checkpointing:
-        message = "re-entrant checkpointing marks parameters ready twice, which DDP refuses: set it false"
-        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
-    if config.copies_outputs and _returns_cache(training, model):
-        message = (
-            "DDP then copies the cache of keys and values, which is not modelled yet: use false, or checkpoint, or "
-            "set use_cache false in the model's config, or set training.trainer"
-        )
-        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
-    if model.idle and not config.find_unused_parameters and not config.static_graph:
-        tensors = resident_tensors(PreparedModel(model, request.method, training, request.device, request.stack))
-        if any(each.trained and not each.in_graph for each in tensors):
-            message = "DDP refuses trained parameters without a gradient, and text gives some none: set it true"
-            yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)

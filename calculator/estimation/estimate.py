@@ -18,7 +18,7 @@ from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import textbook
 from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
-from calculator.estimation.compatibility import check, check_device, within_positions
+from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimation.ledger import components
@@ -27,6 +27,7 @@ from calculator.estimation.remarks import assumptions, of_ranks, warnings
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
+from calculator.estimation.several_gpus import check_device
 from calculator.estimation.timeline import timeline
 from calculator.families import model_from_config
 from calculator.resident.tensors import parameters

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
 from calculator.estimation import image_requests, task_sentences
+from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
 from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig
@@ -86,8 +87,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
-    caches = model.config.get("use_cache") and forward_of(model).is_causal
-    if caches and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
+    if returns_cache(model, request.training):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.autocast is not None and request.device.sharding in REPLAYED:
         lines.append(AUTOCAST)

@@ -10,7 +10,7 @@ from calculator.allocator.reserved_rule import fragmentation, of_passes
 from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimation import compatibility
+from calculator.estimation import compatibility, several_gpus
 from calculator.estimation.estimate import model_of, model_summary, overhead_row
 from calculator.estimation.ledger import components
 from calculator.estimation.request import Request
@@ -152,7 +152,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         PlanError: with every reason.
     """
     serving = request.serving
-    problems = [*_own(request, model, plan), *_routed(request, model), *compatibility.one_card(request.device)]
+    problems = [*_own(request, model, plan), *_routed(request, model), *several_gpus.one_card(request.device)]
     device = request.device.alone
     trained = Request(
         model=request.model, method=plan.method, training=serving.training, device=device, stack=request.stack

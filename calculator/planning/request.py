@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices.verdict import card_of, given_twice
-from calculator.estimation.compatibility import several_cards
 from calculator.estimation.request import ModelReference, parse_device, parse_model, parse_reserved
+from calculator.estimation.several_gpus import several_cards
 from calculator.inputs.settings import parse
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training

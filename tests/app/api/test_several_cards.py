@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from calculator.estimation.compatibility import ONE_CARD, TWO_CARDS, not_modelled
+from calculator.estimation.several_gpus import ONE_CARD, TWO_CARDS, not_modelled
 
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 

@@ -1,0 +1,18 @@
+"""The cache of keys and values that a model returns in a training step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.families import forward_of
+from calculator.trainers import trainer_of
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+
+
+def returns_cache(model: Model, training: Training) -> bool:
+    """Whether the model returns a cache: its config sets use_cache, and no trainer and no checkpointing unsets it."""
+    caches = bool(model.config.get("use_cache")) and forward_of(model).is_causal
+    return caches and trainer_of(training).facts.uses_cache and not training.gradient_checkpointing
