@@ -92,15 +92,22 @@ NOT_MODELLED = frozenset(
     {
         "deepseek_v2",
         "deepseek_v3",
+        "exaone4",
         "gemma3",
+        "gemma4_text",
         "glm4",
         "gpt_oss",
         "granite",
+        "hunyuan_v1_dense",
+        "ministral",
         "mixtral",
         "nemotron",
         "olmo2",
         "olmo3",
+        "qwen2_5_vl",
+        "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_vl",
     }
 )
 
