@@ -130,6 +130,8 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         bottleneck.insert(model, method, adapter_dtype(request), request.model.task.head_names)
     config = peft_config(request)
     if config is None:
+        built = method.facts.trains_base or isinstance(method, Adapter)
+        assert built, f"PEFT has no {method.name}, and its modules are not built here"
         return model
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=training.adapter_dtype == "float32")
     cast(wrapped, training.adapter_dtype)

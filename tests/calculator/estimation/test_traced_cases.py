@@ -11,6 +11,7 @@ from calculator.estimation.remarks import ACCURACY
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD, fields
 from calculator.layers.activation import ACTIVATIONS
+from calculator.methods import METHODS
 from tests.paths import CASE_FILES
 
 #: Cases of sharded runs and of trainers have tests of their own.
@@ -87,6 +88,10 @@ def test_every_modelled_family_has_traced_cases():
         if isinstance(case["request"]["model"], dict)
     }
     assert families == {*FAMILIES_WITH_FORWARD, *(name for name, family in FAMILIES.items() if family.tasks)}
+
+
+def test_every_method_has_traced_cases():
+    assert {case["request"]["method"]["name"] for case in TRACED} == set(METHODS)
 
 
 def test_every_activation_has_a_traced_case():

@@ -6,6 +6,7 @@ import pytest
 
 from app.interop.exports import axolotl, llama_factory, peft_script
 from app.interop.imports import peft_adapter
+from calculator import methods
 from calculator.common.names import MethodName
 from calculator.lesson import table
 from calculator.lesson.worked import on_model
@@ -36,6 +37,15 @@ def test_a_method_is_registered_under_its_name():
 @pytest.mark.parametrize("name", REGISTRIES)
 def test_a_registry_has_only_methods(name):
     assert REGISTRIES[name].keys() <= METHODS.keys()
+
+
+def test_the_package_exports_every_method():
+    assert {cls.__name__ for cls in METHODS.values()} <= set(methods.__all__)
+
+
+def test_a_method_that_peft_lacks_has_a_script_of_its_own():
+    lacking = {name for name, cls in METHODS.items() if cls.facts.config_class is None}
+    assert lacking <= peft_script.SCRIPTS.keys()
 
 
 def test_a_method_that_plans_try_has_a_reason():
