@@ -11,6 +11,7 @@ import pytest
 from app.__main__ import main
 from app.api import diagnose
 from app.cli import COMMANDS
+from calculator.methods import METHODS, USUAL_METHODS
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -53,6 +54,11 @@ def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
     _, *arguments = shlex.split(line.removeprefix("python -m "))
     assert main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) > 3 or "--output" in arguments
+
+
+def test_the_methods_without_a_name_are_counted():
+    (count,) = re.findall(r"of (\d+) more methods of PEFT", README)
+    assert int(count) == len(METHODS) - len(USUAL_METHODS)
 
 
 def test_every_command_but_the_servers_has_an_example_in_its_help():
