@@ -16,9 +16,10 @@ from calculator.comparison.methods import MOST_METHODS
 from calculator.diagnosis.message import LONGEST as LONGEST_LOG
 from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
+from calculator.inputs.device import Device
 from calculator.inputs.run import RunSettings
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.limit_search.bounds import SolveFor
 from calculator.limit_search.sweep import MAX_POINTS
 from calculator.methods import METHODS, USUAL_METHODS, Method

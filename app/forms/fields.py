@@ -15,10 +15,11 @@ from calculator.devices.gpus import GIB
 from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.by_name import is_by_name
+from calculator.inputs.device import Device
 from calculator.inputs.run import RunSettings
 from calculator.inputs.settings import PAIRS, Declared, declared
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.methods import METHODS
 from calculator.planning.needs import Needs
 from calculator.planning.trainer_settings import SETTINGS

@@ -10,8 +10,9 @@ from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_worksp
 from calculator.devices.near_limit import is_near_limit
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import Choices, Request, parse_method, parse_request
+from calculator.inputs.device import Device
 from calculator.inputs.settings import declared
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.methods import USUAL_METHODS, Method
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _fit_with(plan: Estimate, card: GPU, tensors: int, replayed: Callable[[int],
         context_bytes=context,
         required_bytes=reserved + context,
         replayed=replayed,
-        beside=memory.beside,
+        colocated=memory.colocated,
     )
     assert answer is not None
     return answer

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from calculator.common.names import ComponentName
 from calculator.estimation.request import Choices
+from calculator.inputs.device import Device
 from calculator.inputs.settings import declared
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

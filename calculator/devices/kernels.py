@@ -9,8 +9,8 @@ from calculator.devices.verdict import card_of
 from calculator.stack.changes import older_behaviour
 
 if TYPE_CHECKING:
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from calculator.devices.outcome import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.devices.beside import Beside
+    from calculator.devices.colocated_engine import ColocatedEngine
     from calculator.devices.outcome import ExpandableSegments, Outcome, OutOfMemory
-    from calculator.inputs.training import Device
+    from calculator.inputs.device import Device
 
 _DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
@@ -85,13 +85,13 @@ def fit(
     context_bytes: int,
     required_bytes: int,
     replayed: Callable[[int], Outcome] | None = None,
-    beside: Beside | None = None,
+    colocated: ColocatedEngine | None = None,
 ) -> Fit | None:
     """Compare a run with a device; None if the device names neither a card nor a size.
 
     With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
     is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
-    In between it is tight: the outcome depends on memory fragmentation. `beside` is an engine on the same card.
+    In between it is tight: the outcome depends on memory fragmentation. `colocated` is an engine on the same card.
 
     Raises:
         PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
@@ -100,8 +100,8 @@ def fit(
     usable_memory = _usable(device, card)
     if usable_memory is None:
         return None
-    usable_memory = beside.left(usable_memory) if beside else usable_memory
-    awake = beside.needed(usable_memory.bytes) if beside else 0
+    usable_memory = colocated.left(usable_memory) if colocated else usable_memory
+    awake = colocated.needed(usable_memory.bytes) if colocated else 0
     least, required_bytes = (
         max(awake, each) for each in (peak_allocated_bytes + library_workspace_bytes + context_bytes, required_bytes)
     )

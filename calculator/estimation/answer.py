@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName, PhaseName, TaskName
     from calculator.devices import Fit
-    from calculator.devices.beside import Beside
+    from calculator.devices.colocated_engine import ColocatedEngine
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.traced.grade import EngineName, Grade, TraceSummary
     from calculator.methods import Method
@@ -174,7 +174,7 @@ class Memory:
     #: The run, to be replayed on other cards; None if reserved memory is by the rule.
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
     #: The engine that generates on the same card, if there is one.
-    beside: Beside | None = None
+    colocated: ColocatedEngine | None = None
 
     @property
     def timeline(self) -> tuple[Moment, ...]:

@@ -13,7 +13,7 @@ from calculator.allocator.reserved_rule import between_steps, by_rule, fragmenta
 from calculator.common.budget import check_budget
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
-from calculator.devices.beside import Beside
+from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import textbook
@@ -172,7 +172,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
         timeline(step, peaks),
         replay,
-        _beside(request, step),
+        _colocated(request, step),
     )
     host = step.resident.host_bytes
     return (memory if host is None else _with_host(memory, host, request)), verdict
@@ -209,9 +209,9 @@ def memory_and_fit(
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
     replay: DeviceReplay | None = None,
-    beside: Beside | None = None,
+    colocated: ColocatedEngine | None = None,
 ) -> tuple[Memory, Fit | None]:
-    """The memory of a peak with its overheads, and the verdict, on a card that has an engine `beside` the run or not.
+    """The memory of a peak with its overheads, and the verdict, on a card that may run a `colocated` engine too.
 
     Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, to be replayed on the
     device.
@@ -237,7 +237,7 @@ def memory_and_fit(
         ),
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,
-        beside=beside,
+        colocated=colocated,
     )
     verdict = fit(
         request.device,
@@ -247,18 +247,18 @@ def memory_and_fit(
         context_bytes=context.bytes,
         required_bytes=memory.required_bytes,
         replayed=replay.outcome if replay else None,
-        beside=beside,
+        colocated=colocated,
     )
     return memory, verdict
 
 
-def _beside(request: Request, step: TrainingStep) -> Beside | None:
+def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
     """The engine that a trainer generates with, if it is on the same card."""
     engine, card = request.training.colocated, card_of(request.device)
     if engine is None:
         return None
     kept = between_steps(step.resident, [part.bytes for part in library_workspace(card)])
-    return Beside(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
+    return ColocatedEngine(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
 
 
 def overhead_row(part: Sourced) -> Row:

@@ -9,12 +9,13 @@ from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.architecture.task import CAUSAL_LM, Task
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.common.names import ProblemType, TaskName  # noqa: TC001  `declared` evaluates annotations
+from calculator.inputs.device import Device
 from calculator.inputs.sample_lengths import problem_of_lengths
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
 from calculator.inputs.sharding import REPLAYED
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.methods import METHODS, Method
 from calculator.stack.releases import parse_stack
 

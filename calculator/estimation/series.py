@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import ModelReference
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.training import Training
     from calculator.methods import Method
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
-    from calculator.inputs.training import Device
+    from calculator.inputs.device import Device
 
 
 #: Why several cards are refused, and what to request instead.

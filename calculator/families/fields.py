@@ -201,3 +201,16 @@ def experts(per_token: Any, *, spelled: str | None = None, aliases: tuple[str, .
 def _too_few_experts(config: Config) -> str | None:
     chosen, among = config["num_experts_per_tok"], config["num_experts"]
     return f"{shown(chosen)} experts a token are more than the {shown(among)} experts" if chosen > among else None
+
+
+def listed_layer_types(known: tuple[str, ...]) -> Check:
+    """Check that `layer_types` lists every layer, each of a known type."""
+
+    def problem(config: Config) -> str | None:
+        types, expected = config["layer_types"], config["num_hidden_layers"]
+        if len(types) != expected:
+            return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
+        unknown = next((each for each in types if each not in known), None)
+        return None if unknown is None else f"{shown(unknown)} is none of {', '.join(known)}"
+
+    return Check(name="layer_types", problem=problem)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from calculator.inference.answer import Merge
     from calculator.inference.passes import Peak
     from calculator.inference.request import InferenceRequest
-    from calculator.inputs.training import Device
+    from calculator.inputs.device import Device
 
 
 def inference(request: InferenceRequest) -> Inference:

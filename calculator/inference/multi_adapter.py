@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import ModelReference
     from calculator.inference.answer import Inference
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.device import Device
+    from calculator.inputs.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

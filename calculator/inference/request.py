@@ -15,9 +15,9 @@ from calculator.estimation.request import (
     parse_reserved,
 )
 from calculator.inference.settings import Serving
+from calculator.inputs.device import Device
 from calculator.inputs.settings import parse
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device
 from calculator.stack.releases import parse_stack
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The request's `training` and `device` objects."""
+"""The request's `training` object."""
 
 from dataclasses import dataclass, fields, replace
 from math import ceil
@@ -8,7 +8,7 @@ from calculator.common.dtype import DType
 from calculator.common.names import LossType, OptimizerName, TrainerName
 from calculator.inputs.images import Images
 from calculator.inputs.settings import setting
-from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ShardingName, ZeroOptimization
+from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ZeroOptimization
 
 #: Tools that users name as a trainer, and what to do instead.
 TOOLS = {
@@ -379,72 +379,3 @@ class GeneratingTraining(Training):
     def passes_mask(self) -> bool:
         """Whether the model gets an attention mask. `generate` drops one that is all ones."""
         return self.padding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """The GPU that a run should fit."""
-
-    gpu: str | None = setting(
-        None,
-        label="GPU",
-        help="A GPU of the catalogue; the answer then states whether the run fits.",
-        example="rtx-4090",
-    )
-    memory_bytes: int | None = setting(
-        None,
-        label="Memory",
-        help="The memory that a process can use, in place of a named GPU.",
-        minimum=1,
-        maximum=1 << 50,
-        unit="bytes",
-        example=24 << 30,
-    )
-    count: int = setting(
-        1,
-        label="Number of GPUs",
-        help="GPUs of this kind (ranks). Figures are of one of them.",
-        minimum=1,
-        maximum=65_536,
-    )
-    sharding: ShardingName = setting(
-        "none",
-        label="Sharding",
-        help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
-        "zero1, zero2 and zero3 are DeepSpeed's ZeRO: GPUs divide optimizer states, gradients from stage 2 on, and "
-        "weights in stage 3, which gathers a module's weights to run it. "
-        "fsdp is FSDP2: each GPU has a part of every weight, gradient and optimizer state, and gathers a layer's "
-        "weights to run it.",
-    )
-    nodes: int = setting(
-        1,
-        label="Number of nodes",
-        help="Machines that the GPUs are in, each with as many. It changes communication and host memory only.",
-        minimum=1,
-        maximum=65_536,
-    )
-    alloc_conf: str | None = setting(
-        None,
-        label="Allocator settings",
-        help="PYTORCH_CUDA_ALLOC_CONF of the run. Settings change reserved memory by replay, not by the rule.",
-        example="expandable_segments:True",
-    )
-    price_per_hour: float | None = setting(
-        None,
-        label="Price per hour",
-        help="What one GPU costs for an hour, in any currency. A run's cost and plans that rank by cost use it; it "
-        "changes no other figure.",
-        minimum=0,
-        maximum=1_000_000,
-        example=2.5,
-    )
-
-    @property
-    def divided(self) -> tuple[ShardingName, int] | None:
-        """How GPUs divide the run's state, and how many they are; None if each has all of it."""
-        return None if self.sharding in ("none", "ddp") else (self.sharding, self.count)
-
-    @property
-    def alone(self) -> "Device":
-        """One such GPU, without the others."""
-        return replace(self, count=1, sharding="none", nodes=1)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.devices.kernels import Kernels
     from calculator.engine.tape import Tensor
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.resident.module_spec import ModuleSpec

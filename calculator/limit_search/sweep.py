@@ -11,9 +11,10 @@ from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import MAX_DEPTH, Choices, parse_request
 from calculator.estimation.series import SeriesCache
+from calculator.inputs.device import Device
 from calculator.inputs.settings import declared
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:

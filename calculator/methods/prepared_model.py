@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.devices.kernels import Kernels
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.training import Training
     from calculator.methods.base import Method
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.changes import ChangeName

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from calculator.estimation.request import ModelReference, ReservedBy
     from calculator.inference.answer import Inference
     from calculator.inference.settings import Serving
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Device
     from calculator.methods import Method
     from calculator.planning.needs import Needs
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.comparison.methods import cards
 from calculator.devices import Verdict, cuda_context, gpus
 from calculator.inference.multi_adapter import base_bytes, task_bytes
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.planning.label import label
 from calculator.planning.reasons.reason import size
 from calculator.planning.relaxations import SHORTEST

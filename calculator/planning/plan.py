@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import ModelReference, Request
-    from calculator.inputs.training import Device
+    from calculator.inputs.device import Device
     from calculator.planning.nearest_miss import NearestMiss
     from calculator.planning.reasons.reason import Evaluation, Reason
     from calculator.planning.relaxations import Relaxation

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from calculator.estimation.request import ReservedBy
-    from calculator.inputs.training import Device
+    from calculator.inputs.device import Device
 
 #: The largest number of models, and of devices, in one request.
 MOST_OF_A_KIND = 8

@@ -3,8 +3,9 @@
 from calculator.common.errors import PlanError
 from calculator.comparison.methods import ComparisonRow
 from calculator.estimation.answer import Estimate
+from calculator.inputs.device import Device
 from calculator.inputs.stack import StackVersions
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.limit_search.limit import Limit
 from calculator.planning.needs import Needs
 from calculator.planning.plan import Plan

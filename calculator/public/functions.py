@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from calculator.comparison.methods import ComparisonRow
     from calculator.estimation.answer import Estimate
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.training import Training
     from calculator.limit_search.bounds import SolveFor
     from calculator.limit_search.limit import Limit
     from calculator.methods import Method

@@ -15,7 +15,8 @@ from calculator.inputs.sharding import STAGES
 
 if TYPE_CHECKING:
     from calculator.common.dtype import DType
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.device import Device
+    from calculator.inputs.training import Training
     from calculator.resident.module_spec import ModuleSpec
 
 

@@ -11,7 +11,7 @@ from calculator.common.errors import refusal
 from calculator.devices.verdict import card_of
 
 if TYPE_CHECKING:
-    from calculator.inputs.training import Device
+    from calculator.inputs.device import Device
     from calculator.speed.interval import Interval
 
 

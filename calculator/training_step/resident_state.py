@@ -28,7 +28,8 @@ from calculator.training_step.unrolled_cache import UnrolledCache
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.device import Device
+    from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,9 @@ class Engine:
         self.model: Any = reference.model
         self._device = next(reference.model.parameters()).device.type
 
+    @abstractmethod
     def build(self) -> None:
         """Shard the model and create its optimizer."""
-        raise NotImplementedError
 
     def adopt(self, trainer: Any) -> None:
         """Take the model and the optimizer that a trainer has prepared."""

@@ -1,4 +1,4 @@
-"""Gemma 4's text model: heads of two sizes, shared keys and values, inputs for each layer, experts beside the MLP."""
+"""Gemma 4's text model: heads of two sizes, shared keys and values, inputs for each layer, experts and an MLP."""
 
 from __future__ import annotations
 

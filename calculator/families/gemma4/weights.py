@@ -33,7 +33,7 @@ from calculator.families.windows import every, layer_types, window
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
 
-#: The norms of a layer with experts beside its MLP.
+#: The norms of a layer with experts in parallel with its MLP.
 _OF_EXPERTS = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Computed, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import conv1d_of_channels, embedding, linear, norm
@@ -16,6 +16,7 @@ from calculator.families.fields import (
     head_dim,
     kv_heads,
     layers,
+    listed_layer_types,
     number,
     padding,
     positions,
@@ -42,14 +43,6 @@ def _usual_types(config: Config) -> tuple[str, ...]:
     """Return attention in the layers of `full_attn_idxs`, in all if there is none, and convolutions elsewhere."""
     count, attending = config["num_hidden_layers"], config["full_attn_idxs"]
     return tuple(_TYPES[attending is not None and index not in attending] for index in range(count))
-
-
-def _wrong_types(config: Config) -> str | None:
-    types, expected = config["layer_types"], config["num_hidden_layers"]
-    if len(types) != expected:
-        return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-    unknown = next((kind for kind in types if kind not in _TYPES), None)
-    return None if unknown is None else f"{shown(unknown)} is none of {', '.join(_TYPES)}"
 
 
 def _inner_width(config: Config) -> int:
@@ -125,7 +118,7 @@ FAMILIES = (
             flag("conv_bias", False),
             Field(name="full_attn_idxs", type="indices", default=None, nullable=True),
             Field(name="layer_types", type="names", default=None, nullable=True, null=_usual_types),
-            Check(name="layer_types", problem=_wrong_types),
+            listed_layer_types(_TYPES),
             derived("inner_width", _inner_width),
             Computed(name="hidden_act", value=lambda _config: "silu"),
             flag("tie_embedding", None, nullable=True),

@@ -15,6 +15,7 @@ from calculator.families.fields import (
     dropouts,
     flag,
     grouped_sizes,
+    listed_layer_types,
     number,
     padding,
     positions,
@@ -40,14 +41,6 @@ WITHOUT_KERNELS = (
 def _usual_types(config: Config) -> tuple[str, ...]:
     count, interval = config["num_hidden_layers"], config["full_attention_interval"]
     return tuple(_TYPES[(index + 1) % interval == 0] for index in range(count))
-
-
-def _wrong_types(config: Config) -> str | None:
-    types, expected = config["layer_types"], config["num_hidden_layers"]
-    if len(types) != expected:
-        return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-    unknown = next((kind for kind in types if kind not in _TYPES), None)
-    return None if unknown is None else f"{shown(unknown)} is none of {', '.join(_TYPES)}"
 
 
 def _wrong_sections(config: Config) -> str | None:
@@ -108,7 +101,7 @@ FAMILIES = (
             Check(name="rope_parameters", problem=_wrong_sections),
             size("full_attention_interval", 4),
             Field(name="layer_types", type="names", default=None, nullable=True, null=_usual_types),
-            Check(name="layer_types", problem=_wrong_types),
+            listed_layer_types(_TYPES),
             size("linear_conv_kernel_dim", 4),
             size("linear_key_head_dim", 128),
             size("linear_value_head_dim", 128),

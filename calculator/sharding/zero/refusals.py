@@ -11,8 +11,9 @@ from calculator.inputs.sharding import MODELLED, STAGES, offloads_optimizer, sta
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.inputs.device import Device
     from calculator.inputs.sharding import ZeroOptimization
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.training import Training
 
 
 #: Trainers whose loops are modelled under DeepSpeed, and the reference step.

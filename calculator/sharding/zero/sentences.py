@@ -9,7 +9,8 @@ from calculator.inputs.sharding import Offload, offloads_optimizer, pins
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.device import Device
+    from calculator.inputs.training import Training
 
 
 def assumptions(training: Training, device: Device, *, quantized: bool) -> Iterator[str]:

@@ -22,8 +22,9 @@ from calculator.estimation import answer
 from calculator.estimation.request import parse_method
 from calculator.inference import answer as serving
 from calculator.inference.settings import Serving
+from calculator.inputs.device import Device
 from calculator.inputs.settings import declared, parse
-from calculator.inputs.training import Device, Training
+from calculator.inputs.training import Training
 from calculator.methods import METHODS, USUAL_METHODS
 from calculator.planning.needs import Needs
 
@@ -160,7 +161,7 @@ def test_the_inputs_are_those_that_the_calculator_declares():
 def test_the_api_answers_every_field_of_the_calculators(model, cls):
     kept_inside = {
         answer.Component: {"rule", "listed"},
-        answer.Memory: {"beside", "line", "replay"},
+        answer.Memory: {"colocated", "line", "replay"},
         answer.Row: {"shape", "_formula", "_substituted"},
         Fit: {"outcome"},
     }.get(cls, set())

@@ -10,7 +10,7 @@ from calculator.common.errors import PlanError
 from calculator.common.sourced import Sourced
 from calculator.devices import caveats, cuda_context, fit, gpu, gpus, library_workspace, usable
 from calculator.devices.gpus import MIB, has_inline_ecc, typical_reserve_mib
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 
 GIB = 1 << 30
 

@@ -21,7 +21,7 @@ from calculator.estimation.request import ModelReference, parse_method
 from calculator.inference.passes import peaks, state
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.layers import context as running
 from calculator.layers import masks
 from calculator.layers.cache import Cache

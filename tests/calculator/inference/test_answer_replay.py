@@ -15,7 +15,7 @@ from calculator.estimation.request import ModelReference, parse_method
 from calculator.inference.passes import state
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.answer_trace import AnswerTraces
 from calculator.training_step.resident_state import ResidentState

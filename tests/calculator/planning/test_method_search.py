@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from calculator.estimation.request import ModelReference
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods import LoRA
 from calculator.planning.candidates import attention_names, candidates
 from calculator.planning.evaluator import Candidate, Evaluator, micro_batches

@@ -7,7 +7,7 @@ import pytest
 from calculator.devices import Verdict
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import ModelReference
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods import LoRA
 from calculator.planning import evaluator as evaluating
 from calculator.planning.evaluator import Candidate, Evaluator

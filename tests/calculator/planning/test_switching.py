@@ -6,7 +6,7 @@ from calculator.devices import Verdict
 from calculator.estimation.request import ModelReference
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods import USUAL_METHODS, Adapter, LoRA
 from calculator.planning.evaluator import Candidate, Evaluator
 from calculator.planning.needs import Needs

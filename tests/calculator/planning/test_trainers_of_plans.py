@@ -5,7 +5,8 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.request import ModelReference
 from calculator.inference.multi_adapter import base_bytes
-from calculator.inputs.training import Device, Training
+from calculator.inputs.device import Device
+from calculator.inputs.training import Training
 from calculator.methods import Adapter, LoRA
 from calculator.planning.evaluator import Candidate, Evaluator
 from calculator.planning.needs import Needs

@@ -133,7 +133,7 @@ def test_vllm_takes_its_share_of_the_gpu_and_no_phase():
 
 
 @pytest.mark.parametrize("reserved", ["rule", "replay"])
-def test_vllm_that_sleeps_must_fit_beside_what_the_trainer_keeps(reserved):
+def test_vllm_that_sleeps_must_fit_together_with_what_the_trainer_keeps(reserved):
     sleeping = {"use_vllm": True, "vllm_enable_sleep_mode": True}
     fit = fit_with(10 << 30, reserved, **sleeping)
     assert (fit.verdict, fit.usable_bytes) == ("fits", 10 << 30)

@@ -6,7 +6,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.limit_search.sweep import answers, parse_sweep
 from tests.calculator.random_plans import plans
 

@@ -17,7 +17,7 @@ from calculator.estimation.request import parse_method, parse_model
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods.prefix.facts import FACTS as PREFIX
 from calculator.methods.prepared_model import PreparedModel
 from calculator.methods.prompt.facts import FACTS as PROMPT_TUNING

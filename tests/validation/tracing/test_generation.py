@@ -13,7 +13,7 @@ from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from validation.random_grid.random_requests import random_request

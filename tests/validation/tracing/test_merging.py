@@ -10,7 +10,7 @@ from calculator.estimation.request import parse_method, parse_model
 from calculator.inference.merging import merging
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.inputs.training import Device
+from calculator.inputs.device import Device
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from validation.tracing.merging import trace

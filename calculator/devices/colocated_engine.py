@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class ColocatedEngine:
     """An engine, and what the training keeps while it generates: reserved memory without cached blocks, and context."""
 
     engine: Colocated
