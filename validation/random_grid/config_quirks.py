@@ -1,0 +1,179 @@
+"""What random configs of single families need beyond their fields: keys that depend on each other."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from validation.random_grid.random_configs import Draw
+
+
+def _with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    rng = draw.rng
+    vision = {
+        "hidden_size": 2 * rng.randint(1, 9),
+        "intermediate_size": rng.randint(1, 9),
+        "num_hidden_layers": rng.randint(1, 2),
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+        "vision_use_head": rng.random() < 0.5,
+    }
+    outer = {"mm_tokens_per_image": 4, "tie_word_embeddings": rng.random() < 0.5}
+    return {"text_config": _per_type_rope(text, draw), "vision_config": vision, **outer}
+
+
+def _per_type_rope(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add rotary parameters for each attention type, in the older spelling, or none."""
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+    older = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    linear = {"rope_type": "linear", "factor": 2.0}
+    nested = {"rope_parameters": {"full_attention": linear, "sliding_attention": {"rope_type": "default"}}}
+    return {**kept, **deepcopy(draw.rng.choice([{}, older, nested]))}
+
+
+def _long_rope_only(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add LongRoPE, which has as many factors as equal heads have rotated pairs, or none."""
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+    share = config.get("partial_rotary_factor", 1.0)
+    head = config.get("head_dim", draw.hidden // draw.heads)
+    pairs = [1.0] * (int(head * share) // 2)
+    long = {"type": "longrope", "short_factor": pairs, "long_factor": pairs, "short_mscale": 1.0, "long_mscale": 1.1}
+    return kept if draw.free else draw.rng.choice([kept, {**kept, "rope_scaling": long}])
+
+
+def _with_head_dim(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add a head_dim, which some rotary types read only from the file."""
+    return {"head_dim": draw.hidden // draw.heads, **config}
+
+
+def _even_norms(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Switch off norms of queries and keys unless heads share the hidden size equally."""
+    return {**config, "qk_layernorm": False} if draw.free else config
+
+
+def _equal_heads(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    return {**config, "hidden_size": draw.heads * draw.head}
+
+
+def _scaled_queries(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    """Leave rotary parameters to the class: others lack what scales the queries."""
+    return {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+
+
+def _same_biases(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    biases = ("attention_bias", "qkv_bias", "mlp_bias", "bias")
+    return {**{key: value for key, value in config.items() if key not in biases}, "bias": True, "qkv_bias": True}
+
+
+def _with_window(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    return {**config, "sliding_window": config["sliding_window"] or 5}
+
+
+def _without_window(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "use_sliding_window"}
+
+
+def _listed_layers(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types: the class derives them only from a window and a number."""
+    return {**config, "layer_types": draw.types(), "sliding_window_pattern": draw.rng.choice([None, 4, "LLLG"])}
+
+
+def _with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    rng = draw.rng
+    pairs = (text.get("head_dim") or draw.hidden // draw.heads) // 2
+    side = rng.randint(1, (pairs - 1) // 2)
+    rotary = {
+        "rope_parameters": {
+            "type": "default" if "head_dim" in draw.fields else rng.choice(["mrope", "default"]),
+            "mrope_section": [pairs - 2 * side, side, side],
+        }
+    }
+    left_out = ("rope_parameters", "rope_scaling", "partial_rotary_factor")
+    kept = {key: value for key, value in text.items() if key not in left_out}
+    vision = {
+        "depth": rng.randint(1, 2),
+        "hidden_size": 8 * rng.randint(1, 4),
+        "intermediate_size": rng.randint(1, 9),
+        "num_heads": 2,
+        "patch_size": rng.randint(2, 5),
+        "out_hidden_size": draw.hidden,
+        "deepstack_visual_indexes": [0],
+    }
+    return {"text_config": kept | rotary, "vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
+
+
+def _with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types, or leave them to the layers that attend."""
+    kept = {key: value for key, value in config.items() if key not in ("layer_types", "block_ff_dim")}
+    types = [draw.rng.choice(["conv", "full_attention"]) for _ in range(draw.layers)]
+    width = {"block_ff_dim": draw.rng.choice(draw.sizes.width)}
+    return {**kept, **draw.rng.choice([{}, {"layer_types": types}]), **draw.rng.choice([{}, width])}
+
+
+def _with_shared_keys(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Let the last layers share keys and values, and give some models experts, or inputs of each layer."""
+    rng = draw.rng
+    left_out = ("rope_parameters", "use_bidirectional_attention", "output_router_logits", "sliding_window")
+    kept = {key: value for key, value in config.items() if key not in left_out}
+    types = [*(rng.choice(["full_attention", "sliding_attention"]) for _ in range(draw.layers - 1)), "full_attention"]
+    own = types[: draw.layers - rng.randint(0, draw.layers - 1)]
+    shared = draw.layers - len(own) if set(own) == set(types) else 0
+    inputs = rng.choice([16, 24]) if shared else rng.choice([0, 8])
+    among = {"num_experts": draw.experts, "top_k_experts": rng.randint(1, 2), "moe_intermediate_size": 24}
+    sizes = {"global_head_dim": 2 * draw.head, "num_global_key_value_heads": rng.choice([None, 1, draw.kv])}
+    return {
+        **kept,
+        **sizes,
+        **among,
+        "layer_types": types,
+        "sliding_window": draw.window or 7,
+        "num_kv_shared_layers": shared,
+        "hidden_size_per_layer_input": inputs,
+        "vocab_size_per_layer_input": draw.vocab,
+        "final_logit_softcapping": rng.choice([None, 30.0]),
+    }
+
+
+def _with_linear_attention(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types or leave them to an interval, with heads of linear attention that divide."""
+    rng = draw.rng
+    kept = {key: value for key, value in config.items() if key not in ("layer_types", "rope_scaling")}
+    types = [rng.choice(["linear_attention", "full_attention"]) for _ in range(draw.layers)]
+    keys, width = rng.randint(1, 3), rng.choice([8, 16, 32])
+    sizes = {
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": keys * rng.randint(1, 3),
+        "linear_key_head_dim": width,
+        "linear_value_head_dim": rng.choice([width, 24]),
+        "linear_conv_kernel_dim": rng.choice([2, 4]),
+        "rope_parameters": {"rope_type": "default", "mrope_section": [3, 3, 2], "mrope_interleaved": True},
+    }
+    return {**kept, **sizes, **rng.choice([{"full_attention_interval": 2}, {"layer_types": types}])}
+
+
+#: Changes that a family's configs need beyond its fields.
+QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
+    "cwm": _with_window,
+    "exaone4": _listed_layers,
+    "internlm3": _same_biases,
+    "iquestcoder": _without_window,
+    "lfm2": _with_convolutions,
+    "ministral3": _scaled_queries,
+    "mixtral": _with_head_dim,
+    "qwen2_5_vl": _with_qwen_vision,
+    "qwen3_vl": _with_qwen_vision,
+    "phi": _even_norms,
+    "olmoe": _equal_heads,
+    "phi3": _long_rope_only,
+    "phimoe": _long_rope_only,
+    "gemma3": _with_vision,
+    "gemma3_text": _per_type_rope,
+    "gemma4_text": _with_shared_keys,
+    "olmo3": _per_type_rope,
+    "modernbert": _per_type_rope,
+    "qwen3_5_text": _with_linear_attention,
+}
