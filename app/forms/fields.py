@@ -235,7 +235,10 @@ def _fields_of_methods() -> dict[str, tuple[Field, ...]]:
     for method, cls in METHODS.items():
         own = fields_of("method", cls)
         fields[method] = tuple(
-            each if is_alike(each, shared.setdefault(each.name, each)) else replace(each, method=method) for each in own
+            replace(each, method=method)
+            if each.declared.setting.own or not is_alike(each, shared.setdefault(each.name, each))
+            else each
+            for each in own
         )
     return fields
 

@@ -35,6 +35,8 @@ class Setting:
     empty: str = "none"
     #: Whether forms and the command line have a field for it.
     form: bool = True
+    #: Whether the method has a form field of its own for it, since other methods' values would mean something else.
+    own: bool = False
     #: What to do instead, for values that users try and that are none of the choices.
     instead: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,6 +52,7 @@ def setting(
     example: Any = None,
     empty: str = "none",
     form: bool = True,
+    own: bool = False,
     instead: Mapping[str, str] | None = None,
 ) -> Any:
     """Declare a dataclass field as an input."""
@@ -62,6 +65,7 @@ def setting(
         example=example,
         empty=empty,
         form=form,
+        own=own,
         instead=instead or {},
     )
     return dataclasses.field(default=default, metadata={"setting": metadata})

@@ -44,6 +44,8 @@ class LNTuning(TargetedMethod):
         label="Target modules",
         help="Names of the modules to copy and train, all-linear, or null for PEFT's default for the family.",
         example=("input_layernorm", "post_attention_layernorm", "norm"),
+        # all-linear, usual for low-rank methods, copies and trains nearly the whole model here.
+        own=True,
     )
     modules_to_save: tuple[str, ...] | None = setting(
         None,

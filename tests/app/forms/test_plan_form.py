@@ -146,6 +146,13 @@ def test_a_setting_that_differs_between_methods_has_a_field_of_its_own():
     assert field_of("method.r", "loha") == "r"
 
 
+def test_ln_tuning_does_not_copy_every_linear_layer_because_lora_adapts_them():
+    assert typed("method=ln_tuning").estimate()["method"] == {"name": "ln_tuning"}
+    assert {"name": "ln_tuning"} in typed("method=qlora").comparison()["methods"]
+    named = typed("method=ln_tuning&ln_tuning_target_modules=all-linear").estimate()["method"]
+    assert named == {"name": "ln_tuning", "target_modules": "all-linear"}
+
+
 def test_methods_share_an_input_only_where_they_declare_it_alike():
     declared = {}
     for field in (field for fields in METHOD.values() for field in fields):
