@@ -69,6 +69,9 @@ MethodName = Literal[
     "p_tuning",
     "fourierft",
     "trainable_tokens",
+    "deft",
+    "vblora",
+    "pvera",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

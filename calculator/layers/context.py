@@ -344,7 +344,8 @@ def layer_classes(context: Context) -> list[int]:
     The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
     last one makes. So are layers that share other tensors.
     """
-    if context.model.encoder_layers or context.forward.couples_layers(context.config):
+    coupled = context.forward.couples_layers(context.config) or context.method.couples_layers
+    if context.model.encoder_layers or coupled:
         return [*range(len(context.layers))]
     types_differ = masks.sliding_masks_differ(context)
     numbers: dict[Layer, int] = {}

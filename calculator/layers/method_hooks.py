@@ -37,6 +37,10 @@ class MethodHooks(Protocol):
     def embeds_inputs(self) -> bool:
         """Whether PEFT looks up the word embeddings and passes them to the model."""
 
+    @property
+    def couples_layers(self) -> bool:
+        """Whether layers share a trained tensor."""
+
     def cut_to_windows(self, model: Model) -> bool:
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
 

@@ -5,6 +5,7 @@ from typing import get_args
 from calculator.common.names import MethodName
 from calculator.methods.adapter.method import Adapter
 from calculator.methods.beft.method import BEFT
+from calculator.methods.deft.method import DEFT
 from calculator.methods.delora.method import DeLoRA
 from calculator.methods.fourierft.method import FourierFT
 from calculator.methods.full.method import Full
@@ -21,10 +22,12 @@ from calculator.methods.oft.method import OFT
 from calculator.methods.p_tuning.method import PTuning
 from calculator.methods.prefix.method import Prefix
 from calculator.methods.prompt.method import Prompt
+from calculator.methods.pvera.method import PVeRA
 from calculator.methods.qlora.method import QLoRA
 from calculator.methods.randlora.method import RandLoRA
 from calculator.methods.road.method import RoAd
 from calculator.methods.trainable_tokens.method import TrainableTokens
+from calculator.methods.vblora.method import VBLoRA
 from calculator.methods.vera.method import VeRA
 
 Method = (
@@ -51,6 +54,9 @@ Method = (
     | PTuning
     | FourierFT
     | TrainableTokens
+    | DEFT
+    | VBLoRA
+    | PVeRA
 )
 
 #: Every method by the name that a request gives.
@@ -63,6 +69,7 @@ USUAL_METHODS: tuple[MethodName, ...] = tuple(
 
 __all__ = [
     "BEFT",
+    "DEFT",
     "HRA",
     "IA3",
     "METHODS",
@@ -81,11 +88,13 @@ __all__ = [
     "Method",
     "MiSS",
     "PTuning",
+    "PVeRA",
     "Prefix",
     "Prompt",
     "QLoRA",
     "RandLoRA",
     "RoAd",
     "TrainableTokens",
+    "VBLoRA",
     "VeRA",
 ]

@@ -68,6 +68,11 @@ class Method:
         return False
 
     @property
+    def couples_layers(self) -> bool:
+        """Whether layers share a trained tensor, to whose gradient each layer adds: every layer is interpreted."""
+        return False
+
+    @property
     def plain_steps_only(self) -> bool:
         """Whether only steps of one GPU are modelled: of the reference loop, transformers' Trainer and SFTTrainer."""
         return self.facts.plain_steps_only

@@ -108,6 +108,22 @@ OPTIONS: dict[MethodName, Options] = {
         "decompose_both": (0.3, (True,)),
         "decompose_factor": (0.4, (2, 4, 8, 16)),
     },
+    "deft": {
+        "r": (0.9, RANKS),
+        "alpha": (0.4, (16, 128)),
+        "para": (0.3, (True,)),
+        "deft_dropout": DROPOUT,
+        "bias": (0.2, ("all", "deft_only")),
+    },
+    "vblora": {
+        "r": (0.9, RANKS),
+        "num_vectors": (0.5, (2, 16, 90, 1000)),
+        "vector_length": (0.8, (1, 2, 8, 16, 32, 64)),
+        "topk": (0.4, (1, 3, 8)),
+        "vblora_dropout": DROPOUT,
+        "bias": (0.2, ("all", "vblora_only")),
+    },
+    "pvera": {"r": (0.9, RANKS), "pvera_dropout": DROPOUT, "bias": (0.2, ("all", "pvera_only"))},
 }
 
 #: How often each method is drawn.

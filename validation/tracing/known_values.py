@@ -1,7 +1,8 @@
 """Values that models read from their tensors, supplied on the meta device, which has none.
 
 Rotary embeddings that scale with the length compute the largest position and compare it with a limit. Models with
-convolutions or recurrent layers ask whether a mask has only ones; a step that is given a mask has padding.
+convolutions or recurrent layers ask whether a mask has only ones; a step that is given a mask has padding. VB-LoRA asks
+whether any of its logits is infinite; none is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class KnownValues:
         out = func(*args, **kwargs)
         if func is _ATEN.max.default and args[0].dtype == torch.int64:
             setattr(out, VALUE, self._last)
-        elif func is _ATEN.all.default and args[0].dtype == torch.bool:
+        elif func in (_ATEN.all.default, _ATEN.any.default) and args[0].dtype == torch.bool:
             setattr(out, VALUE, False)
         elif func in PROPAGATED and hasattr(args[0], VALUE):
             other = getattr(args[1], VALUE, args[1])

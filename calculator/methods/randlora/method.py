@@ -42,11 +42,7 @@ class RandLoRA(AdaptedLinear):
         example=32,
     )
     target_modules: TargetModules = settings.target_modules()
-    save_projection: bool = setting(
-        True,
-        label="Save the projections",
-        help="Save the shared matrices with the adapter, instead of drawing them again; a step's memory is the same.",
-    )
+    save_projection: bool = settings.save_projection()
     randlora_dropout: float = settings.dropout()
     randlora_alpha: float = setting(
         640, label="Alpha", help="The update is scaled by randlora_alpha / r.", minimum=0, maximum=1e6

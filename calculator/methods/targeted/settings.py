@@ -50,3 +50,12 @@ def bias() -> Any:
 def rank_dropout() -> Any:
     """Declare the dropout of an update's rows."""
     return setting(0.0, label="Rank dropout", help="Dropout on rows of the update.", minimum=0, maximum=0.99)
+
+
+def save_projection() -> Any:
+    """Declare `save_projection`."""
+    return setting(
+        True,
+        label="Save the projections",
+        help="Save the shared matrices with the adapter, instead of drawing them again; a step's memory is the same.",
+    )

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from calculator.architecture.dimension import elements, named
-from calculator.checkpoint.safetensors_file import SavedTensor
-from calculator.common.dtype import ITEMSIZE
+from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.tape import Tensor
 from calculator.inputs.settings import setting
 from calculator.methods.costs import OtherOperations
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import AdaptedLinear, dropped
+from calculator.methods.targeted.adapted_linear import dropped
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
+from calculator.methods.targeted.shared_matrices import SharedMatrices
 from calculator.methods.vera.facts import FACTS
 from calculator.resident.module_spec import Added
-from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +26,14 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
+    from calculator.resident.tensors import ResidentTensor
 
 #: The names of the trained vectors within a module.
 _B, _D = "vera_lambda_b", "vera_lambda_d"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VeRA(AdaptedLinear):
+class VeRA(SharedMatrices):
     """Two vectors for each adapted matrix, and one pair of frozen random matrices."""
 
     name = "vera"
@@ -42,11 +41,7 @@ class VeRA(AdaptedLinear):
 
     r: int = setting(256, label="Rank", help="The rank of the shared matrices.", minimum=1, maximum=65_536, example=256)
     target_modules: TargetModules = settings.target_modules()
-    save_projection: bool = setting(
-        True,
-        label="Save the projections",
-        help="Save the shared matrices with the adapter, instead of drawing them again; a step's memory is the same.",
-    )
+    save_projection: bool = settings.save_projection()
     vera_dropout: float = settings.dropout()
     bias: Literal["none", "all", "vera_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
@@ -59,33 +54,10 @@ class VeRA(AdaptedLinear):
             Added(name=_D, shape=(named(self.r, "r"),), dtype=dtype),
         )
 
-    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The shared matrices, as large as the largest sides of the adapted ones; they are buffers."""
-        dtype = training.added_dtype
-        return tuple(
-            ResidentTensor(name=name, shape=shape, dtype=dtype, component="adapter_weights", base=False)
-            for name, shape in self._shared_shapes(model).items()
-        )
-
-    def _shared_shapes(self, model: Model) -> dict[str, Shape]:
-        targets = [module for path, module in model.paths if self.is_target(path, module, model)]
+    def shared_shapes(self, rows: int, columns: int) -> dict[str, Shape]:
+        """The pair of frozen matrices."""
         r = named(self.r, "r")
-        return {
-            "vera_A": (r, max(module.in_features for module in targets)),
-            "vera_B": (max(module.out_features for module in targets), r),
-        }
-
-    def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
-        """Those of the trained vectors, and the matrices if they are saved."""
-        own = AdaptedLinear.saved_tensors(self, parameters, model)
-        shared = self._shared_shapes(model).items() if self.save_projection else ()
-        return [*own, *(SavedTensor(f"base_model.{name}", shape, own[0].dtype) for name, shape in shared)]
-
-    def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """Those of the trained vectors, and of the matrices if they are saved."""
-        shared = [tensor for tensor in state if tensor.name in ("vera_A", "vera_B") and self.save_projection]
-        own = sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] for tensor in shared)
-        return AdaptedLinear.saved_bytes(self, state, model) + own
+        return {"vera_A": (r, columns), "vera_B": (rows, r)}
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
         """The products with the shared matrices, of which A is taken whole, and the scalings."""

@@ -1,4 +1,4 @@
-"""FourierFT and trainable tokens: what is refused, and what they add."""
+"""FourierFT, trainable tokens and younger methods: what is refused, and what they add."""
 
 import pytest
 
@@ -32,6 +32,13 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
             "method.n_frequency",
             "4,194,304 elements",
         ),
+        ({"name": "deft", "decomposition_method": "qr"}, "method.decomposition_method", "use relu"),
+        ({"name": "vblora", "topk": 300}, "method.topk", "256 vectors"),
+        (
+            {"name": "vblora", "vector_length": 100, "target_modules": ["k_proj"]},
+            "method.vector_length",
+            "2,048 and 512",
+        ),
     ],
 )
 def test_what_peft_refuses_is_refused(method, loc, message):
@@ -48,6 +55,12 @@ def test_only_merged_models_are_served(name):
     with pytest.raises(PlanError) as caught:
         inference(parse_inference(body))
     assert [problem.loc for problem in caught.value.problems] == ["serving.merged"]
+
+
+def test_the_bank_of_vb_lora_counts_once():
+    found = answer("vblora", target_modules=["q_proj", "v_proj"])
+    logits = 16 * 4 * 256 * (2048 * 2 + 2048 + 512) // 256
+    assert found.parameters.trainable == 256 * 256 + logits
 
 
 def test_ranks_of_layers_are_served():

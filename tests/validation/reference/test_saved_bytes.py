@@ -61,6 +61,9 @@ def written(request):
         (GPT2, {"name": "ln_tuning"}),
         (LLAMA, {"name": "ln_tuning", "target_modules": ["norm", "lm_head"]}),
         (TIED, {"name": "ln_tuning", "target_modules": ["embed_tokens"], "modules_to_save": ["norm"]}),
+        (LLAMA, {"name": "vblora", "vector_length": 8, "num_vectors": 10}),
+        (LLAMA, {"name": "pvera", "r": 4}),
+        (LLAMA, {"name": "pvera", "r": 4, "save_projection": False}),
     ],
     ids=str,
 )

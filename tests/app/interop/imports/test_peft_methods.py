@@ -35,6 +35,9 @@ OTHER = {
     "fourierft": {"n_frequency": 50, "bias": "fourier_only", "exclude_modules": ["v_proj"]},
     "trainable_tokens": {"token_indices": [5, 6, 7]},
     "p_tuning": {"encoder_hidden_size": 128},
+    "deft": {"r": 4, "alpha": 16, "para": True, "bias": "deft_only"},
+    "vblora": {"r": 2, "num_vectors": 90, "vector_length": 128, "topk": 3, "exclude_modules": ["v_proj"]},
+    "pvera": {"r": 64, "pvera_dropout": 0.1, "save_projection": False},
     "lokr": {"decompose_both": True, "decompose_factor": 8, "modules_to_save": ["lm_head"]},
 }
 
