@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import Dim, named
+from calculator.architecture.dimension import Dim, elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.estimation.ledger import rows
 from calculator.run.gathered import Gathered
+from calculator.trainers import trainer_of
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.generation import Generation
 
@@ -74,6 +75,11 @@ class Evaluation:
             length=self.length,
         )
 
+    @property
+    def is_of_trl(self) -> bool:
+        """Whether a trainer of TRL evaluates, each of which has a prediction_step of its own."""
+        return self.resident.prepared.given.trainer != "transformers"
+
     def peak(self) -> PhasePeak:
         """The peak of the loop."""
         return max((self._at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
@@ -83,24 +89,37 @@ class Evaluation:
         if not moment.in_forward:
             return PhasePeak(rows=(*moment.kept, *batch), operation="nested_concat: gathered logits with the batch")
         passed: EvaluationPass = self.passed(moment.batch)
-        count = Row(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)
-        return PhasePeak(rows=(*moment.kept, *batch, count, *listed(passed.alive)), operation=passed.operation)
+        count = [] if self.is_of_trl else [_count_of_labels()]
+        return PhasePeak(rows=(*moment.kept, *batch, *count, *listed(passed.alive)), operation=passed.operation)
 
     def _batch(self, count: int) -> Iterator[Row]:
         """The tensors of a batch."""
-        shape = (Dim(count, "rows"), named(self.length, "S"))
-        for name in self.resident.trainer.batch:
-            size = allocated(count * self.length, ITEMSIZE["int64"])
-            yield Row(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype="int64", source=_BATCH)
+        given = self.resident.prepared.given
+        for name, shape, dtype in trainer_of(given).fetched(self._training(count, given)):
+            size = allocated(elements(shape), ITEMSIZE[dtype])
+            yield Row(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 
     def _passed(self, count: int) -> EvaluationPass:
-        return evaluation_pass(self._for_batch(count, self.resident.prepared.given))
+        given = self.resident.prepared.given
+        again = self.run.gathers_logits and self.is_of_trl
+        return evaluation_pass(self._for_batch(count, given), logits=again)
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
         """The model for a batch of the evaluation."""
         prepared = self.resident.prepared
-        own = replace(training, micro_batch_size=count, gradient_accumulation_steps=1, gradient_checkpointing=False)
-        return prepared.for_run(own, prepared.device)
+        return prepared.for_run(self._training(count, training), prepared.device)
+
+    @staticmethod
+    def _training(count: int, training: Training) -> Training:
+        """The settings of a batch, whose rows have as many labels as those of the training."""
+        labels = training.completion_tokens
+        return replace(
+            training,
+            micro_batch_size=count,
+            gradient_accumulation_steps=1,
+            gradient_checkpointing=False,
+            completion_tokens=None if labels is None else -(-labels * count // training.micro_batch_size),
+        )
 
     def generation(self, max_length: int) -> PhasePeak:
         """The peak of `generate` with greedy search on a batch of prompts, up to a length with the prompt."""
@@ -116,3 +135,8 @@ class Evaluation:
         highest = max(ran, key=lambda each: each.moment.bytes)
         alive = highest.recording.alive(highest.moment)
         return PhasePeak(rows=listed(alive), operation=highest.operation)
+
+
+def _count_of_labels() -> Row:
+    """What the Trainer's own prediction_step counts before it runs the model."""
+    return Row(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)

@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.families import forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.trainers import TRAINERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,18 +79,33 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
     if not run.evaluates:
         return
-    if training.trainer != "transformers":
-        message = (
-            "the evaluation of this trainer is not modelled: use transformers, or run.eval_strategy no for its other"
-            " phases"
-        )
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    yield from _of_trainer(request)
     if training.use_liger_kernel:
         message = "evaluation with Liger's kernels is not modelled: use false, or run.eval_strategy no"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if method.embeds_inputs:
         message = f"evaluation with {method.facts.label} is not modelled: use prefix or lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
+
+
+def _of_trainer(request: RunRequest) -> Iterator[Problem]:
+    """Yield what of a trainer's own evaluation is not modelled."""
+    run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
+    trainer = TRAINERS[training.trainer] if training.trainer is not None else None
+    if trainer is None or trainer.name == "transformers":
+        return
+    if trainer.facts.generates:
+        message = f"{trainer.facts.label} generates completions to evaluate, which is not modelled: use no"
+        yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
+    elif trl != DEFAULT_STACK.trl:
+        message = f"the evaluation of {trainer.facts.label} is modelled for TRL {DEFAULT_STACK.trl}: leave it out"
+        yield Problem(loc="stack.trl", msg=message, input=trl)
+    if run.gathers_logits and trainer.name != "trl-sft":
+        message = f"the logits that {trainer.facts.label} gathers for it are not modelled: use prediction_loss_only"
+        yield Problem(loc="run.compute_metrics", msg=message, input=True)
+    if run.predict_with_generate:
+        message = f"Seq2SeqTrainer generates in evaluation, {trainer.facts.label} does not: use false, or transformers"
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
 
 
 def _of_generation(request: RunRequest) -> Iterator[Problem]:

@@ -55,5 +55,7 @@ def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
             f"compute_metrics gathers the logits of {tokens:,} tokens, {outputs:,} for each."
             " preprocess_logits_for_metrics (an argmax, for example) or prediction_loss_only avoids it."
         )
+        if prepared.given.trainer == "trl-sft":
+            yield "SFTTrainer computes these logits in a second forward pass of each batch, and TRL 2.0 will not."
     if run.saves and run.save_total_limit is None and run.checkpoints > 1:
         yield f"All {run.checkpoints:,} checkpoints stay on the disk: save_total_limit bounds them."

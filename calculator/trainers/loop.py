@@ -121,6 +121,10 @@ class Loop(ABC):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model and return the loss that the loop refers to during the backward pass."""
 
+    def alive_after_loss(self, context: Context, outputs: list[Tensor]) -> list[Tensor]:  # noqa: ARG002  a hook's signature
+        """Return what the loop refers to, after the loss, while an evaluation computes the logits for its metrics."""
+        return []
+
     def root(self, loss: Tensor) -> Tensor:
         """Return the tensor on which `backward()` is called."""
         return loss

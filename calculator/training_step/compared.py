@@ -75,7 +75,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
 def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
     """Run a block without a graph. In eval mode, nothing is dropped."""
     outer = tape.grad_enabled, tape.trains, tape.scope
-    tape.grad_enabled, tape.trains = False, not in_eval_mode
+    tape.grad_enabled, tape.trains = False, tape.trains and not in_eval_mode
     try:
         yield
     finally:

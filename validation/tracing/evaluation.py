@@ -5,21 +5,18 @@ from __future__ import annotations
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers.trainer_utils import IntervalStrategy
 
-from validation.reference.build import build_model
 from validation.reference.optimizers import optimizers_on_meta
-from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import labelled_rows
+from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
 from validation.reference.trainers.recipe import parse_recipe
-from validation.reference.trainers.run import Run, with_quantizer
-from validation.tracing.initial_tensors import track_model
 from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trainer_step import TrainerStep
 
 if TYPE_CHECKING:
     from calculator.inputs.run import RunSettings
+    from validation.reference.trainers.run import Run
 
 
 class TracedEvaluation(TrainerStep):
@@ -53,29 +50,30 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
     recipe = parse_recipe(body)
     assert recipe is not None
     with emulate_cuda(known_values=True), optimizers_on_meta(), accelerate_on_meta(), TemporaryDirectory() as folder:
-        reference = build_model(recipe.request)
-        arguments = {
-            **training_arguments(recipe, folder),
-            "max_steps": 1,
-            "eval_strategy": "steps",
-            "eval_steps": 1,
-            "per_device_eval_batch_size": run.per_device_eval_batch_size,
-            "eval_accumulation_steps": run.eval_accumulation_steps,
-            "prediction_loss_only": run.prediction_loss_only,
-        }
-        rows = labelled_rows(recipe)
-        trainer = Trainer(
-            model=with_quantizer(reference.model),
-            args=TrainingArguments(**arguments),
-            train_dataset=rows,
-            eval_dataset=rows[:1] * run.eval_samples,
-            data_collator=default_data_collator,
-            compute_metrics=(lambda _: {}) if run.compute_metrics else None,
-        )
-        # It compares the ranks' sizes, which the meta device does not have. On one GPU it returns its argument.
-        trainer.accelerator.pad_across_processes = lambda tensor, **_: tensor
-        traced = TracedEvaluation(Run(trainer, reference))
-        track_model(traced.tracker, reference)
+        built = build_run(recipe, folder)
+        _evaluate_after_one_step(built.trainer, run)
+        traced = TracedEvaluation(built)
         with patched_model_code():
             traced.run()
     return traced
+
+
+def _evaluate_after_one_step(trainer: Any, run: RunSettings) -> None:
+    """Give a trainer an evaluation set, the settings of its evaluation, and one step."""
+    rows = trainer.train_dataset
+    picked = [number % len(rows) for number in range(run.eval_samples)]
+    trainer.eval_dataset = [rows[number] for number in picked] if isinstance(rows, list) else rows.select(picked)
+    settings = {
+        "max_steps": 1,
+        "eval_strategy": IntervalStrategy.STEPS,
+        "eval_steps": 1,
+        "per_device_eval_batch_size": run.per_device_eval_batch_size,
+        "eval_accumulation_steps": run.eval_accumulation_steps,
+        "prediction_loss_only": run.prediction_loss_only,
+    }
+    for name, value in settings.items():
+        setattr(trainer.args, name, value)
+    trainer.compute_metrics = (lambda _: {}) if run.compute_metrics else None
+    trainer.log = lambda *_, **__: None  # it averages what was stored, which is over by then
+    # It compares the ranks' sizes, which the meta device does not have. On one GPU it returns its argument.
+    trainer.accelerator.pad_across_processes = lambda tensor, **_: tensor

@@ -13,9 +13,9 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast, selection
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.families import forward_of
 from calculator.layers.loss import log_softmax, nll_loss
 from calculator.layers.trl.logprob_entropy import log_probs
+from calculator.trainers.logits_only import all_logits
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl.trainer import TrlTrainer, in_4_bits
 from calculator.trainers.trl_orpo.facts import FACTS
@@ -68,7 +68,7 @@ class TrlOrpo(TrlTrainer):
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return the model's own head without labels."""
-        return _logits
+        return all_logits
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both sequences, and compute the loss from all logits."""
@@ -97,13 +97,6 @@ def _prompt(training: Training) -> int:
     if training.completion_tokens is None:
         return 1
     return training.sequence_length - training.completion_tokens // 2 // training.micro_batch_size
-
-
-def _logits(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits of every position, in place of a loss too."""
-    logits = context.bind(context.model.output)(hidden_states)
-    logits = forward_of(context.model).logits(context, logits)
-    return logits, [logits]
 
 
 def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:

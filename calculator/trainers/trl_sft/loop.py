@@ -102,6 +102,16 @@ class TrlSft(Transformers):
         del model_loss, metrics
         return loss
 
+    def alive_after_loss(self, context: Context, outputs: list[Tensor]) -> list[Tensor]:
+        """Return the loss of each token, and the numbers that are logged."""
+        tape = context.tape
+        tape.scope = "loss: "
+        names = ("number of labels", "labels", "entropy, summed", "correct tokens")
+        return [
+            tape.new(outputs[1].shape, "float32", "loss of each token"),
+            *(tape.new((), "float32", name) for name in names),
+        ]
+
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
         """Compute entropy and accuracy from the logits, where the model returns them."""
         if logs_from_logits(context.training, context.prepared.stack) and outputs:

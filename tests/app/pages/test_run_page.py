@@ -38,7 +38,8 @@ def test_every_input_has_its_label_and_help_and_the_plan_stays(client):
 
 
 @pytest.mark.parametrize(
-    ("change", "linked"), [("&trainer=trl-sft", 'href="/?'), ("&eval_samples=none", 'href="#eval_samples"')]
+    ("change", "linked"),
+    [("&trainer=trl-sft&use_liger_kernel=true", 'href="/?'), ("&eval_samples=none", 'href="#eval_samples"')],
 )
 def test_a_refusal_links_to_the_field(client, change, linked):
     page = client.get(f"/run{SMALL.replace('&eval_samples=64', '')}{change}")

@@ -127,6 +127,17 @@ def test_a_checkpoint_of_the_model_only_has_no_optimizer():
     assert names == ["adapter_model.safetensors"]
 
 
+def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
+    run = {"eval_strategy": "steps", "eval_samples": 4}
+    without, gathered = (
+        answer(training={"trainer": "trl-sft"}, run=run | {"compute_metrics": computes}) for computes in (False, True)
+    )
+    assert [any("second forward pass" in each for each in found.warnings) for found in (without, gathered)] == [
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize(
     ("parts", "loc"),
     [
@@ -135,7 +146,22 @@ def test_a_checkpoint_of_the_model_only_has_no_optimizer():
         ({"stack": {"transformers": "5.0"}}, "stack.transformers"),
         ({"run": {"load_best_model_at_end": True}}, "run.load_best_model_at_end"),
         ({"run": {"predict_with_generate": True}}, "run.predict_with_generate"),
-        ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}}, "training.trainer"),
+        ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-grpo"}}, "run.eval_strategy"),
+        (
+            {"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}, "stack": {"trl": "1.9"}},
+            "stack.trl",
+        ),
+        (
+            {"run": {"eval_strategy": "steps", "compute_metrics": True}, "training": {"trainer": "trl-dpo"}},
+            "run.compute_metrics",
+        ),
+        (
+            {
+                "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 4096},
+                "training": {"trainer": "trl-sft"},
+            },
+            "run.predict_with_generate",
+        ),
         ({"run": {"eval_strategy": "steps"}, "method": {"name": "prompt"}}, "method.name"),
         ({"run": {"eval_strategy": "steps"}, "training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
         (

@@ -1,0 +1,43 @@
+"""A call of the model without labels: the logits of every token, and no loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.families import forward_of
+from calculator.trainers.reference.loop import Reference
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.trainers.loop import Passes
+
+
+class LogitsOnly(Reference):
+    """A call of the model whose caller keeps the logits."""
+
+    __slots__ = ()
+
+    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+        """Return the model's own head."""
+        return all_logits
+
+    def loss(self, context: Context, forward: Passes) -> Tensor:  # noqa: ARG002  a hook's signature
+        """Return the logits."""
+        return forward()[0]
+
+
+class LogitsWithoutCache(LogitsOnly):
+    """The same with use_cache=False, as TRL's trainers call the model."""
+
+    __slots__ = ()
+    facts = replace(LogitsOnly.facts, uses_cache=False)
+
+
+def all_logits(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the logits of every position, in place of a loss too."""
+    logits = context.bind(context.model.output)(hidden_states)
+    logits = forward_of(context.model).logits(context, logits)
+    return logits, [logits]
