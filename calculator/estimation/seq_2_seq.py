@@ -34,7 +34,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if method.facts.quantizes_base and training.autocast is not None:
         message = "autocast over a 4-bit encoder-decoder is not modelled yet: leave autocast out, or use lora"
         yield Problem(loc="training.autocast", msg=message, input=training.autocast)
-    if method.name in ("adapter", "prefix"):
+    if method.name == "adapter":
         message = f"{method.name} of encoder-decoders is not modelled yet: use lora or prompt"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if model.config.get("pad_token_id", 0) is None:

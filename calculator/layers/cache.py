@@ -37,8 +37,8 @@ class Cache:
         given: Sequence[Tensor] | None = None,
         component: ComponentName = "activations",
     ) -> None:
-        #: Keys and values from earlier passes, of layers that have not run yet.
-        self.before: list[list[Tensor | None]] = [list(pair) for pair in before]
+        #: Keys and values from earlier passes, of layers that have not run yet; of some, none.
+        self.before: list[list[Tensor | None]] = [list(pair) or [None, None] for pair in before]
         #: Whether layers with a window cache no more than the window. A cache that PEFT makes for a prefix does not.
         self.windowed = windowed
         self.given = given is not None

@@ -48,8 +48,10 @@ class Context:
         "caller_tensors",
         "compared",
         "config",
+        "decoder_cache",
         "decoder_ids",
         "decoder_locals",
+        "decoder_past",
         "dtype",
         "encoder_mask",
         "encoder_states",
@@ -182,6 +184,9 @@ class Context:
         self.is_causal = self.forward.is_causal
         #: The input of a decoder, and the output and the mask of the encoder that it attends to once it runs.
         self.decoder_ids: Tensor | None = None
+        #: A prefix of the decoder alone, and its tokens.
+        self.decoder_cache: Cache | None = None
+        self.decoder_past = 0
         self.encoder_states: Tensor | None = None
         self.encoder_mask: Tensor | None = None
         #: The position biases that the layers of a stack share, by whether they are of cross-attention.

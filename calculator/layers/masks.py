@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import ATTENTION_TYPES, RECURRENT_TYPES
-from calculator.engine.operations import broadcast_shapes
+from calculator.engine.operations import broadcast_shapes, expand
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -125,12 +125,25 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
     if not context.is_causal:
         return bidirectional(context, context.length)
     if context.encoder_states is not None:
-        return None
+        return _after_prefix(context) if context.past else None
     if context.attention == "eager":
         return _additive(context, attention)
     if context.attention != "sdpa" or not _needed(context, attention):
         return None
     return _additive(context, attention) if "float_masks" in context.older else _boolean(context, attention)
+
+
+def _after_prefix(context: Context) -> Tensor:
+    """Return the mask of a decoder with a prefix: (batch, 1, sequence, prefix + sequence).
+
+    The mask that BART makes for it has no padding, but is applied.
+    """
+    tape, batch, length, width = context.tape, context.batch, context.length, context.past + context.length
+    mask = tape.new((1, length, width), "bool", "causal")
+    if context.padding_mask is None:
+        return expand(mask, (batch, length, width))
+    mask = _and(mask, mask, "where queries look")
+    return _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")
 
 
 def _boolean(context: Context, attention: MixerType) -> Tensor:

@@ -44,6 +44,8 @@ def start_decoder(context: Context, encoded: Tensor) -> None:
     context.set_scope("encoder's attention mask: ")
     context.encoder_mask = masks.bidirectional(context, source)
     context.is_causal = True
+    context.cache, context.past = context.decoder_cache, context.decoder_past
+    context.decoder_cache = None
 
 
 class Seq2SeqLoss:

@@ -68,6 +68,7 @@ def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tenso
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
     context.router_logits, context.forward_locals = None, []
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
+    context.past = 0 if context.model.encoder_layers else context.past
     loss, outputs = context.hooks.end(loss, outputs)
     context.cache, context.num_items = None, None
     return loss, outputs

@@ -23,7 +23,7 @@ UNMODELLED: dict[TaskName, tuple[str, ...]] = {
     "seq_cls": ("prefix",),
     "token_cls": ("prefix", "prompt", "qlora"),
     "question_ans": ("prefix", "qlora"),
-    "seq_2_seq_lm": ("prefix", "adapter"),
+    "seq_2_seq_lm": ("adapter",),
 }
 
 #: Settings of a classifier.

@@ -115,13 +115,20 @@ def _decode(context: Context, encoded: Tensor) -> Tensor:
     tape, length = context.tape, context.length
     context.set_scope("model.decoder: ")
     position_ids = tape.new((length,), "int64", "position_ids")
-    ones = tape.new((context.batch, length), "float32", "mask of ones")
-    as_bool = tape.new((context.batch, length), "bool", "mask of ones, as bool")
-    del ones, as_bool
-    context.masks = masks.by_attention_type(context)
+    _make_masks(context)
     context.decoder_locals += [inputs_embeds, position_ids]
     shifted = tape.new((1, length), "int64", "positions + 2")
     return _with_positions(context, inputs_embeds, shifted, "decoder")
+
+
+def _make_masks(context: Context) -> None:
+    """Make the mask of the target from one of ones, which covers a prefix too."""
+    shape = (context.batch, context.past + context.length)
+    ones = context.tape.new(shape, "float32", "mask of ones")
+    context.padding_mask = context.tape.new(shape, "bool", "mask of ones, as bool")
+    del ones
+    context.masks = masks.by_attention_type(context)
+    context.padding_mask = None
 
 
 def _biased(context: Context, logits: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def _decode(context: Context, hidden_states: Tensor) -> Tensor:
     assert context.decoder_ids is not None
     inputs_embeds = embed(context, context.decoder_ids, "decoder.embed_tokens")
     context.decoder_locals.append(inputs_embeds)
-    if context.config["use_cache"]:
+    if context.config["use_cache"] and context.cache is None:
         context.cache = Cache(windowed=False)
     context.masks = masks.by_attention_type(context)
     context.set_scope("decoder: ")
@@ -106,7 +106,8 @@ def _shared_bias(context: Context, modules: LayerModules, name: str, query: Tens
     if crosses:
         bias = context.tape.new((1, *query.shape[1:3], key.shape[2]), query.dtype, "position bias of zeros")
     else:
-        bias = compute_bias(context, modules[f"{name}.relative_attention_bias"], query.shape[2])
+        table = modules[f"{name}.relative_attention_bias"]
+        bias = compute_bias(context, table, query.shape[2], key.shape[2])
     context.position_biases[crosses] = bias
     return bias
 

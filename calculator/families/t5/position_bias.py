@@ -12,30 +12,31 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 
 if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
 
 
-def compute_bias(context: Context, table: BoundModule, length: int) -> Tensor:
-    """Look up the bias of every pair of positions: (1, heads, length, length), a view of (length, length, heads)."""
+def compute_bias(context: Context, table: BoundModule, length: int, width: int) -> Tensor:
+    """Look up the bias of every pair of positions: (1, heads, length, width), a view of (length, width, heads)."""
     tape = context.tape
     context.set_scope(f"{table.name}: ")
     counted = tape.new((length,), "int64", "positions")
     queries = tape.new((length, 1), "int64", "positions of queries")
     del counted
-    keys = tape.new((length,), "int64", "positions of keys")
-    relative = tape.new((length, length), "int64", "relative positions")
-    buckets = _buckets(context, length)
+    keys = tape.new((width,), "int64", "positions of keys")
+    relative = tape.new((length, width), "int64", "relative positions")
+    buckets = _buckets(context, (length, width))
     heads = table.module.out_features
     values = products.embedding(buckets, table.own["weight"], heads, "position bias")
     del queries, keys, relative
-    return ops.view(values, (1, heads, length, length))
+    return ops.view(values, (1, heads, length, width))
 
 
-def _buckets(context: Context, length: int) -> Tensor:
+def _buckets(context: Context, shape: Shape) -> Tensor:
     """Return the bucket of every relative position."""
-    tape, shape = context.tape, (length, length)
+    tape = context.tape
     if context.is_causal:
         zeros = tape.new(shape, "int64", "zeros")
         least = tape.new(shape, "int64", "positions before")

@@ -12,6 +12,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.layers.masks import is_recurrent
+from calculator.methods.prefix import decoder_cache
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
 from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
@@ -49,6 +50,8 @@ class Prefix(VirtualTokens):
         _of_task(model)
         heads.check(model)
         _fits(model)
+        if model.encoder_layers:
+            decoder_cache.check(model)
         if training.passes_mask and model.adds_router_loss:
             message = "the routers' loss fails with a mask longer than the input: use no padding, or another method"
             raise refusal("model.config.output_router_logits", message, True)
@@ -100,11 +103,16 @@ class Prefix(VirtualTokens):
         """Fill the cache with every layer's keys and values (peft.PeftModel.get_prompt)."""
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
         context.set_scope("prompt_encoder: ")
-        lengthen_mask(context, p)
+        if not context.model.encoder_layers:
+            lengthen_mask(context, p)
         encoded = ops.cast(self.encoded(context, p), context.training.dtype, "prefix in the model's dtype")
         count = len(context.model.decoder.layers)
         heads = encoded.shape[-1] // (2 * count * _head_dim(context.model))
         layer = (2, context.batch, heads, p, _head_dim(context.model))
+        if context.model.encoder_layers:
+            encoded = ops.cat((encoded, encoded), (*encoded.shape[:2], 2 * encoded.shape[2]), "prefix, twice")
+            decoder_cache.fill(context, encoded, count, layer, p)
+            return
         chunks = ops.split(ops.view(encoded, (count, *layer)), [layer] * len(context.repetition.numbers))
         context.fill_cache([ops.split(chunk, [layer[1:], layer[1:]], stacks=True) for chunk in chunks], p)
 
@@ -114,7 +122,9 @@ class Prefix(VirtualTokens):
             name: context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
             for name, shape in self._tensors(context.model).items()
         }
-        indices = context.tape.new((context.batch, p), "int64", "indices")
+        # Of an encoder-decoder, numbers for both stacks are moved to the GPU, and the first half is used.
+        numbers = 2 * p if context.model.encoder_layers else p
+        indices = ops.narrow(context.tape.new((context.batch, numbers), "int64", "indices"), (context.batch, p))
         table = weights["embedding.weight"]
         if not context.tape.trains:
             return context.tape.new((context.batch, p, table.shape[1]), table.dtype, "repeated")

@@ -194,6 +194,11 @@ def test_a_prompt_of_an_encoder_decoder_has_rows_for_both_stacks():
     assert seq2seq({"name": "prompt", "num_virtual_tokens": 5}).parameters.added == 2 * 5 * 64
 
 
+def test_a_prefix_of_an_encoder_decoder_is_for_the_decoders_own_attention():
+    plan = seq2seq({"name": "prefix", "num_virtual_tokens": 5}, config={**BART, "decoder_layers": 2})
+    assert plan.parameters.added == plan.parameters.trainable == 2 * 2 * 5 * 64
+
+
 def test_a_shared_table_that_is_not_tied_has_no_gradient():
     """Each stack looks words up in a table of its own."""
     tied, untied = seq2seq(), seq2seq(config={**BART, "tie_word_embeddings": False})
@@ -209,6 +214,12 @@ def test_a_shared_table_that_is_not_tied_has_no_gradient():
         ({"training": {"dtype": "float16"}}, "training.dtype", "clamp float16 states"),
         ({"training": {"target_length": 65}}, "training.target_length", "the model has 64 only"),
         ({"method": "adapter"}, "method.name", "not modelled yet: use lora or prompt"),
+        ({"method": "prefix"}, "method.name", "is for 2 layers, as the encoder has; the decoder has 3"),
+        (
+            {"method": "prefix", "config": {**BART, "decoder_layers": 2, "decoder_attention_heads": 2}},
+            "method.name",
+            "the decoder has 2 heads of 16",
+        ),
         ({"method": {"name": "lora", "modules_to_save": ["shared"]}}, "method.modules_to_save", "leave it out"),
         ({"method": "qlora", "training": {"autocast": "bfloat16"}}, "training.autocast", "leave autocast out"),
     ],

@@ -1,0 +1,66 @@
+"""A prefix of an encoder-decoder: keys and values for the decoder's attention to its own tokens.
+
+Source: peft/peft_model.py, PeftModel.get_prompt (num_transformer_submodules of 2); transformers/cache_utils.py,
+EncoderDecoderCache and DynamicCache.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import refusal
+from calculator.engine import operations as ops
+from calculator.layers.cache import Cache
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+def check(model: Model) -> None:
+    """Refuse a decoder with other layers or heads than those that PEFT reads from the config, the encoder's.
+
+    Raises:
+        PlanError: naming both numbers.
+    """
+    config = model.config
+    encoder, decoder = (len(each.layers) for each in model.stacks)
+    if decoder > encoder:
+        message = (
+            f"PEFT's prefix is for {encoder} layers, as the encoder has; the decoder has {decoder}, and transformers"
+            " finds no cache for the last: use lora or prompt"
+        )
+        raise refusal("method.name", message, "prefix")
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    own = config.get("decoder_attention_heads", heads)
+    width = config["head_dim"]
+    if own != heads or width * heads != hidden:
+        message = (
+            f"PEFT's prefix has {heads} heads, {hidden} wide together; the decoder has {own} heads of {width}, and the"
+            " attention fails: use lora or prompt"
+        )
+        raise refusal("method.name", message, "prefix")
+
+
+def fill(context: Context, doubled: Tensor, count: int, layer: Shape, p: Dim) -> None:
+    """Make the decoder's cache of the prefix, which PEFT concatenates with itself, for both attentions of each layer.
+
+    `layer` is the shape of one layer's keys and values. Those for cross-attention are copied too, then dropped.
+    """
+    both = (4, *layer[1:])
+    chunks = ops.split(ops.view(doubled, (count, *both)), [both] * count)
+    own = [_copied(chunk, layer) for chunk in chunks]
+    crossing = [_copied(chunk, layer) for chunk in chunks]
+    del crossing
+    # each layer of the decoder asks the cache for its own attention, then for that to the encoder
+    before = [pair for each in own for pair in (each, [])]
+    context.decoder_cache = Cache(before, windowed=False)
+    context.decoder_past = p
+
+
+def _copied(chunk: Tensor, layer: Shape) -> list[Tensor]:
+    """Copy the keys and values of a layer."""
+    parts = ops.split(ops.narrow(chunk, layer), [layer[1:], layer[1:]], stacks=True)
+    return [ops.cat((part,), part.shape, "prefix, cached") for part in parts]
