@@ -18,6 +18,7 @@ from app.presentation.consequences import with_message
 from app.presentation.format import gib, number, parameters, percent
 from app.presentation.grades import grade_sentence
 from app.presentation.labels import parts
+from app.presentation.memory_interval import interval_lines
 from calculator.devices import Verdict
 from calculator.estimation.request import parse_request
 
@@ -67,6 +68,7 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
         yield graded
     yield f"{verdict.sentence(plan)}"
     yield f"{verdict.why(plan)}"
+    yield from interval_lines(plan.memory)
     drawn = verdict.history_sentence(plan)
     if drawn is not None:
         yield drawn

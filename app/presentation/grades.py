@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 #: What each grade means.
 MEANINGS: dict[Grade, str] = {
     "modelled": "the calculator models this step.",
+    "from source, not traced": "the calculator models this step from its source, and no trace was compared with it.",
     "traced, validated operations only": (
         "every operation that allocates memory is also in steps that the calculator models, which equal their traces to"
         " the byte."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.tools import axolotl, llama_factory, unsloth
+from app.tools import axolotl, llama_factory
 from app.tools.tool import Tool
 from calculator.trainers import TRAINERS, Loop
 
@@ -24,7 +24,7 @@ def _trainer(loop: Loop) -> Tool:
 
 #: Every tool by its name: the trainers in their order, and then the programs.
 TOOLS: dict[str, Tool] = {
-    tool.name: tool for tool in (*map(_trainer, TRAINERS.values()), axolotl.TOOL, llama_factory.TOOL, unsloth.TOOL)
+    tool.name: tool for tool in (*map(_trainer, TRAINERS.values()), axolotl.TOOL, llama_factory.TOOL)
 }
 
 

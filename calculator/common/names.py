@@ -75,7 +75,9 @@ MethodName = Literal[
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
-TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward", "trl-grpo", "trl-rloo"]
+TrainerName = Literal[
+    "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward", "trl-grpo", "trl-rloo", "unsloth"
+]
 
 #: A loss of a trainer, as a request's `training.loss_type` gives it.
 LossType = Literal[

@@ -29,8 +29,13 @@ class _NoGrad:
         return packed
 
 
-def checkpoint_reentrant(function: Callable[[Tensor], Tensor], x: Tensor, captured: object) -> Tensor:
-    """Run a function without a graph and save only its input. What it captures stays alive as long as the graph."""
+def checkpoint_reentrant(
+    function: Callable[[Tensor], Tensor], x: Tensor, captured: object, *, offloads: bool = False
+) -> Tensor:
+    """Run a function without a graph and save only its input. What it captures stays alive as long as the graph.
+
+    `offloads`: whether the input is saved in host memory, and comes back to a buffer that always exists.
+    """
     tape = x.tape
     tape.hooks.append(_NoGrad())
     outer, tape.grad_enabled = tape.grad_enabled, False
@@ -43,7 +48,7 @@ def checkpoint_reentrant(function: Callable[[Tensor], Tensor], x: Tensor, captur
         return out.detach()
     dtype = tape.autocast.dtype if tape.autocast is not None else None
     node = Node(tape, _recompute, (x.edge,), (function, dtype, captured))
-    node.save(x)
+    node.save(Tensor(tape, None, x.shape, x.dtype, None) if offloads else x)
     return Tensor(tape, out.storage, out.shape, out.dtype, node)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.devices.colocated_engine import ColocatedEngine
     from calculator.estimation.device_replay import DeviceReplay
+    from calculator.estimation.interval import MemoryInterval
     from calculator.estimation.traced.grade import EngineName, Grade, TraceSummary
     from calculator.methods import Method
     from calculator.sharding.communication import Collective
@@ -175,6 +176,8 @@ class Memory:
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
     #: The engine that generates on the same card, if there is one.
     colocated: ColocatedEngine | None = None
+    #: The interval of the figures, which are its high end; None if they are no interval.
+    interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
 
     @property
     def timeline(self) -> tuple[Moment, ...]:

@@ -21,6 +21,7 @@ from calculator.estimation.answer import Estimate, Memory, ModelSummary, Paramet
 from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
+from calculator.estimation.interval import interval_of
 from calculator.estimation.ledger import components
 from calculator.estimation.recent_series import RECENT_SERIES
 from calculator.estimation.remarks import assumptions, of_ranks, warnings
@@ -31,6 +32,7 @@ from calculator.estimation.several_gpus import check_device
 from calculator.estimation.timeline import timeline
 from calculator.families import model_from_config
 from calculator.resident.tensors import parameters
+from calculator.trainers import trainer_of
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -84,18 +86,20 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     step = training_step(request, series, whole=whole)
     resident = step.resident
     memory, verdict = _memory(request, step, series)
+    interval = interval_of(request, model, estimate)
     return Estimate(
         model=model_summary(model),
         method=request.method,
         accounting=request.accounting,
         reserved=request.reserved,
         parameters=ParameterCounts.of(*resident.parameters),
-        memory=memory,
+        memory=memory if interval is None else replace(memory, interval=interval),
         fit=verdict,
         saved_bytes=request.method.saved_bytes(resident.whole, model),
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
         warnings=warnings(request, model, resident.tensors) + _card_caveats(request),
         communication=step.communication,
+        grade="from source, not traced" if trainer_of(request.training).facts.is_interval else "modelled",
     )
 
 
@@ -174,7 +178,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         replay,
         _colocated(request, step),
     )
-    host = step.resident.host_bytes
+    host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared)
     return (memory if host is None else _with_host(memory, host, request)), verdict
 
 

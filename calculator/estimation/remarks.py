@@ -76,7 +76,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *untraced(request.stack, model.model_type, request.method.name),
         _reserved(request),
         *_histories(request),
-        ACCURACY,
+        *(() if trainer.facts.is_interval else (ACCURACY,)),
         *trainer.assumptions(prepared(request, model)),
         *request.method.assumptions,
         *task_sentences.assumptions(model, request.method),
@@ -89,7 +89,8 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         )
     if returns_cache(model, request.training):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
-    if request.training.autocast is not None and request.device.sharding in REPLAYED:
+    casts_at_uses = request.training.autocast is not None and request.device.sharding in REPLAYED
+    if casts_at_uses and not trainer.facts.is_interval:
         lines.append(AUTOCAST)
     if request.training.autocast == "float16":
         lines.append(SCALER)

@@ -15,8 +15,6 @@ TOOLS = {
     "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
     "llama-factory": "LLaMA-Factory is a tool: import its file, start from its defaults with --tool llama-factory, or "
     "use transformers",
-    "unsloth": "Unsloth is a tool with kernels that are not modelled: import its notebook, or start from its defaults "
-    "with --tool unsloth, for figures of trl-sft",
     "torchtune": "torchtune's recipes are not modelled: use null for a plain loop",
 }
 
@@ -232,6 +230,14 @@ class Training:
         help="The options of gradient checkpointing; null means the trainer's default.",
         example={"use_reentrant": False},
     )
+    activation_offloading: bool | None = setting(
+        None,
+        label="Offload layer inputs",
+        help="Whether gradient checkpointing keeps the layers' inputs in host memory; null means the trainer's default."
+        " Only with unsloth, where it is the default (use_gradient_checkpointing); false keeps them on the GPU.",
+        example=True,
+        empty="the trainer's default",
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
         "sdpa", label="Attention", help="The attention implementation (attn_implementation)."
     )
@@ -297,6 +303,16 @@ class Training:
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
         return self.gradient_accumulation_steps
+
+    @property
+    def is_highest(self) -> bool:
+        """Whether it is that of the high end, where the answer is an interval."""
+        return True
+
+    @property
+    def lowest(self) -> "Training":
+        """The same training for the low end."""
+        return LowestTraining(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     @property
     def has_images(self) -> bool:
@@ -369,6 +385,16 @@ class FirstMicroBatch(Training):
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
         return self.of_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowestTraining(Training):
+    """The training of the low end, where the answer is an interval."""
+
+    @property
+    def is_highest(self) -> bool:
+        """Whether it is that of the high end."""
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

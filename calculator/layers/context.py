@@ -344,7 +344,8 @@ def layer_classes(context: Context) -> list[int]:
 
     Layers differ by their modules, and by their attention type if the masks differ. The first layer differs from the
     others if its attention weights are returned, since they may not be saved, and if its input is of another dtype than
-    its output: two different half-precision dtypes under autocast.
+    its output: two different half-precision dtypes under autocast. The last one differs if it alone keeps its input on
+    the device.
 
     The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
     last one makes. So are layers that share other tensors.
@@ -364,6 +365,8 @@ def layer_classes(context: Context) -> list[int]:
     if context.training.has_images and context.forward.tower is not None:
         featured = context.forward.tower.featured_layers(context.config)
         classes = [*range(-1 - featured, -1), *classes[featured:]]
+    if context.prepared.offloads_inputs:
+        classes[-1] = -2
     lowered = context.training.autocast or context.dtype
     first_differs = context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
     return [-1, *classes[1:]] if first_differs else classes

@@ -108,6 +108,10 @@ class Prepared(Protocol):
     def disables_dropout(self) -> bool:
         """Whether torch.nn.Dropout modules drop nothing."""
 
+    @property
+    def offloads_inputs(self) -> bool:
+        """Whether checkpointing keeps the layers' inputs in host memory, but for the last layer's."""
+
     def config(self, dropout_modules: Collection[str]) -> Config:
         """Return the model's config, with the probabilities of these dropout modules that the trainer leaves."""
 

@@ -78,6 +78,11 @@ class PreparedModel:
         """Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0."""
         return trainer_of(self.training).facts.disables_dropout
 
+    @property
+    def offloads_inputs(self) -> bool:
+        """Whether checkpointing keeps the layers' inputs in host memory, but for the last layer's."""
+        return trainer_of(self.training).offloads_inputs(self)
+
     def config(self, dropout_modules: Collection[str]) -> Config:
         """The model's config, without the probabilities of its dropout modules where the trainer sets those to 0."""
         config = self.model.config

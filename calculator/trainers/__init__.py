@@ -14,6 +14,7 @@ from calculator.trainers.trl_orpo.loop import TrlOrpo
 from calculator.trainers.trl_reward.loop import TrlReward
 from calculator.trainers.trl_rloo.loop import TrlRloo
 from calculator.trainers.trl_sft.loop import TrlSft
+from calculator.trainers.unsloth.loop import Unsloth
 
 #: Every training loop by the name that a request gives; None is the reference step.
 TRAINERS: dict[TrainerName | None, Loop] = {
@@ -28,6 +29,7 @@ TRAINERS: dict[TrainerName | None, Loop] = {
         TrlReward(),
         TrlGrpo(),
         TrlRloo(),
+        Unsloth(),
     )
 }
 

@@ -58,5 +58,9 @@ class TrainerFacts:
     keeps_norm: bool = False
     #: Whether the loss of a step lives until the forward pass of the next step ends.
     keeps_loss: bool = False
+    #: Whether its checkpointing can keep the layers' inputs in host memory.
+    offloads: bool = False
+    #: Whether the answer is an interval, because the trainer decides by what a request does not state.
+    is_interval: bool = False
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from calculator.trainers.liger import forward_for
 from calculator.trainers.resident import batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.tensors import ResidentTensor
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.subject import Subject
 
@@ -69,6 +70,10 @@ class Loop(ABC):
         """Yield where the request differs from the trainer's own defaults."""
         yield from ()
 
+    def reasons(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature
+        """Yield why the answer is an interval, and what its ends are."""
+        yield from ()
+
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
         """Return how a module is stored and trained, from how the method stores and trains it."""
         return spec
@@ -92,6 +97,18 @@ class Loop(ABC):
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant."""
         return context.training.use_reentrant
+
+    def offloads_inputs(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether checkpointing keeps the layers' inputs in host memory, but for the last layer's."""
+        return False
+
+    def buffers(self, prepared: Subject) -> Iterable[ResidentTensor]:  # noqa: ARG002  a hook's signature
+        """Return tensors of the trainer's own that stay on the device."""
+        return ()
+
+    def host_bytes(self, prepared: Subject) -> int | None:  # noqa: ARG002  a hook's signature
+        """Return what the trainer keeps in pinned host memory; None if it keeps nothing there."""
+        return None
 
     def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""

@@ -50,6 +50,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(training)),
         *(_of_step(*each, 1) for each in loop.kept_for_step(training)),
         *scalars,
+        *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
     )
 

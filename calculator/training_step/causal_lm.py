@@ -167,7 +167,8 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     types = _types(context, position) if tables is own else ()
     captured = [*(_shared(context, kind) for kind in types), encoder, passed, context.num_items]
     if trainer_of(context.training).is_reentrant(context):
-        return unit.after(checkpoint_reentrant(run, hidden_states, captured))
+        offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
+        return unit.after(checkpoint_reentrant(run, hidden_states, captured, offloads=offloads))
     return unit.after(checkpoint(run, hidden_states, captured=captured))
 
 

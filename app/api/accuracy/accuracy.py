@@ -44,6 +44,13 @@ class Accuracy:
 TRACED = "Answers from traces are not compared with GPU measurements. The grade states what a trace cannot see."
 
 
+#: What is said of answers that are intervals.
+FROM_SOURCE = (
+    "The figures are from the trainer's source. Neither a trace nor a GPU measurement of a whole configuration was "
+    "compared with them."
+)
+
+
 def accuracy(estimate: Estimate) -> Accuracy:
     """Return the accuracy that is shown with an estimate."""
     method = method_name(estimate.method)
@@ -52,6 +59,8 @@ def accuracy(estimate: Estimate) -> Accuracy:
         return Accuracy(method=method, sentence=sentence, errors=(), interval=None)
     if estimate.engine == "traced":
         return Accuracy(method=method, sentence=TRACED, errors=(), interval=None)
+    if estimate.memory.interval is not None:
+        return Accuracy(method=method, sentence=FROM_SOURCE + _rule_sentence(estimate), errors=(), interval=None)
     errors = of_method(method)
     return Accuracy(
         method=method,

@@ -3,10 +3,11 @@
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator, model_validator
 
 from app.api.accuracy.accuracy import accuracy
 from app.api.answers.answer import Answer, described
+from app.api.answers.memory_interval import MemoryIntervalAnswer, ends_of
 from app.presentation.consequences import consequences
 from calculator.common.names import ComponentName, PhaseName, TaskName
 from calculator.devices import GPU, Verdict
@@ -172,6 +173,16 @@ class Memory(Answer):
             }
         ],
     )
+    interval: MemoryIntervalAnswer | None = described(
+        "The interval of a trainer that decides by what a request does not state, such as free memory (unsloth). All"
+        " other figures and the verdict are those of its high end; null for other trainers.",
+        None,
+    )
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def _with_ends(cls, value: Any, info: ValidationInfo) -> Any:
+        return ends_of(value, info.data)
 
 
 class Fit(Answer):
@@ -352,7 +363,8 @@ class EstimateAnswer(Answer):
     )
     engine: EngineName = described("What found the figures: the calculator, or a trace of the real step.", "calculator")
     grade: Grade | None = described(
-        "How far the figures may be trusted, with the most trusted first: of the calculator; of a trace with operations"
+        "How far the figures may be trusted, with the most trusted first: of the calculator; of one from source that no"
+        " trace was compared with; of a trace with operations"
         " that are validated; with others, whose scratch memory on a GPU is unchecked; of a model that a kernel package"
         " changes. Null with textbook accounting.",
         "modelled",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.interop.exports import bottleneck, several_gpus
+from app.interop.exports import bottleneck, several_gpus, unsloth_script
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import WIDTH, literal
@@ -158,6 +158,8 @@ def exported(planned: Planned) -> Exported:
         PlanError: if the trainer has no script yet.
     """
     method, name = planned.request.method, planned.request.training.trainer
+    if name == "unsloth":
+        return unsloth_script.exported(planned)
     script, trainer = SCRIPTS.get(method.name, MethodScript()), TRAINER_SCRIPTS.get(name)
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)

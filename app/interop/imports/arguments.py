@@ -57,6 +57,9 @@ def trainer_or_warn(keys: Keys, name: str) -> TrainerName:
     return "trl-sft"
 
 
+#: The settings that are read by themselves.
+OWN = ("trainer", "dtype", "attention", "activation_offloading")
+
 #: Names of attention implementations, kernels of the Hub included.
 ATTENTION = {
     "eager": "eager",
@@ -122,6 +125,8 @@ def _packing(keys: Keys, trainer: TrainerName, attention: str, batch: int) -> di
     if packing and strategy == "wrapped":
         keys.miss("packing_strategy", strategy, "rows are cut from one stream of tokens: they are full and unpadded")
         return {"padding": False}
+    if trainer == "unsloth":  # its rows are one row, packed or not
+        return {"padding": False}
     if free and not packing:
         keys.miss("padding_free", True, "is modelled as packing: the sequences of a micro-batch are one row")
     if (packing or free) and trainer == _PACKS and attention == "flash_attention_2":
@@ -148,7 +153,7 @@ def _declared(keys: Keys, read: dict[str, Any]) -> dict[str, Any]:
     """Return the remaining keys that have the name and the type of a training setting, such as use_liger_kernel."""
     found: dict[str, Any] = {}
     for each in declared(Training):
-        if each.name in read or each.name not in keys.left or each.name in ("trainer", "dtype", "attention"):
+        if each.name in read or each.name not in keys.left or each.name in OWN:
             continue
         value = keys.left[each.name]
         if value is not None and mismatch(each.type, value) is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports import unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
@@ -63,8 +64,12 @@ def imported(keys: Keys, given: Any) -> Imported:
     method = _method(keys, calls, is_unsloth=is_unsloth)
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
-    training |= arguments(keys, trainer, _defaults(keys, calls, trainer, is_unsloth=is_unsloth))
-    if is_unsloth:
+    defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
+    if is_unsloth and unsloth.is_modelled(calls, trainer, method, model):
+        training = unsloth.training(keys, training, arguments(keys, "unsloth", defaults))
+    else:
+        training |= arguments(keys, trainer, defaults)
+    if is_unsloth and training["trainer"] != "unsloth":
         keys.warn(
             "Unsloth",
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
@@ -74,7 +79,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     request = {"model": model, "method": method, "training": spread.training, **spread.request}
     stack = stack_of(keys, request)
     request |= {"stack": stack} if stack else {}
-    return keys.close("script", request, tool="unsloth" if is_unsloth and trainer == "trl-sft" else "")
+    return keys.close("script", request, tool="unsloth" if training["trainer"] == "unsloth" else "")
 
 
 def _list_unread(keys: Keys) -> None:
@@ -90,8 +95,7 @@ def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> Trainer
 
 def _defaults(keys: Keys, calls: tuple[str, ...], trainer: str, *, is_unsloth: bool) -> Any:
     if is_unsloth:
-        checkpointing = keys.take("use_gradient_checkpointing", "unsloth")
-        keys.left.setdefault("gradient_checkpointing", bool(checkpointing) and checkpointing != "False")
+        unsloth.read_checkpointing(keys)
         return UNSLOTH_CONFIG
     plain = trainer == "transformers" or not any(name in calls for name in CLASSES if name.endswith("Config"))
     return TRAINING_ARGUMENTS if (plain and "TrainingArguments" in calls) or trainer == "transformers" else TRL_CONFIG

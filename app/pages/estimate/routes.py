@@ -27,6 +27,7 @@ from app.presentation.changes import changes_text
 from app.presentation.charts import history_figure, methods_figure, timeline_figure
 from app.presentation.consequences import consequences
 from app.presentation.grades import grade_sentence
+from app.presentation.memory_interval import interval_sentence
 from app.presentation.templates import page
 from app.tools import TOOLS
 from calculator import catalogue
@@ -154,6 +155,7 @@ def _answer(context: dict[str, Any], comparison: view.Comparison, chosen: Estima
         fewest=view.fewest_gpus(request, chosen),
         figure=methods_figure(comparison.estimates, chosen.fit),
         grade_sentence=grade_sentence,
+        interval_sentence=interval_sentence,
         gauge=verdict.gauge(chosen),
         gpu=gpu_id(form.typed["gpu"]),
         history=history_figure(chosen.memory),

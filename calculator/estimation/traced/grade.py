@@ -16,6 +16,7 @@ EngineName = Literal["calculator", "traced"]
 #: How far an answer's figures may be trusted, the most first.
 Grade = Literal[
     "modelled",
+    "from source, not traced",
     "traced, validated operations only",
     "traced, kernel scratch unchecked",
     "traced, but a kernel package changes it",

@@ -33,7 +33,7 @@ def body_of(tool, method, **training):
 def test_every_trainer_of_the_calculator_is_offered_in_its_order():
     offered = [tool.trainer for tool in TOOLS.values() if tool.is_trainer]
     assert offered == list(TRAINERS)
-    assert {"axolotl", "llama-factory", "unsloth"} < set(TOOLS)
+    assert {"axolotl", "llama-factory"} < set(TOOLS)
     assert all(tool.summary.endswith(".") and tool.source for tool in TOOLS.values())
 
 
@@ -128,7 +128,6 @@ def test_the_page_asks_for_the_trainer_first_and_shows_its_defaults(client):
     other = client.get(f"/?model={MODEL}&tool=trl-sft&dtype=bfloat16&reserved=rule").text
     assert "here bfloat16" in other
     assert "Set its defaults" in other
-    assert "does not model Unsloth" in client.get(f"/?model={MODEL}&tool=unsloth&reserved=rule").text
 
 
 def test_a_trainer_that_does_not_exist_is_refused_at_the_choice(client):
@@ -161,8 +160,8 @@ def test_a_command_starts_from_a_tools_defaults(capsys):
         }
     )
     assert printed["memory"]["peak_allocated_bytes"] == wanted.memory.peak_allocated_bytes
-    assert main([*given, "--tool", "unsloth"]) == 0
-    assert "does not model Unsloth" in capsys.readouterr().err
+    assert main([*given, "--tool", "axolotl"]) == 0
+    assert "lora_mlp_kernel" in capsys.readouterr().err
 
 
 def test_every_method_has_defaults_that_its_request_may_have():
@@ -183,3 +182,30 @@ def test_a_trainer_that_needs_two_rows_raises_the_batch_and_keeps_a_larger_one()
         if row.value == "at least 2"
     ]
     assert row.instead == "1"
+
+
+UNSLOTH = {
+    "trainer": "unsloth",
+    "autocast": "bfloat16",
+    "gradient_checkpointing": True,
+    "micro_batch_size": 2,
+    "sequence_length": 1024,
+}
+
+
+def test_the_interval_of_unsloth_is_on_the_page_in_json_and_on_the_command_line(client, capsys):
+    method = {"name": "qlora", "target_modules": ["q_proj"]}
+    body = {"model": MODEL, "method": method, "training": UNSLOTH, "reserved": "rule", "device": {"gpu": "T4"}}
+    found = client.post("/api/v1/estimate", json=body).json()
+    interval = found["memory"]["interval"]
+    for name in ("peak_allocated_bytes", "peak_reserved_bytes", "required_bytes"):
+        assert interval[name]["low"] <= interval[name]["high"] == found["memory"][name]
+    assert interval["lowest_verdict"] == found["fit"]["verdict"] == "fits"
+    assert found["accuracy"]["errors"] == []
+    address = f"/?model={MODEL}&method=qlora&tool=unsloth&reserved=rule"
+    page = client.get(address).text
+    assert "The memory is an interval" in page
+    assert "Chunks of the loss" in page
+    given = ["estimate", "--model", MODEL, "--method", "lora", "--target_modules", "q_proj", "--reserved", "rule"]
+    assert main([*given, "--tool", "unsloth"]) == 0
+    assert "The memory is an interval" in capsys.readouterr().out

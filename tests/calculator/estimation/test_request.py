@@ -48,7 +48,7 @@ def test_a_bare_count_is_for_full_fine_tuning_whatever_the_request(accounting):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("axolotl", "--tool axolotl"), ("llama-factory", "--tool llama-factory"), ("unsloth", "--tool unsloth")],
+    [("axolotl", "--tool axolotl"), ("llama-factory", "--tool llama-factory")],
 )
 def test_a_tool_in_place_of_a_trainer_is_refused_with_what_to_do_instead(name, hint):
     body = {"model": "gpt2", "method": {"name": "lora"}, "training": {"trainer": name}}

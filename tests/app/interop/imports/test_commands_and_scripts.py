@@ -109,7 +109,7 @@ def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
         ("trl sft --model_name_or_path gpt2 --packing", "packing with sdpa"),
         ("trl sft --model_name_or_path gpt2 --accelerate_config mine.yaml", "accelerate_config: mine.yaml"),
         ("trl sft --model_name_or_path gpt2 --activation_offloading", "activation_offloading"),
-        (UNSLOTH, "Unsloth"),
+        (UNSLOTH.replace("SFT", "DPO"), "Unsloth"),
     ],
 )
 def test_what_of_a_command_or_script_is_not_modelled_is_a_warning(text, warning):
@@ -141,6 +141,7 @@ def test_an_unsloth_notebook_is_read_with_unsloths_defaults():
     assert (found.format, found.tool, found.request["model"]) == ("script", "unsloth", LLAMA)
     assert (method["name"], method["r"], method["lora_alpha"], len(method["target_modules"])) == ("qlora", 32, 16, 7)
     assert (training["sequence_length"], training["micro_batch_size"]) == (2048, 2)
+    assert (training["trainer"], training["padding"], found.warnings) == ("unsloth", False, ())
     assert (training["dtype"], training["autocast"], training["optimizer"]) == ("bfloat16", "bfloat16", "adamw_8bit")
     assert {"trl": "0.22.2", "transformers": "4.56.2"}.items() <= missed(found).items()
     cells = {"cells": [{"cell_type": "markdown", "source": ["# A"]}, {"cell_type": "code", "source": [UNSLOTH]}]}

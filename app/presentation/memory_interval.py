@@ -1,0 +1,29 @@
+"""The interval of an answer's memory, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.presentation.format import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimation.answer import Memory
+    from calculator.estimation.interval import MemoryInterval
+
+
+def interval_sentence(memory: Memory, interval: MemoryInterval) -> str:
+    """State both ends of the required memory."""
+    low, high = interval.ends("required_bytes", memory.required_bytes)
+    return (
+        f"The memory is an interval: {size(low)} to {size(high)}, from the trainer's source. The verdict and all other "
+        "figures are those of the high end. What decides it:"
+    )
+
+
+def interval_lines(memory: Memory) -> Iterator[str]:
+    """Yield the interval and its reasons; nothing for an answer that is none."""
+    if memory.interval is not None:
+        yield interval_sentence(memory, memory.interval)
+        yield from (f"- {reason}" for reason in memory.interval.reasons)

@@ -1,0 +1,1 @@
+"""Unsloth's FastLanguageModel with TRL's SFTTrainer, modelled from its source."""

@@ -1,0 +1,118 @@
+"""The buffers that Unsloth keeps on the GPU: tables of the rotary embedding, layer inputs, dequantised weights.
+
+Source: unsloth/models/llama.py, LlamaRotaryEmbedding; unsloth_zoo/gradient_checkpointing.py,
+UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements, named
+from calculator.common.dtype import ITEMSIZE
+from calculator.resident.quantization import Quantization
+from calculator.resident.tensors import ResidentTensor
+from calculator.trainers.unsloth.products import FACTORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.inputs.training import Training
+    from calculator.trainers.subject import Subject
+
+#: The positions of the tables when the model is made, at most, and the multiple that they grow to.
+FIRST_POSITIONS, POSITIONS = 4 * 8192, 8192
+
+#: Layer inputs with more elements in half precision than this go to the host: 2 MiB of them.
+LEAST_OFFLOADED = 1 << 20
+
+#: The elements of each buffer for layer inputs before the first is larger.
+FIRST_BUFFER = 2 * 256 * 2048
+
+#: The host buffers before the first forward pass, and the elements of each.
+HOST_BUFFERS, HOST_BUFFER = 200, 128 * 1024
+
+#: Sequences shorter than this keep layer inputs on the GPU.
+LEAST_LENGTH = 512
+
+
+def offloads(model: Model, training: Training) -> bool:
+    """Whether the layers' inputs go to host memory."""
+    return _is_patched(training) and _hidden(model, training) > LEAST_OFFLOADED
+
+
+def _is_patched(training: Training) -> bool:
+    is_long = training.sequence_length >= LEAST_LENGTH
+    return training.gradient_checkpointing and is_long and training.activation_offloading is not False
+
+
+def _hidden(model: Model, training: Training) -> int:
+    return training.micro_batch_size * training.sequence_length * int(model.config["hidden_size"])
+
+
+def host_bytes(prepared: Subject) -> int | None:
+    """Return the pinned host memory for layer inputs: a buffer for each layer but the last, and those in reserve."""
+    model, training = prepared.model, prepared.training
+    if not _is_patched(training):
+        return None
+    used = len(model.decoder.layers) - 1 if offloads(model, training) else 0
+    in_reserve = max(0, HOST_BUFFERS - used) * HOST_BUFFER
+    return (used * max(HOST_BUFFER, _hidden(model, training)) + in_reserve) * ITEMSIZE[training.dtype]
+
+
+def buffers(prepared: Subject) -> Iterator[ResidentTensor]:
+    """Yield every buffer."""
+    yield from _rotary(prepared)
+    yield from _layer_inputs(prepared)
+    yield from _dequantised(prepared)
+
+
+def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
+    config, training = prepared.model.config, prepared.training
+    positions = max(int(config["max_position_embeddings"]), training.sequence_length)
+    if positions > FIRST_POSITIONS:
+        positions = -(-positions // POSITIONS) * POSITIONS
+    shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
+    for name in ("cos", "sin"):
+        yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, training.dtype)
+
+
+def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
+    training, hidden = prepared.training, _hidden(prepared.model, prepared.training)
+    if not _is_patched(training):
+        return
+    first = named(FIRST_BUFFER, "2 × 256 × 2048")
+    own = max(first, named(hidden, "B × S × hidden_size")) if offloads(prepared.model, training) else first
+    for name, size in (("GPU_BUFFERS", own), ("GPU_BUFFERS_B", own if training.is_highest else first)):
+        yield _buffer(name, (size,), training.dtype)
+
+
+def _dequantised(prepared: Subject) -> Iterator[ResidentTensor]:
+    """The dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
+    found = [
+        (module, spec.quantization)
+        for path, module in prepared.model.paths
+        if isinstance((spec := prepared.module_spec(path, module)).quantization, Quantization)
+        and {each.name for each in spec.added} >= set(FACTORS)
+    ]
+    if not found:
+        return
+    module, quantization = max(found, key=lambda pair: pair[0].weight.elements)
+    yield _buffer("WEIGHT_BUFFER", (named(_size(module), "largest weight"),), quantization.compute_dtype)
+    blocks = ceil(_size(module) / quantization.blocksize)
+    yield _buffer("ABSMAX_BUFFER", (named(blocks, "blocks"),), "float32")
+
+
+def _size(module: Module) -> int:
+    return elements(module.weight.shape)
+
+
+def _buffer(name: str, shape: Shape, dtype: DType) -> ResidentTensor:
+    component: ComponentName = "workspace" if name.endswith("_BUFFER") else "activations"
+    return ResidentTensor(name=name, shape=shape, dtype=dtype, component=component, base=False)

@@ -1,0 +1,97 @@
+"""What Unsloth refuses, and what of it is not modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.resident.quantization import Quantization
+from calculator.stack.changes import older_behaviour
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.trainers.subject import Subject
+
+#: The families whose patched forward pass is modelled. Source: unsloth/models/loader.py, dispatch_model.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+#: Families that Unsloth patches in other ways.
+OTHER_PATCHES = ("gemma", "gemma2")
+
+#: What a method sets that its fused functions do not cover, or that is not modelled, with what to set instead.
+OF_METHOD = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
+
+#: The values of settings that Unsloth has, and why it has no others.
+OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {
+    "adapter_dtype": (("float32",), "Unsloth keeps adapters in float32: use float32"),
+    "attention": (
+        ("sdpa", "flash_attention_2"),
+        "Unsloth runs flash-attn or xformers: use flash_attention_2 for the first, or sdpa if either may be installed",
+    ),
+    "use_liger_kernel": ((False,), "Unsloth has kernels of its own: use false"),
+    "padding": ((False,), "Unsloth passes no mask to attention while it trains: use false"),
+    "completion_tokens": ((None,), "Unsloth's loss reads every token, labelled or not: leave it out"),
+    "sequence_lengths": ((None,), "sample lengths are not modelled for Unsloth: give sequence_length alone"),
+}
+
+
+def problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield the problems of a run with Unsloth."""
+    yield from _model(prepared)
+    yield from _method(prepared)
+    yield from _training(prepared)
+
+
+def _model(prepared: Subject) -> Iterator[Problem]:
+    model_type = prepared.model.model_type
+    if model_type not in FAMILIES:
+        how = "patches in another way" if model_type in OTHER_PATCHES else "compiles in place of a patch"
+        known = ", ".join(FAMILIES)
+        message = f"Unsloth is modelled for {known}; {model_type} is a family that it {how}: use trl-sft"
+        yield Problem(loc="training.trainer", msg=message, input="unsloth")
+    if older_behaviour(prepared.stack, model_type):
+        message = "Unsloth replaces the forward pass of transformers, whose release changes nothing: leave it out"
+        yield Problem(loc="stack.transformers", msg=message, input=prepared.stack.transformers)
+
+
+def _method(prepared: Subject) -> Iterator[Problem]:
+    method = prepared.method
+    base = method.base_quantization(prepared.training)
+    if method.name not in ("lora", "qlora"):
+        message = f"Unsloth is modelled for lora and qlora; with {method.name} it compiles the model: use one of these"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+        return
+    if base is not None and not isinstance(base, Quantization):
+        message = "Unsloth compiles a model in 8 bits, which is not modelled: use qlora, or false"
+        yield Problem(loc="method.load_in_8bit", msg=message, input=True)
+    if isinstance(base, Quantization):
+        for name, value, shown in (("quant_type", "nf4", "nf4"), ("double_quant", True, "true")):
+            if getattr(base, name) != value:
+                message = f"Unsloth's kernels read double-quantised nf4 only: use {shown}"
+                yield Problem(loc=f"method.{name}", msg=message, input=getattr(base, name))
+    for name, default in OF_METHOD.items():
+        given = getattr(method, name, default)
+        if given not in (default, ()):
+            message = f"{name} with Unsloth is not modelled yet: leave it out, or use the trainer trl-sft"
+            yield Problem(loc=f"method.{name}", msg=message, input=given)
+    outer = [module for module in prepared.model.outer.values() if prepared.module_spec(module.name, module).added]
+    for module in outer:
+        message = f"an adapter on {module.name} with Unsloth is not modelled yet: leave it out"
+        yield Problem(loc="method.target_modules", msg=message, input=module.name)
+
+
+def _training(prepared: Subject) -> Iterator[Problem]:
+    training = prepared.training
+    if training.dtype == "float32" or training.autocast != training.dtype:
+        half = "bfloat16" if training.dtype == "float32" else training.dtype
+        loc = "training.dtype" if training.dtype == "float32" else "training.autocast"
+        message = f"Unsloth trains half-precision weights with autocast to the same data type: use {half} for both"
+        yield Problem(loc=loc, msg=message, input=getattr(training, loc.partition(".")[2]))
+    for name, (values, message) in OF_TRAINING.items():
+        given = getattr(training, name)
+        if given not in values:
+            yield Problem(loc=f"training.{name}", msg=message, input=given)
+    if training.gradient_checkpointing_kwargs is not None and not training.use_reentrant:
+        message = "Unsloth's checkpointing is re-entrant: leave it out"
+        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=False)

@@ -1,0 +1,113 @@
+"""Unsloth's autograd functions for LoRA: the MLP, the three projections of attention, and its output projection.
+
+Each saves its input, and the MLP also gate and up. Source: unsloth/kernels/fast_lora.py, LoRA_MLP, LoRA_QKV and LoRA_W.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
+from calculator.trainers.unsloth.products import (
+    FACTORS,
+    add_input_gradient,
+    cast_factors,
+    fill_gradients,
+    new_gradients,
+    product,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.engine.autograd import Rule
+    from calculator.layers.bound_module import BoundModule
+
+
+def lora_qkv(x: Tensor, bound: Sequence[BoundModule]) -> list[Tensor]:
+    """Return queries, keys and values."""
+    node = _node(x, bound, _qkv_back, outputs=len(bound))
+    node.save(x)
+    outs = [_named_product(x, each) for each in bound]
+    return [Tensor(x.tape, out.storage, out.shape, out.dtype, node, index) for index, out in enumerate(outs)]
+
+
+def lora_w(x: Tensor, bound: BoundModule) -> Tensor:
+    """Return the output of one projection."""
+    node = _node(x, [bound], _w_back)
+    node.save(x)
+    out = _named_product(x, bound)
+    return Tensor(x.tape, out.storage, out.shape, out.dtype, node)
+
+
+def lora_mlp(x: Tensor, gate: BoundModule, up: BoundModule, down: BoundModule) -> Tensor:
+    """Return down(act(gate(x)) · up(x)). Its gradients overwrite what it saves."""
+    node = _node(x, [gate, up, down], _mlp_back)
+    e, g = _named_product(x, gate), _named_product(x, up)
+    h = x.tape.new(e.shape, x.dtype, "activated gate · up")
+    out = _named_product(h, down)
+    for saved in (x, e, g):
+        node.save(saved)
+    return Tensor(x.tape, out.storage, out.shape, out.dtype, node)
+
+
+def _node(x: Tensor, bound: Sequence[BoundModule], rule: Rule, outputs: int = 1) -> Node:
+    edges = [x.edge, *(each.added[name].edge for each in bound for name in FACTORS)]
+    return Node(x.tape, rule, tuple(edges), tuple(bound), outputs)
+
+
+def _named_product(x: Tensor, bound: BoundModule) -> Tensor:
+    outer, x.tape.scope = x.tape.scope, f"{bound.name}: "
+    out = product(x, bound)
+    x.tape.scope = outer
+    return out
+
+
+def _qkv_back(node: Node, grads: list[Tensor | None]) -> list[Any]:
+    """The input's gradient overwrites the saved input."""
+    (x,) = node.saved
+    given = [(each, grad) for each, grad in zip(node.context, grads, strict=True) if grad is not None]
+    casts = [cast_factors(each, x) for each, _ in given]
+    of_factors = [new_gradients(each, x) for each, _ in given]
+    for each, _ in given:
+        fill_gradients(each, x)
+    for each, grad in given:
+        add_input_gradient(each, grad)
+    del casts
+    return [_over(x), *(grad for pair in of_factors for grad in pair)]
+
+
+def _w_back(node: Node, grad: Tensor) -> list[Any]:
+    (x,), (bound,) = node.saved, node.context
+    casts = cast_factors(bound, x)
+    of_factors = new_gradients(bound, x)
+    fill_gradients(bound, x)
+    x_grad = x.tape.new(x.shape, x.dtype, "input: gradient")
+    x_grad.viewed = True
+    add_input_gradient(bound, grad)
+    del casts
+    return [x_grad, *of_factors]
+
+
+def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its shape is read, which is the input's
+    """h, and the gradients of gate and up, overwrite what is saved and the gradient of h."""
+    (x, e, g), (gate, up, down) = node.saved, node.context
+    casts = [cast_factors(each, x) for each in (gate, up, down)]
+    h = x.tape.new(e.shape, x.dtype, "activated gate · up: gradient")
+    x.tape.scratch((*x.shape[:-1], down.added[FACTORS[0]].shape[0]), x.dtype, "output's gradient · B")
+    of_factors = {each.name: new_gradients(each, x) for each in (down, gate, up)}
+    fill_gradients(down, h)
+    for each in (up, gate):
+        fill_gradients(each, x)
+    add_input_gradient(up, g)
+    add_input_gradient(gate, e)
+    del casts, h
+    return [_over(x), *(grad for each in (gate, up, down) for grad in of_factors[each.name])]
+
+
+def _over(saved: Tensor) -> Tensor:
+    """A gradient in the place of a saved tensor."""
+    out = Tensor(saved.tape, saved.storage, saved.shape, saved.dtype, None)
+    out.viewed = True
+    return out

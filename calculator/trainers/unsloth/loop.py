@@ -1,0 +1,109 @@
+"""The micro-batch of Unsloth: transformers' Trainer with a patched model.
+
+Source: unsloth/models/rl_replacements.py, sft_trainer_compute_loss, which leaves the loss to the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.families import forward_of
+from calculator.layers.decoder_forward import final
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
+from calculator.layers.liger.norms import rms_norm
+from calculator.trainers.transformers.loop import Transformers
+from calculator.trainers.unsloth import buffers, check, sentences
+from calculator.trainers.unsloth.facts import FACTS
+from calculator.trainers.unsloth.loss import fused_loss
+from calculator.trainers.unsloth.modules import Attention, gated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.common.dtype import DType
+    from calculator.common.errors import Problem
+    from calculator.common.names import TrainerName
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import DecoderForward
+    from calculator.layers.loss import LossHead
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.trainers.subject import Subject
+
+
+class Unsloth(Transformers):
+    """SFTTrainer with a model of Unsloth's FastLanguageModel."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = "unsloth"
+    facts = FACTS
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what Unsloth refuses, and what of it is not modelled."""
+        yield from super().problems(prepared)
+        yield from check.problems(prepared)
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the figures assume, and what the ends of the interval are."""
+        yield from self.facts.assumptions
+        yield from sentences.assumptions(prepared)
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:
+        """Yield where the request differs from Unsloth's own defaults."""
+        yield from sentences.warnings(prepared)
+
+    def reasons(self, prepared: Subject) -> Iterator[str]:
+        """Yield why the answer is an interval."""
+        yield from sentences.reasons(prepared)
+
+    def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
+        """Return adapters in float32, and everything else as it was loaded: nothing is prepared for k-bit training."""
+        added = tuple(replace(each, dtype="float32") for each in spec.added)
+        return replace(spec, added=added, dtype=prepared.training.dtype)
+
+    def hidden_dtype(self, prepared: Subject) -> DType:
+        """Return the dtype that the model was loaded in."""
+        return prepared.training.dtype
+
+    def forward(self, prepared: Subject) -> DecoderForward:
+        """Return the family's forward pass with Unsloth's modules."""
+        return _patched(forward_of(prepared.model), norms=prepared.model.model_type == "qwen3")
+
+    def is_reentrant(self, context: Context) -> bool:  # noqa: ARG002  a hook's signature
+        """Return that checkpointing is re-entrant, whatever is requested."""
+        return True
+
+    def offloads_inputs(self, prepared: Subject) -> bool:
+        """Return whether the layers' inputs go to host memory, but for the last layer's."""
+        return buffers.offloads(prepared.model, prepared.training)
+
+    def buffers(self, prepared: Subject) -> Iterable[ResidentTensor]:
+        """Return the tables of the rotary embedding and Unsloth's own buffers."""
+        return buffers.buffers(prepared)
+
+    def host_bytes(self, prepared: Subject) -> int | None:
+        """Return the buffers of the layers' inputs in host memory."""
+        return buffers.host_bytes(prepared)
+
+    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+        """Return Unsloth's output head and loss."""
+        return fused_loss
+
+
+@cache
+def _patched(forward: DecoderForward, *, norms: bool) -> DecoderForward:
+    layer = forward.layer
+    assert isinstance(layer, SequentialLayer)
+    layer = replace(layer, attention=Attention(norms=norms), mlp=gated, norm=norm_by_name(rms_norm))
+    return replace(forward, layer=layer, final_norm=final(rms_norm), tables=_no_tables)
+
+
+def _no_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Return the positions of a row, where it has its own; the tables are buffers of the model."""
+    if not context.training.is_highest:
+        return ()
+    context.set_scope("model.")
+    return (hidden_states.tape.new(hidden_states.shape[:2], "int32", "position_ids in int32"),)

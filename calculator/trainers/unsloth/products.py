@@ -1,0 +1,74 @@
+"""Products with a weight and its update, as Unsloth's autograd functions compute them.
+
+Source: unsloth/kernels/utils.py, matmul_lora and fast_dequantize.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import four_bit
+from calculator.resident.quantization import Quantization
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+
+#: The names of a module's factors A and B.
+FACTORS = ("lora_A.weight", "lora_B.weight")
+
+
+def is_fused(bound: BoundModule) -> bool:
+    """Whether a module has the two factors of an update and no bias."""
+    return all(name in bound.added for name in FACTORS) and "bias" not in bound.own
+
+
+def product(x: Tensor, bound: BoundModule) -> Tensor:
+    """Return x · W + x · A · B without a graph. A weight in 4 bits is dequantised into a buffer of the process."""
+    out = x.tape.new((*x.shape[:-1], bound.module.out_features), x.dtype, "output")
+    add_update(x, bound)
+    return out
+
+
+def add_update(x: Tensor, bound: BoundModule) -> None:
+    """Add the update to an output in place: both factors are cast to the input's dtype."""
+    a, b = (bound.added[name] for name in FACTORS)
+    cast = cast_factor(a, x)
+    after_a = x.tape.scratch((*x.shape[:-1], a.shape[0]), x.dtype, "A·x")
+    del cast
+    cast = cast_factor(b, x)
+    del cast, after_a
+
+
+def cast_factor(factor: Tensor, x: Tensor) -> Tensor | None:
+    """Return a copy of a factor in the dtype of x, if it has another one."""
+    if factor.dtype == x.dtype:
+        return None
+    return x.tape.scratch(factor.shape, x.dtype, "factor in the input's dtype")
+
+
+def cast_factors(bound: BoundModule, x: Tensor) -> list[Tensor | None]:
+    """Return copies of both factors of a module in the dtype of x."""
+    return [cast_factor(bound.added[name], x) for name in FACTORS]
+
+
+def new_gradients(bound: BoundModule, x: Tensor) -> list[Tensor]:
+    """Return the gradients of both factors in the dtype of x."""
+    return [x.tape.new(bound.added[name].shape, x.dtype, "factor: gradient") for name in FACTORS]
+
+
+def fill_gradients(bound: BoundModule, x: Tensor) -> None:
+    """Compute the gradients of both factors in place, from the input and the output's gradient."""
+    shape = (*x.shape[:-1], bound.added[FACTORS[0]].shape[0])
+    for name in ("output's gradient · B", "A · input"):
+        x.tape.scratch(shape, x.dtype, name)
+
+
+def add_input_gradient(bound: BoundModule, grad: Tensor) -> None:
+    """Add a module's part of the input's gradient in place. A weight in 4 bits is dequantised into a new tensor."""
+    quantization = bound.module_spec.quantization
+    dense = None
+    if isinstance(quantization, Quantization):
+        dense = four_bit.dequantize_4bit(grad.tape, bound.module, quantization)
+    del dense
+    grad.tape.scratch((*grad.shape[:-1], bound.added[FACTORS[0]].shape[0]), grad.dtype, "output's gradient · B")
