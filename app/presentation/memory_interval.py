@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from calculator.estimation.interval import MemoryInterval
 
 
-def interval_sentence(memory: Memory, interval: MemoryInterval) -> str:
+def interval_sentence(interval: MemoryInterval) -> str:
     """State both ends of the required memory."""
-    low, high = interval.ends("required_bytes", memory.required_bytes)
+    low, high = interval.required_bytes
     return (
         f"The memory is an interval: {size(low)} to {size(high)}, from the trainer's source. The verdict and all other "
         "figures are those of the high end. What decides it:"
@@ -25,5 +25,5 @@ def interval_sentence(memory: Memory, interval: MemoryInterval) -> str:
 def interval_lines(memory: Memory) -> Iterator[str]:
     """Yield the interval and its reasons; nothing for an answer that is none."""
     if memory.interval is not None:
-        yield interval_sentence(memory, memory.interval)
+        yield interval_sentence(memory.interval)
         yield from (f"- {reason}" for reason in memory.interval.reasons)

@@ -21,7 +21,7 @@ from calculator.estimation.answer import Estimate, Memory, ModelSummary, Paramet
 from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
-from calculator.estimation.interval import interval_of
+from calculator.estimation.interval import with_interval
 from calculator.estimation.ledger import components
 from calculator.estimation.recent_series import RECENT_SERIES
 from calculator.estimation.remarks import assumptions, of_ranks, warnings
@@ -86,14 +86,13 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     step = training_step(request, series, whole=whole)
     resident = step.resident
     memory, verdict = _memory(request, step, series)
-    interval = interval_of(request, model, estimate)
     return Estimate(
         model=model_summary(model),
         method=request.method,
         accounting=request.accounting,
         reserved=request.reserved,
         parameters=ParameterCounts.of(*resident.parameters),
-        memory=memory if interval is None else replace(memory, interval=interval),
+        memory=with_interval(memory, request, model, estimate),
         fit=verdict,
         saved_bytes=request.method.saved_bytes(resident.whole, model),
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.devices import Verdict
-    from calculator.estimation.answer import Estimate
+    from calculator.estimation.answer import Estimate, Memory
     from calculator.estimation.request import Request
 
 
@@ -27,8 +27,9 @@ class Ends(NamedTuple):
 
 @dataclass(eq=False)
 class MemoryInterval:
-    """What decides the interval, and its low end, which is estimated when it is read."""
+    """The memory of the high end, what decides the interval, and the low end, which is estimated when it is read."""
 
+    highest: Memory
     reasons: tuple[str, ...]
     find: Callable[[], Estimate]
 
@@ -42,16 +43,31 @@ class MemoryInterval:
         """The verdict of the low end; None without a device."""
         return None if self.lowest.fit is None else self.lowest.fit.verdict
 
-    def ends(self, name: str, high: int) -> Ends:
-        """Both ends of a figure of the memory; `high` is the answer's."""
+    @property
+    def peak_allocated_bytes(self) -> Ends:
+        """The live tensors at the peak."""
+        return self._ends("peak_allocated_bytes")
+
+    @property
+    def peak_reserved_bytes(self) -> Ends:
+        """Reserved memory."""
+        return self._ends("peak_reserved_bytes")
+
+    @property
+    def required_bytes(self) -> Ends:
+        """Reserved memory and the CUDA context."""
+        return self._ends("required_bytes")
+
+    def _ends(self, name: str) -> Ends:
+        high: int = getattr(self.highest, name)
         return Ends(min(high, getattr(self.lowest.memory, name)), high)
 
 
-def interval_of(request: Request, model: Model, estimate: Callable[[Request], Estimate]) -> MemoryInterval | None:
-    """The interval of a request's answer; None if the answer is a figure."""
+def with_interval(memory: Memory, request: Request, model: Model, find: Callable[[Request], Estimate]) -> Memory:
+    """Memory with the interval of which it is the high end; itself if the answer is a figure."""
     trainer, training = trainer_of(request.training), request.training
     if not trainer.facts.is_interval or not training.is_highest:
-        return None
+        return memory
     prepared = PreparedModel(model, request.method, training, request.device, request.stack)
-    lowest = replace(request, training=training.lowest)
-    return MemoryInterval(tuple(trainer.reasons(prepared)), partial(estimate, lowest))
+    lowest = partial(find, replace(request, training=training.lowest))
+    return replace(memory, interval=MemoryInterval(memory, tuple(trainer.reasons(prepared)), lowest))

@@ -3,11 +3,11 @@
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from app.api.accuracy.accuracy import accuracy
 from app.api.answers.answer import Answer, described
-from app.api.answers.memory_interval import MemoryIntervalAnswer, ends_of
+from app.api.answers.memory_interval import MemoryIntervalAnswer
 from app.presentation.consequences import consequences
 from calculator.common.names import ComponentName, PhaseName, TaskName
 from calculator.devices import GPU, Verdict
@@ -178,11 +178,6 @@ class Memory(Answer):
         " other figures and the verdict are those of its high end; null for other trainers.",
         None,
     )
-
-    @field_validator("interval", mode="before")
-    @classmethod
-    def _with_ends(cls, value: Any, info: ValidationInfo) -> Any:
-        return ends_of(value, info.data)
 
 
 class Fit(Answer):

@@ -1,11 +1,7 @@
 """The interval of an answer's memory, in the answers that contain an estimate."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from app.api.answers.answer import Answer, described
 from calculator.devices import Verdict
-from calculator.estimation.interval import MemoryInterval
 
 
 class ByteInterval(Answer):
@@ -23,12 +19,3 @@ class MemoryIntervalAnswer(Answer):
     required_bytes: ByteInterval = described("Of reserved memory plus the CUDA context.", {"low": 1, "high": 2})
     lowest_verdict: Verdict | None = described("The verdict of the low end; null without a device.", "fits")
     reasons: tuple[str, ...] = described("What decides the memory, and what each end is.", ["Chunks of the loss: ..."])
-
-
-def ends_of(value: Any, memory: Mapping[str, Any]) -> Any:
-    """Return an interval with both ends of each figure, whose high end is the answer's."""
-    if not isinstance(value, MemoryInterval):
-        return value
-    names = ("peak_allocated_bytes", "peak_reserved_bytes", "required_bytes")
-    ends = {name: value.ends(name, memory[name])._asdict() for name in names}
-    return {**ends, "lowest_verdict": value.lowest_verdict, "reasons": value.reasons}

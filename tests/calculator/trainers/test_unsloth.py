@@ -130,7 +130,7 @@ def test_the_answer_is_the_high_end_and_says_what_decides():
     answer = estimate(request())
     interval = answer.memory.interval
     assert answer.grade == "from source, not traced"
-    low, high = interval.ends("peak_allocated_bytes", answer.memory.peak_allocated_bytes)
+    low, high = interval.peak_allocated_bytes
     assert low < high == answer.memory.peak_allocated_bytes
     assert len(interval.reasons) == 4
     assert len(memory(attention="flash_attention_2").interval.reasons) == 3
