@@ -152,16 +152,17 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
     return (differs("model.config.use_cache", True, why),)
 
 
+#: What a run of transformers' Trainer does that these trainers do not.
+_DIFFERS = {"trl-sft": "computes the loss from all logits", "unsloth": "runs the model without Unsloth's patches"}
+
+
 def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
     """Return what a tool that runs transformers' Trainer does not do; `own` is the subject of the sentence."""
     training = planned.request.training
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]
     found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]
     if training.trainer not in (None, "transformers"):
-        is_supervised = training.trainer == "trl-sft"
-        what = (
-            "computes the loss from all logits" if is_supervised else "trains on texts: the figures are of another run"
-        )
+        what = _DIFFERS.get(training.trainer, "trains on texts: the figures are of another run")
         found.append(differs("training.trainer", training.trainer, f"{own}, which {what}"))
     if training.completion_tokens is not None:
         why = "the labelled tokens are those of the dataset that the file names"

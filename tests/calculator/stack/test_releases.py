@@ -51,4 +51,4 @@ def test_a_release_that_is_not_known_is_refused_with_those_that_are() -> None:
 def test_a_library_that_changes_no_figure_is_an_unknown_field() -> None:
     loc, message = problem({"accelerate": "1.0"})
     assert loc == "stack.accelerate"
-    assert "transformers, peft, bitsandbytes, trl, liger_kernel, torch" in message
+    assert "transformers, peft, bitsandbytes, trl, unsloth, liger_kernel, torch" in message

@@ -324,7 +324,7 @@ def test_a_script_of_dpo_needs_a_tokenizer_and_a_method_whose_adapters_it_knows(
         assert refused.value.problems[0].loc == loc
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each != "unsloth"])  # see test_unsloth_script.py
 def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
     request = body({"name": "lora", **LOW_RANK}, trainer=trainer, micro_batch_size=2)
     request["model"] = "meta-llama/Llama-3.2-1B"
@@ -343,8 +343,14 @@ def test_a_script_lists_the_labelled_tokens_that_its_text_does_not_have():
 
 @pytest.mark.parametrize(
     ("trainer", "why"),
-    [("trl-sft", "computes the loss from all logits"), ("trl-kto", "the figures are of another run")],
+    [
+        ("trl-sft", "computes the loss from all logits"),
+        ("trl-kto", "the figures are of another run"),
+        ("unsloth", "without Unsloth's patches"),
+    ],
 )
 def test_a_file_of_axolotl_names_the_trainer_that_it_does_not_run(trainer, why):
-    exported = export(parse_request(body({"name": "lora"}, trainer=trainer, micro_batch_size=2)), "axolotl")
+    own = {"autocast": "bfloat16"} if trainer == "unsloth" else {}
+    request = {**body({"name": "lora"}, trainer=trainer, micro_batch_size=2, **own), "model": "meta-llama/Llama-3.2-1B"}
+    exported = export(parse_request(request), "axolotl")
     assert [why in each.why for each in exported.not_expressed if each.loc == "training.trainer"] == [True]
