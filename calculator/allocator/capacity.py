@@ -94,7 +94,7 @@ class CappedReplays:
                 before, steps = allocator.reserved, run.steps
             state = run.saved()
             run.advance()
-            if allocator.reserved > state.allocator.reserved:
+            if run.allocator.reserved > state.allocator.reserved:
                 self._states.append(state)
         self._peak = allocator.reserved * BLOCK
 

@@ -54,12 +54,14 @@ class Cut(NamedTuple):
         gradients, left: The rows of gradients, and the others.
         passes: The repeated chunks of each pass.
         chunks: Each chunk once, in order.
+        counts: How many chunks each window of each pass has.
     """
 
     gradients: tuple[list[int], list[int]]
     left: tuple[list[int], list[int]]
     passes: tuple[list[Repeated], list[Repeated]]
     chunks: tuple[list[Chunk], list[Chunk]]
+    counts: tuple[list[list[int]], list[list[int]]]
 
 
 def cut_of(unrolled: Unrolled, passes: Sequence[Sequence[Window]], sizes: Sequence[int], workspace: int) -> Cut:
@@ -108,9 +110,11 @@ class ShortBatch:
         placed = self._all_placed()
         passes: tuple[list[Repeated], list[Repeated]] = [], []
         once: tuple[list[Chunk], list[Chunk]] = [], []
+        counts: tuple[list[list[int]], list[list[int]]] = [], []
         for windows in self._passes:
             cut = [(window, self._cut(window, short, placed)) for window, short in windows]
             for n, repeated in enumerate(passes):
+                counts[n].append([len(chunks[n]) for _, chunks in cut])
                 once[n].extend(chunk for _, chunks in cut for chunk in chunks[n])
                 repeated.append(
                     [
@@ -120,7 +124,7 @@ class ShortBatch:
                         for chunk in chunks[n]
                     ]
                 )
-        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once)
+        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once, counts)
 
     def _outliving(self, *, gradients: bool) -> tuple[list[int], list[int]]:
         """All rows that are never freed: gradients, or the others; those of each pool."""

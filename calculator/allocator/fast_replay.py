@@ -143,9 +143,10 @@ class FastReplay:
         if not self.steps:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
         saved = pool.save() if len(outliving) <= FEW else None
-        play(pool, batch.passes[n][0], batch)
+        play(pool, batch.passes[n][0], batch.sizes, batch.places)
         pool.free(self.left[n])
-        if play(pool, batch.passes[n][1], batch, stops=saved is not None) and saved is not None:
+        stopped = play(pool, batch.passes[n][1], batch.sizes, batch.places, stops=saved is not None)
+        if stopped and saved is not None:
             pool.restore(saved)
             pool.free(self.left[n])
             pool.take(_blocks(batch, outliving))

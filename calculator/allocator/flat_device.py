@@ -9,20 +9,17 @@ from bisect import bisect_left, bisect_right, insort
 from copy import copy
 from typing import TYPE_CHECKING
 
-from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.flat_pool import FlatPool, RefusedError
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.allocator.flat_pool import Placed, Places
 
 #: The largest size in the small pool, in units.
 SMALL = SMALL_REQUEST // BLOCK
-
-#: The events of small and of large rows.
-Apart = tuple[list[int], list[int]]
 
 
 class FlatDevice:
@@ -75,21 +72,23 @@ class FlatDevice:
         other._pools = small.copied(), large.copied()  # noqa: SLF001  its own class
         return other
 
-    def plays_apart(self, apart: Apart, sizes: Sequence[int], places: Places) -> bool:
-        """Play the events of small and of large rows one after the other, which is faster.
+    def plays_apart(self, play: Callable[[int, FlatPool], None]) -> bool:
+        """Play events of small and of large rows one after the other with `play`, which gets a pool and its number.
 
         The pools are independent of each other as long as no segment is refused. Where one would be, the result is
-        False, and nothing has changed but `places` of rows that the events allocate.
+        False, and nothing has changed but what `play` changes.
         """
-        before = self._pools
-        small, large = before[0].copied(), before[1].copied()
-        small.play(apart[0], sizes, places)
-        large.play(apart[1], sizes, places)
-        reserved = small.reserved + large.reserved
-        if self.capacity is not None and reserved * BLOCK > self.capacity:
+        small, large = (pool.copied() for pool in self._pools)
+        try:
+            small.limit = self.capacity // BLOCK - large.reserved if self.capacity is not None else None
+            play(0, small)
+            large.limit = self.capacity // BLOCK - small.reserved if self.capacity is not None else None
+            play(1, large)
+        except RefusedError:
             return False
+        small.limit = large.limit = None
         self._pools = small, large
-        self.max_reserved = max(self.max_reserved, reserved)
+        self.max_reserved = max(self.max_reserved, self.reserved)
         return True
 
     def play(self, events: Sequence[int], sizes: Sequence[int], keys: Sequence[int], places: Places) -> None:

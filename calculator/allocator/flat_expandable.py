@@ -10,13 +10,14 @@ from bisect import bisect_left, insort
 from copy import copy
 from typing import TYPE_CHECKING
 
+from calculator.allocator.flat_pool import RefusedError, serves
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.flat_pool import Needs, Placed, Places
 
 SMALL = SMALL_REQUEST // BLOCK
 
@@ -276,6 +277,68 @@ class FlatExpandable:
                 ends[behind] = address
                 insort(free, behind - address << shift | address)
 
+    def plays_apart(self, play: Callable[[int, _Apart], None]) -> bool:
+        """Play events of small and of large rows one after the other, as `FlatDevice.plays_apart`."""
+        before = copy(self)
+        small, large = before._ranges  # noqa: SLF001  its own class
+        self._ranges = small.saved(), large.saved()
+        try:
+            for large_ in (0, 1):
+                play(large_, _Apart(self, self._ranges[large_]))
+        except RefusedError:
+            for name in self.__slots__:
+                setattr(self, name, getattr(before, name))
+            return False
+        return True
+
+    def _play_one(self, own: Range, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
+        """Play the events of a range.
+
+        Raises:
+            RefusedError: where the device has no room.
+        """
+        free, starts, ends, unmapped, shift = own.free, own.starts, own.ends, own.unmapped_starts, own.shift
+        mask = (1 << shift) - 1
+        addresses, behinds = places
+        for event in events:
+            if event >= 0:
+                size = sizes[event]
+                place = bisect_left(free, size << shift)
+                if place < len(free):
+                    address = free[place] & mask
+                    if starts[address] in unmapped:
+                        place = own.best_fit(place)
+                        address = free[place] & mask
+                    del free[place]
+                    behind = starts.pop(address)
+                    del ends[behind]
+                else:
+                    block = self._map(own, size)
+                    if block is None:
+                        raise RefusedError
+                    address = block[0]
+                    behind = own.take(address)
+                cut = address + size
+                if behind > cut:
+                    starts[cut] = behind
+                    ends[behind] = cut
+                    insort(free, behind - cut << shift | cut)
+                addresses[event] = address
+                behinds[event] = cut
+            else:
+                address, behind = addresses[~event], behinds[~event]
+                if behind in starts:
+                    end = starts.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
+                if address in ends:
+                    start = ends.pop(address)
+                    del free[bisect_left(free, address - start << shift | start)]
+                    address = start
+                starts[address] = behind
+                ends[behind] = address
+                insort(free, behind - address << shift | address)
+
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """What the next requests depend on: the blocks that are free, unmapped, or in `left`.
 
@@ -356,6 +419,24 @@ class FlatExpandable:
         )
         error.row = row
         return error
+
+
+class _Apart:
+    """A range of a device that is played alone, and refuses what the device has no room for."""
+
+    __slots__ = ("_device", "_range")
+
+    def __init__(self, device: FlatExpandable, own: Range) -> None:
+        self._device = device
+        self._range = own
+
+    def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
+        """Allocate and free rows."""
+        self._device._play_one(self._range, events, sizes, places)  # noqa: SLF001  a part of it
+
+    def serves(self, quick: int, needs: Needs) -> bool:
+        """Whether requests are served from free blocks for certain."""
+        return serves(self._range.free, self._range.shift, quick, needs)
 
 
 def _whole(size: int, page: int) -> int:

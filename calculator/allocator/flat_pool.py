@@ -27,12 +27,17 @@ Places = tuple[list[int], list[int]]
 Saved = tuple[list[int], dict[int, int], int]
 
 
+class RefusedError(Exception):
+    """A segment for which there is no room."""
+
+
 class FlatPool:
     """The segments of small or of large requests.
 
     A key is a size above the bits of an address, and an address.
 
     Attributes:
+        limit: The most that it may reserve; None where nothing is refused.
         reserved: The size of all segments.
         waste: The largest rest of a block that is not split off.
         segments: The keys of all segments as if they were wholly free, in the order in which they were added.
@@ -40,11 +45,12 @@ class FlatPool:
         edges: The address behind a free block by its own, and its own by that behind it: no free block begins there.
     """
 
-    __slots__ = ("_mask", "_next", "_shift", "edges", "free_keys", "reserved", "segments", "waste")
+    __slots__ = ("_mask", "_next", "_shift", "edges", "free_keys", "limit", "reserved", "segments", "waste")
 
     def __init__(self, shift: int, *, small: bool, start: int = 1) -> None:
         """`shift`: bits of the largest address; `start`: the first address."""
         self.waste = 0 if small else _LARGEST_WASTE
+        self.limit: int | None = None
         self.reserved = 0
         self._shift = shift
         self._mask = (1 << shift) - 1
@@ -198,30 +204,17 @@ class FlatPool:
         what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
         which is `quick`.
         """
-        free, shift = self.free_keys, self._shift
-        if not quick:
-            return True
-        if not free:
-            return False
-        if free[-1] >> shift >= quick:
-            return True
-        return all(self._has_surplus(size, need) for size, need in needs)
-
-    def _has_surplus(self, size: int, need: int) -> bool:
-        """Whether the free blocks of at least a size are larger than it by more than is needed, together."""
-        shift = self._shift
-        for key in reversed(self.free_keys):
-            surplus = (key >> shift) - size + 1
-            if surplus <= 0:
-                return False
-            need -= surplus
-            if need < 0:
-                return True
-        return False
+        return serves(self.free_keys, self._shift, quick, needs)
 
     def grow(self, size: int) -> Placed:
-        """Add a segment for a request; the result is the request's block."""
+        """Add a segment for a request; the result is the request's block.
+
+        Raises:
+            RefusedError: where it may not reserve as much.
+        """
         segment = segment_bytes(size * BLOCK) // BLOCK
+        if self.limit is not None and self.reserved + segment > self.limit:
+            raise RefusedError
         address, end = self._next, self._next + segment
         self._next = end + 1
         self.reserved += segment
@@ -230,6 +223,29 @@ class FlatPool:
             return address, end
         self._add(address + size, end)
         return address, address + size
+
+
+def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
+    """Whether requests are served for certain from blocks whose sizes are above the `shift` bits of `free`."""
+    if not quick:
+        return True
+    if not free:
+        return False
+    if free[-1] >> shift >= quick:
+        return True
+    return all(_has_surplus(free, shift, size, need) for size, need in needs)
+
+
+def _has_surplus(free: Sequence[int], shift: int, size: int, need: int) -> bool:
+    """Whether the free blocks of at least a size are larger than it by more than is needed, together."""
+    for key in reversed(free):
+        surplus = (key >> shift) - size + 1
+        if surplus <= 0:
+            return False
+        need -= surplus
+        if need < 0:
+            return True
+    return False
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:

@@ -9,6 +9,7 @@ second step begins. Gradients that are views of them are freed after the last mi
 from __future__ import annotations
 
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
@@ -17,6 +18,7 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.sharding import ddp
+from calculator.training_step.unrolled import Unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.resident_state import ResidentState
-    from calculator.training_step.unrolled import Events, Unrolled
+    from calculator.training_step.unrolled import Events
 
 #: A block in use, and the pool that must free it.
 Allocated = tuple[Pool, Block]
@@ -93,16 +95,35 @@ class Tensors:
 
 
 class Batch:
-    """A micro-batch's events and its tensors."""
+    """A micro-batch's events and its tensors; the events of all layers are listed when they are read."""
 
-    __slots__ = ("backward", "events", "forward", "tensors")
+    def __init__(self, allocator: CachingAllocator, given: Events | Unrolled) -> None:
+        self.given = given
+        self._allocator = allocator
 
-    def __init__(self, allocator: CachingAllocator, events: Events) -> None:
-        self.events = events
-        empty = {row for row, kind in enumerate(events.rows) if not kind[4]}
-        self.forward = _without(empty, events.forward)
-        self.backward = _without(empty, events.backward)
-        self.tensors = self._tensors(allocator)
+    @cached_property
+    def events(self) -> Events:
+        """The events of all layers."""
+        return self.given.events() if isinstance(self.given, Unrolled) else self.given
+
+    @cached_property
+    def forward(self) -> Sequence[int]:
+        """The events of the forward pass that have a block."""
+        return _without(self._empty, self.events.forward)
+
+    @cached_property
+    def backward(self) -> Sequence[int]:
+        """The same of the backward pass."""
+        return _without(self._empty, self.events.backward)
+
+    @cached_property
+    def _empty(self) -> set[int]:
+        return {row for row, kind in enumerate(self.events.rows) if not kind[4]}
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """The tensors of its rows."""
+        return self._tensors(self._allocator)
 
     def on(self, allocator: CachingAllocator) -> Batch:
         """The same events, for another allocator."""
@@ -159,11 +180,11 @@ class Replay:
     def _training(self) -> Training:
         return self.resident.prepared.training
 
-    def _micro_batches(self) -> tuple[Events, Events | None]:
-        """The events of a step's first micro-batch, and of the later ones if there are some."""
+    def _micro_batches(self) -> tuple[Events | Unrolled, Events | Unrolled | None]:
+        """A step's first micro-batch, and the later ones if there are some."""
         prepared = self.resident.prepared
-        first = self._unrolled(prepared.first_micro_batch).events()
-        return first, self._unrolled(prepared).events() if self.training != self.training.first_micro_batch else None
+        first = self._unrolled(prepared.first_micro_batch)
+        return first, self._unrolled(prepared) if self.training != self.training.first_micro_batch else None
 
     def _unrolled(self, prepared: PreparedModel) -> Unrolled:
         return self.resident.unrolled.of(prepared)

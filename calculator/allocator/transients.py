@@ -12,7 +12,7 @@ Small and large tensors never share a segment, so that each pool has events and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
 from calculator.allocator.segments import BLOCK
@@ -22,8 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.allocator.chunks import Chunk, Cut, Repeated
-    from calculator.allocator.flat_pool import FlatPool, Places
+    from calculator.allocator.flat_pool import Needs, Places
     from calculator.training_step.unrolled import Unrolled
+
+#: The parts that a pass can be divided into, about: windows that come once are no longer than one.
+PARTS = 16
+
+
+class Pool(Protocol):
+    """What plays the events of small or of large rows."""
+
+    def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
+        """Allocate row `n` for an event `n`, and free it for `~n`."""
+
+    def serves(self, quick: int, needs: Needs) -> bool:
+        """Whether requests are served from free blocks for certain (see `FlatPool.serves`)."""
 
 
 class Item:
@@ -76,7 +89,7 @@ class MicroBatch:
     micro-batch's. `kept` are rows that outlive it: gradients, and what the loss keeps.
     """
 
-    __slots__ = ("gradients", "left", "passes", "places", "sizes", "workspace_rows")
+    __slots__ = ("counts", "gradients", "left", "passes", "places", "sizes", "windows", "workspace_rows")
 
     def __init__(self, unrolled: Unrolled, workspaces: tuple[int, int] | None) -> None:
         one, period = unrolled.rows[: unrolled.base], unrolled.rows[unrolled.base : unrolled.base + unrolled.stride]
@@ -84,7 +97,7 @@ class MicroBatch:
         if len(unrolled.rows) > len(one):
             self.sizes += [row[4] // BLOCK for row in period] * (3 + unrolled.copies)
         self.workspace_rows = range(len(self.sizes), len(self.sizes))
-        windows = [list(unrolled.forward), list(unrolled.backward)]
+        windows = [_divided(unrolled.forward), _divided(unrolled.backward)]
         if workspaces is not None:
             self.workspace_rows = range(len(self.sizes), len(self.sizes) + 2)
             self.sizes += [workspace // BLOCK for workspace in workspaces]
@@ -92,6 +105,9 @@ class MicroBatch:
                 _insert_workspace(windows[n], unrolled, row)
         self.places: Places = [0] * len(self.sizes), [0] * len(self.sizes)
         cut = self._cut(unrolled, windows)
+        #: The windows of each pass; and for the small and the large pool, how many chunks each of them has.
+        self.windows = windows
+        self.counts = cut.counts
         #: For the small and the large pool, the rows that outlive it: gradients, and what the loss keeps.
         self.gradients = cut.gradients
         self.left = cut.left
@@ -121,20 +137,28 @@ class MicroBatch:
                         item.placed = item.chunk.placed[1:]
 
 
-def play(pool: FlatPool, items: Sequence[Item], batch: MicroBatch, *, stops: bool = False) -> bool:
+def play(
+    pool: Pool,
+    items: Sequence[Item],
+    sizes: Sequence[int],
+    places: Places,
+    *,
+    stops: bool = False,
+    until: int | None = None,
+) -> bool:
     """Play a pass of a micro-batch, placing transients only where it is not certain that they fit.
 
-    With `stops`, what is certain up to the end of the pass is left out altogether; the result is whether any was.
+    With `stops`, what is certain up to the end of the pass is left out altogether; the result is whether any was. From
+    item `until` on, all are placed.
     """
-    sizes, places = batch.sizes, batch.places
-    last = len(items) - 1
-    while last >= 0 and not items[last].chunk.ends_stretch:
+    last, until = len(items) - 1, len(items) if until is None else until
+    while stops and last >= 0 and not items[last].chunk.ends_stretch:
         last -= 1
     skips, late = False, None
     for n, item in enumerate(items):
         chunk = item.chunk
         if chunk.gap:
-            if not skips and chunk.allocates and pool.serves(item.quick, item.needs):
+            if n < until and not skips and chunk.allocates and pool.serves(item.quick, item.needs):
                 if stops and n > last:
                     return True
                 skips = True
@@ -193,6 +217,21 @@ def _items(chunks: Repeated, needs: dict[Chunk, _Need]) -> list[Item]:
         ahead = need
     items.reverse()
     return items
+
+
+def _divided(windows: Sequence[Window]) -> list[Window]:
+    """Windows of a pass; those that come once are no longer than a part of it."""
+    most = -(-sum(len(window.events) * len(window.shifts) for window in windows) // PARTS)
+    divided: list[Window] = []
+    for window in windows:
+        events = window.events
+        pieces = -(-len(events) // most) if most and len(window.shifts) == 1 else 1
+        size = -(-len(events) // pieces) if pieces else 0
+        divided += [
+            Window(events[n * size : (n + 1) * size], window.lowest, window.shifts) if pieces > 1 else window
+            for n in range(max(1, pieces))
+        ]
+    return divided
 
 
 def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> None:

@@ -152,8 +152,6 @@ class RecordedReplay(Replay):
 class _RecordedBatch(Batch):
     """A micro-batch whose tensors are noted."""
 
-    __slots__ = ("_run",)
-
     def __init__(self, run: RecordedReplay, events: Events) -> None:
         self._run = run
         super().__init__(run.allocator, events)

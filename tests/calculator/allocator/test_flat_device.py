@@ -36,7 +36,7 @@ def test_pools_that_are_played_apart_end_as_in_the_order_of_events_unless_a_segm
     other, others = device.saved(), tuple(place.copy() for place in places)
     found = device.layout([], [])
     apart = tuple([event for event in events if keys[max(event, ~event)] == pool] for pool in (0, 1))
-    played = device.plays_apart(apart, sizes, places)
+    played = device.plays_apart(lambda large, pool: pool.play(apart[large], sizes, places))
     try:
         other.play(events, sizes, keys, others)
     except OutOfMemoryError:

@@ -1,0 +1,175 @@
+"""The parts of a step, each of which is played pool by pool where a device refuses no segment, else event by event."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Protocol
+
+from calculator.allocator.loading import one_by_one
+from calculator.allocator.segments import BLOCK
+from calculator.allocator.transients import PARTS, play
+from calculator.training_step.unrolled import shifted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from calculator.allocator.flat_pool import Places
+    from calculator.allocator.transients import Item, MicroBatch, Pool
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.training_step.unrolled import Window
+
+#: Windows of a pass with the shift of a repetition, each with its items for the small and for the large pool.
+_Repetition = tuple["Window", int, list["list[Item]"]]
+
+
+class Rows:
+    """Rows of tensors: their sizes, pools and names."""
+
+    __slots__ = ("_names", "keys", "sizes")
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.keys: list[int] = []
+        self._names: list[tuple[int, Callable[[int], str]]] = []
+
+    def add(self, sizes: Sequence[int], name: Callable[[int], str]) -> range:
+        """Add rows; `name` is that of each, from 0."""
+        start = len(self.sizes)
+        self.sizes += sizes
+        self._names.append((start, name))
+        return range(start, len(self.sizes))
+
+    def add_resident(self, resident: Iterable[ResidentTensors]) -> range:
+        """Add a row for each tensor."""
+        tensors = one_by_one(resident)
+        return self.add([tensor.bytes // tensor.count // BLOCK for tensor in tensors], lambda n: tensors[n].name)
+
+    def name(self, row: int) -> str:
+        """The name of a row's tensor."""
+        start, name = next(part for part in reversed(self._names) if part[0] <= row)
+        return name(row - start)
+
+
+class Part(Protocol):
+    """A part of a step. None of its rows is allocated after it was freed."""
+
+    def events(self) -> Sequence[int]:
+        """All its events, in order."""
+
+    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+        """Play the events of small rows, or those of large ones; what leaves no trace may be left out."""
+
+
+class ListedPart:
+    """Events, each of which is played."""
+
+    __slots__ = ("_apart", "_events", "_rows")
+
+    def __init__(self, events: Sequence[int], rows: Rows) -> None:
+        self._events = events
+        self._rows = rows
+        self._apart: tuple[list[int], list[int]] | None = None
+
+    def events(self) -> Sequence[int]:
+        """All events."""
+        return self._events
+
+    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+        """Play the events of a pool."""
+        if self._apart is None:
+            self._apart, keys = ([], []), self._rows.keys
+            for event in self._events:
+                self._apart[keys[event if event >= 0 else ~event]].append(event)
+        pool.play(self._apart[large], sizes, places)
+
+
+class WindowedPart:
+    """Repetitions of windows of a micro-batch, without the transients that leave no trace (see `transients`).
+
+    All that are alive at its end are placed, so that the next part can be played event by event.
+    """
+
+    __slots__ = ("_items", "_repeated", "_sizes", "_until")
+
+    def __init__(self, repeated: list[_Repetition], sizes: Sequence[int], following: _Repetition | None) -> None:
+        self._repeated = [(window, by) for window, by, _ in repeated]
+        self._sizes = sizes
+        #: For each pool, its items, and the first of those at the end that are all placed.
+        self._items = [[item for _, _, both in repeated for item in both[large]] for large in (0, 1)]
+        ends = [_carries(following[2][large]) if following else False for large in (0, 1)]
+        self._until = [
+            _last_end(items) if carries else len(items) for items, carries in zip(self._items, ends, strict=True)
+        ]
+
+    def events(self) -> list[int]:
+        """All events of rows that have a block."""
+        sizes = self._sizes
+        return [
+            event
+            for window, by in self._repeated
+            for event in shifted(window.events, window.lowest, by)
+            if sizes[event if event >= 0 else ~event]
+        ]
+
+    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+        """Play the events of a pool, but for transients that fit for certain."""
+        play(pool, self._items[large], sizes, places, until=self._until[large])
+
+    def without(self, rows: range) -> WindowedPart:
+        """The same part without the allocations of workspaces, which are windows of their own."""
+        if not any(_allocates(window, rows) for window, _ in self._repeated):
+            return self
+        other = copy(self)
+        other._repeated = [each for each in self._repeated if not _allocates(each[0], rows)]  # noqa: SLF001  its own
+        other._items = [[_without(item, rows) for item in items] for items in self._items]  # noqa: SLF001
+        return other
+
+
+def _carries(items: Sequence[Item]) -> bool:
+    return bool(items and items[0].chunk.carried)
+
+
+def _last_end(items: Sequence[Item]) -> int:
+    """The place behind the last item that ends a stretch of transients."""
+    return next((n + 1 for n in reversed(range(len(items))) if items[n].chunk.ends_stretch), 0)
+
+
+def _allocates(window: Window, rows: range) -> bool:
+    return bool(window.events) and window.events[0] in rows
+
+
+def _without(item: Item, rows: range) -> Item:
+    if not item.chunk.placed or item.chunk.placed[0] not in rows:
+        return item
+    other = copy(item)
+    other.placed = ()
+    return other
+
+
+def parts_of(batch: MicroBatch, number: int) -> list[WindowedPart]:
+    """The parts of a micro-batch's pass."""
+    repeated = _repetitions(batch, number)
+    most = sum(len(window.events) for window, _, _ in repeated) / PARTS
+    groups: list[list[_Repetition]] = []
+    size = most
+    for each in repeated:
+        if size >= most:
+            groups.append([])
+            size = 0
+        groups[-1].append(each)
+        size += len(each[0].events)
+    following = [group[0] for group in groups[1:]]
+    return [WindowedPart(group, batch.sizes, behind) for group, behind in zip(groups, [*following, None], strict=True)]
+
+
+def _repetitions(batch: MicroBatch, number: int) -> list[_Repetition]:
+    found: list[_Repetition] = []
+    starts = [0, 0]
+    for place, window in enumerate(batch.windows[number]):
+        counts = [batch.counts[large][number][place] for large in (0, 1)]
+        for by in window.shifts:
+            ends = [start + count for start, count in zip(starts, counts, strict=True)]
+            items = [batch.passes[large][number][starts[large] : ends[large]] for large in (0, 1)]
+            found.append((window, by, items))
+            starts = ends
+    return found
