@@ -144,6 +144,13 @@ class FlatDevice:
                 edges[behind] = address
                 insort(free, behind - address << shift | address)
 
+    def free(self, blocks: Sequence[Placed]) -> None:
+        """Free blocks, in any order."""
+        for large, pool in enumerate(self._pools):
+            own = [block for block in blocks if (block[0] >= self._first_large) == large]
+            if own:
+                pool.free(own)
+
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """What the next requests depend on, with addresses by segment: its parts that are free or in `left`.
 

@@ -85,17 +85,18 @@ class Range:
         """The place of the free block that is used instead of one to which pages can be added."""
         free, starts, unmapped, shift = self.free, self.starts, self.unmapped_starts, self.shift
         mask = (1 << shift) - 1
-        behind = starts[free[place] & mask]
-        reach = (free[place] >> shift) + unmapped[behind] - behind
-        for key in free[place + 1 :]:
-            if reach <= free[place] >> shift:
+        best = free[place]
+        behind = starts[best & mask]
+        reach = (best >> shift) + unmapped[behind] - behind
+        for other in range(place + 1, len(free)):
+            if reach <= best >> shift:
                 break
-            behind = starts[key & mask]
-            other = (key >> shift) + unmapped.get(behind, behind) - behind
-            if other >= reach:
+            best = free[other]
+            behind = starts[best & mask]
+            new = (best >> shift) + unmapped.get(behind, behind) - behind
+            if new >= reach:
                 break
-            place += 1
-            reach = other
+            place, reach = other, new
         return place
 
     def room(self, size: int) -> Placed:
@@ -338,6 +339,12 @@ class FlatExpandable:
                 starts[address] = behind
                 ends[behind] = address
                 insort(free, behind - address << shift | address)
+
+    def free(self, blocks: Sequence[Placed]) -> None:
+        """Free blocks, in any order."""
+        sizes = [behind - address for address, behind in blocks]
+        places = [address for address, _ in blocks], [behind for _, behind in blocks]
+        self.play(range(-len(blocks), 0), sizes, self.pools(places[0]), places)
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """What the next requests depend on: the blocks that are free, unmapped, or in `left`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.allocator.flat_device import FlatDevice
 from calculator.allocator.flat_expandable import FlatExpandable
 from calculator.allocator.out_of_memory import OutOfMemoryError
-from calculator.allocator.parts import ListedPart, Rows, parts_of
+from calculator.allocator.parts import ListedPart, Rows, TemporaryPart, parts_of
 from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.transients import PARTS, MicroBatch
@@ -78,12 +78,12 @@ class FlatRun:
         for rows in every:
             rows.keys = self.device.keys(rows.sizes)
         self.load = self._listed("load", run.loading.events, load)
-        step = [*states, *temporaries, *(~row for row in temporaries)]
-        others = [*self._passes(first=False), self._listed("optimizer_step", step[len(states) :], self.rows)]
+        clipped = Stage("optimizer_step", TemporaryPart(temporaries, self.rows), self.rows)
+        others = [*self._passes(first=False), clipped]
         second = [self._listed("forward", self._rebuilding(), self.rows)] if len(self.buckets) > 1 else []
         #: The stages of the first step, of the second, and of every other.
         self.stages = (
-            [*self._passes(first=True), self._listed("optimizer_step", step, self.rows)],
+            [*self._passes(first=True), self._listed("optimizer_step", states, self.rows), clipped],
             [*second, *others],
             others,
         )
@@ -210,16 +210,16 @@ class FlatReplay:
         """Run the next stage of the step."""
         if not self.stage:
             self.begun = self.allocator.reserved
-            self._free(self.gradients)
+            self.allocator.free(self.gradients)
         stages = self.run.stages[min(self.steps, 2)]
         stage = stages[self.stage]
         self.phase = stage.phase
-        if stage.phase == "optimizer_step" and self.run.frees_gradients:
-            self._free(self.gradients)
+        if stage.phase == "optimizer_step" and self.run.frees_gradients and self.gradients:
+            self.allocator.free(self.gradients)
             self.gradients = []
         self._play_stage(stage, self.places[stage.rows is self.run.rows])
         if stage.ends_pass:
-            self._free(self.left)
+            self.allocator.free(self.left)
             self.left = []
         if stage.ends_batch is not None:
             self.left = self._blocks(stage.ends_batch.left, stage.rows)
@@ -231,15 +231,20 @@ class FlatReplay:
             self.steps += 1
 
     def _play_stage(self, stage: Stage, places: Places) -> None:
-        allocator, part, rows = self.allocator, stage.part, stage.rows
+        """Play a stage; where a segment was refused in the step before, or is, in smaller parts."""
         if self.stage not in self.refused:
-            if allocator.plays_apart(lambda large, pool: part.play(large, pool, rows.sizes, places)):
+            if self._plays_apart(stage.part, stage.rows, places):
                 return
             self.refused.add(self.stage)
-        before = allocator.retries
-        self._play(part.events(), rows, rows.sizes, rows.keys, places)
-        if allocator.retries == before:
+        before, rows = self.allocator.retries, stage.rows
+        for part in stage.part.split():
+            if part is stage.part or not self._plays_apart(part, rows, places):
+                self._play(part.events(), rows, rows.sizes, rows.keys, places)
+        if self.allocator.retries == before:
             self.refused.discard(self.stage)
+
+    def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
+        return self.allocator.plays_apart(lambda large, pool: part.play(large, pool, rows.sizes, places))
 
     def layout(self) -> object:
         """What the requests of the next step depend on: it begins by freeing all gradients."""
@@ -248,11 +253,6 @@ class FlatReplay:
     def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:
         addresses, behinds = self.places[0]
         return [(addresses[row], behinds[row]) for row in of if rows.sizes[row]]
-
-    def _free(self, blocks: Sequence[Placed]) -> None:
-        sizes = [behind - address for address, behind in blocks]
-        places = [address for address, _ in blocks], [behind for _, behind in blocks]
-        self.allocator.play(range(-len(blocks), 0), sizes, self.allocator.pools(places[0]), places)
 
     def _play(
         self, events: Sequence[int], rows: Rows, sizes: Sequence[int], keys: Sequence[int], places: Places

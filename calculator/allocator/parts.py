@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.loading import one_by_one
 from calculator.allocator.segments import BLOCK
-from calculator.allocator.transients import PARTS, play
-from calculator.training_step.unrolled import shifted
+from calculator.allocator.transients import PARTS, Need, play
+from calculator.training_step.unrolled import Window, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from calculator.allocator.flat_pool import Places
     from calculator.allocator.transients import Item, MicroBatch, Pool
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.training_step.unrolled import Window
 
 #: Windows of a pass with the shift of a repetition, each with its items for the small and for the large pool.
-_Repetition = tuple["Window", int, list["list[Item]"]]
+_Repetition = tuple[Window, int, list["list[Item]"]]
+_NO_WINDOW = Window((), 0, (0,))
 
 
 class Rows:
@@ -59,6 +59,9 @@ class Part(Protocol):
     def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of small rows, or those of large ones; what leaves no trace may be left out."""
 
+    def split(self) -> Sequence[Part]:
+        """The smaller parts that it consists of, or itself."""
+
 
 class ListedPart:
     """Events, each of which is played."""
@@ -82,6 +85,27 @@ class ListedPart:
                 self._apart[keys[event if event >= 0 else ~event]].append(event)
         pool.play(self._apart[large], sizes, places)
 
+    def split(self) -> Sequence[Part]:
+        """Itself."""
+        return (self,)
+
+
+class TemporaryPart(ListedPart):
+    """Rows that are all allocated, and then freed: what leaves no trace if it fits for certain."""
+
+    __slots__ = ("_needs",)
+
+    def __init__(self, allocated: Sequence[int], rows: Rows) -> None:
+        super().__init__([*allocated, *(~row for row in allocated)], rows)
+        both = ([rows.sizes[row] for row in allocated if rows.keys[row] == large] for large in (0, 1))
+        self._needs = [Need.of_sizes(sizes) for sizes in both]
+
+    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+        """Play the events of a pool where they may not fit."""
+        need = self._needs[large]
+        if not pool.serves(need.quick, need.needs):
+            super().play(large, pool, sizes, places)
+
 
 class WindowedPart:
     """Repetitions of windows of a micro-batch, without the transients that leave no trace (see `transients`).
@@ -89,11 +113,13 @@ class WindowedPart:
     All that are alive at its end are placed, so that the next part can be played event by event.
     """
 
-    __slots__ = ("_items", "_repeated", "_sizes", "_until")
+    __slots__ = ("_following", "_items", "_repeated", "_sizes", "_split", "_until")
 
     def __init__(self, repeated: list[_Repetition], sizes: Sequence[int], following: _Repetition | None) -> None:
-        self._repeated = [(window, by) for window, by, _ in repeated]
+        self._repeated = repeated
         self._sizes = sizes
+        self._following = following
+        self._split: list[WindowedPart] = []
         #: For each pool, its items, and the first of those at the end that are all placed.
         self._items = [[item for _, _, both in repeated for item in both[large]] for large in (0, 1)]
         ends = [_carries(following[2][large]) if following else False for large in (0, 1)]
@@ -106,7 +132,7 @@ class WindowedPart:
         sizes = self._sizes
         return [
             event
-            for window, by in self._repeated
+            for window, by, _ in self._repeated
             for event in shifted(window.events, window.lowest, by)
             if sizes[event if event >= 0 else ~event]
         ]
@@ -115,14 +141,29 @@ class WindowedPart:
         """Play the events of a pool, but for transients that fit for certain."""
         play(pool, self._items[large], sizes, places, until=self._until[large])
 
+    def split(self) -> Sequence[Part]:
+        """A part for each repetition."""
+        if not self._split:
+            following = [*self._repeated[1:], self._following]
+            self._split = [
+                WindowedPart([each], self._sizes, behind)
+                for each, behind in zip(self._repeated, following, strict=True)
+            ]
+        return self._split
+
     def without(self, rows: range) -> WindowedPart:
         """The same part without the allocations of workspaces, which are windows of their own."""
-        if not any(_allocates(window, rows) for window, _ in self._repeated):
+        if not any(_allocates(window, rows) for window, _, _ in self._repeated):
             return self
-        other = copy(self)
-        other._repeated = [each for each in self._repeated if not _allocates(each[0], rows)]  # noqa: SLF001  its own
-        other._items = [[_without(item, rows) for item in items] for items in self._items]  # noqa: SLF001
-        return other
+        repeated = [
+            (
+                _NO_WINDOW if _allocates(window, rows) else window,
+                by,
+                [[_without(item, rows) for item in items] for items in both],
+            )
+            for window, by, both in self._repeated
+        ]
+        return WindowedPart(repeated, self._sizes, self._following)
 
 
 def _carries(items: Sequence[Item]) -> bool:

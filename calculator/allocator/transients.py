@@ -44,7 +44,7 @@ class Item:
 
     __slots__ = ("chunk", "lowest", "needs", "placed", "quick", "shift")
 
-    def __init__(self, need: _Need, chunk: Chunk, lowest: int, shift: int) -> None:
+    def __init__(self, need: Need, chunk: Chunk, lowest: int, shift: int) -> None:
         self.quick = need.quick
         self.needs = need.needs
         self.chunk = chunk
@@ -58,8 +58,8 @@ class Item:
         return shifted(events, self.lowest, self.shift)
 
 
-class _Need:
-    """What the transients of some gaps need."""
+class Need:
+    """What some requests need so that they are served from free blocks for certain (see `FlatPool.serves`)."""
 
     __slots__ = ("needs", "quick", "sizes")
 
@@ -73,13 +73,24 @@ class _Need:
                 most = self.sizes[size] = sizes[size]
         self.needs = tuple(self.sizes.items())
 
-    def together(self, other: _Need) -> _Need:
+    @classmethod
+    def of_sizes(cls, sizes: Sequence[int]) -> Need:
+        """The need of requests of which none is freed before the last."""
+        total, quick, lost = 0, 0, dict[int, int]()
+        for count, size in enumerate(sizes):
+            quick = max(quick, total + (count + 1) * size)
+            lost[size] = max(total + count * (size - 1), lost.get(size, 0))
+            total += size + SMALL
+        return cls(quick, lost)
+
+    def together(self, other: Need) -> Need:
+        """The need of both, one after the other."""
         sizes = {size: max(self.sizes.get(size, 0), other.sizes.get(size, 0)) for size in self.sizes | other.sizes}
-        both = _Need(max(self.quick, other.quick), sizes)
+        both = Need(max(self.quick, other.quick), sizes)
         return other if (both.quick, both.needs) == (other.quick, other.needs) else both
 
 
-_NOTHING = _Need(0, {})
+_NOTHING = Need(0, {})
 
 
 class MicroBatch:
@@ -180,9 +191,9 @@ def play(
     return False
 
 
-def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Chunk, _Need]:
+def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Chunk, Need]:
     """What the transients of each chunk need. All that are alive at a time count, each with the most that it wastes."""
-    needs: dict[Chunk, _Need] = {}
+    needs: dict[Chunk, Need] = {}
     total = count = 0
     for chunk in chunks:
         quick, lost = 0, dict[int, int]()
@@ -198,14 +209,14 @@ def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Ch
                 lost[size] = most
             total += size + waste
             count += 1
-        needs[chunk] = _Need(quick, lost)
+        needs[chunk] = Need(quick, lost)
     return needs
 
 
-def _items(chunks: Repeated, needs: dict[Chunk, _Need]) -> list[Item]:
+def _items(chunks: Repeated, needs: dict[Chunk, Need]) -> list[Item]:
     """Repetitions of chunks, each with what its stretch needs from there on."""
     items, ahead = [], _NOTHING
-    together: dict[tuple[int, int], _Need] = {}
+    together: dict[tuple[int, int], Need] = {}
     for chunk, lowest, shift in reversed(chunks):
         need = needs[chunk]
         if not chunk.ends_stretch:
