@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +59,15 @@ def repetition(kinds: Sequence[Any]) -> Repetition:
             if kinds[lead : count - period] == kinds[lead + period :]:
                 return _shortened(count, lead + period, period)
     return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+
+
+def repetition_before_last(kinds: Sequence[Any]) -> Repetition:
+    """Find the same with the last layer by itself: every repeated layer is then between two like it."""
+    inner = repetition(kinds[:-1])
+    count = len(kinds)
+    if not inner.copies:
+        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+    return replace(inner, numbers=(*inner.numbers, count - 1))
 
 
 def _shortened(count: int, start: int, period: int) -> Repetition:

@@ -342,7 +342,8 @@ def sequences(prepared: Prepared) -> Dim:
 def layer_classes(context: Context) -> list[int]:
     """Return a number for each layer, equal for layers that allocate the same.
 
-    Layers differ by their modules, and by their attention type if the masks differ. The first layer differs from the
+    Layers differ by their modules, and by their attention type if the masks differ, or if the sharding has every layer
+    make its own tensors of a cache. The first layer differs from the
     others if its attention weights are returned, since they may not be saved, and if its input is of another dtype than
     its output: two different half-precision dtypes under autocast. The last one differs if it alone keeps its input on
     the device.
@@ -353,7 +354,7 @@ def layer_classes(context: Context) -> list[int]:
     coupled = context.forward.couples_layers(context.config) or context.method.couples_layers
     if context.model.encoder_layers or coupled:
         return [*range(len(context.layers))]
-    types_differ = masks.sliding_masks_differ(context)
+    types_differ = masks.sliding_masks_differ(context) or context.hooks.couples_layers
     numbers: dict[Layer, int] = {}
     known: list[tuple[LayerKind, tuple[Module, ...]]] = []
     for layer in dict.fromkeys(context.layers):

@@ -51,6 +51,14 @@ ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (
 
 _CHECKPOINTED: dict[str, Any] = {"training": {"gradient_checkpointing": True}, "reserved": "replay"}
 
+#: Timed estimates on several GPUs: the sharding and the method. Each is also timed with a further length.
+SHARDED: tuple[tuple[str, dict[str, Any]], ...] = tuple(
+    (sharding, method) for sharding in ("ddp", "fsdp", "zero1", "zero2", "zero3") for method in ({"name": "full"}, LORA)
+)
+
+#: The target for an estimate on several GPUs, in milliseconds.
+SHARDED_MOST = 5.0
+
 #: What the page shows of plans on devices: a title, a request, and how many bytes the device has.
 ON_DEVICES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Llama-3.1-8B, QLoRA checkpointed", {**LLAMA_8B, "method": QLORA, **_CHECKPOINTED, "device": {"gpu": "rtx-4090"}}),
@@ -131,7 +139,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time everything and print one table; returns 1 if a target is missed."""
     silence_libraries()
-    lines = [_machine_speed(), *_estimates(args.runs), *_on_devices(args.runs), *_limits(), _sweep()]
+    lines = [
+        _machine_speed(),
+        *_estimates(args.runs),
+        *_sharded(args.runs),
+        *_on_devices(args.runs),
+        *_limits(),
+        _sweep(),
+    ]
     missing = find_spec("torch") is None
     if args.traces and not missing:
         lines += _trace_and_estimate(args.traces)
@@ -158,6 +173,33 @@ def _estimates(runs: int) -> Iterator[Line]:
     yield _further(runs, ESTIMATES[3][1], 20.0)
     read = seconds(partial(_read, parse_request(LLAMA_8B)), runs) * 1e3
     yield Line(title=f"{ESTIMATES[0][0]}, with every row and the timeline read", figure=f"{read:.2f} ms")
+
+
+def _sharded(runs: int) -> Iterator[Line]:
+    """Estimates of a model on 8 and 64 GPUs, by themselves and with a further length."""
+    target = f"under {SHARDED_MOST:g} ms"
+    for sharding, method in SHARDED:
+        for count in (8, 64):
+            body = {**LLAMA_70B, "method": method, "device": {"count": count, "sharding": sharding}}
+            first = parse_request({**body, "training": {"autocast": "bfloat16", "gradient_checkpointing": True}})
+            title = f"Llama-3.1-70B, {method['name']} under {sharding} on {count} GPUs"
+            elapsed = seconds(partial(_by_itself, first), min(runs, 7)) * 1e3
+            yield Line(title=title, figure=f"{elapsed:.2f} ms", target=target, met=elapsed < SHARDED_MOST)
+        series = SeriesCache()
+        requests = [
+            replace(first, training=replace(first.training, sequence_length=1024 + 64 * number)) for number in range(9)
+        ]
+        for each in requests[:2]:
+            estimate(each, series)
+        following = iter(requests[2:])
+        elapsed = seconds(partial(_next, following, series), len(requests) - 3) * 1e3
+        yield Line(
+            title=f"{title}: a further length", figure=f"{elapsed:.2f} ms", target=target, met=elapsed < SHARDED_MOST
+        )
+
+
+def _next(requests: Iterator[Request], series: SeriesCache) -> Estimate:
+    return estimate(next(requests), series)
 
 
 def _by_itself(request: Request) -> Estimate:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
-from calculator.engine.repetition import Repetition, repetition
+from calculator.engine.repetition import repetition_before_last
 from calculator.inputs.sharding import FSDPConfig
 from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
+    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import Parameters
@@ -108,12 +109,8 @@ class MicroBatch(Hooks):
         return Accumulation(adds=training.gradient_accumulation_steps > (1 if self.reduces else 2))
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Interpret the last layer too: every repeated layer is then between two like it."""
-        inner = repetition(classes[:-1])
-        count = len(classes)
-        if not inner.copies:
-            return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-        return replace(inner, numbers=(*inner.numbers, count - 1))
+        """Interpret the last layer too."""
+        return repetition_before_last(classes)
 
     def number(self, x: Tensor) -> Tensor:
         """Cast a number with mixed precision, as other inputs of the root."""

@@ -8,7 +8,7 @@ from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from calculator.architecture.model import Model
     from calculator.resident.tensors import ResidentTensor
@@ -29,24 +29,44 @@ class Trained(NamedTuple):
     elements: int
 
 
-def in_order(model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False) -> Iterator[Trained]:
+def in_order(
+    model: Model,
+    tensors: Sequence[ResidentTensor],
+    *,
+    frozen: bool = False,
+    layers: Container[int] | None = None,
+) -> Iterator[Trained]:
     """Every trained parameter, layer by layer; `tensors` are the resident tensors of the model.
 
-    `frozen`: the frozen ones too.
+    `frozen`: the frozen ones too. `layers`: of the layers, those with these numbers alone.
     """
+    sizes: dict[int, int] = {}
+    for layer, own in _parts(model, tensors, frozen=frozen):
+        if layer is None or layers is None or layer in layers:
+            for tensor in own:
+                if id(tensor) not in sizes:
+                    sizes[id(tensor)] = int(elements(tensor.shape))
+                yield Trained(Key(tensor.name, layer), tensor, sizes[id(tensor)])
+
+
+def one_by_one(model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False) -> list[ResidentTensor]:
+    """The tensors of the same parameters, each as often as layers have it."""
+    return [tensor for _, own in _parts(model, tensors, frozen=frozen) for tensor in own]
+
+
+def _parts(
+    model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool
+) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
+    """The parameters of each layer with its number, and those before and after the layers."""
     left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
         prefix = f"{stack.name}.*."
         before, left = _split(left, prefix)
-        yield from map(_single, before)
+        yield None, before
         own, left = _own(left, prefix)
         if own:
             yield from _layers(stack, own)
-    yield from map(_single, left)
-
-
-def _single(tensor: ResidentTensor) -> Trained:
-    return Trained(Key(tensor.name, None), tensor, int(elements(tensor.shape)))
+    yield None, left
 
 
 def _split(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
@@ -61,30 +81,27 @@ def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTenso
     return tensors[:end], tensors[end:]
 
 
-def _layers(stack: Stack, tensors: list[ResidentTensor]) -> Iterator[Trained]:
+def _layers(stack: Stack, tensors: list[ResidentTensor]) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
     """The parameters of each layer. Those of one kind of layer follow those of another, and names begin anew."""
-    kinds: list[list[tuple[str, ResidentTensor, int]]] = []
+    kinds: list[list[ResidentTensor]] = []
     names: set[str] = set()
     for tensor in tensors:
         if not kinds or tensor.name in names:
             kinds.append([])
             names = set()
         names.add(tensor.name)
-        kinds[-1].append((tensor.name, tensor, int(elements(tensor.shape))))
+        kinds[-1].append(tensor)
     of = _by_layer(stack, kinds)
     for number, layer in enumerate(stack.layers):
-        for name, tensor, size in of.get(id(layer), ()):
-            yield Trained(Key(name, number), tensor, size)
+        yield number, of.get(id(layer), ())
 
 
-def _by_layer(
-    stack: Stack, kinds: list[list[tuple[str, ResidentTensor, int]]]
-) -> dict[int, list[tuple[str, ResidentTensor, int]]]:
+def _by_layer(stack: Stack, kinds: list[list[ResidentTensor]]) -> dict[int, list[ResidentTensor]]:
     """The parameters of each kind of layer: a list that every layer has, or one for each kind with as many layers."""
-    if kinds[0][0][1].count == len(stack.layers):
+    if kinds[0][0].count == len(stack.layers):
         return dict.fromkeys(map(id, stack.layers), kinds[0])
-    found: dict[int, list[tuple[str, ResidentTensor, int]]] = {}
+    found: dict[int, list[ResidentTensor]] = {}
     for layer, count in stack.distinct:
-        if kinds and kinds[0][0][1].count == count:
+        if kinds and kinds[0][0].count == count:
             found[id(layer)] = kinds.pop(0)
     return found

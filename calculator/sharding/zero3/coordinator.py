@@ -9,62 +9,21 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.common.dtype import ITEMSIZE
+from calculator.sharding.zero3.gather import Gather, upload
 from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
+    from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.parameters import Live, Module, Partitioned
     from calculator.sharding.zero3.sizes import Sizes
 
 
-class Gather:
-    """An all-gather: of one parameter into its own buffer, or of several into one that is copied out at the end."""
-
-    __slots__ = ("buffers", "is_done", "left", "live", "parameters")
-
-    def __init__(self, live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
-        self.live, self.parameters = live, parameters
-        self.left, self.is_done = len(parameters), False
-        self.buffers: list[Storage] = []
-        if len(parameters) == 1:
-            (only,) = parameters
-            only.storage = Storage(live, only.with_padding)
-            upload(live, parameters, sizes)
-            return
-        for dtype in dict.fromkeys(each.dtype for each in parameters):
-            own = [each for each in parameters if each.dtype == dtype]
-            self.buffers.append(
-                Storage(live, allocated(sum(each.partition for each in own) * sizes.ranks, ITEMSIZE[dtype]))
-            )
-            upload(live, own, sizes)
-
-    def wait(self) -> None:
-        """Make the gathered parameters available."""
-        if self.is_done:
-            return
-        self.is_done = True
-        for each in self.parameters:
-            if self.buffers:
-                each.storage = Storage(self.live, each.whole)
-            each.state = GATHERED
-
-    def drop(self) -> None:
-        """Drop one parameter's reference. The buffers live as long as any has one."""
-        self.left -= 1
-        if not self.left:
-            for buffer in self.buffers:
-                buffer.drop()
-
-
-def upload(live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
-    """Copy offloaded partitions to the GPU, where the all-gather reads them."""
-    if not sizes.offloads_parameters:
-        return
-    copied = sum(allocated(each.partition, ITEMSIZE[each.dtype]) for each in parameters)
-    live.add(copied)
-    live.bytes -= copied
+#: The innermost modules in their backward pass that a state lists. Others matter only if they have parameters: those
+#: whose inputs get no gradient stay there, and a layer has few.
+INNERMOST = 4
 
 
 class Coordinator:
@@ -79,11 +38,18 @@ class Coordinator:
         self._recorded: list[Module] = []
         #: The elements that the recorded modules before each place use.
         self._before: list[int] = [0]
+        #: The entries of the trace before each place.
+        self._entries: list[int] = [0]
         self._trace: list[tuple[Partitioned, int]] = []
         self._queue: deque[tuple[Partitioned, int]] = deque()
         self._fetched_for: dict[Partitioned, int] = {}
         self._in_backward: dict[int, Module] = {}
         self._released: dict[tuple[int, int], frozenset[Partitioned]] = {}
+        #: The places before which modules are skipped, with the elements that those use.
+        self._skipped: list[tuple[int, int]] = []
+        self._passed = 0
+        #: Whether a prefetch of this pass was smaller because too many parameters were gathered.
+        self.is_limited = False
 
     @property
     def _is_complete(self) -> bool:
@@ -101,7 +67,69 @@ class Coordinator:
             self._complete()
         self._queue = deque(self._trace)
         self._fetched_for = {}
-        self._step = self._available = 0
+        self._step = self._available = self._passed = 0
+        self.is_limited = False
+
+    def record(self, modules: Iterable[Module], skipped: Iterable[tuple[int, int]]) -> None:
+        """Run the first pass, which gathers and releases each module by itself, for its order alone."""
+        self._passes, self._recorded, self._skipped = 1, [*modules], [*skipped]
+
+    @property
+    def place(self) -> int:
+        """The number of modules that this pass has called."""
+        return self._step
+
+    @property
+    def available(self) -> int:
+        """The elements that count as gathered."""
+        return self._available
+
+    def skip(self, elements: int, available: int) -> None:
+        """Pass modules that do as those before them: the elements they use, and how many of these stay gathered."""
+        if self._passes == 1:
+            self._skipped.append((self._step, elements))
+        self._passed += 1
+        self._available += available
+
+    def used_since(self, place: int) -> int:
+        """The elements that the modules from a place in the order on use, up to this one."""
+        if self._passes == 1:
+            return sum(each.elements for module in self._recorded[place:] for each in module.parameters)
+        return self._before[self._step] - self._before[place]
+
+    def looks_ahead_to(self, place: int) -> bool:
+        """Whether a module at a place, or one after it, is prefetched."""
+        return self._is_complete and (not self._queue or self._queue[0][1] >= place)
+
+    def state(self, relative: Callable[[Key], Hashable]) -> Hashable:
+        """What decides what is gathered and released next, with keys relative to a layer."""
+        parameters = frozenset(
+            (
+                relative(each.key),
+                each.state,
+                frozenset(relative(module.key) for module in each.active),
+                None if each.storage is None else (each.storage.bytes, each.storage.references),
+            )
+            for each in self.parameters
+            if each.active or each.state == IN_FLIGHT or (each.state == GATHERED and not each.persists)
+        )
+        gathers = frozenset(
+            (
+                relative(each.key),
+                relative(gather.parameters[0].key),
+                gather.left,
+                *(own.bytes for own in gather.buffers),
+            )
+            for each, gather in self._in_flight.items()
+        )
+        running = [*self._in_backward.values()]
+        in_backward = tuple(
+            (relative(module.key), frozenset(relative(each.key) for each in module.recomputed))
+            for number, module in enumerate(reversed(running))
+            if number < INNERMOST or module.parameters or module.recomputed
+        )
+        ahead = len(self._trace) - len(self._queue) - self._entries[self._step] if self._is_complete else 0
+        return parameters, gathers, in_backward, ahead
 
     def _complete(self) -> None:
         for place, module in enumerate(self._recorded):
@@ -109,6 +137,7 @@ class Coordinator:
                 self._trace.append((each, place))
                 each.in_order.append(place)
             self._before.append(self._before[-1] + sum(each.elements for each in module.parameters))
+            self._entries.append(len(self._trace))
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
         """Gather a module's parameters, then those of the modules to come."""
@@ -119,10 +148,10 @@ class Coordinator:
         self._gather([each for each in module.parameters if each.state == PARTITIONED])
         owner = next(reversed(self._in_backward.values())) if recomputes and self._in_backward else None
         for each in module.parameters:
-            each.active.add(module.number)
+            each.active.add(module)
             if owner is not None and not each.trained:
                 owner.recomputed.add(each)
-                each.active.add(owner.number)
+                each.active.add(owner)
             gather = self._in_flight.pop(each, None)
             if gather is not None:
                 gather.wait()
@@ -142,7 +171,8 @@ class Coordinator:
             self._in_flight[each] = gather
 
     def _payload(self, each: Partitioned) -> int:
-        return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype]
+        represents = 1 if self._live.in_copies else each.represents
+        return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype] * represents
 
     def _prefetch(self, module: Module) -> None:
         own = sum(self._fetched_for.get(each, -1) < self._step for each in module.parameters)
@@ -153,7 +183,9 @@ class Coordinator:
             known.add(each)
         if not self._sizes.prefetch_bucket:
             return
-        most = min(self._sizes.max_live - self._available, self._sizes.prefetch_bucket)
+        left = self._sizes.max_live - self._available
+        most = min(left, self._sizes.prefetch_bucket)
+        self.is_limited = self.is_limited or left < self._sizes.prefetch_bucket
         chosen: dict[Partitioned, None] = {}
         total = 0
         while self._queue and total < most:
@@ -174,7 +206,7 @@ class Coordinator:
             module.recomputed.clear()
             self._in_backward.pop(module.number, None)
         for each in parameters:
-            each.active.discard(module.number)
+            each.active.discard(module)
             if each in freed:
                 self._release(each)
 
@@ -194,7 +226,9 @@ class Coordinator:
         at = bisect_left(each.in_order, step)
         if at == len(each.in_order):
             return True
-        return self._before[each.in_order[at]] - self._before[step] >= self._sizes.max_reuse_distance
+        following = each.in_order[at]
+        skipped = sum(elements for place, elements in self._skipped[self._passed :] if place <= following)
+        return self._before[following] - self._before[step] + skipped >= self._sizes.max_reuse_distance
 
     def _release(self, each: Partitioned) -> None:
         if each.state == GATHERED and not each.active:
@@ -206,7 +240,7 @@ class Coordinator:
         while self._in_backward:
             _, module = self._in_backward.popitem()
             for each in {*module.parameters, *module.recomputed}:
-                each.active.discard(module.number)
+                each.active.discard(module)
                 if not each.persists:
                     self._release(each)
             module.recomputed.clear()
@@ -225,6 +259,6 @@ class Coordinator:
         """Gather the parameters that stay whole, after the optimizer's step."""
         persistent = [each for each in self.parameters if each.persists]
         for each in persistent:
-            each.storage, each.state = Storage(self._live, each.with_padding), GATHERED
+            each.storage, each.state = Storage(self._live, each.with_padding, each.represents), GATHERED
             self.sent += self._payload(each)
         upload(self._live, persistent, self._sizes)

@@ -1,11 +1,11 @@
-"""What stage 3 changes in a micro-batch: every call of a module is marked, and every layer is interpreted."""
+"""What stage 3 changes in a micro-batch: every call of a module is marked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from calculator.engine.module_calls import begin, enter, leave
-from calculator.engine.repetition import Repetition
+from calculator.engine.repetition import repetition_before_last
 from calculator.layers.sharding_hooks import Unit
 from calculator.sharding.zero.hooks import FlatHooks
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Layer
+    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import Parameters
     from calculator.layers.sharding_hooks import Role
@@ -64,9 +65,8 @@ class PartitionedHooks(FlatHooks):
         self._outer = outer_modules(prepared.method.name)
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Interpret every layer: which parameters are gathered depends on all calls before."""
-        count = len(classes)
-        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+        """Interpret the last layer too."""
+        return repetition_before_last(classes)
 
     def begin(self, parameters: Parameters) -> None:
         """Begin the calls of the model and what is around it."""

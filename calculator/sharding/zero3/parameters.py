@@ -5,13 +5,14 @@ Source: deepspeed/runtime/zero/partition_parameters.py.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.sharding.zero.parameters import Key
 
 if TYPE_CHECKING:
     from calculator.common.dtype import DType
-    from calculator.sharding.zero.parameters import Key
 
 #: The states of a parameter on a GPU.
 PARTITIONED, IN_FLIGHT, GATHERED = range(3)
@@ -20,31 +21,40 @@ PARTITIONED, IN_FLIGHT, GATHERED = range(3)
 class Storage:
     """Bytes of gathered weights, alive while a parameter, a gather or a recomputed layer refers to them."""
 
-    __slots__ = ("bytes", "live", "references")
+    __slots__ = ("bytes", "live", "references", "represents")
 
-    def __init__(self, live: Live, size: int) -> None:
-        self.bytes, self.live, self.references = size, live, 1
-        live.add(size)
+    def __init__(self, live: Live, size: int, represents: int = 1) -> None:
+        self.bytes, self.live, self.references, self.represents = size, live, 1, represents
+        live.add(size, represents)
 
     def drop(self) -> None:
         """Drop a reference."""
         self.references -= 1
         if not self.references:
-            self.live.bytes -= self.bytes
+            self.live.free(self.bytes, self.represents)
 
 
 class Live:
-    """The bytes alive now, and the most since the last reset."""
+    """The bytes alive now, and the most since the last reset.
 
-    __slots__ = ("bytes", "most")
+    Where not all copies of repeated layers run, `in_copies` is whether one does: a storage then counts once. Outside of
+    them it counts as often as storages of copies that it represents.
+    """
+
+    __slots__ = ("bytes", "in_copies", "most")
 
     def __init__(self) -> None:
         self.bytes = self.most = 0
+        self.in_copies = False
 
-    def add(self, size: int) -> None:
+    def add(self, size: int, represents: int = 1) -> None:
         """Allocate some bytes."""
-        self.bytes += size
+        self.bytes += size if self.in_copies else size * represents
         self.most = max(self.most, self.bytes)
+
+    def free(self, size: int, represents: int = 1) -> None:
+        """Free some bytes."""
+        self.bytes -= size if self.in_copies else size * represents
 
     def reset(self) -> None:
         """Begin to look for the most anew."""
@@ -60,9 +70,10 @@ class Partitioned:
         "elements",
         "in_order",
         "key",
-        "number",
+        "order",
         "partition",
         "persists",
+        "represents",
         "state",
         "storage",
         "trained",
@@ -70,13 +81,13 @@ class Partitioned:
         "with_padding",
     )
 
-    def __init__(
-        self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool, number: int = 0
-    ) -> None:
+    def __init__(self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool) -> None:
         self.key, self.elements, self.dtype = key, elements, dtype
-        #: Its place among the model's parameters.
-        self.number = number
+        #: Its place among the model's parameters: before, in or after the layers, its layer, and its number.
+        self.order = 0, 0, 0
         self.trained, self.persists = trained, persists
+        #: How many copies of its layer it represents.
+        self.represents = 1
         #: The elements of a rank's partition.
         self.partition = -(-elements // count)
         item = ITEMSIZE[dtype]
@@ -86,9 +97,16 @@ class Partitioned:
         self.state = PARTITIONED
         self.storage: Storage | None = None
         #: The modules that use it at the moment.
-        self.active: set[int] = set()
+        self.active: set[Module] = set()
         #: The places in the recorded order of modules at which it is used.
         self.in_order: list[int] = []
+
+    def in_layer(self, before: int) -> Partitioned:
+        """The same parameter in a layer that is some layers before its own."""
+        own = copy(self)
+        part, layer, number = self.order
+        own.order = part, layer - before, number
+        return own
 
     def release(self) -> None:
         """Free what was gathered."""
@@ -101,9 +119,11 @@ class Partitioned:
 class Module:
     """A module of the running step, with its own parameters and those that its code uses of others."""
 
-    __slots__ = ("number", "parameters", "recomputed")
+    __slots__ = ("key", "number", "parameters", "recomputed")
 
-    def __init__(self, number: int, parameters: list[Partitioned]) -> None:
+    def __init__(self, number: int, parameters: list[Partitioned], key: Key | None = None) -> None:
         self.number, self.parameters = number, parameters
+        #: Its path, and the number of its layer.
+        self.key = key or Key(str(number), None)
         #: Frozen parameters that a recomputation gathered while this module's backward pass ran.
         self.recomputed: set[Partitioned] = set()

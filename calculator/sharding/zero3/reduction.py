@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from calculator.common.dtype import DType
     from calculator.sharding.zero3.parameters import Live, Partitioned
@@ -50,6 +50,21 @@ class Bucket:
         self._parameters.append(parameter)
         self._elements += parameter.elements
 
+    @property
+    def state(self) -> tuple[int, int, tuple[str, ...]]:
+        """What decides when it is reduced, and with which sizes."""
+        return self._elements, self._large, (*[each.key.name for each in self._parameters],)
+
+    def takes(self, gradients: Sequence[Partitioned]) -> bool:
+        """Whether more gradients fit, so that nothing is allocated."""
+        elements = self._elements + sum([each.elements for each in gradients])
+        return elements <= self._sizes.reduce_bucket and not self._live.bytes
+
+    def take(self, gradients: Sequence[Partitioned]) -> None:
+        """Copy gradients that fit to the buffer."""
+        self._parameters += gradients
+        self._elements += sum([each.elements for each in gradients])
+
     def reduce(self) -> None:
         """Reduce the gradients, and copy this rank's parts to its partition."""
         if not self._parameters:
@@ -60,7 +75,7 @@ class Bucket:
         self._live.add(size + pieces)
         self._live.bytes -= pieces
         if self._sizes.offloads_optimizer:
-            self._offload(sorted(self._parameters, key=attrgetter("number")) if scatters else self._parameters)
+            self._offload(sorted(self._parameters, key=attrgetter("order")) if scatters else self._parameters)
         self._live.bytes -= size + self._large
         self._parameters, self._elements, self._large = [], 0, 0
 

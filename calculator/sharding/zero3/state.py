@@ -13,7 +13,7 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
-from calculator.sharding.zero.parameters import in_order
+from calculator.sharding.zero.parameters import Key, in_order, one_by_one
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.host import host_bytes
 from calculator.sharding.zero3.parameters import Partitioned
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
+    from calculator.engine.repetition import Repetition
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
+    from calculator.sharding.zero3.followed import Followed
+    from calculator.sharding.zero3.gathering import Gathering
 
 #: The numbers that stay from step to step: the flag of infinite gradients, and the norm of the last step.
 KEPT_NUMBERS = 2
@@ -48,25 +51,47 @@ class PartitionedState:
         self.dtype: DType = prepared.cast_to or "float32"
         self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
         self._groups = [{tensor.name for tensor in group} for group in groups]
+        #: What the run gathers, once it is known.
+        self.gatherings: list[Gathering] = []
 
-    def parameters(self) -> list[Partitioned]:
-        """Every parameter in its state before the first step, in the order of `named_parameters()`."""
-        return [
-            Partitioned(
-                each.key,
-                each.elements,
-                each.tensor.dtype,
-                self.sizes.ranks,
-                trained=each.tensor.trained,
-                persists=each.elements <= self.sizes.persistence_threshold,
-                number=number,
-            )
-            for number, each in enumerate(in_order(self.prepared.model, self.tensors, frozen=True))
-        ]
+    def parameters(self, followed: Followed) -> list[Partitioned]:
+        """The parameters in their state before the first step, in the order of `named_parameters()`.
+
+        They are those of the followed copies of the repeated layers, and those outside the copies.
+        """
+        found, part = [], 0
+        ordered = in_order(self.prepared.model, self.tensors, frozen=True, layers=followed.layers())
+        for number, each in enumerate(ordered):
+            layer = each.key.layer
+            # Odd parts are layers, even ones what is around them.
+            part += (layer is not None) != bool(part % 2)
+            represents = layer is not None and followed.copy_of(layer) == followed.representative
+            own = self._partitioned(each.key, each.tensor)
+            own.order, own.represents = (part, layer or 0, number), 1 + represents * followed.skipped
+            found.append(own)
+        return found
+
+    def _partitioned(self, key: Key, tensor: ResidentTensor) -> Partitioned:
+        size = int(elements(tensor.shape))
+        persists = size <= self.sizes.persistence_threshold
+        return Partitioned(key, size, tensor.dtype, self.sizes.ranks, trained=tensor.trained, persists=persists)
 
     @cached_property
     def _parameters(self) -> list[Partitioned]:
-        return self.parameters()
+        """Every parameter in order. Those of the layers are the same object for all of them."""
+        every = one_by_one(self.prepared.model, self.tensors, frozen=True)
+        own = {
+            id(each): self._partitioned(Key(each.name, None), each)
+            for each in {id(each): each for each in every}.values()
+        }
+        return [own[id(each)] for each in every]
+
+    def reuses_over(self, repetition: Repetition) -> int:
+        """The copies of the repeated layers in which a parameter stays gathered until it is used again, at most."""
+        layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
+        own = in_order(self.prepared.model, self.tensors, frozen=True, layers=layers)
+        size = sum(each.elements for each in own if each.key.layer is not None)
+        return -(-self.sizes.max_reuse_distance // size) if size else 0
 
     @cached_property
     def sub_groups(self) -> list[list[Partitioned]]:

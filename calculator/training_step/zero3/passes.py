@@ -1,26 +1,24 @@
-"""The steps of a run under stage 3 from its first one on, and the fullest moments of the one in its steady state."""
+"""The fullest moments of a step under stage 3: the micro-batch's own tensors, gathered weights, and the reduction."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine import module_calls
-from calculator.engine.autograd import GRADIENT_OF
-from calculator.sharding.zero3.coordinator import Coordinator
 from calculator.sharding.zero3.parameters import Live
 from calculator.sharding.zero3.reduction import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from calculator.common.dtype import DType
-    from calculator.sharding.zero3.parameters import Partitioned, Storage
+    from calculator.sharding.zero3.gathering import Gathering, Track
+    from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.sizes import Sizes
-    from calculator.training_step.zero3.program import Event, Program
+    from calculator.training_step.zero3.curve import Curve
 
-#: The steps that run before the first that is like all later ones, and the micro-batches of each that differ.
-STEPS, MICRO_BATCHES = 3, 3
+#: How many copies of the repeated layers came before, in each pass.
+Repeats = tuple[int, ...]
 
 
 class Fullest(NamedTuple):
@@ -30,179 +28,163 @@ class Fullest(NamedTuple):
     event: int
     gathered: int
     reducing: int
+    repeats: Repeats = ()
 
 
 #: No moment yet.
 EMPTY = Fullest(-1, 0, 0, 0)
 
 
-class Passes:
-    """The run's steps: what is gathered and reduced on top of the micro-batch's own tensors.
+class Reading(NamedTuple):
+    """A moment: its place in the step, the event before it, and the bytes without those of the reduction.
 
-    `base` are the bytes of the micro-batch alive before each event. `keeps_loss`: whether the loop refers to the loss,
-    and so to its graph, until the next one.
+    `gradient` is the parameter whose gradient is ready.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        base: Sequence[int],
-        parameters: list[Partitioned],
-        sizes: Sizes,
-        dtype: DType,
-        micro_batches: int,
-        *,
-        keeps_loss: bool,
-    ) -> None:
-        self._program, self._base, self._dtype = program, base, dtype
-        self._gathered, self._reducing = Live(), Live()
-        self._coordinator = Coordinator(sizes, self._gathered, parameters)
+    position: int
+    event: int
+    bytes: int
+    gathered: int
+    gradient: Partitioned | None = None
+
+
+class Skipped(NamedTuple):
+    """The copies between two that are followed, in the backward pass.
+
+    Attributes:
+        readings: What is read in the copy before them.
+        repeats: The copies before that one.
+        copies: How many they are.
+        growth: The bytes that each has more than the one before it, without those of the reduction.
+        alike: The number of the first that is like the one before it in the reduction too, and the bytes it has more.
+    """
+
+    readings: list[Reading]
+    repeats: Repeats
+    copies: int
+    growth: int
+    alike: tuple[int, int] | None
+
+
+class Batch(NamedTuple):
+    """A micro-batch: moments (the copies before each, its position on the tape, its bytes), and skipped copies."""
+
+    moments: list[tuple[Repeats, int, int]]
+    skipped: list[Skipped]
+
+
+class Passes:
+    """The micro-batches of a step in the steady state."""
+
+    def __init__(self, gathering: Gathering, curve: Curve, sizes: Sizes, dtype: DType) -> None:
+        self._program, self._curve, self._item = gathering.program, curve, ITEMSIZE[dtype]
+        self._period = gathering.followed.period
+        self._reducing = Live()
         self._bucket = Bucket(sizes, self._reducing, dtype)
-        self._pins: dict[str, Storage] = {}
-        #: What the graphs of the last loss and of the one before refer to.
-        self._kept: list[Storage] = []
-        self._kept_before: list[Storage] = []
-        self._at = 0
         #: The fullest moments of the passes.
         self.forward = self.backward = EMPTY
-        #: The most bytes that are gathered while the optimizer's step begins.
-        self.at_step = 0
-        #: The bytes of gathered weights that are alive throughout that step.
-        self.kept = 0
-        #: The bytes that a step's all-gathers result in.
-        self.sent = 0
-        #: Moments of the passes: a position on the tape, and the bytes there.
-        self.moments: list[tuple[int, int]] = []
-        for step in range(STEPS):
-            self.sent = 0
-            last = step == STEPS - 1
-            count = min(MICRO_BATCHES, micro_batches)
-            for number in range(count):
-                self._bucket.is_last = number == count - 1
-                before = self._coordinator.sent
-                self._run(measures=last)
-                if not keeps_loss:
-                    self._replace_loss(self._kept)
-                alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
-                self.sent += alike * (self._coordinator.sent - before)
-            self._gathered.reset()
-            self._coordinator.release_all()
-            self.at_step, self.kept = self._gathered.most, self._gathered.bytes
-            before = self._coordinator.sent
-            self._reducing.bytes = 0
-            self._gathered.reset()
-            self._coordinator.gather_persistent()
-            self.sent += self._coordinator.sent - before
-        #: The most bytes alive while the parameters that stay gathered between steps are gathered.
-        self.persistent = self._gathered.most
-
-    def _run(self, *, measures: bool) -> None:
-        program = self._program
-        self._at = program.forward
-        self._coordinator.begin()
-        self._kept, self._kept_before = [], self._kept
-        for event in program.events:
-            if event.position > program.backward:
-                self._end_forward(measures=measures)
-            if measures:
-                self._until(event.position)
-            self._gathered.reset()
+        self.batches: list[Batch] = []
+        self._repeats: Repeats = ()
+        for number, tracks in enumerate(gathering.passes):
+            self.batches.append(Batch([], []))
+            self._bucket.is_last = number == len(gathering.passes) - 1
+            for track in tracks:
+                self._follow(track)
             self._reducing.reset()
-            self._apply(event, measures=measures)
-            if measures and event.kind != GRADIENT_OF:
-                self._note(event.position)
-        if measures:
-            self._until(program.end)
-        self._gathered.reset()
-        self._reducing.reset()
-        self._bucket.reduce()
-        if measures:
-            self._note(program.end)
-        self._coordinator.end_backward()
-
-    def _end_forward(self, *, measures: bool) -> None:
-        """Replace the loss before by that of the forward pass that has ended."""
-        if self._kept_before:
-            if measures:
-                self._until(self._program.backward)
-            self._replace_loss(self._kept_before)
-
-    def _replace_loss(self, of_graph: list[Storage]) -> None:
-        """Free what the graph of a loss refers to."""
-        for each in of_graph:
-            each.drop()
-        of_graph.clear()
-
-    def _apply(self, event: Event, *, measures: bool) -> None:
-        kind, module = event.kind, event.module
-        if kind == module_calls.BEFORE_FORWARD and module is not None:
-            self._coordinator.fetch(module, recomputes=event.position > self._program.backward)
-        elif kind == module_calls.AFTER_FORWARD and module is not None:
-            self._coordinator.release(module)
-        elif kind == module_calls.BEFORE_BACKWARD and module is not None:
-            self._coordinator.fetch(module, backward=True)
-        elif kind == module_calls.AFTER_BACKWARD and module is not None:
-            self._coordinator.release(module, backward=True)
-        elif event.parameter is not None:
-            self._of_parameter(event, event.parameter, measures=measures)
-
-    def _of_parameter(self, event: Event, parameter: Partitioned, *, measures: bool) -> None:
-        if event.kind == module_calls.PINNED:
-            if parameter.storage is not None:
-                parameter.storage.references += 1
-                self._pins[event.serial] = parameter.storage
-        elif event.kind == module_calls.UNPINNED:
-            pinned = self._pins.pop(event.serial, None)
-            if pinned is not None:
-                pinned.drop()
-        elif event.kind == module_calls.KEPT:
-            if parameter.storage is not None and event.position <= self._program.backward:
-                parameter.storage.references += 1
-                self._kept.append(parameter.storage)
-        else:
-            self._reduce(event, parameter, measures=measures)
-
-    def _reduce(self, event: Event, parameter: Partitioned, *, measures: bool) -> None:
-        """Put a gradient into the bucket, and reduce a full one before. The end of the pass reduces the rest."""
-        if self._bucket.is_full(parameter):
             self._bucket.reduce()
-        if measures:
-            self._note(event.position)
-        self._bucket.add(parameter)
-        self._reducing.reset()
-        if measures:
-            self._note(event.position, without=allocated(parameter.elements, ITEMSIZE[self._dtype]))
-        self._reducing.reset()
+            end, left = self._program.end, tracks[-1].after
+            self._note(end, end, curve.at(end, self._repeats) + left, left)
 
-    def _until(self, position: int) -> None:
-        """Note the fullest moment of the tape's events up to a position."""
-        if position > self._at:
-            for start, end in self._cuts(self._at + 1, position + 1):
-                most = max(self._base[start:end])
-                total = most + self._gathered.bytes + self._reducing.bytes
-                self.moments.append((start, total))
-                if total > self._of(start).bytes:
-                    at = self._base.index(most, start)
-                    self._set(start, Fullest(total, at, self._gathered.bytes, self._reducing.bytes))
-        self._at = position
+    def _follow(self, track: Track) -> None:
+        """Read a segment, and the copies that are skipped after it."""
+        segment = track.segment
+        self._repeats = segment.repeats
+        readings = [*self._readings(track)]
+        for reading in readings:
+            self._read(reading)
+        if segment.skipped:
+            window = int(segment.start > self._program.backward)
+            gathered = track.after - track.before
+            growth = self._curve.growth[window] + gathered
+            alike = self._skip(readings, window, segment.skipped, growth, gathered) if window else None
+            self.batches[-1].skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
 
-    def _cuts(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Part a range of events at the beginning of the backward pass."""
+    def _readings(self, track: Track) -> Iterator[Reading]:
+        """The fullest moments between two events of a segment, and those while one runs."""
+        curve, repeats = self._curve, track.segment.repeats
+        added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
+        at, gathered = track.segment.start, track.before
+        for position, most, after, gradient, is_event in track.moments:
+            if position > at:
+                yield from self._between(base, at + 1, position + 1, added + gathered, gathered)
+                at = position
+            if is_event:
+                size = base[position] + added - freed.get(position, 0) + most
+                yield Reading(position, position, size, most, gradient)
+            gathered = after
+        if track.segment.end > at:
+            yield from self._between(base, at + 1, track.segment.end + 1, added + gathered, gathered)
+
+    def _between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
+        """The fullest moment of a range of events, which the beginning of the backward pass may part."""
         middle = self._program.backward + 1
-        return [(start, middle), (middle, end)] if start < middle < end else [(start, end)]
+        for first, last in [(start, middle), (middle, end)] if start < middle < end else [(start, end)]:
+            most = max(base[first:last])
+            yield Reading(first, base.index(most, first), most + more, gathered)
 
-    def _note(self, position: int, without: int = 0) -> None:
-        gathered, reducing = self._gathered.most, self._reducing.most
-        total = self._base[position] + gathered + reducing - without
-        self.moments.append((position, total))
-        if total > self._of(position).bytes:
-            self._set(position, Fullest(total, position, gathered, reducing))
+    def _read(self, reading: Reading) -> None:
+        """Note a moment. A gradient goes into the bucket; a full one is reduced before."""
+        position, event, size, gathered, gradient = reading
+        if gradient is None:
+            self._note(position, event, size, gathered)
+            return
+        bucket, reducing = self._bucket, self._reducing
+        if bucket.is_full(gradient):
+            bucket.reduce()
+        self._note(position, event, size, gathered)
+        bucket.add(gradient)
+        reducing.reset()
+        self._note(position, event, size - allocated(gradient.elements, self._item), gathered)
 
-    def _of(self, position: int) -> Fullest:
-        return self.forward if position <= self._program.backward else self.backward
+    def _skip(
+        self, readings: Sequence[Reading], window: int, count: int, growth: int, gathered: int
+    ) -> tuple[int, int] | None:
+        """Reduce the gradients of skipped copies. Their fullest moments matter where the reduction allocates.
 
-    def _set(self, position: int, found: Fullest) -> None:
-        if position <= self._program.backward:
-            self.forward = found
-        else:
-            self.backward = found
+        Otherwise the bytes grow from copy to copy by as many, and those of the followed copies on both sides are read.
+        """
+        gradients = [reading.gradient for reading in readings if reading.gradient is not None]
+        before = list(self._repeats)
+        state: Hashable = None
+        change = -1
+        for copy in range(1, count + 1):
+            if self._bucket.takes(gradients):
+                self._bucket.take([each.in_layer(copy * self._period) for each in gradients])
+                state = None
+                continue
+            self._repeats = (*before[:window], before[window] + copy, *before[window + 1 :])
+            left = self._reducing.bytes
+            for each in readings:
+                own = None if each.gradient is None else each.gradient.in_layer(copy * self._period)
+                more = copy * growth, copy * gathered
+                self._read(Reading(each.position, each.event, each.bytes + more[0], each.gathered + more[1], own))
+            state, last = self._bucket.state, state
+            change, last_change = self._reducing.bytes - left, change
+            if state == last and change == last_change:
+                self._reducing.bytes += (count - copy) * change
+                return copy, growth + change
+        return None
+
+    def _note(self, position: int, event: int, size: int, gathered: int) -> None:
+        """Note the bytes at a moment with those of the reduction, which are reset."""
+        reducing = self._reducing
+        total = size + reducing.most
+        self.batches[-1].moments.append((self._repeats, position, total))
+        fullest = self.forward if position <= self._program.backward else self.backward
+        if total > fullest.bytes:
+            found = Fullest(total, event, gathered, reducing.most, self._repeats)
+            if position <= self._program.backward:
+                self.forward = found
+            else:
+                self.backward = found
+        reducing.reset()

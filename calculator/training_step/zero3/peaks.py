@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from functools import cached_property, partial
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.live_tensors import LiveTensors
-from calculator.engine.memory_curve import Moment
 from calculator.sharding.zero.state import row
+from calculator.sharding.zero3.gathering import gathering_of
 from calculator.training_step.peak import Peak
+from calculator.training_step.zero3.curve import Curve
+from calculator.training_step.zero3.line import line
 from calculator.training_step.zero3.optimizer import fullest
 from calculator.training_step.zero3.passes import Fullest, Passes
-from calculator.training_step.zero3.program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,16 +48,11 @@ class PartitionedPeaks:
     ) -> None:
         self._state, self._recording, self._left, self._carried = state, recording, left, carried
         self._own, self._kept = own, (*state.kept, *own)
-        parameters = state.parameters()
-        self.passes = Passes(
-            Program(run.tape, parameters, state.prepared.model.tied),
-            [0, *accumulate(recording.curve.changes)],
-            parameters,
-            state.sizes,
-            state.dtype,
-            state.prepared.training.gradient_accumulation_steps,
-            keeps_loss=state.prepared.training.trainer is None,
-        )
+        self._windows = recording.windows
+        #: What the step gathers.
+        self.gathering = gathering_of(state, run.tape, run.repetition, run.copies.windows)
+        self._curve = Curve(recording)
+        self.passes = Passes(self.gathering, self._curve, state.sizes, state.dtype)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
@@ -70,7 +64,7 @@ class PartitionedPeaks:
 
     @cached_property
     def _temporaries(self) -> Alive:
-        return fullest(self._state, self.passes.at_step, self.passes.kept, self.passes.persistent)
+        return fullest(self._state, self.gathering.at_step, self.gathering.kept, self.gathering.persistent)
 
     @property
     def blocks(self) -> tuple[ResidentTensors, ...]:
@@ -87,18 +81,12 @@ class PartitionedPeaks:
     @property
     def communication(self) -> tuple[Collective, ...]:
         """The collectives of a step."""
-        return self._state.communication(self.passes.sent)
+        return self._state.communication(self.gathering.sent)
 
     def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
-        """The peak of each span of a pass."""
+        """The peak of each span of a pass, those of the repeated layers once for each copy."""
         rest = sum([tensor.bytes for tensor in self._kept]) + (0 if backward else self._carried.bytes)
-        ends = [end for _, end in spans]
-        line = [0] * len(spans)
-        for position, size in self.passes.moments:
-            if spans[0][0] < position <= ends[-1]:
-                span = bisect_left(ends, position)
-                line[span] = max(line[span], size)
-        return [rest + size for size in line]
+        return [rest + size for size in line(self.passes, spans, self._windows, backward=backward)]
 
     @property
     def host_bytes(self) -> int | None:
@@ -118,14 +106,13 @@ class PartitionedPeaks:
         recording, kept = self._recording, self._kept
         state: Sequence[ResidentTensors] = (*kept, *self._added(moment))
         rest = sum([tensor.bytes for tensor in kept]) + (0 if carried is None else carried.bytes)
-        at = Moment(event=moment.event, bytes=moment.bytes, repeats=())
         return Peak(
             phase=phase,
             bytes=rest + moment.bytes,
             throughout=rest,
             operation=recording.operation(moment.event),
             left=carried,
-            deferred=Deferred(partial(recording.alive, at, state, carried)),
+            deferred=Deferred(partial(self._curve.alive, moment, state, carried)),
         )
 
     def _step_peak(self) -> Peak:

@@ -5,6 +5,7 @@ import torch
 
 from calculator.common.errors import PlanError
 from calculator.engine import module_calls
+from calculator.engine.repetition import Repetition
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_request
@@ -59,10 +60,12 @@ def called(request):
 
 
 def marked(request):
-    """The same from the marks of a micro-batch."""
+    """The same from the marks of a micro-batch in which every layer is interpreted."""
     model = model_of(request.model)
     prepared = PreparedModel(model, request.method, request.training, request.device, request.stack)
     context = training_context(prepared)
+    count = len(context.layers)
+    context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
     micro_batch(context)
     calls, layer = [], ""
     for _, label in context.tape.marks:

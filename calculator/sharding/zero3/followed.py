@@ -1,0 +1,85 @@
+"""Which copies of the repeated layers are followed one by one: the first ones and the last ones.
+
+Stage 3 gathers and releases in the copies between as in those next to them, once their order has become steady.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.engine.repetition import Repetition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """The followed copies of the period of a repetition, in the order of the forward pass.
+
+    Attributes:
+        repetition: The layers that are interpreted, and those that they represent.
+        before: The number of copies that are followed before the skipped ones.
+        skipped: The number of copies that are skipped.
+    """
+
+    repetition: Repetition
+    before: int
+    skipped: int
+
+    @cached_property
+    def copies(self) -> int:
+        """How often the period runs."""
+        return self.repetition.copies + 1
+
+    @cached_property
+    def period(self) -> int:
+        """The layers of a copy."""
+        return self.repetition.end - self.repetition.start
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the followed copies: the first copy is 0."""
+        return (*range(self.before), *range(self.before + self.skipped, self.copies))
+
+    def copy_of(self, layer: int) -> int | None:
+        """The copy that a layer of the model is in; None for a layer outside the copies."""
+        own = self.repetition
+        if own.start >= own.end:
+            return None
+        copy = (layer - own.numbers[own.start]) // self.period
+        return copy if 0 <= copy < self.copies else None
+
+    @cached_property
+    def slots(self) -> dict[int, int]:
+        """The place of each followed copy among them."""
+        return {copy: slot for slot, copy in enumerate(self.numbers)}
+
+    def layers(self) -> frozenset[int]:
+        """The numbers of the layers that are followed, those outside the copies included."""
+        own = self.repetition
+        inside = range(own.start, own.end)
+        outside = [number for at, number in enumerate(own.numbers) if at not in inside]
+        of_copies = [own.numbers[at] + copy * self.period for copy in self.numbers for at in inside]
+        return frozenset((*outside, *of_copies))
+
+    @property
+    def representative(self) -> int:
+        """The copy after which others are skipped, which represents them outside the copies."""
+        return self.before - 1
+
+
+#: How many copies are followed before the skipped ones, and after them, at first.
+BEFORE, AFTER = 3, 3
+
+
+def choices(repetition: Repetition, after: int) -> Iterator[Followed]:
+    """The copies to follow: few of them, then more, then all. `after`: how many are needed at least at the end."""
+    count = repetition.copies + 1
+    for factor in (1, 2):
+        before, behind = BEFORE * factor, (AFTER + after) * factor
+        if before + behind < count:
+            yield Followed(repetition=repetition, before=before, skipped=count - before - behind)
+    yield Followed(repetition=repetition, before=count, skipped=0)

@@ -1,0 +1,66 @@
+"""An all-gather of stage 3, and the buffers that it allocates.
+
+Source: deepspeed/runtime/zero/partition_parameters.py, AllGatherHandle and AllGatherCoalescedHandle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.sharding.zero3.parameters import GATHERED, Storage
+
+if TYPE_CHECKING:
+    from calculator.sharding.zero3.parameters import Live, Partitioned
+    from calculator.sharding.zero3.sizes import Sizes
+
+
+class Gather:
+    """An all-gather: of one parameter into its own buffer, or of several into one that is copied out at the end."""
+
+    __slots__ = ("buffers", "is_done", "left", "live", "parameters")
+
+    def __init__(self, live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
+        self.live, self.parameters = live, parameters
+        self.left, self.is_done = len(parameters), False
+        self.buffers: list[Storage] = []
+        if len(parameters) == 1:
+            (only,) = parameters
+            only.storage = Storage(live, only.with_padding, only.represents)
+            upload(live, parameters, sizes)
+            return
+        for dtype in dict.fromkeys(each.dtype for each in parameters):
+            own = [each for each in parameters if each.dtype == dtype]
+            self.buffers.append(
+                Storage(live, allocated(sum(each.partition for each in own) * sizes.ranks, ITEMSIZE[dtype]))
+            )
+            upload(live, own, sizes)
+
+    def wait(self) -> None:
+        """Make the gathered parameters available."""
+        if self.is_done:
+            return
+        self.is_done = True
+        for each in self.parameters:
+            if self.buffers:
+                each.storage = Storage(self.live, each.whole, each.represents)
+            each.state = GATHERED
+
+    def drop(self) -> None:
+        """Drop one parameter's reference. The buffers live as long as any has one."""
+        self.left -= 1
+        if not self.left:
+            for buffer in self.buffers:
+                buffer.drop()
+
+
+def upload(live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
+    """Copy offloaded partitions to the GPU, where the all-gather reads them."""
+    if not sizes.offloads_parameters:
+        return
+    copied = sum(
+        allocated(each.partition, ITEMSIZE[each.dtype]) * (1 if live.in_copies else each.represents)
+        for each in parameters
+    )
+    live.add(copied)
+    live.free(copied)

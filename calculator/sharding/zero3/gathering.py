@@ -1,0 +1,282 @@
+"""What stage 3 gathers in the steps of a run, from its first one to the one in its steady state.
+
+Which parameters are gathered depends on their sizes and on the order of modules alone. Of the copies of the repeated
+layers, some are followed one by one. The copies between are like the last one before them and the first one after them
+if all three leave the same behind, relative to their place; if not, more copies are followed.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine import module_calls
+from calculator.engine.autograd import GRADIENT_OF
+from calculator.sharding.zero3.coordinator import Coordinator
+from calculator.sharding.zero3.followed import choices
+from calculator.sharding.zero3.parameters import Live
+from calculator.sharding.zero3.program import Program
+from calculator.sharding.zero3.steady import Steady
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from calculator.engine.memory_curve import Window
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.tape import Tape
+    from calculator.sharding.zero.parameters import Key
+    from calculator.sharding.zero3.followed import Followed
+    from calculator.sharding.zero3.parameters import Module, Partitioned, Storage
+    from calculator.sharding.zero3.program import Event, Segment
+    from calculator.sharding.zero3.sizes import Sizes
+    from calculator.sharding.zero3.state import PartitionedState
+
+#: The micro-batches of a step that differ.
+MICRO_BATCHES = 3
+
+
+class Moment(NamedTuple):
+    """An event: its position on the tape, the most bytes gathered while it runs, and those after it.
+
+    `gradient` is the parameter whose gradient is ready. `is_event` is false where a graph is freed between two events.
+    """
+
+    position: int
+    most: int
+    after: int
+    gradient: Partitioned | None = None
+    is_event: bool = True
+
+
+class Track(NamedTuple):
+    """What is gathered in a segment: the bytes when it starts and when it ends, and its events."""
+
+    segment: Segment
+    before: int
+    after: int
+    moments: list[Moment]
+
+
+class Gathering:
+    """The steps of a run: what is gathered in the micro-batches of one in the steady state.
+
+    `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next one.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        followed: Followed,
+        parameters: list[Partitioned],
+        sizes: Sizes,
+        micro_batches: int,
+        *,
+        keeps_loss: bool,
+    ) -> None:
+        self.program, self.followed = program, followed
+        self._live = Live()
+        self._coordinator = Coordinator(sizes, self._live, parameters)
+        self._pins: dict[str, Storage] = {}
+        #: The parameter of each pin, for states that are compared.
+        self._pinned: dict[str, Partitioned] = {}
+        #: What the graphs of the last loss and of the one before refer to.
+        self._kept: list[Storage] = []
+        self._kept_before: list[Storage] = []
+        self._keeps_loss = keeps_loss
+        #: Whether the copies that are skipped do as those next to them.
+        self.is_steady = True
+        #: What each segment gathers in the micro-batches of the last step.
+        self.passes: list[list[Track]] = []
+        #: The most bytes that are gathered while the optimizer's step begins.
+        self.at_step = 0
+        #: The bytes of gathered weights that are alive throughout that step.
+        self.kept = 0
+        #: The bytes that a step's all-gathers result in.
+        self.sent = 0
+        self._run(micro_batches)
+        #: The most bytes alive while the parameters that stay gathered between steps are gathered.
+        self.persistent = self._live.most
+
+    def _run(self, micro_batches: int) -> None:
+        """Run the first step, and those up to one that is like all later ones.
+
+        A step is, unless the graph of the loss before keeps what was gathered then.
+        """
+        count = min(MICRO_BATCHES, micro_batches)
+        steps = 2 + any(event.kind == module_calls.KEPT for each in self.program.segments for event in each.events)
+        for step in range(steps):
+            self.sent = 0
+            if step == 0 and count == 1:
+                self._record()
+            else:
+                self._micro_batches(count, micro_batches)
+            if not self.is_steady:
+                return
+            self._end_step()
+
+    def _record(self) -> None:
+        """Run a first step of one micro-batch, which leaves nothing but the order of modules."""
+        modules, skipped = [], []
+        for segment in self.program.segments:
+            own = [event.module for event in segment.events if event.module is not None and _fetches(event)]
+            modules += own
+            if segment.skipped:
+                used = sum(each.elements for module in own for each in module.parameters)
+                skipped.append((len(modules), used * segment.skipped))
+        self._coordinator.record(modules, skipped)
+
+    def _micro_batches(self, count: int, micro_batches: int) -> None:
+        self.passes = []
+        for number in range(count):
+            before = self._coordinator.sent
+            self.passes.append(self._pass())
+            if not self._keeps_loss:
+                _free(self._kept)
+            alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
+            self.sent += alike * (self._coordinator.sent - before)
+
+    def _end_step(self) -> None:
+        live, coordinator = self._live, self._coordinator
+        live.reset()
+        coordinator.release_all()
+        self.at_step, self.kept = live.most, live.bytes
+        before = coordinator.sent
+        live.reset()
+        coordinator.gather_persistent()
+        self.sent += coordinator.sent - before
+
+    def _pass(self) -> list[Track]:
+        self._coordinator.begin()
+        self._kept, self._kept_before = [], self._kept
+        tracks = []
+        steady = Steady(self)
+        for segment in self.program.segments:
+            self._live.in_copies = segment.copy is not None
+            before, at = self._live.bytes, self._coordinator.place
+            sent, available = self._coordinator.sent, self._coordinator.available
+            moments = self._moments(segment.events)
+            tracks.append(Track(segment, before, self._live.bytes, moments))
+            if segment.copy is not None:
+                steady.compare(tracks[-1], self._coordinator.sent - sent, self._coordinator.available - available)
+            if segment.skipped:
+                count = segment.skipped
+                self._live.bytes += count * (self._live.bytes - before)
+                self._coordinator.sent += count * (self._coordinator.sent - sent)
+                kept = count * (self._coordinator.available - available)
+                self._coordinator.skip(count * self._coordinator.used_since(at), kept)
+        self._live.in_copies = False
+        self._live.reset()
+        self._coordinator.end_backward()
+        self.is_steady = self.is_steady and steady.ends()
+        return tracks
+
+    def _moments(self, events: list[Event]) -> list[Moment]:
+        live, backward, found = self._live, self.program.backward, []
+        for event in events:
+            position, kind, module, parameter, _ = event
+            if self._kept_before and position > backward:
+                # The loss before is replaced by that of the forward pass that has ended.
+                before = live.bytes
+                _free(self._kept_before)
+                found.append(Moment(backward, before, live.bytes, is_event=False))
+            live.most = live.bytes
+            if module is not None:
+                self._call(kind, module, recomputes=position > backward)
+            elif parameter is not None and kind != GRADIENT_OF:
+                self._of_parameter(event, parameter)
+            found.append(Moment(position, live.most, live.bytes, parameter if kind == GRADIENT_OF else None))
+        return found
+
+    def _call(self, kind: str, module: Module, *, recomputes: bool) -> None:
+        coordinator = self._coordinator
+        if kind == module_calls.BEFORE_FORWARD:
+            coordinator.fetch(module, recomputes=recomputes)
+        elif kind == module_calls.AFTER_FORWARD:
+            coordinator.release(module)
+        elif kind == module_calls.BEFORE_BACKWARD:
+            coordinator.fetch(module, backward=True)
+        else:
+            coordinator.release(module, backward=True)
+
+    def _of_parameter(self, event: Event, parameter: Partitioned) -> None:
+        if event.kind == module_calls.UNPINNED:
+            pinned = self._pins.pop(event.serial, None)
+            if pinned is not None:
+                pinned.drop()
+        elif parameter.storage is None:
+            return
+        elif event.kind == module_calls.PINNED:
+            parameter.storage.references += 1
+            self._pins[event.serial], self._pinned[event.serial] = parameter.storage, parameter
+        elif event.position <= self.program.backward:
+            parameter.storage.references += 1
+            self._kept.append(parameter.storage)
+
+    def state(self, slot: int) -> Hashable:
+        """What decides what is gathered next, with layers counted from a followed copy on."""
+        followed = self.followed
+
+        def relative(key: Key) -> Hashable:
+            own = None if key.layer is None else followed.copy_of(key.layer)
+            if own is None or key.layer is None:
+                return key
+            return key.name, key.layer - own * followed.period, followed.slots[own] - slot
+
+        pinned = frozenset(relative(self._pinned[serial].key) for serial in self._pins)
+        return self._coordinator.state(relative), pinned
+
+    def looks_ahead(self, *, backward: bool) -> bool:
+        """Whether the modules after the copies of this pass are prefetched."""
+        return self._coordinator.looks_ahead_to(self._ends[backward])
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a prefetch of this pass was smaller because too many parameters were gathered."""
+        return self._coordinator.is_limited
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The places in the order of modules after the copies of the forward and of the backward pass."""
+        ends, place = [], 0
+        for segment, following in pairwise(self.program.segments):
+            place += sum(map(_fetches, segment.events))
+            if segment.copy is not None and following.copy is None:
+                ends.append(place)
+        return ends
+
+
+def _fetches(event: Event) -> bool:
+    return event.kind in (module_calls.BEFORE_FORWARD, module_calls.BEFORE_BACKWARD)
+
+
+def _free(of_graph: list[Storage]) -> None:
+    """Free what the graph of a loss refers to."""
+    for each in of_graph:
+        each.drop()
+    of_graph.clear()
+
+
+def gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
+    """What the steps of a run gather. Runs with other sizes of the batch that call modules alike share it."""
+    known = state.gatherings
+    if not known or known[0].program.marks is not tape.marks:
+        known[:] = [_gathering_of(state, tape, repetition, windows)]
+    return known[0]
+
+
+def _gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
+    training = state.prepared.training
+    for followed in choices(repetition, state.reuses_over(repetition)):
+        parameters = state.parameters(followed)
+        found = Gathering(
+            Program(tape, windows, followed, parameters, state.prepared.model.tied),
+            followed,
+            parameters,
+            state.sizes,
+            training.gradient_accumulation_steps,
+            keeps_loss=training.trainer is None,
+        )
+        if found.is_steady:
+            break
+    return found

@@ -1,0 +1,192 @@
+"""A micro-batch as stage 3 sees it: calls of modules, gradients, and weights that a recomputation saves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine import module_calls
+from calculator.engine.autograd import GRADIENT_OF
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero3.parameters import Module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from calculator.engine.memory_curve import Window
+    from calculator.engine.tape import Tape
+    from calculator.sharding.zero3.followed import Followed
+    from calculator.sharding.zero3.parameters import Partitioned
+
+#: The prefixes of a program's marks, besides that of gradients.
+PREFIXES = {
+    module_calls.BEFORE_FORWARD,
+    module_calls.AFTER_FORWARD,
+    module_calls.BEFORE_BACKWARD,
+    module_calls.AFTER_BACKWARD,
+    module_calls.PINNED,
+    module_calls.UNPINNED,
+    module_calls.KEPT,
+}
+
+#: The names under which PEFT's layers keep the module that they wrap, and the parameter whose dtype their code reads.
+WRAPPED, READ = "base_layer", "lora_A"
+
+
+#: A name or a path with `*` for the number of its layer, and that number.
+Name = tuple[str, int | None]
+
+
+class Event(NamedTuple):
+    """A mark: its position on the tape, its prefix, and what it is about."""
+
+    position: int
+    kind: str
+    module: Module | None
+    parameter: Partitioned | None
+    serial: str = ""
+
+
+class Placed(NamedTuple):
+    """A mark with its text, and the position among the interpreted layers of the one that runs."""
+
+    position: int
+    kind: str
+    text: str
+    at: int | None
+
+
+class Segment(NamedTuple):
+    """A part of the pass: the events of one copy of the repeated layers, or those outside of the copies.
+
+    Attributes:
+        start: The position on the tape at which it starts.
+        end: The position at which it ends.
+        repeats: How many copies came before in the forward and in the backward pass.
+        copy: The number of the copy in the forward pass; None outside of the copies.
+        skipped: How many copies are skipped after it.
+        events: The events.
+    """
+
+    start: int
+    end: int
+    repeats: tuple[int, ...]
+    copy: int | None
+    skipped: int
+    events: list[Event]
+
+
+class Program:
+    """The events of a micro-batch in order, with the positions at which its forward and its backward pass begin."""
+
+    def __init__(
+        self,
+        tape: Tape,
+        windows: Sequence[Window],
+        followed: Followed,
+        parameters: Sequence[Partitioned],
+        tied: Mapping[str, str],
+    ) -> None:
+        self.marks, self._followed = tape.marks, followed
+        self._by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
+        marks = {label: at for at, label in tape.marks if label in {"forward", "backward", "epilogue"}}
+        self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
+        parts = [*_parts(tape, self.end, windows, followed)]
+        self._modules = _modules(self._called(parts), parameters)
+        for name, of in tied.items():
+            self._modules[name.rpartition(".")[0], None].parameters.append(self._by_name[of, None])
+        self.segments = [*self._segments(parts, windows)]
+
+    def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> set[Name]:
+        """The modules that are called: their paths, and the numbers of their layers."""
+        called = set()
+        for window, marks in parts:
+            copies = (0,) if window is None else self._followed.numbers
+            paths = {(each.text, each.at) for each in marks if each.kind == module_calls.BEFORE_FORWARD}
+            called |= {(path, self._layer(path, at, copy)) for path, at in paths for copy in copies}
+        return called
+
+    def _layer(self, path: str, at: int | None, copy: int) -> int | None:
+        """The number of a layer, from its position among the interpreted ones and the copy that runs."""
+        if at is None or "*" not in path:
+            return None
+        return self._followed.repetition.numbers[at] + copy * self._followed.period
+
+    def _segments(
+        self, parts: Sequence[tuple[int | None, list[Placed]]], windows: Sequence[Window]
+    ) -> Iterator[Segment]:
+        """The parts in order. A window is run once for each followed copy, in the backward pass the last one first."""
+        followed, at = self._followed, self.forward
+        last = followed.copies - 1
+        repeats = [0] * len(windows)
+        for window, marks in parts:
+            if window is None:
+                end = next((each.start for each in windows if each.start >= at), self.end)
+                yield Segment(at, end, tuple(repeats), None, 0, self._events(marks, 0))
+                at = end
+                continue
+            before_gap = followed.before + followed.skipped if window else followed.representative
+            for copy in reversed(followed.numbers) if window else followed.numbers:
+                repeats[window] = last - copy if window else copy
+                skipped = followed.skipped if copy == before_gap else 0
+                start, end = windows[window].start, windows[window].end
+                yield Segment(start, end, tuple(repeats), copy, skipped, self._events(marks, copy))
+            at = windows[window].end
+
+    def _events(self, marks: Iterable[Placed], copy: int) -> list[Event]:
+        return [self._event(each, copy) for each in marks]
+
+    def _event(self, mark: Placed, copy: int) -> Event:
+        position, kind, text, at = mark
+        if kind in (module_calls.PINNED, module_calls.UNPINNED):
+            serial, name = text.split(maxsplit=1)
+            return Event(position, kind, None, self._by_name[name, self._layer(name, at, copy)], serial)
+        layer = self._layer(text, at, copy)
+        if kind in (GRADIENT_OF, module_calls.KEPT):
+            return Event(position, kind, None, self._by_name[text, layer])
+        return Event(position, kind, self._modules[text, layer], None)
+
+
+def _parts(
+    tape: Tape, end: int, windows: Sequence[Window], followed: Followed
+) -> Iterator[tuple[int | None, list[Placed]]]:
+    """The marks up to a position: those outside of the windows, and those of each window, with its number."""
+    _, start, stop = followed.repetition.boundaries
+    cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
+    entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
+    left = {last for _, last in cuts[: len(windows)]}
+    window: int | None = None
+    marks: list[Placed] = []
+    at: int | None = None
+    for position, label in tape.marks:
+        if position > end:
+            continue
+        if label in entered or label in left:
+            yield window, marks
+            window, marks = entered.get(label), []
+        if label.startswith("layer ") and label.endswith(("forward", "backward")):
+            number = int(label.split()[1])
+            at = number if label.endswith("forward") else number - 1
+            continue
+        if label.startswith(GRADIENT_OF):
+            marks.append(Placed(position, GRADIENT_OF, label.removeprefix(GRADIENT_OF), at))
+            continue
+        kind, colon, text = label.partition(": ")
+        if colon and f"{kind}: " in PREFIXES:
+            marks.append(Placed(position, f"{kind}: ", text, at))
+    yield window, marks
+
+
+def _modules(keys: set[Name], parameters: Sequence[Partitioned]) -> Mapping[Name, Module]:
+    """The modules that are called, with their parameters."""
+    modules = {key: Module(number, [], Key(*key)) for number, key in enumerate(sorted(keys, key=str))}
+    for each in parameters:
+        name, layer = each.key
+        owner = name.rpartition(".")[0]
+        for path in (f"{owner}.{WRAPPED}", owner):
+            if (path, layer) in modules:
+                modules[path, layer].parameters.append(each)
+                break
+        around, _, own = owner.rpartition(".")
+        if own == READ and (around, layer) in modules:
+            modules[around, layer].parameters.append(each)
+    return modules

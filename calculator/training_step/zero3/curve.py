@@ -1,0 +1,67 @@
+"""The bytes of a micro-batch at each position of its tape, in each copy of its repeated layers."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from calculator.engine.live_tensors import StorageCounts
+from calculator.engine.memory_curve import Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.engine.live_tensors import LiveTensors
+    from calculator.engine.recording import Recording
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.training_step.zero3.passes import Fullest
+
+
+class Curve:
+    """The bytes alive before each event. `repeats` are the copies that came before, in each pass."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self.growth = recording.curve.growth
+        #: The bytes that all copies free at once after an event, by its position.
+        self.freed = {at: 0 for at, _ in recording.curve.drops}
+        for at, size in recording.curve.drops:
+            self.freed[at] += size
+        self._bytes = self._accumulated(recording.curve.changes)
+        #: The same in the last copy of the backward pass, which frees tables that the copies before it keep.
+        self._in_last = self._accumulated(recording.changes) if recording.retained_by_copies else self._bytes
+
+    def _accumulated(self, changes: Sequence[int]) -> list[int]:
+        own = [*changes, 0]
+        for at, size in self.freed.items():
+            own[at] -= size
+        return [0, *accumulate(own)]
+
+    def _is_last(self, repeats: tuple[int, ...]) -> bool:
+        """Whether the last copy of the backward pass runs, or has run."""
+        windows = self._recording.windows
+        return len(windows) > 1 and repeats[1] == windows[1].copies
+
+    def of(self, repeats: tuple[int, ...]) -> Sequence[int]:
+        """The bytes before each event, without what copies add."""
+        return self._in_last if self._is_last(repeats) else self._bytes
+
+    def added(self, repeats: tuple[int, ...]) -> int:
+        """The bytes that copies added."""
+        return sum([each * count for each, count in zip(self.growth, repeats, strict=True)])
+
+    def at(self, position: int, repeats: tuple[int, ...]) -> int:
+        """The bytes at a position, after all frees there."""
+        return self.of(repeats)[position] + self.added(repeats) - self.freed.get(position, 0)
+
+    def alive(
+        self, moment: Fullest, resident_tensors: Sequence[ResidentTensors], carried: StorageCounts | None
+    ) -> LiveTensors:
+        """The tensors alive at a moment, with resident tensors."""
+        recording = self._recording
+        left = carried
+        if left is None and self._is_last(moment.repeats):
+            of_row = recording.storages.kinds.of_row
+            left = StorageCounts(recording.storages, {of_row[row]: -1 for row in recording.retained_at(moment.event)})
+        at = Moment(event=moment.event, bytes=moment.bytes, repeats=moment.repeats)
+        return recording.alive(at, resident_tensors, left)

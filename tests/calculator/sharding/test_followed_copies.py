@@ -1,0 +1,107 @@
+"""ZeRO-3 follows few of the copies of repeated layers: the figures are those of following every one."""
+
+import random
+
+import pytest
+
+from calculator.engine.repetition import repetition
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from calculator.sharding.zero3 import followed, gathering
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+}
+GEMMA = {**LLAMA, "model_type": "gemma2", "head_dim": 16, "sliding_window": 32, "query_pre_attn_scalar": 16}
+METHODS = (
+    {"name": "full"},
+    {"name": "lora", "target_modules": "all-linear", "r": 2},
+    {"name": "qlora", "target_modules": ["q_proj"], "r": 2},
+)
+#: Sizes in elements: a layer has 46,000.
+SIZES = {
+    "reduce_bucket_size": (1_000, 20_000, 100_000),
+    "stage3_max_reuse_distance": (0, 30_000, 200_000),
+    "stage3_prefetch_bucket_size": (0, 5_000, 60_000),
+    "stage3_param_persistence_threshold": (0, 100, 5_000),
+    "stage3_max_live_parameters": (50_000, 10**9),
+    "sub_group_size": (50_000, 10**9),
+    "reduce_scatter": (True, False),
+}
+
+
+def drawn(seed):
+    """A request whose choices a seed decides."""
+    draw = random.Random(seed)
+    zero = {name: draw.choice(values) for name, values in SIZES.items()}
+    if draw.random() < 0.3:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    training = {
+        "sequence_length": 48,
+        "autocast": "bfloat16",
+        "gradient_checkpointing": draw.random() < 0.5,
+        "gradient_accumulation_steps": draw.choice((1, 1, 2, 5)),
+        "deepspeed": {"zero_optimization": zero},
+    }
+    model = {"config": draw.choice((LLAMA, LLAMA, GEMMA))}
+    device = {"count": draw.choice((2, 3, 8)), "sharding": "zero3"}
+    return {
+        "model": model,
+        "method": draw.choice(METHODS),
+        "training": training,
+        "device": device,
+        "reserved": "rule",
+    }
+
+
+def figures(body):
+    answer = estimate(parse_request(body), SeriesCache())
+    memory = answer.memory
+    return (
+        {phase.name: phase.peak_bytes for phase in memory.phases},
+        [(moment.operation, moment.bytes) for moment in memory.timeline],
+        {component.name: component.bytes for component in memory.components},
+        answer.communication,
+        memory.peak_reserved_bytes,
+        memory.host_bytes,
+    )
+
+
+def follow_all(repetition, _after):
+    yield followed.Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
+    few = figures(drawn(seed))
+    monkeypatch.setattr(gathering, "choices", follow_all)
+    assert few == figures(drawn(seed))
+
+
+def test_most_drawn_requests_skip_copies():
+    steps = [training_step(parse_request(drawn(seed))) for seed in range(8)]
+    skipped = [step.partitioned.gathering.followed.skipped for step in steps]
+    assert sum(count > 0 for count in skipped) >= 6
+
+
+def test_an_80_layer_model_is_followed_in_few_layers():
+    body = {"model": "meta-llama/Llama-3.1-70B", "method": {"name": "full"}, "reserved": "rule"}
+    body |= {"training": {"autocast": "bfloat16"}, "device": {"count": 8, "sharding": "zero3"}}
+    step = training_step(parse_request(body))
+    assert len(step.run.repetition.numbers) == 3
+    assert len(step.partitioned.gathering.followed.layers()) < 12
+
+
+def test_the_followed_copies_are_the_first_and_the_last():
+    first, second, every = followed.choices(repetition([0] * 60), after=1)
+    assert first.numbers == (0, 1, 2, 55, 56, 57, 58)
+    assert (len(second.numbers), len(every.numbers)) == (14, 59)
+    assert first.layers() == {0, 1, 2, 3, 56, 57, 58, 59}
+    assert (first.copy_of(0), first.copy_of(1), first.copy_of(59)) == (None, 0, 58)
