@@ -1,6 +1,7 @@
-"""Send hostile requests to the application: `make hostile ARGS="--count 1000000 --seed 1"`.
+"""Send hostile requests to the application: `make hostile ARGS="--count 1000000 --seed 1 --checkpoint sent.json"`.
 
-With --parsers, mutated texts go to the parsers instead. Faults are printed with what caused them, and end in status 1.
+A run with --checkpoint continues where an earlier one with the same file ended. With --parsers, mutated texts go to the
+parsers instead. Faults are printed with what caused them, and end in status 1.
 """
 
 import argparse
@@ -11,36 +12,55 @@ import sys
 import time
 import traceback
 from collections import Counter
+from pathlib import Path
 
 from app.application import application
 from app.http.problems import HTTPProblem
+from app.service.endpoints import Endpoints
 from calculator.common.errors import PlanError
-from tests.hostile.generated import parsed_text, request
+from tests.hostile.generated import parsed_text, request, route_paths
 from tests.hostile.parsers import PARSERS
 from tests.hostile.sent import status_of
+from tests.hostile.tally import load, save
 
 #: The status of too many traces at once: documented, and no fault.
 BUSY = 503
 
-#: How many requests pass between two lines of progress.
-EVERY = 5_000
+#: How many requests are drawn from one seed, pass between two lines of progress, and are lost by an interruption.
+CHUNK = 5_000
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--checkpoint", type=Path, help="a file that keeps what was sent, to continue from")
     parser.add_argument("--parsers", action="store_true", help="send texts to parsers, not requests")
     args = parser.parse_args()
-    chance = random.Random(args.seed)
-    faults = parse_all(chance, args.count) if args.parsers else asyncio.run(send_all(chance, args.count))
-    return int(faults > 0)
+    if args.parsers:
+        return int(parse_all(random.Random(args.seed), args.count) > 0)
+    return int(asyncio.run(send_all(load(args.checkpoint, args.seed), args.count, args.checkpoint)) > 0)
 
 
-async def send_all(chance, count):
-    """Send requests one after the other; print the statuses and the slowest request."""
-    app, statuses, slowest, faults = application(), Counter(), (0.0, None), 0
-    for number in range(1, count + 1):
+async def send_all(tally, count, checkpoint=None):
+    """Send requests one after the other until there are `count`; print the statuses and the slowest request."""
+    app, endpoints = application(), Endpoints.of(route_paths())
+    while tally.sent < count:
+        await send_chunk(app, endpoints, tally, min(CHUNK, count - tally.sent))
+        print(tally.line(), flush=True)
+        if checkpoint is not None:
+            save(checkpoint, tally)
+    for kind, counts in (("sent", tally.endpoints), ("answered", tally.answered)):
+        missing = sorted(set(route_paths()) - set(+counts))
+        print(f"endpoints {kind}: {len(+counts)}; never: {', '.join(missing) or 'none'}")
+    print(f"slowest: {tally.slowest[0]:.2f} s of CPU: {tally.slowest[1]}")
+    return tally.faults
+
+
+async def send_chunk(app, endpoints, tally, count):
+    """Send the next requests, which follow from the seed and from how many were sent before."""
+    chance = random.Random(f"{tally.seed}/{tally.sent}")
+    for _ in range(count):
         hostile = request(chance)
         before = time.process_time()
         try:
@@ -48,17 +68,10 @@ async def send_all(chance, count):
         except Exception:  # noqa: BLE001  it is what is looked for
             status = 500
             traceback.print_exc()
-        seconds = time.process_time() - before
-        slowest = max(slowest, (seconds, hostile), key=lambda pair: pair[0])
-        statuses[status] += 1
+        tally.add(status, endpoints.name(hostile.path), time.process_time() - before, str(hostile))
         if status >= 500 and status != BUSY:
-            faults += 1
+            tally.faults += 1
             print(f"fault {status}: {hostile}", flush=True)
-        if number % EVERY == 0 or number == count:
-            shown = ", ".join(f"{status}: {times:,}" for status, times in sorted(statuses.items()))
-            print(f"{number:,} requests, {faults:,} faults ({shown}), {time.process_time():,.0f} s of CPU", flush=True)
-    print(f"slowest: {slowest[0]:.2f} s of CPU: {str(slowest[1])[:2000]}")
-    return faults
 
 
 def parse_all(chance, count):

@@ -1,12 +1,13 @@
 """Hostile texts for parsers, and hostile requests for the application: mutations of what is accepted."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import quote_from_bytes
 
 from app.api import POST_EXAMPLES
-from app.application import ALL_ROUTERS
+from app.application import ALL_ROUTERS, OPENAPI_PATHS
 from tests.hostile import mutations
 from tests.hostile.parsers import ADDRESSES, CONFIGS, corpus
 
@@ -14,7 +15,13 @@ from tests.hostile.parsers import ADDRESSES, CONFIGS, corpus
 SMALL = {"model": "HuggingFaceTB/SmolLM2-135M", "reserved": "rule", "engine": "calculator"}
 
 #: The share of requests of pages. Most pages have an answer, whatever is mutated, and take 100 times as long as errors.
-PAGES = 0.01
+PAGES = 0.002
+
+#: How often a body is mutated: once leads deep into the application, more often to a refusal at its edge.
+ROUNDS = (1, 2, 2, 2)
+
+#: What stands for the parameters of paths.
+PARAMETERS = {"id": "gpt2", "name": "papers", "filename": "fsdp.yaml"}
 
 METHODS = ("GET", "GET", "GET", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "x" * 40)
 
@@ -52,11 +59,16 @@ def parsed_text(chance, parser):
 
 
 @cache
+def route_paths():
+    """The path of every route, as it is declared."""
+    return [*(route.path for router in ALL_ROUTERS for route in router.routes), *OPENAPI_PATHS, "/metrics"]
+
+
+@cache
 def paths():
     """Every path of the application, with something in place of a parameter."""
-    routes = [route.path for router in ALL_ROUTERS for route in router.routes]
-    static = ["/static/app.css", "/static/", "/openapi.json", "/nothing", "//", "/.."]
-    return [*(path.replace("{id:path}", "gpt2").replace("{id}", "gpt2") for path in routes), *static]
+    static = ["/static/app.css", "/static/", "/nothing", "//", "/.."]
+    return [*(re.sub(r"{(\w+)(:path)?}", lambda found: PARAMETERS[found[1]], path) for path in route_paths()), *static]
 
 
 @cache
@@ -83,18 +95,26 @@ def request(chance):
         return _body(chance)
     if draw < 0.6 + PAGES:
         return _page(chance)
-    path = chance.choice(paths())
-    if chance.random() > PAGES:
-        path = mutations.text(chance, path)
-    path = path if path.startswith("/") else f"/{path}"
+    path = _path(chance)
     method = chance.choice(METHODS)
     headers = tuple(chance.choice(HEADERS) for _ in range(chance.randint(0, 3)))
     return Hostile(method=method, path=path, query=_query(chance), headers=headers, body=_some_bytes(chance))
 
 
+def _path(chance):
+    """A mutated path, and a few times one of the application."""
+    path = chance.choice(paths())
+    if chance.random() < PAGES:
+        return path
+    while path in paths():
+        path = mutations.text(chance, path)
+        path = path if path.startswith("/") else f"/{path}"
+    return path
+
+
 def _body(chance):
     path, body = chance.choice(bodies())
-    for _ in range(2):
+    for _ in range(chance.choice(ROUNDS)):
         body = mutations.several(chance, mutations.value, body)
     encoded = mutations.dumped(body)
     if chance.random() < 0.3:
