@@ -1,12 +1,17 @@
 """What all tests share: no deadline for examples, and libraries that are left as they were."""
 
 import gc
+import os
 import sys
 from functools import cache
 from pkgutil import resolve_name
 
 import pytest
 from hypothesis import settings
+
+# One thread for PyTorch, here and in the processes that tests start. With more, threads of a busy machine wait for each
+# other in loops: a run of small layers took 7 s of CPU time by one thread, and minutes by two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")

@@ -3,6 +3,7 @@
 import pytest
 
 from app.__main__ import main
+from calculator.common.errors import PlanError
 
 
 def test_names_are_comma_separated_or_a_list_as_in_a_request(capsys):
@@ -38,10 +39,17 @@ def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments,
     assert capsys.readouterr().err.startswith(message)
 
 
-def test_models_and_cards_are_comma_separated_or_lists(capsys):
+def test_models_and_cards_are_comma_separated_or_lists(monkeypatch):
+    planned = []
+
+    def plan(request):
+        planned.append(request)
+        raise PlanError
+
+    monkeypatch.setattr("app.cli.plan.plan", plan)
     ways = (("gpt2, openai-community/gpt2-xl", "t4,l4"), ('["gpt2", "openai-community/gpt2-xl"]', '["t4", "l4"]'))
-    answers = []
     for models, cards in ways:
-        assert main(["plan", "--model", models, "--gpus", cards, "--priorities", '["memory"]', "--json"]) == 0
-        answers.append(capsys.readouterr().out)
-    assert answers[0] == answers[1]
+        assert main(["plan", "--model", models, "--gpus", cards, "--priorities", '["memory"]', "--json"]) == 2
+    assert planned[0] == planned[1]
+    assert [model.id for model in planned[0].models] == ["gpt2", "openai-community/gpt2-xl"]
+    assert [device.gpu for device in planned[0].devices] == ["t4", "l4"]

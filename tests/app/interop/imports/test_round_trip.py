@@ -6,11 +6,12 @@ import random
 import peft
 import pytest
 
-from app.interop.exports import export
+from app.interop.exports import FORMATS
 from app.interop.exports.part import targets
 from app.interop.exports.planned import planned
 from app.interop.imports import read
 from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.inputs.training import CheckpointingKwargs
 from calculator.methods import LoRA, QLoRA
@@ -109,10 +110,11 @@ def test_a_request_that_a_tool_can_express_survives_the_round_trip(tool, least):
     for _ in range(250):
         body = drawn(chance)
         try:
-            plan = planned(parse_request(body))
+            request = parse_request(body)
+            plan = planned(request, estimate(dataclasses.replace(request, reserved="rule")))
         except PlanError:
             continue
-        exported = export(plan.request, tool)
+        exported = FORMATS[tool](plan)
         if any(each.loc not in ("model.config.use_cache", "model.config") for each in exported.not_expressed):
             continue
         model = body["model"] if isinstance(body["model"], dict) else None
