@@ -241,6 +241,18 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
 
 
+def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
+    """x / divisor, where no gradient flows to the divisor, which is saved."""
+    node = Node(x.tape, _divide_back, (x.edge,)) if x.edge else None
+    if node is not None:
+        node.save(divisor)
+    return x.tape.new(broadcast_shapes(x.shape, divisor.shape), result_type(x.dtype, divisor.dtype), name, node)
+
+
+def _divide_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, result_type(grad.dtype, node.saved[0].dtype), "division: gradient"),)
+
+
 def shift(x: Tensor, name: str) -> Tensor:
     """x plus a number: the gradient of x is the output's."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None

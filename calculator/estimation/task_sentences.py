@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.families.family import TASK_MODELS
+from calculator.methods.targeted.modules_to_save import is_saved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,12 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
     if not task.trains_head:
         return
     yield f"The model is that of {TASK_MODELS[task.name]}, {_head_and_loss(task)}"
-    if not method.facts.trains_base:
+    if not method.facts.trains_base and not _finds_head(model):
+        yield (
+            f"PEFT trains heads of the names {' and '.join(task.head_names)} for {task.name}, which"
+            f" {model.model_type} does not have: its head {model.head} is frozen unless modules_to_save names it."
+        )
+    elif not method.facts.trains_base:
         copies = method.classifier_copy is not None
         yield "PEFT copies the head and trains the copy in full." if copies else "The head is trained in full too."
     if task.name == "seq_cls" and model.config.get("pad_token_id", 0) is None:
@@ -50,6 +56,11 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
             "The config has no pad_token_id, without which transformers refuses a batch of several sequences: the"
             " script is assumed to set it."
         )
+
+
+def _finds_head(model: Model) -> bool:
+    """Whether the model has a head of a name that PEFT looks for."""
+    return any(is_saved(path, model.task.head_names) for path in model.outer)
 
 
 def _head_and_loss(task: Task) -> str:

@@ -218,6 +218,9 @@ class DecoderForward:
     #: token by the head `score`.
     scores: Callable[[Context, Tensor], Tensor] | None = None
 
+    #: What a model of tokens runs on the final norm's output before its head's dropout.
+    before_token_head: Callable[[Context, Tensor], Tensor] = identity
+
     #: Whether the loss of a model that classifies tokens is of logits in float32, whatever their dtype.
     casts_token_logits: bool = True
 

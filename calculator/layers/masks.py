@@ -123,6 +123,8 @@ def _masks_packed_sequences(context: Context) -> bool:
 def _mask(context: Context, attention: MixerType) -> Tensor | None:
     """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
     if not context.is_causal:
+        if attention == "sliding_attention" and _needed(context, attention):
+            return _in_window(context)
         return bidirectional(context, context.length)
     if context.encoder_states is not None:
         return _after_prefix(context) if context.past else None
@@ -176,8 +178,32 @@ def bidirectional(context: Context, width: int) -> Tensor | None:
     mask = _and(mask, padding, "no padding")
     del passed, padding
     if context.attention == "eager":
-        return tape.new((batch, 1, length, width), context.dtype, "additive")
+        return _additive_of_encoder(context, width)
     return mask
+
+
+def _additive_of_encoder(context: Context, width: int) -> Tensor:
+    """Return a mask of numbers in the dtype of the first layer's input, a norm's output: float32 under autocast."""
+    dtype = "float32" if context.training.autocast else context.dtype
+    return context.tape.new((context.batch, 1, context.length, width), dtype, "additive")
+
+
+def _in_window(context: Context) -> Tensor | None:
+    """Return the mask of close tokens in both directions. Source: sliding_window_bidirectional_overlay."""
+    tape, batch, length = context.tape, context.batch, context.length
+    if context.attention == "flash_attention_2":
+        return None
+    distance = tape.new((1, length, length), "int64", "distances")
+    distance = tape.new((1, length, length), "int64", "distances without sign")
+    mask = tape.new((1, length, length), "bool", "in the window")
+    del distance
+    mask = _and(mask, mask, "in the window and true")
+    mask = _and(mask, mask, "in the window, of every token")
+    if context.training.padding:
+        mask = _and(mask, tape.new((batch, 1, length), "bool", "padding"), "and not padding")
+    if context.attention == "eager":
+        return _additive_of_encoder(context, length)
+    return expand(mask, (batch, length, length))
 
 
 def _and(a: Tensor, b: Tensor, name: str) -> Tensor:

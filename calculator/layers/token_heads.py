@@ -67,6 +67,8 @@ class QuestionAnsweringLoss:
 
 def _logits(context: Context, hidden_states: Tensor) -> Tensor:
     """Apply the head's dropout and the head. The decoder's output stays alive to the end of the forward pass."""
+    context.forward_locals.append(hidden_states)
+    hidden_states = context.forward.before_token_head(context, hidden_states)
     dropped = ops.dropout(hidden_states, context.config["head_dropout"], "hidden states, dropped")
-    context.forward_locals += [hidden_states, dropped]
+    context.forward_locals.append(dropped)
     return context.bind(context.model.output)(dropped)

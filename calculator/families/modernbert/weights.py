@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calculator.architecture.config import Field
+from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, kinds_by_attention, norms
-from calculator.families.family import Family, Parts
+from calculator.families.classifiers import with_classifier
+from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
+    ACTIVATIONS,
     ONE_HEAD_SIZE,
     activation,
     derived,
@@ -22,12 +26,16 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.modernbert import forward
 from calculator.families.rope import frequencies_per_type, rope_per_type
+from calculator.families.token_heads import with_head_dropout
 from calculator.families.windows import layer_types
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import LayerKind
+    from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
 
 
 def _layer(config: Config, kind: LayerKind) -> Owned:
@@ -57,6 +65,20 @@ def _modernbert(config: Config) -> Parts:
         linear("decoder", hidden, vocabulary, bias=config["decoder_bias"]),
     )
 
+
+def _task_model(model: Model, task: Task) -> Model:
+    """ModernBertForSequenceClassification, ForTokenClassification or ForQuestionAnswering."""
+    config = model.config
+    hidden, outputs = config["hidden_size"], 2 if task.name == "question_ans" else named(task.num_labels, "num_labels")
+    head = (
+        linear("head.dense", hidden, hidden, bias=config["classifier_bias"]),
+        norm("head.norm", hidden, bias=config["norm_bias"]),
+        linear("classifier", hidden, outputs, bias=True),
+    )
+    return with_head_dropout(with_classifier(model, "model.", head), 0.0)
+
+
+_TOKENS = TaskModel(model=_task_model, forward=forward.TOKENS)
 
 FAMILIES = (
     Family(
@@ -90,11 +112,19 @@ FAMILIES = (
             flag("decoder_bias", True),
             flag("classifier_bias", False),
             flag("sparse_prediction", False),
+            Field(name="classifier_pooling", type="text", default="cls", choices=("cls", "mean")),
+            Field(name="classifier_activation", type="text", default="gelu", choices=ACTIVATIONS),
+            *dropouts("classifier_dropout"),
             tie(default=True),
             *padding(50_283),
         ),
         parts=_modernbert,
         forward=None,
+        tasks={
+            "seq_cls": TaskModel(model=_task_model, forward=forward.MODERNBERT),
+            "token_cls": _TOKENS,
+            "question_ans": _TOKENS,
+        },
         head="decoder",
         tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     ),

@@ -83,6 +83,28 @@ def test_the_head_of_a_model_of_tokens_is_trained_and_not_adapted(task, head):
         assert refused["method.target_modules"].startswith(f"PEFT adapts the head {head} too")
 
 
+MODERNBERT = {"model_type": "modernbert", **SIZES, "pad_token_id": 0}
+
+
+def test_a_head_that_peft_does_not_know_stays_frozen():
+    lora = {"name": "lora", "target_modules": ["Wqkv"]}
+    plan = answer(MODERNBERT, lora, task="question_ans")
+    assert plan.parameters.trainable == 2 * 8 * (64 + 3 * 64)
+    assert any("its head classifier is frozen unless modules_to_save names it" in line for line in plan.assumptions)
+    head = answer(MODERNBERT, lora, num_labels=3).parameters.trainable - plan.parameters.trainable
+    assert head == 3 * 64 + 3
+
+
+def test_an_encoder_with_windows_makes_masks_for_sequences_as_long_as_a_window():
+    def masked(length, **config):
+        plan = answer({**MODERNBERT, **config}, training={"sequence_length": length})
+        return any("attention bias" in row.name for part in plan.memory.components for row in part.rows)
+
+    assert not masked(63)
+    assert masked(64)
+    assert not masked(64, local_attention=130)
+
+
 def test_virtual_tokens_have_no_labels():
     assert "not the labels" in refusals(BERT, "prompt", task="token_cls")["method.name"]
     assert answer(BERT, "prompt", task="question_ans").parameters.added == 20 * 64 + 2 * 64 + 2
@@ -280,7 +302,7 @@ def test_a_target_length_is_an_encoder_decoders():
 def test_the_cases_cover_every_encoder_and_loss():
     cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
     requests = [case["request"] for case in cases]
-    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5"} <= {
+    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5", "modernbert"} <= {
         each["model"]["config"]["model_type"] for each in requests
     }
     losses = {each.get("problem_type") for each in requests}
