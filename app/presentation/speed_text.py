@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.speed.interval import coverage
+from calculator.speed.prediction import LEVEL
 
 if TYPE_CHECKING:
     from calculator.run.time import RunTime
-    from calculator.speed.interval import Interval
+    from calculator.speed.prediction import Interval
     from calculator.speed.prices import ListCost
     from calculator.speed.token_cost import TokenCost
 
@@ -37,7 +38,8 @@ def basis(time: RunTime) -> str:
     reached = f"{time.speed.efficiency.low:.0%} to {time.speed.efficiency.high:.0%}".replace("%", " %")
     return (
         f"The steps cost {time.speed.seconds_per_step.high * time.speed.efficiency.low:.3g} s each at the card's rated "
-        f"speed. {len(runs)} published runs near this one reached {reached} of theirs ({sources})."
+        f"speed. A run of a further source reaches {reached} of it with {LEVEL:.0%} probability".replace("%", " %")
+        + f", by {len(runs)} published runs near this one ({sources})."
     )
 
 
@@ -52,9 +54,10 @@ def accuracy() -> str:
     every, *sources = coverage()
     width = "" if every.width is None else f" Their median width is a factor of {every.width:.1f}."
     each = ", ".join(f"{of.covered} of {of.runs} of {of.source}" for of in sources if of.runs)
+    share = "" if every.share is None else f"; averaged over the sources, {every.share:.0%}".replace("%", " %")
     return (
         f"Of {every.runs} published speeds, the interval that the other sources give contains {every.covered} "
-        f"({each}).{width}"
+        f"({each}){share}.{width}"
     )
 
 

@@ -23,7 +23,8 @@ class GPU:
 
     Memory: `memory_gb` from the data sheet (in GiB, though data sheets write GB), `memory_driver_mib` from nvidia-smi,
     `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux.
-    Speeds: `bandwidth_gbs` in GB/s, dense tensor rates in TFLOPS. `origin` links the row that the card comes from.
+    Speeds: `bandwidth_gbs` in GB/s; dense tensor rates, and float32 without tensor cores, in TFLOPS. `origin` links the
+    row that the card comes from, with its float32 rate.
     """
 
     id: str
@@ -43,6 +44,7 @@ class GPU:
     bandwidth_source: str | None
     bf16_tflops: float | None
     fp16_tflops: float | None
+    fp32_tflops: float | None
     tflops_source: str | None
     bf16_native: bool | None
     flash_attention_2: bool | None

@@ -15,7 +15,8 @@ from calculator.speed.step_cost import step_cost
 if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
     from calculator.run.request import RunRequest
-    from calculator.speed.interval import Interval, Speed
+    from calculator.speed.interval import Speed
+    from calculator.speed.prediction import Interval
 
 SECONDS_PER_HOUR = 3600
 

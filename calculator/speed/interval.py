@@ -1,49 +1,38 @@
 """The interval of a run's speed: its cost at rated speeds, divided by the efficiencies of published runs near it.
 
-Near are runs of the same kind whose micro-batch costs an eighth to eight times as much. If two sources have such runs
-on the same card, these alone count. With fewer than two sources there is no interval.
+Near are runs whose micro-batch costs an eighth to eight times as much. If three sources have such runs on the same
+card, these alone count. With fewer than three sources there is no interval.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, refusal
 from calculator.devices.verdict import card_of
-from calculator.speed.published import PublishedRun, kind_of, published_runs, tokens_of_step
+from calculator.speed.prediction import Interval, predicted
+from calculator.speed.published import PublishedRun, published_runs, tokens_of_step
+from calculator.speed.step_cost import computes_attention_in_float32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.estimation.request import Request
-    from calculator.speed.published import Kind
     from calculator.speed.step_cost import StepCost
 
 #: How many times as costly a micro-batch of a near run is at most, and at least one over it.
 NEAR = 8
 
 #: The least number of sources of an interval.
-SOURCES = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """The least and the most of a figure."""
-
-    low: float
-    high: float
-
-    def times(self, factor: float) -> Interval:
-        """Both ends times a positive factor."""
-        return Interval(low=self.low * factor, high=self.high * factor)
+SOURCES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast a run is, between the least and the most efficient of the published runs near it."""
+    """How fast a run is, by the efficiency that a run of another source is predicted to have."""
 
     efficiency: Interval
     tokens_per_second: Interval
@@ -61,6 +50,9 @@ class Coverage:
         covered: Those whose published speed is in it.
         refused: The runs without an interval.
         width: The median of the most over the least of the intervals; None without any.
+        sources: Those with an interval.
+        share: The covered share of the runs of each of these sources, averaged: each source counts once, however many
+            runs it has. None without any.
     """
 
     source: str
@@ -68,6 +60,8 @@ class Coverage:
     covered: int
     refused: int
     width: float | None
+    sources: int
+    share: float | None
 
 
 def speed_of(request: Request, cost: StepCost) -> Speed:
@@ -77,15 +71,14 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
         PlanError: if the run has no card with a rated speed, is of a kind that is not published, or no run is near it.
     """
     card = _check(request)
-    kind, micro_batches = kind_of(request.method), request.training.gradient_accumulation_steps
-    runs = near(published_runs(), kind, cost.rated_seconds / micro_batches, card)
+    runs = near(published_runs(), cost.rated_seconds / request.training.gradient_accumulation_steps, card)
     if not runs:
         message = (
-            f"fewer than {SOURCES} published sources have a run that is near: of a base that is {_BASES[kind]}, with a"
-            f" micro-batch that costs an eighth to {NEAR} times as much. Change micro_batch_size or sequence_length"
+            f"fewer than {SOURCES} published sources have a run that is near: with a micro-batch that costs an eighth"
+            f" to {NEAR} times as much. Change micro_batch_size or sequence_length"
         )
         raise refusal("training.micro_batch_size", message, request.training.micro_batch_size)
-    reached = Interval(low=min(run.efficiency for run in runs), high=max(run.efficiency for run in runs))
+    reached = _interval(runs)
     seconds = Interval(low=cost.rated_seconds / reached.high, high=cost.rated_seconds / reached.low)
     tokens = tokens_of_step(request)
     return Speed(
@@ -96,19 +89,20 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
     )
 
 
-_BASES: dict[Kind, str] = {
-    "full": "trained",
-    "frozen in 16 bits": "frozen in 16 bits",
-    "frozen in 4 bits": "frozen in 4 bits",
-}
-
-
-def near(runs: Iterable[PublishedRun], kind: Kind, rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
-    """The published runs that are near a run; none if they have fewer than two sources."""
-    alike = [run for run in runs if run.is_possible and run.kind == kind and _is_near(run.rated_seconds, rated_seconds)]
+def near(runs: Iterable[PublishedRun], rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
+    """The published runs that are near a run; none if they have fewer sources than an interval needs."""
+    alike = [run for run in runs if run.is_possible and _is_near(run.rated_seconds, rated_seconds)]
     same = [run for run in alike if run.card == card]
     found = same if _sources(same) >= SOURCES else alike
     return tuple(found) if _sources(found) >= SOURCES else ()
+
+
+def _interval(runs: Iterable[PublishedRun]) -> Interval:
+    """The interval of a further source's efficiency."""
+    by_source: dict[str, list[float]] = {}
+    for run in runs:
+        by_source.setdefault(run.source.name, []).append(run.efficiency)
+    return predicted([*by_source.values()])
 
 
 def _is_near(one: float, other: float) -> bool:
@@ -126,6 +120,9 @@ def _check(request: Request) -> str:
         raise refusal("device.gpu", "a speed needs a card of the catalogue: name one", request.device.gpu)
     if card.bf16_tflops is None or card.bandwidth_gbs is None:
         message = f"the rated speed of {card.name} is not known: name another card"
+        raise refusal("device.gpu", message, request.device.gpu)
+    if card.fp32_tflops is None and computes_attention_in_float32(request):
+        message = f"attention runs in float32, whose rated speed on {card.name} is not known: use training.autocast"
         raise refusal("device.gpu", message, request.device.gpu)
     if request.device.count > 1:
         message = "the published runs are on one GPU: use 1, and divide by the number of GPUs for the least time"
@@ -161,16 +158,22 @@ def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
     others = [run for run in published_runs() if run.source.name != name]
     for run in published_runs():
         if run.source.name == name and run.is_possible:
-            found = [other.efficiency for other in near(others, run.kind, run.rated_seconds, run.card)]
-            yield run, Interval(low=min(found), high=max(found)) if found else None
+            found = near(others, run.rated_seconds, run.card)
+            yield run, _interval(found) if found else None
 
 
 def _coverage(name: str, found: list[tuple[PublishedRun, Interval | None]]) -> Coverage:
-    known = [(run.efficiency, interval) for run, interval in found if interval is not None]
+    known = [(run, interval) for run, interval in found if interval is not None]
+    inside = [interval.low <= run.efficiency <= interval.high for run, interval in known]
+    shares: dict[str, list[bool]] = {}
+    for (run, _), is_inside in zip(known, inside, strict=True):
+        shares.setdefault(run.source.name, []).append(is_inside)
     return Coverage(
         source=name,
         runs=len(known),
-        covered=sum(interval.low <= efficiency <= interval.high for efficiency, interval in known),
+        covered=sum(inside),
         refused=len(found) - len(known),
         width=median(interval.high / interval.low for _, interval in known) if known else None,
+        sources=len(shares),
+        share=mean(map(mean, shares.values())) if shares else None,
     )

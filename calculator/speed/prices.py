@@ -12,7 +12,7 @@ from calculator.devices.verdict import card_of
 
 if TYPE_CHECKING:
     from calculator.inputs.device import Device
-    from calculator.speed.interval import Interval
+    from calculator.speed.prediction import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

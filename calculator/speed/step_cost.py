@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361, section 2.1 and table 1"
 CHEN = "Chen et al. 2016, arXiv 1604.06174, section 3: one more forward pass"
 DEQUANTISED = "bitsandbytes/autograd/_functions.py, MatMul4Bit: each product dequantises its weight, forward and back"
+FLOAT32 = (
+    "PyTorch's float32 products use no tensor cores by default (torch.backends.cuda.matmul.allow_tf32 is False); a"
+    " 4-bit layer returns the dtype of its input (bitsandbytes/nn/modules.py, Linear4bit.forward)"
+)
 ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a product takes at least as long as its reads"
 
 #: The card whose speeds are used for one without a name or published speeds.
@@ -64,10 +68,18 @@ class StepCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """A card's rated speeds: dense operations and bytes a second."""
+    """A card's rated speeds: dense operations and bytes a second.
+
+    Attributes:
+        card: Its name.
+        operations: In half precision.
+        float32: In float32; where that is not known, those in half precision.
+        bytes: Of its memory.
+    """
 
     card: str
     operations: float
+    float32: float
     bytes: float
 
 
@@ -76,7 +88,8 @@ def speeds(card: GPU | None) -> Speeds:
     rate = (card.bf16_tflops or card.fp16_tflops) if card else None
     if card is None or rate is None or card.bandwidth_gbs is None:
         return speeds(gpu(USUAL_CARD))
-    return Speeds(card=card.name, operations=rate * 1e12, bytes=card.bandwidth_gbs * 1e9)
+    float32 = card.fp32_tflops or rate
+    return Speeds(card=card.name, operations=rate * 1e12, float32=float32 * 1e12, bytes=card.bandwidth_gbs * 1e9)
 
 
 def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
@@ -92,6 +105,13 @@ def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
         card=step.speeds.card,
         terms=terms,
     )
+
+
+def computes_attention_in_float32(request: Request) -> bool:
+    """Whether hidden states are in float32 where the weights of a quantized base are multiplied in half precision."""
+    if request.training.autocast is not None or not request.method.facts.quantizes_base:
+        return False
+    return request.training.dtype != "float32" and resident_state(request).prepared.hidden_dtype == "float32"
 
 
 class _Step:
@@ -112,6 +132,8 @@ class _Step:
         self.passes = 3 if training.gradient_checkpointing else 2
         attention = 3 * self.products.attention * training.sequence_length
         plain = sequences * training.sequence_length * (4 * self.products.weights + attention)
+        #: Whether the hidden states are in float32 while products with the 4-bit weights are in half precision.
+        self.float32 = computes_attention_in_float32(request)
         #: Seconds of the reference step at the rated speed.
         self.reference = plain / self.speeds.operations
 
@@ -119,13 +141,16 @@ class _Step:
         """Every term that applies."""
         tokens, weights = f"{self.tokens:,}", self.products.weights
         attended = self.products.attention * self.positions
-        yield self._operations(
-            "forward and backward of the base",
-            self.tokens * (4 * weights + 3 * attended),
-            "tokens × (4 × weights + 3 × attended)",
-            f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
-            KAPLAN,
-        )
+        if self.float32:
+            yield from self._base_in_two_dtypes(tokens, attended)
+        else:
+            yield self._operations(
+                "forward and backward of the base",
+                self.tokens * (4 * weights + 3 * attended),
+                "tokens × (4 × weights + 3 × attended)",
+                f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
+                KAPLAN,
+            )
         if self.facts.trains_base:
             yield self._operations(
                 "gradients of the weights",
@@ -147,9 +172,30 @@ class _Step:
             yield self._recomputed(tokens, attended)
         yield from self._moved()
 
+    def _base_in_two_dtypes(self, tokens: str, attended: int) -> Iterator[CostTerm]:
+        """The base with products of 4-bit weights in half precision, and attention and output head in float32."""
+        layers, head = self.products.layers, self.products.head
+        yield self._operations(
+            "forward and backward of the base's layers",
+            self.tokens * 4 * layers,
+            "tokens × 4 × weights of layers",
+            f"{tokens} × 4 × {layers:,}",
+            KAPLAN,
+        )
+        passes = 4 if self.request.training.gradient_checkpointing else 3
+        yield self._operations(
+            "attention and output head in float32",
+            self.tokens * (4 * head + passes * attended),
+            f"tokens × (4 × weights of the head + {passes} × attended)",
+            f"{tokens} × (4 × {head:,} + {passes} × {attended:,})",
+            FLOAT32,
+            rate=self.speeds.float32,
+        )
+
     def _recomputed(self, tokens: str, attended: int) -> CostTerm:
-        """One more forward pass of the layers and the parameters added to them."""
+        """One more forward pass of the layers, but for attention in float32, and of the parameters added to them."""
         layers, forward = self.products.layers, self.facts.forward_operations
+        attended = 0 if self.float32 else attended
         if forward in (0, 2):
             inner = layers + self.added
             formula, numbers = "2 × (weights of layers + added)", f"2 × {inner:,}"
@@ -193,12 +239,15 @@ class _Step:
                 ROOFLINE,
             )
 
-    def _operations(self, name: str, amount: int, formula: str, substituted: str, source: str) -> CostTerm:
+    def _operations(
+        self, name: str, amount: int, formula: str, substituted: str, source: str, rate: float | None = None
+    ) -> CostTerm:
+        """A term of operations, at the card's rate in half precision or at another one."""
         return CostTerm(
             name=name,
             amount=amount,
             unit="operations",
-            relative=amount / self.speeds.operations / self.reference,
+            relative=amount / (rate or self.speeds.operations) / self.reference,
             formula=formula,
             substituted=substituted,
             source=source,

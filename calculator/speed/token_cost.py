@@ -11,7 +11,8 @@ from calculator.speed.interval import speed_of
 
 if TYPE_CHECKING:
     from calculator.estimation.request import Request
-    from calculator.speed.interval import Interval, Speed
+    from calculator.speed.interval import Speed
+    from calculator.speed.prediction import Interval
     from calculator.speed.prices import HourPrice
     from calculator.speed.step_cost import StepCost
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from app.api.answers.answer import Answer, described
 from calculator.speed.interval import coverage
+from calculator.speed.prediction import LEVEL
 from calculator.speed.published import Kind, PublishedRun, published_runs
 
 
@@ -33,14 +34,19 @@ class SpeedCoverageAnswer(Answer):
     title: str = described("Its title; empty for all.", "Qwen's profiling of memory and speed")
     runs: int = described("Runs with an interval.", 14)
     covered: int = described("Those whose speed is in it.", 5)
-    refused: int = described("Runs without one, because no other two sources have a run near them.", 4)
+    refused: int = described("Runs without one, because no other three sources have a run near them.", 4)
     width: float | None = described("The median of the most over the least of the intervals; null without any.", 3.3)
+    sources: int = described("The sources with an interval.", 1)
+    share: float | None = described(
+        "The covered share of the runs of each source, averaged over the sources; null without any.", 0.8
+    )
 
 
 class SpeedsAnswer(Answer):
     """Published speeds, and how intervals of speed compare with them."""
 
-    coverage: tuple[SpeedCoverageAnswer, ...] = described("All sources first, then each.", [{"covered": 11}])
+    level: float = described("The share of further sources whose speed an interval is made to contain.", 0.8)
+    coverage: tuple[SpeedCoverageAnswer, ...] = described("All sources first, then each.", [{"covered": 23}])
     runs: tuple[SpeedRunAnswer, ...] = described("The published runs.", [{"tokens_per_second": 3324.155}])
 
 
@@ -48,6 +54,7 @@ def speeds() -> SpeedsAnswer:
     """Return the published speeds, and the coverage of the intervals."""
     titles = {run.source.name: run.source.title for run in published_runs()}
     return SpeedsAnswer(
+        level=LEVEL,
         coverage=tuple(
             SpeedCoverageAnswer(
                 source=each.source,
@@ -56,6 +63,8 @@ def speeds() -> SpeedsAnswer:
                 covered=each.covered,
                 refused=each.refused,
                 width=each.width,
+                sources=each.sources,
+                share=each.share,
             )
             for each in coverage()
         ),

@@ -2,18 +2,22 @@
 
 from dataclasses import replace
 from math import isclose
+from statistics import mean
 
 import pytest
 
+from app.presentation.speed_text import accuracy
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 from calculator.speed.interval import coverage, near, speed_of
+from calculator.speed.prediction import LEVEL, predicted
 from calculator.speed.prices import hour_price, list_prices
 from calculator.speed.published import published_runs, tokens_of_step
 from calculator.speed.step_cost import step_cost
+from tests.paths import ROOT
 
 MISTRAL = {
     "model": "mistralai/Mistral-7B-v0.1",
@@ -46,11 +50,14 @@ def test_an_efficiency_is_the_rated_time_over_the_measured_one():
 
 def test_the_interval_is_that_of_the_published_runs_near_the_request():
     found = speed()
-    assert {run.kind for run in found.runs} == {"frozen in 16 bits"}
     assert {run.card for run in found.runs} == {"a100-sxm4-80gb"}
-    assert len({run.source.name for run in found.runs}) >= 2
-    reached = [run.efficiency for run in found.runs]
-    assert (found.efficiency.low, found.efficiency.high) == (min(reached), max(reached))
+    grouped = [[run.efficiency for run in found.runs if run.source.name == name] for name in sources(found.runs)]
+    assert len(grouped) >= 3
+    assert found.efficiency == predicted(grouped)
+
+
+def sources(runs):
+    return dict.fromkeys(run.source.name for run in runs)
 
 
 def test_the_interval_contains_the_published_speed_of_the_same_run():
@@ -65,7 +72,7 @@ def test_more_micro_batches_take_more_time_at_the_same_speed():
     assert isclose(four.tokens_per_second.high, one.tokens_per_second.high)
 
 
-def test_a_card_without_two_sources_of_its_own_has_the_interval_of_all_cards():
+def test_a_card_without_three_sources_of_its_own_has_the_interval_of_all_cards():
     cards = {run.card for run in speed(device={"gpu": "rtx-4090"}).runs}
     assert len(cards) > 1
 
@@ -74,12 +81,20 @@ def test_a_run_faster_than_its_card_counts_nowhere():
     impossible = [run for run in published_runs() if not run.is_possible]
     assert {run.card for run in impossible} == {"rtx-a6000"}
     for run in impossible:
-        assert run not in near(published_runs(), run.kind, run.rated_seconds, run.card)
+        assert run not in near(published_runs(), run.rated_seconds, run.card)
 
 
-def test_one_source_is_no_interval():
-    one = [run for run in published_runs() if run.source.name == "qwen"]
-    assert near(one, one[0].kind, one[0].rated_seconds, one[0].card) == ()
+def test_two_sources_are_no_interval():
+    two = [run for run in published_runs() if run.source.name in ("fms_acceleration", "vectorlm")]
+    assert near(two, two[0].rated_seconds, two[0].card) == ()
+
+
+def test_attention_in_float32_is_refused_on_a_card_whose_float32_speed_is_not_known():
+    method = {"name": "qlora"}
+    with pytest.raises(PlanError) as caught:
+        speed(method=method, device={"gpu": "b200"})
+    assert "autocast" in caught.value.problems[0].msg
+    assert speed(method=method, device={"gpu": "b200"}, training={"autocast": "bfloat16"}).runs
 
 
 @pytest.mark.parametrize(
@@ -109,15 +124,25 @@ def test_the_coverage_of_all_sources_is_the_sum_of_each():
 
 
 def test_the_coverage_leaves_the_source_out():
-    """Of a source whose runs are all less efficient than those of the others, no speed is covered."""
-    runs = [run for run in published_runs() if run.source.name == "universal_llm_trainer" and run.kind == "full"]
-    others = [
-        run.efficiency
-        for run in published_runs()
-        if run.source.name not in ("universal_llm_trainer", "peft_metamathqa") and run.kind == "full"
-    ]
-    assert max(run.efficiency for run in runs) < min(others)
-    assert next(of for of in coverage() if of.source == "universal_llm_trainer").covered < len(runs)
+    """The speeds of a source that differs from all others are in no interval of the others, and in its own."""
+    runs = [run for run in published_runs() if run.source.name == "universal_llm_trainer"]
+    assert next(of for of in coverage() if of.source == "universal_llm_trainer").covered == 0
+    with_it = near(published_runs(), runs[0].rated_seconds, runs[0].card)
+    grouped = [[run.efficiency for run in with_it if run.source.name == name] for name in sources(with_it)]
+    assert predicted(grouped).low < runs[0].efficiency
+
+
+def test_a_source_counts_once_in_the_share_of_all():
+    every, *each = coverage()
+    assert every.share == mean(of.share for of in each if of.share is not None)
+    assert every.sources == sum(of.share is not None for of in each)
+    assert every.share >= LEVEL
+
+
+def test_the_documented_coverage_is_the_computed_one():
+    page = " ".join((ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
+    assert accuracy() in page
+    assert f"from {len(published_runs())} published speeds on one GPU" in page
 
 
 def run_of(**changes):

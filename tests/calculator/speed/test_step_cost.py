@@ -2,16 +2,18 @@
 
 import pytest
 
+from calculator.devices import gpu
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from calculator.inference.matmul_counts import products
 from calculator.speed.step_cost import USUAL_CARD, step_cost
 
+CARD = gpu("rtx-4090")
 ALL = {"target_modules": "all-linear", "r": 16}
 
 
-def cost(method, model="meta-llama/Llama-2-7b-hf", gpu="rtx-4090", **training):
-    request = parse_request({"model": model, "method": method, "training": training, "device": {"gpu": gpu}})
+def cost(method, model="meta-llama/Llama-2-7b-hf", card="rtx-4090", **training):
+    request = parse_request({"model": model, "method": method, "training": training, "device": {"gpu": card}})
     return step_cost(model_of(request.model), request, estimate(request))
 
 
@@ -76,9 +78,20 @@ def test_a_prompt_costs_its_tokens_and_a_prefix_only_what_is_attended():
 def test_the_parts_sum_to_the_cost_and_each_has_its_source():
     step = cost({"name": "qlora", **ALL}, gradient_checkpointing=True, sequence_length=64)
     assert sum(term.relative for term in step.terms) == pytest.approx(step.relative)
-    assert len(step.terms) == 5
+    assert len(step.terms) == 6
     assert all(term.source and term.formula and term.substituted for term in step.terms)
 
 
 def test_a_card_without_published_speeds_is_weighed_as_another_which_is_stated():
-    assert cost({"name": "lora"}, gpu="l20").card == cost({"name": "lora"}, gpu=USUAL_CARD).card
+    assert cost({"name": "lora"}, card="l20").card == cost({"name": "lora"}, card=USUAL_CARD).card
+
+
+def test_a_prepared_4_bit_model_computes_attention_and_its_head_in_float32_unless_autocast_is_on():
+    in_float32 = cost({"name": "qlora", **ALL})
+    term = next(each for each in in_float32.terms if each.name == "attention and output head in float32")
+    plain = cost({"name": "qlora", "prepare_model_for_kbit_training": False, **ALL})
+    under_autocast = cost({"name": "qlora", **ALL}, autocast="bfloat16")
+    assert plain.operations == under_autocast.operations == in_float32.operations
+    assert plain.relative == pytest.approx(under_autocast.relative)
+    at_half = term.relative * CARD.fp32_tflops / CARD.bf16_tflops
+    assert in_float32.relative - plain.relative == pytest.approx(term.relative - at_half)
