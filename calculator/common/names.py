@@ -72,6 +72,8 @@ MethodName = Literal[
     "deft",
     "vblora",
     "pvera",
+    "adalora",
+    "tinylora",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

@@ -17,6 +17,23 @@ def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad, grad
 
 
+def add_view_(x: Tensor, other: Tensor) -> Tensor:
+    """`x += other` where x is a view: its base gets a CopySlices node, and x an AsStridedBackward node.
+
+    Source: torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply_impl.
+    """
+    if not (x.edge or other.edge):
+        return x
+    node = Node(x.tape, _add_view_back, (x.edge, other.edge))
+    whole = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _strided_back, (whole.edge,)))
+
+
+def _add_view_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
+    whole = grad.tape.new(grad.shape, grad.dtype, "slices: gradient")
+    return whole, grad.tape.new(grad.shape, grad.dtype, "slice: gradient")
+
+
 def put_rows_(x: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
     """`x[mask] = rows`: the mask is saved. The gradient of x has zeros in their place."""
     node = Node(x.tape, _put_rows_back, (x.edge, rows.edge)) if x.edge or rows.edge else None

@@ -30,7 +30,7 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulation", "dtype", "graph", "keeps_inputs", "known", "leaves", "tape", "tied")
+    __slots__ = ("accumulation", "dtype", "graph", "keeps_inputs", "known", "leaves", "tape", "tied", "trained")
 
     def __init__(
         self,
@@ -53,6 +53,8 @@ class Parameters:
         self.graph = graph
         self.known: dict[str, Tensor] = {}
         self.leaves: list[AccumulateGrad] = []
+        #: The trained parameters by name, in the order in which modules are bound; layers have the same names.
+        self.trained: list[tuple[str, Tensor]] = []
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         """Return a parameter, or the one that it is tied to. It has a gradient already when gradients accumulate."""
@@ -75,7 +77,9 @@ class Parameters:
         leaf = AccumulateGrad(self.tape, name)
         leaf.has_grad, leaf.in_bucket, leaf.is_marked = self.accumulation
         self.leaves.append(leaf)
-        return self.plain(name, shape, dtype, leaf)
+        parameter = self.plain(name, shape, dtype, leaf)
+        self.trained.append((name, parameter))
+        return parameter
 
     def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:
         """Return a new parameter, with its name where calls of modules are marked."""

@@ -44,6 +44,9 @@ class MethodHooks(Protocol):
     def cut_to_windows(self, model: Model) -> bool:
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
 
+    def after_loss(self, context: Context, loss: Tensor) -> Tensor:
+        """Return the loss with what the method adds to it."""
+
     def before_forward(self, context: Context) -> None:
         """Run before the model."""
 

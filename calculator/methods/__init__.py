@@ -3,6 +3,7 @@
 from typing import get_args
 
 from calculator.common.names import MethodName
+from calculator.methods.adalora.method import AdaLoRA
 from calculator.methods.adapter.method import Adapter
 from calculator.methods.beft.method import BEFT
 from calculator.methods.deft.method import DEFT
@@ -26,6 +27,7 @@ from calculator.methods.pvera.method import PVeRA
 from calculator.methods.qlora.method import QLoRA
 from calculator.methods.randlora.method import RandLoRA
 from calculator.methods.road.method import RoAd
+from calculator.methods.tinylora.method import TinyLoRA
 from calculator.methods.trainable_tokens.method import TrainableTokens
 from calculator.methods.vblora.method import VBLoRA
 from calculator.methods.vera.method import VeRA
@@ -57,6 +59,8 @@ Method = (
     | DEFT
     | VBLoRA
     | PVeRA
+    | AdaLoRA
+    | TinyLoRA
 )
 
 #: Every method by the name that a request gives.
@@ -75,6 +79,7 @@ __all__ = [
     "METHODS",
     "OFT",
     "USUAL_METHODS",
+    "AdaLoRA",
     "Adapter",
     "DeLoRA",
     "FourierFT",
@@ -94,6 +99,7 @@ __all__ = [
     "QLoRA",
     "RandLoRA",
     "RoAd",
+    "TinyLoRA",
     "TrainableTokens",
     "VBLoRA",
     "VeRA",

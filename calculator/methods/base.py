@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
     from calculator.methods.costs import MergeStep
     from calculator.resident.int8 import Int8
+    from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.quantization import Quantization
     from calculator.resident.tensors import ResidentTensor
 
@@ -154,7 +155,7 @@ class Method:
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """The bytes that `save_pretrained` writes of the trained parameters, without the file's header."""
         base = self.saved_base_weights(model)
-        saved = (tensor for tensor in state if tensor.trained or tensor.name in base)
+        saved = (tensor for tensor in state if tensor.trained or tensor.name in base or self.saves_frozen(tensor))
         return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
 
     def saved_name(self, name: str) -> str:
@@ -185,8 +186,12 @@ class Method:
         return [
             SavedTensor(written(name) if each.base else self.saved_name(name), each.shape, each.dtype)
             for name, each in parameters
-            if each.trained or name in base
+            if each.trained or name in base or self.saves_frozen(each)
         ]
+
+    def saves_frozen(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
+        """Whether `save_pretrained` writes an added tensor that is not trained."""
+        return False
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:  # noqa: ARG002
         """Frozen parameters of the base that `save_pretrained` writes too."""
@@ -227,6 +232,18 @@ class Method:
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
         """Return the first layer's input, made from the input embeddings."""
         return embeddings
+
+    def after_loss(self, context: Context, loss: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the loss with what PEFT's model adds to it."""
+        return loss
+
+    def statistics(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
+        """What the method keeps of parameters from step to step, besides the optimizer's states."""
+        return ()
+
+    def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
+        """The temporaries of what the method runs after the optimizer's step, while gradients are alive."""
+        return ()
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
         """Whether an added parameter is a factor of a matrix product."""

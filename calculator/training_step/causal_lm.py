@@ -48,6 +48,12 @@ def micro_batch(context: Context) -> None:
 
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run the model that PEFT wraps, and what its wrapper adds to the loss."""
+    loss, outputs = _model(context, trainer, ids)
+    return context.method.after_loss(context, loss), outputs
+
+
+def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model: to the loss, and to the other outputs that its caller receives."""
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)

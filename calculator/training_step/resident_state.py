@@ -83,7 +83,8 @@ class ResidentState:
         optimizer = self.optimizer
         if optimizer.early and self.trainer.moves_states:
             optimizer = replace(optimizer, step_on_device=True)
-        return tuple(optimizer_states(self.tensors, optimizer, in_32_bits))
+        statistics = self.prepared.method.statistics(self.tensors, self.prepared.training)
+        return (*optimizer_states(self.tensors, optimizer, in_32_bits), *statistics)
 
     @cached_property
     def gradients(self) -> tuple[ResidentTensors, ...]:
@@ -222,9 +223,11 @@ class ResidentState:
         of_groups = loraplus.groups(model, trained) if separates else groups(self.trainer, model, trained)
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
-        return temporaries(
+        of_step = temporaries(
             of_groups, self.optimizer, clips=clips, keeps_norm=keeps_norm, norm_vectors=self.shards.norm_vectors
         )
+        after = self.prepared.method.after_step(self.tensors, self.prepared.training)
+        return max(of_step, after, key=lambda each: sum(tensors.bytes for tensors in each))
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
         """The same tensors for a run that differs in batch, length, accumulation or device."""

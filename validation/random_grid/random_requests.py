@@ -124,6 +124,14 @@ OPTIONS: dict[MethodName, Options] = {
         "bias": (0.2, ("all", "vblora_only")),
     },
     "pvera": {"r": (0.9, RANKS), "pvera_dropout": DROPOUT, "bias": (0.2, ("all", "pvera_only"))},
+    "adalora": {"init_r": (0.9, RANKS), "lora_dropout": DROPOUT, "bias": (0.2, ("all", "lora_only"))},
+    "tinylora": {
+        "r": (0.7, RANKS),
+        "u": (0.5, (1, 8, 100)),
+        "weight_tying": (0.3, (1.0, 0.5)),
+        "tinylora_dropout": DROPOUT,
+        "bias": (0.2, ("all", "tinylora_only")),
+    },
 }
 
 #: How often each method is drawn.

@@ -22,6 +22,8 @@ from calculator.resident.int8 import Int8
 from validation.reference import bottleneck
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from calculator.estimation.request import Request
@@ -144,6 +146,20 @@ def separate_indices(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, OFTRotationModule):
             module.rows, module.cols = module.rows.clone(), module.cols.clone()
+
+
+def after_step(model: nn.Module) -> None:
+    """Run what PEFT's documentation calls after the optimizer's step; step 0 prunes no ranks, which needs values."""
+    if isinstance(getattr(model, "base_model", None), peft.AdaLoraModel):
+        model.base_model.update_and_allocate(0)
+
+
+def statistics(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What that keeps of parameters, each under the name of its parameter."""
+    allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
+    for kept in ("ipt", "exp_avg_ipt", "exp_avg_unc") if allocator else ():
+        for name, tensor in getattr(allocator, kept).items():
+            yield f"{name.removesuffix('.default')}.{kept}", tensor
 
 
 def peft_config(request: Request, task_type: str | None = None) -> peft.PeftConfig | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import torch
 
 from validation.reference import images
+from validation.reference.methods import after_step, statistics
 from validation.reference.optimizers import loraplus_optimizer, optimizer_for
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
@@ -96,12 +97,15 @@ class Step:
             self.loss = self._forward()
             self.loss.backward()
             self.optimizer.step()
+            after_step(self.model)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _track_initial_tensors(self) -> None:
         track_model(self.tracker, self.reference)
         track_attributes(self.tracker, self.reference)
         track_optimizer(self.tracker, self.optimizer, self.trainable)
+        for name, tensor in statistics(self.model):
+            self.tracker.track_external(name, tensor, "optimizer_states")
         batch = {"input_ids": self.input_ids, "attention_mask": self.mask, **self.labels, **self.images}
         for name, tensor in batch.items():
             if tensor is not None:
@@ -119,6 +123,7 @@ class Step:
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.trainable.values()), self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
+        after_step(self.model)
 
 
 def labels(request: Request) -> dict[str, torch.Tensor]:

@@ -98,6 +98,11 @@ def _check_prefix(keys: Keys, method: dict[str, Any]) -> None:
         )
 
 
+def _check_adalora(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
+    """Leave out LoRA's rank, which AdaLoRA ignores, and the ranks that a run kept."""
+    keys.forget(("r", "rank_pattern"))
+
+
 def _check_p_tuning(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
     """List an encoder other than PEFT's default, an MLP, which has no such layers or dropout."""
     kind = keys.take("encoder_reparameterization_type", "MLP")
@@ -137,6 +142,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
 
 #: What else is read of a method's file.
 CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
+    "adalora": _check_adalora,
     "prefix": _check_prefix,
     "p_tuning": _check_p_tuning,
     "trainable_tokens": _check_trainable_tokens,

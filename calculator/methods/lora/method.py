@@ -53,13 +53,15 @@ class LoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether the base is in 8 bits, which is modelled on one GPU."""
-        return self.load_in_8bit
+        """Whether the base is in 8 bits, or B is frozen, which are modelled on one GPU."""
+        return self.load_in_8bit or self.init_lora_weights == "mica"
 
     @property
     def title(self) -> str:
-        """The label, with the storage of the base."""
-        return f"{self.facts.label} with load_in_8bit" if self.load_in_8bit else self.facts.label
+        """The label, with the storage of the base, or what freezes B."""
+        if self.load_in_8bit:
+            return f"{self.facts.label} with load_in_8bit"
+        return "MiCA" if self.init_lora_weights == "mica" else self.facts.label
 
     @property
     def label_parts(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Initialization of A and B. It does not change a step's memory: all tensors keep their shapes and dtypes.
+"""Initialization of A and B. Only MiCA changes a step's memory, since it freezes B.
 
 Source: peft 0.21, tuners/lora/layer.py, LoraLayer.update_layer and the methods that it calls.
 """
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
     from calculator.methods.low_rank.method import LowRank
 
-Initialization = Literal["gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga"]
+Initialization = Literal["gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga", "mica"]
 
 #: What to use instead of values that PEFT has too.
 INSTEAD = {
-    "mica": "MiCA freezes B, which is not modelled",
     **{f"pissa_niter_{n}": "pissa has the same memory in a step" for n in (1, 2, 4, 8, 16, 32, 64)},
 }
 
 #: Those that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
-DENSE_ONLY = ("pissa", "corda", "loftq", "lora_ga")
+DENSE_ONLY = ("pissa", "corda", "loftq", "lora_ga", "mica")
 
 _NOT_COUNTED = "The figures are of steps after that"
 _SENTENCES = {
@@ -39,6 +38,8 @@ _SENTENCES = {
     f" other ranks unless rho is 1: put those into rank_pattern. {_NOT_COUNTED}.",
     "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga)."
     f" {_NOT_COUNTED}.",
+    "mica": "MiCA computes the singular value decomposition of each adapted weight in float32, one after another,"
+    f" before the first step, and freezes B. {_NOT_COUNTED}.",
 }
 
 
@@ -56,6 +57,9 @@ def problems(method: LowRank) -> Iterator[Problem]:
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     if kind == "olora" and getattr(method, "blocksize", 64) != 64:
         message = "OLoRA quantises the base again, in blocks of 64: set method.blocksize 64"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+    if kind == "mica" and method.use_dora:
+        message = "PEFT has no MiCA with DoRA: set method.use_dora false, or use true"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     odd = next((r for r in (method.r, *method.rank_pattern.values()) if r % 2), None)
     if kind == "orthogonal" and odd is not None:

@@ -43,13 +43,14 @@ def adapted(
 
 def _updates(method: LowRank, path: str, module: Module, own: DType) -> tuple[Added, ...]:
     r = named(layers.rank(method, layers.full_name(path, module)), "r")
+    trains_b = method.init_lora_weights != "mica"
     if module.kind == "embedding":
         return (
             Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),
-            Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own),
+            Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own, trained=trains_b),
         )
     a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own)
-    b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own)
+    b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own, trained=trains_b)
     if method.lora_bias:
         return a, b, Added(name="lora_B.bias", shape=(module.out_features,), dtype=own)
     if not method.use_dora:

@@ -86,7 +86,8 @@ class LowRank(TargetedMethod):
     init_lora_weights: bool | Initialization = setting(
         True,
         label="Initialisation",
-        help="Initialization of A and B. It does not change a step's memory; some values read weights or data first.",
+        help="Initialization of A and B. Only mica, which freezes B, changes a step's memory; some values read weights"
+        " or data first.",
         example="pissa",
         instead=INSTEAD,
     )
@@ -146,6 +147,10 @@ class LowRank(TargetedMethod):
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows plus the update."""
         return layer.embedding_forward(bound, ids, rows, scale)
+
+    def saves_frozen(self, tensor: ResidentTensor) -> bool:
+        """Whether it is a B that MiCA freezes."""
+        return not tensor.base and tensor.name.endswith(("lora_B.weight", "lora_embedding_B"))
 
     def is_read(self, tensor: ResidentTensor) -> bool:
         """A and B are; an embedding's A is looked up."""

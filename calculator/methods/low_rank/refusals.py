@@ -37,8 +37,18 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
         message = "PEFT's OLoRA gives Conv1D layers matrices of other shapes: use true, or pissa"
         yield Problem(loc="method.init_lora_weights", msg=message, input="olora")
     yield from initialization.problems(method)
+    yield from _singular_vectors(method, found)
     yield from _keys(method)
     yield from _layers(method, model, found)
+
+
+def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+    """More singular vectors than a weight has (LoraLayer.mica_init)."""
+    for path, module in found.items() if method.init_lora_weights == "mica" else ():
+        most = min(module.in_features, module.out_features)
+        if layers.rank(method, layers.full_name(path, module)) > most:
+            message = f"MiCA takes at most {most:,} singular vectors of {path}: use a smaller rank"
+            yield Problem(loc="method.r", msg=message, input=method.r)
 
 
 def _bias(method: LowRank, *, embedding: bool) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from calculator.engine import in_place
 from calculator.engine import operations as ops
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.module_spec import ModuleSpec
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 def dropped(x: Tensor, probability: float) -> Tensor:
     """The input after a torch.nn.Dropout module, if it drops anything."""
     return ops.dropout(x, probability, "dropout") if x.tape.module_dropout else x
+
+
+def add_to_output_(bound: BoundModule, result: Tensor, update: Tensor) -> Tensor:
+    """`result += update`, where `result` is what the frozen module returned.
+
+    A product of sequences with a bias is a view of one of matrices (ATen/native/Linear.cpp, _flatten_nd_linear).
+    """
+    viewed = bound.module.bias is not None and not bound.module.separate_bias and len(result.shape) > 2
+    return in_place.add_view_(result, update) if viewed else in_place.add_(result, update)
 
 
 class AdaptedLinear(TargetedMethod, ABC):

@@ -33,6 +33,8 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
             "4,194,304 elements",
         ),
         ({"name": "deft", "decomposition_method": "qr"}, "method.decomposition_method", "use relu"),
+        ({"name": "adalora", "tinit": 900, "tfinal": 100}, "method.tinit", "below total_step - tfinal (900)"),
+        ({"name": "tinylora", "weight_tying": 0.5}, "method.weight_tying", "use 0 or 1"),
         ({"name": "vblora", "topk": 300}, "method.topk", "256 vectors"),
         (
             {"name": "vblora", "vector_length": 100, "target_modules": ["k_proj"]},
@@ -61,6 +63,21 @@ def test_the_bank_of_vb_lora_counts_once():
     found = answer("vblora", target_modules=["q_proj", "v_proj"])
     logits = 16 * 4 * 256 * (2048 * 2 + 2048 + 512) // 256
     assert found.parameters.trainable == 256 * 256 + logits
+
+
+def test_only_the_loop_that_updates_adaloras_importance_keeps_it():
+    def states(trainer):
+        training = {"sequence_length": 64, "trainer": trainer}
+        body = {"model": TIED, "method": {"name": "adalora"}, "training": training, "reserved": "rule"}
+        rows = (row for component in estimate(parse_request(body)).memory.components for row in component.rows)
+        return {row.name.rpartition(": ")[2] for row in rows if ".lora_A: " in row.name}
+
+    assert states(None) - states("transformers") == {"ipt", "exp_avg_ipt", "exp_avg_unc"}
+
+
+def test_a_vector_that_all_targets_share_counts_once():
+    assert answer("tinylora", weight_tying=1).parameters.trainable == 64
+    assert answer("tinylora").parameters.trainable == 64 * 2 * 16
 
 
 def test_ranks_of_layers_are_served():

@@ -63,6 +63,8 @@ def written(request):
         (TIED, {"name": "ln_tuning", "target_modules": ["embed_tokens"], "modules_to_save": ["norm"]}),
         (LLAMA, {"name": "vblora", "vector_length": 8, "num_vectors": 10}),
         (LLAMA, {"name": "pvera", "r": 4}),
+        (LLAMA, {"name": "tinylora", "weight_tying": 1}),
+        (LLAMA, {"name": "lora", "r": 4, "init_lora_weights": "mica"}),
         (LLAMA, {"name": "pvera", "r": 4, "save_projection": False}),
     ],
     ids=str,

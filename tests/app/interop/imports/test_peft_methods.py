@@ -38,6 +38,8 @@ OTHER = {
     "deft": {"r": 4, "alpha": 16, "para": True, "bias": "deft_only"},
     "vblora": {"r": 2, "num_vectors": 90, "vector_length": 128, "topk": 3, "exclude_modules": ["v_proj"]},
     "pvera": {"r": 64, "pvera_dropout": 0.1, "save_projection": False},
+    "adalora": {"init_r": 6, "total_step": 100, "tinit": 10, "tfinal": 20, "lora_dropout": 0.1, "bias": "all"},
+    "tinylora": {"r": 4, "u": 8, "weight_tying": 1.0, "save_projection": False},
     "lokr": {"decompose_both": True, "decompose_factor": 8, "modules_to_save": ["lm_head"]},
 }
 
