@@ -73,6 +73,7 @@ class Evaluation:
             steps=self.run.eval_accumulation_steps,
             logits=(shape, dtype) if self.run.gathers_logits else None,
             length=self.length,
+            ranks=prepared.device.count,
         )
 
     @property

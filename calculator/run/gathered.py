@@ -39,6 +39,8 @@ class Gathered:
         steps: The batches after which what was gathered is moved to the host; None for all.
         logits: The shape of one row's logits and their dtype; None if they are not gathered.
         length: The tokens of a row.
+        ranks: The GPUs, each of which runs a batch and gathers those of all. Batches are full on several: rows of the
+            first are repeated (accelerate 1.15, data_loader.py, BatchSamplerShard).
     """
 
     rows: int
@@ -46,14 +48,40 @@ class Gathered:
     steps: int | None
     logits: tuple[Shape, DType] | None
     length: int
+    ranks: int = 1
+
+    @property
+    def together(self) -> int:
+        """The rows that are gathered at a time."""
+        return self.rows * self.ranks
 
     @property
     def batches(self) -> int:
-        """The batches of the evaluation."""
-        return -(-self.samples // self.rows)
+        """The batches of the evaluation, on each GPU."""
+        return -(-self.samples // self.together)
 
     def moments(self) -> Iterator[Moment]:
         """The moments that may be the peak: in the first group, the last forward passes and the last concatenation."""
+        yield from self._on_one_gpu() if self.ranks == 1 else self._on_several()
+
+    def _on_several(self) -> Iterator[Moment]:
+        before = min(self.steps or self.batches, self.batches) - 1
+        yield Moment(kept=tuple(self._before_forward(before)), batch=self.rows, in_forward=True)
+        if self.logits is None:
+            return
+        if before:
+            new = min(self.together, self.samples - before * self.together)
+            yield Moment(kept=tuple(self._in_concat(before * self.together, new)), batch=self.rows, in_forward=False)
+        else:
+            yield Moment(kept=tuple(self._in_gather()), batch=self.rows, in_forward=False)
+
+    def _in_gather(self) -> Iterator[Row]:
+        """What is kept while the logits of the first batch of each GPU are gathered."""
+        yield self._losses("losses of the batch", self.together)
+        yield self._logits("logits of the batch", self.rows)
+        yield self._logits("logits of the batch of every GPU", self.together)
+
+    def _on_one_gpu(self) -> Iterator[Moment]:
         full, rest = divmod(min(self.samples, self.rows * (self.steps or self.batches)), self.rows)
         if full:
             yield Moment(kept=tuple(self._before_forward(full - 1)), batch=self.rows, in_forward=True)
@@ -68,22 +96,23 @@ class Gathered:
         """What is kept while a batch runs after some of its group: that of the batch before, and of all before it."""
         if not batches:
             return
-        yield self._losses("losses of the batch before", self.rows)
+        yield self._losses("losses of the batch before", self.together)
         if self.logits is not None:
-            yield self._logits("logits of the batch before", self.rows)
-            yield self._labels("labels of the batch before", self.rows)
+            yield self._logits("logits of the batch before", self.together)
+            yield self._labels("labels of the batch before", self.together)
         if batches > 1:
-            yield self._losses("gathered losses", batches * self.rows)
+            yield self._losses("gathered losses", batches * self.together)
             if self.logits is not None:
-                yield self._logits("gathered logits", batches * self.rows)
-                yield self._labels("gathered labels", batches * self.rows)
+                yield self._logits("gathered logits", batches * self.together)
+                yield self._labels("gathered labels", batches * self.together)
 
     def _in_concat(self, kept: int, new: int) -> Iterator[Row]:
         """What is kept while the logits of a batch are added to those of the batches before."""
-        yield self._losses("losses of the batch", self.rows)
-        yield self._losses("gathered losses", kept + self.rows)
+        several = self.ranks > 1
+        yield self._losses("losses of the batch", self.together)
+        yield self._losses("gathered losses", kept + (new if several else self.rows))
         yield self._logits("gathered logits", kept)
-        yield self._logits("logits of the batch", new)
+        yield self._logits("logits of the batch", self.together if several else new)
         yield self._logits("gathered logits with the batch", kept + new)
         yield self._labels("gathered labels", kept)
 
@@ -117,7 +146,7 @@ class Gathered:
     @property
     def _moves(self) -> Iterator[tuple[int, int]]:
         """The rows that are on the host, and those that are moved, at moments that may have the most arrays."""
-        most = self.rows * (self.steps or self.batches)
+        most = self.together * (self.steps or self.batches)
         whole, rest = divmod(self.samples, most)
         yield 0, min(most, self.samples)
         if whole > 1:

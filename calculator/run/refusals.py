@@ -59,9 +59,9 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
     if own.engine == "traced":
         yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
-    if own.device.count > 1:
-        message = "the phases of a run are modelled on one GPU: use 1, and the estimate for a step on several"
-        yield Problem(loc="device.count", msg=message, input=own.device.count)
+    if own.device.count > 1 and own.device.sharding != "ddp":
+        message = "the phases of a run on several GPUs are modelled for ddp: use that, or the estimate for a step"
+        yield Problem(loc="device.sharding", msg=message, input=own.device.sharding)
     for name in _LIBRARIES:
         release, modelled = getattr(own.stack, name), getattr(DEFAULT_STACK, name)
         if release != modelled:
@@ -112,6 +112,9 @@ def _of_generation(request: RunRequest) -> Iterator[Problem]:
     run, training, method = request.run, request.estimate.training, request.estimate.method
     if not run.predict_with_generate or not run.evaluates:
         return
+    if request.estimate.device.count > 1:
+        message = "generation in the evaluation of several GPUs is not modelled: use false"
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
     if training.autocast is not None:
         message = "generation under autocast is not modelled: use null, or run.predict_with_generate false"
         yield Problem(loc="training.autocast", msg=message, input=training.autocast)

@@ -22,7 +22,7 @@ from calculator.run.loading import ModelLoading
 from calculator.run.merging import merge_peak
 from calculator.run.refusals import check_length, check_model, check_request
 from calculator.run.saving import NOT_COUNTED, Saving, whole_model
-from calculator.run.sentences import ASSUMPTIONS, host_of_evaluation, host_of_saving, warnings
+from calculator.run.sentences import ASSUMPTIONS, host_of_evaluation, host_of_saving, several_gpus, warnings
 from calculator.run.time import time_of
 from calculator.training_step.resident_state import ResidentState
 
@@ -77,7 +77,7 @@ class _Run:
             verdict=_verdict(phases),
             time=time,
             time_refusal=refusal,
-            assumptions=(*ASSUMPTIONS, NOT_COUNTED, *self.estimate.assumptions),
+            assumptions=(*ASSUMPTIONS, *several_gpus(self.device.count), NOT_COUNTED, *self.estimate.assumptions),
             warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
         )
 
@@ -100,8 +100,9 @@ class _Run:
 
     @cached_property
     def between_steps(self) -> int:
-        """What is alive between two steps: weights, optimizer states, the last batch and the Trainer's scalars."""
-        return sum(each.bytes for each in (*self.resident.tensors, *self.resident.optimizer_states))
+        """What is alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
+        resident = self.resident
+        return sum(each.bytes for each in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
 
     def _phases(self) -> Iterator[RunPhase]:
         yield self._load()
@@ -122,10 +123,15 @@ class _Run:
             "load",
             loading.peak(given.usable_bytes - self._context if given else None),
             resident=0,
-            host_bytes=host.bytes,
+            host_bytes=host.file_bytes + self._processes * (host.bytes - host.file_bytes),
             host_file_bytes=host.file_bytes,
             host=host.sentence,
         )
+
+    @property
+    def _processes(self) -> int:
+        """The processes of a node, one for each GPU."""
+        return self.device.count // self.device.nodes
 
     @property
     def _config(self) -> dict[str, Any] | None:
@@ -168,7 +174,8 @@ class _Run:
         evaluation = Evaluation(self.resident, self.run)
         gathered = evaluation.gathered
         host = host_of_evaluation(gathered)
-        yield self._phase("evaluation", evaluation.peak(), host_bytes=gathered.host_bytes, host=host)
+        arrays = gathered.host_bytes * self._processes
+        yield self._phase("evaluation", evaluation.peak(), host_bytes=arrays, host=host)
         if self.run.predict_with_generate:
             yield self._phase("generation", evaluation.generation(self.run.generation_max_length or 0))
 

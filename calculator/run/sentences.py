@@ -32,6 +32,18 @@ UNMEASURED = (
 ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 
+SEVERAL_GPUS = (
+    "GPU figures are those of the first GPU, and host figures those of all processes of a node; mapped files are"
+    " counted once. Each process reads the whole model and gathers the logits of all; the first writes checkpoints."
+)
+
+
+def several_gpus(count: int) -> Iterator[str]:
+    """Yield what a run on several GPUs means for the figures."""
+    if count > 1:
+        yield SEVERAL_GPUS
+
+
 def host_of_evaluation(gathered: Gathered) -> str:
     """Where the host memory of an evaluation comes from."""
     if gathered.logits is None:
@@ -49,6 +61,9 @@ def host_of_saving(model: int, host: int) -> str:
 
 def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
     """Risks of the run's settings."""
+    ranks = prepared.device.count
+    if run.gathers_logits and ranks > 1:
+        yield f"Each GPU gathers the logits of all {ranks:,}: evaluation keeps {ranks:,} times those of its own rows."
     if run.gathers_logits:
         tokens, outputs = run.eval_samples * prepared.given.sequence_length, int(prepared.model.output.out_features)
         yield (

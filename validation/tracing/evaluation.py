@@ -51,22 +51,22 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
     assert recipe is not None
     with emulate_cuda(known_values=True), optimizers_on_meta(), accelerate_on_meta(), TemporaryDirectory() as folder:
         built = build_run(recipe, folder)
-        _evaluate_after_one_step(built.trainer, run)
+        evaluate_after(1, built.trainer, run)
         traced = TracedEvaluation(built)
         with patched_model_code():
             traced.run()
     return traced
 
 
-def _evaluate_after_one_step(trainer: Any, run: RunSettings) -> None:
-    """Give a trainer an evaluation set, the settings of its evaluation, and one step."""
+def evaluate_after(steps: int, trainer: Any, run: RunSettings) -> None:
+    """Give a trainer an evaluation set, the settings of its evaluation, and the steps before it."""
     rows = trainer.train_dataset
     picked = [number % len(rows) for number in range(run.eval_samples)]
     trainer.eval_dataset = [rows[number] for number in picked] if isinstance(rows, list) else rows.select(picked)
     settings = {
-        "max_steps": 1,
+        "max_steps": steps,
         "eval_strategy": IntervalStrategy.STEPS,
-        "eval_steps": 1,
+        "eval_steps": steps,
         "per_device_eval_batch_size": run.per_device_eval_batch_size,
         "eval_accumulation_steps": run.eval_accumulation_steps,
         "prediction_loss_only": run.prediction_loss_only,
@@ -75,5 +75,5 @@ def _evaluate_after_one_step(trainer: Any, run: RunSettings) -> None:
         setattr(trainer.args, name, value)
     trainer.compute_metrics = (lambda _: {}) if run.compute_metrics else None
     trainer.log = lambda *_, **__: None  # it averages what was stored, which is over by then
-    # It compares the ranks' sizes, which the meta device does not have. On one GPU it returns its argument.
+    # It compares the ranks' sizes, which the meta device does not have. Where they are equal, it returns its argument.
     trainer.accelerator.pad_across_processes = lambda tensor, **_: tensor

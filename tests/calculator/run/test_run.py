@@ -127,6 +127,19 @@ def test_a_checkpoint_of_the_model_only_has_no_optimizer():
     assert names == ["adapter_model.safetensors"]
 
 
+def test_processes_of_a_node_share_mapped_files_and_each_has_its_own_arrays():
+    run = {"checkpoint_dtype": "float32", "eval_strategy": "steps", "compute_metrics": True, "eval_samples": 64}
+    one, four = (
+        answer(run=run, device={"count": count, **({"sharding": "ddp"} if count > 1 else {})}) for count in (1, 4)
+    )
+    load, loads = phase(one, "load"), phase(four, "load")
+    assert loads.host_file_bytes == load.host_file_bytes > 0
+    assert loads.needed_host_bytes == 4 * load.needed_host_bytes > 0
+    assert phase(four, "evaluation").host_bytes == 4 * phase(one, "evaluation").host_bytes
+    assert four.files == one.files
+    assert any("4 times those of its own rows" in warning for warning in four.warnings)
+
+
 def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     run = {"eval_strategy": "steps", "eval_samples": 4}
     without, gathered = (
@@ -141,7 +154,14 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
 @pytest.mark.parametrize(
     ("parts", "loc"),
     [
-        ({"device": {"count": 2, "sharding": "ddp"}}, "device.count"),
+        ({"device": {"count": 2, "sharding": "fsdp"}}, "device.sharding"),
+        (
+            {
+                "device": {"count": 2, "sharding": "ddp"},
+                "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 64},
+            },
+            "run.predict_with_generate",
+        ),
         ({"accounting": "textbook"}, "accounting"),
         ({"stack": {"transformers": "5.0"}}, "stack.transformers"),
         ({"run": {"load_best_model_at_end": True}}, "run.load_best_model_at_end"),
