@@ -49,7 +49,7 @@ class Node:
         #: One per input; None for an input that needs no gradient.
         self.edges = edges
         #: The saved tensors, or what the hooks packed them into.
-        self.saved: Sequence[Any] = ()
+        self.saved: Any = ()
         #: What else the backward formula needs.
         self.context = context
         #: The checkpoint around the node's operation, once it has saved a tensor.
@@ -74,7 +74,10 @@ class Node:
         else:
             own = tensor.edge is not None and tensor.edge not in self.edges
             saved = tensor.detach() if own else tensor
-        self.saved = [*self.saved, saved]
+        if self.saved:
+            self.saved.append(saved)
+        else:
+            self.saved = [saved]
 
 
 #: Sorts nodes in the order in which they were made.

@@ -5,7 +5,7 @@ Source: torch/utils/checkpoint.py, `_checkpoint_without_reentrant_generator`, wi
 
 from __future__ import annotations
 
-import weakref
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calculator.engine import autocast
@@ -25,13 +25,13 @@ class _StopRecomputation(Exception):  # noqa: N818  ends a recomputation at its 
     """Every saved tensor has been recomputed."""
 
 
-class Holder:
-    """What a node inside a checkpoint keeps in place of a saved tensor: the tensor's number."""
-
-    __slots__ = ("__weakref__", "number")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+#: What a node inside a checkpoint keeps in place of a saved tensor: `_FIRST` and the tensor's number. It is an object
+#: of its own, as Python's integers are but for small ones. An integer is cheaper than other objects: the garbage
+#: collector does not look at it.
+Holder = int
+_FIRST = 1 << 20
+#: The references to a holder that no node keeps: that of its checkpoint, and the argument of `getrefcount`.
+_UNUSED = 2
 
 
 class Checkpoint:
@@ -49,13 +49,13 @@ class Checkpoint:
         self.captured = captured
         region = inputs[0].tape.autocast
         self.dtype: DType | None = region.dtype if region is not None else None
-        self.holders: list[weakref.ref[Holder]] = []
+        self.holders: list[Holder] = []
         self.recomputed: list[Tensor | None] | None = None
 
     def pack(self, tensor: Tensor) -> Holder:  # noqa: ARG002  only its number is kept
         """Number a saved tensor and drop it."""
-        holder = Holder(len(self.holders))
-        self.holders.append(weakref.ref(holder))
+        holder = _FIRST + len(self.holders)
+        self.holders.append(holder)
         return holder
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
@@ -63,9 +63,9 @@ class Checkpoint:
         if self.recomputed is None:
             self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs, self.dtype)
         recomputed = self.recomputed
-        tensors = [recomputed[holder.number] for holder in packed]
+        tensors = [recomputed[holder - _FIRST] for holder in packed]
         for holder in packed:
-            recomputed[holder.number] = None
+            recomputed[holder - _FIRST] = None
         return tensors
 
 
@@ -74,7 +74,7 @@ class _Recomputation:
 
     __slots__ = ("holders", "kept")
 
-    def __init__(self, holders: list[weakref.ref[Holder]]) -> None:
+    def __init__(self, holders: list[Holder]) -> None:
         self.holders = holders
         self.kept: list[Tensor | None] = []
 
@@ -93,7 +93,7 @@ class _Recomputation:
         return self.kept
 
     def pack(self, tensor: Tensor) -> Tensor:
-        needed = self.holders[len(self.kept)]() is not None
+        needed = sys.getrefcount(self.holders[len(self.kept)]) > _UNUSED
         saved = saved_copy(tensor)
         self.kept.append(saved if needed else None)
         if len(self.kept) == len(self.holders):
