@@ -17,16 +17,17 @@ from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from app.api import ROUTERS
-from app.api.answers.sweep import MEDIA_TYPES
 from app.api.openapi import document
 from app.http.middleware import OuterMiddleware
 from app.http.problems import MEANINGS, HTTPProblem, invalid_response, problem_response
+from app.http.progress import NDJSON, Streamed
 from app.http.root_path import route_path
 from app.pages import PAGES
 from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
 from app.service.budgets import Budgeted
 from app.service.direct_estimates import DirectEstimates
+from app.service.endpoints import STREAMED
 from app.service.metrics import MEDIA_TYPE, exposition
 from app.service.settings import ServiceSettings
 from calculator.common.budget import OverBudgetError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 mimetypes.add_type("font/woff2", ".woff2")
 
 #: Media types that are not compressed: images, and rows that should arrive at once, not when a block of them is full.
-UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES["ndjson"])
+UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, NDJSON)
 
 #: Every router of the API and of the pages.
 ALL_ROUTERS = (*ROUTERS, *(module.router for module in PAGES))
@@ -86,7 +87,9 @@ def application() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(DirectEstimates)
-    app.add_middleware(Budgeted, seconds=ServiceSettings.of().most_seconds)
+    settings = ServiceSettings.of()
+    app.add_middleware(Budgeted, seconds=settings.most_seconds, streamed=settings.most_streamed_seconds)
+    app.add_middleware(Streamed, paths=STREAMED)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(OuterMiddleware, error_response=_internal_error)
     for router in ALL_ROUTERS:

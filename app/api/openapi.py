@@ -9,8 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from app.api import GET_EXAMPLES, POST_EXAMPLES
+from app.api.answers.progress import ProgressLine
 from app.http.problems import ProblemDocument, invalid_response
+from app.http.progress import NDJSON
 from app.resources import VERSION
+from app.service.endpoints import STREAMED
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 
@@ -46,6 +49,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         content["examples"] = {"answer": {"summary": example.summary, "value": value}}
     for examples in POST_EXAMPLES:
         _add_examples(schema["paths"][examples.path]["post"], examples)
+    for path in STREAMED:
+        responses = schema["paths"][path]["post"]["responses"]
+        responses["200"]["content"][NDJSON] = {"schema": {"$ref": REF_TEMPLATE.format(model=ProgressLine.__name__)}}
     return schema
 
 
@@ -56,7 +62,11 @@ def operations(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _add_models(schema: dict[str, Any]) -> None:
     """Add the models that FastAPI does not see: request bodies, lines of NDJSON, problem documents."""
-    models: list[type[BaseModel]] = [ProblemDocument, *(examples.request_model for examples in POST_EXAMPLES)]
+    models: list[type[BaseModel]] = [
+        ProblemDocument,
+        ProgressLine,
+        *(examples.request_model for examples in POST_EXAMPLES),
+    ]
     models += [examples.line_model for examples in POST_EXAMPLES if examples.line_model is not None]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=REF_TEMPLATE)
     components = schema.setdefault("components", {}).setdefault("schemas", {})

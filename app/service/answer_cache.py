@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem
+from app.http.progress import NDJSON
 from app.service import metrics
 from app.service.bodies import buffered
 from app.service.endpoints import KEPT
@@ -97,10 +98,10 @@ class Cached:
 
 
 def _key(scope: Scope, body: bytes) -> str | None:
-    """Return the endpoint, the encoding and the canonical text of a body; None if it is not strict JSON."""
+    """Return the endpoint, the encoding and the canonical text of a body; None if it is streamed or no strict JSON."""
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind != b"application/json":
+    if kind != b"application/json" or NDJSON.encode() in headers.get(b"accept", b"").lower():
         return None
     try:
         value = decode_json(body)

@@ -14,6 +14,9 @@ KEPT = frozenset(
     f"/api/v1/{name}" for name in ("estimate", "compare", "limits", "plan", "inference", "export", "import")
 )
 
+#: POST endpoints whose answer is streamed to clients that accept NDJSON. Sweeps stream their rows.
+STREAMED = KEPT | {"/api/v1/run", "/api/v1/diagnose"}
+
 #: Endpoints that are always answered, however many requests wait.
 ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
 

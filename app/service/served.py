@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from app.api.estimate import answer
@@ -19,6 +20,7 @@ from app.service.settings import ServiceSettings
 from app.service.validators import Validated, installed
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from starlette.types import ASGIApp
 
 #: How many more objects are allocated than freed before the garbage collector looks for cycles.
@@ -58,10 +60,13 @@ def serviced(app: ASGIApp, settings: ServiceSettings) -> ASGIApp:
 def long_served() -> ASGIApp:
     """Return the application of a process that answers long requests, at a lower priority.
 
-    The process that forwards a request also records it.
+    The process that forwards a request also records it. The OpenAPI document, whose examples take seconds, is built at
+    once rather than for its first reader.
     """
     os.nice(_NICE)
-    return Admission(_ready(), ServiceSettings.of().most_long_at_once, _LONG_WAIT)
+    app = _ready()
+    Thread(target=app.openapi, name="openapi", daemon=True).start()
+    return Admission(app, ServiceSettings.of().most_long_at_once, _LONG_WAIT)
 
 
 def endpoints() -> Endpoints:
@@ -70,7 +75,7 @@ def endpoints() -> Endpoints:
     return Endpoints.of((*paths, *OPENAPI_PATHS))
 
 
-def _ready() -> ASGIApp:
+def _ready() -> FastAPI:
     """Return the application, warmed up, with a garbage collector that rarely runs.
 
     An answer allocates some hundred thousand objects, of which few are in cycles. What was imported is not looked at.

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 class OverBudgetError(Exception):
     """An answer takes more CPU time than its budget. Not a refusal of a plan, which a search would pass over."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, further: str = "") -> None:
         self.seconds = seconds
         super().__init__(
             f"the answer takes more than {seconds:g} seconds of CPU time, the limit of this server: set reserved to"
-            " rule, or request fewer models, devices, methods or passes"
+            f" rule, or request fewer models, devices, methods or passes{further}"
         )
 
 
 class Budget:
-    """Seconds of CPU time of the thread that computes, from the first check on."""
+    """Seconds of CPU time of the thread that computes, from the first check on. `further` ends the error's text."""
 
-    __slots__ = ("_end", "seconds")
+    __slots__ = ("_end", "further", "seconds")
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, further: str) -> None:
+        self.seconds, self.further = seconds, further
         self._end: float | None = None
 
     def check(self) -> None:
@@ -37,7 +37,7 @@ class Budget:
         if self._end is None:
             self._end = now + self.seconds
         if now > self._end:
-            raise OverBudgetError(self.seconds)
+            raise OverBudgetError(self.seconds, self.further)
 
 
 #: The budget of the answer that is computed; None without a limit.
@@ -45,9 +45,9 @@ _BUDGET: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Limit the answer that is computed in the context."""
-    token = _BUDGET.set(Budget(seconds))
+def limited(seconds: float, further: str = "") -> Iterator[None]:
+    """Limit the answer that is computed in the context. `further` is a way out that the error names last."""
+    token = _BUDGET.set(Budget(seconds, further))
     try:
         yield
     finally:

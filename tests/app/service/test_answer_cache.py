@@ -37,6 +37,15 @@ def test_compressed_and_plain_answers_are_kept_apart(client_of, run, computed):
     assert len(computed) == 2
 
 
+def test_streamed_answers_are_neither_kept_nor_answered_from_the_cache(client_of, run, computed):
+    client = client_of()
+    client.post("/api/v1/estimate", json=run)
+    for _ in range(2):
+        streamed = client.post("/api/v1/estimate", json=run, headers={"Accept": "application/x-ndjson"})
+        assert streamed.headers["content-type"] == "application/x-ndjson"
+    assert len(computed) == 3
+
+
 def test_true_and_1_are_different_requests(client_of, run):
     client = client_of()
     assert client.post("/api/v1/estimate", json={**run, "training": {"padding": True}}).status_code == 200

@@ -54,6 +54,16 @@ def test_an_estimate_by_replay_and_a_page_are_refused_with_the_limit(client):
 
 
 @pytest.mark.usefixtures("slow_clock")
+def test_a_streamed_answer_may_take_longer_which_the_refusal_of_another_names(client):
+    body = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}, "solve_for": "r"}
+    refused = client.post("/api/v1/limits", json=body).json()["detail"]
+    assert "more than 20 seconds" in refused
+    assert refused.endswith("or accept application/x-ndjson: a streamed answer may take 60 seconds")
+    streamed = client.post("/api/v1/limits", json=body, headers={"Accept": "application/x-ndjson"})
+    assert json.loads(streamed.text.splitlines()[-1])["status"] == 200
+
+
+@pytest.mark.usefixtures("slow_clock")
 def test_a_sweep_has_no_limit(client):
     body = {"request": {"model": "gpt2", "method": {"name": "lora"}}, "grid": {"method.r": [1, 2, 4, 8, 16, 32]}}
     rows = client.post("/api/v1/sweep", json=body).text.splitlines()
