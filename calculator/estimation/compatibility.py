@@ -265,9 +265,7 @@ def _plain_steps(request: Request) -> Iterator[Problem]:
     method, stack = request.method, request.stack
     if not method.plain_steps_only:
         return
-    if request.device.count > 1:
-        message = f"{method.title} is modelled on one GPU only: set device.count 1 and device.sharding none"
-        yield Problem(loc="device.count", msg=message, input=request.device.count)
+    yield from _sharded_plain_steps(request)
     if request.task != "causal_lm":
         message = f"{method.title} is modelled for causal_lm only: use that, or another method"
         yield Problem(loc="task", msg=message, input=request.task)
@@ -277,6 +275,22 @@ def _plain_steps(request: Request) -> Iterator[Problem]:
     if method.quantizes_base and stack != DEFAULT_STACK:
         message = f"{method.title} is modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(stack))
+
+
+def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
+    """Several GPUs, where a method is modelled in the reference step of some shardings only, or of none."""
+    method, device = request.method, request.device
+    if device.count == 1:
+        return
+    if not method.plain_shardings:
+        message = f"{method.title} is modelled on one GPU only: set device.count 1 and device.sharding none"
+        yield Problem(loc="device.count", msg=message, input=device.count)
+    elif device.sharding not in method.plain_shardings:
+        message = f"{method.title} is modelled under {' and '.join(method.plain_shardings)} only: use one of them"
+        yield Problem(loc="device.sharding", msg=message, input=device.sharding)
+    elif request.training.trainer is not None:
+        message = f"{method.title} is modelled in the reference step on several GPUs: leave the trainer out"
+        yield Problem(loc="training.trainer", msg=message, input=request.training.trainer)
 
 
 def _loraplus(request: Request) -> Iterator[Problem]:

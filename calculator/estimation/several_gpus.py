@@ -111,6 +111,12 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
             "one by one: use 1 or at least 3, or set gradient_as_bucket_view false"
         )
         yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=2)
+    if config.static_graph and training.gradient_accumulation_steps > 1:
+        # torch/csrc/distributed/c10d/reducer.cpp, delay_all_reduce: the first backward pass has no hooks.
+        message = (
+            "DDP fails in the first micro-batch, which does not synchronise (expect_autograd_hooks_): set it false"
+        )
+        yield Problem(loc="training.ddp.static_graph", msg=message, input=True)
     if config.find_unused_parameters and training.use_reentrant and training.gradient_checkpointing:
         message = "re-entrant checkpointing marks parameters ready twice, which DDP refuses: set it false"
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)

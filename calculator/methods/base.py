@@ -75,8 +75,13 @@ class Method:
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether only steps of one GPU are modelled: of the reference loop, transformers' Trainer and SFTTrainer."""
+        """Whether only steps of the reference loop, transformers' Trainer and SFTTrainer are modelled."""
         return self.facts.plain_steps_only
+
+    @property
+    def plain_shardings(self) -> tuple[str, ...]:
+        """The shardings under which the reference step is modelled too, where only plain steps are."""
+        return self.facts.plain_shardings
 
     @property
     def trains_biases(self) -> bool:

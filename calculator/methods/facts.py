@@ -74,8 +74,10 @@ class MethodFacts:
     refuses_4_bits: str | None = None
     #: Why serving it without merging is refused, if it is.
     refuses_unmerged: str | None = None
-    #: Whether only steps of one GPU are modelled: of the reference loop, transformers' Trainer and TRL's SFTTrainer.
+    #: Whether only steps of the reference loop, transformers' Trainer and TRL's SFTTrainer are modelled.
     plain_steps_only: bool = False
+    #: The shardings under which the reference step is modelled too, of a method in plain steps only.
+    plain_shardings: tuple[str, ...] = ()
 
     #: Floating-point operations of a token's forward pass for each added parameter: 2 for matrices.
     forward_operations: int = 0
@@ -86,7 +88,10 @@ class MethodFacts:
     generate_caveat: str | None = None
 
 
-def in_plain_steps(label: str, **facts: Any) -> MethodFacts:
-    """The facts about a method of PEFT that is modelled in plain steps only, over a base in 16 or 32 bits."""
+def in_plain_steps(label: str, *, shardings: tuple[str, ...] = (), **facts: Any) -> MethodFacts:
+    """The facts about a method of PEFT that is modelled in plain steps only, over a base in 16 or 32 bits.
+
+    `shardings`: those under which the reference step is compared with traces.
+    """
     refused = f"{label} over a base in 4 bits is not modelled: use a base in 16 bits, or QLoRA"
-    return MethodFacts(label=label, refuses_4_bits=refused, plain_steps_only=True, **facts)
+    return MethodFacts(label=label, refuses_4_bits=refused, plain_steps_only=True, plain_shardings=shardings, **facts)

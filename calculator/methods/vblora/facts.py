@@ -8,6 +8,7 @@ WITHOUT = ("falcon", "mistral", "mixtral", "mpt", "phi", "stablelm", "xlm-robert
 
 FACTS = in_plain_steps(
     label="VB-LoRA",
+    shardings=("ddp",),
     summary="VB-LoRA (Li et al. 2024): low-rank updates put together from the vectors of one trained bank.",
     trainable="num_vectors · vector_length, and r · num_vectors · (in + out) / vector_length per adapted matrix",
     inference_overhead="none once merged; unmerged, the factors are put together in each pass",

@@ -12,6 +12,7 @@ OF_TRAINING = {
     "check",
     "keeps_inputs",
     "nearest_targets",
+    "plain_shardings",
     "plain_steps_only",
     "saved_base_weights",
     "saved_bytes",

@@ -1,0 +1,52 @@
+"""Estimates of one rank with methods of PEFT that are modelled in plain steps (tests/cases/README.md)."""
+
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.methods import METHODS
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "sharded" / "methods.jsonl").read_text().splitlines()]
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_every_phase_is_exact(case):
+    answer = estimate(parse_request({**case["request"], "reserved": "rule"}))
+    assert {phase.name: phase.peak_bytes for phase in answer.memory.phases} == case["expected"]["phases"]
+
+
+def test_every_sharding_that_a_method_names_has_a_case():
+    named = {(name, sharding) for name, method in METHODS.items() for sharding in method.facts.plain_shardings}
+    assert named == {(case["request"]["method"]["name"], case["request"]["device"]["sharding"]) for case in CASES}
+
+
+def refused(method, sharding, **training):
+    body = {"model": {"config": LLAMA}, "method": method, "training": {"sequence_length": 32, **training}}
+    with pytest.raises(PlanError) as caught:
+        estimate(parse_request(body | {"device": {"count": 2, "sharding": sharding}, "reserved": "rule"}))
+    return [problem.loc for problem in caught.value.problems]
+
+
+def test_other_shardings_and_trainers_are_refused():
+    assert refused({"name": "vera"}, "zero2", autocast="bfloat16") == ["device.sharding"]
+    assert refused({"name": "p_tuning"}, "fsdp") == ["device.sharding"]
+    assert refused({"name": "vera"}, "ddp", trainer="transformers") == ["training.trainer"]
+    assert refused({"name": "lora", "load_in_8bit": True}, "ddp") == ["device.count"]
+
+
+def test_a_static_graph_with_accumulation_is_refused_as_ddp_fails_in_its_first_step():
+    accumulates = {"gradient_accumulation_steps": 2, "ddp": {"static_graph": True}}
+    assert refused({"name": "lora"}, "ddp", **accumulates) == ["training.ddp.static_graph"]
