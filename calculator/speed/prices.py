@@ -68,16 +68,16 @@ def hour_price(device: Device, loc: str = "device") -> HourPrice:
 def list_prices(card: str) -> tuple[ListPrice, ...]:
     """The list prices of a card of the catalogue, the lowest first."""
     file = catalogue.read("prices.json")
-    source = file["source"]
+    sources = file["sources"]
     found = [
         ListPrice(
             cloud=row["cloud"],
             card=card,
             per_hour=row["per_hour"],
-            currency=source["currency"],
-            date=source["date"],
-            source=source["text"],
-            address=source["address"],
+            currency=file["currency"],
+            date=sources[row["source"]]["date"],
+            source=sources[row["source"]]["text"],
+            address=sources[row["source"]]["address"],
         )
         for row in file["prices"]
         if row["gpu"] == card

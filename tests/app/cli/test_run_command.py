@@ -40,7 +40,7 @@ def test_the_command_prints_the_time_and_the_cost(capsys):
     shown = capsys.readouterr().out
     assert "1,000 training steps take" in shown
     assert "At the price of the request they cost" in shown
-    assert "USD an hour on 2026-05-07" in shown
+    assert "USD an hour on 2026-11-09" in shown
     assert "published speeds, the interval that the other sources give contains" in shown
 
 

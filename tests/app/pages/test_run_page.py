@@ -70,7 +70,7 @@ def test_the_page_states_time_and_cost_with_their_basis(client):
     html = text(client.get(f"/run{SMALL}&gpu=a100-sxm4-80gb&eval_strategy=no&price_per_hour=2{LONGER}").text)
     assert "1,000 training steps take" in html
     assert "At the price of the plan they cost" in html
-    assert "an hour on 2026-05-07" in html
+    assert "an hour on 2026-11-09" in html
     assert "published speeds, the interval that the other sources give contains" in html
 
 

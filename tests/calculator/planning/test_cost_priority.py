@@ -21,7 +21,7 @@ def test_configurations_are_ordered_by_the_middle_of_their_cost():
     assert len(known) > 1
     assert known == sorted(known)
     assert costs[len(known) :] == [None] * (len(costs) - len(known))
-    assert any("the list price of Modal on 2026-05-07" in each for each in answer.assumptions)
+    assert any("the list price of RunPod Secure Cloud on 2026-11-09" in each for each in answer.assumptions)
 
 
 def test_a_price_of_the_request_scales_the_costs():

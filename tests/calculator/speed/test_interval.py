@@ -176,7 +176,7 @@ def test_a_price_of_the_request_comes_before_a_list_price():
     assert hour_price(device).per_hour == 1
     listed = hour_price(replace(device, price_per_hour=None))
     assert listed.per_hour == list_prices("a100-sxm4-80gb")[0].per_hour
-    assert "2026-05-07" in listed.origin
+    assert "2026-11-09" in listed.origin
 
 
 def test_a_price_changes_no_memory():
