@@ -82,6 +82,9 @@ TrainerName = Literal[
 ]
 
 #: A loss of a trainer, as a request's `training.loss_type` gives it.
+#: How samples become rows of one length. Source: trl/trainer/sft_config.py, packing_strategy.
+PackingStrategy = Literal["bfd", "bfd_split", "wrapped"]
+
 LossType = Literal[
     "nll",
     "chunked_nll",

@@ -99,6 +99,8 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
 OF_TRAINERS: dict[str, object] = {
     "loss_type": None,
     "packing": False,
+    "packing_strategy": "bfd",
+    "padding_free": False,
     "completion_tokens": None,
     "precompute_ref_log_probs": False,
     "beta": None,
@@ -132,6 +134,8 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
         return
     of_row = training.sequence_length - 1 + bool(request.method.virtual_tokens)
     most = training.micro_batch_size * trainer_of(training).facts.sequences * of_row
+    if training.flattened:
+        most = training.micro_batch_size * training.sequence_length - training.samples
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)

@@ -176,8 +176,11 @@ def _histories(request: Request) -> Iterator[str]:
     replayed = request.reserved == "replay"
     if drawn is not None:
         padding = ", with padding" if training.padding else ""
+        rows = "are rows of one length" if drawn.packing else "are padded to their longest sample"
+        if training.flattened:
+            rows = f"of {drawn.micro_batch_size:,} {'packed rows' if drawn.packing else 'samples'} are one row each"
         yield (
-            f"Micro-batches are padded to their longest sample. Peaks, components and phases are those of the longest"
+            f"Micro-batches {rows}. Peaks, components and phases are those of the longest"
             f" that can be drawn: {training.sequence_length:,} tokens{padding}."
         )
     if drawn is not None and replayed and len(drawn.sequence_lengths or ()) > 1:

@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from calculator.allocator.history import Padded
+from calculator.estimation.packed_rows import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +32,21 @@ AFTER = 4
 #: The most micro-batches of a step that are drawn: further ones find gradients as these do.
 MOST_ACCUMULATED = 8
 
+#: The most rows of a flattened micro-batch that are drawn: further ones have as many tokens on average.
+MOST_ROWS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class SampleLengths:
-    """Distinct lengths in ascending order, each with the number of samples that have it, cut to the longest allowed."""
+    """Distinct lengths in ascending order, each with the number of samples that have it, cut to the longest allowed.
+
+    Packed samples are rows of several.
+    """
 
     pairs: tuple[tuple[int, int], ...]
+
+    #: The samples of a micro-batch, where its rows are one row of all their tokens; None where each is padded.
+    in_a_row: int | None = None
 
     @property
     def longest(self) -> int:
@@ -44,7 +54,12 @@ class SampleLengths:
         return self.pairs[-1][0]
 
     def longest_batch(self, training: Training) -> Padded:
-        """The micro-batch that needs the most: it has the longest sample, and a shorter one if there is any."""
+        """The micro-batch that needs the most: it has the longest sample, and a shorter one if there is any.
+
+        A flattened one has the longest rows.
+        """
+        if self.in_a_row is not None:
+            return Padded(self._longest_rows(training.micro_batch_size), padding=False)
         mixed = training.micro_batch_size > 1 and len(self.pairs) > 1
         return Padded(self.longest, training.padding or mixed)
 
@@ -63,6 +78,8 @@ class SampleLengths:
         the micro-batches. It is the length of all of them in a share of (p / F)^B of those, p its own share.
         """
         size = training.micro_batch_size
+        if self.in_a_row is not None:
+            yield from self._drawn_rows(size, random)
         total = sum(count for _, count in self.pairs)
         upto = [count / total for count in accumulate(count for _, count in self.pairs)]
         while True:
@@ -72,6 +89,22 @@ class SampleLengths:
             alike = (count / total / upto[number]) ** size / (1 - below)
             yield Padded(length, training.padding or random.random() >= alike)
 
+    def _longest_rows(self, rows: int) -> int:
+        """The tokens of the longest rows together; a row comes again if there are too few."""
+        tokens, left = 0, rows
+        for length, count in reversed(self.pairs):
+            tokens += length * min(left, count)
+            left -= min(left, count)
+        return tokens + left * self.longest
+
+    def _drawn_rows(self, size: int, random: Random) -> Iterator[Padded]:
+        """Flattened micro-batches of rows that are drawn with replacement: as many of them as there are, or some."""
+        lengths, counts = zip(*self.pairs, strict=True)
+        some = min(size, MOST_ROWS)
+        while True:
+            tokens = sum(random.choices(lengths, counts, k=some))
+            yield Padded(max(2, tokens * size // some), padding=False)
+
 
 def sample_lengths(training: Training) -> SampleLengths | None:
     """The lengths of a run's samples, cut to `sequence_length`; None where all have that length."""
@@ -79,11 +112,23 @@ def sample_lengths(training: Training) -> SampleLengths | None:
         if training.torch_empty_cache_steps is None:
             return None
         return SampleLengths(((training.sequence_length, 1),))
+    if training.packing:
+        return _packed(training, training.sequence_lengths)
     counts: dict[int, int] = {}
     for length, count in training.sequence_lengths:
         cut = min(length, training.sequence_length)
         counts[cut] = counts.get(cut, 0) + count
-    return SampleLengths(tuple(sorted(counts.items())))
+    return SampleLengths(tuple(sorted(counts.items())), training.micro_batch_size if training.flattened else None)
+
+
+def _packed(training: Training, lengths: tuple[tuple[int, int], ...]) -> SampleLengths:
+    """The lengths of packed rows. Those that are cut from one stream of tokens are full."""
+    if training.packing_strategy == "wrapped":
+        return SampleLengths(
+            ((training.sequence_length, 1),), training.micro_batch_size if training.flattened else None
+        )
+    rows = packed(lengths, training.sequence_length, training.packing_strategy)
+    return SampleLengths(rows.pairs, rows.samples_in(training.micro_batch_size))
 
 
 def uncut(request: Request) -> Request:
@@ -104,6 +149,8 @@ def with_longest_batch(request: Request) -> Request:
         return request
     longest = lengths.longest_batch(training)
     own = replace(training, sequence_length=longest.length, padding=longest.padding)
+    if lengths.in_a_row is not None:
+        own = replace(own, micro_batch_size=1, drawn_samples=lengths.in_a_row)
     return replace(request, training=own, drawn=training)
 
 

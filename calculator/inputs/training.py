@@ -5,7 +5,7 @@ from math import ceil
 from typing import Literal
 
 from calculator.common.dtype import DType
-from calculator.common.names import LossType, OptimizerName, TrainerName
+from calculator.common.names import LossType, OptimizerName, PackingStrategy, TrainerName
 from calculator.inputs.images import Images
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ZeroOptimization
@@ -142,8 +142,19 @@ class Training:
     packing: bool = setting(
         False,
         label="Packing",
-        help="Pack the sequences of a micro-batch into one row without padding (packing=True with the strategy bfd). "
-        "Only with trl-sft and flash_attention_2.",
+        help="Fill rows of sequence_length tokens with several samples each (packing). Only with trl-sft.",
+    )
+    packing_strategy: PackingStrategy = setting(
+        "bfd",
+        label="Packing strategy",
+        help="How samples become rows (packing_strategy): bfd and bfd_split keep the samples of a row apart, and the "
+        "rows of a micro-batch are one row (padding_free); wrapped cuts rows from one stream of tokens.",
+    )
+    padding_free: bool = setting(
+        False,
+        label="Padding-free",
+        help="Put the sequences of a micro-batch into one row without padding, with positions that begin anew "
+        "(padding_free). Only with trl-sft.",
     )
     completion_tokens: int | None = setting(
         None,
@@ -299,6 +310,9 @@ class Training:
         " step, as a training loop of one's own may.",
     )
 
+    #: The samples of a flattened micro-batch that is drawn from samples of many lengths: one row of them all.
+    drawn_samples: int | None = None
+
     @property
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
@@ -327,7 +341,21 @@ class Training:
     @property
     def passes_mask(self) -> bool:
         """Whether the model gets an attention mask. A trainer passes its collator's, padding or not."""
-        return self.padding or (self.trainer is not None and not self.packing)
+        return self.padding or (self.trainer is not None and not self.flattened)
+
+    @property
+    def flattened(self) -> bool:
+        """Whether the sequences of a micro-batch are one row, in which each is kept apart from the others."""
+        return self.padding_free or (self.packing and self.packing_strategy != "wrapped")
+
+    @property
+    def samples(self) -> int:
+        """The samples in a flattened micro-batch. A packed row has more than one if it is the only row."""
+        if self.drawn_samples is not None:
+            return self.drawn_samples
+        if self.packing and self.micro_batch_size == 1 and self.packing_strategy != "wrapped":
+            return 2
+        return self.micro_batch_size
 
     @property
     def colocated(self) -> Colocated | None:

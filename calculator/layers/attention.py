@@ -13,7 +13,7 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.engine import autocast, products
 from calculator.engine import operations as ops
 from calculator.engine.layout import by_positions, mergeable
-from calculator.layers.kernels import efficient, flash
+from calculator.layers.kernels import Samples, efficient, flash
 from calculator.layers.math_attention import math_attention
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def attend(
         value, width = _widened(query, value), value.shape[-1]
         if query.dtype == "float32":
             query, key, value = (half_precision(context, t, n) for t, n in _named(query, key, value))
-        out = _cut(_flash(query, key, value), width)
+        out = _cut(_flash(query, key, value, samples_of(context)), width)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
 
@@ -152,13 +152,29 @@ def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str
     return (query, "query"), (key, "key"), (value, "value")
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def samples_of(context: Context) -> Samples | None:
+    """Return the samples that FlashAttention keeps apart; None for a batch that is not flattened.
+
+    Each layer finds their bounds in the positions if the batch comes without them, and then only if there are several.
+
+    Source: transformers/modeling_flash_attention_utils.py, _flash_attention_forward.
+    """
+    training = context.training
+    bounds = context.sample_bounds if context.forward.passes_bounds else None
+    if not training.flattened or (bounds is None and training.samples == 1):
+        return None
+    if bounds is None:
+        bounds = context.tape.new((training.samples + 1,), "int32", "bounds of samples")
+    return Samples(training.samples, bounds)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None) -> Tensor:
     """Run FlashAttention. Head sizes that are no multiple of 8 are padded, and the result is cut back."""
     head_dim = query.shape[-1]
     if head_dim % 8 == 0:
-        return flash(query, key, value)
+        return flash(query, key, value, samples)
     query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
-    out = ops.narrow(flash(query, key, value), (*query.shape[:-1], head_dim))
+    out = ops.narrow(flash(query, key, value, samples), (*query.shape[:-1], head_dim))
     return ops.contiguous(out, "attention output, cut back")
 
 

@@ -84,6 +84,7 @@ class Context:
         "repetition",
         "returned_attn_weights",
         "router_logits",
+        "sample_bounds",
         "skipped_layer",
         "skipped_layer_tensors",
         "skipped_router_gradients",
@@ -130,9 +131,9 @@ class Context:
         self.method = method
         self.training = training
         rows, tokens = sequences(prepared), named(training.sequence_length, "S")
-        self.batch: Dim = named(1, "1") if training.packing else rows
-        #: Tokens of this pass, virtual tokens included; of all sequences, where they are packed.
-        self.length: Dim = rows * tokens if training.packing else tokens
+        self.batch: Dim = named(1, "1") if training.flattened else rows
+        #: Tokens of this pass, virtual tokens included; of all sequences, where they are one row.
+        self.length: Dim = rows * tokens if training.flattened else tokens
         #: Tokens in the cache from earlier passes or a prefix, and whether the caller gives every sequence's positions.
         self.past, self.gives_positions = 0, False
         self.parameters = Parameters(
@@ -199,6 +200,8 @@ class Context:
         self.labels: list[Tensor] = []
         #: The number of labels in a step, which a trainer passes to the model.
         self.num_items: Tensor | None = None
+        #: Where each sample of a flattened batch begins, if the batch comes with that.
+        self.sample_bounds: Tensor | None = None
         #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
         #: What the first layers of the decoder add to the hidden states of images, each with the mask of these.
@@ -239,8 +242,11 @@ class Context:
         return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
 
     def position_ids(self, length: int) -> Tensor:
-        """Return the positions: those of all sequences if the caller gives them, or of one that the model counts."""
-        if self.gives_positions:
+        """Return the positions: those of all sequences if the caller gives them, or of one that the model counts.
+
+        Those of a flattened batch come with it.
+        """
+        if self.gives_positions or self.training.flattened:
             return Tensor(self.tape, None, (self.batch, length), "int64", None)
         return self.tape.new((1, length), "int64", "position_ids")
 

@@ -91,11 +91,7 @@ def tables_of_type(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Te
 
 
 def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
-    """Return the positions; those of packed sequences come with the batch."""
-    length = hidden_states.shape[1]
-    if context.training.packing:
-        return Tensor(context.tape, None, (1, length), "int64", None)
-    return context.position_ids(length)
+    return context.position_ids(hidden_states.shape[1])
 
 
 def _cos_and_sin(context: Context, length: int, dtype: DType, width: int | None = None) -> tuple[Tensor, Tensor]:
@@ -268,6 +264,11 @@ class DecoderForward:
 
     #: Whether the code rotates only a part of each head if the config sets partial_rotary_factor.
     partial_rotary: bool = False
+
+    #: Whether rows of several samples, whose positions begin anew, are modelled; and whether layers receive the bounds
+    #: of samples that such a batch may come with.
+    flattens: bool = True
+    passes_bounds: bool = True
 
     #: Whether the model's forward has a parameter `position_ids`, for which `generate` makes them.
     takes_positions: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.autograd import Node
 
@@ -14,15 +14,23 @@ def _multiple(size: int, of: int) -> int:
     return -(-size // of) * of
 
 
-def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run FlashAttention 2. Grouped key/value heads are not repeated.
+class Samples(NamedTuple):
+    """The samples of a flattened batch: how many, and the tensor with the position of each one's first token."""
 
-    Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd.
+    count: int
+    bounds: Tensor
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None) -> Tensor:
+    """Run FlashAttention 2. Grouped key/value heads are not repeated. It attends within each of `samples`.
+
+    Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd; of Dao-AILab's
+    flash-attention, csrc/flash_attn/flash_api.cpp, mha_varlen_bwd, and flash_attn_interface.py, FlashAttnVarlenFunc.
     """
     tape = query.tape
     inputs = (query, key, value)
     edges = (query.edge, key.edge, value.edge)
-    node = Node(tape, _flash_back, edges) if any(edges) else None
+    node = Node(tape, _flash_back, edges, samples and samples.count) if any(edges) else None
     if node is not None:
         for tensor in inputs:
             node.save(tensor)
@@ -30,7 +38,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     kept = [out, tape.new(query.shape[:3], "float32", "attention: logsumexp")]
     kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
     if node is not None:
-        for tensor in kept:
+        for tensor in (*kept, *((samples.bounds,) if samples is not None else ())):
             node.save(tensor)
     return out
 
@@ -39,7 +47,7 @@ def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     query, key, value = node.saved[:3]
     tape = grad.tape
     batch, heads, length, head_dim = query.shape
-    rows = _multiple(length, 128)
+    rows = _multiple(length, 128) if node.context is None else length + 128 * node.context
     width = _multiple(head_dim, 32 if head_dim <= 128 else 64)
     grads = [_like(query, "query"), _like(key, "key"), _like(value, "value")]
     turned = grad.merged and heads > 1

@@ -102,7 +102,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
-    if _masks_packed_sequences(context):
+    if _masks_packed_sequences(context) or _keeps_samples_apart(context):
         return True
     if context.training.padding or beyond or context.forward.always_masked or both_ways:
         return True
@@ -118,6 +118,14 @@ def _masks_packed_sequences(context: Context) -> bool:
     if "masks_without_cache" not in context.older or context.training.passes_mask:
         return False
     return not context.config["use_cache"] or context.training.gradient_checkpointing
+
+
+def _keeps_samples_apart(context: Context) -> bool:
+    """Return whether the positions of a row begin anew in it.
+
+    Source: transformers/masking_utils.py, find_packed_sequence_indices.
+    """
+    return context.training.flattened and context.training.samples > 1
 
 
 def _mask(context: Context, attention: MixerType) -> Tensor | None:
@@ -158,6 +166,9 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if _masks_packed_sequences(context):
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sequence"), "and of one sequence")
+    if _keeps_samples_apart(context):
+        mask = _and(mask, mask, "by positions")
+        mask = _and(mask, tape.new((batch, length, width), "bool", "same sample"), "and of one sample")
     if context.training.passes_mask:
         mask = _and(mask, mask, "where queries look")
         mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")

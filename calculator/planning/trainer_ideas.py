@@ -26,7 +26,7 @@ def trainer_ideas(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "fused_head", {"stack.trl": DEFAULT_STACK.trl}
     if not training.use_liger_kernel:
         yield "liger_kernels", {"training.use_liger_kernel": True}
-    if not training.packing:
+    if not training.packing and not training.flattened:
         flash = {"training.attention": "flash_attention_2", "training.padding": False}
         changes = {name: value for name, value in flash.items() if getattr(training, name.split(".")[1]) != value}
         yield "packed_rows", {"training.packing": True, **changes}

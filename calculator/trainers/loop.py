@@ -110,9 +110,13 @@ class Loop(ABC):
         """Return what the trainer keeps in pinned host memory; None if it keeps nothing there."""
         return None
 
-    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
-        return batch(self.facts, training)
+        return batch(self.facts, prepared.training, self.sample_bounds(prepared))
+
+    def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
+        """Return the tensors of a flattened micro-batch that say where each sample is, besides the positions."""
+        return ()
 
     def least(self, name: str, training: Training) -> int:  # noqa: ARG002  a hook's signature
         """Return the smallest value of a size setting that the trainer accepts, with the others as they are."""

@@ -13,7 +13,7 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.trainers import rotary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
@@ -29,6 +29,9 @@ _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(
 
 #: The scalar in which a trainer keeps the norm of the gradients.
 GRADIENT_NORM = "grad_norm"
+
+#: The tensor with the number of each token's sample in a flattened micro-batch.
+SEQ_IDX = "seq_idx"
 
 #: The most micro-batches of a step whose tensors are listed one by one.
 MOST_LISTED = 1024
@@ -47,7 +50,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         for name in loop.facts.scalars
     )
     return (
-        *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(training)),
+        *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),
         *(_of_step(*each, 1) for each in loop.kept_for_step(training)),
         *scalars,
         *loop.buffers(prepared),
@@ -64,16 +67,19 @@ def _of_images(prepared: Subject) -> tuple[ResidentTensor, ...]:
     )
 
 
-def batch(facts: TrainerFacts, training: Training) -> list[tuple[str, Shape, DType]]:
-    """The tensors of a micro-batch with a number for each token, by name, and what packed sequences have."""
+def batch(facts: TrainerFacts, training: Training, bounds: tuple[str, ...] = ()) -> list[tuple[str, Shape, DType]]:
+    """The tensors of a micro-batch with a number for each token, by name, and what flattened sequences have.
+
+    `bounds` are those that say where each sample of a flattened micro-batch is.
+    """
     rows = named(training.micro_batch_size, "B")
     if facts.sequences > 1:
         rows = facts.sequences * rows
     shape = (rows, named(training.sequence_length, "S"))
     tensors: list[tuple[str, Shape, DType]] = [
-        (name, shape, "int64") for name in facts.batch if not (training.packing and name == "attention_mask")
+        (name, shape, "int64") for name in facts.batch if not (training.flattened and name == "attention_mask")
     ]
-    return [*tensors, *(_packed(shape) if training.packing else ())]
+    return [*tensors, *(_flattened(shape, training, bounds) if training.flattened else ())]
 
 
 def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTensor:
@@ -85,15 +91,14 @@ def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTenso
     return ResidentTensor(name=f"{name} of every micro-batch", shape=whole, dtype=dtype, component="activations")
 
 
-def _packed(shape: tuple[Dim, Dim]) -> tuple[tuple[str, Shape, DType], ...]:
-    """What a batch of packed sequences has in place of a mask: positions, and where each sequence starts."""
-    bounds = (shape[0] + 1,)
-    return (
-        ("position_ids", shape, "int64"),
-        ("seq_idx", shape, "int32"),
-        ("cu_seq_lens_q", bounds, "int32"),
-        ("cu_seq_lens_k", bounds, "int32"),
-    )
+def _flattened(
+    shape: tuple[Dim, Dim], training: Training, bounds: tuple[str, ...]
+) -> Iterator[tuple[str, Shape, DType]]:
+    """What a batch of flattened sequences has in place of a mask: positions, and where each sample is."""
+    yield "position_ids", shape, "int64"
+    starts = (named(training.samples, "samples") + 1,)
+    for name in bounds:
+        yield name, (shape if name == SEQ_IDX else starts), "int32"
 
 
 def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:

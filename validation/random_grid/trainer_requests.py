@@ -43,7 +43,12 @@ GRPO_LOSSES = ("grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
 #: Settings of TRL's trainers, by trainer; numbers from 0 to 1 are shares of the tokens.
 OWN: dict[str, Options] = {
     "transformers": {},
-    "trl-sft": {"completion_tokens": (0.4, (0.1, 0.5, 0.9)), "packing": (0.2, (True,)), "loss_type": (0.15, ("dft",))},
+    "trl-sft": {
+        "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
+        "packing": (0.2, (True,)),
+        "padding_free": (0.1, (True,)),
+        "loss_type": (0.15, ("dft",)),
+    },
     "trl-dpo": {
         "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
         "precompute_ref_log_probs": (0.25, (True,)),
@@ -72,8 +77,8 @@ def random_trainer_request(seed: int, number: int, trainers: Sequence[str]) -> d
     training = {"trainer": trainer, **kept, **_set(rng, SMALL), **settings}
     if training.get("gradient_checkpointing") and rng.random() < 0.3:
         training["gradient_checkpointing_kwargs"] = {"use_reentrant": True}
-    if training.get("packing"):
-        training["attention"] = "flash_attention_2"
+    if training.get("packing") and rng.random() < 0.2:
+        training["packing_strategy"] = "wrapped"
     if training.get("attention") == "flash_attention_2" and training.get("dtype") == "float32":
         training["autocast"] = "bfloat16"
     if "completion_tokens" in training:

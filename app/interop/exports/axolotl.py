@@ -261,7 +261,7 @@ def _data(planned: Planned) -> Part:
         "datasets": [{"path": "corpus.jsonl", "ds_type": "json", "type": "completion", "field": "text"}],
         "val_set_size": 0,
         "sequence_len": training.sequence_length,
-        "sample_packing": False,
+        "sample_packing": training.packing,
         "pad_to_sequence_len": whole,
         **({"pad_to_multiple_of": 1} if multiples else {}),
     }

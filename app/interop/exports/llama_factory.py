@@ -171,8 +171,10 @@ def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
 
 def _data(planned: Planned) -> Part:
     training = planned.request.training
-    packed = not training.padding and training.sequence_lengths is None
+    packed = training.packing or (not training.padding and training.sequence_lengths is None)
     keys = {"dataset": "c4_demo", "cutoff_len": training.sequence_length, "packing": packed}
+    if training.packing and training.flattened:
+        keys["neat_packing"] = True
     heading = "Data: packed into full sequences, or padded up to the longest of a batch"
     return Part(heading=heading, keys=keys, not_expressed=drawn(planned))
 

@@ -122,15 +122,13 @@ def _packing(keys: Keys, trainer: TrainerName, attention: str, batch: int) -> di
     """Return packing and padding. Without packing, a batch of several sequences is padded to its longest."""
     packing, free = keys.flag("packing"), keys.flag("padding_free")
     strategy = keys.choice("packing_strategy", {name: name for name in STRATEGIES}, "bfd", "bfd")
-    if packing and strategy == "wrapped":
-        keys.miss("packing_strategy", strategy, "rows are cut from one stream of tokens: they are full and unpadded")
-        return {"padding": False}
     if trainer == "unsloth":  # its rows are one row, packed or not
         return {"padding": False}
-    if free and not packing:
-        keys.miss("padding_free", True, "is modelled as packing: the sequences of a micro-batch are one row")
-    if (packing or free) and trainer == _PACKS and attention == "flash_attention_2":
-        return {"packing": True, "padding": False}
+    if trainer == _PACKS and (packing or free):
+        given: dict[str, Any] = {"packing": True} if packing else {}
+        if packing and strategy != "bfd":
+            given["packing_strategy"] = strategy
+        return {**given, **({"padding_free": True} if free else {}), "padding": False}
     if packing:
         effect = "Packing puts several examples into one row, and attention gets their boundaries."
         keys.warn(f"packing with {attention}", effect, "one with full sequences of max_length tokens")

@@ -154,6 +154,7 @@ BLOOM = DecoderForward(
     embeddings=partial(embed, name="transformer.word_embeddings"),
     before_layers=_before_layers,
     tables=_alibi,
+    flattens=False,
     takes_positions=False,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
     dropout_modules=("attention_dropout",),

@@ -104,6 +104,7 @@ FALCON = DecoderForward(
     layer=layer,
     embeddings=partial(embed, name="transformer.word_embeddings"),
     tables=_tables,
+    passes_bounds=False,
     transform_mask=_biased,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
     always_masked=True,

@@ -82,6 +82,7 @@ MPT = DecoderForward(
     casts_token_logits=False,
     embeddings=partial(embed, name="transformer.wte"),
     tables=_alibi,
+    flattens=False,
     layer=layer,
     final_norm=final(norms.layer_norm, "transformer.norm_f"),
     sdpa="eager",

@@ -14,5 +14,6 @@ NEMOTRON = DecoderForward(
         norm=norm_by_name(norms.offset_layer_norm),
     ),
     final_norm=final(norms.offset_layer_norm),
+    passes_bounds=False,
     partial_rotary=True,
 )

@@ -109,5 +109,6 @@ OPT = DecoderForward(
     before_layers=_before_layers,
     retained="neither",
     tables=_positions,
+    flattens=False,
     final_norm=_final_norm,
 )

@@ -62,4 +62,5 @@ STABLELM = DecoderForward(
     final_norm=final(norms.layer_norm),
     dropout_modules=("hidden_dropout",),
     partial_rotary=True,
+    passes_bounds=False,
 )

@@ -16,6 +16,8 @@ def labelled_tokens(context: Context) -> Dim:
     training = context.training
     if training.completion_tokens is not None:
         return named(training.completion_tokens, "completion_tokens")
+    if training.flattened:
+        return named(training.micro_batch_size * training.sequence_length - training.samples, "B · S - samples")
     predicted = training.sequence_length - (not context.method.virtual_tokens)
     if training.max_completion_length is not None:
         predicted = training.max_completion_length

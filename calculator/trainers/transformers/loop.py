@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OF_TRL = {
     "loss_type": "trl-sft",
     "packing": "trl-sft",
+    "padding_free": "trl-sft",
     "precompute_ref_log_probs": "trl-dpo",
     "beta": "trl-grpo",
     "num_generations": "trl-grpo",

@@ -79,7 +79,7 @@ class GeneratingTrainer(ComparingTrainer):
             return "beta is 0: there is no reference."
         return ComparingTrainer.reference_sentence(self, prepared)
 
-    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
         """Return nothing: a batch is a list of texts."""
         return []
 

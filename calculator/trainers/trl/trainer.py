@@ -39,9 +39,10 @@ class TrlTrainer(Transformers):
             yield Problem(loc="stack.trl", msg=message, input=trl)
         if training.loss_type is not None and training.loss_type not in self.losses:
             yield self._loss_problem(training.loss_type)
-        if training.packing:
-            message = f"{self.facts.label} does not pack sequences: use false"
-            yield Problem(loc="training.packing", msg=message, input=True)
+        for name in ("packing", "padding_free"):
+            if getattr(training, name):
+                message = f"{self.facts.label} trains on padded rows: use false"
+                yield Problem(loc=f"training.{name}", msg=message, input=True)
         if training.sequence_lengths is not None:
             message = f"sample lengths are not modelled for {self.facts.label}: give sequence_length alone"
             yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)

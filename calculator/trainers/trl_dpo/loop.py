@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
-    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Passes
+    from calculator.trainers.subject import Subject
 
 #: Further settings that a loss needs.
 _NEEDS_SMOOTHING = "needs label_smoothing, which is not modelled"
@@ -53,9 +53,10 @@ class TrlDpo(ComparingTrainer):
     )
     other_losses: ClassVar[dict[str, str]] = {"exo_pair": _NEEDS_SMOOTHING}
 
-    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the batch, and the reference's log-probabilities if they are precomputed."""
-        tensors = ComparingTrainer.fetched(self, training)
+        training = prepared.training
+        tensors = ComparingTrainer.fetched(self, prepared)
         if training.precompute_ref_log_probs:
             rows: Shape = (training.micro_batch_size,)
             tensors += [(name, rows, "float32") for name in ("ref_chosen_logps", "ref_rejected_logps")]

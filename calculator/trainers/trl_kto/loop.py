@@ -53,9 +53,10 @@ class TrlKto(ComparingTrainer):
         """Return 2 rows where the loss pairs each prompt with another row's completion."""
         return 2 if name == "micro_batch_size" and _estimates_kl(training) else 1
 
-    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the batch, the one for the KL divergence, labels of rows, and precomputed log-probabilities."""
-        batch = ComparingTrainer.fetched(self, training)
+        training = prepared.training
+        batch = ComparingTrainer.fetched(self, prepared)
         references = ["ref_logps"] if training.precompute_ref_log_probs else []
         if _estimates_kl(training):
             batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch]

@@ -51,8 +51,9 @@ class TrlOrpo(TrlTrainer):
         """Return whether the config asks for the routers' logits: the trainer does not."""
         return bool(prepared.model.config.get("output_router_logits"))
 
-    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return ids, mask and labels of both sequences of each row, and ids and mask of the prompts."""
+        training = prepared.training
         rows, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
         both: list[tuple[str, Shape, DType]] = [
             (f"{which}_{name}", (rows, length), "int64")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.families import forward_of
-from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
+from calculator.layers.masks import is_recurrent
 from calculator.stack.releases import dotted, release
 from calculator.trainers.trl import check
-from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS
+from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS, SPLITS
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LAST_OF_OLDER = (4, 48)
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with the trainer."""
     yield from _loss(prepared)
-    yield from _packing(prepared) if prepared.training.packing else ()
+    yield from _rows(prepared)
     yield from check.model_problems(prepared, FACTS)
     yield from check.router_problems(prepared, FACTS) if "output_router_logits" in prepared.model.config else ()
     yield from check.head_problems(prepared) if release(prepared.stack.trl)[:2] >= CHUNKED else ()
@@ -53,18 +53,38 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
 
 
-def _packing(prepared: Subject) -> Iterator[Problem]:
-    """Packing without flash attention, and what of it is not modelled."""
+def _rows(prepared: Subject) -> Iterator[Problem]:
+    """Packed and flattened rows: what a release refuses, and what of them is not modelled."""
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
-    if training.attention != "flash_attention_2":
-        message = "the masks of packed sequences are not modelled for other kernels yet: use flash_attention_2"
-        yield Problem(loc="training.attention", msg=message, input=training.attention)
-    if trl < FUSED:
-        message = f"packing in TRL {prepared.stack.trl} is not modelled yet: use stack.trl 1.15 or later"
-        yield Problem(loc="training.packing", msg=message, input=True)
-    if training.sequence_lengths is not None:
-        message = "packed micro-batches have one length: leave sequence_lengths out"
-        yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
-    if forward_of(prepared.model).tables not in (rotary_tables, rotary_tables_per_type):
-        message = f"packing is not modelled for the positions of {prepared.model.model_type}: use false"
-        yield Problem(loc="training.packing", msg=message, input=True)
+    for name in ("packing", "padding_free"):
+        if getattr(training, name) and trl < OWN_LOSS:
+            message = f"{name} in TRL {prepared.stack.trl} is not modelled: use false, or a later stack.trl"
+            yield Problem(loc=f"training.{name}", msg=message, input=True)
+    if training.packing_strategy != "bfd":
+        yield from _strategy(prepared)
+    if training.padding and (training.packing or training.flattened):
+        yield Problem(loc="training.padding", msg="packed and flattened rows have no padding: use false", input=True)
+    yield from _flattened(prepared) if training.flattened else ()
+
+
+def _strategy(prepared: Subject) -> Iterator[Problem]:
+    given, where = prepared.training.packing_strategy, "training.packing_strategy"
+    if not prepared.training.packing:
+        yield Problem(loc=where, msg="it has no effect: set packing to true, or leave it out", input=given)
+    if given == "bfd_split" and release(prepared.stack.trl) < SPLITS:
+        message = f"TRL {prepared.stack.trl} has no bfd_split: use bfd or wrapped, or a later stack.trl"
+        yield Problem(loc=where, msg=message, input=given)
+
+
+def _flattened(prepared: Subject) -> Iterator[Problem]:
+    training, model = prepared.training, prepared.model
+    name = "packing" if training.packing else "padding_free"
+    if not forward_of(model).flattens:
+        message = f"{name} is not modelled for {model.model_type}: use false"
+        yield Problem(loc=f"training.{name}", msg=message, input=True)
+    if is_recurrent(model):
+        message = f"{name} needs the package causal_conv1d for {model.model_type}, which is not modelled: use false"
+        yield Problem(loc=f"training.{name}", msg=message, input=True)
+    if prepared.method.virtual_tokens:
+        message = f"PEFT drops the positions of {name} where it adds virtual tokens: use false"
+        yield Problem(loc=f"training.{name}", msg=message, input=True)

@@ -22,6 +22,13 @@ OWN_LOSS = (0, 24)
 #: The first releases with `chunked_nll` as the default, and with the fused head for every loss.
 CHUNKED, FUSED = (1, 7), (1, 15)
 
+#: The first release with the packing strategy bfd_split.
+SPLITS = (1, 0)
+
+#: The first release whose collator finds the bounds of the samples in a flattened batch. Older ones leave that to
+#: each layer of the model.
+BOUNDS = (1, 16)
+
 
 def loss_of(training: Training, stack: StackVersions) -> SftLoss:
     """Return how the loss is computed."""
@@ -43,3 +50,8 @@ def logs_from_logits(training: Training, stack: StackVersions) -> bool:
 def shifts_first(stack: StackVersions) -> bool:
     """Whether the logged entropy leaves out the last position."""
     return release(stack.trl)[:2] >= CHUNKED
+
+
+def finds_bounds(stack: StackVersions) -> bool:
+    """Whether the collator finds the bounds of the samples in a flattened batch."""
+    return release(stack.trl) >= BOUNDS

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
 from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
 from calculator.layers.trl.chunked_nll import ChunkedNLL
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.logits_metrics import log_from_logits
 from calculator.trainers.ddp_outputs import returned
+from calculator.trainers.resident import SEQ_IDX
 from calculator.trainers.transformers.loop import Transformers, num_items
 from calculator.trainers.trl import qlora
 from calculator.trainers.trl_sft import check, sentences
-from calculator.trainers.trl_sft.eras import logs_from_logits, loss_of, shifts_first
+from calculator.trainers.trl_sft.eras import finds_bounds, logs_from_logits, loss_of, shifts_first
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
-    from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
@@ -68,6 +69,16 @@ class TrlSft(Transformers):
         """Return whether checkpointing is re-entrant: TRL before 1.0 leaves 4-bit models PyTorch's default."""
         left = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
         return left or context.training.use_reentrant
+
+    def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:
+        """Return what the collator of TRL 1.16 makes of the positions."""
+        return ("cu_seq_lens_q", "cu_seq_lens_k", SEQ_IDX) if finds_bounds(prepared.stack) else ()
+
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the tensors of a batch; a flattened one may come with the bounds of its samples."""
+        if context.training.flattened and finds_bounds(context.prepared.stack):
+            context.sample_bounds = Tensor(context.tape, None, (context.training.samples + 1,), "int32", None)
+        return Transformers.batch(self, context)
 
     def head(self, context: Context) -> LossHead:
         """Return the head that the release of TRL puts on the model."""

@@ -8,7 +8,7 @@ from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
 from calculator.trainers.trl import qlora, sentences
-from calculator.trainers.trl_sft.eras import OWN_LOSS, loss_of
+from calculator.trainers.trl_sft.eras import BOUNDS, OWN_LOSS, loss_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) ->
     """Yield how the release computes the loss, and what it casts."""
     loss = "transformers" if release(stack.trl)[:2] < OWN_LOSS else loss_of(training, stack)
     yield f"TRL {stack.trl} {_LOSSES[loss]}."
+    yield from _rows(training) if training.flattened else ()
     if in_4_bits and not qlora.prepares(stack):
         yield sentences.casts_to_bfloat16(stack)
     elif in_4_bits:
@@ -38,9 +39,26 @@ def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) ->
         )
 
 
+def _rows(training: Training) -> Iterator[str]:
+    """Yield what a flattened micro-batch is, and what keeps its samples apart."""
+    tokens = training.micro_batch_size * training.sequence_length
+    samples = f"{training.samples:,} sample{'s' if training.samples > 1 else ''}"
+    counted = " Each packed row counts as one, the only row as two." if training.packing else ""
+    if training.drawn_samples is not None:
+        counted = ""
+    yield f"A micro-batch is one row of {tokens:,} tokens with {samples}, without padding (padding_free).{counted}"
+    if training.attention != "flash_attention_2" and training.samples > 1:
+        yield (
+            f"With {training.attention}, a mask of {tokens:,} × {tokens:,} tokens keeps the samples of a row apart. "
+            "With flash_attention_2 there is no mask."
+        )
+
+
 def warnings(training: Training, stack: StackVersions, *, is_prepared: bool) -> Iterator[str]:
     """Yield the trainer's own defaults where the request differs."""
     yield from sentences.defaults(training, "SFTConfig")
+    if training.flattened and training.attention != "flash_attention_2" and release(stack.trl) < BOUNDS:
+        yield f"TRL {stack.trl} warns that padding-free training is known to work with FlashAttention only."
     newest = release(stack.trl) >= (1, 0)
     if training.dtype != "float32" and newest and not is_prepared:
         yield sentences.loaded_in_float32(training, "SFTTrainer")

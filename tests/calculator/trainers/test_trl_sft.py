@@ -7,6 +7,7 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
+from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.resident.per_parameter import tensors
@@ -125,6 +126,8 @@ def test_older_releases_cast_embeddings_and_head_of_a_prepared_model_back(trl):
         (lambda: older(LORA, loss_type="nll"), "training.loss_type"),
         (lambda: older({"name": "qlora", "prepare_model_for_kbit_training": False}), "method.prepare_model_for_kbit"),
         (lambda: request(trl="0.13"), "stack.trl"),
+        (lambda: older(LORA, packing=True), "training.packing"),
+        (lambda: older(LORA, padding_free=True), "training.padding_free"),
     ],
 )
 def test_what_older_releases_do_not_have_is_refused_by_name(wanted, loc):
@@ -143,9 +146,10 @@ def test_what_older_releases_do_not_have_is_refused_by_name(wanted, loc):
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
         ({"method": {"name": "prompt"}}, "method.name"),
         ({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}}, "training.trainer"),
-        ({"packing": True}, "training.attention"),
-        ({"packing": True, "attention": "flash_attention_2", "trl": "1.9"}, "training.packing"),
-        ({"packing": True, "attention": "flash_attention_2", "model": "openai-community/gpt2"}, "training.packing"),
+        ({"packing": True, "padding": True}, "training.padding"),
+        ({"packing": True, "trl": "0.24", "packing_strategy": "bfd_split"}, "training.packing_strategy"),
+        ({"packing_strategy": "wrapped"}, "training.packing_strategy"),
+        ({"padding_free": True, "model": "facebook/opt-125m"}, "training.padding_free"),
         ({"completion_tokens": 512}, "training.completion_tokens"),
         ({"trl": "1.4"}, "stack.trl"),
     ],
@@ -167,6 +171,34 @@ def test_defaults_of_the_trainer_that_the_request_lacks_are_warned_about():
 def test_the_answer_names_the_release_and_its_loss():
     assert "TRL 1.16 computes the loss in its fused output head" in " ".join(estimate(request()).assumptions)
     assert "TRL 1.9 computes the loss from the logits of 256" in " ".join(estimate(request(trl="1.9")).assumptions)
+
+
+def test_rows_that_are_cut_from_a_stream_are_an_unpadded_batch():
+    assert peaks(request(packing=True, packing_strategy="wrapped")) == peaks(request())
+
+
+def test_packing_with_bfd_is_padding_free_and_sdpa_needs_a_mask():
+    packed = peaks(request(packing=True, micro_batch_size=2))
+    assert packed == peaks(request(padding_free=True, micro_batch_size=2))
+    assert (
+        packed["forward"]
+        > peaks(request(padding_free=True, micro_batch_size=2, attention="flash_attention_2"))["forward"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "samples"),
+    [
+        ({"padding_free": True}, 1500 * 2 + 700, 3),
+        ({"packing": True, "sequence_length": 1024}, 3 * 1024, 2 * 3),
+        ({"packing": True, "packing_strategy": "bfd_split", "sequence_length": 1024}, 3 * 1024, 2 * 3),
+    ],
+)
+def test_flattened_micro_batches_have_the_tokens_of_the_longest_samples_or_rows(changes, tokens, samples):
+    lengths = ((324, 20), (700, 18), (1500, 2))
+    wanted = request(micro_batch_size=3, sequence_lengths=lengths, **{"sequence_length": 2048, **changes})
+    drawn = with_longest_batch(wanted).training
+    assert (drawn.micro_batch_size * drawn.sequence_length, drawn.samples) == (tokens, samples)
 
 
 def test_packed_sequences_are_one_row():

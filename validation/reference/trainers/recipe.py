@@ -36,6 +36,7 @@ class Recipe:
     use_liger_kernel: bool = False
     loss_type: str | None = None
     packing: bool = False
+    packing_strategy: str = "bfd"
     padding_free: bool = False
     completion_tokens: int | None = None
     gradient_checkpointing_kwargs: dict[str, Any] | None = None

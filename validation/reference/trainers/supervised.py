@@ -40,6 +40,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
 def _own_arguments(recipe: Recipe) -> dict[str, Any]:
     return {
         "packing": recipe.packing,
+        **({"packing_strategy": recipe.packing_strategy} if recipe.packing else {}),
         "padding_free": recipe.padding_free,
         "max_length": recipe.request.training.sequence_length if recipe.packing else None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
@@ -48,8 +49,9 @@ def _own_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def _dataset(recipe: Recipe) -> Dataset:
-    """Rows of tokens and labels. A packed row has one document, which is as long as the row."""
+    """Rows of tokens and labels. A packed row is a sample, and its last token another in a batch of one."""
     rows = [{"input_ids": row["input_ids"].tolist(), "labels": row["labels"].tolist()} for row in labelled_rows(recipe)]
-    if recipe.packing:
-        rows = [{**row, "seq_lengths": [len(row["input_ids"])]} for row in rows]
+    if recipe.packing and recipe.packing_strategy != "wrapped":
+        last = int(recipe.request.training.micro_batch_size == 1)
+        rows = [{**row, "seq_lengths": [len(row["input_ids"]) - last, *[1] * last]} for row in rows]
     return Dataset.from_list(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,20 +33,50 @@ def flash_forward(
     return out, logsumexp, None, None, seq, key.shape[2], rng_state, unused, query.new_empty((0,))
 
 
+class VarlenFlash(torch.autograd.Function):
+    """The flash kernel on the samples of one row, whose bounds are `cu_seqlens`: saved, and a gap in dq's accumulator.
+
+    References:
+        Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py, `FlashAttnVarlenFunc`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Attend as the kernel does that knows no samples."""
+        out, logsumexp, *_, rng_state, unused, _ = flash_forward(query, key, value)
+        ctx.save_for_backward(query, key, value, out, logsumexp, rng_state, unused, cu_seqlens)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys and values."""
+        query, key, value, out, *_, cu_seqlens = ctx.saved_tensors
+        rows = query.shape[2] + 128 * (cu_seqlens.numel() - 1)
+        return *flash_backward(grads[0], query, key, value, out, rows=rows), None
+
+
 def flash_backward(
-    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, *_: object, **__: object
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    *_: object,
+    rows: int | None = None,
+    **__: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of (batch, heads, seq, head_dim) queries, keys and values.
+    """Gradients of (batch, heads, seq, head_dim) queries, keys and values. `rows`: those of dq's accumulator.
 
     References:
         ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_bwd`: a float32 accumulator of dq, softmax_d,
-        and dk and dv with the queries' number of heads if keys and values have fewer.
+        and dk and dv with the queries' number of heads if keys and values have fewer. In Dao-AILab/flash-attention,
+        csrc/flash_attn/flash_api.cpp, `mha_varlen_bwd`: total_q + 128 * batch_size rows.
     """
     batch, heads, seq, head_dim = query.shape
     kv_heads, kv_seq = key.shape[1], key.shape[2]
     grad_out, out = grad_out.transpose(1, 2).contiguous(), out.transpose(1, 2).contiguous()
     grads = tuple(torch.empty_like(tensor.transpose(1, 2)) for tensor in (query, key, value))
-    seq_rounded, head_dim_rounded = _up(seq, 128), _up(head_dim, 32 if head_dim <= 128 else 64)
+    seq_rounded, head_dim_rounded = rows or _up(seq, 128), _up(head_dim, 32 if head_dim <= 128 else 64)
     softmax_d = query.new_empty((batch, heads, seq_rounded), dtype=torch.float32)
     dq_accum = query.new_empty((batch, seq_rounded, heads, head_dim_rounded), dtype=torch.float32)
     expanded = []

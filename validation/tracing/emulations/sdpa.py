@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from validation.tracing.emulations.attention import VarlenFlash
 from validation.tracing.emulations.autocast import disabled, lowered
 
 #: The largest head_dim of the flash kernel, and the alignment of head_dim that the memory-efficient kernel needs.
@@ -112,9 +113,10 @@ def flash_attn_varlen_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """The flash_attn package's function over (tokens, heads, head_dim) of packed sequences, run as one sequence."""
-    query, key, value = (tensor[None].transpose(1, 2) for tensor in (q, k, v))
-    return flash(query, key, value, dropout_p, causal, softmax_scale).transpose(1, 2)[0]
+    """The flash_attn package's function over (tokens, heads, head_dim) of packed sequences."""
+    query, key, value = (_padded(tensor[None].transpose(1, 2)) for tensor in (q, k, v))
+    out = VarlenFlash.apply(query, key, value, cu_seqlens_q)
+    return out[..., : v.shape[-1]].transpose(1, 2)[0]
 
 
 def _padded(tensor: Tensor) -> Tensor:

@@ -97,6 +97,21 @@ def test_options_of_a_command_are_read_in_every_spelling():
     assert found.not_understood == ()
 
 
+@pytest.mark.parametrize(
+    ("options", "read_as"),
+    [
+        ("--packing", {"packing": True}),
+        ("--packing --packing_strategy wrapped", {"packing": True, "packing_strategy": "wrapped"}),
+        ("--padding_free", {"padding_free": True}),
+    ],
+)
+def test_packing_and_padding_free_are_read(options, read_as):
+    found = read(f"trl sft --model_name_or_path gpt2 --per_device_train_batch_size 4 {options}")
+    names = ("packing", "packing_strategy", "padding_free")
+    assert {name: found.request["training"][name] for name in names if name in found.request["training"]} == read_as
+    assert (found.request["training"]["padding"], found.warnings) == (False, ())
+
+
 def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
     trl = read("model_name_or_path: gpt2\ndataset_name: x\ngradient_checkpointing_kwargs: {use_reentrant: true}")
     assert (trl.format, trl.request["training"]["gradient_checkpointing_kwargs"]) == ("trl", {"use_reentrant": True})
@@ -106,7 +121,7 @@ def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        ("trl sft --model_name_or_path gpt2 --packing", "packing with sdpa"),
+        ("trl dpo --model_name_or_path gpt2 --packing", "packing with sdpa"),
         ("trl sft --model_name_or_path gpt2 --accelerate_config mine.yaml", "accelerate_config: mine.yaml"),
         ("trl sft --model_name_or_path gpt2 --activation_offloading", "activation_offloading"),
         (UNSLOTH.replace("SFT", "DPO"), "Unsloth"),

@@ -1,0 +1,78 @@
+"""The rows that TRL packs samples into: best-fit decreasing, on a histogram of lengths.
+
+Source: trl/data_utils.py, _pack_bfd and pack_dataset.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from calculator.common.names import PackingStrategy
+
+
+class PackedRows(NamedTuple):
+    """The lengths of rows in ascending order, each with its number of rows, and the samples in all of them."""
+
+    pairs: tuple[tuple[int, int], ...]
+    samples: int
+
+    def samples_in(self, rows: int) -> int:
+        """The samples that some rows have on average, rounded up."""
+        return -(-self.samples * rows // sum(count for _, count in self.pairs))
+
+
+def packed(lengths: tuple[tuple[int, int], ...], most: int, strategy: PackingStrategy) -> PackedRows:
+    """Pack samples, by length and number, into rows of at most `most` tokens.
+
+    A longer sample is cut (bfd), or split into samples of `most` tokens and a rest (bfd_split).
+    """
+    samples: Counter[int] = Counter()
+    for length, count in lengths:
+        if length <= most or strategy == "bfd":
+            samples[min(length, most)] += count
+            continue
+        samples[most] += count * (length // most)
+        samples[length % most or most] += count if length % most else 0
+    free = _Free()
+    for length in sorted(samples, reverse=True):
+        free.place(length, samples[length], most)
+    rows = {most - space: count for space, count in free.rows.items() if count}
+    return PackedRows(tuple(sorted(rows.items())), sum(samples.values()))
+
+
+class _Free:
+    """The free tokens of rows, in ascending order, and the number of rows that have as many."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, int] = {}
+        self._order: list[int] = []
+
+    def place(self, length: int, count: int, most: int) -> None:
+        """Place samples of a length, each in the fullest row that has room for it, or in a row of its own."""
+        while count:
+            at = bisect_left(self._order, length)
+            space = self._order[at] if at < len(self._order) else most
+            each = space // length
+            if at == len(self._order):
+                rows = -(-count // each)
+            else:
+                rows = min(self.rows[space], -(-count // each))
+                self._add(space, -rows)
+            whole = min(rows, count // each)
+            self._add(space - each * length, whole)
+            count -= whole * each
+            if whole < rows:
+                self._add(space - count * length, 1)
+                count = 0
+
+    def _add(self, space: int, rows: int) -> None:
+        """Add rows with some free tokens. Those that are gone leave no place."""
+        if space not in self.rows:
+            insort(self._order, space)
+        self.rows[space] = self.rows.get(space, 0) + rows
+        if not self.rows[space]:
+            del self.rows[space]
+            del self._order[bisect_left(self._order, space)]
