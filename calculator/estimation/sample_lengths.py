@@ -148,9 +148,10 @@ def with_longest_batch(request: Request) -> Request:
     if training.sequence_lengths is None or lengths is None:
         return request
     longest = lengths.longest_batch(training)
-    own = replace(training, sequence_length=longest.length, padding=longest.padding)
     if lengths.in_a_row is not None:
-        own = replace(own, micro_batch_size=1, drawn_samples=lengths.in_a_row)
+        own = training.of_row(longest.length, lengths.in_a_row)
+    else:
+        own = replace(training, sequence_length=longest.length, padding=longest.padding)
     return replace(request, training=own, drawn=training)
 
 

@@ -310,9 +310,6 @@ class Training:
         " step, as a training loop of one's own may.",
     )
 
-    #: The samples of a flattened micro-batch that is drawn from samples of many lengths: one row of them all.
-    drawn_samples: int | None = None
-
     @property
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
@@ -351,8 +348,6 @@ class Training:
     @property
     def samples(self) -> int:
         """The samples in a flattened micro-batch. A packed row has more than one if it is the only row."""
-        if self.drawn_samples is not None:
-            return self.drawn_samples
         if self.packing and self.micro_batch_size == 1 and self.packing_strategy != "wrapped":
             return 2
         return self.micro_batch_size
@@ -386,9 +381,15 @@ class Training:
         if self.gradient_accumulation_steps == 1:
             return self
         ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changes = {"gradient_accumulation_steps": 1, "ddp": ddp, "of_step": self.gradient_accumulation_steps}
-        return FirstMicroBatch(**{**values, **changes})
+        values = {field.name: getattr(self, field.name) for field in fields(Training)}
+        of = {"of_step": self.gradient_accumulation_steps, "of_samples": self.samples if self.flattened else 0}
+        return FirstMicroBatch(**{**values, "gradient_accumulation_steps": 1, "ddp": ddp, **of})
+
+    def of_row(self, tokens: int, samples: int) -> "Training":
+        """The training whose micro-batches are one row of some samples' tokens."""
+        values = {field.name: getattr(self, field.name) for field in fields(Training)}
+        sizes = {"micro_batch_size": 1, "sequence_length": tokens, "padding": False}
+        return DrawnRow(**{**values, **sizes, "of_samples": samples})
 
     def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None) -> "Training":
         """The training of a trainer's model while it generates from prompts of that length, within autocast or not."""
@@ -406,8 +407,14 @@ class Training:
 class FirstMicroBatch(Training):
     """The training of the first of several micro-batches."""
 
-    #: The micro-batches of its step.
+    #: The micro-batches of its step, and the samples of the micro-batch if they are flattened.
     of_step: int
+    of_samples: int
+
+    @property
+    def samples(self) -> int:
+        """The samples in a flattened micro-batch."""
+        return self.of_samples
 
     @property
     def micro_batches(self) -> int:
@@ -423,6 +430,19 @@ class LowestTraining(Training):
     def is_highest(self) -> bool:
         """Whether it is that of the high end."""
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnRow(Training):
+    """The training of a flattened micro-batch that is drawn from samples of many lengths."""
+
+    #: The samples of the row.
+    of_samples: int
+
+    @property
+    def samples(self) -> int:
+        """The samples in a flattened micro-batch."""
+        return self.of_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ def _multiple(size: int, of: int) -> int:
 class Samples(NamedTuple):
     """The samples of a flattened batch: how many, and the tensor with the position of each one's first token."""
 
-    count: int
+    number: int
     bounds: Tensor
 
 
@@ -30,7 +30,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = N
     tape = query.tape
     inputs = (query, key, value)
     edges = (query.edge, key.edge, value.edge)
-    node = Node(tape, _flash_back, edges, samples and samples.count) if any(edges) else None
+    node = Node(tape, _flash_back, edges, samples and samples.number) if any(edges) else None
     if node is not None:
         for tensor in inputs:
             node.save(tensor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.inputs.training import DrawnRow
 from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
@@ -43,9 +44,8 @@ def _rows(training: Training) -> Iterator[str]:
     """Yield what a flattened micro-batch is, and what keeps its samples apart."""
     tokens = training.micro_batch_size * training.sequence_length
     samples = f"{training.samples:,} sample{'s' if training.samples > 1 else ''}"
-    counted = " Each packed row counts as one, the only row as two." if training.packing else ""
-    if training.drawn_samples is not None:
-        counted = ""
+    assumed = training.packing and not isinstance(training, DrawnRow)
+    counted = " Each packed row counts as one, the only row as two." if assumed else ""
     yield f"A micro-batch is one row of {tokens:,} tokens with {samples}, without padding (padding_free).{counted}"
     if training.attention != "flash_attention_2" and training.samples > 1:
         yield (
