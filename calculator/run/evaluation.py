@@ -96,7 +96,7 @@ class Evaluation:
     def _batch(self, count: int) -> Iterator[Row]:
         """The tensors of a batch."""
         given = self.resident.prepared.given
-        for name, shape, dtype in trainer_of(given).fetched(self._training(count, given)):
+        for name, shape, dtype in trainer_of(given).fetched(self._for_batch(count, given)):
             size = allocated(elements(shape), ITEMSIZE[dtype])
             yield Row(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 

@@ -100,6 +100,10 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
     elif trl != DEFAULT_STACK.trl:
         message = f"the evaluation of {trainer.facts.label} is modelled for TRL {DEFAULT_STACK.trl}: leave it out"
         yield Problem(loc="stack.trl", msg=message, input=trl)
+    if training.flattened:
+        name = "packing" if training.packing else "padding_free"
+        message = "evaluations of flattened rows are not modelled: use no"
+        yield Problem(loc="run.eval_strategy", msg=f"{message}, or {name} false", input=run.eval_strategy)
     if run.gathers_logits and trainer.name != "trl-sft":
         message = f"the logits that {trainer.facts.label} gathers for it are not modelled: use prediction_loss_only"
         yield Problem(loc="run.compute_metrics", msg=message, input=True)

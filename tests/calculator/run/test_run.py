@@ -167,6 +167,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ({"run": {"load_best_model_at_end": True}}, "run.load_best_model_at_end"),
         ({"run": {"predict_with_generate": True}}, "run.predict_with_generate"),
         ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-grpo"}}, "run.eval_strategy"),
+        ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft", "packing": True}}, "run.eval_strategy"),
         (
             {"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}, "stack": {"trl": "1.9"}},
             "stack.trl",
