@@ -65,6 +65,10 @@ ON_DEVICES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Llama-3.1-8B, LoRA", {**LLAMA_8B, "reserved": "replay", "device": {"gpu": "h100"}}),
     ("Llama-3.1-70B, QLoRA checkpointed", {**LLAMA_70B, **_CHECKPOINTED, "device": {"gpu": "h100"}}),
     (
+        "Llama-3.1-70B, QLoRA checkpointed, out of memory",
+        {**LLAMA_70B, **_CHECKPOINTED, "device": {"gpu": "rtx-4090"}},
+    ),
+    (
         "Llama-3.1-8B, QLoRA checkpointed, out of memory",
         {**LLAMA_8B, "method": QLORA, **_CHECKPOINTED, "device": {"gpu": "rtx-4070"}},
     ),
@@ -110,6 +114,9 @@ SWEEP: dict[str, Any] = {
 
 #: The target for the sweep: estimates per second on one core.
 ESTIMATES_PER_SECOND = 1000
+
+#: Seconds of a plain loop's iteration on the machine that figures of replays are compared on.
+PACE = 25e-9
 
 #: The target ratio of a trace's time to its estimate's time.
 SPEEDUP = 1000
@@ -166,9 +173,11 @@ def _machine_speed() -> Line:
 
 def _estimates(runs: int) -> Iterator[Line]:
     for title, body, most in ESTIMATES:
-        request = parse_request(body)
-        elapsed = seconds(partial(_by_itself, request), runs) * 1e3
-        yield Line(title=title, figure=f"{elapsed:.2f} ms", target=f"under {most:g} ms", met=elapsed < most)
+        timed = partial(_by_itself, parse_request(body))
+        timed()
+        elapsed, paced = (each * 1e3 for each in _paced(timed, runs))
+        figure = f"{elapsed:.2f} ms" if body["reserved"] == "rule" else f"{elapsed:.1f} ms, {paced:.1f} at 25 ns"
+        yield Line(title=title, figure=figure, target=f"under {most:g} ms", met=elapsed < most)
     yield _further(runs, LLAMA_8B, 0.5)
     yield _further(runs, ESTIMATES[3][1], 20.0)
     read = seconds(partial(_read, parse_request(LLAMA_8B)), runs) * 1e3
@@ -231,17 +240,29 @@ def _on_devices(runs: int) -> Iterator[Line]:
         request = parse_request(body)
         for part, figures in (("fit", _fit), ("fit, other methods and suggestions", _page)):
             timed = partial(figures, request)
-            elapsed = median(_once(timed, process_time) for _ in range(min(runs, 3))) * 1e3
-            yield Line(title=f"{title}: {part}", figure=f"{elapsed:.0f} ms")
+            elapsed, paced = _paced(timed, min(runs, 3))
+            yield Line(title=f"{title}: {part}", figure=f"{elapsed * 1e3:.0f} ms, {paced * 1e3:.0f} at 25 ns")
+
+
+def _paced(timed: Callable[[], object], runs: int) -> tuple[float, float]:
+    """The median of several runs, and the same where an iteration of a plain loop takes `PACE`; seconds."""
+    found = []
+    for _ in range(runs):
+        before = loop_seconds()
+        elapsed = _once(timed, process_time)
+        found.append((elapsed, elapsed * PACE * 2 / (before + loop_seconds())))
+    return median(elapsed for elapsed, _ in found), median(paced for _, paced in found)
 
 
 def _fit(request: Request) -> Estimate:
-    """An estimate with what replays on the device tell, in a process that has answered none like it."""
+    """An estimate with what replays on the device tell a page, in a process that has answered none like it."""
     RECENT_SERIES.clear()
     answer = estimate(request)
     if answer.fit is not None:
         assert answer.fit.minimum_bytes is not None
-        deque((answer.fit.out_of_memory, answer.fit.with_expandable_segments), maxlen=0)
+        deque((answer.fit.out_of_memory,), maxlen=0)
+        if answer.fit.outcome is not None and answer.fit.outcome.tensors_fit:
+            deque((answer.fit.with_expandable_segments,), maxlen=0)
     return answer
 
 
