@@ -13,7 +13,7 @@ from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, parameter_counts, training_step
 from calculator.estimation.request import parse_request
 from validation.comparison.matching import differences
-from validation.comparison.show import traced_body
+from validation.comparison.show import fullest_rank, traced_body
 from validation.tracing import snapshot
 from validation.tracing.silence import silence_libraries
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     silence_libraries()
     text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     body = json.loads(text)
-    estimated, traced = estimate(parse_request(body)), snapshot.traced(traced_body(body))
+    estimated, traced = estimate(parse_request(body)), snapshot.traced(traced_body(body, rank=fullest_rank(body)))
     if args.json:
         print(json.dumps(document(estimated, traced), indent=2))
     else:

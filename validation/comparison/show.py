@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import model_of
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.sharded_request import parse_sharded_request
-from calculator.inputs.sharding import parse_sharding
+from calculator.inputs.sharding import STAGES, parse_sharding
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 
@@ -80,6 +81,19 @@ def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace
     from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
     return trace_rank(sharded, rank, before_2_14=before_2_14)
+
+
+def fullest_rank(body: Any) -> int:
+    """The rank that an answer is about: those of a run under ZeRO's stages 1 and 2 differ; 0 for a refused request."""
+    try:
+        request = parse_request(body)
+        if STAGES.get(request.device.sharding) not in (1, 2):
+            return 0
+        check(request, model_of(request.model))
+        flat = training_step(request).flat
+    except PlanError:
+        return 0
+    return 0 if flat is None else flat.fullest.number
 
 
 def _of_trainer(recipe: Recipe, body: Any, rank: int, *, before_2_14: bool) -> Trace:

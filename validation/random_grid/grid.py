@@ -16,7 +16,7 @@ from calculator.inputs.sharding import MODELLED
 from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
-from validation.comparison.show import traced_body
+from validation.comparison.show import fullest_rank, traced_body
 from validation.random_grid import table
 from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.journal import Journal, fingerprint
@@ -151,6 +151,6 @@ def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str
 def traced(request: dict[str, Any]) -> dict[str, Any]:
     """Trace a request. Return what a journal stores: the snapshot, or the error of the real stack."""
     try:
-        return {"traced": snapshot.to_json(snapshot.traced(traced_body(request)))}
+        return {"traced": snapshot.to_json(snapshot.traced(traced_body(request, rank=fullest_rank(request))))}
     except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal
         return {"refused": f"{type(error).__name__}: {error}"[:300]}
