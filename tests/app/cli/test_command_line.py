@@ -205,10 +205,11 @@ def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsy
 
 
 def test_a_limit_is_what_the_api_answers(client, plan, capsys):
-    assert main(["limits", "--solve_for", "r", *PLAN, "--json"]) == 0
+    command = ["limits", "--solve_for", "r", *PLAN, "--reserved", "rule"]
+    assert main([*command, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer == client.post("/api/v1/limits", json={**plan, "solve_for": "r"}).json()
-    assert main(["limits", "--solve_for", "r", *PLAN]) == 0
+    assert answer == client.post("/api/v1/limits", json={**plan, "solve_for": "r", "reserved": "rule"}).json()
+    assert main(command) == 0
     text = capsys.readouterr().out
     assert f"The largest r that fits: {answer['value']:,}" in text
     assert f"{answer['value'] + 1:,}" in text

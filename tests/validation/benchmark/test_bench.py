@@ -7,9 +7,10 @@ from validation.benchmark.bench import SWEEP
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "transformers", "peft", "bitsandbytes")))
-from validation.benchmark.bench import run
+from validation.benchmark import bench
 from argparse import Namespace
-run(Namespace(runs=1, traces=1))
+bench.ON_DEVICES, bench.LIMITS = bench.ON_DEVICES[:1], bench.LIMITS[:1]
+bench.run(Namespace(runs=1, traces=1))
 """
 
 
