@@ -20,7 +20,9 @@ def run(address, *options):
 
 
 if __name__ == "__main__":
-    with served(application()) as server:
+    app = application()
+    app.openapi()
+    with served(app) as server:
         result = run(server, *sys.argv[1:])
     sys.stdout.write(result.stdout)
     sys.exit(result.returncode)
