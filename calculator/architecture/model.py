@@ -27,6 +27,9 @@ TEXT_ALONE = (
 #: The name of the head of a decoder for sequence classification.
 SCORE = "score"
 
+#: The buffer with the cosine and the sine of every position, in torchtune's modules.
+ROTARY_TABLE = "layers.attn.pos_embeddings.cache"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
@@ -238,6 +241,19 @@ class Model:
     def reward(self) -> Model:
         """The model that rates a sequence: a classifier with one label."""
         return self if self.head == SCORE else self.with_score(1)
+
+    @cached_property
+    def with_rotary_table(self) -> Model:
+        """The model with one table of every position and its frequencies as buffers, as torchtune's modules have them.
+
+        Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init.
+        """
+        if any(each.name == ROTARY_TABLE for each in self.buffers):
+            return self
+        half = named(int(self.config["head_dim"]) // 2, "head_dim / 2")
+        positions = named(int(self.config["max_position_embeddings"]), "max_seq_len")
+        theta = Buffer(name="layers.attn.pos_embeddings.theta", shape=(half,), dtype="float32")
+        return replace(self, buffers=(theta, Buffer(name=ROTARY_TABLE, shape=(positions, half, 2), dtype="float32")))
 
     def with_score(self, num_labels: int) -> Model:
         """The model for sequence classification: `score` takes the place of the output projection.

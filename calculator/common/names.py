@@ -78,7 +78,16 @@ MethodName = Literal[
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
 TrainerName = Literal[
-    "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward", "trl-grpo", "trl-rloo", "unsloth"
+    "transformers",
+    "trl-sft",
+    "trl-dpo",
+    "trl-kto",
+    "trl-orpo",
+    "trl-reward",
+    "trl-grpo",
+    "trl-rloo",
+    "unsloth",
+    "torchtune",
 ]
 
 #: A loss of a trainer, as a request's `training.loss_type` gives it.

@@ -15,7 +15,6 @@ TOOLS = {
     "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
     "llama-factory": "LLaMA-Factory is a tool: import its file, start from its defaults with --tool llama-factory, or "
     "use transformers",
-    "torchtune": "torchtune's recipes are not modelled: use null for a plain loop",
 }
 
 

@@ -6,6 +6,7 @@ from calculator.common.names import TrainerName
 from calculator.inputs.training import Training
 from calculator.trainers.loop import Loop
 from calculator.trainers.reference.loop import Reference
+from calculator.trainers.torchtune.loop import Torchtune
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl_dpo.loop import TrlDpo
 from calculator.trainers.trl_grpo.loop import TrlGrpo
@@ -30,6 +31,7 @@ TRAINERS: dict[TrainerName | None, Loop] = {
         TrlGrpo(),
         TrlRloo(),
         Unsloth(),
+        Torchtune(),
     )
 }
 

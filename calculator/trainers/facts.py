@@ -48,6 +48,8 @@ class TrainerFacts:
     scalars: tuple[str, ...] = ()
     #: Whether it leaves `use_cache` as the model's config sets it.
     uses_cache: bool = True
+    #: Whether checkpointing gives the embeddings a gradient though nothing before them is trained, as PEFT needs it.
+    grads_inputs: bool = True
     #: Whether 8-bit optimizers keep the states of `torch.nn.Embedding` weights in 32 bits.
     embeddings_in_32_bits: bool = False
     #: Whether the states that an optimizer is created with are moved to the device, step counters too.
@@ -56,6 +58,8 @@ class TrainerFacts:
     decay_groups: bool = False
     #: Whether the norm of the gradients is computed even if it clips nothing, and kept.
     keeps_norm: bool = False
+    #: Whether it refers to the norm of clipped gradients while the optimizer steps.
+    returns_norm: bool = False
     #: Whether the loss of a step lives until the forward pass of the next step ends.
     keeps_loss: bool = False
     #: Whether its checkpointing can keep the layers' inputs in host memory.

@@ -23,11 +23,13 @@ def temporaries(
     clips: bool,
     keeps_norm: bool,
     norm_vectors: int = 1,
+    returns_norm: bool = False,
 ) -> tuple[ResidentTensors, ...]:
     """The temporaries of clipping or of the optimizer's step, whichever are larger: they are not alive together.
 
     The step runs one parameter group after the other. `keeps_norm`: the total norm is a resident tensor.
-    `norm_vectors`: how many tensors have one norm for each gradient.
+    `norm_vectors`: how many tensors have one norm for each gradient. `returns_norm`: the loop refers to the norm of
+    clipped gradients while the optimizer steps.
     """
     trained = tuple([tensor for group in groups for tensor in group])
     candidates: list[tuple[ResidentTensors, ...]] = (
@@ -35,6 +37,8 @@ def temporaries(
         if optimizer.storage == "factored"
         else [_foreach(group, optimizer) for group in groups]
     )
+    if clips and returns_norm:
+        candidates = [(*each, _total()) for each in candidates]
     if clips:
         candidates.append(_clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
     return max(candidates, key=_bytes)
@@ -79,6 +83,10 @@ def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
     dtype = tensor.dtype_at_optimizer_init or tensor.dtype
     name = f"{tensor.name}: {name}"
     return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
+
+
+def _total() -> ResidentTensor:
+    return ResidentTensor(name="total norm", shape=(), dtype="float32", component="workspace")
 
 
 def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:

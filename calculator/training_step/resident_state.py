@@ -224,7 +224,12 @@ class ResidentState:
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
         of_step = temporaries(
-            of_groups, self.optimizer, clips=clips, keeps_norm=keeps_norm, norm_vectors=self.shards.norm_vectors
+            of_groups,
+            self.optimizer,
+            clips=clips,
+            keeps_norm=keeps_norm,
+            norm_vectors=self.shards.norm_vectors,
+            returns_norm=self.trainer.returns_norm,
         )
         after = self.prepared.method.after_step(self.tensors, self.prepared.training)
         return max(of_step, after, key=lambda each: sum(tensors.bytes for tensors in each))

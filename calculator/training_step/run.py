@@ -10,6 +10,7 @@ from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
 from calculator.layers import masks
+from calculator.trainers import trainer_of
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ def recorded_run(
 def interpreted(context: Context, *, whole: bool) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
     if not context.hooks.couples_layers and _are_alike(context):
-        if context.training.gradient_checkpointing:
-            context.repetition = context.repetition.from_first_period()
-        else:
+        if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not whole
+        elif trainer_of(context.training).facts.grads_inputs:
+            context.repetition = context.repetition.from_first_period()
     micro_batch(context)
     # The objects of the step that are freed from now on add events to its own tape only.
     repetition, tape = context.repetition, context.tape.copy()

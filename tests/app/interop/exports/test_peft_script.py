@@ -324,7 +324,7 @@ def test_a_script_of_dpo_needs_a_tokenizer_and_a_method_whose_adapters_it_knows(
         assert refused.value.problems[0].loc == loc
 
 
-@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each != "unsloth"])  # see test_unsloth_script.py
+@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each not in ("unsloth", "torchtune")])
 def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
     request = body({"name": "lora", **LOW_RANK}, trainer=trainer, micro_batch_size=2)
     request["model"] = "meta-llama/Llama-3.2-1B"

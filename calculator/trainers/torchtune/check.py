@@ -1,0 +1,105 @@
+"""What torchtune refuses, and what of it is not modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.trainers.subject import Subject
+
+#: The families whose modules in torchtune are modelled: those of Llama 2 to 3.2.
+FAMILIES = ("llama",)
+
+#: The modules that LoRA adapts all together, or not at all (apply_lora_to_mlp).
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+#: The values of settings of LoRA that torchtune's recipe has.
+OF_METHOD = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False, "rank_pattern": {}}
+
+#: The values of settings that the recipes have, and why they have no others.
+OF_TRAINING: dict[str, tuple[object, str]] = {
+    "dtype": ("bfloat16", "torchtune is modelled for bfloat16: use that"),
+    "autocast": (None, "torchtune trains without autocast: use null"),
+    "attention": ("sdpa", "torchtune calls PyTorch's attention: use sdpa"),
+    "padding": (False, "torchtune masks no padding unless sequences are packed: use false"),
+    "packing": (False, "packed sequences are not modelled for torchtune yet: use false"),
+    "use_liger_kernel": (False, "torchtune has modules of its own: use false"),
+    "loss_type": (None, "torchtune is modelled with CEWithChunkedOutputLoss: leave it out"),
+    "completion_tokens": (None, "the memory of torchtune's loss does not depend on it: leave it out"),
+    "sequence_lengths": (None, "sample lengths are not modelled for torchtune: give sequence_length alone"),
+    "loraplus_lr_ratio": (None, "torchtune has no LoRA+: leave it out"),
+    "precompute_ref_log_probs": (False, "these recipes have no reference: use false"),
+    "beta": (None, "these recipes have no reference: leave it out"),
+    "num_generations": (None, "these recipes generate nothing: leave it out"),
+    "max_completion_length": (None, "these recipes generate nothing: leave it out"),
+    "use_vllm": (False, "these recipes generate nothing: use false"),
+    "gradient_checkpointing_kwargs": (None, "torchtune's checkpointing is not re-entrant: leave it out"),
+}
+
+
+def problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield the problems of a run with torchtune."""
+    yield from _model(prepared)
+    yield from _method(prepared)
+    for name, (value, message) in OF_TRAINING.items():
+        given = getattr(prepared.training, name)
+        if given != value:
+            yield Problem(loc=f"training.{name}", msg=message, input=given)
+
+
+def _model(prepared: Subject) -> Iterator[Problem]:
+    model, config = prepared.model, prepared.model.config
+    if model.model_type not in FAMILIES:
+        message = (
+            f"torchtune is modelled for {', '.join(FAMILIES)}: use the reference step (null) for {model.model_type}"
+        )
+        yield Problem(loc="training.trainer", msg=message, input="torchtune")
+        return
+    heads = int(config["num_attention_heads"])
+    if int(config["head_dim"]) * heads != int(config["hidden_size"]):
+        message = "torchtune's heads are hidden_size / num_attention_heads wide: use null"
+        yield Problem(loc="model.config.head_dim", msg=message, input=config["head_dim"])
+    if int(config["head_dim"]) % 8:
+        message = "heads of torchtune are modelled for widths that are multiples of 8: use null as the trainer"
+        yield Problem(loc="model.config.head_dim", msg=message, input=config["head_dim"])
+    for name, value in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+        if config.get(name, value) != value:
+            message = f"torchtune's Llama has {name} {str(value).lower()} only: use null as the trainer"
+            yield Problem(loc=f"model.config.{name}", msg=message, input=config[name])
+
+
+def _method(prepared: Subject) -> Iterator[Problem]:
+    method = prepared.method
+    if method.name not in ("full", "lora"):
+        message = f"torchtune is modelled for full and lora; {method.name} is not: use one of them, or another trainer"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+        return
+    if method.base_quantization(prepared.training) is not None:
+        yield Problem(loc="method.load_in_8bit", msg="torchtune has no base in 8 bits: use false", input=True)
+    if method.name == "full":
+        return
+    if prepared.training.adapter_dtype != "model":
+        message = "torchtune's adapters have the model's dtype: use model"
+        yield Problem(loc="training.adapter_dtype", msg=message, input=prepared.training.adapter_dtype)
+    for name, value in OF_METHOD.items():
+        given = getattr(method, name, value)
+        if given not in (value, ()):
+            message = f"{name} is not modelled with torchtune: leave it out, or use another trainer"
+            yield Problem(loc=f"method.{name}", msg=message, input=given)
+    yield from _targets(prepared)
+
+
+def _targets(prepared: Subject) -> Iterator[Problem]:
+    adapted = {path for path, module in prepared.model.paths if prepared.module_spec(path, module).added}
+    names = {path.rpartition(".")[2] for path in adapted}
+    outer = {module.name for module in prepared.model.outer.values()} & adapted
+    if outer or 0 < len(names & set(MLP)) < len(MLP):
+        message = (
+            "torchtune adapts the three projections of the MLP together (apply_lora_to_mlp), and its output head is not"
+            f" modelled: use projections of attention, with {', '.join(MLP)} or without"
+        )
+        yield Problem(loc="method.target_modules", msg=message, input=sorted(names))

@@ -1,0 +1,67 @@
+"""torchtune's output head in chunks of each sequence, and its loss, which keeps the log-probabilities of all chunks.
+
+Source: torchtune/modules/transformer.py, chunked_output; torchtune/modules/loss/ce_chunked_output_loss.py; and
+recipes/lora_finetune_single_device.py, _loss_step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import in_place
+from calculator.engine import operations as ops
+from calculator.layers.loss import log_softmax, nll_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+#: CEWithChunkedOutputLoss, num_output_chunks.
+CHUNKS = 8
+
+
+def lengths(length: int) -> Iterator[int]:
+    """Yield the tokens of each chunk of a sequence, as torch.chunk divides it."""
+    size = -(-length // CHUNKS)
+    left = length
+    while left > size:
+        yield named(size, "S / 8")
+        left -= size
+    yield left
+
+
+def chunked_output(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the logits of each chunk; the first also in the place of the loss, which the recipe computes later."""
+    batch, length, width = hidden_states.shape
+    head = context.bind(context.model.output)
+    chunks = ops.split(hidden_states, [(batch, tokens, width) for tokens in lengths(length)])
+    if batch > 1:
+        logits = [head(ops.contiguous(each, "chunk of the hidden states")) for each in chunks]
+    else:
+        logits = [*map(head, chunks)]
+    return logits[0], logits
+
+
+def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> Tensor:
+    """Return the sum of the chunks' losses over the number of labels; `shifted` are the labels of the batch."""
+    tape, batch = context.tape, context.batch
+    vocabulary = logits[0].shape[2]
+    total_elements = tape.new((), "int64", "labels")
+    labels = [_labels(context, each.shape[1]) for each in logits] if batch > 1 else []
+    total = None
+    for position, each in enumerate(logits):
+        rows = named(batch * each.shape[1], "B × S / 8")
+        wide = ops.cast(ops.view(each, (rows, vocabulary)), "float32", "logits of a chunk in float32")
+        losses = nll_loss(log_softmax(wide), labels[position] if labels else shifted)
+        del wide
+        total = ops.shift(losses, "loss, summed") if total is None else in_place.add_(total, losses)
+        del losses
+    assert total is not None
+    return ops.mul(total, total_elements, "loss, divided")
+
+
+def _labels(context: Context, tokens: int) -> Tensor:
+    return context.tape.new((named(context.batch * tokens, "B × S / 8"),), "int64", "labels of a chunk")

@@ -1,0 +1,84 @@
+"""torchtune's recipes: traced steps to the byte, and what is refused by name."""
+
+import json
+
+import pytest
+
+from app.interop.exports import export
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.trainers.torchtune.loss import lengths
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "torchtune.jsonl").read_text().splitlines()]
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 300,
+    "vocab_size": 500,
+    "max_position_embeddings": 1024,
+}
+
+
+def request(method=None, config=None, **training):
+    method = {"name": "lora", "target_modules": ["q_proj"], **(method or {})}
+    body = {"trainer": "torchtune", "adapter_dtype": "model", **training}
+    return parse_request(
+        {
+            "model": {"config": {**CONFIG, **(config or {})}},
+            "method": {"name": "full"} if method["name"] == "full" else method,
+            "training": body,
+            "reserved": "rule",
+        }
+    )
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES])
+def test_a_step_of_torchtunes_recipes_is_right_to_the_byte(case):
+    answer = estimate(parse_request({**case["request"], "reserved": "rule"}))
+    expected = case["expected"]
+    assert {phase.name: phase.peak_bytes for phase in answer.memory.phases} == expected["phases"]
+    assert (answer.parameters.base, answer.parameters.added) == tuple(
+        expected["parameters"][n] for n in ("base", "added")
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "chunks"), [(16, [2] * 8), (9, [2, 2, 2, 2, 1]), (300, [38] * 7 + [34]), (2, [1, 1])]
+)
+def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
+    assert [*lengths(length)] == chunks
+
+
+@pytest.mark.parametrize(
+    ("loc", "message", "given"),
+    [
+        ("training.trainer", "modelled for llama", {"config": {"model_type": "mistral"}}),
+        ("model.config.head_dim", "heads are", {"config": {"head_dim": 32}}),
+        ("model.config.attention_bias", "attention_bias false only", {"config": {"attention_bias": True}}),
+        ("method.name", "modelled for full and lora", {"method": {"name": "ia3"}}),
+        ("method.use_dora", "not modelled", {"method": {"use_dora": True}}),
+        ("method.target_modules", "apply_lora_to_mlp", {"method": {"target_modules": ["up_proj"]}}),
+        ("method.target_modules", "output head", {"method": {"target_modules": ["q_proj", "lm_head"]}}),
+        ("training.adapter_dtype", "the model's dtype", {"adapter_dtype": "float32"}),
+        ("training.dtype", "bfloat16", {"dtype": "float16"}),
+        ("training.autocast", "without autocast", {"autocast": "bfloat16"}),
+        ("training.packing", "packed", {"packing": True}),
+        ("training.attention", "use sdpa", {"attention": "eager"}),
+        ("training.activation_offloading", "leave it out", {"activation_offloading": True}),
+    ],
+)
+def test_what_is_not_modelled_is_refused_by_name(loc, message, given):
+    with pytest.raises(PlanError) as refused:
+        estimate(request(**given))
+    assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+
+
+def test_a_script_is_refused_by_the_trainers_name():
+    with pytest.raises(PlanError) as refused:
+        export(request(), "peft")
+    assert refused.value.problems[0].loc == "training.trainer"
