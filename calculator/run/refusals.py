@@ -57,6 +57,10 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
     if own.training.has_images:
         message = "the phases of a run are modelled for text alone: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
+    facts = TRAINERS[own.training.trainer].facts
+    if facts.has_own_files:
+        message = f"how {facts.label} loads and saves is not modelled: use the estimate for its step"
+        yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
     if own.engine == "traced":
         yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
     if own.device.count > 1 and own.device.sharding != "ddp":
@@ -94,7 +98,10 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
     if trainer is None or trainer.name == "transformers":
         return
-    if trainer.facts.generates:
+    if trainer.facts.is_interval or trainer.facts.has_own_files:
+        message = f"the evaluation of {trainer.facts.label} is not modelled: use no"
+        yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
+    elif trainer.facts.generates:
         message = f"{trainer.facts.label} generates completions to evaluate, which is not modelled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
     elif trl != DEFAULT_STACK.trl:

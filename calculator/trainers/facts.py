@@ -64,6 +64,8 @@ class TrainerFacts:
     keeps_loss: bool = False
     #: Whether its checkpointing can keep the layers' inputs in host memory.
     offloads: bool = False
+    #: Whether it loads and saves in formats of its own, which are not modelled.
+    has_own_files: bool = False
     #: Whether the answer is an interval, because the trainer decides by what a request does not state.
     is_interval: bool = False
     #: What the answer's assumptions say about it.

@@ -42,6 +42,7 @@ FACTS = TrainerFacts(
         ),
     ),
     on_one_gpu=True,
+    has_own_files=True,
     scalars=("loss_to_log", "tokens_per_second", "current_num_tokens", "num_tokens", "current_loss"),
     uses_cache=False,
     grads_inputs=False,

@@ -8,6 +8,8 @@ from app.interop.exports import export
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.run.refusals import check_request
+from calculator.run.request import parse_run
 from calculator.trainers.torchtune.loss import lengths
 from tests.paths import CASE_FILES
 
@@ -76,6 +78,17 @@ def test_what_is_not_modelled_is_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+
+
+def test_the_phases_of_a_run_are_refused_by_name():
+    for trainer, loc in (("torchtune", "training.trainer"), ("unsloth", "run.eval_strategy")):
+        body = {"trainer": trainer, "adapter_dtype": "model", "autocast": "bfloat16"}
+        given = parse_run(
+            {"model": "gpt2", "method": {"name": "lora"}, "training": body, "run": {"eval_strategy": "steps"}}
+        )
+        with pytest.raises(PlanError) as refused:
+            check_request(given)
+        assert loc in [each.loc for each in refused.value.problems]
 
 
 def test_a_script_is_refused_by_the_trainers_name():
