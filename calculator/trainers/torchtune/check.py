@@ -27,6 +27,7 @@ OF_TRAINING: dict[str, tuple[object, str]] = {
     "attention": ("sdpa", "torchtune calls PyTorch's attention: use sdpa"),
     "padding": (False, "torchtune masks no padding unless sequences are packed: use false"),
     "packing": (False, "packed sequences are not modelled for torchtune yet: use false"),
+    "padding_free": (False, "padding-free rows are not modelled for torchtune: use false"),
     "use_liger_kernel": (False, "torchtune has modules of its own: use false"),
     "loss_type": (None, "torchtune is modelled with CEWithChunkedOutputLoss: leave it out"),
     "completion_tokens": (None, "the memory of torchtune's loss does not depend on it: leave it out"),

@@ -70,6 +70,7 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ("training.dtype", "bfloat16", {"dtype": "float16"}),
         ("training.autocast", "without autocast", {"autocast": "bfloat16"}),
         ("training.packing", "packed", {"packing": True}),
+        ("training.padding_free", "padding-free", {"padding_free": True}),
         ("training.attention", "use sdpa", {"attention": "eager"}),
         ("training.activation_offloading", "leave it out", {"activation_offloading": True}),
     ],
