@@ -74,6 +74,9 @@ MethodName = Literal[
     "pvera",
     "adalora",
     "tinylora",
+    "peanut",
+    "glora",
+    "psoft",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

@@ -10,6 +10,7 @@ from calculator.methods.deft.method import DEFT
 from calculator.methods.delora.method import DeLoRA
 from calculator.methods.fourierft.method import FourierFT
 from calculator.methods.full.method import Full
+from calculator.methods.glora.method import GLoRA
 from calculator.methods.gralora.method import GraLoRA
 from calculator.methods.hira.method import HiRA
 from calculator.methods.hra.method import HRA
@@ -21,8 +22,10 @@ from calculator.methods.lora.method import LoRA
 from calculator.methods.miss.method import MiSS
 from calculator.methods.oft.method import OFT
 from calculator.methods.p_tuning.method import PTuning
+from calculator.methods.peanut.method import PEANuT
 from calculator.methods.prefix.method import Prefix
 from calculator.methods.prompt.method import Prompt
+from calculator.methods.psoft.method import PSOFT
 from calculator.methods.pvera.method import PVeRA
 from calculator.methods.qlora.method import QLoRA
 from calculator.methods.randlora.method import RandLoRA
@@ -61,6 +64,9 @@ Method = (
     | PVeRA
     | AdaLoRA
     | TinyLoRA
+    | PEANuT
+    | GLoRA
+    | PSOFT
 )
 
 #: Every method by the name that a request gives.
@@ -78,12 +84,14 @@ __all__ = [
     "IA3",
     "METHODS",
     "OFT",
+    "PSOFT",
     "USUAL_METHODS",
     "AdaLoRA",
     "Adapter",
     "DeLoRA",
     "FourierFT",
     "Full",
+    "GLoRA",
     "GraLoRA",
     "HiRA",
     "LNTuning",
@@ -92,6 +100,7 @@ __all__ = [
     "LoRA",
     "Method",
     "MiSS",
+    "PEANuT",
     "PTuning",
     "PVeRA",
     "Prefix",

@@ -132,6 +132,23 @@ OPTIONS: dict[MethodName, Options] = {
         "tinylora_dropout": DROPOUT,
         "bias": (0.2, ("all", "tinylora_only")),
     },
+    "peanut": {"r": (0.9, RANKS), "depth": (0.5, (1, 2)), "act_fn": (0.4, ("gelu", "silu", "tanh"))},
+    "glora": {
+        "r": (0.9, RANKS),
+        "config_A_B": (0.5, ("vector", "constant", "none")),
+        "config_C": (0.4, ("vector", "none")),
+        "config_D_E": (0.4, ("vector", "none")),
+        "bias": (0.2, ("all", "glora_only")),
+    },
+    "psoft": {
+        "r": (0.9, (2, 3, 8, 16, 64)),
+        "use_cayley_neumann": (0.5, (True,)),
+        "num_cayley_neumann_terms": (0.3, (2, 4, 8)),
+        "psoft_svd": (0.4, ("lowrank",)),
+        "psoft_orth": (0.2, (False,)),
+        "psoft_mag_b": (0.2, (False,)),
+        "psoft_dropout": DROPOUT,
+    },
 }
 
 #: How often each method is drawn.

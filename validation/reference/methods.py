@@ -10,6 +10,7 @@ import torch
 from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.oft.layer import OFTRotationModule
+from peft.tuners.psoft.layer import OrthLayer, PsoftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
@@ -142,10 +143,19 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
 
 
 def separate_indices(model: nn.Module) -> None:
-    """Give OFT's indices storages of their own, which they get where PEFT moves them from the host to the device."""
+    """Give buffers the storages that they have on a GPU.
+
+    Indices of rotations have their own, which they get where PEFT moves them from the host to the device. PSOFT's A is
+    a view of all right singular vectors, whose rows are contiguous there (_linalg_svd_meta in _meta_registrations.py).
+    """
     for module in model.modules():
-        if isinstance(module, OFTRotationModule):
+        if isinstance(module, OFTRotationModule) or (isinstance(module, OrthLayer) and module.orth):
             module.rows, module.cols = module.rows.clone(), module.cols.clone()
+        if isinstance(module, PsoftLayer):
+            for name in (name for name, kind in module.psoft_svd.items() if kind == "full"):
+                r, columns = module._psoft_A_cache[name].shape
+                every = torch.empty(min(columns, module.out_features), columns, device="meta")
+                module._psoft_A_cache[name] = every[:r]
 
 
 def after_step(model: nn.Module) -> None:
