@@ -151,6 +151,10 @@ class FlatDevice:
             if own:
                 pool.free(own)
 
+    def counts(self) -> object:
+        """The number and the size of segments, which are those of any device with the same layout."""
+        return [(pool.reserved, len(pool.segments)) for pool in self._pools]
+
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """What the next requests depend on, with addresses by segment: its parts that are free or in `left`.
 

@@ -346,6 +346,10 @@ class FlatExpandable:
         places = [address for address, _ in blocks], [behind for _, behind in blocks]
         self.play(range(-len(blocks), 0), sizes, self.pools(places[0]), places)
 
+    def counts(self) -> object:
+        """The numbers of unmapped blocks, which are those of any device with the same layout."""
+        return [len(each.unmapped) for each in self._ranges]
+
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """What the next requests depend on: the blocks that are free, unmapped, or in `left`.
 

@@ -12,6 +12,7 @@ from calculator.allocator.parts import ListedPart, Rows, TemporaryPart, parts_of
 from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.transients import PARTS, MicroBatch
+from calculator.common.deferred import Deferred
 from calculator.sharding import ddp
 from calculator.training_step.unrolled import Unrolled
 
@@ -246,9 +247,9 @@ class FlatReplay:
     def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
         return self.allocator.plays_apart(lambda large, pool: part.play(large, pool, rows.sizes, places))
 
-    def layout(self) -> object:
+    def layout(self) -> Layout:
         """What the requests of the next step depend on: it begins by freeing all gradients."""
-        return self.allocator.layout(self.left, self.gradients)
+        return Layout(self)
 
     def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:
         addresses, behinds = self.places[0]
@@ -262,6 +263,21 @@ class FlatReplay:
         except OutOfMemoryError as error:
             error.tensor = rows.name(error.row)
             raise
+
+
+class Layout:
+    """What the requests of a step depend on. It is found where the numbers of segments do not tell two steps apart."""
+
+    __slots__ = ("_counts", "_found")
+    __hash__ = None  # type: ignore[assignment]  # it is compared alone
+
+    def __init__(self, run: FlatReplay) -> None:
+        allocator, left, gradients = run.allocator.saved(), run.left, run.gradients
+        self._counts = allocator.counts()
+        self._found = Deferred(lambda: allocator.layout(left, gradients))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._counts == other._counts and self._found == other._found
 
 
 def _places(count: int) -> Places:
