@@ -117,9 +117,10 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """x.gather(-1, indices): the indices are saved."""
+    """x.gather(-1, indices): both are saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
+        node.save(x)
         node.save(indices)
     return x.tape.new(indices.shape, x.dtype, name, node)
 

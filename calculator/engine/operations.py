@@ -99,10 +99,10 @@ def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noq
     return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
 
 
-def repeat(x: Tensor, times: int, name: str) -> Tensor:
-    """x.repeat(times, 1, ...) for a batch of one; the backward pass sums over the copies."""
+def repeat(x: Tensor, times: int, name: str, shape: Shape | None = None) -> Tensor:
+    """x.repeat(times, 1, ...) for a batch of one, viewed in a shape; the backward pass sums over the copies."""
     node = Node(x.tape, _repeat_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new((times, *x.shape[1:]), x.dtype, name, node)
+    return x.tape.new(shape or (times, *x.shape[1:]), x.dtype, name, node)
 
 
 def _repeat_back(node: Node, grad: Tensor) -> tuple[Tensor]:

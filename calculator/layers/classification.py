@@ -44,7 +44,10 @@ class ClassificationLoss:
         return self._loss(context, scores), [scores]
 
     def _loss(self, context: Context, scores: Tensor) -> Tensor:
-        match context.model.task.loss:
+        task, own = context.model.task, context.forward.default_loss
+        if own is not None and task.problem_type is None and task.loss == "single_label_classification":
+            return own(context, scores, self.labels)
+        match task.loss:
             case "single_label_classification":
                 return cross_entropy(scores, self.labels)
             case "multi_label_classification":

@@ -214,6 +214,16 @@ class DecoderForward:
     #: token by the head `score`.
     scores: Callable[[Context, Tensor], Tensor] | None = None
 
+    #: The loss of a model that classifies sequences by one label, where the config has no problem_type and the family's
+    #: own code then computes it in another way: from scores and labels.
+    default_loss: Callable[[Context, Tensor, Tensor], Tensor] | None = None
+
+    #: Whether the code keeps the output of every layer while the layers run.
+    keeps_hidden_states: bool = False
+
+    #: Whether the family's own code makes the masks.
+    own_masks: bool = False
+
     #: What a model of tokens runs on the final norm's output before its head's dropout.
     before_token_head: Callable[[Context, Tensor], Tensor] = identity
 

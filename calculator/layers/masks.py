@@ -130,6 +130,8 @@ def _keeps_samples_apart(context: Context) -> bool:
 
 def _mask(context: Context, attention: MixerType) -> Tensor | None:
     """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
+    if context.forward.own_masks:
+        return None
     if not context.is_causal:
         if attention == "sliding_attention" and _needed(context, attention):
             return _in_window(context)

@@ -106,6 +106,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
             hidden_states = forward.decode(context, hidden_states)
         hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
         hidden_states, _replaced = _with_features(context, position, hidden_states)
+        if forward.keeps_hidden_states:
+            context.decoder_locals.append(hidden_states)
     hidden_states = mark(hidden_states, f"{context.marks}layer {len(context.repetition.numbers)}")
     norm = context.hooks.module("final_norm")
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))

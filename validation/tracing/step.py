@@ -43,7 +43,7 @@ class Step:
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
         self.labels = labels(request)
-        values = values or (HostValues() if self.training.has_images else None)
+        values = values or (HostValues() if self.training.has_images or self._reads_labels(request) else None)
         self.values: KnownValues | HostValues = values or KnownValues(positions_needed(request))
         self.images: dict[str, torch.Tensor] = {}
         if values is not None:
@@ -59,6 +59,8 @@ class Step:
         if self.training.has_images:
             ids = images.token_ids(request, config, ordinary_token(config))
         values.know(self.input_ids, ids)
+        for labelled in self.labels.values():
+            values.know(labelled, torch.zeros(labelled.shape, dtype=labelled.dtype))
         if self.mask is not None and self.training.has_images:
             mask = torch.ones_like(ids)
             mask[:, -1] = 0
@@ -67,6 +69,10 @@ class Step:
             self.images[name] = torch.empty_like(host, device="meta")
             if host.device.type != "meta":
                 values.know(self.images[name], host)
+
+    def _reads_labels(self, request: Request) -> bool:
+        """Whether the model's own code selects the sequences that have a label."""
+        return request.task == "seq_cls" and self.model.config.model_type == "deberta-v2"
 
     def _optimizer(self) -> torch.optim.Optimizer:
         training = self.training

@@ -15,7 +15,7 @@ from calculator.layers.encoder import first_token, no_tables
 from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.architecture.config import Config
     from calculator.layers.context import Context, LayerModules
@@ -27,16 +27,19 @@ Output = Literal["attention.output", "output"]
 _SUBLAYERS: dict[Output, Literal["attention", "mlp"]] = {"attention.output": "attention", "output": "mlp"}
 
 
-def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    attention_output = _attention(context, modules, hidden_states)
+def encoder_layer(
+    context: Context, modules: LayerModules, hidden_states: Tensor, attend: Callable[..., Tensor] | None = None
+) -> Tensor:
+    """Attention and MLP, each with a norm after it; `attend` is a family's own self-attention."""
+    attention_output = _attention(context, modules, hidden_states, attend or _self_attention)
     intermediate_output = modules["intermediate.dense"](attention_output)
     context.set_scope(f"{modules.prefix}intermediate: ")
     intermediate_output = activation(context.config["hidden_act"])(intermediate_output)
     return _output(context, modules, "output", intermediate_output, attention_output)
 
 
-def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    attention_output = _self_attention(context, modules, hidden_states)
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+    attention_output = attend(context, modules, hidden_states)
     return _output(context, modules, "attention.output", attention_output, hidden_states)
 
 
@@ -156,7 +159,7 @@ def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 BERT = DecoderForward(
-    layer=_layer,
+    layer=encoder_layer,
     embeddings=partial(_words, name="bert"),
     before_layers=partial(_before_layers, name="bert"),
     retained="input",

@@ -1,16 +1,20 @@
-"""DeBERTa v2 and v3, the encoder alone: disentangled attention over relative positions."""
+"""DeBERTa v2 and v3, the encoder alone, or with the head of a task: disentangled attention over relative positions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Computed, Field
+from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, Module, bare, embedding, linear, norm
 from calculator.families.bert.weights import encoder_layer
 from calculator.families.blocks import Owned, alike
-from calculator.families.family import Family, Parts
+from calculator.families.deberta import forward
+from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
+    ACTIVATIONS,
     DIVISIBLE,
     activation,
     count,
@@ -27,9 +31,12 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.token_heads import with_head_dropout
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
 
 _TERMS = ("c2p", "p2c")
 
@@ -60,42 +67,76 @@ def _layer(config: Config) -> Owned:
     return (*base[:3], *relative, *base[3:])
 
 
-def _embeddings(config: Config) -> Parts:
+def _embeddings(config: Config, base: str) -> Parts:
     hidden, narrow, longest = config["hidden_size"], config["embedding_size"], config["max_position_embeddings"]
     kinds = config["type_vocab_size"]
     parts: tuple[tuple[bool, Module], ...] = (
-        (True, embedding("embeddings.word_embeddings", config["vocab_size"], narrow)),
-        (config["position_biased_input"], embedding("embeddings.position_embeddings", longest, narrow)),
-        (kinds > 0, embedding("embeddings.token_type_embeddings", kinds, narrow)),
-        (narrow != hidden, linear("embeddings.embed_proj", narrow, hidden)),
-        (True, norm("embeddings.LayerNorm", hidden, bias=True)),
+        (True, embedding(f"{base}embeddings.word_embeddings", config["vocab_size"], narrow)),
+        (config["position_biased_input"], embedding(f"{base}embeddings.position_embeddings", longest, narrow)),
+        (kinds > 0, embedding(f"{base}embeddings.token_type_embeddings", kinds, narrow)),
+        (narrow != hidden, linear(f"{base}embeddings.embed_proj", narrow, hidden)),
+        (True, norm(f"{base}embeddings.LayerNorm", hidden, bias=True)),
     )
     return (
         *(module for there, module in parts if there),
-        Buffer(name="embeddings.position_ids", shape=(1, longest), dtype="int64"),
+        Buffer(name=f"{base}embeddings.position_ids", shape=(1, longest), dtype="int64"),
     )
 
 
-def _convolution(config: Config) -> tuple[Module, ...]:
+def _convolution(config: Config, base: str) -> tuple[Module, ...]:
     hidden, kernel = config["hidden_size"], config["conv_kernel_size"]
     weight = (hidden, int(hidden) // int(config["conv_groups"]), kernel)
     return (
-        bare("encoder.conv.conv", "other", weight=weight, bias=(hidden,)),
-        norm("encoder.conv.LayerNorm", hidden, bias=True),
+        bare(f"{base}encoder.conv.conv", "other", weight=weight, bias=(hidden,)),
+        norm(f"{base}encoder.conv.LayerNorm", hidden, bias=True),
     )
 
 
-def _deberta(config: Config) -> Parts:
+def _deberta(config: Config, base: str = "") -> Parts:
     hidden, relative = config["hidden_size"], config["relative_attention"]
-    table = embedding("encoder.rel_embeddings", 2 * config["relative_positions"], hidden)
+    table = embedding(f"{base}encoder.rel_embeddings", 2 * config["relative_positions"], hidden)
     return (
-        *_embeddings(config),
-        stack("encoder.layer", alike(config), lambda _kind: _layer(config)),
+        *_embeddings(config, base),
+        stack(f"{base}encoder.layer", alike(config), lambda _kind: _layer(config)),
         *((table,) if relative else ()),
-        *((norm("encoder.LayerNorm", hidden, bias=True),) if "layer_norm" in config["norm_rel_ebd"] else ()),
-        *(_convolution(config) if config["conv_kernel_size"] else ()),
+        *((norm(f"{base}encoder.LayerNorm", hidden, bias=True),) if "layer_norm" in config["norm_rel_ebd"] else ()),
+        *(_convolution(config, base) if config["conv_kernel_size"] else ()),
     )
 
+
+def _with_head(model: Model, head: tuple[Module, ...], dropout: float) -> Model:
+    """The encoder under the name `deberta`, and a head."""
+    parts = _deberta(model.config, "deberta.")
+    named_parts = tuple(part for part in parts if not isinstance(part, Buffer))
+    buffers = tuple(part for part in parts if isinstance(part, Buffer))
+    whole = replace(model, parts=(*named_parts, *head), buffers=buffers, head=head[-1].name)
+    return with_head_dropout(whole, dropout)
+
+
+def _classifier(model: Model, task: Task) -> Model:
+    """DebertaV2ForSequenceClassification: a pooler and a classifier."""
+    hidden = model.config["hidden_size"]
+    pooler = linear("pooler.dense", hidden, hidden, bias=True)
+    return _with_head(
+        model, (pooler, linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True)), 0.0
+    )
+
+
+def _token_model(model: Model, task: Task) -> Model:
+    """DebertaV2ForTokenClassification or DebertaV2ForQuestionAnswering, whose head has no dropout."""
+    hidden = model.config["hidden_size"]
+    if task.name == "question_ans":
+        return _with_head(model, (linear("qa_outputs", hidden, 2, bias=True),), 0.0)
+    head = linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True)
+    return _with_head(model, (head,), model.config["hidden_dropout_prob"])
+
+
+def _other_pooler(config: Config) -> str | None:
+    width, hidden = config["pooler_hidden_size"], config["hidden_size"]
+    return None if width == hidden else f"{shown(width)} is not hidden_size, {shown(hidden)}, of what it pools"
+
+
+_TOKENS = TaskModel(model=_token_model, forward=forward.TOKENS)
 
 FAMILIES = (
     Family(
@@ -129,11 +170,21 @@ FAMILIES = (
             activation("gelu"),
             number("layer_norm_eps", 1e-7),
             *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob", default=0.1),
+            size("pooler_hidden_size", None, nullable=True, null=lambda config: config["hidden_size"]),
+            Check(name="pooler_hidden_size", problem=_other_pooler),
+            Field(name="pooler_hidden_act", type="text", default="gelu", choices=ACTIVATIONS),
+            *dropouts("pooler_dropout"),
+            Field(name="cls_dropout", type="number", default=None, nullable=True, minimum=0, maximum=1),
             tie(default=True),
             *padding(0),
         ),
         parts=_deberta,
         forward=None,
+        tasks={
+            "seq_cls": TaskModel(model=_classifier, forward=forward.DEBERTA),
+            "token_cls": _TOKENS,
+            "question_ans": _TOKENS,
+        },
         head=None,
         tied={},
     ),

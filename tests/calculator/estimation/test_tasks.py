@@ -105,6 +105,49 @@ def test_an_encoder_with_windows_makes_masks_for_sequences_as_long_as_a_window()
     assert not masked(64, local_attention=130)
 
 
+DEBERTA = {
+    "model_type": "deberta-v2",
+    **SIZES,
+    "relative_attention": True,
+    "position_buckets": 16,
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+
+
+def test_disentangled_attention_keeps_the_scores_of_all_distances():
+    """Two products for each layer, of every token with both directions of every bucket."""
+
+    def kept(**config):
+        plan = answer({**DEBERTA, **config}, "lora", training={"dtype": "float32"})
+        rows = [row for part in plan.memory.components for row in part.rows]
+        return sum(row.bytes for row in rows if row.name.endswith(("attention.self: c2p", "attention.self: p2c")))
+
+    assert kept() == 2 * 2 * 4 * 32 * (2 * 16) * 4
+    assert kept(pos_att_type=["c2p"]) == kept() // 2
+    assert kept(relative_attention=False) == 0
+
+
+def test_a_projection_that_positions_share_is_trained_once():
+    plan = answer(DEBERTA, "lora", num_labels=3)
+    assert plan.parameters.trainable == 2 * 2 * 8 * (64 + 64) + 3 * 64 + 3
+
+
+@pytest.mark.parametrize(
+    ("config", "training", "loc"),
+    [
+        ({"conv_kernel_size": 3}, {}, "model.config.conv_kernel_size"),
+        ({"attention_head_size": 8}, {}, "model.config.head_dim"),
+        ({"pooler_hidden_size": 32}, {}, "model.config.pooler_hidden_size"),
+        ({}, {"attention": "flash_attention_2"}, "training.attention"),
+    ],
+)
+def test_what_deberta_refuses_names_its_field(config, training, loc):
+    assert loc in refusals({**DEBERTA, **config}, training=training)
+
+
 def test_virtual_tokens_have_no_labels():
     assert "not the labels" in refusals(BERT, "prompt", task="token_cls")["method.name"]
     assert answer(BERT, "prompt", task="question_ans").parameters.added == 20 * 64 + 2 * 64 + 2
@@ -302,7 +345,7 @@ def test_a_target_length_is_an_encoder_decoders():
 def test_the_cases_cover_every_encoder_and_loss():
     cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
     requests = [case["request"] for case in cases]
-    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5", "modernbert"} <= {
+    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5", "modernbert", "deberta-v2"} <= {
         each["model"]["config"]["model_type"] for each in requests
     }
     losses = {each.get("problem_type") for each in requests}
