@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Computed, Field
 from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, Module, bare, embedding, linear, norm
@@ -131,11 +131,6 @@ def _token_model(model: Model, task: Task) -> Model:
     return _with_head(model, (head,), model.config["hidden_dropout_prob"])
 
 
-def _other_pooler(config: Config) -> str | None:
-    width, hidden = config["pooler_hidden_size"], config["hidden_size"]
-    return None if width == hidden else f"{shown(width)} is not hidden_size, {shown(hidden)}, of what it pools"
-
-
 _TOKENS = TaskModel(model=_token_model, forward=forward.TOKENS)
 
 FAMILIES = (
@@ -171,7 +166,6 @@ FAMILIES = (
             number("layer_norm_eps", 1e-7),
             *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob", default=0.1),
             size("pooler_hidden_size", None, nullable=True, null=lambda config: config["hidden_size"]),
-            Check(name="pooler_hidden_size", problem=_other_pooler),
             Field(name="pooler_hidden_act", type="text", default="gelu", choices=ACTIVATIONS),
             *dropouts("pooler_dropout"),
             Field(name="cls_dropout", type="number", default=None, nullable=True, minimum=0, maximum=1),
