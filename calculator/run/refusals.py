@@ -84,8 +84,8 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if not run.evaluates:
         return
     yield from _of_trainer(request)
-    if training.use_liger_kernel:
-        message = "evaluation with Liger's kernels is not modelled: use false, or run.eval_strategy no"
+    if training.use_liger_kernel and run.gathers_logits:
+        message = "the logits that are gathered with Liger's kernels are not modelled: use run.prediction_loss_only"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if method.embeds_inputs:
         message = f"evaluation with {method.facts.label} is not modelled: use prefix or lora, or run.eval_strategy no"

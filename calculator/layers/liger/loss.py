@@ -91,9 +91,10 @@ def _chunk(x: Tensor, weight: Tensor, size: int, *, trains_head: bool) -> None:
         copies = [_copied(weight.detach(), weight.shape, dtype, "head"), _copied(x, rows, dtype, "chunk")]
         logits = tape.scratch(logits_shape, dtype, "logits of a chunk")
         del copies
-        whole = weight if region is None else region.cached_cast(weight, "head", grad_enabled=False)
-        product = tape.scratch(rows, dtype, "gradient of a chunk")
-        del whole, product
+        if x.edge:
+            whole = weight if region is None else region.cached_cast(weight, "head", grad_enabled=False)
+            product = tape.scratch(rows, dtype, "gradient of a chunk")
+            del whole, product
     if trains_head and weight.dtype == "float32" and dtype != "float32":
         _copied(x, rows, dtype, "chunk")
     elif trains_head and weight.dtype == "float32":

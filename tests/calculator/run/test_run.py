@@ -184,7 +184,10 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
             "run.predict_with_generate",
         ),
         ({"run": {"eval_strategy": "steps"}, "method": {"name": "prompt"}}, "method.name"),
-        ({"run": {"eval_strategy": "steps"}, "training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
+        (
+            {"run": {"eval_strategy": "steps", "compute_metrics": True}, "training": {"use_liger_kernel": True}},
+            "training.use_liger_kernel",
+        ),
         (
             {"run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 32}},
             "run.generation_max_length",
