@@ -115,11 +115,12 @@ def _with_head(model: Model, head: tuple[Module, ...], dropout: float) -> Model:
 
 def _classifier(model: Model, task: Task) -> Model:
     """DebertaV2ForSequenceClassification: a pooler and a classifier."""
-    hidden = model.config["hidden_size"]
-    pooler = linear("pooler.dense", hidden, hidden, bias=True)
-    return _with_head(
-        model, (pooler, linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True)), 0.0
+    hidden, pooled = model.config["hidden_size"], model.config["pooler_hidden_size"]
+    head = (
+        linear("pooler.dense", pooled, pooled, bias=True),
+        linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True),
     )
+    return _with_head(model, head, 0.0)
 
 
 def _token_model(model: Model, task: Task) -> Model:
