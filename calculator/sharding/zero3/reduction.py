@@ -55,15 +55,19 @@ class Bucket:
         """What decides when it is reduced, and with which sizes."""
         return self._elements, self._large, (*[each.key.name for each in self._parameters],)
 
-    def takes(self, gradients: Sequence[Partitioned]) -> bool:
-        """Whether more gradients fit, so that nothing is allocated."""
-        elements = self._elements + sum([each.elements for each in gradients])
-        return elements <= self._sizes.reduce_bucket and not self._live.bytes
+    @property
+    def orders(self) -> bool:
+        """Whether the order of gradients matters: each is offloaded by itself."""
+        return self._sizes.offloads_optimizer
 
-    def take(self, gradients: Sequence[Partitioned]) -> None:
+    def takes(self, elements: int) -> bool:
+        """Whether gradients with so many elements fit, so that nothing is allocated."""
+        return self._elements + elements <= self._sizes.reduce_bucket and not self._live.bytes
+
+    def take(self, gradients: Sequence[Partitioned], elements: int) -> None:
         """Copy gradients that fit to the buffer."""
         self._parameters += gradients
-        self._elements += sum([each.elements for each in gradients])
+        self._elements += elements
 
     def reduce(self) -> None:
         """Reduce the gradients, and copy this rank's parts to its partition."""

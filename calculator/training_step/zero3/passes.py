@@ -85,6 +85,8 @@ class Passes:
         self.forward = self.backward = EMPTY
         self.batches: list[Batch] = []
         self._repeats: Repeats = ()
+        #: The fullest moments of ranges of events, which all copies have: a position, an event, and the bytes.
+        self._fullest: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
         for number, tracks in enumerate(gathering.passes):
             self.batches.append(Batch([], []))
             self._bucket.is_last = number == len(gathering.passes) - 1
@@ -127,10 +129,14 @@ class Passes:
 
     def _between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
         """The fullest moment of a range of events, which the beginning of the backward pass may part."""
-        middle = self._program.backward + 1
-        for first, last in [(start, middle), (middle, end)] if start < middle < end else [(start, end)]:
-            most = max(base[first:last])
-            yield Reading(first, base.index(most, first), most + more, gathered)
+        key = id(base), start, end
+        if key not in self._fullest:
+            middle = self._program.backward + 1
+            ranges = [(start, middle), (middle, end)] if start < middle < end else [(start, end)]
+            most = [(first, max(base[first:last])) for first, last in ranges]
+            self._fullest[key] = [(first, base.index(size, first), size) for first, size in most]
+        for first, at, size in self._fullest[key]:
+            yield Reading(first, at, size + more, gathered)
 
     def _read(self, reading: Reading) -> None:
         """Note a moment. A gradient goes into the bucket; a full one is reduced before."""
@@ -154,24 +160,27 @@ class Passes:
         Otherwise the bytes grow from copy to copy by as many, and those of the followed copies on both sides are read.
         """
         gradients = [reading.gradient for reading in readings if reading.gradient is not None]
+        elements = sum([each.elements for each in gradients])
+        bucket, reducing = self._bucket, self._reducing
         before = list(self._repeats)
         state: Hashable = None
         change = -1
         for copy in range(1, count + 1):
-            if self._bucket.takes(gradients):
-                self._bucket.take([each.in_layer(copy * self._period) for each in gradients])
+            back = copy * self._period if bucket.orders else 0
+            if bucket.takes(elements):
+                bucket.take([each.in_layer(back) for each in gradients] if back else gradients, elements)
                 state = None
                 continue
             self._repeats = (*before[:window], before[window] + copy, *before[window + 1 :])
-            left = self._reducing.bytes
-            for each in readings:
-                own = None if each.gradient is None else each.gradient.in_layer(copy * self._period)
-                more = copy * growth, copy * gathered
-                self._read(Reading(each.position, each.event, each.bytes + more[0], each.gathered + more[1], own))
-            state, last = self._bucket.state, state
-            change, last_change = self._reducing.bytes - left, change
+            left = reducing.bytes
+            for position, event, size, own, gradient in readings:
+                if gradient is not None or reducing.bytes:
+                    moved = gradient.in_layer(back) if back and gradient is not None else gradient
+                    self._read(Reading(position, event, size + copy * growth, own + copy * gathered, moved))
+            state, last = bucket.state, state
+            change, last_change = reducing.bytes - left, change
             if state == last and change == last_change:
-                self._reducing.bytes += (count - copy) * change
+                reducing.bytes += (count - copy) * change
                 return copy, growth + change
         return None
 
