@@ -42,7 +42,9 @@ RUNS = (
         source="https://arxiv.org/abs/2106.09685",
         run="MNLI, three labels: r 8 on the query and value projections, batches of 4 sequences of 128 tokens.",
         stated="0.8 million trained parameters (table 2)",
-        assumed="Weights in float32 under autocast to float16. The head is trained too; the paper does not count it.",
+        assumed="Weights in float32 under autocast to float16. The head is trained too; the paper does not count it."
+        " r and alpha are those of the authors' script (microsoft/LoRA, examples/NLU/roberta_large_sst2.sh), which has"
+        " batches of 8 sequences of 512 tokens. The batch here was not checked against the paper.",
         formula="24 layers × 2 matrices × r × (d + k)",
         substituted="24 × 2 × 8 × (1,024 + 1,024)",
         request={
@@ -66,7 +68,8 @@ RUNS = (
         source="https://arxiv.org/abs/1902.00751",
         run="A classifier: two adapters of size 64 in each layer, batches of 32 sequences.",
         stated="2.1 % of the model trained for a task, with the layer norms (table 1)",
-        assumed="Sequences of 128 tokens, in float32. Layer norms stay frozen, and the activation is ReLU.",
+        assumed="Float32. Layer norms stay frozen, and the activation is ReLU. Batches of 32 sequences of 128 tokens"
+        " are those of the authors' example (google-research/adapter-bert, README.md).",
         formula="24 layers × 2 adapters × (2dr + r + d)",
         substituted="24 × 2 × (2 × 1,024 × 64 + 64 + 1,024)",
         request={
@@ -84,7 +87,7 @@ RUNS = (
         run="A prompt of 100 tokens, Adafactor, batches of 32.",
         stated="20,480 parameters for a prompt of 5 tokens, which is 4,096 for each token (section 1)",
         assumed="One sequence of 512 tokens in a micro-batch, with a target of 8 tokens; weights in bfloat16. PEFT"
-        " makes a prompt for the decoder too, which it does not use.",
+        " makes a prompt for the decoder too, which it does not use. The batch was not checked against the paper.",
         formula="2 stacks × p × d",
         substituted="2 × 100 × 4,096",
         request={
@@ -108,7 +111,8 @@ RUNS = (
         run="E2E: a prefix of 10 tokens, batches of 5.",
         stated="0.1 % of the model (table 1)",
         assumed="Sequences of 256 tokens, in float32. The prefix is trained without the paper's MLP, which it drops"
-        " after training.",
+        " after training. Batches of 5 are those of the authors' command (XiangLi1999/PrefixTuning, README.md), for"
+        " WebNLG and a prefix of 5 tokens; the prefix here was not checked against the paper.",
         formula="24 layers × 2 × p × d",
         substituted="24 × 2 × 10 × 1,024",
         request={
@@ -125,7 +129,8 @@ RUNS = (
         run="XSUM: a prefix of 200 tokens.",
         stated="2 % of the model (table 2)",
         assumed="Sources of 512 tokens and targets of 60, in float32. PEFT's prefix is for the decoder's attention to"
-        " its tokens; the paper's code has others for the encoder and for cross-attention.",
+        " its tokens; the paper's code has others for the encoder and for cross-attention. The prefix is that of the"
+        " authors' command (XiangLi1999/PrefixTuning, README.md), which has batches of 16.",
         formula="12 layers × 2 × p × d",
         substituted="12 × 2 × 200 × 1,024",
         request={
