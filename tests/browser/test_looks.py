@@ -106,7 +106,7 @@ MARK_LOOKS = """() => {
   for (const element of document.body.querySelectorAll('*')) {
     delete element.dataset.look;
     const written = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
-    if (!written && !element.matches('input, select, textarea')) continue;
+    if (!written && !element.matches('input, select, textarea') || element.closest('#swagger-ui')) continue;
     const { color, fontSize, fontWeight, display, visibility } = getComputedStyle(element);
     const look = [element.localName, color, fontSize, fontWeight, display, visibility];
     for (let place = element; place; place = place.parentElement) {
