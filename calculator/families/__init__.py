@@ -78,18 +78,15 @@ def forward_of(model: Model) -> DecoderForward:
     """Return the forward pass of a model's family.
 
     Raises:
-        PlanError: where the family's weights are known but its step is not modelled.
+        PlanError: where its step is modelled for other tasks only.
     """
     family = FAMILIES[model.model_type]
     own = family.tasks.get(model.task.name)
     forward = family.forward if own is None else own.forward
     if forward is None:
-        name, known = model.model_type, ", ".join(FAMILIES_WITH_FORWARD)
-        if family.tasks:
-            msg = f"the training step of {name} is modelled for some tasks: set task {' or '.join(family.tasks)}"
-            raise refusal("task", msg, model.task.name)
-        msg = f"the weights of {name} are known, its training step is not modelled; modelled are {known}"
-        raise refusal("model", msg, name)
+        tasks = " or ".join(family.tasks)
+        msg = f"the training step of {model.model_type} is modelled for some tasks: set task {tasks}"
+        raise refusal("task", msg, model.task.name)
     return forward
 
 

@@ -55,7 +55,7 @@ def test_a_family_that_is_counted_as_another_has_that_ones_forward_pass():
 def test_the_forward_pass_of_a_family_without_one_is_refused():
     config = {"model_type": "deberta-v2", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 48}
     config |= {"num_hidden_layers": 2, "num_attention_heads": 4}
-    with pytest.raises(PlanError, match="the weights of deberta-v2 are known, its training step is not modelled"):
+    with pytest.raises(PlanError, match="the training step of deberta-v2 is modelled for some tasks: set task seq_cls"):
         forward_of(model_from_config(config))
 
 
