@@ -41,7 +41,8 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
         rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")
     if not embed.added or rows.edge:
         return rows
-    if context.training.gradient_checkpointing:
+    # Trainers of TRL wrap the model first, so that enable_input_require_grads sees the adapter's output.
+    if context.training.gradient_checkpointing and not (context.training.trainer or "").startswith("trl"):
         rows = context.input_requiring_grad(rows)
     return context.method.embedding_forward(embed, ids, rows, scale)
 

@@ -108,8 +108,9 @@ def _chunk(
     tape, shape = context.tape, hidden.shape[:1]
     valid = tape.new(shape, "bool", "labelled tokens of a chunk")
     correct = _correct(hidden, valid)
-    entropy = ops.unary(log_p, "probabilities of a chunk", saves="result")
-    entropy = ops.sum_over(ops.mul(entropy, log_p, "p · log p of a chunk"), shape, "negative entropies of a chunk")
+    product = ops.mul(ops.unary(log_p, "probabilities of a chunk", saves="result"), log_p, "p · log p of a chunk")
+    entropy = ops.sum_over(product, shape, "negative entropies of a chunk")
+    del product
     entropy = ops.mul(ops.scale(entropy, "entropies of a chunk"), valid, "entropies of labelled tokens")
     return chunk_loss, correct, ops.sum_over(entropy, (), "entropy of a chunk")
 
