@@ -80,7 +80,11 @@ def test_problem_4_adapters_cannot_be_merged_and_lora_can():
 # Properties of every answer
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.facts.refuses_unmerged])
+#: The methods that are served without merging.
+UNMERGED = [name for name, method in METHODS.items() if not method.facts.refuses_unmerged]
+
+
+@pytest.mark.parametrize("name", UNMERGED)
 def test_components_sum_to_the_peak_and_their_rows_to_them(name):
     memory = answer({"name": name}, batch_size=2, context_length=512).memory
     assert sum(component.bytes for component in memory.components) == memory.peak_allocated_bytes
@@ -93,7 +97,7 @@ def test_components_sum_to_the_peak_and_their_rows_to_them(name):
 @pytest.mark.parametrize("number", range(10))
 def test_more_of_anything_never_needs_less(number):
     chance = random.Random(number)
-    method = {"name": chance.choice(list(METHODS))}
+    method = {"name": chance.choice(UNMERGED)}
     serving = {
         "batch_size": chance.choice([1, 2, 5]),
         "context_length": chance.choice([64, 500, 2048]),

@@ -9,13 +9,17 @@ from calculator.methods.base import Method
 
 #: What only training and its files ask.
 OF_TRAINING = {
+    "after_loss",
+    "after_step",
     "check",
+    "couples_layers",
     "keeps_inputs",
     "nearest_targets",
     "plain_shardings",
     "plain_steps_only",
     "saved_base_weights",
     "saved_bytes",
+    "statistics",
     "trains_biases",
     "warnings",
 }
@@ -36,7 +40,7 @@ OF_PLANS = {
 }
 
 #: What a training run writes.
-OF_CHECKPOINTS = {"refuses_checkpoint", "saved_name", "saved_tensors"}
+OF_CHECKPOINTS = {"refuses_checkpoint", "saved_name", "saved_tensors", "saves_frozen"}
 
 
 def test_every_hook_of_the_step_is_passed_on():
