@@ -123,8 +123,9 @@ PEERS: dict[str, Callable[[dict[str, Any]], int]] = {
 
 def _known_method(question: dict[str, Any]) -> dict[str, Any]:
     method: dict[str, Any] = question["method"]
-    if method["name"] not in ("full", "lora", "qlora") or method.get("use_dora"):
-        raise UnsupportedError(f"no method {'dora' if method.get('use_dora') else method['name']}")
+    variant = "dora" if method.get("use_dora") else "mica" if method.get("init_lora_weights") == "mica" else None
+    if variant or method["name"] not in ("full", "lora", "qlora"):
+        raise UnsupportedError(f"no method {variant or method['name']}")
     return method
 
 
