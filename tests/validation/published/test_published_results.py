@@ -49,9 +49,9 @@ def test_peaks_of_the_optimizers_step_under_fsdp_are_within_a_hundred_thousandth
     assert max(abs(row["error"]) for row in sharded) < 2e-5
 
 
-def test_two_hundred_and_sixty_nine_figures_are_expressed_as_a_whole():
+def test_the_figures_that_are_expressed_as_a_whole():
     whole = [row for row in COMMITTED["rows"] if row["expressed"] == "whole" and "error" in row]
-    assert len(whole) == 269
+    assert len(whole) == 315
     assert {row["protocol"] for row in whole if "protocol" in row} == {
         "buckets",
         "fast_kernels",
@@ -71,8 +71,8 @@ def test_what_is_alive_after_a_step_of_the_method_comparison_is_within_a_quarter
     rows = [row for row in COMMITTED["rows"] if row.get("point") == "after_step" and row["expressed"] == "whole"]
     off = {row["method"] for row in rows if abs(row["error"]) >= 0.0025}
     assert len(rows) > 50
-    assert off == {"randlora"}
-    assert max(row["error"] for row in rows) < 0
+    assert off == {"psoft", "randlora"}
+    assert {row["method"] for row in rows if row["error"] > 0} == {"adalora"}
 
 
 def test_every_row_has_an_address_and_the_differences_if_it_is_not_whole():

@@ -135,6 +135,8 @@ def _method(row: Row) -> dict[str, Any] | str:
     name = next((name for name, cls in METHODS.items() if cls.facts.peft_type == row["method"]), None)
     if name is None:
         return "a method that the calculator does not have"
+    if config.get("decomposition_method") == "qr":
+        return "a QR decomposition, whose memory on a GPU the calculator does not have"
     cls: type = METHODS[name]
     names = (setting.name for setting in declared(cls) if setting.name in config)
     return {"name": name, **{each: _sorted(config[each]) for each in names}}
