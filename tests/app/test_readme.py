@@ -42,6 +42,10 @@ TOKENIZER = {
 APART = ("python -m app fetch", "python -m app import")
 
 
+def test_the_readme_is_a_page():
+    assert len(README.splitlines()) < 100
+
+
 @pytest.mark.parametrize("line", [*commands(README, "    "), *(line for line in HELPED if not line.startswith(APART))])
 def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
