@@ -150,7 +150,7 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)
     facts, sharding = trainer_of(training).facts, request.device.sharding
     if training.activation_offloading is not None and not facts.offloads:
-        message = f"{facts.label} keeps layer inputs on the GPU, as far as it is modelled: leave it out, or use unsloth"
+        message = f"{facts.label} is modelled with layer inputs on the GPU only: leave it out, or use unsloth"
         yield Problem(loc="training.activation_offloading", msg=message, input=training.activation_offloading)
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"

@@ -60,7 +60,7 @@ def parsed_text(chance, parser):
 
 @cache
 def route_paths():
-    """The path of every route, as it is declared."""
+    """Return the declared path of every route."""
     return [*(route.path for router in ALL_ROUTERS for route in router.routes), *OPENAPI_PATHS, "/metrics"]
 
 

@@ -7,16 +7,13 @@ real modules.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.interop.exports import bottleneck, several_gpus, unsloth_script
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
-from app.interop.exports.literal import WIDTH, literal
-from app.resources import TEMPLATES
+from app.interop.exports.literal import WIDTH
+from app.interop.exports.script_templates import script_template
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
 from calculator.methods.config_arguments import config_arguments
@@ -168,7 +165,9 @@ def exported(planned: Planned) -> Exported:
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
     context = {**_context(planned, script, trainer), **script.context(method)}
-    content = _template(script.template).render(parent=f"{trainer.template}.py.jinja", **context)
+    content = script_template(f"methods/{script.template}.py.jinja").render(
+        parent=f"{trainer.template}.py.jinja", **context
+    )
     return Exported(
         filename="train.py",
         media_type="text/x-python",
@@ -186,21 +185,6 @@ def _additional_files(request: Request) -> tuple[AdditionalFile, ...]:
     if sharding == "fsdp":
         return (config,)
     return (config, several_gpus.deepspeed_file(request, of_trainer=of_trainer))
-
-
-@cache
-def _template(name: str) -> Any:
-    # The output is Python, not HTML: every value passes through `literal`, or comes from the calculator.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES / "exports"),
-        autoescape=False,  # noqa: S701
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["literal"] = literal
-    return environment.get_template(f"methods/{name}.py.jinja")
 
 
 def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:

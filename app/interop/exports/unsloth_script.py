@@ -5,15 +5,11 @@ Source: unsloth at 015bdef, models/llama.py, from_pretrained and get_peft_model.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.header import header, title
-from app.interop.exports.literal import literal
-from app.resources import TEMPLATES
+from app.interop.exports.script_templates import script_template
 from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
 from calculator.methods import LoRA, QLoRA
@@ -47,7 +43,7 @@ def exported(planned: Planned) -> Exported:
     assert isinstance(method, LoRA | QLoRA)
     training, not_expressed = request.training, (*_not_expressed(method),)
     offloads = training.activation_offloading is not False
-    content = _template().render(
+    content = script_template("unsloth.py.jinja").render(
         header=header(request, planned.plan, RUN, not_expressed),
         title=title(request, planned.plan),
         model=planned.model.id,
@@ -82,18 +78,3 @@ def _not_expressed(method: LowRank) -> Iterator[NotExpressed]:
     if method.exclude_modules:
         why = "get_peft_model does not pass it on: the modules are listed in target_modules"
         yield NotExpressed(loc="method.exclude_modules", value=list(method.exclude_modules), why=why)
-
-
-@cache
-def _template() -> Any:
-    # The output is Python, not HTML: every value passes through `literal`, or comes from the calculator.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES / "exports"),
-        autoescape=False,  # noqa: S701
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["literal"] = literal
-    return environment.get_template("unsloth.py.jinja")

@@ -61,7 +61,7 @@ class Bucket:
         return self._sizes.offloads_optimizer
 
     def takes(self, elements: int) -> bool:
-        """Whether gradients with so many elements fit, so that nothing is allocated."""
+        """Whether the buffer has room for this many elements without an allocation."""
         return self._elements + elements <= self._sizes.reduce_bucket and not self._live.bytes
 
     def take(self, gradients: Sequence[Partitioned], elements: int) -> None:
