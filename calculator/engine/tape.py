@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.autocast import Autocast
     from calculator.engine.autograd import AccumulateGrad, Node
+    from calculator.engine.loops import Loop
 
 #: Where a tensor's gradient goes: the node that made it, the index of that output, and the tensor's shape and dtype.
 Edge = tuple["Node", int, "Shape", DType]
@@ -56,8 +57,10 @@ class Tape:
         "calls_modules",
         "component",
         "events",
+        "folds_loops",
         "grad_enabled",
         "hooks",
+        "loops",
         "marked_rows",
         "marks",
         "module_dropout",
@@ -95,6 +98,9 @@ class Tape:
         #: The sequence number of the latest node.
         self.sequence_nr = 0
         self.sizes = Sizes()
+        #: Whether few iterations of long loops are interpreted (loops.py), and the loops of which that is so.
+        self.folds_loops = False
+        self.loops: list[Loop] = []
 
     def mark(self, label: str, tensor: Tensor | None = None) -> None:
         """Name this position of the step, and note the row of a tensor."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing, products, scans
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.loops import Loop
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def chunk_gated_delta_rule(
     key = ops.mul(key, _over_width(_exp(_to_the_end(cum_decay))), "key, decayed")
     of_chunk = _exp(_selected(cum_decay, cum_decay.shape[:3]))
     of_chunk = ops.view(of_chunk, (*of_chunk.shape, 1, 1))
-    for _ in range(chunks):
+    loop = Loop(query.tape, chunks)
+    for _ in range(loop.interpreted):
+        state = loop.begin(state)
         of_state = products.bmm(_chunk(k_cumdecay), state, (*state.shape[:2], CHUNK, state.shape[3]), "values, read")
         v_new = ops.subtract(_chunk(new_values), of_state, "values, corrected")
         del of_state

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.copies import Copies
 from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
 from calculator.layers import masks
@@ -95,9 +96,10 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
             context.may_skip_first_layer = not whole
         elif trainer_of(context.training).facts.grads_inputs:
             context.repetition = context.repetition.from_first_period()
+    context.tape.folds_loops = not context.may_skip_first_layer
     micro_batch(context)
     # The objects of the step that are freed from now on add events to its own tape only.
-    repetition, tape = context.repetition, context.tape.copy()
+    repetition, tape = context.repetition, expanded(context.tape)
     marks = {label: position for position, label in tape.marks}
     begin = marks["layer 0 forward"]
     return Interpretation(

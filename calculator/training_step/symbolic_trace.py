@@ -58,7 +58,7 @@ class SymbolicTrace:
         self.shape_env = shape_env
         self.interpretation = interpretation
         rows, interpretation.tape.rows = interpretation.tape.rows, []
-        keys = [*map(SymSizes(shape_env).indexed, rows)]
+        keys = SymSizes(shape_env).indexed_rows(rows)
         kinds, self.kind_of = kinds_of(keys, interpretation.first)
         #: The first row of each kind.
         self.kinds = [rows[row] for row in _first_rows(self.kind_of, interpretation.first)]
@@ -207,3 +207,9 @@ class SymSizes(Sizes):
         name, shape, dtype, component, size = row
         index = self.shape_env.index
         return name, tuple([index(dim) for dim in shape]), dtype, component, index(size)
+
+    def indexed_rows(self, rows: Sequence[Allocation]) -> list[Allocation]:
+        """Rows with indices. Iterations of a loop have the same rows (loops.py)."""
+        same = {id(row): row for row in rows}
+        indexed = {key: self.indexed(row) for key, row in same.items()}
+        return [indexed[id(row)] for row in rows]

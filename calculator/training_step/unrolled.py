@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from calculator.engine.loops import expanded
 from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN
 from calculator.training_step.causal_lm import micro_batch
@@ -124,12 +125,14 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
     context.repetition = Repetition(
         numbers=numbers, start=count, end=count, copies=0, repeated_positions=repeated, repeats=max(0, more)
     )
+    context.tape.folds_loops = True
     micro_batch(context)
     if symbols is not None:
         context.tape.rows = [symbols.indexed(row) for row in context.tape.rows]
-    marks = {label: position for position, label in context.tape.marks}
+    tape = expanded(context.tape)
+    marks = {label: position for position, label in tape.marks}
     if more <= 0:
-        tape, middle, end = context.tape, marks["backward"], marks["end"]
+        middle, end = marks["backward"], marks["end"]
         return Unrolled(
             rows=tape.rows,
             forward=[_once(tape.events[:middle])],
@@ -138,7 +141,7 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
             stride=1,
             copies=0,
         )
-    spread = _Periods(context.tape, marks, repetition, more)
+    spread = _Periods(tape, marks, repetition, more)
     return Unrolled(
         rows=spread.rows,
         forward=spread.forward(),

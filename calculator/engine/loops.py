@@ -1,0 +1,221 @@
+"""Loops of a forward pass whose iterations allocate alike: a few are interpreted, and one represents those between.
+
+An iteration refers to its own tensors, to those of the iterations next to it, and to tensors outside the loop. The
+third iteration is the first with two like it on both sides, so its events are repeated for those that are not
+interpreted: in order in the forward pass, in reverse in the backward pass. `expanded` makes the tape with the events of
+all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from operator import add, sub
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine.autograd import Node
+from calculator.engine.tape import Tape, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: The iterations that are interpreted: two, the one that represents others, and two.
+INTERPRETED = 5
+_FIRST, _LAST = 1, 4
+
+#: From how many skipped iterations on, some are between the first, the last, and the two that are compared.
+_EVEN = 3
+
+
+class Loop:
+    """One pass through a loop of `count` iterations.
+
+    `skipped` iterations are not interpreted. `forward` and `backward` are the events before the second to the fifth
+    iteration, and, in reverse, those at which their backward passes end.
+    """
+
+    __slots__ = ("backward", "forward", "interpreted", "iteration", "skipped")
+
+    def __init__(self, tape: Tape, count: int) -> None:
+        self.skipped = count - INTERPRETED if tape.folds_loops and count > INTERPRETED else 0
+        self.interpreted = count - self.skipped
+        self.iteration = 0
+        self.forward: list[int] = []
+        self.backward: list[int] = []
+        if self.skipped:
+            tape.loops.append(self)
+
+    def begin(self, state: Tensor) -> Tensor:
+        """Begin an iteration with what the one before it passes on."""
+        if self.skipped and _FIRST <= self.iteration <= _LAST:
+            self.forward.append(len(state.tape.events))
+            node = Node(state.tape, _end_backward, (state.edge,), self) if state.edge else None
+            state = Tensor(state.tape, state.storage, state.shape, state.dtype, node)
+        self.iteration += 1
+        return state
+
+
+def _end_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    node.context.backward.append(len(grad.tape.events))
+    return (grad,)
+
+
+class _Window(NamedTuple):
+    """The events of one iteration in one pass, and the rows that they allocate.
+
+    Attributes:
+        skipped: The iterations that are not interpreted. The window at place 0 stands for them too.
+        before: What the windows before this one add to the numbers of its rows.
+        step: Whether the pass runs the iterations in order (1) or in reverse (-1).
+        place: Which iteration it is: -1 for the second, 0 for the third, 1 for the fourth.
+        group: The number of the pass.
+    """
+
+    start: int
+    end: int
+    first_row: int
+    last_row: int
+    skipped: int
+    before: int
+    step: int
+    place: int
+    group: int
+
+    @property
+    def rows(self) -> int:
+        return self.last_row - self.first_row
+
+    def row(self, row: int, iteration: int) -> int:
+        """The number of a row of the represented iteration's own."""
+        in_time = iteration if self.step > 0 else self.skipped - iteration
+        return row + self.before + in_time * self.rows
+
+
+def expanded(tape: Tape) -> Tape:
+    """Return a copy of a tape with the events of all iterations, and the position of each mark among them."""
+    if not tape.loops:
+        return tape.copy()
+    return _Expansion(tape).tape()
+
+
+class _Expansion:
+    """The windows of all loops of a tape, and the numbers of its rows on the tape with all iterations."""
+
+    __slots__ = ("_first", "_kept", "_last", "_middles", "_owner", "_tape", "_windows")
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._windows = [*_windows(tape)]
+        self._middles = {window.group: window for window in self._windows if not window.place}
+        #: The window that allocates a row, for rows of windows.
+        self._owner = {row: w for w in self._windows for row in range(w.first_row, w.last_row)}
+        #: Numbers of rows, with those of a repeated row in the first and in the last iteration that it stands for.
+        self._first, self._last = self._numbers(), self._numbers()
+        for window in self._middles.values():
+            own = slice(window.first_row, window.last_row)
+            self._first[own] = [window.row(row, 0) for row in range(own.start, own.stop)]
+            self._last[own] = [window.row(row, window.skipped) for row in range(own.start, own.stop)]
+        freed = {~event for w in self._windows for event in tape.events[w.start : w.end] if event < 0}
+        #: The repeated rows that are freed outside the windows.
+        self._kept = {row for w in self._middles.values() for row in range(w.first_row, w.last_row)} - freed
+
+    def _numbers(self) -> list[int]:
+        """The number of every row that is not repeated."""
+        numbers, count = list[int](), len(self._tape.rows)
+        for window in self._middles.values():
+            numbers += range(len(numbers) + window.before, window.last_row + window.before)
+        added = sum(window.skipped * window.rows for window in self._middles.values())
+        return [*numbers, *range(len(numbers) + added, count + added)]
+
+    def tape(self) -> Tape:
+        """The tape with all events."""
+        old, new = self._tape, self._tape.copy()
+        new.rows, new.events, position, row = [], [], 0, 0
+        starts, moved = [0], [0]
+        for window in self._windows:
+            new.events += self._outside(position, window.start)
+            new.rows += old.rows[row : window.last_row]
+            if window.place:
+                new.events += self._once(window.start, window.end, self._first if window.place < 0 else self._last)
+            else:
+                for events in self._repeated(window):
+                    new.events += events
+                new.rows += old.rows[window.first_row : window.last_row] * window.skipped
+                starts.append(window.end)
+                moved.append(len(new.events) - window.end)
+            position, row = window.end, window.last_row
+        new.events += self._outside(position, len(old.events))
+        new.rows += old.rows[row:]
+        new.marks = [(at + moved[bisect_right(starts, at) - 1], label) for at, label in old.marks]
+        new.marked_rows = {label: self._first[row] for label, row in old.marked_rows.items()}
+        return new
+
+    def _once(self, start: int, end: int, numbers: Sequence[int]) -> list[int]:
+        """Events that occur once."""
+        return [numbers[event] if event >= 0 else ~numbers[~event] for event in self._tape.events[start:end]]
+
+    def _outside(self, start: int, end: int) -> list[int]:
+        """Events outside the windows; those of a row that is repeated, for all its iterations."""
+        events = self._once(start, end, self._first)
+        if not self._kept:
+            return events
+        for at in range(end - 1, start - 1, -1):
+            row = ~self._tape.events[at]
+            if row in self._kept:
+                window = self._owner[row]
+                events[at - start : at - start + 1] = [~window.row(row, n) for n in range(window.skipped + 1)]
+        return events
+
+    def _repeated(self, window: _Window) -> Iterator[Sequence[int]]:
+        """The events of each iteration that a window stands for, in time. Between the ends, numbers grow evenly."""
+        skipped = window.skipped
+        order = range(skipped + 1)[:: window.step]
+        if skipped < _EVEN:
+            yield from (self._of(window, iteration) for iteration in order)
+            return
+        yield self._of(window, order[0])
+        events = self._of(window, order[1])
+        steps = [*map(sub, self._of(window, order[2]), events)]
+        for _ in range(skipped - 1):
+            yield events
+            events = [*map(add, events, steps)]
+        yield self._of(window, order[-1])
+
+    def _of(self, window: _Window, iteration: int) -> list[int]:
+        """The events of an iteration."""
+        number = self._number
+        return [
+            number(event, iteration) if event >= 0 else ~number(~event, iteration)
+            for event in self._tape.events[window.start : window.end]
+        ]
+
+    def _number(self, row: int, iteration: int) -> int:
+        """The number of a row for an event of an iteration: a row of a neighbour's window is one of a neighbour."""
+        owner = self._owner.get(row)
+        if owner is None or not 0 <= iteration + owner.place <= owner.skipped:
+            return self._first[row]
+        middle = self._middles[owner.group]
+        return middle.row(row - owner.first_row + middle.first_row, iteration + owner.place)
+
+
+def _windows(tape: Tape) -> Iterator[_Window]:
+    """The windows of all loops, in the order of events."""
+    found: list[tuple[int, int, int, int, int, int]] = []
+    for loop in tape.loops:
+        for step, bounds in ((1, loop.forward), (-1, loop.backward)):
+            group = len(found)
+            places = (-1, 0, 1)[::step]
+            found += [
+                (start, end, loop.skipped, step, place, group)
+                for place, start, end in zip(places, bounds, bounds[1:], strict=False)
+            ]
+    before, rows, at = 0, 0, 0
+    for start, end, skipped, step, place, group in sorted(found):
+        rows += _allocated(tape.events[at:start])
+        own = _allocated(tape.events[start:end])
+        yield _Window(start, end, rows, rows + own, skipped, before, step, place, group)
+        before += 0 if place else skipped * own
+        rows, at = rows + own, end
+
+
+def _allocated(events: Sequence[int]) -> int:
+    return sum([event >= 0 for event in events])
