@@ -246,14 +246,17 @@ class Model:
     def with_rotary_table(self) -> Model:
         """The model with one table of every position and its frequencies as buffers, as torchtune's modules have them.
 
-        Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init.
+        Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init; and, where the table
+        has both halves, torchtune/models/qwen2/_positional_embeddings.py.
         """
         if any(each.name == ROTARY_TABLE for each in self.buffers):
             return self
         half = named(int(self.config["head_dim"]) // 2, "head_dim / 2")
         positions = named(int(self.config["max_position_embeddings"]), "max_seq_len")
         theta = Buffer(name="layers.attn.pos_embeddings.theta", shape=(half,), dtype="float32")
-        return replace(self, buffers=(theta, Buffer(name=ROTARY_TABLE, shape=(positions, half, 2), dtype="float32")))
+        width = 4 if self.model_type == "qwen2" else 2
+        table = Buffer(name=ROTARY_TABLE, shape=(positions, half, width), dtype="float32")
+        return replace(self, buffers=(theta, table))
 
     def with_score(self, num_labels: int) -> Model:
         """The model for sequence classification: `score` takes the place of the output projection.

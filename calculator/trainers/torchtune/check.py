@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
     from calculator.trainers.subject import Subject
 
-#: The families whose modules in torchtune are modelled: those of Llama 2 to 3.2.
-FAMILIES = ("llama",)
+#: The families whose modules in torchtune are modelled: Llama 2 to 3.2, Mistral, and Qwen 2 and 2.5.
+FAMILIES = ("llama", "mistral", "qwen2")
+
+#: The scalings of the rotary embedding that torchtune has for a family, where it has others than none.
+SCALINGS = {"llama": ("default", "llama3")}
 
 #: The modules that LoRA adapts all together, or not at all (apply_lora_to_mlp).
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -67,9 +70,14 @@ def _model(prepared: Subject) -> Iterator[Problem]:
     if int(config["head_dim"]) % 8:
         message = "heads of torchtune are modelled for widths that are multiples of 8: use null as the trainer"
         yield Problem(loc="model.config.head_dim", msg=message, input=config["head_dim"])
+    scaling = config.get("rope_type", "default")
+    known = SCALINGS.get(model.model_type, ("default",))
+    if scaling not in known:
+        message = f"torchtune's {model.model_type} has {' or '.join(known)} positions: use null as the trainer"
+        yield Problem(loc="model.config.rope_scaling", msg=message, input=scaling)
     for name, value in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if config.get(name, value) != value:
-            message = f"torchtune's Llama has {name} {str(value).lower()} only: use null as the trainer"
+            message = f"torchtune's modules have {name} {str(value).lower()} only: use null as the trainer"
             yield Problem(loc=f"model.config.{name}", msg=message, input=config[name])
 
 

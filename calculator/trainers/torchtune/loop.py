@@ -92,12 +92,12 @@ class Torchtune(Loop):
 
 
 def _tables_of_layers(prepared: Subject) -> Iterator[ResidentTensor]:
-    """Yield the tables of all layers but one, which LoRA's builders of Llama 2 and 3 make for each layer.
+    """Yield the tables of all layers but one, which LoRA's builders make for each layer, but for Llama 3.1 and 3.2.
 
     Source: torchtune/models/llama3/_component_builders.py, lora_llama3_self_attention.
     """
     model = prepared.model
-    if prepared.method.name == "full" or model.config.get("rope_type") != "default":
+    if prepared.method.name == "full" or (model.model_type == "llama" and model.config.get("rope_type") != "default"):
         return
     for buffer in model.buffers:
         count = len(model.decoder.layers) - 1
@@ -124,7 +124,9 @@ def _resident(loss: Tensor) -> Tensor:
 
 @cache
 def _patched(forward: DecoderForward) -> DecoderForward:
-    return replace(forward, layer=layer, final_norm=final(rms_norm), tables=_no_tables, retained="neither")
+    return replace(
+        forward, layer=layer, final_norm=final(rms_norm), tables=_no_tables, retained="neither", own_masks=True
+    )
 
 
 def _no_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  a hook's signature

@@ -1,6 +1,7 @@
 """torchtune's modules: RMSNorm, rotary embeddings, attention, the MLP and a layer, with their local variables.
 
-Source: torchtune/modules/rms_norm.py, position_embeddings.py, attention.py, feed_forward.py and transformer.py.
+Source: torchtune/modules/rms_norm.py, position_embeddings.py, attention.py, feed_forward.py and transformer.py; and
+torchtune/models/qwen2/_positional_embeddings.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
+from calculator.layers import rotary
 from calculator.layers.attention import attend, repeat_kv
 from calculator.layers.self_attention import split_heads
 
@@ -57,16 +59,31 @@ def rotate(context: Context, x: Tensor, name: str) -> Tensor:
     return out
 
 
+def rotate_halves(context: Context, x: Tensor, name: str) -> Tensor:
+    """Rotate the halves of each head in its own dtype, with a copy of the tables: Qwen2RotaryPositionalEmbeddings."""
+    table = Tensor(context.tape, None, (1, 1, x.shape[2], x.shape[3]), "float32", None)
+    cos = ops.cast(table, x.dtype, f"{name}: cos")
+    sin = ops.cast(table, x.dtype, f"{name}: sin")
+    rotated = rotary.rotate_half(x)
+    even = ops.mul(x, cos, f"{name} · cos")
+    return ops.add(even, ops.mul(rotated, sin, f"{name}, rotated · sin"), f"{name}, rotated")
+
+
+#: The rotation of each family.
+ROTATIONS = {"llama": rotate, "mistral": rotate, "qwen2": rotate_halves}
+
+
 def attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """Grouped-query attention over keys and values that are repeated for every head."""
     config, scope = context.config, f"{modules.prefix}self_attn: "
     query = split_heads(context, modules["self_attn.q_proj"](x), config["num_attention_heads"])
     context.set_scope(scope)
-    query = rotate(context, query, "query")
+    rotation = ROTATIONS[context.model.model_type]
+    query = rotation(context, query, "query")
     key = split_heads(context, modules["self_attn.k_proj"](x), config["num_key_value_heads"])
     value = split_heads(context, modules["self_attn.v_proj"](x), config["num_key_value_heads"])
     context.set_scope(scope)
-    key = rotate(context, key, "key")
+    key = rotation(context, key, "key")
     key = repeat_kv(query, key, "key, repeated")
     value = repeat_kv(query, value, "value, repeated")
     output = attend(context, query, key, value)

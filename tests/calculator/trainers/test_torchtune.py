@@ -59,7 +59,12 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
 @pytest.mark.parametrize(
     ("loc", "message", "given"),
     [
-        ("training.trainer", "modelled for llama", {"config": {"model_type": "mistral"}}),
+        ("training.trainer", "modelled for llama, mistral, qwen2", {"config": {"model_type": "qwen3"}}),
+        (
+            "model.config.rope_scaling",
+            "default positions",
+            {"config": {"model_type": "qwen2", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}},
+        ),
         ("model.config.head_dim", "heads are", {"config": {"head_dim": 32}}),
         ("model.config.attention_bias", "attention_bias false only", {"config": {"attention_bias": True}}),
         ("method.name", "modelled for full and lora", {"method": {"name": "ia3"}}),

@@ -1,8 +1,8 @@
-"""torchtune's README and tutorials, of its own model code and recipes, most without a batch's length."""
+"""torchtune's README and tutorials: rows of its recipes, most without a batch's length or a release."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from validation.published.measurement import Run, measurement
 
@@ -12,14 +12,34 @@ if TYPE_CHECKING:
     from validation.published.measurement import Measurement, Statistic
     from validation.published.source import Row, Source
 
-OWN_CODE = "torchtune's own model code, recipe and chunked loss"
+#: The README's LoRA run, with the modules of recipes/configs/llama3_1/8B_lora_single_device.yaml.
+LORA_ROW = 1495
+
+PACKED = "packed samples, whose block mask is not modelled for torchtune"
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
     """One figure per row, with the statistic that its text names."""
     for row in source.rows:
-        run = Run(differs=tuple(_differs(row)))
+        run = Run(request=_lora(row) if row["id"] == LORA_ROW else None, differs=tuple(_differs(row)))
         yield measurement(source, row, _statistic(row), row["measured"]["bytes"], run, setting=row.get("technique", ""))
+
+
+def _lora(row: Row) -> dict[str, Any]:
+    targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return {
+        "model": "meta-llama/Llama-3.1-8B",
+        "method": {"name": "lora", "r": row["rank"], "lora_alpha": 16, "target_modules": targets},
+        "training": {
+            "trainer": "torchtune",
+            "micro_batch_size": row["batch_size"],
+            "sequence_length": row["seq_len"],
+            "adapter_dtype": "model",
+            "gradient_checkpointing": True,
+            "optimizer": "adamw_torch_fused",
+            "max_grad_norm": None,
+        },
+    }
 
 
 def _statistic(row: Row) -> Statistic:
@@ -30,12 +50,18 @@ def _statistic(row: Row) -> Statistic:
 
 
 def _differs(row: Row) -> Iterator[str]:
-    yield OWN_CODE
-    if row.get("compile"):
-        yield "torch.compile"
+    """Yield why no request expresses a row as a whole, the largest reason first."""
+    if row["num_gpus"] > 1:
+        yield f"torchtune's recipes for several GPUs: {row.get('distributed', 'sharding')} over {row['num_gpus']}"
+    if "QLoRA" in row["method"]:
+        yield "torchtune's QLoRA, in torchao's NF4"
     if not isinstance(row.get("seq_len"), int):
         yield "the longest sequence is not stated"
-    if row["num_gpus"] > 1:
-        yield f"{row.get('distributed', 'sharding')} over {row['num_gpus']} GPUs"
+    if row.get("compile"):
+        yield "torch.compile"
+    if row.get("seq_semantics") == "packed":
+        yield PACKED
+    if "in_bwd" in row.get("optimizer", "") + row["method"]:
+        yield "the optimizer's step in the backward pass (optimizer_in_bwd)"
     if row["quality"] != "exact config":
-        yield "parts of the configuration are not stated"
+        yield "torchtune's release and parts of the configuration are not stated"
