@@ -125,6 +125,18 @@ def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
     return x.tape.new(indices.shape, x.dtype, name, node)
 
 
+def scatter_(x: Tensor, indices: Tensor, source: Tensor) -> Tensor:
+    """x.scatter_(-1, indices, source), where x needs no gradient: the indices are saved."""
+    node = Node(x.tape, _gather_back, (source.edge,), source.shape) if source.edge else None
+    if node is not None:
+        node.save(indices)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _gather_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "gradient, gathered"),)
+
+
 def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
     """Each group of rows times its own matrix (torch.nn.functional.grouped_mm): (rows, in) to (rows, out)."""
     node = None

@@ -45,6 +45,7 @@ FOLDERS = (
     "jais2",
     "lfm2",
     "llama",
+    "llama4",
     "ministral",
     "mixtral",
     "modernbert",

@@ -222,6 +222,9 @@ class DecoderForward:
     #: Whether the code keeps the output of every layer while the layers run.
     keeps_hidden_states: bool = False
 
+    #: Whether layers with a window attend within chunks of its size instead.
+    chunked: bool = False
+
     #: Whether the family's own code makes the masks.
     own_masks: bool = False
 

@@ -163,7 +163,9 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
     tape, batch, length = context.tape, context.batch, context.length
     width = length + cached_tokens(context, attention)
     mask = tape.new((1, length, width), "bool", "causal")
-    if attention == "sliding_attention":
+    if attention == "sliding_attention" and context.forward.chunked:
+        mask = _and(_in_chunks(context, width), mask, "causal and in the chunk")
+    elif attention == "sliding_attention":
         mask = _and(mask, mask, "in the window")
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if _masks_packed_sequences(context):
@@ -175,6 +177,20 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
         mask = _and(mask, mask, "where queries look")
         mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")
     return mask
+
+
+def _in_chunks(context: Context, width: int) -> Tensor:
+    """Return the mask of tokens in the same chunk, where chunks begin after the padding on the left.
+
+    Source: transformers/masking_utils.py, chunked_overlay.
+    """
+    tape, batch, length = context.tape, context.batch, context.length
+    chunks = [
+        tape.new((batch, count), "int64", f"chunks of {name}") for count, name in ((width, "keys"), (length, "queries"))
+    ]
+    mask = tape.new((batch, length, width), "bool", "same chunk")
+    del chunks
+    return _and(mask, mask, "same chunk, and true")
 
 
 def bidirectional(context: Context, width: int) -> Tensor | None:

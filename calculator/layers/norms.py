@@ -86,6 +86,18 @@ def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(output, x.dtype, "output")
 
 
+@as_module
+def scaled_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
+    """Llama4TextRMSNorm: x normalised in float32, cast back, then · weight."""
+    x.tape.scope = f"{norm.name}: "
+    return ops.mul(l2_norm(x), norm.own["weight"], "output")
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """Llama4TextL2Norm: x normalised in float32, cast back. It has no parameters."""
+    return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "normalised, cast back")
+
+
 def _normalised(x: Tensor) -> Tensor:
     variance = ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "variance")
     return ops.mul(

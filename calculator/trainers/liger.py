@@ -99,14 +99,17 @@ NOT_MODELLED = frozenset(
         "gpt_oss",
         "granite",
         "hunyuan_v1_dense",
+        "llama4_text",
         "ministral",
         "mixtral",
         "nemotron",
         "olmo2",
         "olmo3",
         "qwen2_5_vl",
+        "qwen3_5_moe_text",
         "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_next",
         "qwen3_vl",
     }
 )

@@ -155,6 +155,20 @@ def _with_linear_attention(config: dict[str, Any], draw: Draw) -> dict[str, Any]
     return {**kept, **sizes, **rng.choice([{"full_attention_interval": 2}, {"layer_types": types}])}
 
 
+def _with_chunks(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types or leave them to those that rotate, with chunks that are shorter than some sequences."""
+    rng = draw.rng
+    kept = {key: value for key, value in config.items() if key != "layer_types"}
+    chunk = rng.choice([None, draw.window or 7, 8192])
+    types = [rng.choice(["chunked_attention", "full_attention"]) for _ in range(draw.layers)]
+    listed: dict[str, Any] = rng.choice([{}, {"layer_types": types}]) if chunk else {}
+    sparse: dict[str, Any] = rng.choice(
+        [{"interleave_moe_layer_step": rng.randint(1, 2)}, {"moe_layers": [draw.layers - 1]}]
+    )
+    sizes = {"intermediate_size_mlp": rng.choice(draw.sizes.width), "no_rope_layer_interval": rng.randint(2, 4)}
+    return {**kept, **sizes, "attention_chunk_size": chunk, **listed, **sparse}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
@@ -162,6 +176,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "internlm3": _same_biases,
     "iquestcoder": _without_window,
     "lfm2": _with_convolutions,
+    "llama4_text": _with_chunks,
     "ministral3": _scaled_queries,
     "mixtral": _with_head_dim,
     "qwen2_5_vl": _with_qwen_vision,
@@ -175,5 +190,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "gemma4_text": _with_shared_keys,
     "olmo3": _per_type_rope,
     "modernbert": _per_type_rope,
+    "qwen3_5_moe_text": _with_linear_attention,
     "qwen3_5_text": _with_linear_attention,
+    "qwen3_next": _with_linear_attention,
 }

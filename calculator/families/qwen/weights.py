@@ -36,7 +36,7 @@ from calculator.families.rope import rope
 from calculator.families.windows import attention_type, layer_types, switched_window
 
 if TYPE_CHECKING:
-    from calculator.architecture.config import Config
+    from calculator.architecture.config import Config, Entry
 
 _COMMON = (
     positions(32_768),
@@ -54,16 +54,19 @@ _WINDOWS = (
     *layer_types(lambda config, index: config["sliding_window"] is not None and index >= config["max_window_layers"]),
 )
 
-_SPARSE = (
-    size("decoder_sparse_step", 1),
-    size("moe_intermediate_size"),
-    flag("norm_topk_prob", False),
-    Field(name="mlp_only_layers", type="indices", default=None, nullable=True, null=lambda _config: ()),
-)
+
+def sparse_fields(*, norm_topk_prob: bool = False) -> tuple[Entry, ...]:
+    """Which layers have experts, the width of these, and whether the weights of a token's experts sum to 1."""
+    return (
+        size("decoder_sparse_step", 1),
+        size("moe_intermediate_size"),
+        flag("norm_topk_prob", norm_topk_prob),
+        Field(name="mlp_only_layers", type="indices", default=None, nullable=True, null=lambda _config: ()),
+    )
 
 
-def _sparse_kinds(config: Config) -> tuple[LayerKind, ...]:
-    """Return the kinds of layers: each `decoder_sparse_step`-th has experts, except those in `mlp_only_layers`."""
+def sparse_kinds(config: Config) -> tuple[LayerKind, ...]:
+    """The kinds of layers: each `decoder_sparse_step`-th has experts, except those in `mlp_only_layers`."""
     dense, step = frozenset(config["mlp_only_layers"]), int(config["decoder_sparse_step"])
     return tuple(
         LayerKind(attention=attention, mlp="dense" if index in dense or (index + 1) % step else "sparse")
@@ -120,7 +123,7 @@ def _qwen2_moe(config: Config) -> Parts:
         mlp = sparse() if kind.mlp == "sparse" else gated_mlp(config)
         return (*attention(config, qkv_bias=config["qkv_bias"]), *mlp, *norms(config, *PRE_NORMS))
 
-    return decoder(config, _sparse_kinds(config), layer)
+    return decoder(config, sparse_kinds(config), layer)
 
 
 def _qwen3_moe(config: Config) -> Parts:
@@ -133,7 +136,7 @@ def _qwen3_moe(config: Config) -> Parts:
         heads = attention(config, qkv_bias=bias, o_bias=bias)
         return (*heads, *_qk_norms(config), *mlp, *norms(config, *PRE_NORMS))
 
-    return decoder(config, _sparse_kinds(config), layer)
+    return decoder(config, sparse_kinds(config), layer)
 
 
 FAMILIES = (
@@ -157,7 +160,7 @@ FAMILIES = (
             size("max_window_layers", 28, minimum=0),
             *layer_types(_even_below_max_window),
             *experts(4),
-            *_SPARSE,
+            *sparse_fields(),
             size("shared_expert_intermediate_size"),
             flag("qkv_bias", True),
             *_COMMON,
@@ -173,7 +176,7 @@ FAMILIES = (
             *switched_window(4096),
             Computed(name="layer_types", value=_same_window),
             *experts(8, aliases=("num_local_experts",)),
-            *_SPARSE,
+            *sparse_fields(),
             flag("attention_bias", False),
             *_COMMON,
         ),

@@ -1,19 +1,25 @@
-"""Qwen 3.5: layers of gated DeltaNet, and of attention whose output has a gate."""
+"""Qwen 3.5 and Qwen3-Next: layers of gated DeltaNet, and of attention whose output has a gate."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers import attention, mlp, norms, rotary
+from calculator.families.qwen.forward import WithSharedExpert
+from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, final
+from calculator.layers.decoder_forward import DecoderForward, final, rotary_tables
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
-from calculator.layers.delta_rule import chunk_gated_delta_rule
+from calculator.layers.delta_rule import CHUNK, chunk_gated_delta_rule
+from calculator.layers.mixture import in_sparse_layers
 from calculator.layers.self_attention import split_heads
 from calculator.layers.short_conv import causal_conv1d, without_padding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
@@ -68,36 +74,108 @@ def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> T
     return modules["self_attn.o_proj"](out)
 
 
-def _delta_net(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Qwen3_5GatedDeltaNet."""
-    config, scope = context.config, f"{modules.prefix}linear_attn: "
-    context.set_scope(scope)
-    hidden_states = without_padding(context, hidden_states)
-    batch, length = hidden_states.shape[:2]
-    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
-    key_width, value_width = config["linear_key_head_dim"], config["linear_value_head_dim"]
+@dataclass(slots=True)
+class _Projected:
+    """What the projections of gated DeltaNet return, with the locals of the code that makes it.
+
+    Attributes:
+        mixed: Queries, keys and values: (batch, channels, positions).
+        z: The gate of the output: (batch, positions, value heads, value size).
+        b: What gives beta: (batch, positions, value heads).
+        a: What gives the decay, in the same shape.
+        parts: Locals that live until the convolution's output is split.
+        kept: Locals that live until the layer returns.
+    """
+
+    mixed: Tensor
+    z: Tensor
+    b: Tensor
+    a: Tensor
+    parts: list[Tensor]
+    kept: list[Tensor]
+
+
+def _apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
+    """Project with a layer for each of them (Qwen 3.5)."""
+    config, (batch, length, _) = context.config, hidden_states.shape
     mixed = modules["linear_attn.in_proj_qkv"](hidden_states)
     mixed = ops.view(mixed, (batch, mixed.shape[2], length))
     z = modules["linear_attn.in_proj_z"](hidden_states)
+    z = ops.view(z, (batch, length, config["linear_num_value_heads"], config["linear_value_head_dim"]))
     b = modules["linear_attn.in_proj_b"](hidden_states)
     a = modules["linear_attn.in_proj_a"](hidden_states)
-    context.set_scope(scope)
-    mixed = causal_conv1d(context, modules["linear_attn.conv1d"], mixed, activation(config["hidden_act"]))
-    mixed = ops.view(mixed, (batch, length, mixed.shape[1]))
-    widths = (keys * key_width, keys * key_width, values * value_width)
-    query, key, value = ops.split(mixed, [(batch, length, width) for width in widths])
-    query, key = (ops.view(x, (batch, length, keys, key_width)) for x in (query, key))
-    value = ops.view(value, (batch, length, values, value_width))
-    beta = ops.unary(b, "beta", saves="result")
-    g = _decay(modules["linear_attn"], a)
-    out, state = chunk_gated_delta_rule(query, key, value, g, beta)
-    if context.cache is not None:
-        context.cache.update_recurrent_state(state)
-    if out.dtype == "float32":
-        out = ops.contiguous(out, "output by positions and heads")
-    rows = (batch * length * values, value_width)
-    out = _gated_norm(modules["linear_attn.norm"], ops.view(out, rows), ops.view(z, rows))
-    return modules["linear_attn.out_proj"](ops.view(out, (batch, length, values * value_width)))
+    return _Projected(mixed, z, b, a, [], [])
+
+
+def _by_key_heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
+    """Project with two layers, whose outputs are ordered by the key heads (Qwen3-Next).
+
+    Parts of them are copied where their heads can't be merged in a view: with several key heads, queries and keys, and
+    what has several value heads for each of them.
+    """
+    config, (batch, length, _) = context.config, hidden_states.shape
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    each, width, value_width = values // keys, config["linear_key_head_dim"], config["linear_value_head_dim"]
+    both = modules["linear_attn.in_proj_qkvz"](hidden_states), modules["linear_attn.in_proj_ba"](hidden_states)
+    context.set_scope(f"{modules.prefix}linear_attn: ")
+    several, by_position = keys > 1, (batch, length, keys)
+    widths = (width, width, each * value_width, each * value_width)
+    query, key, value, z = _split(both[0], by_position, widths)
+    b, a = _split(both[1], by_position, (each, each))
+    heads = (batch, length, values, value_width)
+    value, z = (_merged(x, heads, name, copies=several and each > 1) for x, name in ((value, "value"), (z, "gate")))
+    b, a = (_merged(x, heads[:3], name, copies=several and each > 1) for x, name in ((b, "b"), (a, "a")))
+    query = _merged(query, (batch, length, keys * width), "query", copies=several)
+    key = _merged(key, (batch, length, keys * width), "key", copies=several)
+    value = _merged(value, (batch, length, values * value_width), "value", copies=several and each == 1)
+    channels = 2 * keys * width + values * value_width
+    mixed = ops.cat((query, key, value), (batch, length, channels), "queries, keys and values")
+    return _Projected(ops.view(mixed, (batch, channels, length)), z, b, a, [query, key, value], [*both])
+
+
+def _split(x: Tensor, rows: Shape, widths: tuple[int, ...]) -> list[Tensor]:
+    """View a projection by its key heads, and split each of them."""
+    return ops.split(ops.view(x, (*rows, sum(widths))), [(*rows, width) for width in widths])
+
+
+def _merged(x: Tensor, shape: Shape, name: str, *, copies: bool) -> Tensor:
+    return ops.view(ops.contiguous(x, f"{name}, copied") if copies else x, shape)
+
+
+def _delta_net(
+    project: Callable[[Context, LayerModules, Tensor], _Projected],
+) -> Callable[[Context, LayerModules, Tensor], Tensor]:
+    """Return the forward pass of gated DeltaNet with its projections."""
+
+    def run(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        config, scope = context.config, f"{modules.prefix}linear_attn: "
+        context.set_scope(scope)
+        hidden_states = without_padding(context, hidden_states)
+        batch, length = hidden_states.shape[:2]
+        keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+        key_width, value_width = config["linear_key_head_dim"], config["linear_value_head_dim"]
+        projected = project(context, modules, hidden_states)
+        context.set_scope(scope)
+        convolution, act = modules["linear_attn.conv1d"], activation(config["hidden_act"])
+        projected.mixed = causal_conv1d(context, convolution, projected.mixed, act)
+        projected.mixed = ops.view(projected.mixed, (batch, length, projected.mixed.shape[1]))
+        widths = (keys * key_width, keys * key_width, values * value_width)
+        query, key, value = ops.split(projected.mixed, [(batch, length, width) for width in widths])
+        projected.parts = []
+        query, key = (ops.view(x, (batch, length, keys, key_width)) for x in (query, key))
+        value = ops.view(value, (batch, length, values, value_width))
+        beta = ops.unary(projected.b, "beta", saves="result")
+        g = _decay(modules["linear_attn"], projected.a)
+        out, state = chunk_gated_delta_rule(query, key, value, g, beta)
+        if context.cache is not None:
+            context.cache.update_recurrent_state(state)
+        if out.dtype == "float32" and not (values == 1 and (batch == 1 or length % CHUNK == 0)):
+            out = ops.contiguous(out, "output by positions and heads")
+        rows = (batch * length * values, value_width)
+        out = _gated_norm(modules["linear_attn.norm"], ops.view(out, rows), ops.view(projected.z, rows))
+        return modules["linear_attn.out_proj"](ops.view(out, (batch, length, values * value_width)))
+
+    return run
 
 
 def _decay(owner: BoundModule, a: Tensor) -> Tensor:
@@ -125,16 +203,35 @@ def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     return ops.cast(hidden_states, dtype, "output")
 
 
-def _mixer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    run = _delta_net if modules.kind.attention == "linear_attention" else _attend
-    return run(context, modules, hidden_states)
+def _mixer(
+    project: Callable[[Context, LayerModules, Tensor], _Projected],
+) -> Callable[[Context, LayerModules, Tensor], Tensor]:
+    """Return what mixes tokens in a layer of either type."""
+    delta_net = _delta_net(project)
 
+    def run(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        mix = delta_net if modules.kind.attention == "linear_attention" else _attend
+        return mix(context, modules, hidden_states)
+
+    return run
+
+
+_NORM = norm_by_name(norms.offset_rms_norm)
+_EXPERTS = WithSharedExpert(router=routers.softmax_and_cast_back)
 
 QWEN3_5 = DecoderForward(
-    layer=SequentialLayer(attention=_mixer, mlp=mlp.gated, norm=norm_by_name(norms.offset_rms_norm)),
+    layer=SequentialLayer(attention=_mixer(_apart), mlp=mlp.gated, norm=_NORM),
     tables=_tables,
     final_norm=final(norms.offset_rms_norm),
     masks=("full_attention",),
     partial_rotary=True,
     trains_only="whose layers of linear attention cache another state",
+)
+
+QWEN3_5_MOE = replace(QWEN3_5, layer=SequentialLayer(attention=_mixer(_apart), mlp=_EXPERTS, norm=_NORM))
+
+QWEN3_NEXT = replace(
+    QWEN3_5,
+    layer=SequentialLayer(attention=_mixer(_by_key_heads), mlp=in_sparse_layers(_EXPERTS), norm=_NORM),
+    tables=rotary_tables,
 )

@@ -26,6 +26,7 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
     "mixtral": ("gate", "w1", "w2", "w3"),
     "olmoe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
+    "qwen3_next": _EXPERTS,
     "solar_open": _EXPERTS,
 }
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from calculator.methods.targeted.method import TargetedMethod
 
 #: Linear layers whose class returns a tuple, which PEFT's layers can't adapt, by model_type.
-#: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter.
-ROUTERS: dict[str, str] = {"phimoe": "router"}
+#: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
+ROUTERS: dict[str, str] = {"llama4_text": "router", "phimoe": "router"}
 
 #: The names of attention modules in the families: self_attn, attention, SelfAttention, attn, ...
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)

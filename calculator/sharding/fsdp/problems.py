@@ -26,7 +26,7 @@ EARLY = ("adagrad",)
 
 #: Text models whose class names a layer of the vision tower as a unit, which accelerate then looks for, and the layer.
 #: Source: _no_split_modules of transformers' class; accelerate/utils/fsdp_utils.py, fsdp2_prepare_auto_wrap_policy.
-MISSING_LAYERS = {"qwen3_5_text": "Qwen3_5VisionBlock"}
+MISSING_LAYERS = {"qwen3_5_moe_text": "Qwen3_5MoeVisionBlock", "qwen3_5_text": "Qwen3_5VisionBlock"}
 
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:

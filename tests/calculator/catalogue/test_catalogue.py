@@ -83,9 +83,9 @@ def test_a_model_with_remote_code_notes_the_family_that_counts_it():
     assert "internlm2" in str(entry.note)
 
 
-def test_the_catalogue_has_220_models_of_54_families():
-    assert len(models()) == 220
-    assert len({entry.model_type for entry in models()}) == 54
+def test_the_catalogue_has_224_models_of_57_families():
+    assert len(models()) == 224
+    assert len({entry.model_type for entry in models()}) == 57
 
 
 def test_every_name_is_unique():
