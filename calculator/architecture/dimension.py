@@ -50,6 +50,11 @@ class Dim(int):
         """The name as a factor of a product; kept, because many shapes have the same dimension."""
         return f"({self.name})" if " + " in self.name else self.name
 
+    @cached_property
+    def digits(self) -> str:
+        """The size as text, kept as the factor is."""
+        return f"{self:,}"
+
     def __mul__(self, other: int) -> Dim:
         return Dim(int.__mul__(self, other), ("×", self, other))
 
@@ -85,6 +90,10 @@ def _factor(size: int) -> str:
     return size.factor if isinstance(size, Dim) else f"{size:,}"
 
 
+def _digits(size: int) -> str:
+    return size.digits if isinstance(size, Dim) else f"{size:,}"
+
+
 def elements(shape: Shape) -> int:
     """The number of elements of a tensor of this shape."""
     if len(shape) < 2:
@@ -94,9 +103,9 @@ def elements(shape: Shape) -> int:
 
 def symbolic(shape: Shape) -> str:
     """The shape as a product of names: `B × S × hidden_size`."""
-    return " × ".join([_factor(size) for size in shape]) or "1"
+    return " × ".join(map(_factor, shape)) or "1"
 
 
 def substituted(shape: Shape) -> str:
     """The shape as a product of numbers: `4 × 2,048 × 4,096`."""
-    return " × ".join([f"{size:,}" for size in shape]) or "1"
+    return " × ".join(map(_digits, shape)) or "1"

@@ -67,25 +67,30 @@ class Kinds:
 class Storages:
     """The storages of one run by kind, with their sizes in bytes.
 
-    `make` lists each kind's name, shape, dtype, component and size when they are first read.
+    `make` returns a kind's name, shape, dtype, component and size when they are first read.
     """
 
     __slots__ = ("_equal_sizes", "kinds", "made", "make", "sizes")
 
-    def __init__(self, kinds: Kinds, sizes: Sequence[int], make: Callable[[], list[Allocation]]) -> None:
+    def __init__(self, kinds: Kinds, sizes: Sequence[int], make: Callable[[int], Allocation]) -> None:
         self.kinds = kinds
         #: The bytes of each size, by number.
         self.sizes = sizes
         self.make = make
-        self.made: list[Allocation] | None = None
+        self.made: dict[int, Allocation] = {}
         self._equal_sizes: tuple[int, ...] | None = None
 
     @property
     def allocations(self) -> list[Allocation]:
         """Every kind, by number."""
-        if self.made is None:
-            self.made = self.make()
-        return self.made
+        return [*map(self.allocation, range(len(self.kinds.names)))]
+
+    def allocation(self, kind: int) -> Allocation:
+        """The kind with a number."""
+        found = self.made.get(kind)
+        if found is None:
+            found = self.made[kind] = self.make(kind)
+        return found
 
     @property
     def equal_sizes(self) -> tuple[int, ...]:
@@ -113,7 +118,7 @@ def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
     names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
     bytes_of, size_of = numbered(sizes)
     kinds = Kinds(names, [*zip(shapes, dtypes, strict=True)], components, size_of, of_row, tape.events)
-    return Storages(kinds, bytes_of, lambda: allocations)
+    return Storages(kinds, bytes_of, allocations.__getitem__)
 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None) -> tuple[list[Kind], Sequence[int]]:

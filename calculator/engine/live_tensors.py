@@ -34,8 +34,8 @@ class StorageCounts(NamedTuple):
 
     def items(self) -> list[tuple[Allocation, int]]:
         """Each kind with its number."""
-        allocations = self.storages.allocations
-        return [(allocations[kind], count) for kind, count in self.counts.items()]
+        allocation = self.storages.allocation
+        return [(allocation(kind), count) for kind, count in self.counts.items()]
 
 
 class LiveTensors:
@@ -77,15 +77,20 @@ class LiveTensors:
 
     def kinds(self) -> Counter[Allocation]:
         """The number of the step's own storages of each kind, in the order of allocation."""
+        numbers = Counter(self.single)
+        for kind, count in self.counted:
+            numbers[kind] += count
+        left = self.left
+        if left is not None and left.storages is self.storages:
+            for kind, count in left.counts.items():
+                numbers[kind] += count
+            left = None
         kinds: Counter[Allocation] = Counter()
         if self.storages is not None:
-            allocations = self.storages.allocations
-            kinds.update(dict.fromkeys(allocations, 0))
-            kinds.update(map(allocations.__getitem__, self.single))
-            for kind, count in self.counted:
-                kinds[allocations[kind]] += count
-        for allocation, count in self.left.items() if self.left is not None else ():
-            kinds[allocation] += count
+            allocation = self.storages.allocation
+            kinds.update({allocation(kind): numbers[kind] for kind in sorted(numbers)})
+        for each, count in left.items() if left is not None else ():
+            kinds[each] += count
         return +kinds
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from calculator.architecture.dimension import Shape, substituted, symbolic
-from calculator.common.dtype import ITEMSIZE, DType
+from calculator.common.dtype import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,8 @@ class Row:
     #: The arithmetic, kept once it is built: a component shows that of its first rows too.
     _formula: str | None = field(default=None, init=False, repr=False, compare=False)
     _substituted: str | None = field(default=None, init=False, repr=False, compare=False)
+    #: Its JSON, kept by what writes it: rows of resident tensors are those of many answers.
+    json: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def formula(self) -> str:
@@ -59,7 +61,7 @@ class Row:
         return self._substituted
 
     def _times(self, product: str) -> str:
-        size = ITEMSIZE[cast("DType", self.dtype)]
+        size = ITEMSIZE[self.dtype]  # type: ignore[index]  # an overhead, which has none, has no shape either
         return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"
 
 

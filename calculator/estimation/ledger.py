@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import LiveTensors
+    from calculator.resident.per_parameter import ResidentTensors
 
 #: The source of each component's rows.
 SOURCES: dict[ComponentName, str] = {
@@ -50,12 +51,25 @@ FSDP = "torch/distributed/fsdp/_fully_shard: _fsdp_collectives.py and _fsdp_para
 def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     """Everything alive at a peak by component, the largest rows first."""
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
-    for name, shape, dtype, component, count, size in _storages(alive):
+    for each in alive.resident_tensors:
+        by_component[each.component] += _of_resident(each)
+    for (name, shape, dtype, component, size), count in alive.kinds().items():
         if size:
-            source = _source(name, component)
-            row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
-            by_component[component].append(row)
+            by_component[component].append(_row(name, shape, dtype, component, count, count * size))
     return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}
+
+
+def _of_resident(each: ResidentTensors) -> tuple[Row, ...]:
+    """The rows of resident tensors, kept with them: they are those of every run with the tensors."""
+    if each.rows is None:
+        listed = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors((each,)) if t.bytes]
+        each.rows = tuple([_row(*tensor) for tensor in listed])
+    rows: tuple[Row, ...] = each.rows
+    return rows
+
+
+def _row(name: str, shape: Shape, dtype: DType, component: ComponentName, count: int, size: int) -> Row:
+    return Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=_source(name, component))
 
 
 def _source(name: str, component: ComponentName) -> str:
@@ -70,11 +84,6 @@ def _source(name: str, component: ComponentName) -> str:
 
 
 _SIZE = attrgetter("bytes")
-
-
-def _storages(alive: LiveTensors) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
-    resident = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors(alive.resident_tensors)]
-    return resident + [(*kind[:4], count, kind[4] * count) for kind, count in alive.kinds().items()]
 
 
 def components(alive: LiveTensors) -> tuple[Component, ...]:

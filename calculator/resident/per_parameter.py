@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.resident.tensors import ResidentTensor
 
@@ -19,7 +19,7 @@ class PerParameter:
     The bytes are computed at once. The tensors are created only when the object is iterated over.
     """
 
-    __slots__ = ("bytes", "component", "names", "of", "times")
+    __slots__ = ("bytes", "component", "names", "of", "rows", "times")
 
     def __init__(
         self, of: Sequence[ResidentTensor], names: tuple[str, ...], component: ComponentName, times: int = 1
@@ -29,6 +29,8 @@ class PerParameter:
         self.component = component
         self.times = times
         self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
+        #: Their rows in a ledger, kept by what lists them.
+        self.rows: Any = None
 
     def __iter__(self) -> Iterator[ResidentTensor]:
         for tensor in self.of:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.architecture.dimension import Dim, Shape, elements
 from calculator.architecture.model import Layer, Stack
@@ -52,6 +52,8 @@ class ResidentTensor:
     packed: bool = False
     #: The bytes of all tensors, each rounded up to 512; computed if 0.
     bytes: int = 0
+    #: Its row in a ledger, kept by what lists it.
+    rows: Any = field(default=None, init=False, repr=False)
 
     @property
     def gets_gradient(self) -> bool:

@@ -85,7 +85,7 @@ class SymbolicTrace:
                 self.by_dims.clear()
             shared = self.by_dims[key] = self._shared(values)
         bytes_of = [*map(values.__getitem__, self.sizes)]
-        storages = Storages(shared.copies.kinds, bytes_of, partial(self._allocations, shared, values))
+        storages = Storages(shared.copies.kinds, bytes_of, partial(self._allocation, shared, values, {}))
         own = self.interpretation
         return Run(tape=own.tape, repetition=own.repetition, copies=shared.copies, storages=storages)
 
@@ -112,15 +112,13 @@ class SymbolicTrace:
         copies = self.interpretation.with_kinds(kinds)
         return _Shared(copies=copies, kinds=first)
 
-    def _allocations(self, shared: _Shared, values: Sequence[int]) -> list[Allocation]:
-        """The kinds of a run, by number."""
-        kinds = [self.kinds[kind] for kind in shared.kinds]
-        dims = {id(dim): dim for kind in kinds for dim in kind[1]}
-        own = {key: dim.evaluate(values) if isinstance(dim, SymInt) else dim for key, dim in dims.items()}
-        return [
-            (name, tuple([own[id(dim)] for dim in shape]), dtype, component, values[self.shape_env.index(size)])
-            for name, shape, dtype, component, size in kinds
-        ]
+    def _allocation(self, shared: _Shared, values: Sequence[int], own: dict[int, int], kind: int) -> Allocation:
+        """A kind of a run. `own` has the run's dimensions that are known, by the identity of the symbolic ones."""
+        name, shape, dtype, component, size = self.kinds[shared.kinds[kind]]
+        for dim in shape:
+            if id(dim) not in own:
+                own[id(dim)] = dim.evaluate(values) if isinstance(dim, SymInt) else dim
+        return name, tuple([own[id(dim)] for dim in shape]), dtype, component, values[self.shape_env.index(size)]
 
 
 class _Shared(NamedTuple):

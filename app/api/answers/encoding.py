@@ -1,69 +1,102 @@
 """The JSON of an answer, written from the calculator's value: its model declares the members, and is not built.
 
-What the calculator returns is valid. To build a model of it takes longer than the estimate; the text is the same.
+What the calculator returns is valid. To build a model of it, or a dictionary for each of its rows, takes longer than
+the estimate; the text is the same.
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
-from operator import attrgetter
+from functools import cache
+from json.encoder import encode_basestring
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pydantic.fields import FieldInfo
 
-    Reader = Callable[[Any], Any]
+    Writer = Callable[[Any], str]
 
 
 def encoded(kind: type[BaseModel], value: Any) -> bytes:
     """Return the JSON of `kind.model_validate(value)`."""
-    return to_json(_model_reader(kind)(value))
+    return _model_writer(kind)(value).encode()
 
 
 @cache
-def _model_reader(kind: type[BaseModel]) -> Reader:
-    """Return a function from a value to the dictionary of its members."""
+def _model_writer(kind: type[BaseModel]) -> Writer:
+    """Return a function from a value to the JSON of a model of it."""
     before = [getattr(kind, name) for name in kind.__pydantic_decorators__.model_validators]
-    readers = {name: _field_reader(field) for name, field in kind.model_fields.items()}
-    if not before and not any(readers.values()) and len(readers) > 1:
-        names, values = tuple(readers), attrgetter(*readers)
-        return lambda value: dict(zip(names, values(value), strict=True))
+    writers = {name: _field_writer(field) for name, field in kind.model_fields.items()}
+    of_object, of_dict = _template(writers, "value.{}"), _template(writers, "value['{}']")
+    if not before:
+        return _keeping(of_object) if getattr(kind, "keeps_json", False) else of_object
 
-    def read(value: Any) -> dict[str, Any]:
+    def write(value: Any) -> str:
         for prepare in before:
             value = prepare(value)
-        member = value.__getitem__ if isinstance(value, dict) else partial(getattr, value)
-        return {name: reader(member(name)) if reader else member(name) for name, reader in readers.items()}
+        return of_dict(value) if isinstance(value, dict) else of_object(value)
 
-    return read
+    return write
 
 
-def _field_reader(field: FieldInfo) -> Reader | None:
-    """Return how a field's value becomes JSON; None if it is JSON already."""
+def _keeping(write: Writer) -> Writer:
+    """Return a function that keeps the JSON with the value, and writes it once."""
+
+    def kept(value: Any) -> Any:
+        if value.json is None:
+            value.json = write(value)
+        return value.json
+
+    return kept
+
+
+def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
+    """Return a function that fills an f-string with the members: ten times as fast as a loop over their names."""
+    values = {name: member.format(name) for name in writers}
+    texts = (f"{name}({values[name]})" if write else values[name] for name, write in writers.items())
+    pairs = ",".join(f'"{name}":{{{text}}}' for name, text in zip(writers, texts, strict=True))
+    source = f'lambda value: f"""{{{{{pairs}}}}}"""'
+    return eval(source, dict(writers))  # type: ignore[no-any-return]  # noqa: S307  the names of declared fields
+
+
+def _field_writer(field: FieldInfo) -> Writer | None:
+    """Return how a field's value becomes JSON; None if it is a whole number."""
     prepare = next((each.func for each in field.metadata if isinstance(each, BeforeValidator)), None)
-    return prepare or _reader(field.annotation)  # type: ignore[return-value]  # a validator of one argument
+    if prepare is not None:
+        return lambda value: _plain(prepare(value))  # type: ignore[call-arg]  # a validator of one argument
+    return None if field.annotation is int else _writer(field.annotation)
 
 
-def _reader(annotation: Any) -> Reader | None:
+def _plain(value: Any) -> str:
+    return to_json(value).decode()
+
+
+def _writer(annotation: Any) -> Writer:
+    if annotation is str or (get_origin(annotation) is Literal and set(map(type, get_args(annotation))) == {str}):
+        return encode_basestring
     if annotation is float:
-        return float
+        return lambda value: _plain(float(value))
+    return _of_models(annotation) or _plain
+
+
+def _of_models(annotation: Any) -> Writer | None:
+    """Return how a value with models in it becomes JSON; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _model_reader(annotation)
+        return _model_writer(annotation)
     arguments = get_args(annotation)
-    readers = [reader for each in arguments if (reader := _reader(each)) is not None]
-    if not readers or get_origin(annotation) is dict:
+    writers = [writer for each in arguments if (writer := _of_models(each)) is not None]
+    if not writers or get_origin(annotation) is dict:
         return None
-    reader = readers[0]
-    if len(readers) > 1:
+    write = writers[0]
+    if len(writers) > 1:
         raise TypeError(f"{annotation} has more than one model: its value does not state which")
     if get_origin(annotation) is tuple:
-        return lambda values: [reader(value) for value in values]
+        return lambda values: f"[{','.join(map(write, values))}]"
     if get_origin(annotation) in (Union, UnionType) and type(None) in arguments:
-        return lambda value: None if value is None else reader(value)
-    raise TypeError(f"{annotation} has no reader: give it the form of a model, a tuple of models, or either or None")
+        return lambda value: "null" if value is None else write(value)
+    raise TypeError(f"{annotation} has no writer: give it the form of a model, a tuple of models, or either or None")

@@ -1,7 +1,8 @@
 """Answer of `POST /api/v1/estimate`, and the parts that other answers share with it."""
 
-from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, model_validator
 
@@ -43,6 +44,8 @@ class ParameterCounts(Answer):
 
 class Row(Answer):
     """Tensors of one kind that are alive at the peak."""
+
+    keeps_json: ClassVar[bool] = True
 
     name: str = described("What the tensors are.", "logits")
     count: int = described("How many tensors of this kind there are.", 1)
@@ -390,4 +393,18 @@ class SingleEstimateAnswer(EstimateAnswer):
 
 def settings(method: Method) -> dict[str, Any]:
     """Return a method with every setting, as a request spells it."""
-    return {"name": method.name, **asdict(method)}
+    return {"name": method.name, **{name: _plain(value) for name, value in _values(method)}}
+
+
+def _values(settings: Any) -> list[tuple[str, Any]]:
+    return [(field.name, getattr(settings, field.name)) for field in fields(settings)]
+
+
+_JSON = (str, int, float, NoneType)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as `dataclasses.asdict` does. Settings are never changed, so nothing is copied."""
+    if isinstance(value, _JSON):
+        return value
+    return {name: _plain(each) for name, each in _values(value)} if is_dataclass(value) else value

@@ -34,7 +34,7 @@ def recorded(sizes, copies=None):
     if copies is None:
         copies = Copies(own, Lifetimes(EVENTS, len(own.rows)), storages.kinds, WINDOWS, shared_rows=1)
         return Recording(copies, storages)
-    return Recording(copies, Storages(copies.kinds, sizes, lambda: own.rows))
+    return Recording(copies, Storages(copies.kinds, sizes, own.rows.__getitem__))
 
 
 def by_hand(sizes):
