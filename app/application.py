@@ -88,7 +88,12 @@ def application() -> FastAPI:
     )
     app.add_middleware(DirectEstimates)
     settings = ServiceSettings.of()
-    app.add_middleware(Budgeted, seconds=settings.most_seconds, streamed=settings.most_streamed_seconds)
+    app.add_middleware(
+        Budgeted,
+        seconds=settings.most_seconds,
+        plain=settings.most_plain_seconds,
+        streamed=settings.most_streamed_seconds,
+    )
     app.add_middleware(Streamed, paths=STREAMED)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(OuterMiddleware, error_response=_internal_error)

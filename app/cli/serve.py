@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: More processes than any machine has cores are a mistake.
 _MOST_WORKERS = 512
 
+#: The seconds of CPU time of an answer that could be streamed and is not, unless MOST_PLAIN_SECONDS states others.
+_PLAIN_SECONDS = 2
+
 #: How long requests may still run after the server is stopped, in seconds.
 _GRACE = 30
 
@@ -120,6 +123,8 @@ def _settings(args: argparse.Namespace) -> ServiceSettings:
     except ValueError as error:
         name, _, message = str(error).partition(" ")
         raise refusal(name, message) from error
+    if not os.environ.get("MOST_PLAIN_SECONDS", "").strip():
+        settings = replace(settings, most_plain_seconds=_PLAIN_SECONDS)
     own = {name: getattr(args, name) for name in ("cache_bytes", "most_at_once") if getattr(args, name) is not None}
     if args.no_access_log:
         own["access_log"] = False

@@ -16,10 +16,10 @@ _SWEEP = "/api/v1/sweep"
 
 
 class Budgeted:
-    """ASGI middleware that limits the CPU time of answers."""
+    """ASGI middleware that limits the CPU time of answers: `plain` is the limit of those that could be streamed."""
 
-    def __init__(self, app: ASGIApp, seconds: int, streamed: int) -> None:
-        self.app, self.seconds, self.streamed = app, seconds, streamed
+    def __init__(self, app: ASGIApp, seconds: int, plain: int, streamed: int) -> None:
+        self.app, self.seconds, self.plain, self.streamed = app, seconds, plain, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -33,6 +33,8 @@ class Budgeted:
         """Return the seconds of a request, and the way to more."""
         if STREAMED in scope:
             return self.streamed, ""
-        if scope["method"] != "POST" or route_path(scope) not in endpoints.STREAMED or self.streamed <= self.seconds:
+        if scope["method"] != "POST" or route_path(scope) not in endpoints.STREAMED:
             return self.seconds, ""
-        return self.seconds, f", or accept {NDJSON}: a streamed answer may take {self.streamed:g} seconds"
+        if self.streamed <= self.plain:
+            return self.plain, ""
+        return self.plain, f", or accept {NDJSON}: a streamed answer may take {self.streamed:g} seconds"

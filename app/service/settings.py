@@ -21,6 +21,9 @@ MOST_LONG_AT_ONCE = 8
 #: The seconds of CPU time that one answer may take; sweeps are streamed, and have no such limit.
 MOST_SECONDS = 20
 
+#: The same for answers that could be streamed and are not, unless `headroom serve` limits them more.
+MOST_PLAIN_SECONDS = MOST_SECONDS
+
 #: The same for answers that are streamed to clients that accept NDJSON.
 MOST_STREAMED_SECONDS = 60
 
@@ -34,6 +37,7 @@ class ServiceSettings:
         most_at_once: How many requests are answered or wait at once; others get 503.
         most_long_at_once: The same for long requests, of each process that answers them.
         most_seconds: The seconds of CPU time of one answer; a request that takes more is refused.
+        most_plain_seconds: The same for an answer that could be streamed and is not.
         most_streamed_seconds: The same for answers that are streamed.
         access_log: Whether each request is a line of the access log.
         long_socket: The socket of the processes that answer long requests; empty if they are answered here.
@@ -43,6 +47,7 @@ class ServiceSettings:
     most_at_once: int = MOST_AT_ONCE
     most_long_at_once: int = MOST_LONG_AT_ONCE
     most_seconds: int = MOST_SECONDS
+    most_plain_seconds: int = MOST_PLAIN_SECONDS
     most_streamed_seconds: int = MOST_STREAMED_SECONDS
     access_log: bool = True
     long_socket: str = ""

@@ -17,6 +17,19 @@ def slow_clock(monkeypatch):
     monkeypatch.setattr(budget, "thread_time", lambda: next(seconds))
 
 
+@pytest.fixture
+def client_with(monkeypatch):
+    """A client of an application with other settings."""
+    from fastapi.testclient import TestClient
+
+    def client(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return TestClient(application(), raise_server_exceptions=False)
+
+    return client
+
+
 @pytest.mark.usefixtures("slow_clock")
 def test_a_budget_is_counted_from_the_first_check_and_only_in_its_context():
     check_budget()
@@ -61,6 +74,17 @@ def test_a_streamed_answer_may_take_longer_which_the_refusal_of_another_names(cl
     assert refused.endswith("or accept application/x-ndjson: a streamed answer may take 60 seconds")
     streamed = client.post("/api/v1/limits", json=body, headers={"Accept": "application/x-ndjson"})
     assert json.loads(streamed.text.splitlines()[-1])["status"] == 200
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_an_answer_that_could_be_streamed_has_a_limit_of_its_own(client_with):
+    body = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}, "solve_for": "r"}
+    client = client_with(MOST_PLAIN_SECONDS="2", MOST_SECONDS="600")
+    refused = client.post("/api/v1/limits", json=body)
+    assert (refused.status_code, "more than 2 seconds" in refused.json()["detail"]) == (422, True)
+    streamed = client.post("/api/v1/limits", json=body, headers={"Accept": "application/x-ndjson"})
+    assert json.loads(streamed.text.splitlines()[-1])["status"] == 200
+    assert client.get("/limits?model=gpt2&gpu=rtx-4090&reserved=rule").status_code == 200
 
 
 @pytest.mark.usefixtures("slow_clock")

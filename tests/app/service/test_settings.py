@@ -1,5 +1,7 @@
 """A server process reads its settings from the environment that the command line made."""
 
+import os
+
 import pytest
 
 from app.__main__ import main
@@ -16,6 +18,15 @@ def test_a_variable_that_is_no_number_is_refused_by_the_command(monkeypatch, cap
     monkeypatch.setenv("CACHE_BYTES", "64M")
     assert main(["serve"]) == 2
     assert "CACHE_BYTES" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("", "2"), ("7", "7")])
+def test_a_server_limits_answers_that_could_be_streamed_and_are_not(given, seconds, monkeypatch):
+    seen = []
+    monkeypatch.setenv("MOST_PLAIN_SECONDS", given)
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: seen.append(os.environ["MOST_PLAIN_SECONDS"]))
+    assert main(["serve", "--long-workers", "0"]) == 0
+    assert seen == [seconds]
 
 
 @pytest.mark.parametrize("path", ["headroom", "/a/", "/a b", "//a"])
