@@ -45,13 +45,17 @@ def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
 
 
 def masked_scatter(x: Tensor, mask: Tensor, name: str) -> Tensor:
-    """zeros.masked_scatter(mask, x): the elements of x where the mask is true; the mask is saved."""
+    """zeros.masked_scatter(mask, x): the elements of x where the mask is true; the mask is saved.
+
+    Source: ATen/native/cuda/IndexKernel.cpp, masked_scatter__cuda.
+    """
     node = Node(x.tape, _masked_scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(mask)
     zeros = x.tape.new(mask.shape, x.dtype, f"{name}: zeros")
     out = x.tape.new(mask.shape, x.dtype, name, node)
-    del zeros
+    sums = x.tape.scratch(mask.shape, "int64", f"{name}: sums of the mask")
+    del sums, zeros
     return out
 
 
@@ -88,7 +92,11 @@ def _fill_masked_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
 
 
 def _masked_scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(node.context, grad.dtype, "gradient, selected"),)
+    tape, (mask,) = grad.tape, node.saved
+    indices = tape.scratch((len(mask.shape), *node.context), "int64", "indices of the mask")
+    selected = tape.new(node.context, grad.dtype, "gradient, selected")
+    del indices
+    return (selected,)
 
 
 def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:

@@ -17,7 +17,7 @@ from calculator.layers.masks import attention_types
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import verified
-from calculator.trainers import liger, trainer_of
+from calculator.trainers import cut_cross_entropy, liger, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +111,7 @@ OF_TRAINERS: dict[str, object] = {
     "vllm_gpu_memory_utilization": None,
     "vllm_enable_sleep_mode": False,
     "use_liger_kernel": False,
+    "cut_cross_entropy": False,
     "activation_offloading": None,
 }
 
@@ -144,6 +145,7 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
     applied = PreparedModel(model, request.method, training, request.device, request.stack)
     yield from liger.problems(applied)
+    yield from cut_cross_entropy.problems(applied, request.device.sharding)
     yield from trainer_of(training).problems(applied)
     if training.has_bucket_views:
         message = "TrainingArguments has no such option: leave it out"

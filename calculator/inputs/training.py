@@ -234,6 +234,12 @@ class Training:
         help="Patch the model's norms, rotary embedding, MLP and loss with Liger's kernels (use_liger_kernel). Only "
         "with a trainer.",
     )
+    cut_cross_entropy: bool = setting(
+        False,
+        label="Cut Cross-Entropy",
+        help="Compute the loss with Apple's Cut Cross-Entropy, which never builds logits (axolotl's cut_cross_entropy)."
+        " Only with the trainer transformers.",
+    )
     gradient_checkpointing_kwargs: CheckpointingKwargs | None = setting(
         None,
         label="Checkpointing options",

@@ -26,6 +26,8 @@ def trainer_ideas(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "fused_head", {"stack.trl": DEFAULT_STACK.trl}
     if not training.use_liger_kernel:
         yield "liger_kernels", {"training.use_liger_kernel": True}
+    if training.trainer == "transformers" and not training.cut_cross_entropy and not training.use_liger_kernel:
+        yield "cut_cross_entropy", {"training.cut_cross_entropy": True}
     if not training.packing and not training.flattened:
         flash = {"training.attention": "flash_attention_2", "training.padding": False}
         changes = {name: value for name, value in flash.items() if getattr(training, name.split(".")[1]) != value}

@@ -25,6 +25,7 @@ SETTINGS = (
     "vllm_gpu_memory_utilization",
     "vllm_enable_sleep_mode",
     "use_liger_kernel",
+    "cut_cross_entropy",
 )
 
 #: Where a plan's request sets what it decides itself from the needs.

@@ -87,6 +87,9 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if training.use_liger_kernel and run.gathers_logits:
         message = "the logits that are gathered with Liger's kernels are not modelled: use run.prediction_loss_only"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+    if training.cut_cross_entropy:
+        message = "evaluation with Cut Cross-Entropy is not modelled: use false, or run.eval_strategy no"
+        yield Problem(loc="training.cut_cross_entropy", msg=message, input=True)
     if method.embeds_inputs:
         message = f"evaluation with {method.facts.label} is not modelled: use prefix or lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)

@@ -49,6 +49,9 @@ KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embeddin
 LIGER_PLUGIN = "axolotl.integrations.liger.LigerPlugin"
 LIGER_KERNELS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
 
+#: The plugin with Apple's Cut Cross-Entropy. Source: integrations/cut_cross_entropy/args.py.
+CUT_PLUGIN = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+
 #: axolotl's names of the embeddings and the head, by family. Source: loaders/utils.py, get_linear_embedding_layers.
 EMBEDDINGS = {"gpt_neox": ("embed_in", "embed_out"), "falcon": ("word_embeddings", "lm_head")}
 DEFAULT_EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -247,6 +250,7 @@ def _training(planned: Planned) -> Part:
         "output_dir": "./trained",
         **empties,
         **({"plugins": [LIGER_PLUGIN], **dict.fromkeys(LIGER_KERNELS, True)} if training.use_liger_kernel else {}),
+        **({"plugins": [CUT_PLUGIN], "cut_cross_entropy": True} if training.cut_cross_entropy else {}),
     }
     not_expressed = (*where, *cached(planned), *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
     return Part(heading="Training", keys=keys, not_expressed=not_expressed)

@@ -25,6 +25,7 @@ from app.interop.exports.part import (
     of_trainer,
     precision,
     targets,
+    uncut,
     untaken,
     whole_alpha,
 )
@@ -198,5 +199,6 @@ def _training(planned: Planned) -> Part:
         "output_dir": "trained",
         **empties,
     }
-    others = (*cached(planned), *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"))
+    cut = uncut(planned.request.training, "LLaMA-Factory has no such setting")
+    others = (*cut, *cached(planned), *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"))
     return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))

@@ -170,6 +170,11 @@ def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
     return tuple(found)
 
 
+def uncut(training: Training, why: str) -> tuple[NotExpressed, ...]:
+    """Return that Cut Cross-Entropy is left out, and why, if a plan has it."""
+    return (differs("training.cut_cross_entropy", True, why),) if training.cut_cross_entropy else ()
+
+
 def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
     """The lengths of samples, which a tool takes from the dataset."""
     lengths = planned.request.training.sequence_lengths

@@ -13,6 +13,7 @@ from app.interop.exports import bottleneck, several_gpus, unsloth_script
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import WIDTH
+from app.interop.exports.part import uncut
 from app.interop.exports.script_templates import script_template
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
@@ -318,6 +319,7 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     if training.completion_tokens is not None:
         why = "the labelled tokens are those of the script's text"
         found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
+    found += uncut(training, "the script loads the model unpatched: call the package's cce_patch before")
     if training.padding and training.trainer in UNPADDED:
         why = "the rows of the script's text are equally long"
         found.append(NotExpressed(loc="training.padding", value=True, why=why))

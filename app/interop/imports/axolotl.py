@@ -14,14 +14,20 @@ from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
 from calculator.resident.optimizers import OPTIMIZERS
+from calculator.trainers import cut_cross_entropy
 
 if TYPE_CHECKING:
+    from app.interop.imports.distribution import Distribution
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.architecture.model import Model
 
 #: The part of the plugin's name.
 LIGER_PLUGIN = "integrations.liger"
+
+#: The part of the plugin's name, and the keys of its loss and of another one without all logits.
+CUT_PLUGIN = "integrations.cut_cross_entropy"
+LOSS_KEYS = ("cut_cross_entropy", "chunked_cross_entropy")
 
 #: PEFT's names of settings of single modules and layers.
 LAYER_KEYS = {
@@ -49,7 +55,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     training |= preferences.axolotl_settings(keys, rl, training)
     training = unpadded(keys, "pad_to_sequence_len", training)
     spread = distributed(keys, "axolotl", training)
-    training = spread.training
+    training = spread.training | _cut_cross_entropy(keys, known(model), spread)
     method: dict[str, Any] = {"name": name}
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys)
@@ -207,6 +213,27 @@ def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
         keys.take(name)
     keys.left["plugins"] = [name for name in plugins if name not in named] if isinstance(plugins, list) else []
     return with_liger(keys, f"plugins: {named[0]}", model)
+
+
+def _cut_cross_entropy(keys: Keys, model: Model | None, spread: Distribution) -> dict[str, Any]:
+    """Return whether the plugin's loss is on, as it is unless a key says otherwise. Source: its args.py.
+
+    Where it is not modelled, its keys are warned about.
+    """
+    plugins = keys.left.get("plugins") or []
+    named = [name for name in ([plugins] if isinstance(plugins, str) else plugins) if CUT_PLUGIN in str(name)]
+    switches = {name: keys.left[name] for name in keys.left if name.startswith(LOSS_KEYS)}
+    is_on = switches.pop("cut_cross_entropy", True) is not False
+    runs = spread.training["trainer"] == "transformers" and not spread.training.get("use_liger_kernel")
+    is_alone = spread.request.get("device", {}).get("sharding", "none") == "none"
+    known_family = model is None or model.model_type in cut_cross_entropy.FAMILIES
+    if not named or any(switches.values()) or (is_on and not (runs and is_alone and known_family)):
+        other_runs.warn_about(keys, "axolotl", "cut_cross_entropy")
+        return {}
+    for name in [name for name in keys.left if name.startswith(LOSS_KEYS)]:
+        keys.take(name)
+    keys.left["plugins"] = [name for name in plugins if name not in named] if isinstance(plugins, list) else []
+    return {"cut_cross_entropy": True} if is_on else {}
 
 
 def _attention(keys: Keys) -> str:

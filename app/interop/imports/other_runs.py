@@ -74,6 +74,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             plugin="cut_cross_entropy",
             effect="This loss never materialises all of the logits.",
             modelled="one that keeps the logits and their gradient",
+            reads_itself=True,
         ),
         Feature(
             keys=("unsloth_", "flash_attn_cross_entropy", "flash_attn_fuse_mlp", "use_kernels"),

@@ -253,6 +253,12 @@ RULES: dict[str, Rule] = {
             source="Hsu et al. 2024, arXiv 2410.10989, sections 3 and 4; liger_kernel/transformers/monkey_patch.py",
         ),
         Rule(
+            name="cut_cross_entropy",
+            statement="Cut Cross-Entropy computes the loss and its gradients from blocks of logits that it never keeps."
+            " It needs Triton.",
+            source="Wijmans et al. 2024, arXiv 2411.09009; cut_cross_entropy/cce.py",
+        ),
+        Rule(
             name="packed_rows",
             statement="Packed sequences need no padding and no mask. FlashAttention keeps each sequence to itself.",
             source="TRL 1.16, trainer/sft_config.py, packing and padding_free",

@@ -12,9 +12,10 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast, in_place
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
+from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.trainers import liger
+from calculator.trainers import cut_cross_entropy, liger
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
@@ -62,6 +63,7 @@ class Transformers(Loop):
         """Yield what the loop adds, and what Liger patches."""
         yield from self.facts.assumptions
         yield from liger.assumption(prepared.model, prepared.training)
+        yield from cut_cross_entropy.assumption(prepared.training)
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
@@ -70,7 +72,9 @@ class Transformers(Loop):
         return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
 
     def head(self, context: Context) -> LossHead:
-        """Return the model's own head and loss, or Liger's, summed and divided by the number of labels in the step."""
+        """Return the model's head and loss, or a patch's; the sum is divided by the number of labels in the step."""
+        if context.training.cut_cross_entropy:
+            return CutCrossEntropy(num_items=num_items(context))
         if liger.is_patched(context.model, context.training):
             return FusedLinearCrossEntropy(num_items=num_items(context))
         return FullLogits(num_items=num_items(context))

@@ -50,7 +50,7 @@ def build_run(recipe: Recipe, folder: str, device: torch.device = META) -> Run:
     """
     if recipe.trainer != "transformers":
         check_release(recipe.trl)
-    if recipe.use_liger_kernel or recipe.trainer != "transformers":
+    if recipe.use_liger_kernel or recipe.cut_cross_entropy or recipe.trainer != "transformers":
         kernels.install()
     builder = import_module(f"validation.reference.trainers.{BUILDERS[recipe.trainer]}")
     return builder.build(recipe, folder, device)

@@ -34,6 +34,7 @@ class Recipe:
     request: Request
     trainer: TrainerName
     use_liger_kernel: bool = False
+    cut_cross_entropy: bool = False
     loss_type: str | None = None
     packing: bool = False
     packing_strategy: str = "bfd"

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 #: The release whose interface this module has.
 VERSION = "3.5.0"
@@ -59,6 +59,12 @@ class Placeholder:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         return self
+
+    def __or__(self, other: Any) -> Self:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 def next_power_of_2(n: int) -> int:

@@ -22,7 +22,11 @@ def imported(tool, text):
         ("axolotl", "liger_rms_norm: true\nliger_rope: false", "liger_rms_norm: true"),
         ("axolotl", "plugins: [axolotl.integrations.liger.LigerPlugin]", "axolotl.integrations.liger.LigerPlugin"),
         ("axolotl", "plugins: axolotl.integrations.liger.LigerPlugin", "axolotl.integrations.liger.LigerPlugin"),
-        ("axolotl", "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]", "CutCrossEntropyPlugin"),
+        (
+            "axolotl",
+            "plugins: [integrations.cut_cross_entropy.CutCrossEntropyPlugin]\ncut_cross_entropy_accum_c_fp32: true",
+            "cut_cross_entropy_accum_c_fp32: true",
+        ),
         ("axolotl", "cut_cross_entropy: true", "cut_cross_entropy: true"),
         ("axolotl", "sample_packing: true", "sample_packing: true"),
         ("axolotl", "tensor_parallel_size: 2", "tensor_parallel_size: 2"),
