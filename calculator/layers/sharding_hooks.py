@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import Parameters
+    from calculator.layers.bound_module import BoundModule, Parameters
     from calculator.layers.method_hooks import Prepared
 
 #: A module outside the layers that a sharding may treat by itself.
@@ -34,6 +34,10 @@ class Unit:
     def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the position tensors that its forward receives."""
         return tables
+
+    def read(self, module: BoundModule) -> dict[str, Tensor]:
+        """Return the parameters of a module that the model's code reads instead of calling the module."""
+        return module.own
 
     def after(self, x: Tensor) -> Tensor:
         """Run what comes after its forward, outside a checkpoint; return its output."""

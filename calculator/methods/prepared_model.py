@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 class PreparedModel:
     """A model with a method applied to it, and the training, the device and the stack that it is prepared for."""
 
-    __slots__ = ("device", "given", "method", "model", "module_specs", "param_dtype", "stack", "training")
+    __slots__ = (
+        "adapter_dtype",
+        "device",
+        "given",
+        "method",
+        "model",
+        "module_specs",
+        "param_dtype",
+        "stack",
+        "training",
+    )
 
     def __init__(
         self,
@@ -44,6 +54,8 @@ class PreparedModel:
         self.model = self.method.with_layers(model)
         #: The training in the request, which the method is applied with.
         self.given = training
+        #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
+        self.adapter_dtype = training.adapter_dtype
         #: The training that the step runs.
         self.training = precision.of_step(training, device)
         self.device = device
@@ -108,7 +120,7 @@ class PreparedModel:
     def for_run(self, training: Training, device: Device) -> PreparedModel:
         """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
         prepared = PreparedModel(self.model, self.method, training, device, self.stack)
-        prepared.module_specs = self.module_specs
+        prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
         return prepared
 
     @property
@@ -119,5 +131,5 @@ class PreparedModel:
     def gathered_in(self, dtype: DType, training: Training) -> PreparedModel:
         """The same model with every parameter gathered in a dtype, for a training without autocast."""
         prepared = PreparedModel(self.model, self.method, training, self.device, self.stack)
-        prepared.param_dtype = dtype
+        prepared.param_dtype, prepared.adapter_dtype = dtype, self.adapter_dtype
         return prepared

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.common.names import MethodName
+    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.methods.facts import MethodFacts
@@ -61,6 +62,14 @@ class Subject(Protocol):
     @property
     def training(self) -> Training:
         """The training that it is prepared for."""
+
+    @property
+    def adapter_dtype(self) -> Literal["float32", "model"]:
+        """The dtype in which the request's script adds adapters."""
+
+    @property
+    def device(self) -> Device:
+        """The device, and the number of them."""
 
     @property
     def stack(self) -> StackVersions:

@@ -8,6 +8,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed import _functional_collectives as funcol
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def one_rank_of(count: int, rank: int, streams: Streams) -> Iterator[None]:
     """Make this process rank `rank` of `count`, with the meta device in place of CUDA.
 
+    On CUDA the results of functional collectives are wrapped; the meta kernel of the wrapper allocates a copy instead.
     A storage's size can change inside: `torch.UntypedStorage.resize_` frees and refills FSDP's gathered weights.
     """
     dist.init_process_group("fake", rank=rank, world_size=count, store=FakeStore())
@@ -27,6 +29,7 @@ def one_rank_of(count: int, rank: int, streams: Streams) -> Iterator[None]:
         stack.callback(dist.destroy_process_group)
         stack.enter_context(mock.patch("torch.meta", streams, create=True))
         stack.enter_context(mock.patch("torch.accelerator.current_stream", streams.current_stream))
+        stack.enter_context(mock.patch.object(funcol, "_maybe_wrap_tensor", lambda result: result))
         yield
 
 

@@ -57,7 +57,8 @@ class FusedHead:
 
 
 def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) -> tuple[Tensor, list[Tensor]]:
-    head = context.bind(context.model.output)
+    unit = context.hooks.module("head")
+    head = unit.read(context.bind(context.model.output))
     context.set_scope("loss: ")
     tape, (batch, length, width) = context.tape, hidden_states.shape
     shape = (batch, named(length - 1, "S - 1"))
@@ -66,7 +67,7 @@ def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) ->
     count = labelled_tokens(context)
     hidden = indexing.masked_rows(hidden_states, mask, count, "hidden states of labelled tokens")
     targets = tape.new((count,), "int64", "labels")
-    per_token = _log_probs(hidden, head.own["weight"], head.own.get("bias"), targets, wanted)
+    per_token = _log_probs(hidden, head["weight"], head.get("bias"), targets, wanted)
     del hidden, targets
     names = ("log-probabilities", *wanted)
     outputs = [indexing.masked_scatter(x, mask, name) for x, name in zip(per_token, names, strict=True)]
@@ -95,7 +96,7 @@ def _log_probs(
     log_probs = tape.new(shape, "float32", "log-probabilities, packed")
     others = {name: _OTHERS[name](tape, shape) for name in wanted}
     if node is not None:
-        for saved in (hidden, targets, log_z, others.get("entropy", log_z)):
+        for saved in (hidden, weight, targets, log_z, others.get("entropy", log_z)):
             node.save(saved)
         log_probs.edge = node, 0, shape, "float32"
         if "entropy" in others:

@@ -19,6 +19,7 @@ from calculator.sharding.fsdp.unit import FLOATS, FSDPUnit, Part
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
     CAST_SHARDS,
+    FULL,
     GATHERED,
     GRADIENT_SHARDS,
     REDUCE_SCATTER_INPUT,
@@ -147,15 +148,28 @@ class MicroBatch(Hooks):
         """End the root's forward pass, and cast its outputs with mixed precision."""
         others = {id(leaf) for unit in (*self.units, *self.roles.values()) for leaf in unit.leaves}
         self.root.leaves = [leaf for leaf in self.parameters.leaves if id(leaf) not in others]
-        if self.root.of.parameters:
-            self.leave(self.root)
-            loss = self.root.before_gradient(loss)
+        ended = [unit for unit in (self.root, self.roles["head"]) if unit.of.parameters and unit.is_incomplete]
+        for unit in ended:
+            self.leave(unit)
+        for unit in reversed(ended):
+            loss, *outputs = [unit.before_gradient(x) for x in (loss, *outputs)]
         dtype = self.param_dtype
         if dtype is not None:
             name = f"cast to {dtype} by FSDP"
             loss, *outputs = [ops.cast(x, dtype, name) if x.dtype in FLOATS else x for x in (loss, *outputs)]
         self.kept_buffer = None
         return loss, outputs
+
+    def full_tensors(self, unit: UnitParameters) -> dict[str, Tensor]:
+        """Gather each of a unit's frozen parameters by itself, in the dtype that it is stored in."""
+        ranks = named(unit.count, RANKS)
+        return {
+            each.name.rpartition(".")[2]: ops.view(
+                self._new((ranks, *shard_shape(each.shape, unit.count)), each.dtype, each.name + FULL, each.component),
+                each.shape,
+            )
+            for each in unit.parameters
+        }
 
     def gather(self, unit: FSDPUnit) -> None:
         """Gather a unit's weights into one buffer, unless they are gathered."""

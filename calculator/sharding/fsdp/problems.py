@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
-from calculator.sharding.fsdp.units import units_of
+from calculator.sharding.fsdp.units import outer_units, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 #: The trainers whose steps are modelled under FSDP2, and the reference step.
-TRAINERS = (None, "transformers")
+TRAINERS = (None, "transformers", "trl-sft")
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
@@ -59,6 +59,23 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         return
     yield from _of_units(prepared)
     yield from _of_method(prepared)
+    yield from _of_head(prepared) if (training.trainer or "").startswith("trl") else ()
+
+
+def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
+    """A head that TRL gathers alone, because no other module of its unit runs."""
+    tail, training = outer_units(prepared).tail, prepared.training
+    head = prepared.model.head
+    if tail.name != head:
+        return
+    if tail.trained:
+        message = f"TRL gathers {head} outside of its unit, of which FSDP then sees no gradient: use ddp or zero2"
+        yield Problem(loc="device.sharding", msg=message, input="fsdp")
+    elif training.fsdp_config is not None and training.fsdp_config.cpu_offload:
+        message = (
+            f"TRL reads {head} from host memory and moves the hidden states there, which is not modelled: set false"
+        )
+        yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
 
 
 def _of_units(prepared: PreparedModel) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ class FSDPShards(Shards):
 
     __slots__ = ()
 
-    #: The stacked norms, their squares, and two results of the all-reduce.
+    #: The stacked norms, their squares, the result of the all-reduce and its root.
     #: Source: torch/nn/utils/clip_grad.py on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial.
     norm_vectors = 4
 

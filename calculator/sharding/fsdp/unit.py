@@ -14,6 +14,7 @@ from calculator.layers.sharding_hooks import Unit
 
 if TYPE_CHECKING:
     from calculator.engine.autograd import AccumulateGrad, Node
+    from calculator.layers.bound_module import BoundModule
     from calculator.sharding.fsdp.micro_batch import MicroBatch
     from calculator.sharding.fsdp.units import UnitParameters
 
@@ -82,6 +83,11 @@ class FSDPUnit:
         self.micro_batch.leave(self)
         return self.before_gradient(x)
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether not all of its modules run, so that the end of the root's forward pass ends its own."""
+        return self.is_entered and self not in self.micro_batch.order
+
     def before_gradient(self, x: Tensor) -> Tensor:
         """Return a tensor whose gradient gathers the weights when it arrives."""
         if x.edge is None or not self.of.parameters:
@@ -110,6 +116,14 @@ class Part(Unit):
         if all(x.dtype not in FLOATS or x.dtype == dtype for x in tables) or dtype is None:
             return tables
         return tuple(cast(x, dtype, f"table in {dtype}") if x.dtype in FLOATS else x for x in tables)
+
+    def read(self, module: BoundModule) -> dict[str, Tensor]:
+        """Return the gathered parameters, or gather each by itself if the unit has not run (`DTensor.full_tensor`)."""
+        unit, micro_batch = self.unit, self.unit.micro_batch
+        unit.leaves += micro_batch.parameters.leaves[self.first_leaf :]
+        if unit.gathered or not unit.of.parameters:
+            return module.own
+        return micro_batch.full_tensors(unit.of)
 
     def after(self, x: Tensor) -> Tensor:
         """Note the module's leaves; after the last module, end the unit's forward pass."""

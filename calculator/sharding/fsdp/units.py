@@ -34,6 +34,7 @@ REDUCE_SCATTER_OUTPUT = ": reduce-scatter output"
 GRADIENT_SHARDS = ": gradient shards"
 CAST_SHARDS = ": shards, cast"
 UPLOADED = ": shard from host memory"
+FULL = ": full tensor"
 UNIT_TENSORS = (
     GATHERED,
     ALL_GATHER_OUTPUT,
@@ -42,6 +43,7 @@ UNIT_TENSORS = (
     GRADIENT_SHARDS,
     CAST_SHARDS,
     UPLOADED,
+    FULL,
 )
 
 

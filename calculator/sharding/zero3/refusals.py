@@ -69,7 +69,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     elif model.task.name != "causal_lm":
         message = f"{model.task.name} is not modelled under zero3: {_INSTEAD}"
         yield Problem(loc="task", msg=message, input=model.task.name)
-    if training.trainer == "trl-sft":
+    if training.trainer in ("trl-sft", "trl-dpo"):
         message = "its loss reads the output head outside of a module, which is not modelled: use transformers"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if training.use_liger_kernel:

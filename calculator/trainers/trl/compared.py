@@ -28,13 +28,19 @@ def compared(prepared: Subject) -> Compared | None:
     method, training = prepared.method.name, prepared.training
     if method not in BY_PEFT:
         return None if training.precompute_ref_log_probs else "model"
-    copies = training.adapter_dtype == "model" and method != "qlora"
+    copies = prepared.adapter_dtype == "model" and method != "qlora"
     return "adapter copies" if copies else "without adapters"
 
 
 def copies_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield why PEFT refuses a copy of the adapters."""
-    if compared(prepared) == "adapter copies" and prepared.method.trains_biases:
+    if compared(prepared) != "adapter copies":
+        return
+    sharding = prepared.device.sharding
+    if sharding not in ("none", "ddp"):
+        message = f"a reference that is a copy of the adapters is not modelled under {sharding}: use float32"
+        yield Problem(loc="training.adapter_dtype", msg=message, input="model")
+    if prepared.method.trains_biases:
         message = (
             "the reference is a copy of the adapters, and PEFT trains biases with a single adapter only: use none, or "
             "training.adapter_dtype float32"

@@ -78,7 +78,10 @@ class TrlSft(Transformers):
         """Return the tensors of a batch; a flattened one may come with the bounds of its samples."""
         if context.training.flattened and finds_bounds(context.prepared.stack):
             context.sample_bounds = Tensor(context.tape, None, (context.training.samples + 1,), "int32", None)
-        return Transformers.batch(self, context)
+        batch = Transformers.batch(self, context)
+        if loss_of(context.training, context.prepared.stack) == "fused":
+            context.num_items = None  # the model is called without it
+        return batch
 
     def head(self, context: Context) -> LossHead:
         """Return the head that the release of TRL puts on the model."""
@@ -101,7 +104,7 @@ class TrlSft(Transformers):
         tape.scope, tape.component = "loss: ", "logits_and_loss"
         per_token_loss = ops.scale(outputs[0], "loss of each token")
         if context.training.loss_type == "dft":
-            probabilities = tape.new(per_token_loss.shape, "float32", "probabilities of the labels")
+            probabilities = tape.new(per_token_loss.shape, per_token_loss.dtype, "probabilities of the labels")
             per_token_loss = ops.mul(per_token_loss, probabilities, "loss of each token, weighted")
             del probabilities
         total = ops.sum_over(per_token_loss, (), "loss, summed")

@@ -68,9 +68,14 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
 @pytest.mark.parametrize(
     ("loc", "kwargs"),
     [
-        ("training.trainer", {"sharding": "fsdp", "trainer": "trl-sft"}),
+        ("training.trainer", {"sharding": "fsdp", "trainer": "trl-dpo"}),
+        (
+            "training.fsdp_config.cpu_offload",
+            {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
+        ),
         ("device.sharding", {"sharding": "ddp", "trainer": "trl-kto", "micro_batch_size": 2}),
-        ("training.trainer", {"sharding": "zero2", "trainer": "trl-dpo"}),
+        ("training.trainer", {"sharding": "zero3", "trainer": "trl-dpo"}),
+        ("training.adapter_dtype", {"sharding": "zero2", "trainer": "trl-dpo", "adapter_dtype": "model"}),
         ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
@@ -87,6 +92,12 @@ def test_what_a_trainer_refuses_on_several_gpus_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         answer(**kwargs)
     assert [problem.loc for problem in caught.value.problems] == [loc]
+
+
+def test_the_frozen_head_that_trl_gathers_under_fsdp_is_whole():
+    wider = [phases("fsdp", trainer="trl-sft", dtype=dtype)["forward"] for dtype in ("bfloat16", "float32")]
+    head = CONFIG["vocab_size"] * CONFIG["hidden_size"]
+    assert wider[1] - wider[0] > 2 * head  # a whole head in float32, and tiles of it in bfloat16
 
 
 def test_an_answer_warns_of_what_is_not_traced_on_several_gpus():
