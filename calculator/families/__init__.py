@@ -47,6 +47,7 @@ FOLDERS = (
     "llama",
     "llama4",
     "ministral",
+    "mistral3",
     "mixtral",
     "modernbert",
     "mpt",

@@ -106,6 +106,23 @@ def _with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {"text_config": kept | rotary, "vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
 
 
+def _with_pixtral(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add Pixtral's tower to a text model of Mistral or Ministral 3."""
+    rng = draw.rng
+    vision = {
+        "hidden_size": 8 * rng.randint(1, 4),
+        "intermediate_size": rng.randint(1, 9),
+        "num_hidden_layers": rng.randint(1, 2),
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": rng.randint(2, 7),
+    }
+    kind = rng.choice(["mistral", "ministral3"])
+    outer = {"spatial_merge_size": rng.randint(1, 3), "multimodal_projector_bias": rng.random() < 0.5}
+    own = {"model_type": kind, **(_scaled_queries(text, draw) if kind == "ministral3" else text)}
+    return {"text_config": own, "vision_config": vision, **outer, "tie_word_embeddings": rng.random() < 0.5}
+
+
 def _with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """List the layers' types, or leave them to the layers that attend."""
     kept = {key: value for key, value in config.items() if key not in ("layer_types", "block_ff_dim")}
@@ -178,6 +195,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "lfm2": _with_convolutions,
     "llama4_text": _with_chunks,
     "ministral3": _scaled_queries,
+    "mistral3": _with_pixtral,
     "mixtral": _with_head_dim,
     "qwen2_5_vl": _with_qwen_vision,
     "qwen3_vl": _with_qwen_vision,

@@ -76,6 +76,7 @@ def _bert_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Modu
 
 
 def layers(model: nn.Module) -> nn.ModuleList:
-    """The layers of a model."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    """The layers of a model, or of the text model of one that has a vision tower too."""
+    text = getattr(getattr(model, "model", None), "language_model", model)
+    lists = [module for module in text.modules() if isinstance(module, nn.ModuleList)]
     return next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)

@@ -43,11 +43,28 @@ def _llama(config: Config) -> Parts:
     return decoder(config, alike(config), layer)
 
 
-def _mistral(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        return (*attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
+def mistral_layer(config: Config) -> Owned:
+    """A layer of Mistral."""
+    return (*attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
-    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer)
+
+def _mistral(config: Config) -> Parts:
+    kind = LayerKind(attention=attention_type(config))
+    return decoder(config, alike(config, kind), lambda _kind: mistral_layer(config))
+
+
+#: The fields of MistralConfig.
+MISTRAL: tuple[Entry, ...] = (
+    *grouped_sizes(kv=8, kv_nullable=False),
+    positions(4096 * 32),
+    *rope(),
+    window(4096),
+    activation(),
+    number("rms_norm_eps", 1e-6),
+    *dropouts("attention_dropout"),
+    tie(default=False),
+    *padding(),
+)
 
 
 #: The note for a family whose code is not in transformers.
@@ -141,17 +158,7 @@ FAMILIES = (
     ),
     Family(
         model_type="mistral",
-        entries=(
-            *grouped_sizes(kv=8, kv_nullable=False),
-            positions(4096 * 32),
-            *rope(),
-            window(4096),
-            activation(),
-            number("rms_norm_eps", 1e-6),
-            *dropouts("attention_dropout"),
-            tie(default=False),
-            *padding(),
-        ),
+        entries=MISTRAL,
         parts=_mistral,
         forward=forward.MISTRAL,
     ),

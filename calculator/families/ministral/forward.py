@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def _rotate_and_scale(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_and_scale(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Rotate all dimensions of every head, then multiply queries by a factor for each position."""
     query_states, key_states = rotate_heads(context, query_states, key_states)
     scale = ops.cast(_attn_scale(context), query_states.dtype, "query scale, cast")
@@ -32,4 +32,4 @@ def _attn_scale(context: Context) -> Tensor:
 
 MINISTRAL = DecoderForward(layer=SequentialLayer(), masks=("full_attention", "sliding_attention"))
 
-MINISTRAL3 = DecoderForward(layer=SequentialLayer(attention=SelfAttention(rotate=_rotate_and_scale)))
+MINISTRAL3 = DecoderForward(layer=SequentialLayer(attention=SelfAttention(rotate=rotate_and_scale)))

@@ -30,6 +30,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.llama.weights import mistral_layer
 from calculator.families.ministral import forward
 from calculator.families.rope import rope
 from calculator.families.windows import attention_type, layer_types, window
@@ -37,7 +38,7 @@ from calculator.families.windows import attention_type, layer_types, window
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from calculator.architecture.config import Config
+    from calculator.architecture.config import Config, Entry
 
 #: What Ministral3Attention reads from the rotary parameters, without a default.
 _QUERY_SCALE = ("llama_4_scaling_beta", "original_max_position_embeddings")
@@ -73,12 +74,23 @@ def _without_query_scale(config: Config) -> str | None:
     return f"needs {' and '.join(missing)}, which scale this family's queries" if missing else None
 
 
-def _layer(config: Config) -> Owned:
-    return (*attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
+#: The fields of Ministral3Config.
+MINISTRAL3: tuple[Entry, ...] = (
+    *grouped_sizes(kv=8, kv_nullable=False, head=128),
+    positions(262_144),
+    *rope(otherwise=_MINISTRAL3_ROPE),
+    Check(name="rope_parameters", problem=_without_query_scale),
+    window(None),
+    activation(),
+    number("rms_norm_eps", 1e-5),
+    *dropouts("attention_dropout"),
+    tie(default=False),
+    *padding(11),
+)
 
 
 def _ministral(config: Config) -> Parts:
-    return decoder(config, kinds_by_attention(config), lambda _kind: _layer(config))
+    return decoder(config, kinds_by_attention(config), lambda _kind: mistral_layer(config))
 
 
 def _cwm(config: Config) -> Parts:
@@ -89,7 +101,9 @@ def _cwm(config: Config) -> Parts:
 
 
 def _ministral3(config: Config) -> Parts:
-    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), lambda _kind: _layer(config))
+    return decoder(
+        config, alike(config, LayerKind(attention=attention_type(config))), lambda _kind: mistral_layer(config)
+    )
 
 
 FAMILIES = (
@@ -132,18 +146,7 @@ FAMILIES = (
     ),
     Family(
         model_type="ministral3",
-        entries=(
-            *grouped_sizes(kv=8, kv_nullable=False, head=128),
-            positions(262_144),
-            *rope(otherwise=_MINISTRAL3_ROPE),
-            Check(name="rope_parameters", problem=_without_query_scale),
-            window(None),
-            activation(),
-            number("rms_norm_eps", 1e-5),
-            *dropouts("attention_dropout"),
-            tie(default=False),
-            *padding(11),
-        ),
+        entries=MINISTRAL3,
         parts=_ministral3,
         forward=forward.MINISTRAL3,
     ),
