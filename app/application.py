@@ -26,7 +26,7 @@ from app.pages import PAGES
 from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
 from app.service.budgets import Budgeted
-from app.service.direct_estimates import DirectEstimates
+from app.service.direct_estimates import DirectEstimates, ShortEstimates
 from app.service.endpoints import STREAMED
 from app.service.metrics import MEDIA_TYPE, exposition
 from app.service.settings import ServiceSettings
@@ -96,6 +96,7 @@ def application() -> FastAPI:
     )
     app.add_middleware(Streamed, paths=STREAMED)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
+    app.add_middleware(ShortEstimates)
     app.add_middleware(OuterMiddleware, error_response=_internal_error)
     for router in ALL_ROUTERS:
         app.include_router(router)

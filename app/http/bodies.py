@@ -92,7 +92,7 @@ def decode_json(raw: bytes) -> Any:
         raise HTTPProblem(400, f"the body is nested more than {MAX_DEPTH} levels deep") from error
     except ValueError as error:
         raise HTTPProblem(400, f"the body is not JSON: {error}") from error
-    if _deeper_than(value, MAX_DEPTH):
+    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise HTTPProblem(400, f"the body is nested more than {MAX_DEPTH} levels deep")
     return value
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 
 from app.http.root_path import ROOT_PATH, from_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,6 +42,20 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+#: The same as a server sends them.
+_ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_NAMES = frozenset(name for name, _ in _ENCODED)
+
+
+def _with_own(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a response's headers with the security headers, and with redirects below the root path."""
+    kept = [
+        (name, from_root(value.decode("latin-1")).encode("latin-1") if name == b"location" else value)
+        for name, value in headers
+        if name not in _NAMES
+    ]
+    return kept + _ENCODED
+
 
 class OuterMiddleware:
     """ASGI middleware that adds security headers, answers HEAD as GET without a body, and catches exceptions.
@@ -69,11 +82,7 @@ class OuterMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                if "location" in headers:
-                    headers["Location"] = from_root(headers["Location"])
-                for name, value in HEADERS.items():
-                    headers[name] = value
+                message["headers"] = _with_own(message.get("headers", ()))
             elif head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)

@@ -16,6 +16,7 @@ from app.api.responses import json_response
 from app.engines.engine import needs_trace
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem, invalid_response, problem_response
+from app.http.progress import NDJSON
 from app.http.root_path import route_path
 from app.service.bodies import buffered
 from calculator.common.budget import OverBudgetError
@@ -34,6 +35,41 @@ PATH = "/api/v1/estimate"
 THREADS = 4
 
 
+#: The key of a scope for the request of its body.
+PARSED = "headroom.estimate"
+
+
+class ShortEstimates:
+    """ASGI middleware that answers short requests at once, where the answer is neither compressed nor streamed.
+
+    It is outside those that compress, stream and limit. All other requests and every refusal are theirs.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or route_path(scope) != PATH or not _is_json_post(scope) or not _is_plain(scope):
+            await self.app(scope, receive, send)
+            return
+        body, receive = await buffered(receive)
+        request = _parsed(body) if body is not None else None
+        text = None
+        if request is not None and not isinstance(request, _REFUSED):
+            scope = {**scope, PARSED: request}
+            text = _short_text(request)
+        if text is None:
+            await self.app(scope, receive, send)
+            return
+        headers = [(b"content-length", b"%d" % len(text)), *_HEADERS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+
+_HEADERS = ((b"content-type", b"application/json"), (b"vary", b"Accept-Encoding"))
+
+
 class DirectEstimates:
     """ASGI middleware that answers the endpoint's usual requests."""
 
@@ -47,7 +83,7 @@ class DirectEstimates:
             await self.app(scope, receive, send)
             return
         body, receive = await buffered(receive)
-        request = _parsed(body) if body is not None else None
+        request = scope.get(PARSED) or (_parsed(body) if body is not None else None)
         if isinstance(request, _REFUSED):
             await _refusal(request)(scope, receive, send)
         elif request is None or needs_trace(request):
@@ -66,6 +102,23 @@ _REFUSED = (PlanError, HTTPProblem)
 def _is_json_post(scope: Scope) -> bool:
     kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     return scope["method"] == "POST" and kind.split(b";")[0].strip().lower() == b"application/json"
+
+
+def _is_plain(scope: Scope) -> bool:
+    """Whether a client accepts no compression and no stream."""
+    headers = dict(scope["headers"])
+    coded, accepted = headers.get(b"accept-encoding", b""), headers.get(b"accept", b"")
+    return b"gzip" not in coded and NDJSON.encode() not in accepted.lower()
+
+
+def _short_text(request: Request) -> bytes | None:
+    """Return the answer to a request; None if it may take longer, or is refused."""
+    if needs_trace(request) or not _is_short(request):
+        return None
+    try:
+        return answer_text_of(request)
+    except _REFUSED:
+        return None
 
 
 def _is_short(request: Request) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import between_steps, by_rule, fragmentation, of_generation, whole_segments
+from calculator.allocator.reserved_rule import between_steps, fragmentation, of_generation, whole_segments
 from calculator.common.budget import check_budget
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
@@ -22,18 +22,16 @@ from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimation.interval import with_interval
-from calculator.estimation.ledger import components
 from calculator.estimation.recent_series import RECENT_SERIES
 from calculator.estimation.remarks import assumptions, of_ranks, warnings
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
-from calculator.estimation.timeline import timeline
+from calculator.estimation.step_figures import figures_of, reserved_by_rule
 from calculator.families import model_from_config
 from calculator.resident.tensors import parameters
 from calculator.trainers import trainer_of
-from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.peak import Peak
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.step import TrainingStep
 
 
 #: Why a request for a trace is refused wherever the calculator answers.
@@ -106,7 +105,7 @@ def training_step(request: Request, series: SeriesCache | None = None, *, whole:
     """A request's training step on its device."""
     check_budget()
     series = series or SeriesCache()
-    return TrainingStep(resident_state(request, series), traces=series.traces, whole=whole)
+    return series.step_of(resident_state(request, series), whole=whole)
 
 
 def resident_state(request: Request, series: SeriesCache | None = None) -> ResidentState:
@@ -163,17 +162,16 @@ def device_replay(
 
 
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
-    peaks = step.every_peak()
-    highest = max(peaks, key=lambda peak: peak.bytes)
-    replay = device_replay(request, step, series, peaks) if request.reserved == "replay" else None
-    workspaces = (part.bytes for part in library_workspace(card_of(request.device)))
+    shown = figures_of(step)
+    replay = device_replay(request, step, series, shown.peaks) if request.reserved == "replay" else None
+    workspaces = tuple([part.bytes for part in library_workspace(card_of(request.device))])
     memory, verdict = memory_and_fit(
         request,
-        components(highest.alive),
-        tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
-        highest.operation,
-        replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
-        timeline(step, peaks),
+        shown.parts,
+        shown.phases,
+        shown.operation,
+        replay.peak_reserved_bytes if replay else reserved_by_rule(step, workspaces),
+        shown.line,
         replay,
         _colocated(request, step),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from calculator.inputs.size_settings import other_settings
+from calculator.inputs.size_settings import other_settings, sizes
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
+from calculator.training_step.step import TrainingStep
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.unrolled_cache import UnrolledCache
 
@@ -27,18 +28,20 @@ MAX_REPLAYED = 64
 
 
 class SeriesCache:
-    """The last request's model and resident state, and the traces of requests that differ in sizes alone.
+    """The last request's model, resident state and step, and the traces of requests that differ in sizes alone.
 
-    An answer is the same with a cache and without. The cache keeps one model and one state, so it does not grow.
+    An answer is the same with a cache and without. The cache keeps one model, state and step, so it does not grow.
     """
 
-    __slots__ = ("_replays", "model", "reference", "state", "state_key", "traces", "unrolled")
+    __slots__ = ("_replays", "model", "reference", "state", "state_key", "step", "step_key", "traces", "unrolled")
 
     def __init__(self) -> None:
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
         self.state: ResidentState | None = None
+        self.step_key: object = None
+        self.step: TrainingStep | None = None
         self.traces = TraceCache()
         self.unrolled = UnrolledCache()
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
@@ -69,3 +72,12 @@ class SeriesCache:
             self.state = ResidentState(PreparedModel(model, method, training, device, stack), self.unrolled)
             self.state_key = key
         return self.state
+
+    def step_of(self, resident: ResidentState, *, whole: bool) -> TrainingStep:
+        """The step of the last resident state: the step before it, if the two differ in the card alone."""
+        prepared, device = resident.prepared, resident.prepared.device
+        divided = (device.count, device.sharding, device.nodes)
+        key = (self.state_key, sizes(prepared.given), divided, prepared.kernels, whole)
+        if self.step is None or key != self.step_key:
+            self.step, self.step_key = TrainingStep(resident, traces=self.traces, whole=whole), key
+        return self.step

@@ -104,6 +104,11 @@ def declared(cls: type) -> tuple[Declared, ...]:
     )
 
 
+@cache
+def _by_name(cls: type) -> dict[str, Declared]:
+    return {each.name: each for each in declared(cls)}
+
+
 def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -> T:
     """Build a settings dataclass from decoded JSON. Strict: no coercion, no unknown fields.
 
@@ -112,7 +117,7 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     """
     if not isinstance(value, dict):
         raise PlanError(Problem(loc=loc, msg="must be an object", input=value))
-    known = {d.name: d for d in declared(cls)}  # type: ignore[arg-type]  # a class is hashable
+    known = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
     problems = [
         Problem(
             loc=f"{loc}.{key}", msg=f"unknown field; known fields are {', '.join(known) or 'none'}", input=value[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
@@ -21,7 +21,7 @@ from calculator.training_step.zero.peaks import FlatPeaks
 from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
@@ -63,6 +63,8 @@ class TrainingStep:
         self.flat = self._flat(resident.flat)
         #: The gathers and reductions of a run under ZeRO's stage 3.
         self.partitioned = self._partitioned(resident.partitioned)
+        #: What was found of it, whatever the card, for the next request of the same step.
+        self.known: dict[Hashable, Any] = {}
 
     def _flat(self, state: FlatState | None) -> FlatPeaks | None:
         if state is None:

@@ -100,3 +100,23 @@ def test_further_plans_of_a_kind_execute_less_than_7000_lines():
         estimate(of_length(length, ruled))
     requests = [of_length(1024 + 64 * number, ruled) for number in range(12)]
     assert executed_lines(lambda: [estimate(request) for request in requests]) < 7000 * len(requests)
+
+
+@pytest.mark.parametrize("reserved", ["rule", "replay"])
+def test_a_run_on_another_card_shares_the_step_unless_its_kernels_differ(reserved):
+    small = {"model": {"config": SMALL}, "method": {"name": "lora"}, "reserved": reserved}
+    series, steps = SeriesCache(), []
+    for gpu in ("rtx-4090", "h100-sxm5-80gb", None, "t4"):
+        request = parse_request({**small, "device": {"gpu": gpu}, "training": {"sequence_length": 64}})
+        assert read(estimate(request, series)) == read(estimate(request, SeriesCache()))
+        steps.append(series.step)
+    assert [step is steps[0] for step in steps] == [True, True, True, False]
+
+
+def test_the_rows_of_a_run_on_another_card_are_those_of_the_first():
+    series, rows = SeriesCache(), []
+    for gpu in ("rtx-4090", "l40s", "t4"):
+        request = parse_request({**LORA, "device": {"gpu": gpu}, "reserved": "rule"})
+        rows.append([part.rows for part in estimate(request, series, whole=True).memory.components])
+    assert [first is second for first, second in zip(rows[0], rows[1], strict=True)] == [True] * len(rows[0])
+    assert not any(first is second for first, second in zip(rows[0], rows[2], strict=True))

@@ -1,0 +1,51 @@
+"""What an answer shows of a step: kept with the step, which further requests share that differ in the card alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.reserved_rule import by_rule
+from calculator.estimation.answer import Phase
+from calculator.estimation.ledger import components
+from calculator.estimation.timeline import timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.estimation.answer import Component, Moment
+    from calculator.training_step.peak import Peak
+    from calculator.training_step.step import TrainingStep
+
+
+class StepFigures(NamedTuple):
+    """The peaks of a step, what is alive at the highest, and the timeline."""
+
+    peaks: tuple[Peak, ...]
+    operation: str
+    parts: tuple[Component, ...]
+    phases: tuple[Phase, ...]
+    line: Callable[[], tuple[Moment, ...]]
+
+
+def figures_of(step: TrainingStep) -> StepFigures:
+    """The figures of a step."""
+    known: StepFigures | None = step.known.get(StepFigures)
+    if known is None:
+        peaks = step.every_peak()
+        highest = max(peaks, key=lambda peak: peak.bytes)
+        known = step.known[StepFigures] = StepFigures(
+            peaks=peaks,
+            operation=highest.operation,
+            parts=components(highest.alive),
+            phases=tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
+            line=timeline(step, peaks),
+        )
+    return known
+
+
+def reserved_by_rule(step: TrainingStep, workspaces: tuple[int, ...]) -> int:
+    """The rule's estimate of reserved memory, with the workspaces of a card."""
+    known: int | None = step.known.get(workspaces)
+    if known is None:
+        known = step.known[workspaces] = by_rule(step, workspaces)
+    return known
