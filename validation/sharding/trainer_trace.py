@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
@@ -21,8 +21,42 @@ from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trace import Trace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.inputs.sharding import Sharding
     from validation.reference.trainers.recipe import Recipe
+    from validation.reference.trainers.run import Run
+    from validation.sharding.engine import Engine
+
+
+class Launched(NamedTuple):
+    """A run of a trainer, the library that shards it, and the streams of its GPU."""
+
+    run: Run
+    engine: Engine
+    streams: Streams
+
+
+@contextmanager
+def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: bool = False) -> Iterator[Launched]:
+    """Make a trainer on one rank of several, on the meta device.
+
+    Raises:
+        PlanError: if the libraries refuse the request, or the trace does not run it.
+    """
+    training, streams = recipe.request.training, Streams()
+    check(training, sharding, rank)
+    with ExitStack() as stack:
+        stack.enter_context(emulate_cuda(before_2_14=before_2_14, known_values=True))
+        stack.enter_context(optimizers_on_meta())
+        stack.enter_context(one_rank_of(sharding.count, rank, streams))
+        stack.enter_context(accelerate_on_meta())
+        stack.enter_context(launched(sharding, rank, streams))
+        folder = stack.enter_context(TemporaryDirectory())
+        run = build_run(replace(recipe, distribution=arguments(training, sharding)), folder)
+        engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
+        stack.enter_context(patched_model_code())
+        yield Launched(run, engine, streams)
 
 
 def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: bool = False) -> Trace:
@@ -31,21 +65,10 @@ def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: boo
     Raises:
         PlanError: if the libraries refuse the request, or the trace does not run it.
     """
-    check(recipe.request.training, sharding, rank)
-    streams = Streams()
-    with ExitStack() as stack:
-        stack.enter_context(emulate_cuda(before_2_14=before_2_14, known_values=True))
-        stack.enter_context(optimizers_on_meta())
-        stack.enter_context(one_rank_of(sharding.count, rank, streams))
-        stack.enter_context(accelerate_on_meta())
-        stack.enter_context(launched(sharding, rank, streams))
-        folder = stack.enter_context(TemporaryDirectory())
-        run = build_run(replace(recipe, distribution=arguments(recipe.request.training, sharding)), folder)
-        engine = ENGINES[sharding.name](run.reference, recipe.request.training, sharding, streams)
-        with patched_model_code():
-            counts = run.reference.parameter_counts()
-            step = ShardedTrainerStep(run, engine, streams)
-            step.run()
+    with launched_run(recipe, sharding, rank, before_2_14=before_2_14) as made:
+        counts = made.run.reference.parameter_counts()
+        step = ShardedTrainerStep(*made)
+        step.run()
     return Trace(
         parameters=counts,
         static=step.static(),

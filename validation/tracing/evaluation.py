@@ -16,14 +16,13 @@ from validation.tracing.trainer_step import TrainerStep
 
 if TYPE_CHECKING:
     from calculator.inputs.run import RunSettings
-    from validation.reference.trainers.run import Run
 
 
 class TracedEvaluation(TrainerStep):
     """A trainer's steps and the evaluation after the last. `resident_bytes` are those alive when that begins."""
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
+    def __init__(self, *step: Any) -> None:
+        super().__init__(*step)
         self._before(self.trainer, "evaluation_loop", self._begin_evaluation)
 
     def _begin_step(self) -> None:
