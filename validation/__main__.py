@@ -22,6 +22,7 @@ COMMANDS = {
     "prove": "validation.prove.command",
     "generate": "validation.comparison.generate",
     "processes": "validation.sharding.processes",
+    "checkpoints": "validation.sharding.checkpoints",
     "traced": "validation.traced.command",
     "engines": "validation.traced.engines",
     "census": "validation.traced.census.command",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LOCAL_HEADER, _CENTRAL_HEADER = 30, 46
 #: The end of the directory, with 64 bits, its locator, and with 32 bits. PyTorch writes all three always.
 _END_OF_DIRECTORY = 56 + 20 + 22
-#: The data descriptor behind each record, with sizes of 32 or of 64 bits.
+#: The data descriptor behind each record that is not empty, with sizes of 32 or of 64 bits.
 _DESCRIPTOR, _ZIP64_DESCRIPTOR = 16, 24
 #: The record's data starts at a multiple of this; an extra field of at least 4 bytes pads its header.
 _ALIGNMENT, _PADDING = 64, 4
@@ -155,7 +155,8 @@ def _archive_bytes(records: Iterable[tuple[int, int]]) -> int:
         extra = _zip64_extra(size, position)
         directory += _CENTRAL_HEADER + name + extra
         header = position + _LOCAL_HEADER + name + _PADDING + extra
-        position = header + -header % _ALIGNMENT + size + (_ZIP64_DESCRIPTOR if extra else _DESCRIPTOR)
+        descriptor = 0 if not size else _ZIP64_DESCRIPTOR if extra else _DESCRIPTOR
+        position = header + -header % _ALIGNMENT + size + descriptor
     return position + directory + _END_OF_DIRECTORY
 
 

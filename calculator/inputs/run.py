@@ -93,6 +93,12 @@ class RunSettings:
     save_only_model: bool = setting(
         False, label="Save the model only", help="Save no optimizer states (save_only_model)."
     )
+    state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = setting(
+        "FULL_STATE_DICT",
+        label="State dict under FSDP",
+        help="How FSDP saves checkpoints (state_dict_type of fsdp_config): whole tensors by the first process, or a "
+        "file by each.",
+    )
     load_best_model_at_end: bool = setting(
         False, label="Keep the best model", help="Keep the best checkpoint besides the last (load_best_model_at_end)."
     )

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import Dim, elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
-from calculator.estimation.ledger import rows
+from calculator.estimation.ledger import FSDP, rows
 from calculator.run.gathered import Gathered
+from calculator.sharding.fsdp.evaluation import left_gathered
+from calculator.sharding.fsdp.units import GATHERED
 from calculator.trainers import trainer_of
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.generation import Generation
@@ -18,6 +20,7 @@ from calculator.training_step.generation import Generation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.common.dtype import DType
     from calculator.engine.live_tensors import LiveTensors
     from calculator.inputs.run import RunSettings
     from calculator.inputs.training import Training
@@ -66,15 +69,22 @@ class Evaluation:
         """What the loop keeps."""
         prepared = self.resident.prepared
         shape = (named(self.length, "S"), prepared.model.output.out_features)
-        dtype = "float32" if prepared.given.autocast else prepared.hidden_dtype
         return Gathered(
             rows=self.run.per_device_eval_batch_size,
             samples=self.run.eval_samples,
             steps=self.run.eval_accumulation_steps,
-            logits=(shape, dtype) if self.run.gathers_logits else None,
+            logits=(shape, self._logits_dtype) if self.run.gathers_logits else None,
             length=self.length,
             ranks=prepared.device.count,
         )
+
+    @property
+    def _logits_dtype(self) -> DType:
+        """The dtype of gathered logits. accelerate casts those of autocast, which FSDP and DeepSpeed do without."""
+        prepared = self.resident.prepared
+        if prepared.device.sharding == "fsdp":
+            return prepared.given.autocast or prepared.hidden_dtype
+        return "float32" if prepared.training.autocast else prepared.hidden_dtype
 
     @property
     def is_of_trl(self) -> bool:
@@ -88,8 +98,9 @@ class Evaluation:
     def _at(self, moment: Moment) -> PhasePeak:
         batch = tuple(self._batch(moment.batch))
         if not moment.in_forward:
-            return PhasePeak(rows=(*moment.kept, *batch), operation="nested_concat: gathered logits with the batch")
-        passed: EvaluationPass = self.passed(moment.batch)
+            kept = (*moment.kept, *batch, *self._weights())
+            return PhasePeak(rows=kept, operation="nested_concat: gathered logits with the batch")
+        passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         count = [] if self.is_of_trl else [_count_of_labels()]
         return PhasePeak(rows=(*moment.kept, *batch, *count, *listed(passed.alive)), operation=passed.operation)
 
@@ -100,10 +111,18 @@ class Evaluation:
             size = allocated(elements(shape), ITEMSIZE[dtype])
             yield Row(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 
-    def _passed(self, count: int) -> EvaluationPass:
+    def _weights(self) -> Iterator[Row]:
+        """The weights that FSDP leaves gathered after a batch."""
+        prepared = self.resident.prepared
+        for unit, count in left_gathered(prepared) if prepared.device.sharding == "fsdp" else ():
+            for each, shape, dtype in unit.gathered():
+                size = allocated(elements(shape), ITEMSIZE[dtype]) * count
+                yield Row(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
+
+    def _passed(self, count: int, *, is_first: bool) -> EvaluationPass:
         given = self.resident.prepared.given
         again = self.run.gathers_logits and self.is_of_trl
-        return evaluation_pass(self._for_batch(count, given), logits=again)
+        return evaluation_pass(self._for_batch(count, given), logits=again, is_first=is_first)
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
         """The model for a batch of the evaluation."""

@@ -22,11 +22,15 @@ SOURCE = "transformers/trainer.py, evaluation_loop; trainer_pt_utils.py, nested_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What the loop keeps at a moment, besides the batch, the rows of the batch, and whether the model runs then."""
+    """What the loop keeps at a moment, besides the batch, the rows of the batch, and whether the model runs then.
+
+    `is_first`: whether no batch ran before.
+    """
 
     kept: tuple[Row, ...]
     batch: int
     in_forward: bool
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +70,9 @@ class Gathered:
 
     def _on_several(self) -> Iterator[Moment]:
         before = min(self.steps or self.batches, self.batches) - 1
-        yield Moment(kept=tuple(self._before_forward(before)), batch=self.rows, in_forward=True)
+        yield Moment(kept=(), batch=self.rows, in_forward=True, is_first=True)
+        if self.batches > 1:
+            yield Moment(kept=tuple(self._before_forward(before)), batch=self.rows, in_forward=True)
         if self.logits is None:
             return
         if before:

@@ -15,11 +15,14 @@ from calculator.allocator.loading import Loading
 from calculator.common.dtype import ITEMSIZE, DType
 from calculator.estimation.answer import Row
 from calculator.run.evaluation import PhasePeak
+from calculator.run.sharded_loading import sharding_moments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from calculator.inputs.run import RunSettings
+    from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
 #: The dtypes of a checkpoint, by their names in a config.
@@ -61,6 +64,15 @@ class ModelLoading:
 
     def peak(self, usable: int | None) -> PhasePeak:
         """The most bytes alive on the GPU, and what is alive then."""
+        if self.prepared.device.sharding in ("none", "ddp"):
+            return self._of_reading(usable)
+        moments = [PhasePeak(rows=_merged(alive), operation=what) for alive, what in sharding_moments(self.resident)]
+        if self.reads_onto_gpu:
+            moments.append(self._of_reading(usable))
+        return max(moments, key=lambda moment: moment.bytes)
+
+    def _of_reading(self, usable: int | None) -> PhasePeak:
+        """The peak until the whole model is on the GPU."""
         if not self.reads_onto_gpu:
             rows = [_row(tensor.name, tensor.count, tensor.bytes) for tensor in self.resident.tensors]
             return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation="model.to(device)")
@@ -74,21 +86,21 @@ class ModelLoading:
                 live[event] = None
             else:
                 del live[~event]
-        merged: dict[str, list[int]] = {}
-        for row in live:
-            merged.setdefault(loading.names[row], []).append(sizes[row])
-        rows = [_row(name, len(found), sum(found)) for name, found in merged.items()]
         operation = loading.names[events[at]] if events[at] >= 0 else ""
-        return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation=operation)
+        return PhasePeak(rows=_merged((loading.names[row], sizes[row]) for row in live), operation=operation)
 
     @property
     def host(self) -> HostPeak:
         """The most bytes of the process."""
-        base = [tensor for tensor in self.resident.tensors if tensor.base and tensor.parameters]
+        base = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
         count = sum(tensor.parameters * tensor.count for tensor in base)
         mapped = count * ITEMSIZE[self.stored]
         casts = self.stored != self.dtype
         if not self.reads_onto_gpu:
+            cast = self._cast_by_sharding(base)
+            if cast > (count * ITEMSIZE[self.dtype] if casts else 0):
+                sentence = f"The mapped files in {self.stored}, and weights that {self._sharding} casts on the host."
+                return HostPeak(bytes=mapped + cast, file_bytes=mapped, sentence=sentence)
             if not casts:
                 sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
                 return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
@@ -102,6 +114,18 @@ class ModelLoading:
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
 
+    @property
+    def _sharding(self) -> str:
+        return "accelerate" if self.prepared.device.sharding == "fsdp" else "DeepSpeed"
+
+    def _cast_by_sharding(self, base: Iterable[ResidentTensor]) -> int:
+        """The bytes of the model on the host once its weights are cast for FSDP or DeepSpeed, without mapped ones."""
+        if self.prepared.device.sharding in ("none", "ddp") or self.prepared.given.autocast is None:
+            return 0
+        whole = sum(each.parameters * each.count * ITEMSIZE[each.dtype] for each in base if each.dtype != self.dtype)
+        kept = sum(each.parameters * each.count for each in base if each.dtype == self.dtype)
+        return whole + (kept * ITEMSIZE[self.dtype] if self.stored != self.dtype else 0)
+
 
 def _dtype_of(config: dict[str, Any]) -> DType | None:
     """The dtype of a checkpoint, as its config states it."""
@@ -112,6 +136,15 @@ def _dtype_of(config: dict[str, Any]) -> DType | None:
         if name in _DTYPES:
             return _DTYPES[name]
     return None
+
+
+def _merged(alive: Iterable[tuple[str, int]]) -> tuple[Row, ...]:
+    """A row for each name, the largest first."""
+    merged: dict[str, list[int]] = {}
+    for name, size in alive:
+        merged.setdefault(name, []).append(size)
+    rows = [_row(name, len(found), sum(found)) for name, found in merged.items()]
+    return tuple(sorted(rows, key=lambda row: -row.bytes))
 
 
 def _row(name: str, count: int, size: int) -> Row:

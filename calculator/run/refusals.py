@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.families import forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.run.sharded_refusals import sharded_problems
 from calculator.trainers import TRAINERS
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def check_request(request: RunRequest) -> None:
     Raises:
         PlanError: with every reason.
     """
-    problems = [*_of_estimate(request), *_of_evaluation(request), *_of_generation(request)]
+    parts = (_of_estimate, sharded_problems, _of_evaluation, _of_generation)
+    problems = [problem for part in parts for problem in part(request)]
     if problems:
         raise PlanError(*problems)
 
@@ -63,8 +65,8 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
     if own.engine == "traced":
         yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
-    if own.device.count > 1 and own.device.sharding != "ddp":
-        message = "the phases of a run on several GPUs are modelled for ddp: use that, or the estimate for a step"
+    if own.device.count > 1 and own.device.sharding == "zero3":
+        message = "the phases of a run are modelled for ddp, fsdp, zero1 and zero2: use one, or the estimate for a step"
         yield Problem(loc="device.sharding", msg=message, input=own.device.sharding)
     for name in _LIBRARIES:
         release, modelled = getattr(own.stack, name), getattr(DEFAULT_STACK, name)

@@ -17,12 +17,13 @@ from calculator.methods import Full
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.per_parameter import tensors
 from calculator.run.answer import RunPhase, WholeRun
-from calculator.run.evaluation import Evaluation
+from calculator.run.evaluation import Evaluation, PhasePeak
 from calculator.run.loading import ModelLoading
 from calculator.run.merging import merge_peak
 from calculator.run.refusals import check_length, check_model, check_request
 from calculator.run.saving import NOT_COUNTED, Saving, whole_model
-from calculator.run.sentences import ASSUMPTIONS, host_of_evaluation, host_of_saving, several_gpus, warnings
+from calculator.run.sentences import ASSUMPTIONS, SAFETENSORS, host_of_evaluation, several_gpus, warnings
+from calculator.run.sharded_saving import saving_of
 from calculator.run.time import time_of
 from calculator.training_step.resident_state import ResidentState
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from calculator.estimation.answer import Estimate
+    from calculator.resident.per_parameter import ResidentTensors
     from calculator.run.answer import Resource, RunPhaseName, SavedFile
-    from calculator.run.evaluation import PhasePeak
     from calculator.run.request import RunRequest
 
 #: Scalars that the Trainer does not have yet in its first step; the second only where a step has one micro-batch.
@@ -62,7 +63,7 @@ class _Run:
         self.prepared = self.resident.prepared
         check_length(self.run, self.prepared.given.sequence_length)
         self.device = request.estimate.device
-        self.saving = Saving(self.resident)
+        self.saving = saving_of(self.resident, self.run)
 
     def answer(self) -> WholeRun:
         """Every phase, and the verdict."""
@@ -77,7 +78,7 @@ class _Run:
             verdict=_verdict(phases),
             time=time,
             time_refusal=refusal,
-            assumptions=(*ASSUMPTIONS, *several_gpus(self.device.count), NOT_COUNTED, *self.estimate.assumptions),
+            assumptions=(*ASSUMPTIONS, *several_gpus(self.device, self.run), NOT_COUNTED, *self.estimate.assumptions),
             warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
         )
 
@@ -86,7 +87,7 @@ class _Run:
         """The files of a checkpoint."""
         if not self.run.saves:
             return ()
-        return (*self.saving.model_files, *(() if self.run.save_only_model else (self.saving.optimizer_file,)))
+        return (*self.saving.model_files, *(() if self.run.save_only_model else self.saving.optimizer_files))
 
     @cached_property
     def merged_files(self) -> tuple[SavedFile, ...]:
@@ -102,6 +103,9 @@ class _Run:
     def between_steps(self) -> int:
         """What is alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
         resident = self.resident
+        zero = resident.flat or resident.partitioned
+        if zero is not None:
+            return sum(each.bytes for each in (*zero.kept, *resident.of_loop))
         return sum(each.bytes for each in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
 
     def _phases(self) -> Iterator[RunPhase]:
@@ -144,7 +148,7 @@ class _Run:
         names = NOT_IN_FIRST_STEP[: 2 if missing else 1]
         later = sum(
             each.bytes
-            for each in tensors(self.resident.optimizer_states)
+            for each in tensors(self._created_in_a_step)
             if each.name in names or (each.component == "optimizer_states" and not self.resident.optimizer.early)
         )
         peaks = {
@@ -153,6 +157,14 @@ class _Run:
         }
         highest = max(peaks, key=peaks.__getitem__)
         return self._step("first_step", peaks[highest], highest.replace("_", " "))
+
+    @property
+    def _created_in_a_step(self) -> tuple[ResidentTensors, ...]:
+        """The optimizer's states and the loop's numbers, of which a step creates some."""
+        resident = self.resident
+        if resident.flat is not None:
+            return (*resident.flat.states, *resident.of_loop)
+        return resident.optimizer_states
 
     def _steady_step(self) -> RunPhase:
         memory = self.estimate.memory
@@ -180,19 +192,13 @@ class _Run:
             yield self._phase("generation", evaluation.generation(self.run.generation_max_length or 0))
 
     def _checkpoint(self) -> RunPhase:
-        model, state = self.saving.host_bytes_of_model, self.saving.largest_state
-        host = model if self.run.save_only_model else max(model, state)
         size = sum(each.bytes for each in self.files)
-        return RunPhase(
-            name="checkpoint",
-            gpu_bytes=self.between_steps,
-            operation="save_pretrained",
-            required_bytes=self._required(self.between_steps),
-            resident_bytes=self.between_steps,
-            host_bytes=host,
-            host=host_of_saving(model, host),
+        return self._phase(
+            "checkpoint",
+            PhasePeak(rows=self.saving.gpu_rows, operation="save_pretrained"),
+            host_bytes=self.saving.host_bytes(optimizer=not self.run.save_only_model),
+            host=self.saving.host_sentence(optimizer=not self.run.save_only_model),
             disk_bytes=size * self.run.checkpoints_on_disk,
-            fit=self._fit(self.between_steps),
         )
 
     def _merge(self) -> RunPhase:
@@ -203,7 +209,7 @@ class _Run:
             "merge",
             peak,
             host_bytes=host,
-            host=host_of_saving(host, host),
+            host=SAFETENSORS,
             disk_bytes=size * self.run.checkpoints_kept + sum(each.bytes for each in self.merged_files),
         )
 

@@ -15,6 +15,7 @@ from calculator.checkpoint.optimizer_file import grouped, state_dict
 from calculator.checkpoint.parameters import named_parameters
 from calculator.resident.per_parameter import tensors
 from calculator.run.answer import SavedFile
+from calculator.run.sentences import LARGEST_STATE, SAFETENSORS
 from calculator.trainers.resident import embeddings, groups
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from calculator.checkpoint.parameters import Named
     from calculator.checkpoint.safetensors_file import SavedTensor
+    from calculator.estimation.answer import Row
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.resident_state import ResidentState
 
@@ -61,23 +63,42 @@ class Saving:
         return (_weights("adapter_model.safetensors", self.saved),)
 
     @property
-    def optimizer_file(self) -> SavedFile:
-        """The file of the optimizer's states."""
-        prepared, facts, optimizer = self.prepared, self.resident.trainer, self.resident.optimizer
-        trained = [each for each in self.resident.tensors if each.trained]
+    def groups(self) -> list[list[Named]]:
+        """The optimizer's groups of parameters."""
+        facts, trained = self.resident.trainer, [each for each in self.resident.whole if each.trained]
         own = [each for each in self.parameters if each.kind.trained]
-        of_groups = grouped(own, groups(facts, prepared.model, trained))
+        of_groups = grouped(own, groups(facts, self.prepared.model, trained))
         if facts.decay_groups and len(of_groups) == 1:
             of_groups.append([])  # the Trainer has both groups even if one is empty
-        in_32_bits = embeddings(prepared.model, self.resident.tensors) if facts.embeddings_in_32_bits else ()
-        size = torch_file.file_bytes(state_dict(of_groups, optimizer, in_32_bits), "optimizer")
-        return SavedFile(name="optimizer.pt", bytes=size, source=_TORCH)
+        return of_groups
+
+    @property
+    def optimizer_files(self) -> tuple[SavedFile, ...]:
+        """The files that a run needs to be resumed, besides the model's: that of the optimizer's states."""
+        model, facts = self.prepared.model, self.resident.trainer
+        in_32_bits = embeddings(model, self.resident.tensors) if facts.embeddings_in_32_bits else ()
+        size = torch_file.file_bytes(state_dict(self.groups, self.resident.optimizer, in_32_bits), "optimizer")
+        return (SavedFile(name="optimizer.pt", bytes=size, source=_TORCH),)
+
+    @property
+    def gpu_rows(self) -> tuple[Row, ...]:
+        """What saving allocates on a GPU."""
+        return ()
 
     @property
     def largest_state(self) -> int:
         """The bytes of the largest optimizer state, which `torch.save` copies to the host by itself."""
         states = (each for each in tensors(self.resident.optimizer_states) if each.component == "optimizer_states")
         return max((state.bytes // state.count for state in states), default=0)
+
+    def host_bytes(self, *, optimizer: bool) -> int:
+        """What saving adds to the host memory of all processes; `optimizer`: with the optimizer's states."""
+        return max(self.host_bytes_of_model, self.largest_state if optimizer else 0)
+
+    def host_sentence(self, *, optimizer: bool) -> str:
+        """Where this memory comes from."""
+        of_state = optimizer and self.largest_state > self.host_bytes_of_model
+        return LARGEST_STATE if of_state else SAFETENSORS
 
     @property
     def host_bytes_of_model(self) -> int:

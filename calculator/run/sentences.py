@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.inputs.sharding import STAGES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.inputs.device import Device
     from calculator.inputs.run import RunSettings
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.gathered import Gathered
@@ -34,14 +37,26 @@ ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 SEVERAL_GPUS = (
     "GPU figures are those of the first GPU, and host figures those of all processes of a node; mapped files are"
-    " counted once. Each process reads the whole model and gathers the logits of all; the first writes checkpoints."
+    " counted once. Each process reads the whole model and gathers the logits of all. The first writes checkpoints;"
+    " with SHARDED_STATE_DICT and under ZeRO, all write their parts."
 )
 
 
-def several_gpus(count: int) -> Iterator[str]:
+OF_DEEPSPEED = (
+    "Of DeepSpeed's files, the tensors are counted. Besides them, a file has some kilobytes, and more where a model has"
+    " many parameters."
+)
+OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all shards, is not counted."
+
+
+def several_gpus(device: Device, run: RunSettings) -> Iterator[str]:
     """Yield what a run on several GPUs means for the figures."""
-    if count > 1:
+    if device.count > 1:
         yield SEVERAL_GPUS
+    if device.sharding in STAGES and run.saves and not run.save_only_model:
+        yield OF_DEEPSPEED
+    if run.state_dict_type == "SHARDED_STATE_DICT":
+        yield OF_SHARDS
 
 
 def host_of_evaluation(gathered: Gathered) -> str:
@@ -52,11 +67,15 @@ def host_of_evaluation(gathered: Gathered) -> str:
     return f"The logits of all {gathered.samples:,} samples are gathered for compute_metrics{converted}."
 
 
-def host_of_saving(model: int, host: int) -> str:
-    """Where the host memory of writing files comes from."""
-    if host > model:
-        return "torch.save copies the optimizer's states to the host one by one; the largest is counted."
-    return "safetensors copies all tensors of a file to the host before it writes them."
+#: Where the host memory of writing files comes from.
+SAFETENSORS = "safetensors copies all tensors of a file to the host before it writes them."
+LARGEST_STATE = "torch.save copies the optimizer's states to the host one by one; the largest is counted."
+WHOLE_STATE = (
+    "The first process gathers the whole model in host memory, frozen weights too, then the optimizer's states; the"
+    " larger is counted."
+)
+SHARDS = "torch.distributed.checkpoint copies a process's shards to the host one by one; the largest is counted."
+CLONES = "Every process clones the whole model to the host (clone_tensors_for_torch_save)."
 
 
 def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:

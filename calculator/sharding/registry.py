@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.layers.sharding_hooks import NO_HOOKS
+from calculator.sharding.fsdp.evaluation import EvaluationBatch
 from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.shards import FSDPShards
 from calculator.sharding.shards import Shards
@@ -43,3 +44,8 @@ def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
     """The hooks of one micro-batch; `reduces`: whether it is the last of its step, in which gradients are reduced."""
     make = (HOOKS if reduces else BEFORE_LAST).get(prepared.device.sharding)
     return NO_HOOKS if make is None else make(prepared)
+
+
+def evaluation_hooks(prepared: PreparedModel, *, is_first: bool) -> Hooks:
+    """The hooks of a batch of an evaluation; `is_first`: whether none ran before it."""
+    return EvaluationBatch(prepared, is_first=is_first) if prepared.device.sharding == "fsdp" else NO_HOOKS

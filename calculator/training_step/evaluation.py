@@ -13,6 +13,7 @@ from calculator.engine.recording import Recording
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.layers.context import Context
+from calculator.sharding.registry import evaluation_hooks
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.logits_only import LogitsWithoutCache
@@ -41,14 +42,18 @@ class EvaluationPass(NamedTuple):
         return self.recording.alive(self.moment)
 
 
-def evaluation_pass(prepared: PreparedModel, loop: Loop | None = None, *, logits: bool = False) -> EvaluationPass:
+def evaluation_pass(
+    prepared: PreparedModel, loop: Loop | None = None, *, logits: bool = False, is_first: bool = True
+) -> EvaluationPass:
     """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
 
     Every layer is run. With `logits`, the model computes the logits of the batch after the loss, in a pass of its own.
+    `is_first`: whether no other batch of the evaluation ran before it.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
-    context = Context(prepared, forward_for(prepared.model, prepared.training), tape=tape)
+    hooks = evaluation_hooks(prepared, is_first=is_first)
+    context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
     context.unrolls, count = True, len(context.layers)
     context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
     trainer = loop or trainer_of(prepared.training)

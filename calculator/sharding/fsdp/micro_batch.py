@@ -200,13 +200,15 @@ class MicroBatch(Hooks):
         if unit.buffer is None:
             return
         kept, self.kept_buffer = self.kept_buffer if keeps_buffer else None, None if keeps_buffer else self.kept_buffer
-        unit.gathered = [
-            self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in unit.of.gathered()
-        ]
+        unit.gathered = self.gathered(unit.of)
         if keeps_buffer:
             self.kept_buffer = unit.buffer
         unit.buffer = None
         del kept
+
+    def gathered(self, of: UnitParameters) -> list[Tensor]:
+        """A unit's whole weights."""
+        return [self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in of.gathered()]
 
     def leave(self, unit: FSDPUnit) -> None:
         """Note that a unit's forward pass ended, and free its weights."""

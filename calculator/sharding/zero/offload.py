@@ -26,6 +26,11 @@ class OffloadedState(FlatState):
         return (*self.flat_weights, row("buffer of a gradient", self._largest, "largest parameter", self.dtype))
 
     @property
+    def states(self) -> list[ResidentTensors]:
+        """None: they are in host memory."""
+        return []
+
+    @property
     def _largest(self) -> int:
         return max(place.elements for place in self.partitions.places.values())
 

@@ -78,7 +78,7 @@ class FlatState:
     def divided(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device between steps besides the model's frozen tensors."""
         norm = row("gradient norm", 1, "", "float32")
-        return (*self.flat_weights, *self._masters(), *self._states(), norm)
+        return (*self.flat_weights, *self._masters(), *self.states, norm)
 
     @property
     def flat_weights(self) -> list[ResidentTensor]:
@@ -104,7 +104,9 @@ class FlatState:
             trained=True,
         )
 
-    def _states(self) -> list[ResidentTensors]:
+    @property
+    def states(self) -> list[ResidentTensors]:
+        """The optimizer's states, which its first step creates."""
         return [*optimizer_states(self._masters(), self.optimizer)]
 
     @cached_property

@@ -19,6 +19,9 @@ LLAMA = {
     "tie_word_embeddings": False,
 }
 
+FSDP = {"count": 2, "sharding": "fsdp"}
+SHARDED = {"state_dict_type": "SHARDED_STATE_DICT"}
+
 
 def request(run=None, method=None, training=None, device=None, **more):
     return parse_run(
@@ -140,6 +143,42 @@ def test_processes_of_a_node_share_mapped_files_and_each_has_its_own_arrays():
     assert any("4 times those of its own rows" in warning for warning in four.warnings)
 
 
+def test_a_full_state_dict_is_gathered_on_the_first_process_and_shards_are_not():
+    full, sharded = (
+        phase(answer(device=FSDP, method={"name": "full"}, training={"autocast": "bfloat16"}, run=run), "checkpoint")
+        for run in ({"save_only_model": False}, SHARDED)
+    )
+    parameters = 2 * 3000 * 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 160 + 2 * 64) + 64
+    assert full.host_bytes == 2 * 4 * parameters  # two float32 states of each parameter
+    assert sharded.host_bytes == 2 * 1500 * 64 * 4
+    assert (full.gpu_bytes - full.resident_bytes, sharded.gpu_bytes) == (3000 * 64 * 4, sharded.resident_bytes)
+
+
+@pytest.mark.parametrize(
+    ("sharding", "stored", "cast"), [("fsdp", "bfloat16", 4), ("zero2", "bfloat16", 0), ("zero2", "float32", 2)]
+)
+def test_processes_hold_the_weights_that_are_cast_for_a_sharding(sharding, stored, cast):
+    found = answer(
+        device={"count": 2, "sharding": sharding},
+        method={"name": "full"},
+        training={"autocast": "bfloat16", "dtype": stored},
+        run={"checkpoint_dtype": stored},
+    )
+    load = phase(found, "load")
+    parameters = load.host_file_bytes // (4 if stored == "float32" else 2)
+    assert load.needed_host_bytes == 2 * cast * parameters
+
+
+def test_every_process_of_deepspeed_clones_the_weights_and_the_partitions_share_the_states():
+    zero = {"count": 4, "sharding": "zero2"}
+    found = answer(device=zero, method={"name": "full"}, training={"autocast": "bfloat16"})
+    weights, _, partitions = found.files
+    assert phase(found, "checkpoint").host_bytes > 4 * 0.99 * weights.bytes
+    assert partitions.bytes == pytest.approx(6 * weights.bytes, rel=0.01)
+    first, later = phase(found, "first_step"), phase(found, "training_step")
+    assert first.gpu_bytes <= later.gpu_bytes
+
+
 def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     run = {"eval_strategy": "steps", "eval_samples": 4}
     without, gathered = (
@@ -154,7 +193,20 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
 @pytest.mark.parametrize(
     ("parts", "loc"),
     [
-        ({"device": {"count": 2, "sharding": "fsdp"}}, "device.sharding"),
+        ({"device": {"count": 2, "sharding": "zero3"}, "training": {"autocast": "bfloat16"}}, "device.sharding"),
+        ({"device": FSDP, "run": {"merge_and_unload": True}}, "run.merge_and_unload"),
+        ({"device": FSDP, "run": {"save_only_model": True, **SHARDED}}, "run.save_only_model"),
+        ({"device": FSDP, "method": {"name": "ia3"}}, "method.name"),
+        ({"device": FSDP, "method": {"name": "lora", "bias": "all"}}, "method.name"),
+        (
+            {
+                "device": {"count": 2, "sharding": "zero2"},
+                "training": {"autocast": "bfloat16", "optimizer": "adamw_8bit"},
+            },
+            "training.optimizer",
+        ),
+        ({"run": SHARDED}, "run.state_dict_type"),
+        ({"run": SHARDED, "device": {"count": 2, "sharding": "ddp"}}, "run.state_dict_type"),
         (
             {
                 "device": {"count": 2, "sharding": "ddp"},

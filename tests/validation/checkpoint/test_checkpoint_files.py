@@ -111,5 +111,5 @@ def test_the_optimizers_file_is_that_of_the_trainers_checkpoint(optimizer, metho
     Trainer(model=model, args=arguments, train_dataset=[row]).train()
     own = saving.Saving(resident_state(request))
     written = tmp_path / "checkpoint-1"
-    for file in (*own.model_files, own.optimizer_file):
+    for file in (*own.model_files, *own.optimizer_files):
         assert file.bytes == (written / file.name).stat().st_size

@@ -1,4 +1,4 @@
-"""The recorded peaks of evaluations on several GPUs are those of the real Trainer under DistributedDataParallel."""
+"""The recorded peaks of evaluations on several GPUs are those of the real Trainer."""
 
 import json
 
@@ -11,9 +11,10 @@ from validation.sharding.evaluation import trace_sharded_evaluation
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
 
-def test_the_trainers_evaluation_on_one_of_several_gpus_has_the_recorded_peak():
+@pytest.mark.parametrize("device", [{"count": 8, "sharding": "ddp"}, {"count": 4, "sharding": "fsdp"}])
+def test_the_trainers_evaluation_on_one_of_several_gpus_has_the_recorded_peak(device):
     recorded = map(json.loads, (CASE_FILES / "run" / "evaluation.jsonl").read_text().splitlines())
-    case = next(each for each in recorded if each["request"].get("device", {}).get("count") == 8)
+    case = next(each for each in recorded if each["request"].get("device") == device)
     body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
     traced = trace_sharded_evaluation(body, parse_run(case["request"]).run)
     assert (traced.resident_bytes, traced.peak_bytes) == (case["resident_bytes"], case["peak_bytes"])

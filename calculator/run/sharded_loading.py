@@ -1,0 +1,103 @@
+"""The most bytes on a GPU while a model that is loaded on the host is sharded over several GPUs.
+
+Sources: accelerate 1.15, utils/fsdp_utils.py (fsdp2_prepare_model), whose locals refer to the whole weights of the
+embeddings and of the output head to its end; PyTorch 2.13, torch/distributed/fsdp/_fully_shard/_fully_shard.py
+(fully_shard), which moves a unit to the GPU, and _fsdp_param.py (_init_sharded_param); deepspeed 0.19.8,
+runtime/engine.py (_configure_distributed_model) and runtime/zero/stage_1_and_2.py (__init__,
+initialize_optimizer_states).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from calculator.inputs.sharding import offloads_optimizer
+from calculator.sharding.fsdp.parameters import is_sharded, shard
+from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.fsdp.units import UnitParameters
+    from calculator.sharding.zero.state import FlatState
+    from calculator.training_step.resident_state import ResidentState
+
+#: How the name of the code book of nested constants ends.
+CODE_BOOK = ".nested_code"
+
+#: What is alive at a moment: names of tensors, and their bytes.
+Alive = list[tuple[str, int]]
+
+
+def sharding_moments(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
+    """What is alive at the moments that may be the peak, and what runs then."""
+    if resident.flat is not None:
+        return _flattened(resident, resident.flat)
+    return _fully_sharded(resident)
+
+
+def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
+    """The moments after each of FSDP's units is sharded, before its whole weights are freed.
+
+    The state dict of the whole model lives to the end. It is on the GPU if the model is in 4 bits, with copies of the
+    code books of nested constants (bitsandbytes 0.50, functional.py, QuantState.as_dict).
+    """
+    prepared, offloads = resident.prepared, resident.host_bytes is not None
+    if prepared.method.facts.quantizes_base:
+        sharded = [each for each in resident.whole if is_sharded(each)]
+        books = [(f"{each.name}: copy", each.bytes) for each in resident.whole if each.name.endswith(CODE_BOOK)]
+        yield [*_named(resident.whole), *books, *_shards(sharded, prepared)], "fully_shard"
+        return
+    buffers = [each for each in resident.whole if not each.parameters]
+    referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
+    kept: Alive = []
+    for unit in _in_order(prepared):
+        own = [_one(each) for each in unit.parameters]
+        shards = _shards(own, prepared)
+        uploaded = [max(shards, key=itemgetter(1))] if offloads and shards else shards
+        moved = buffers if unit.name == ROOT else []
+        yield [*kept, *_named([*own, *moved]), *uploaded], f"fully_shard: {unit.name}"
+        kept += [] if offloads else shards
+        kept += _named(each for each in own if each.name in referred)
+
+
+def _in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
+    """The units in the order in which they are sharded: layers, embeddings, the tail, and what is left."""
+    outer = outer_units(prepared)
+    yield from (layer_unit(prepared, layer) for layer in prepared.model.decoder.layers)
+    yield from (each for each in (outer.embeddings, outer.tail, outer.root) if each is not None)
+
+
+def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:
+    return [(f"{each.name}: shard", shard(each, prepared.device.count).bytes) for each in whole]
+
+
+def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Alive, str]]:
+    """The moments at which DeepSpeed flattens a group's weights, casts its masters, and makes zeros for gradients."""
+    groups = [frozenset(each.key.name for each in group.given) for group in state.partitions.groups]
+    whole = [*_named(resident.tensors)]
+    flat: Alive = []
+    casts = state.dtype != "float32"
+    for number, (names, weights) in enumerate(zip(groups, state.flat_weights, strict=True)):
+        flat.append((weights.name, weights.bytes))
+        yield [*whole, *flat], "flatten_dense_tensors_aligned"
+        whole = [each for each in whole if each[0] not in names]
+        master = state.like_partition(number, "master weights")
+        copied = state.like_partition(number, "weights of the partition", state.dtype)
+        yield [*whole, *flat, *_named([copied, *([master] if casts else [])])], "master weights"
+        flat += [] if offloads_optimizer(state.zero) else _named([master])
+    if not offloads_optimizer(state.zero):
+        zeros = [state.like_partition(number, "zeros for gradients") for number in range(len(groups))]
+        yield [*whole, *flat, *_named(zeros)], "initialize_optimizer_states"
+
+
+def _named(found: Iterable[ResidentTensor]) -> Alive:
+    return [(each.name, each.bytes) for each in found]
+
+
+def _one(tensor: ResidentTensor) -> ResidentTensor:
+    return replace(tensor, count=1, bytes=tensor.bytes // tensor.count)

@@ -1,0 +1,52 @@
+"""What of a whole run on several GPUs is not modelled, or is refused by the libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.run.request import RunRequest
+
+#: The optimizers whose states are modelled in DeepSpeed's checkpoints: those of PyTorch.
+_SAVED_BY_DEEPSPEED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+
+
+def sharded_problems(request: RunRequest) -> Iterator[Problem]:
+    """Yield what is refused under a sharding that splits the state of the run."""
+    own, run = request.estimate, request.run
+    sharding = own.device.sharding
+    if sharding != "fsdp" and run.state_dict_type != "FULL_STATE_DICT":
+        message = "configures fsdp: set device.sharding to that, or use FULL_STATE_DICT"
+        yield Problem(loc="run.state_dict_type", msg=message, input=run.state_dict_type)
+    if sharding in ("none", "ddp"):
+        return
+    if own.training.trainer != "transformers":
+        message = f"the phases of a run under {sharding} are modelled for transformers: use it, or ddp"
+        yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
+    if run.merge_and_unload:
+        message = f"merging under {sharding} is not modelled: use false, and merge on one GPU"
+        yield Problem(loc="run.merge_and_unload", msg=message, input=True)
+    if run.saves:
+        yield from _of_checkpoints(request)
+
+
+def _of_checkpoints(request: RunRequest) -> Iterator[Problem]:
+    own, run = request.estimate, request.run
+    sharding, method = own.device.sharding, own.method
+    if run.state_dict_type == "SHARDED_STATE_DICT" and run.save_only_model:
+        message = "transformers refuses it with SHARDED_STATE_DICT: use false, or FULL_STATE_DICT"
+        yield Problem(loc="run.save_only_model", msg=message, input=True)
+    if run.save_only_model:
+        return
+    way_out = "use run.save_only_model, or run.save_strategy no"
+    if method.name not in ("full", "lora") or getattr(method, "bias", "none") != "none":
+        name = method.facts.label if method.name != "lora" else "LoRA with trained biases"
+        message = f"the optimizer's files of {name} under {sharding} are not modelled: {way_out}"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+    if own.training.optimizer not in _SAVED_BY_DEEPSPEED:
+        message = f"its states in checkpoints of {sharding} are not modelled: {way_out}"
+        yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)

@@ -1,0 +1,173 @@
+"""The files of a checkpoint of several GPUs, and what writing them takes on the host and on a GPU.
+
+Sources: transformers 5.24, trainer.py (save_model, _save_optimizer_and_scheduler); accelerate 1.15, accelerator.py
+(get_state_dict) and utils/fsdp_utils.py; PyTorch 2.13, distributed/_state_dict_utils.py (_gather_state_dict); deepspeed
+0.19.8, checkpoint/utils.py (clone_tensors_for_torch_save).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements, named
+from calculator.checkpoint import fsdp_files, zero_files
+from calculator.checkpoint.parameters import Named
+from calculator.checkpoint.safetensors_file import SavedTensor
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.estimation.answer import Row
+from calculator.run.answer import SavedFile
+from calculator.run.saving import Saving
+from calculator.run.sentences import CLONES, SHARDS, WHOLE_STATE
+from calculator.sharding.fsdp.parameters import RANKS, is_sharded, shard_shape, stored
+
+if TYPE_CHECKING:
+    from calculator.inputs.run import RunSettings
+    from calculator.sharding.zero.state import FlatState
+    from calculator.training_step.resident_state import ResidentState
+
+_FULL = "torch.save of tensors that are gathered on the first process"
+_SHARDED = "torch.distributed.checkpoint: an archive of torch.save for each tensor of a process"
+_ZERO = "deepspeed/runtime/engine.py; the tensors in the file"
+#: What PEFT's LoRA adds to a module, and the same with the name of the adapter.
+_OWN = re.compile(r"\.(lora_\w+|modules_to_save)\b")
+DEFAULT_ADAPTER = r".\1.default"
+
+_GATHERED = "torch/distributed/_state_dict_utils.py, _gather_state_dict"
+
+
+class FSDPSaving(Saving):
+    """What a run under FSDP2 writes."""
+
+    def __init__(self, resident: ResidentState, *, is_full: bool) -> None:
+        super().__init__(resident)
+        self._is_full = is_full
+        kinds = stored([each.kind for each in self.parameters], self.prepared.method, self.prepared.training)
+        self.parameters = [each._replace(kind=kind) for each, kind in zip(self.parameters, kinds, strict=True)]
+
+    @property
+    def _in_model_file(self) -> list[Named]:
+        """What the state dict of the model has: trained parameters, and tied ones once more under their other names."""
+        names = {each.name: each for each in self.parameters}
+        tied = [Named(alias, names[of].kind) for alias, of in self.prepared.model.tied.items() if of in names]
+        return [*(each for each in self.parameters if each.kind.trained), *tied]
+
+    @property
+    def _in_shards(self) -> list[SavedTensor]:
+        """The tensors of which each process saves a shard: those of PEFT's adapter, or of the whole model."""
+        if not self.prepared.method.facts.trains_base:
+            return [*self.saved]
+        whole = ((self._name(each.name), each.kind) for each in self._in_model_file)
+        return [SavedTensor(name, tuple(map(int, kind.shape)), kind.dtype) for name, kind in whole]
+
+    @property
+    def model_files(self) -> tuple[SavedFile, ...]:
+        """Those of `save_pretrained`, which the Trainer calls with a full state dict only."""
+        return super().model_files if self._is_full else ()
+
+    @property
+    def optimizer_files(self) -> tuple[SavedFile, ...]:
+        """The model and the optimizer, as accelerate saves them."""
+        count, optimizer, name_of = self.prepared.device.count, self.resident.optimizer, self._name
+        if self._is_full:
+            model = fsdp_files.model_bytes(self._in_model_file, name_of)
+            states = fsdp_files.optimizer_bytes(self.groups, optimizer, name_of)
+            return (
+                SavedFile(name="pytorch_model_fsdp.bin", bytes=model, source=_FULL),
+                SavedFile(name="optimizer.bin", bytes=states, source=_FULL),
+            )
+        model = fsdp_files.sharded_model_bytes(((each.shape, each.dtype) for each in self._in_shards), count)
+        states = fsdp_files.sharded_optimizer_bytes(self.groups, optimizer, count, name_of)
+        return (
+            SavedFile(name="pytorch_model_fsdp_0/*.distcp", bytes=model, source=_SHARDED),
+            SavedFile(name="optimizer_0/*.distcp", bytes=states, source=_SHARDED),
+        )
+
+    def _name(self, name: str) -> str:
+        """The name of a parameter in the model: PEFT's have that of the adapter in theirs."""
+        if self.prepared.method.facts.trains_base:
+            return name
+        return f"base_model.model.{_OWN.sub(DEFAULT_ADAPTER, name)}"
+
+    @property
+    def gpu_rows(self) -> tuple[Row, ...]:
+        """The largest tensor, whole, which every process gathers; with offload, its shard too."""
+        sharded = [each.kind for each in self.parameters if is_sharded(each.kind)]
+        if not self._is_full or not sharded:
+            return ()
+        largest = max(sharded, key=lambda kind: elements(kind.shape) * ITEMSIZE[kind.dtype])
+        ranks = named(self.prepared.device.count, RANKS)
+        part = shard_shape(largest.shape, self.prepared.device.count)
+        rows = [(f"{largest.name}: gathered", (ranks, *part))]
+        if self.resident.host_bytes is not None:
+            rows.append((f"{largest.name}: shard", part))
+        return tuple(
+            Row(
+                name=name,
+                count=1,
+                bytes=allocated(elements(shape), ITEMSIZE[largest.dtype]),
+                shape=shape,
+                dtype=largest.dtype,
+                source=_GATHERED,
+            )
+            for name, shape in rows
+        )
+
+    def host_bytes(self, *, optimizer: bool) -> int:
+        """The first process's state dicts: of the whole model, then of the optimizer; or the largest shard."""
+        if not self._is_full:
+            count = self.prepared.device.count
+            largest = max(elements(shard_shape(each.shape, count)) * ITEMSIZE[each.dtype] for each in self._in_shards)
+            return largest * count // self.prepared.device.nodes
+        model = sum(elements(each.kind.shape) * ITEMSIZE[each.kind.dtype] for each in self.parameters)
+        states = replace(self.resident.optimizer, step_on_device=False)
+        own = [each.kind for each in self.parameters if each.kind.gets_gradient]
+        whole = sum(
+            elements(shape) * ITEMSIZE[dtype]
+            for kind in own
+            for _, shape, dtype in states.states(kind.shape, kind.dtype)
+        )
+        return max(model, whole if optimizer else 0)
+
+    def host_sentence(self, *, optimizer: bool) -> str:  # noqa: ARG002  a hook's signature
+        """Where this memory comes from."""
+        return WHOLE_STATE if self._is_full else SHARDS
+
+
+class ZeroSaving(Saving):
+    """What a run under ZeRO's stages 1 and 2 writes."""
+
+    def __init__(self, resident: ResidentState, flat: FlatState) -> None:
+        super().__init__(resident)
+        self._flat = flat
+
+    @property
+    def optimizer_files(self) -> tuple[SavedFile, ...]:
+        """The trained weights once more, and the partitions of all processes."""
+        count, kind = self.prepared.device.count, "" if self._flat.dtype == "float32" else "bf16_"
+        weights, partitions = zero_files.weights_bytes(self._flat), zero_files.partition_bytes(self._flat) * count
+        return (
+            SavedFile(name="global_step*/mp_rank_00_model_states.pt", bytes=weights, source=_ZERO),
+            SavedFile(
+                name=f"global_step*/{kind}zero_pp_rank_*_mp_rank_00_optim_states.pt", bytes=partitions, source=_ZERO
+            ),
+        )
+
+    def host_bytes(self, *, optimizer: bool) -> int:  # noqa: ARG002  a hook's signature
+        """Every process clones the whole model to the host."""
+        local = self.prepared.device.count // self.prepared.device.nodes
+        return local * sum(elements(each.kind.shape) * ITEMSIZE[each.kind.dtype] for each in self.parameters)
+
+    def host_sentence(self, *, optimizer: bool) -> str:  # noqa: ARG002  a hook's signature
+        """Where this memory comes from."""
+        return CLONES
+
+
+def saving_of(resident: ResidentState, run: RunSettings) -> Saving:
+    """What a run writes."""
+    if resident.flat is not None:
+        return ZeroSaving(resident, resident.flat)
+    if resident.prepared.device.sharding == "fsdp":
+        return FSDPSaving(resident, is_full=run.state_dict_type == "FULL_STATE_DICT")
+    return Saving(resident)

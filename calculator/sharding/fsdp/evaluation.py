@@ -1,0 +1,62 @@
+"""A forward pass of an evaluation under FSDP2.
+
+Units that are not resharded after their forward pass stay gathered until the next backward pass, so that the first
+batch of an evaluation gathers them and the others find them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from calculator.sharding.fsdp.micro_batch import MicroBatch
+from calculator.sharding.fsdp.units import layer_unit, outer_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Layer
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Parameters
+    from calculator.layers.sharding_hooks import Unit
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.fsdp.units import UnitParameters
+
+
+class EvaluationBatch(MicroBatch):
+    """A batch; `is_first`: whether it is the first one of its evaluation."""
+
+    __slots__ = ("_is_first", "_of_layers")
+
+    def __init__(self, prepared: PreparedModel, *, is_first: bool) -> None:
+        super().__init__(prepared)
+        self._is_first = is_first
+        #: The gathered weights of layers that are yet to run.
+        self._of_layers: deque[list[Tensor]] = deque()
+
+    def begin(self, parameters: Parameters) -> None:
+        """Find what the batch before left gathered."""
+        self.parameters = parameters
+        if not self._is_first:
+            for unit in {id(each): each for each in (self.root, *self.roles.values())}.values():
+                if not unit.reshards:
+                    unit.gathered = self.gathered(unit.of)
+            if not self.reshards:
+                layers = self.prepared.model.layers
+                self._of_layers = deque(self.gathered(layer_unit(self.prepared, layer)) for layer in layers)
+        super().begin(parameters)
+
+    def layer(self, layer: Layer) -> Unit:
+        """Return a layer, with its weights where they are gathered."""
+        unit = super().layer(layer)
+        if self._of_layers:
+            self.units[-1].gathered = self._of_layers.popleft()
+        return unit
+
+
+def left_gathered(prepared: PreparedModel) -> Iterator[tuple[UnitParameters, int]]:
+    """The units that a batch of an evaluation leaves gathered, and how many there are of each."""
+    batch, outer = EvaluationBatch(prepared, is_first=True), outer_units(prepared)
+    yield from ((unit, 1) for unit in outer.all if unit is not outer.embeddings or not batch.reshards)
+    if not batch.reshards:
+        yield from ((layer_unit(prepared, layer), count) for layer, count in prepared.model.decoder.distinct)

@@ -1,0 +1,16 @@
+"""The recorded peaks of sharding a model are those of the libraries."""
+
+import json
+
+import pytest
+
+from tests.paths import CASE_FILES
+from validation.sharding.loading import trace_sharding
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+
+def test_sharding_a_model_and_gathering_its_weights_have_the_recorded_peaks():
+    case = json.loads((CASE_FILES / "run" / "loading.jsonl").read_text().splitlines()[1])
+    body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
+    assert trace_sharding(body) == (case["load_bytes"], case["gathered_bytes"])

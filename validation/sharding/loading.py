@@ -1,0 +1,137 @@
+"""The most bytes on a GPU while the libraries shard a model, and while FSDP gathers a tensor to save it, traced.
+
+The model is on the host when FSDP begins, and on the GPU when DeepSpeed flattens it, which has cast it on the host.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed._state_dict_utils import _gather_state_dict
+from torch.distributed.fsdp._fully_shard import _fsdp_init
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from calculator.common.dtype import allocated
+from calculator.estimation.sharded_request import parse_sharded_request
+from validation.reference.build import META, build_model
+from validation.reference.optimizers import optimizers_on_meta
+from validation.sharding.host_reads import HostReads
+from validation.sharding.process_group import one_rank_of
+from validation.sharding.streams import Streams
+from validation.sharding.trace import ENGINES
+from validation.tracing.initial_tensors import quantization_constants
+from validation.tracing.shims import emulate_cuda, patched_model_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+class PeakOnMeta(TorchDispatchMode):
+    """Counts the storages that are alive on the meta device, and the most bytes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self.bytes = self.peak_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count its outputs.
+
+        DeepSpeed itself puts tensors that only have shapes on meta, and what PyTorch wraps after a collective has the
+        memory of its result.
+        """
+        if any(issubclass(each, DTensor) for each in types):
+            return NotImplemented
+        out = func(*args, **(kwargs or {}))
+        only_shapes = func is torch.ops.aten.zeros_like.default and "device" in (kwargs or {})
+        if not only_shapes and "_wrap_tensor" not in func._schema.name:
+            self.count(each for each in tree_leaves(out) if isinstance(each, torch.Tensor))
+        return out
+
+    def count(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors on the device. Those by which DTensor finds out shapes are none."""
+        for each in tensors:
+            if each.device.type == "meta" and not isinstance(each, DTensor | FakeTensor):
+                self._add(each.untyped_storage())
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, allocated(storage.nbytes(), 1)
+        if key not in self._alive:
+            self._alive[key] = weakref.ref(storage, lambda _: self._freed(key)), size
+            self.bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+    def _freed(self, key: int) -> None:
+        self.bytes -= self._alive.pop(key)[1]
+
+
+def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
+    """The most bytes while the first of several GPUs gets its part of a model, and while a full state dict is gathered.
+
+    Raises:
+        PlanError: if the libraries refuse the request.
+    """
+    sharded = parse_sharded_request(body)
+    request, sharding, streams, peak = sharded.request, sharded.sharding, Streams(), PeakOnMeta()
+    is_fsdp, quantizes = sharding.name == "fsdp", request.method.facts.quantizes_base
+    with ExitStack() as stack:
+        stack.enter_context(one_rank_of(sharding.count, 0, streams))
+        for context in (emulate_cuda(), optimizers_on_meta(), patched_model_code(), HostReads()):
+            stack.enter_context(context)
+        stack.enter_context(mock.patch.object(_fsdp_init, "_move_states_to_device", _moved))
+        on_host = is_fsdp and not quantizes
+        reference = build_model(request, torch.device("cpu") if on_host else META, quant_storage=sharding.quant_storage)
+        if sharding.stage and request.training.autocast:
+            reference.model.to(getattr(torch, request.training.autocast))
+        peak.count(_tensors(reference.model))
+        engine = ENGINES[sharding.name](reference, request.training, sharding, streams)
+        engine._device = "meta"
+        gc.collect()
+        gc.disable()
+        try:
+            with peak:
+                engine.build()
+        finally:
+            gc.enable()
+        gathered = _gathered(reference.model, offloads=sharding.fsdp_config.cpu_offload) if is_fsdp else 0
+    return peak.peak_bytes, gathered
+
+
+def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        yield from (
+            each for _, each in quantization_constants(getattr(getattr(module, "weight", None), "quant_state", None))
+        )
+
+
+def _moved(parameters: Iterable[torch.Tensor], buffers: Iterable[torch.Tensor], _: torch.device) -> None:
+    """Move tensors from the host to meta, which `data` can't."""
+    for each in (*parameters, *buffers):
+        if each.device.type == "meta":
+            continue
+        moved = torch.empty_like(each, device="meta")
+        is_parameter = isinstance(each, torch.nn.Parameter)
+        torch.utils.swap_tensors(each, torch.nn.Parameter(moved, each.requires_grad) if is_parameter else moved)
+
+
+def _gathered(model: torch.nn.Module, *, offloads: bool) -> int:
+    """The most bytes that gathering one parameter after another allocates; with offload, its shard too."""
+    most = 0
+    for parameter in (each for each in model.parameters() if isinstance(each, DTensor)):
+        peak = PeakOnMeta()
+        peak.count([parameter._local_tensor])
+        before = 0 if offloads else peak.bytes
+        with torch.no_grad(), peak:
+            _gather_state_dict({"": parameter.detach()})
+        most = max(most, peak.peak_bytes - before)
+    return most
