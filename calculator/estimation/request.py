@@ -233,6 +233,8 @@ def parse_device(body: Any, loc: str = "device") -> Device:
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
+    if isinstance(body, str):
+        raise refusal(loc, 'must be an object, such as {"gpu": "rtx-4090"}', body)
     device = parse(Device, body, loc)
     try:
         parse_alloc_conf(device.alloc_conf or "")
@@ -245,7 +247,8 @@ def parse_device(body: Any, loc: str = "device") -> Device:
 def parse_method(body: Any, loc: str = "method") -> Method:
     """Parse a method object: its `name` selects the settings."""
     if not isinstance(body, dict):
-        raise refusal(loc, 'a method object is required, such as {"name": "lora"}', body)
+        example = body if isinstance(body, str) and body in METHODS else "lora"
+        raise refusal(loc, f'a method object is required, such as {{"name": "{example}"}}', body)
     name = body.get("name")
     if not isinstance(name, str) or name not in METHODS:
         raise refusal(f"{loc}.name", f"must be one of {', '.join(METHODS)}", name)
@@ -269,4 +272,5 @@ def parse_model(body: Any, loc: str = "model") -> ModelReference:
     if key == "parameters" and isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**15:
         return ModelReference(parameters=value)
     expected = {"config": "must be an object", "parameters": "must be a whole number from 1 to 10^15"}
-    raise refusal(f"{loc}.{key}", expected.get(key, "unknown field; known fields are config, parameters"), value)
+    otherwise = "unknown field; known fields are config, parameters (a catalogue id is a string in place of the object)"
+    raise refusal(f"{loc}.{key}", expected.get(key, otherwise), value)

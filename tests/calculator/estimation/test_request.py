@@ -1,6 +1,7 @@
 """Requests are parsed strictly, and a problem always has the same message."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -60,3 +61,17 @@ def test_a_tool_in_place_of_a_trainer_is_refused_with_what_to_do_instead(name, h
     with pytest.raises(PlanError) as refused:
         parse_request({**body, "training": {"trainer": "nobody"}})
     assert "--tool" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "hint"),
+    [
+        ({"model": {"id": "openai-community/gpt2"}}, "a catalogue id is a string in place of the object"),
+        ({"method": "qlora"}, '{"name": "qlora"}'),
+        ({"method": "finetune"}, '{"name": "lora"}'),
+        ({"device": "rtx-4090"}, '{"gpu": "rtx-4090"}'),
+    ],
+)
+def test_a_value_of_another_shape_is_refused_with_the_shape_that_is_read(part, hint):
+    with pytest.raises(PlanError, match=re.escape(hint)):
+        parse_request({"model": "openai-community/gpt2", "method": {"name": "lora"}, **part})
