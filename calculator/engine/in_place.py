@@ -8,7 +8,7 @@ from calculator.engine.tape import Tensor
 
 
 def add_(x: Tensor, other: Tensor) -> Tensor:
-    """`x += other` of the same shape and dtype: nothing is saved, and both get the same gradient."""
+    """`x += other`, which broadcasts to x: nothing is saved, and both get the same gradient."""
     node = Node(x.tape, _to_both, (x.edge, other.edge)) if x.edge or other.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 

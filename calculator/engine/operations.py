@@ -259,6 +259,18 @@ def shift(x: Tensor, name: str) -> Tensor:
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
+def where(mask: Tensor, x: Tensor, shape: Shape, name: str) -> Tensor:
+    """torch.where(mask, x, number), of the shape that both broadcast to: the mask is saved."""
+    node = Node(x.tape, _where_back, (x.edge,)) if x.edge else None
+    if node is not None:
+        node.save(mask)
+    return x.tape.new(shape, x.dtype, name, node)
+
+
+def _where_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "where: gradient"),)
+
+
 def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, fp32_in_autocast: bool = False) -> Tensor:
     """An elementwise function that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
 

@@ -31,18 +31,11 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if "float16" in (training.dtype, training.autocast):
         message = "encoder-decoders clamp float16 states by their values, which is not modelled: use bfloat16"
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
-    if method.facts.quantizes_base and training.autocast is not None:
-        message = "autocast over a 4-bit encoder-decoder is not modelled yet: leave autocast out, or use lora"
-        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
-    if method.name == "adapter":
-        message = f"{method.name} of encoder-decoders is not modelled yet: use lora or prompt"
-        yield Problem(loc="method.name", msg=message, input=method.name)
     if model.config.get("pad_token_id", 0) is None:
         message = "is required to make the decoder's input from the labels: give a token's number"
         yield Problem(loc="model.config.pad_token_id", msg=message, input=None)
     yield from _tables(method)
-    if model.model_type == "t5":
-        yield from _position_biases(request, model)
+    yield from _position_biases(method, model)
 
 
 def _tables(method: Method) -> Iterator[Problem]:
@@ -54,23 +47,14 @@ def _tables(method: Method) -> Iterator[Problem]:
             yield Problem(loc=f"method.{field}", msg=message, input=list(names))
 
 
-def _position_biases(request: Request, model: Model) -> Iterator[Problem]:
-    """What trains T5's position biases, and what gives them a gradient."""
-    training, method = request.training, request.method
-    if method.facts.trains_base or method.facts.quantizes_base:
-        message = f"{method.name} of t5 is not modelled yet: use lora, prompt, ia3 or ln_tuning"
-        yield Problem(loc="method.name", msg=message, input=method.name)
-    if training.gradient_checkpointing:
-        message = "checkpointing gives T5's position biases a gradient, which is not modelled yet: use false"
-        yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
-    if training.autocast is not None:
-        message = "autocast of t5 is not modelled yet: leave it out, or set dtype"
-        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
-    path = next(path for path, _ in model.paths if path.endswith(BIASES))
-    for field, names in _named(method):
-        if is_named(path, names) or (field == "modules_to_save" and is_saved(path, names)):
-            message = f"the gradient of {BIASES} is not modelled yet: name other modules"
-            yield Problem(loc=f"method.{field}", msg=message, input=list(names))
+def _position_biases(method: Method, model: Model) -> Iterator[Problem]:
+    """Targets and copies of T5's position biases."""
+    for path in (path for path, _ in model.paths if path.endswith(BIASES)):
+        for field, names in _named(method):
+            if is_named(path, names) or (field == "modules_to_save" and is_saved(path, names)):
+                message = f"an adapter or a copy of {BIASES} is not modelled: name other modules, or use full"
+                yield Problem(loc=f"method.{field}", msg=message, input=list(names))
+        return
 
 
 def _named(method: Method) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -226,7 +226,8 @@ def bias(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == "bool":
         mask = tape.new((batch, mask.shape[-2], width), query.dtype, "attention bias")
     if width % 8:
-        mask = tape.new((*mask.shape[:-1], -(-width // 8) * 8), query.dtype, "attention bias, padded")
+        padded = ops.pad(mask, (*mask.shape[:-1], -(-width // 8) * 8), "attention bias, padded")
+        return ops.narrow(padded, mask.shape)
     return mask
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
-    from calculator.engine.tape import Tensor
+    from calculator.engine.tape import Edge
 
 
 def _multiple(size: int, of: int) -> int:
@@ -72,14 +73,15 @@ def _like(tensor: Tensor, name: str) -> Tensor | None:
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """Run the memory-efficient kernel. A mask is an additive bias. The random seed and offset are on the CPU.
 
-    The logsumexp is allocated for a backward pass only.
+    The logsumexp is allocated for a backward pass only. A bias that needs a gradient has an edge.
 
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
     """
     tape = query.tape
     inputs = (query, key, value)
-    edges = (query.edge, key.edge, value.edge)
+    trained = () if bias is None or bias.edge is None else (bias,)
+    edges = tuple([each.edge for each in (*inputs, *trained)])
     node = Node(tape, _efficient_back, edges) if any(edges) else None
     if node is not None:
         for tensor in (*inputs, *((bias,) if bias is not None else ())):
@@ -103,6 +105,7 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
         tape.new((batch, heads, *t.shape[2:]), t.dtype, f"{name}: gradient")
         for t, name in ((key, "key"), (value, "value"))
     ]
+    trained_bias = [_gradient_of_bias(node.edges[3], query, key)] if len(node.edges) > 3 else []
     if query.dtype == "float32":
         product = tape.scratch(
             (*query.shape[:-1], value.shape[-1]), "float32", "memory-efficient attention: output · gradient"
@@ -113,11 +116,21 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     workspace = tape.scratch((_workspace_bytes(query, key, value),), "uint8", "memory-efficient attention: workspace")
     del delta, workspace
     if key.shape[1] == heads:
-        return [query_grad, *wide]
+        return [query_grad, *wide, *trained_bias]
     key_grad = _like(key, "key")
     wide[0] = value
     value_grad = _like(value, "value")
-    return [query_grad, key_grad, value_grad]
+    return [query_grad, key_grad, value_grad, *trained_bias]
+
+
+def _gradient_of_bias(edge: Edge | None, query: Tensor, key: Tensor) -> Tensor:
+    """Return the gradient of a bias: a slice of rows of a multiple of 16 numbers, for every sequence and head."""
+    assert edge is not None
+    shape, width = (*query.shape[:3], key.shape[2]), _multiple(key.shape[2], 16)
+    whole = query.tape.new((*shape[:3], width), edge[3], "attention bias: gradient")
+    grad = Tensor(query.tape, whole.storage, shape, edge[3], None)
+    grad.viewed = width != shape[3]
+    return grad
 
 
 def _workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
+from calculator.engine.in_place import add_
 from calculator.engine.layout import mergeable
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def math_attention(
     key_rows = _for_all(ops.scale(key, "key, scaled"), heads)
     attn = products.bmm(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
     del query_rows, key_rows
+    if mask is not None and mask.edge:
+        attn = add_(attn, mask)
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
     value_rows = mergeable(_for_all(value, heads), "value, contiguous")
     out = products.bmm(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")

@@ -156,17 +156,20 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     own, mask = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
     hidden_states = unit.before(hidden_states)
-    encoder, passed = _encoded(context), context.passed
+    encoder, passed, biases = _encoded(context), context.passed, context.position_biases
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, context.mask
         context.position_tables, context.mask = tables, mask
         encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
         outer_passed, context.passed = context.passed, passed
+        outer_biases, context.position_biases = context.position_biases, {**biases}
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
             return context.forward.layer(context, modules, x)
         finally:
+            if not context.masks:  # a recomputation
+                context.position_biases = outer_biases
             context.exit_layer(*outer)
             context.encoder_states, context.encoder_mask = encoded
             context.passed = outer_passed
@@ -174,7 +177,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
         return unit.after(run(hidden_states))
     types = _types(context, position) if tables is own else ()
-    captured = [*(_shared(context, kind) for kind in types), encoder, passed, context.num_items]
+    captured = [*(_shared(context, kind) for kind in types), encoder, passed, biases, context.num_items]
     if trainer_of(context.training).is_reentrant(context):
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
         return unit.after(checkpoint_reentrant(run, hidden_states, captured, offloads=offloads))

@@ -23,7 +23,7 @@ UNMODELLED: dict[TaskName, tuple[str, ...]] = {
     "seq_cls": ("prefix",),
     "token_cls": ("prefix", "prompt", "qlora"),
     "question_ans": ("prefix", "qlora"),
-    "seq_2_seq_lm": ("adapter",),
+    "seq_2_seq_lm": (),
 }
 
 #: Settings of a classifier.
@@ -42,7 +42,9 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
         request["method"] = {"name": "lora"}
     if task == "seq_2_seq_lm":
         request["training"] = _of_targets(rng, request["training"])
-        return {**(_of_t5(request) if request["model"]["config"]["model_type"] == "t5" else request), "task": task}
+        if request["model"]["config"]["model_type"] in ("t5", "mt5"):
+            request["model"]["config"]["decoder_start_token_id"] = 0
+        return {**request, "task": task}
     if task in ("token_cls", "question_ans") and request["method"].get("target_modules") == "all-linear":
         del request["method"]["target_modules"]
     if task == "question_ans":
@@ -56,11 +58,3 @@ def _of_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with a length of targets, and without settings that are refused for encoder-decoders."""
     kept = {name: value for name, value in training.items() if name != "attention" and value != "float16"}
     return {**kept, "target_length": rng.choice(LENGTHS)}
-
-
-def _of_t5(request: dict[str, Any]) -> dict[str, Any]:
-    """Return a request of T5 without what gives its position biases a gradient."""
-    kept = {k: v for k, v in request["training"].items() if k not in ("gradient_checkpointing", "autocast")}
-    method = {"name": "lora"} if request["method"]["name"] in ("full", "qlora") else request["method"]
-    request["model"]["config"]["decoder_start_token_id"] = 0
-    return {**request, "training": kept, "method": method}

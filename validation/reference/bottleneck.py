@@ -57,7 +57,7 @@ def insert(model: nn.Module, method: Adapter, dtype: torch.dtype, heads: tuple[s
     names = MLP if method.placement == "pfeiffer" else ATTENTION + MLP
     width = model.config.get_text_config().hidden_size
     for layer in layers(model):
-        places = list(_bert_sublayers(layer, method)) or [(layer, name) for name in names]
+        places = [*_t5_sublayers(layer, method), *_bert_sublayers(layer, method)] or [(layer, name) for name in names]
         for parent, name in places:
             if isinstance(getattr(parent, name, None), nn.Module):
                 sublayer = getattr(parent, name)
@@ -75,8 +75,19 @@ def _bert_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Modu
     yield output, "dropout"
 
 
-def layers(model: nn.Module) -> nn.ModuleList:
-    """The layers of a model, or of the text model of one that has a vision tower too."""
+def _t5_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Module, str]]:
+    """The dropouts that end self-attention and the MLP of T5's layer, before each residual: parents and names."""
+    for sublayer in getattr(layer, "layer", ()):
+        attends = hasattr(sublayer, "SelfAttention") and method.placement == "houlsby"
+        if attends or hasattr(sublayer, "DenseReluDense"):
+            yield sublayer, "dropout"
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model, of an encoder-decoder's both, or of the text model of one that has a vision tower too."""
+    if model.config.is_encoder_decoder:
+        halves = [half for name, half in model.named_modules() if name.split(".")[-1] in ("encoder", "decoder")]
+        return [layer for half in halves for layer in next(m for m in half.modules() if isinstance(m, nn.ModuleList))]
     text = getattr(getattr(model, "model", None), "language_model", model)
     lists = [module for module in text.modules() if isinstance(module, nn.ModuleList)]
-    return next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)
+    return [*next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)]

@@ -14,7 +14,7 @@ from peft.tuners.psoft.layer import OrthLayer, PsoftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
-from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
+from transformers.quantizers.base import HfQuantizer, _assign_is_quantized
 from transformers.utils.quantization_config import QuantizationMethod
 
 from calculator.methods import Adapter, LoRA, QLoRA
@@ -63,7 +63,7 @@ def quantize(
         bnb_4bit_quant_storage=quant_storage,
     )
     with torch.device("meta"):
-        replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
+        replace_with_bnb_linear(model, _unquantized(model), config)
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             quantize_layer(module, quantization.blocksize, dtype, device)
@@ -71,10 +71,15 @@ def quantize(
     _mark_as_quantized(model, config)
 
 
+def _unquantized(model: Any) -> list[str]:
+    """The modules that `from_pretrained` leaves as they are: the head, tied modules, and those that stay in float32."""
+    return HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+
+
 def _quantize_to_8_bits(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
     """Store all linear layers except the output head in 8 bits."""
     config = BitsAndBytesConfig(load_in_8bit=True)
-    replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
+    replace_with_bnb_linear(model, _unquantized(model), config)
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear8bitLt):
             dense = torch.empty(module.weight.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)

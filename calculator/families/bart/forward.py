@@ -29,6 +29,8 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 def _attend(context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int) -> Tensor:
     residual = hidden_states
     hidden_states = _attention(context, modules, name, hidden_states, heads)
+    if name == "self_attn":
+        hidden_states = context.method.after_sublayer(context, modules, "attention", hidden_states)
     context.set_scope(modules.prefix)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"] or 0.0, f"{name}, dropped")
     hidden_states = ops.add(residual, hidden_states, f"{name} + residual")
@@ -64,7 +66,7 @@ def _feed_forward(context: Context, modules: LayerModules, hidden_states: Tensor
     context.set_scope(modules.prefix)
     hidden_states = activation(context.config["hidden_act"])(hidden_states)
     hidden_states = ops.dropout(hidden_states, context.config["activation_dropout"] or 0.0, "activation, dropped")
-    hidden_states = modules["fc2"](hidden_states)
+    hidden_states = context.method.after_sublayer(context, modules, "mlp", modules["fc2"](hidden_states))
     context.set_scope(modules.prefix)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"] or 0.0, "MLP, dropped")
     hidden_states = ops.add(residual, hidden_states, "MLP + residual")

@@ -36,8 +36,10 @@ def _decode(context: Context, hidden_states: Tensor) -> Tensor:
     shift_labels(context)
     assert context.decoder_ids is not None
     inputs_embeds = embed(context, context.decoder_ids, "decoder.embed_tokens")
+    if context.training.gradient_checkpointing and not inputs_embeds.edge:
+        inputs_embeds = context.input_requiring_grad(inputs_embeds)
     context.decoder_locals.append(inputs_embeds)
-    if context.config["use_cache"] and context.cache is None:
+    if context.config["use_cache"] and context.cache is None and not context.training.gradient_checkpointing:
         context.cache = Cache(windowed=False)
     context.masks = masks.by_attention_type(context)
     context.set_scope("decoder: ")
@@ -73,6 +75,9 @@ def _attend(context: Context, modules: LayerModules, place: str, name: str, hidd
     attention_output = _attention(context, modules, f"{place}.{name}", normed)
     context.set_scope(f"{modules.prefix}{place}: ")
     dropped = ops.dropout(attention_output, context.config["dropout_rate"], "attention, dropped")
+    if name == "SelfAttention":
+        dropped = context.method.after_sublayer(context, modules, "attention", dropped)
+        context.set_scope(f"{modules.prefix}{place}: ")
     return ops.add(hidden_states, dropped, "residual after attention")
 
 
@@ -89,7 +94,7 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
     context.set_scope(f"{modules.prefix}{name}: ")
     outer = context.mask
     given = context.encoder_mask if crosses else outer
-    causal = context.is_causal and not crosses
+    causal = context.encoder_states is not None and not crosses
     context.mask = position_bias_mask(context, position_bias, given, causal=causal, permuted=not crosses)
     del position_bias
     attn_output = attention.attend(context, query_states, key_states, value_states)
@@ -105,6 +110,8 @@ def _shared_bias(context: Context, modules: LayerModules, name: str, query: Tens
         return known
     if crosses:
         bias = context.tape.new((1, *query.shape[1:3], key.shape[2]), query.dtype, "position bias of zeros")
+        if context.training.gradient_checkpointing and context.tape.trains:
+            bias = context.input_requiring_grad(bias, "position bias of zeros")
     else:
         table = modules[f"{name}.relative_attention_bias"]
         bias = compute_bias(context, table, query.shape[2], key.shape[2])
@@ -118,6 +125,8 @@ def _feed_forward(context: Context, modules: LayerModules, place: str, hidden_st
     del normed
     context.set_scope(f"{modules.prefix}{place}: ")
     dropped = ops.dropout(forwarded, context.config["dropout_rate"], "MLP, dropped")
+    dropped = context.method.after_sublayer(context, modules, "mlp", dropped)
+    context.set_scope(f"{modules.prefix}{place}: ")
     return ops.add(hidden_states, dropped, "residual after MLP")
 
 

@@ -37,7 +37,7 @@ def compute_bias(context: Context, table: BoundModule, length: int, width: int) 
 def _buckets(context: Context, shape: Shape) -> Tensor:
     """Return the bucket of every relative position."""
     tape = context.tape
-    if context.is_causal:
+    if context.encoder_states is not None:
         zeros = tape.new(shape, "int64", "zeros")
         least = tape.new(shape, "int64", "positions before")
         del zeros
@@ -74,14 +74,14 @@ def position_bias_mask(context: Context, bias: Tensor, mask: Tensor | None, *, c
 
     That of a single head has the layout of one that is not permuted.
     """
-    tape = context.tape
     _, heads, rows, columns = bias.shape
     permuted = permuted and heads > 1
     if mask is not None:
-        return tape.new((mask.shape[0], heads, rows, columns), bias.dtype, "position bias, masked")
+        masked = ops.where(mask, bias, (mask.shape[0], heads, rows, columns), "position bias, masked")
+        return ops.contiguous(masked, "position bias, contiguous") if permuted else masked
     if not causal:
         return ops.contiguous(bias, "position bias, contiguous") if permuted else bias
-    allowed = tape.new((rows, columns), "bool", "causal")
-    masked = tape.new(bias.shape, bias.dtype, "position bias, masked")
+    allowed = context.tape.new((rows, columns), "bool", "causal")
+    masked = ops.where(allowed, bias, bias.shape, "position bias, masked")
     del allowed
     return ops.contiguous(masked, "position bias, contiguous") if permuted else masked

@@ -1,4 +1,4 @@
-"""T5 and FLAN-T5: an encoder and a decoder with relative position biases, RMSNorm, gated or plain MLPs."""
+"""T5, FLAN-T5 and mT5: an encoder and a decoder with relative position biases, RMSNorm, gated or plain MLPs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from calculator.families.fields import (
 from calculator.families.t5 import forward
 
 if TYPE_CHECKING:
+    from calculator.architecture.config import Entry
     from calculator.architecture.module import Module
+    from calculator.common.names import TaskName
     from calculator.families.blocks import Owned
 
 
@@ -98,48 +100,79 @@ def _t5(config: Config) -> Parts:
     )
 
 
+def _entries(projection: str, *last: Entry) -> tuple[Entry, ...]:
+    """The fields of a config, with the MLP of files that name none, and what the family reads in its own way."""
+    return (
+        size("vocab_size"),
+        size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
+        size("intermediate_size", spelled="d_ff"),
+        size("head_dim", spelled="d_kv", aliases=("head_dim",)),
+        layers(spelled="num_layers"),
+        size(
+            "num_decoder_layers",
+            None,
+            nullable=True,
+            null=lambda config: config["num_hidden_layers"],
+            maximum=MOST_LAYERS,
+        ),
+        size("num_attention_heads", spelled="num_heads", aliases=("num_attention_heads",)),
+        derived("num_key_value_heads", heads),
+        size("relative_attention_num_buckets", 32),
+        size("relative_attention_max_distance", 128),
+        Field(name="feed_forward_proj", type="text", default=projection),
+        Check(name="feed_forward_proj", problem=_unknown_projection),
+        Computed(name="hidden_act", value=_activation),
+        Computed(name="is_gated_act", value=lambda config: config["feed_forward_proj"].startswith("gated")),
+        number("layer_norm_epsilon", 1e-6),
+        *dropouts("dropout_rate", default=0.1),
+        flag("use_cache", True),
+        flag("tie_word_embeddings", True, nullable=True),
+        *last,
+        Computed(name="tie_word_embeddings", value=lambda _config: True),
+        *padding(0),
+    )
+
+
+_TIED = {
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+    "lm_head.weight": "shared.weight",
+}
+
+_TASKS: dict[TaskName, TaskModel] = {"seq_2_seq_lm": TaskModel(model=same_model, forward=forward.T5)}
+
 FAMILIES = (
     Family(
-        model_type="t5",
+        model_type="mt5",
         auto_class="seq2seq",
-        entries=(
-            size("vocab_size"),
-            size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
-            size("intermediate_size", spelled="d_ff"),
-            size("head_dim", spelled="d_kv", aliases=("head_dim",)),
-            layers(spelled="num_layers"),
-            size(
-                "num_decoder_layers",
-                None,
-                nullable=True,
-                null=lambda config: config["num_hidden_layers"],
-                maximum=MOST_LAYERS,
-            ),
-            size("num_attention_heads", spelled="num_heads", aliases=("num_attention_heads",)),
-            derived("num_key_value_heads", heads),
-            size("relative_attention_num_buckets", 32),
-            size("relative_attention_max_distance", 128),
-            Field(name="feed_forward_proj", type="text", default="relu"),
-            Check(name="feed_forward_proj", problem=_unknown_projection),
-            Computed(name="hidden_act", value=_activation),
-            Computed(name="is_gated_act", value=lambda config: config["feed_forward_proj"].startswith("gated")),
-            number("layer_norm_epsilon", 1e-6),
-            *dropouts("dropout_rate", default=0.1),
-            flag("use_cache", True),
-            count("decoder_start_token_id", None, nullable=True),
-            flag("tie_word_embeddings", True, nullable=True),
-            Computed(name="scale_decoder_outputs", value=lambda config: config["tie_word_embeddings"] is not False),
-            Computed(name="tie_word_embeddings", value=lambda _config: True),
-            *padding(0),
+        entries=_entries(
+            "gated-gelu",
+            count("decoder_start_token_id", 0, nullable=True),
+            Computed(name="scale_decoder_outputs", value=lambda _config: False),
         ),
         parts=_t5,
         forward=None,
-        tasks={"seq_2_seq_lm": TaskModel(model=same_model, forward=forward.T5)},
-        tied={
-            "encoder.embed_tokens.weight": "shared.weight",
-            "decoder.embed_tokens.weight": "shared.weight",
-            "lm_head.weight": "shared.weight",
-        },
+        tasks=_TASKS,
+        tied=_TIED,
+        notes=(
+            (
+                "transformers 5 ties mT5's output head to its embedding whatever tie_word_embeddings is;"
+                " the published checkpoints contain a separate head"
+            ),
+        ),
+    ),
+    Family(
+        model_type="t5",
+        auto_class="seq2seq",
+        entries=_entries(
+            "relu",
+            count("decoder_start_token_id", None, nullable=True),
+            Computed(name="scale_decoder_outputs", value=lambda config: config["tie_word_embeddings"] is not False),
+        ),
+        parts=_t5,
+        forward=None,
+        tasks=_TASKS,
+        tied=_TIED,
         notes=(
             (
                 "transformers 5 ties T5's output head to its embedding whatever tie_word_embeddings is;"

@@ -51,19 +51,20 @@ class Adapter(Method):
         return {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """Two matrices and two biases after each adapted sublayer of every layer."""
+        """Two matrices and two biases after each adapted sublayer of every layer. Cross-attention gets none."""
         sublayers = ("mlp",) if self.placement == "pfeiffer" else ("attention", "mlp")
         return tuple(
             ResidentTensor(
-                name=f"{model.decoder.name}.*.{sublayer}.adapter.{name}",
+                name=f"{stack.name}.*.{sublayer}.adapter.{name}",
                 shape=shape,
                 dtype=training.added_dtype,
                 component="adapter_weights",
-                count=len(model.decoder.layers),
+                count=len(stack.layers),
                 parameters=elements(shape),
                 trained=True,
                 base=False,
             )
+            for stack in model.stacks
             for sublayer in sublayers
             for name, shape in self._shapes(model).items()
         )

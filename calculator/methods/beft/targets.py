@@ -14,6 +14,7 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "llama": ("v_proj",),
     "mistral": ("v_proj",),
     "mixtral": ("v_proj",),
+    "mt5": ("v",),
     "opt": ("v_proj",),
     "phi": ("v_proj",),
     "qwen2": ("v_proj",),

@@ -21,6 +21,7 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "mistral": ("q_proj", "v_proj"),
     "mixtral": ("q_proj", "v_proj"),
     "mpt": ("Wqkv",),
+    "mt5": ("q", "v"),
     "opt": ("q_proj", "v_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
     "qwen2": ("q_proj", "v_proj"),

@@ -16,6 +16,7 @@ WITHOUT_FORWARD = {
     "deberta-v2",
     "distilbert",
     "modernbert",
+    "mt5",
     "roberta",
     "t5",
     "xlm-roberta",
