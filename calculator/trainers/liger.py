@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.families import forward_of
+from calculator.families.qwen3_5.forward import apart, gated_attention, mixer
 from calculator.layers.decoder_forward import final
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.liger import mlp, norms, rope
@@ -40,21 +41,29 @@ class Patch:
     """Liger's replacements for a family's modules; None leaves the family's own."""
 
     norm: Norm = norms.rms_norm
+    #: The final norm, where it is another one than those of the layers.
+    final_norm: Norm | None = None
     rotate: Rotate | None = rope.rotate_in_place
     project: Project | None = None
+    #: The attention of a family with another one than SelfAttention.
+    attention: Sublayer | None = None
     mlp: Sublayer = mlp.gated
 
     def applied(self, forward: DecoderForward) -> DecoderForward:
         """The family's forward pass with these modules."""
         layer = forward.layer
         assert isinstance(layer, SequentialLayer)
-        attention = layer.attention
-        assert isinstance(attention, SelfAttention)
-        attention = replace(
-            attention, rotate=self.rotate or attention.rotate, project=self.project or attention.project
+        layer = replace(
+            layer,
+            attention=self.attention or self._self_attention(layer.attention),
+            mlp=self.mlp,
+            norm=norm_by_name(self.norm),
         )
-        layer = replace(layer, attention=attention, mlp=self.mlp, norm=norm_by_name(self.norm))
-        return replace(forward, layer=layer, final_norm=final(self.norm), logits=_none)
+        return replace(forward, layer=layer, final_norm=final(self.final_norm or self.norm), logits=_none)
+
+    def _self_attention(self, attention: Sublayer) -> SelfAttention:
+        assert isinstance(attention, SelfAttention)
+        return replace(attention, rotate=self.rotate or attention.rotate, project=self.project or attention.project)
 
 
 def _none(context: Context, logits: Tensor) -> Tensor:
@@ -77,6 +86,19 @@ PATCHES: dict[str, Patch] = {
     "qwen2": _LLAMA,
     "qwen3": Patch(project=norm_each_projection(norms.rms_norm)),
     "smollm3": _LLAMA,
+    "ministral": _LLAMA,
+    "hunyuan_v1_dense": _LLAMA,
+    "olmo2": Patch(norm=norms.out_of_place_rms_norm, final_norm=norms.rms_norm),
+    "olmo3": Patch(norm=norms.out_of_place_rms_norm, final_norm=norms.rms_norm),
+    "qwen3_5_text": Patch(
+        norm=norms.out_of_place_rms_norm,
+        attention=mixer(apart, gated_attention(norms.rms_norm_of_copy, norms.out_of_place_rms_norm)),
+    ),
+    "exaone4": Patch(
+        norm=norms.out_of_place_rms_norm,
+        project=norm_after_projections(norms.rms_norm_of_copy),
+        rotate=rope.rotate_copies,
+    ),
     "phi3": Patch(rotate=rope.rotate_copies, mlp=mlp.fused_gated),
     "gemma": _LLAMA,
     "gemma2": Patch(norm=norms.out_of_place_rms_norm),
@@ -92,22 +114,16 @@ NOT_MODELLED = frozenset(
     {
         "deepseek_v2",
         "deepseek_v3",
-        "exaone4",
         "gemma3",
         "gemma4_text",
         "glm4",
         "gpt_oss",
         "granite",
-        "hunyuan_v1_dense",
         "llama4_text",
-        "ministral",
         "mixtral",
         "nemotron",
-        "olmo2",
-        "olmo3",
         "qwen2_5_vl",
         "qwen3_5_moe_text",
-        "qwen3_5_text",
         "qwen3_moe",
         "qwen3_next",
         "qwen3_vl",
@@ -134,7 +150,7 @@ def forward_for(model: Model, training: Training) -> DecoderForward:
 def forward_of_second(model: Model, training: Training) -> DecoderForward:
     """The forward pass of a second model of the family, which was made before the patch: only functions are new."""
     forward = forward_of(model)
-    if not is_patched(model, training):
+    if not is_patched(model, training) or PATCHES[model.model_type].attention is not None:
         return forward
     layer, patched = forward.layer, forward_for(model, training).layer
     assert isinstance(layer, SequentialLayer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.layers.mlp import Sublayer
+
+    Norm = Callable[[BoundModule, Tensor], Tensor]
 
 #: The axes of a position: time, height and width.
 _AXES = 3
@@ -49,8 +53,13 @@ def _recomposed(freq: Tensor, name: str) -> Tensor:
     return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
 
 
-def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Qwen3_5Attention: the projection of queries has a gate for the output, too."""
+def gated_attention(query_norm: Norm, key_norm: Norm) -> Sublayer:
+    """Return Qwen3_5Attention with norms of queries and keys."""
+    return partial(_attend, query_norm, key_norm)
+
+
+def _attend(query_norm: Norm, key_norm: Norm, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """The projection of queries has a gate for the output, too."""
     config, length = context.config, hidden_states.shape[1]
     heads, groups, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     both = modules["self_attn.q_proj"](hidden_states)
@@ -60,9 +69,9 @@ def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> T
     del both
     gate = ops.view(ops.contiguous(gate, "gate"), (context.batch, length, heads * head))
     query = ops.view(query, (context.batch, heads, length, head))
-    query = norms.offset_rms_norm(modules["self_attn.q_norm"], query)
+    query = query_norm(modules["self_attn.q_norm"], query)
     key = split_heads(context, modules["self_attn.k_proj"](hidden_states), groups)
-    key = norms.offset_rms_norm(modules["self_attn.k_norm"], key)
+    key = key_norm(modules["self_attn.k_norm"], key)
     value = split_heads(context, modules["self_attn.v_proj"](hidden_states), groups)
     context.set_scope(f"{modules.prefix}self_attn: ")
     cos, sin = (ops.view(x, (x.shape[0], 1, *x.shape[1:])) for x in context.position_tables[:2])
@@ -95,7 +104,7 @@ class _Projected:
     kept: list[Tensor]
 
 
-def _apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
+def apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
     """Project with a layer for each of them (Qwen 3.5)."""
     config, (batch, length, _) = context.config, hidden_states.shape
     mixed = modules["linear_attn.in_proj_qkv"](hidden_states)
@@ -203,24 +212,23 @@ def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     return ops.cast(hidden_states, dtype, "output")
 
 
-def _mixer(
-    project: Callable[[Context, LayerModules, Tensor], _Projected],
-) -> Callable[[Context, LayerModules, Tensor], Tensor]:
+def mixer(project: Callable[[Context, LayerModules, Tensor], _Projected], attend: Sublayer) -> Sublayer:
     """Return what mixes tokens in a layer of either type."""
     delta_net = _delta_net(project)
 
     def run(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        mix = delta_net if modules.kind.attention == "linear_attention" else _attend
+        mix = delta_net if modules.kind.attention == "linear_attention" else attend
         return mix(context, modules, hidden_states)
 
     return run
 
 
 _NORM = norm_by_name(norms.offset_rms_norm)
+_ATTENTION = gated_attention(norms.offset_rms_norm, norms.offset_rms_norm)
 _EXPERTS = WithSharedExpert(router=routers.softmax_and_cast_back)
 
 QWEN3_5 = DecoderForward(
-    layer=SequentialLayer(attention=_mixer(_apart), mlp=mlp.gated, norm=_NORM),
+    layer=SequentialLayer(attention=mixer(apart, _ATTENTION), mlp=mlp.gated, norm=_NORM),
     tables=_tables,
     final_norm=final(norms.offset_rms_norm),
     masks=("full_attention",),
@@ -228,10 +236,10 @@ QWEN3_5 = DecoderForward(
     trains_only="whose layers of linear attention cache another state",
 )
 
-QWEN3_5_MOE = replace(QWEN3_5, layer=SequentialLayer(attention=_mixer(_apart), mlp=_EXPERTS, norm=_NORM))
+QWEN3_5_MOE = replace(QWEN3_5, layer=SequentialLayer(attention=mixer(apart, _ATTENTION), mlp=_EXPERTS, norm=_NORM))
 
 QWEN3_NEXT = replace(
     QWEN3_5,
-    layer=SequentialLayer(attention=_mixer(_by_key_heads), mlp=in_sparse_layers(_EXPERTS), norm=_NORM),
+    layer=SequentialLayer(attention=mixer(_by_key_heads, _ATTENTION), mlp=in_sparse_layers(_EXPERTS), norm=_NORM),
     tables=rotary_tables,
 )
