@@ -89,7 +89,7 @@ ORDER = (
     ("devices", "resident"),
     ("engine",),
     ("layers",),
-    ("checkpoint", "methods", "families", "trainers", "sharding"),
+    ("bases", "checkpoint", "methods", "families", "trainers", "sharding"),
     ("training_step",),
     ("allocator",),
     ("estimation",),

@@ -110,7 +110,7 @@ class Loading:
 
     def _read_of(self, tensor: ResidentTensor) -> _Read:
         packed, is_constant = _packed(tensor), tensor.component == "quantization_constants"
-        whole = packed or not tensor.parameters
+        whole = tensor.packed or not tensor.parameters
         sizes = [tensor.parameters * ITEMSIZE[self.training.dtype]] if packed else []
         if packed and tensor.dtype == "int8":
             sizes.append(tensor.parameters * ITEMSIZE["float16"])
@@ -124,7 +124,7 @@ class Loading:
             row=row,
             freed=tuple(each for each in range(len(sizes)) if each != row),
             is_constant=is_constant,
-            is_recast=bool(tensor.parameters) and not packed and tensor.dtype != self.training.dtype,
+            is_recast=bool(tensor.parameters) and not tensor.packed and tensor.dtype != self.training.dtype,
         )
 
     def _recast(
@@ -154,5 +154,5 @@ def _size(tensor: ResidentTensor) -> int:
 
 
 def _packed(tensor: ResidentTensor) -> bool:
-    """Whether it is a matrix in 4 or 8 bits."""
-    return tensor.packed
+    """Whether it is a matrix that is quantized as it is read."""
+    return tensor.packed and not tensor.in_checkpoint

@@ -55,6 +55,9 @@ class Module:
     #: torch.nn.Linear, but no subclass, or a Conv1D.
     #: Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear.
     quantizable: bool = False
+    #: Whether bitsandbytes leaves it out for being the model's last weight alone.
+    #: Source: transformers/quantizers/base.py, get_keys_to_not_convert.
+    is_last: bool = False
     #: Whether the forward pass is `x @ weight.T` and then `+ bias`, as two operations.
     separate_bias: bool = False
     #: The index of the first layer that has it, where a method treats layers of a kind differently.
@@ -89,12 +92,18 @@ def linear(
     bias: bool = False,
     quantizable: bool = True,
     separate_bias: bool = False,
+    is_last: bool = False,
 ) -> Module:
     """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
     weight = Parameter(name="weight", shape=(out_features, in_features))
     biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
     return Module(
-        name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable, separate_bias=separate_bias
+        name=name,
+        kind="linear",
+        parameters=(weight, *biases),
+        quantizable=quantizable and not is_last,
+        is_last=is_last,
+        separate_bias=separate_bias,
     )
 
 

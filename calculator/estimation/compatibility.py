@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation import image_requests, seq_2_seq, several_gpus
+from calculator.estimation import image_requests, seq_2_seq, several_gpus, stated_base
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
@@ -55,6 +55,7 @@ def check(request: Request, model: Model) -> None:
         *unsupported_configs.problems(model, request.training),
         *several_gpus.several_cards(request.device),
         *_stack(request, model),
+        *stated_base.problems(request.method, request.model),
         *_plain_steps(request),
         *_loraplus(request),
         *_coupled(request, model),

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
+from calculator.bases import config_json
 from calculator.estimation import image_requests, task_sentences
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
+from calculator.estimation.stated_base import stated
 from calculator.families import forward_of
 from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig
 from calculator.methods.prepared_model import PreparedModel
@@ -203,11 +205,8 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines.append("PEFT's copies keep the dtype of the base model and ignore adapter_dtype; so do the figures.")
     if request.method.quantizes_base:
         lines += not_quantized(model)
-    elif (request.model.config or {}).get("quantization_config"):
-        lines.append(
-            "The figures ignore the quantization_config of the config.json: weights are in "
-            f"{request.training.dtype}. Choose qlora for a base in 4 bits, or load_in_8bit."
-        )
+    else:
+        lines += config_json.loaded(stated(request.model), request.training.dtype)
     lines += request.method.warnings(model, request.training)
     if request.device.alloc_conf and request.reserved == "rule":
         lines.append(

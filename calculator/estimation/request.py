@@ -9,6 +9,7 @@ from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.architecture.task import CAUSAL_LM, Task
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.common.names import ProblemType, TaskName  # noqa: TC001  `declared` evaluates annotations
+from calculator.estimation.stated_base import with_stated_base
 from calculator.inputs.device import Device
 from calculator.inputs.sample_lengths import problem_of_lengths
 from calculator.inputs.settings import declared, parse
@@ -100,7 +101,8 @@ Options = TypeVar("Options", bound=ReservedMemory)
 class Request:
     """A request for an estimate. `length_given` is whether it sets a sequence length; otherwise the default is used.
 
-    `drawn` is the training whose micro-batches are drawn, where `training` is that of the longest of them.
+    `drawn` is the training whose micro-batches are drawn, where `training` is that of the longest of them. LoRA trains
+    over the base that the model's `config.json` states.
     """
 
     model: ModelReference
@@ -113,6 +115,9 @@ class Request:
     engine: EngineChoice = "auto"
     length_given: bool = True
     drawn: Training | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", with_stated_base(self.method, self.model))
 
     @property
     def task(self) -> TaskName:

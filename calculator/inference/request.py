@@ -14,6 +14,7 @@ from calculator.estimation.request import (
     parse_model,
     parse_reserved,
 )
+from calculator.estimation.stated_base import with_stated_base
 from calculator.inference.settings import Serving
 from calculator.inputs.device import Device
 from calculator.inputs.settings import parse
@@ -41,6 +42,9 @@ class InferenceRequest:
     reserved: ReservedBy = "replay"
     #: Whether the request named a context length.
     length_given: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", with_stated_base(self.method, self.model))
 
 
 def parse_inference(body: Any) -> InferenceRequest:

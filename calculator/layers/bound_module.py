@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import four_bit, int8, products
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.module_calls import NamedParameter, enter, kept, leave
+from calculator.engine.module_calls import NamedParameter, enter, leave
 from calculator.engine.tape import LeafTensor, Tape, Tensor
-from calculator.resident.int8 import Int8
+from calculator.layers.stored_products import PRODUCTS, Layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,14 +127,8 @@ class BoundModule:
         quantization = self.module_spec.quantization
         if quantization is None:
             return self._dense(x)
-        if isinstance(quantization, Int8):
-            return int8.matmul_8bit(x, self.module, self.own.get("bias"))
-        x_dtype = x.dtype
-        x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
-        bias = self.own.get("bias")
-        out = four_bit.matmul_4bit(x, self.module, quantization, bias, keeps_input=self.keeps_input)
-        kept(f"{self.name}.weight", out)
-        return ops.cast(out, x_dtype, "output")
+        layer = Layer(self.name, self.module, self.own.get("bias"), self.keeps_input)
+        return PRODUCTS[type(quantization)](quantization, x, layer)
 
     def _dense(self, x: Tensor) -> Tensor:
         weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.methods.costs import MergeStep
-    from calculator.resident.int8 import Int8
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.quantization import Quantization
+    from calculator.resident.stored_weight import StoredWeight
     from calculator.resident.tensors import ResidentTensor
 
 
@@ -141,7 +140,7 @@ class Method:
         trained = tuple(parameter.name for parameter in module.parameters)
         return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)
 
-    def base_quantization(self, training: Training) -> Quantization | Int8 | None:  # noqa: ARG002
+    def base_quantization(self, training: Training) -> StoredWeight | None:  # noqa: ARG002
         """How the base model's linear layers are stored in 4 or 8 bits, if they are."""
         return None
 

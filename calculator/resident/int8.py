@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.resident.stored_weight import StoredWeight
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -12,16 +14,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Int8:
+class Int8(StoredWeight):
     """LLM.int8() (Dettmers et al. 2022) as bitsandbytes.nn.Linear8bitLt stores it."""
+
+    of_bitsandbytes: ClassVar[bool] = True
 
     #: The dtype of the inputs, to which biases are cast (Linear8bitLt.forward).
     compute_dtype: DType
     #: Whether the dense weight is (in_features, out_features), as Conv1D's.
     transposed: bool = False
 
-    @staticmethod
-    def packed(shape: Shape) -> tuple[Shape, DType]:
+    @property
+    def bias_dtype(self) -> DType:
+        """That of the inputs, to which the first run casts it (bitsandbytes/nn/modules.py, Linear8bitLt.forward)."""
+        return self.compute_dtype
+
+    def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """The weight, one byte per element (bitsandbytes.nn.Int8Params)."""
         return shape, "int8"
 

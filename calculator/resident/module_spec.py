@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Parameter
     from calculator.common.dtype import DType
-    from calculator.resident.int8 import Int8
-    from calculator.resident.quantization import Quantization
+    from calculator.resident.stored_weight import StoredWeight
 
 #: What PEFT calls a trained copy inside the module that replaces the original.
 CopyName = Literal["modules_to_save", "ln_tuning_layers"]
@@ -36,8 +35,8 @@ class ModuleSpec:
     dtype: DType
     #: The names of its own parameters that are trained.
     trained: tuple[str, ...] = ()
-    #: The format of its weight in 4 or 8 bits, if it has one.
-    quantization: Quantization | Int8 | None = None
+    #: The format of its weight, if it is not dense.
+    quantization: StoredWeight | None = None
     #: Parameters that the method adds to it.
     added: tuple[Added, ...] = ()
     #: The name of its trained copy, which runs in its place; the frozen original stays in memory.
@@ -48,13 +47,9 @@ class ModuleSpec:
     cast_to: DType | None = None
 
     def dtype_of(self, parameter: Parameter) -> DType:
-        """A parameter's dtype: its own if it has one, else the model's.
-
-        The bias of a 4-bit module is cast to the compute dtype at its first run, that of an 8-bit one to the input's.
-        Source: bitsandbytes/nn/modules.py, Linear4bit.forward and Linear8bitLt.forward.
-        """
+        """A parameter's dtype: its own if it has one, else the model's. A stored weight has that of the bias."""
         if parameter.name == "bias" and self.quantization is not None and self.runs:
-            return self.quantization.compute_dtype
+            return self.quantization.bias_dtype
         if self.cast_to is not None:
             return self.cast_to
         return self.dtype if parameter.dtype == "model" else parameter.dtype

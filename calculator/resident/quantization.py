@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from calculator.architecture.dimension import Dim, Shape, elements, symbolic
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
+from calculator.resident.stored_weight import StoredWeight
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ NESTED_BLOCKSIZE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantization:
+class Quantization(StoredWeight):
     """bitsandbytes' 4-bit format (Dettmers et al. 2023, section 3)."""
+
+    of_bitsandbytes: ClassVar[bool] = True
+    clones_output: ClassVar[bool] = True
 
     quant_type: Literal["nf4", "fp4"]
     blocksize: int
@@ -57,6 +61,11 @@ class Quantization:
             ("nested_offset", (), "float32"),
             code,
         )
+
+    @property
+    def bias_dtype(self) -> DType:
+        """The compute dtype, to which the first run casts it (bitsandbytes/nn/modules.py, Linear4bit.forward)."""
+        return self.compute_dtype
 
 
 @cache

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module, Parameter
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
-    from calculator.resident.int8 import Int8
     from calculator.resident.module_spec import CopyName, ModuleSpec
-    from calculator.resident.quantization import Quantization
+    from calculator.resident.stored_weight import StoredWeight
     from calculator.stack.changes import ChangeName
 
 
@@ -48,8 +47,9 @@ class ResidentTensor:
     dtype_at_optimizer_init: DType | None = None
     #: Whether the step uses it.
     in_graph: bool = True
-    #: Whether it holds weights in 4 or 8 bits.
+    #: Whether it holds weights in a format that is not dense, and whether the checkpoint has them so.
     packed: bool = False
+    in_checkpoint: bool = False
     #: The bytes of all tensors, each rounded up to 512; computed if 0.
     bytes: int = 0
     #: Its row in a ledger, kept by what lists it.
@@ -241,7 +241,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
 
 
 def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
-    """A parameter of the model itself: dense, or packed in 4 or 8 bits with its constants."""
+    """A parameter of the model itself: dense, or stored in another format with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
@@ -263,12 +263,13 @@ def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -
 
 
 def _packed(
-    parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: Quantization | Int8
+    parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: StoredWeight
 ) -> list[ResidentTensor]:
-    """A weight in 4 or 8 bits and its constants."""
+    """A stored weight and its constants."""
+    owner = name.removesuffix(parameter.name)
     shape, dtype = quantization.packed(parameter.shape)
     packed = ResidentTensor(
-        name=name,
+        name=f"{owner}{quantization.tensor_name}",
         shape=shape,
         dtype=dtype,
         component="base_weights",
@@ -276,10 +277,11 @@ def _packed(
         parameters=parameter.elements,
         trained=parameter.name in module_spec.trained and not module_spec.copied,
         packed=True,
+        in_checkpoint=quantization.is_in_checkpoint,
     )
     return [packed] + [
         ResidentTensor(
-            name=f"{name}.{constant}",
+            name=f"{name}.{constant}" if quantization.names_constants_after_it else f"{owner}{constant}",
             shape=constant_shape,
             dtype=constant_dtype,
             component="quantization_constants",

@@ -55,7 +55,7 @@ class ModelLoading:
     @property
     def quantizes(self) -> bool:
         """Whether linear layers are quantised as they are read."""
-        return any(tensor.packed for tensor in self.resident.tensors)
+        return any(tensor.packed and not tensor.in_checkpoint for tensor in self.resident.tensors)
 
     @property
     def reads_onto_gpu(self) -> bool:
@@ -93,8 +93,8 @@ class ModelLoading:
     def host(self) -> HostPeak:
         """The most bytes of the process."""
         base = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
-        count = sum(tensor.parameters * tensor.count for tensor in base)
-        mapped = count * ITEMSIZE[self.stored]
+        count = sum(tensor.parameters * tensor.count for tensor in base if not tensor.in_checkpoint)
+        mapped = count * ITEMSIZE[self.stored] + self._packed_bytes
         casts = self.stored != self.dtype
         if not self.reads_onto_gpu:
             cast = self._cast_by_sharding(base)
@@ -125,6 +125,15 @@ class ModelLoading:
         whole = sum(each.parameters * each.count * ITEMSIZE[each.dtype] for each in base if each.dtype != self.dtype)
         kept = sum(each.parameters * each.count for each in base if each.dtype == self.dtype)
         return whole + (kept * ITEMSIZE[self.dtype] if self.stored != self.dtype else 0)
+
+    @property
+    def _packed_bytes(self) -> int:
+        """The bytes of weights that the checkpoint has in their format, and of their constants."""
+        tensors = self.resident.tensors
+        if not any(tensor.in_checkpoint for tensor in tensors):
+            return 0
+        parts = ("base_weights", "quantization_constants")
+        return sum(each.bytes for each in tensors if each.component in parts and (each.packed or not each.parameters))
 
 
 def _dtype_of(config: dict[str, Any]) -> DType | None:

@@ -171,7 +171,10 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
         why = "has nothing to merge" if method.facts.mergeable is None else "can't be merged into the weights"
         problem = f"{method.facts.label} {why}: use false"
     elif method.base_quantization(request.estimate.training) is not None:
-        problem = "the files of a model that is merged in 4 bits are not modelled: use false, and merge into 16 bits"
+        problem = (
+            "the files of a model that is merged into quantized weights are not modelled: use false, and merge into"
+            " 16 bits"
+        )
     elif reason := whole_model_files(model):
         problem = f"{reason}: use false"
     if problem is not None:
@@ -182,6 +185,10 @@ def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
     why = forward_of(model).trains_only
     if request.run.evaluates and why:
         message = f"evaluation of {model.model_type} is not modelled, {why}: use no"
+        yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
+    stored = request.estimate.method.base_quantization(request.estimate.training)
+    if request.run.evaluates and stored is not None and not stored.of_bitsandbytes:
+        message = f"evaluation of {request.estimate.method.title} is not modelled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
     if request.run.evaluates and model.config.get("output_router_logits"):
         message = "evaluation with output_router_logits is not modelled: switch it off, or use run.eval_strategy no"

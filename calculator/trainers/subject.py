@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.methods.facts import MethodFacts
-    from calculator.resident.int8 import Int8
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.quantization import Quantization
+    from calculator.resident.stored_weight import StoredWeight
 
 
 class AppliedMethod(Protocol):
@@ -41,11 +40,15 @@ class AppliedMethod(Protocol):
         """Return the dtype of hidden states."""
 
     @property
+    def title(self) -> str:
+        """The method's name in words, with the storage of its base."""
+
+    @property
     def plain_steps_only(self) -> bool:
         """Whether only steps of one GPU are modelled."""
 
-    def base_quantization(self, training: Training) -> Quantization | Int8 | None:
-        """Return how the base model's linear layers are stored in 4 or 8 bits, if they are."""
+    def base_quantization(self, training: Training) -> StoredWeight | None:
+        """Return how the base model's linear layers are stored, if they are quantized."""
 
 
 class Subject(Protocol):

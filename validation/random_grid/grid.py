@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from calculator.bases import BASES
 from calculator.common.errors import PlanError
 from calculator.common.names import TaskName
 from calculator.estimation.request import parse_request
@@ -18,6 +19,7 @@ from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
 from validation.comparison.show import fullest_rank, traced_body
 from validation.random_grid import table
+from validation.random_grid.base_requests import random_base_request
 from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.journal import Journal, fingerprint
 from validation.random_grid.random_requests import random_request
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
+    from calculator.bases import QuantMethod
     from calculator.common.names import MethodName
     from calculator.inputs.sharding import ShardingName
 
@@ -48,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", action="store_true", help="requests with images")
     parser.add_argument("--sharding", choices=sorted(MODELLED - {"none"}), help="requests for several GPUs")
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
+    parser.add_argument("--base", choices=BASES, help="only requests of LoRA over this quantized base")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
     parser.add_argument("--results", type=Path, default=Path("build/grid.jsonl"), help="the file of traces")
@@ -67,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         args.task,
         with_images=args.images,
         sharding=args.sharding,
+        base=args.base,
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
@@ -89,17 +94,20 @@ def drawn(
     *,
     with_images: bool = False,
     sharding: ShardingName | None = None,
+    base: QuantMethod | None = None,
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
-    `sharding` draws requests for several GPUs.
+    `sharding` draws requests for several GPUs, and `base` those of LoRA over a quantized base.
     """
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
         if sharding is not None:
             request = random_sharded_request(seed, number, families, sharding)
+        elif base is not None:
+            request = random_base_request(seed, number, families or FAMILIES_WITH_FORWARD, base)
         elif with_images:
             request = random_image_request(seed, number, families)
         elif task == "causal_lm":

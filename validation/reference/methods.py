@@ -20,7 +20,8 @@ from transformers.utils.quantization_config import QuantizationMethod
 from calculator.methods import Adapter, LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
-from validation.reference import bottleneck
+from calculator.resident.quantization import Quantization
+from validation.reference import bases, bottleneck
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
     from calculator.methods.base import Method
-    from calculator.resident.quantization import Quantization
+    from calculator.resident.stored_weight import StoredWeight
 
 
 #: The values of `training.adapter_dtype`.
@@ -42,7 +43,7 @@ WEIGHT_STD = 0.02
 
 def quantize(
     model: nn.Module,
-    quantization: Quantization | Int8,
+    quantization: StoredWeight,
     dtype: torch.dtype,
     device: torch.device,
     quant_storage: QuantStorage = "uint8",
@@ -54,6 +55,9 @@ def quantize(
     """
     if isinstance(quantization, Int8):
         _quantize_to_8_bits(model, dtype, device)
+        return
+    if not isinstance(quantization, Quantization):
+        bases.quantize(model, quantization)
         return
     config = BitsAndBytesConfig(
         load_in_4bit=True,

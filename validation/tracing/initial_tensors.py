@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes as bnb
 import torch
 
+from validation.reference.bases import constants
 from validation.reference.methods import added_buffers
 from validation.reference.module_paths import unwrapped
 from validation.reference.optimizers import states
@@ -14,6 +15,7 @@ from validation.reference.optimizers import states
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from calculator.common.names import ComponentName
     from validation.reference.build import ReferenceModel
     from validation.tracing.memory_tracker import MemoryTracker
 
@@ -29,9 +31,10 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
             name = f"{unwrapped(path, reference.root)}.weight.SCB"
             scales = module.state.SCB if module.weight.SCB is None else module.weight.SCB
             tracker.track_external(name, scales, "quantization_constants")
-    added = added_buffers(reference.model)
+    components: dict[int, ComponentName] = dict.fromkeys(added_buffers(reference.model), "adapter_weights")
+    components |= dict.fromkeys(constants(reference.model), "quantization_constants")
     for name, buffer in reference.named_buffers():
-        tracker.track_external(name, buffer, "adapter_weights" if id(buffer) in added else "base_weights")
+        tracker.track_external(name, buffer, components.get(id(buffer), "base_weights"))
 
 
 def track_attributes(tracker: MemoryTracker, reference: ReferenceModel) -> None:

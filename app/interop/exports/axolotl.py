@@ -116,10 +116,22 @@ def _lora(planned: Planned) -> Part:
     method = planned.request.method
     assert isinstance(method, LoRA)
     keys, not_expressed = _low_rank(planned, method)
+    if method.base is not None and not method.load_in_8bit:
+        return _over_checkpoint(method, keys, not_expressed)
     if method.load_in_8bit:
         keys = {"load_in_8bit": True, **keys}
         not_expressed = (*not_expressed, *_prepared(planned, method))
     return Part(heading="Method", keys={"adapter": "lora", **keys}, not_expressed=not_expressed)
+
+
+def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
+    """LoRA over a quantized checkpoint. Source: loaders/model.py, _set_quantization_config."""
+    assert method.quantization_config is not None
+    name = method.quantization_config.quant_method
+    own = {"gptq": True} if name == "gptq" else {}
+    why = "axolotl loads the checkpoint with its own settings: set backend auto_trainable in its config.json"
+    differing = (differs("method.quantization_config.quant_method", name, why),) if own else ()
+    return Part(heading="Method", keys={**own, "adapter": "lora", **keys}, not_expressed=(*not_expressed, *differing))
 
 
 def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:

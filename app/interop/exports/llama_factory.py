@@ -83,7 +83,7 @@ def _model(planned: Planned) -> Part:
     not_expressed = [*named.not_expressed]
     method = planned.request.method
     keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
-    if isinstance(method, LoRA | QLoRA) and method.quantizes_base:
+    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and method.load_in_8bit):
         keys |= _quantization(method)
         if method.prepare_model_for_kbit_training:
             why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"

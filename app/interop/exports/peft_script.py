@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.interop.exports import bottleneck, several_gpus, unsloth_script
+from app.interop.exports.checkpoint import unquantized
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import WIDTH
@@ -17,6 +18,7 @@ from app.interop.exports.part import uncut
 from app.interop.exports.script_templates import script_template
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
+from calculator.methods import LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName, OptimizerName, TrainerName
     from calculator.estimation.request import Request
     from calculator.inputs.training import Training
+    from calculator.methods import Method
 
 #: How the Hugging Face Trainer constructs each optimizer. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, str] = {
@@ -159,6 +162,7 @@ def exported(planned: Planned) -> Exported:
     if name == "unsloth":
         return unsloth_script.exported(planned)
     script, trainer = SCRIPTS.get(method.name, MethodScript()), TRAINER_SCRIPTS.get(name)
+    _check_checkpoint(planned.request)
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)
     if trainer is None:
@@ -199,6 +203,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "accelerator": _accelerator(request),
         "arguments": config_arguments(method),
         "attention": planned.attention,
+        "in_bits": method.base.in_bits if isinstance(method, LoRA) and method.base else "4 bits",
         "bits": 8 if isinstance(quantization, Int8) else 4,
         "by_hand": by_hand,
         "adds_adapters": trainer.adds_adapters,
@@ -215,6 +220,8 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "optimizer": _optimizer(training),
         "partitions_while_loading": several_gpus.partitions_while_loading(request),
         "pads": training.trainer not in UNPADDED,
+        "quantization": _quantization_call(method),
+        "prepares": _prepares(method),
         "quantized": quantization is not None,
         "row": trainer.row,
         "scores": bool(trainer.auto_model),
@@ -232,6 +239,30 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "trl": tuple(sorted(trainer.classes)) if trainer.is_of_trl else (),
         "trl_module": trainer.module,
     }
+
+
+def _prepares(method: Method) -> bool:
+    """Return whether PEFT's preparation for k-bit training is called, and casts."""
+    if not isinstance(method, LoRA | QLoRA) or not method.prepare_model_for_kbit_training:
+        return False
+    return isinstance(method, QLoRA) or (method.base is not None and method.base.is_cast_by_preparation)
+
+
+def _check_checkpoint(request: Request) -> None:
+    """Refuse a script over a base that only a checkpoint has.
+
+    Raises:
+        PlanError: if the model has no hub id.
+    """
+    weight = request.method.base_quantization(request.training)
+    if weight is not None and not weight.of_bitsandbytes and request.model.id is None:
+        message = f"the script of {request.method.title} reads a checkpoint: name a model by its hub id"
+        raise refusal("model.config", message, None)
+
+
+def _quantization_call(method: Method) -> str:
+    """Return the call that makes the quantization_config of LoRA's base; empty for other methods."""
+    return method.base.loading if isinstance(method, LoRA) and method.base is not None else ""
 
 
 def _optimizer(training: Training) -> str:
@@ -270,7 +301,7 @@ def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[
 def _transformers(request: Request, auto_model: str, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
     named = [auto_model, "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
     if request.method.quantizes_base and not by_hand:
-        named.append("BitsAndBytesConfig")
+        named.append(_quantization_call(request.method).partition("(")[0])
     if trainer.classes:
         named += ("PrinterCallback", "TrainerCallback", *(() if trainer.is_of_trl else trainer.classes))
     elif request.training.optimizer == "adafactor":
@@ -320,6 +351,7 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
         why = "the labelled tokens are those of the script's text"
         found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
     found += uncut(training, "the script loads the model unpatched: call the package's cce_patch before")
+    found += unquantized(request)
     if training.padding and training.trainer in UNPADDED:
         why = "the rows of the script's text are equally long"
         found.append(NotExpressed(loc="training.padding", value=True, why=why))

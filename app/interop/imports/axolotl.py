@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
-from app.interop.imports import other_runs, preferences
+from app.interop.imports import base_storage, other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.reference import known, reference
@@ -62,6 +62,8 @@ def imported(keys: Keys, given: Any) -> Imported:
         method |= adapter
     if name == "qlora":
         method |= _quantization(keys, known(model))
+    elif _in_gptq(keys, name):
+        method |= base_storage.but_for_stated({"quantization_config": {"quant_method": "gptq"}}, model)
     elif _in_8_bits(keys, name):
         method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepared(keys, known(model), name)}
     else:
@@ -124,6 +126,14 @@ def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:
             "bnb_config_kwargs", kwargs or value, "only bnb_4bit_quant_type and bnb_4bit_use_double_quant are read"
         )
     return {**method, "prepare_model_for_kbit_training": _prepared(keys, model, "qlora")}
+
+
+def _in_gptq(keys: Keys, name: str) -> bool:
+    """Return whether the checkpoint is in GPTQ, whose config.json states how. Source: loaders/model.py."""
+    requested = keys.flag("gptq")
+    if requested and name != "lora":
+        keys.miss("gptq", True, "a base in GPTQ is modelled with adapter lora: half-precision weights are used")
+    return requested and name == "lora"
 
 
 def _in_8_bits(keys: Keys, name: str) -> bool:

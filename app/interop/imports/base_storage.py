@@ -8,6 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from app.interop.imports.keys import Keys
+from calculator.bases import BASES, config_json
+from calculator.common.errors import PlanError
+from calculator.estimation.request import parse_model
+from calculator.estimation.stated_base import stated as stated_of
 
 #: The key of a config.json that describes quantisation.
 QUANTIZED = "quantization_config"
@@ -35,6 +39,15 @@ _USED = "16-bit weights are used"
 _CHOICE = "; for 4 bits choose qlora"
 
 
+def but_for_stated(method: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Return the method without the quantization_config that its config.json states, as transformers reads it."""
+    try:
+        known = config_json.read(stated_of(parse_model(model)))
+    except PlanError:
+        known = None
+    return method if known is None else {key: method[key] for key in method if key != "quantization_config"}
+
+
 def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return the method and training of the request for the base's storage. LoRA on a 4-bit base is QLoRA."""
     config = model.get("config") if isinstance(model, dict) else None
@@ -46,8 +59,10 @@ def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any
             None,
             f"the file does not state how the base model is stored: {_USED}{_CHOICE if low_rank else ''}",
         )
+    elif low_rank and config_json.read(stored) is not None:
+        return {"method": method}  # the request's model states it
     elif not _in_bits(stored, "load_in_4bit") and not _in_bits(stored, "load_in_8bit"):
-        keys.miss(QUANTIZED, stored, f"only 4 and 8 bits by bitsandbytes are modelled: {_USED}")
+        keys.miss(QUANTIZED, stored, f"only 4 and 8 bits by bitsandbytes and {', '.join(BASES)} are modelled: {_USED}")
     elif not low_rank:
         keys.miss(QUANTIZED, stored, f"a base in 4 or 8 bits is modelled under LoRA only: {_USED}")
     elif _in_bits(stored, "load_in_8bit"):

@@ -30,7 +30,7 @@ _CODE = re.compile(
 #: The calls whose arguments describe a run. Earlier ones count where several have the same argument.
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
-    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
+    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|GPTQConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
     r"|AutoModelForCausalLM\.from_pretrained|get_peft_model|prepare_model_for_kbit_training"
 )
 

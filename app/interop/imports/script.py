@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import unsloth
+from app.interop.imports import base_storage, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.common.names import TrainerName
+
+#: Arguments of GPTQConfig that quantise, or that choose a kernel.
+OF_QUANTISING = (
+    "backend",
+    "dataset",
+    "tokenizer",
+    "sym",
+    "damp_percent",
+    "true_sequential",
+    "use_exllama",
+    "disable_exllama",
+    "exllama_config",
+    "max_input_length",
+)
 
 #: The trainer of each class, and of each configuration class.
 CLASSES = {
@@ -61,7 +75,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     by_name = keys.left.get("model_name") is None
     keys.rename("model", "model_name")
     model = reference(keys, "model_name", given)
-    method = _method(keys, calls, is_unsloth=is_unsloth)
+    method = base_storage.but_for_stated(_method(keys, calls, is_unsloth=is_unsloth), model)
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
@@ -138,9 +152,18 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
     }
     if in_4_bits:
         return {"name": "qlora", **method, **_quantization(keys, calls, is_unsloth=is_unsloth)}
+    if "GPTQConfig" in calls:
+        method |= _gptq(keys)
     if in_8_bits:
         method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepares(calls)}
     return {"name": "lora", **method}
+
+
+def _gptq(keys: Keys) -> dict[str, Any]:
+    """Return the base that GPTQConfig describes. Its other arguments quantise, or choose a kernel."""
+    keys.forget(OF_QUANTISING)
+    config = {"quant_method": "gptq", "bits": keys.integer("bits", 4), "desc_act": keys.flag("desc_act")}
+    return {"quantization_config": {**config, "group_size": keys.integer("group_size", 128)}}
 
 
 def _targets(keys: Keys, *, is_unsloth: bool) -> Any:

@@ -85,7 +85,7 @@ def _olmo_kinds(config: Config) -> tuple[LayerKind, ...]:
 
 def _olmo_layer(config: Config, kind: LayerKind) -> Owned:
     *mlp, down = gated_mlp(config)
-    return (*_biased_attention(config), *mlp, replace(down, quantizable=kind.end != "last"))
+    return (*_biased_attention(config), *mlp, replace(down, quantizable=kind.end != "last", is_last=kind.end == "last"))
 
 
 def _post_norm_layer(config: Config) -> Owned:

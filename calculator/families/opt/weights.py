@@ -40,7 +40,7 @@ def _layer(config: Config, kind: LayerKind) -> Owned:
         *attends,
         *_norm(config, "self_attn_layer_norm"),
         linear("fc1", hidden, config["intermediate_size"], bias=bias),
-        linear("fc2", config["intermediate_size"], hidden, bias=bias, quantizable=kind.end != "last"),
+        linear("fc2", config["intermediate_size"], hidden, bias=bias, is_last=kind.end == "last"),
         *_norm(config, "final_layer_norm"),
     )
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calculator.bases import QuantizationConfig, base_of
 from calculator.inputs.settings import setting
 from calculator.methods.lora.facts import FACTS
 from calculator.methods.low_rank import layer, stored
 from calculator.methods.low_rank.initialization import before_the_steps
 from calculator.methods.low_rank.method import LowRank
-from calculator.resident.int8 import Int8, eight_bits
 from calculator.resident.module_spec import ModuleSpec
-from calculator.resident.quantization import converted
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.bases.base import Base
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
+    from calculator.resident.stored_weight import StoredWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,66 +39,86 @@ class LoRA(LowRank):
         True,
         label="Prepare for k-bit training",
         help="With load_in_8bit: cast everything that is not in 8 bits to float32, as PEFT's function of that name "
-        "does. Without it, nothing changes.",
+        "does. Without it, nothing changes; nor over a base in GPTQ, which PEFT does not cast.",
+    )
+
+    quantization_config: QuantizationConfig | None = setting(
+        None,
+        label="Quantized base",
+        help="How another library than bitsandbytes stores linear layers of the base. Null means what the model's"
+        " config.json states.",
+        example={"quant_method": "gptq", "bits": 4},
     )
 
     @property
+    def base(self) -> Base | None:
+        """How linear layers of the base model are stored, if not in the model's dtype."""
+        return base_of(self.quantization_config, load_in_8bit=self.load_in_8bit)
+
+    @property
     def quantizes_base(self) -> bool:
-        """Whether the base model's linear layers are stored in 8 bits."""
-        return self.load_in_8bit
+        """Whether the base model's linear layers are quantized."""
+        return self.base is not None
 
     @property
     def keeps_inputs(self) -> bool:
-        """Whether the base is in 8 bits: MatMul8bitLt refers to its input as an attribute."""
-        return self.load_in_8bit
+        """Whether the layers of the base refer to their inputs as attributes."""
+        return self.base is not None and self.base.keeps_inputs
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether the base is in 8 bits, or B is frozen, which are modelled on one GPU."""
-        return self.load_in_8bit or self.init_lora_weights == "mica"
+        """Whether the base is quantized, or B is frozen, which are modelled on one GPU."""
+        return self.quantizes_base or self.init_lora_weights == "mica"
 
     @property
     def title(self) -> str:
         """The label, with the storage of the base, or what freezes B."""
         if self.load_in_8bit:
             return f"{self.facts.label} with load_in_8bit"
+        if self.base is not None:
+            return f"{self.facts.label} over {self.base.label}"
         return "MiCA" if self.init_lora_weights == "mica" else self.facts.label
 
     @property
     def label_parts(self) -> tuple[str, ...]:
         """The rank and the targets, and the storage of the base."""
-        return (self.rank_and_targets, *(("base in 8 bits",) if self.load_in_8bit else ()))
+        stored = () if self.base is None else (f"base in {self.base.in_bits}",)
+        return (self.rank_and_targets, *stored)
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the initialisation takes before the first step, and the outliers of LLM.int8()."""
-        return (*before_the_steps(self), *((stored.NO_OUTLIERS,) if self.load_in_8bit else ()))
+        """What the initialisation takes before the first step, and what is assumed of the base."""
+        return (*before_the_steps(self), *(() if self.base is None else self.base.assumptions()))
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
-        """What checkpointing does not free of a base in 8 bits, and biases whose dtype autocast changes."""
-        return tuple(stored.warnings(model, training)) if self.load_in_8bit else ()
+        """The risks of a quantized base."""
+        return () if self.base is None else tuple(self.base.warnings(model, training))
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse to train weights stored in 8 bits."""
+        """Refuse to train weights that are quantized, and what the base refuses."""
         LowRank.check(self, model, training)
-        if self.load_in_8bit:
-            stored.check(self, model, "8 bits")
+        if self.base is not None:
+            stored.check(self, self.base, model, training)
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """Frozen, in 8 bits where bitsandbytes converts the module, with A and B added to each target."""
-        dtype = self.hidden_dtype(training)
-        packed = self.load_in_8bit and converted(path, module, model)
-        # PEFT casts added parameters to no integer dtype (BaseTunerLayer._move_adapter_to_device_of_base_layer).
-        adapted = layer.adapted(self, path, module, model, training, "float32" if packed else dtype)
-        if not self.load_in_8bit:
-            return ModuleSpec(dtype=dtype, **adapted)
-        quantization = eight_bits(dtype, transposed=module.kind == "conv1d") if packed else None
-        return ModuleSpec(dtype=dtype, quantization=quantization, runs=not model.is_idle(path), **adapted)
+        """Frozen, quantized where the base's library converts the module, with A and B added to each target."""
+        dtype, base = self.hidden_dtype(training), self.base
+        if base is None:
+            return ModuleSpec(dtype=dtype, **layer.adapted(self, path, module, model, training, dtype))
+        packed = base.converts(path, module, model)
+        own = base.adapter_dtype(dtype) if packed else dtype
+        adapted = layer.adapted(self, path, module, model, training, own)
+        if packed and base.keeps_biases_as_buffers:
+            adapted["trained"] = ()
+        weight = base.stored(dtype, module) if packed else None
+        return ModuleSpec(dtype=dtype, quantization=weight, runs=not model.is_idle(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""
-        return "float32" if self.load_in_8bit and self.prepare_model_for_kbit_training else training.dtype
+        if self.base is None:
+            return training.dtype
+        return self.base.hidden_dtype(training, is_prepared=self.prepare_model_for_kbit_training)
 
-    def base_quantization(self, training: Training) -> Int8 | None:
+    def base_quantization(self, training: Training) -> StoredWeight | None:
         """How the base model's linear layers are stored, if not in the model's dtype."""
-        return eight_bits(self.hidden_dtype(training)) if self.load_in_8bit else None
+        return None if self.base is None else self.base.stored(self.hidden_dtype(training))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import named
-from calculator.engine import four_bit, int8, products
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
+from calculator.layers.stored_products import DENSE
 from calculator.methods.low_rank import layers
-from calculator.resident.int8 import Int8
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -59,17 +59,23 @@ def _updates(method: LowRank, path: str, module: Module, own: DType) -> tuple[Ad
 
 
 def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    """Run peft.tuners.lora.layer.Linear.forward, or that of peft.tuners.lora.bnb over a layer in 4 or 8 bits."""
-    if bound.module_spec.quantization is not None:
+    """Run peft.tuners.lora.layer.Linear.forward, or that of the layer for the format of a stored weight."""
+    stored = bound.module_spec.quantization
+    if stored is not None and stored.casts == "update":
         return _forward_quantized(method, bound, x)
     result = base_layer(bound, x)
     dtype = result.dtype
+    if stored is not None and stored.casts == "sum_without_autocast" and bound.tape.autocast is not None:
+        return _updated(method, bound, x, result)
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
-    if method.use_dora:
-        result = _dora(method, bound, x, result)
-    else:
-        result = ops.add(result, update(method, bound, x), "result + update")
+    result = _updated(method, bound, x, result)  # frees the base's output before the sum is cast
     return ops.cast(result, dtype, "output")
+
+
+def _updated(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:
+    if method.use_dora:
+        return _dora(method, bound, x, result)
+    return ops.add(result, update(method, bound, x), "result + update")
 
 
 def base_layer(bound: BoundModule, x: Tensor) -> Tensor:
@@ -92,9 +98,10 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
 
 
 def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    """Run peft.tuners.lora.bnb.Linear4bit.forward, or Linear8bitLt.forward, which does not clone the output."""
+    """Run peft.tuners.lora.bnb.Linear4bit.forward, or one like it that does not clone the output."""
     result = base_layer(bound, x)
-    if not isinstance(bound.module_spec.quantization, Int8):
+    stored = bound.module_spec.quantization
+    if stored is not None and stored.clones_output:
         result = ops.contiguous(result, "output, cloned")
     dtype = result.dtype
     converts = bound.tape.autocast is None
@@ -165,12 +172,8 @@ def _lora_weight(bound: BoundModule) -> Tensor:
 
 
 def _dense(bound: BoundModule) -> Tensor:
-    quantization = bound.module_spec.quantization
-    if quantization is None:
-        return bound.own["weight"].detach()
-    if isinstance(quantization, Int8):
-        return int8.dequantize_8bit(bound.tape, bound.module)
-    return four_bit.dequantize_4bit(bound.tape, bound.module, quantization)
+    stored = bound.module_spec.quantization
+    return bound.own["weight"].detach() if stored is None else DENSE[type(stored)](bound.tape, bound.module, stored)
 
 
 def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from calculator.methods.low_rank.refusals import problems
 from calculator.methods.low_rank.targets import FUSED_EXPERTS
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.method import TargetedMethod, TargetModules
-from calculator.resident.int8 import Int8
+from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -161,6 +161,7 @@ class LowRank(TargetedMethod):
         return dora_norms(added, batch)
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
-        """B·A added to the weight; merging DoRA, a bias, or into 8 bits is not modelled."""
-        unknown = self.use_dora or self.lora_bias or isinstance(module_spec.quantization, Int8)
+        """B·A added to the weight; merging DoRA, a bias, or into a format but bitsandbytes' 4 bits is not modelled."""
+        other = module_spec.quantization is not None and not isinstance(module_spec.quantization, Quantization)
+        unknown = self.use_dora or self.lora_bias or other
         return None if unknown else merge.merge_step(module, module_spec)

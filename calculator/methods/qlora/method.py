@@ -64,7 +64,7 @@ class QLoRA(LowRank):
         check_blocksize("method.blocksize", self.blocksize)
         self._check_classifier(model)
         LowRank.check(self, model, training)
-        stored.check(self, model, "4 bits")
+        stored.check_saved(self, model, "4 bits")
 
     @staticmethod
     def _check_classifier(model: Model) -> None:

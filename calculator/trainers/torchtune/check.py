@@ -88,7 +88,8 @@ def _method(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="method.name", msg=message, input=method.name)
         return
     if method.base_quantization(prepared.training) is not None:
-        yield Problem(loc="method.load_in_8bit", msg="torchtune has no base in 8 bits: use false", input=True)
+        message = f"torchtune has no base of {method.title}: use LoRA in bfloat16"
+        yield Problem(loc="method.name", msg=message, input=method.name)
     if method.name == "full":
         return
     if prepared.training.adapter_dtype != "model":

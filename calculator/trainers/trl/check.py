@@ -64,7 +64,8 @@ def head_problems(prepared: Subject) -> Iterator[Problem]:
 def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield what is not modelled of TRL's casts of a model in 4 bits."""
     method = prepared.method
-    if method.base_quantization(prepared.training) is None:
+    stored = method.base_quantization(prepared.training)
+    if stored is None or not stored.of_bitsandbytes:
         return
     is_prepared = method.hidden_dtype(prepared.training) != prepared.training.dtype
     if qlora.prepares(prepared.stack) and not is_prepared and prepared.training.dtype != "float32":

@@ -87,5 +87,6 @@ class TrlTrainer(Transformers):
 
 
 def in_4_bits(prepared: Subject) -> bool:
-    """Whether the base model is stored in 4 bits."""
-    return prepared.method.base_quantization(prepared.training) is not None
+    """Whether the base model is stored in 4 or 8 bits by bitsandbytes."""
+    stored = prepared.method.base_quantization(prepared.training)
+    return stored is not None and stored.of_bitsandbytes

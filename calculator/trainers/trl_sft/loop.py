@@ -133,4 +133,5 @@ class TrlSft(Transformers):
 
 
 def _in_4_bits(prepared: Subject) -> bool:
-    return prepared.method.base_quantization(prepared.training) is not None
+    stored = prepared.method.base_quantization(prepared.training)
+    return stored is not None and stored.of_bitsandbytes

@@ -63,8 +63,8 @@ def _method(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="method.name", msg=message, input=method.name)
         return
     if base is not None and not isinstance(base, Quantization):
-        message = "Unsloth compiles a model in 8 bits, which is not modelled: use qlora, or false"
-        yield Problem(loc="method.load_in_8bit", msg=message, input=True)
+        message = f"Unsloth is not modelled with a base of {method.title}: use qlora, or LoRA in 16 bits"
+        yield Problem(loc="method.name", msg=message, input=method.name)
     if isinstance(base, Quantization):
         for name, value, shown in (("quant_type", "nf4", "nf4"), ("double_quant", True, "true")):
             if getattr(base, name) != value:

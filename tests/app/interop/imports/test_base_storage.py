@@ -76,7 +76,7 @@ def test_a_base_in_8_bits_is_loras_setting():
 @pytest.mark.parametrize(
     ("stored", "key", "why"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "", "only 4 and 8 bits by bitsandbytes"),
+        ({"quant_method": "aqlm"}, "", "only 4 and 8 bits by bitsandbytes"),
         ({"load_in_4bit": "yes"}, "", "only 4 and 8 bits by bitsandbytes"),
         ("nf4", "", "only 4 and 8 bits by bitsandbytes"),
         ({"load_in_8bit": True, "llm_int8_skip_modules": ["q_proj"]}, ".llm_int8_skip_modules", "in 8 bits"),

@@ -1,0 +1,26 @@
+"""Quantized bases that only a checkpoint has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.interop.exports.exported import NotExpressed
+from calculator.estimation.stated_base import stated
+from calculator.methods import LoRA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimation.request import Request
+
+
+def unquantized(request: Request) -> Iterator[NotExpressed]:
+    """Yield a base that the named checkpoint does not have."""
+    method = request.method
+    weight = method.base_quantization(request.training)
+    if not isinstance(method, LoRA) or weight is None or not weight.is_in_checkpoint or stated(request.model):
+        return
+    assert method.quantization_config is not None
+    why = f"{request.model.id or 'the model'} is not quantized: name a checkpoint that is"
+    loc = "method.quantization_config.quant_method"
+    yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)

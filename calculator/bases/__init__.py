@@ -1,0 +1,32 @@
+"""The bases that PEFT trains over: how libraries store and multiply the frozen weights of linear layers.
+
+A base is one module with one class here, its name in `QuantMethod` and its class in `BASES`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from calculator.bases.awq import AWQ
+from calculator.bases.config import QuantizationConfig, QuantMethod
+from calculator.bases.gptq import GPTQ
+from calculator.bases.int8 import LLMInt8
+
+if TYPE_CHECKING:
+    from calculator.bases.base import Base
+
+#: The class of each base that a `quantization_config` can name.
+BASES: dict[QuantMethod, type[Base]] = {"gptq": GPTQ, "awq": AWQ}
+
+assert get_args(QuantMethod) == tuple(BASES)
+
+__all__ = ["BASES", "LLMInt8", "QuantMethod", "QuantizationConfig", "base_of"]
+
+
+def base_of(config: QuantizationConfig | None, *, load_in_8bit: bool) -> Base | None:
+    """The base that LoRA's settings name, if it is not in the model's dtype."""
+    if load_in_8bit:
+        return LLMInt8(config=QuantizationConfig())
+    if config is None or config.quant_method is None:
+        return None
+    return BASES[config.quant_method](config=config)

@@ -1,0 +1,84 @@
+"""A quantized base of LoRA: what decides how its modules are stored, what it refuses, and what it assumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.bases.config import QuantizationConfig  # noqa: TC001  a field of each base
+from calculator.resident.quantization import converted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.common.errors import Problem
+    from calculator.inputs.training import Training
+    from calculator.methods.low_rank.method import LowRank
+    from calculator.resident.stored_weight import StoredWeight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A base that is quantized. Each subclass is one format of one library."""
+
+    config: QuantizationConfig
+
+    #: Its name in words.
+    label: ClassVar[str]
+    #: The setting that chooses it.
+    loc: ClassVar[str] = "method.quantization_config"
+    #: Whether its layers refer to their inputs until the graph is freed, which checkpointing does not see.
+    keeps_inputs: ClassVar[bool] = False
+    #: Whether PEFT's prepare_model_for_kbit_training casts everything that is not quantized to float32.
+    #: Source: peft/utils/other.py.
+    is_cast_by_preparation: ClassVar[bool] = False
+    #: Whether PEFT has DoRA over it.
+    has_dora: ClassVar[bool] = False
+    #: Whether its layers are instances of torch.nn.Linear, which PEFT's all-linear looks for.
+    #: Source: peft/tuners/tuners_utils.py, _maybe_include_all_linear_layers.
+    is_linear: ClassVar[bool] = True
+    #: Whether its layers keep biases as buffers, which no method trains.
+    keeps_biases_as_buffers: ClassVar[bool] = False
+    #: Which part of the figures is from source only.
+    from_source: ClassVar[str] = ""
+
+    @property
+    def in_bits(self) -> str:
+        """How many bits a weight has, in words."""
+        return f"{self.config.bits} bits"
+
+    @property
+    def loading(self) -> str:
+        """The quantization_config with which from_pretrained loads it, as Python code."""
+        raise NotImplementedError
+
+    def hidden_dtype(self, training: Training, *, is_prepared: bool) -> DType:
+        """The dtype of hidden states: that of the embeddings and norms."""
+        return "float32" if is_prepared and self.is_cast_by_preparation else training.dtype
+
+    def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:
+        """The format of a module's weight, or of all where it is the same, for hidden states of a dtype."""
+        raise NotImplementedError
+
+    def adapter_dtype(self, hidden: DType) -> DType:  # noqa: ARG002
+        """The dtype of A and B with adapter_dtype `model`; PEFT casts them to no integer dtype."""
+        return "float32"
+
+    def converts(self, path: str, module: Module, model: Model) -> bool:
+        """Whether a module is stored so."""
+        return converted(path, module, model)
+
+    def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
+        """What the libraries refuse, or what is not modelled."""
+        return iter(())
+
+    def assumptions(self) -> tuple[str, ...]:
+        """What the figures assume of it, in sentences."""
+        return (self.from_source,) if self.from_source else ()
+
+    def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
+        """Its risks, in sentences."""
+        return iter(())

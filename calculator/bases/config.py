@@ -1,0 +1,43 @@
+"""The `quantization_config` of a request: how the frozen base of LoRA is stored, in the names of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from calculator.inputs.settings import setting
+
+#: The `quant_method` of the bases that are modelled, as transformers spells it.
+QuantMethod = Literal["gptq", "awq"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationConfig:
+    """The settings of a quantized base, with the names of transformers' class for its `quant_method`."""
+
+    quant_method: QuantMethod | None = setting(
+        None,
+        label="Quantized base",
+        help="The format that stores linear layers of the base, as quant_method of a quantization_config. Null means"
+        " what the model's config.json states.",
+        example="gptq",
+        empty="as config.json states",
+    )
+    bits: int = setting(
+        4, label="Bits of the base", help="Bits per weight of the quantized base.", minimum=2, maximum=8
+    )
+    group_size: int | None = setting(
+        None,
+        label="Group size",
+        help="Inputs of the quantized base that share a scale; -1 means all. Null means the library's default.",
+        minimum=-1,
+        maximum=65_536,
+        example=128,
+        empty="the library's default",
+    )
+    desc_act: bool = setting(
+        False,
+        label="Activation order",
+        help="Whether GPTQ ordered columns by their activations (desc_act). Memory is the same: the index of each"
+        " column's group is stored either way.",
+    )

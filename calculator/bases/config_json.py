@@ -1,0 +1,148 @@
+"""What the `quantization_config` of a model's `config.json` means for training.
+
+Sources: transformers/utils/quantization_config.py, QuantizationMethod; the `is_trainable` of each quantizer in
+transformers/quantizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from calculator.bases import BASES
+from calculator.bases.config import QuantizationConfig
+from calculator.common.errors import PlanError, Problem
+from calculator.inputs.settings import declared, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Where the object is in a request.
+LOC = "model.config.quantization_config"
+
+#: Formats whose checkpoints transformers dequantises for training, and the argument that does so.
+DEQUANTIZED = {
+    "mxfp4": "Mxfp4Config(dequantize=True)",
+    "fp8": "FineGrainedFP8Config(dequantize=True)",
+    "compressed-tensors": "CompressedTensorsConfig(dequantize=True)",
+}
+
+#: Formats of bitsandbytes, which the method chooses.
+CHOSEN_BY_METHOD = ("bitsandbytes",)
+
+_NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quantizer)"
+_NOT_MODELLED = "it is not modelled"
+
+#: Why each other format is refused.
+REFUSED = {
+    "aqlm": _NOT_MODELLED,
+    "vptq": _NOT_TRAINABLE,
+    "quanto": "PEFT has no LoRA layer for it",
+    "eetq": _NOT_MODELLED,
+    "higgs": _NOT_TRAINABLE,
+    "hqq": _NOT_MODELLED,
+    "fbgemm_fp8": _NOT_TRAINABLE,
+    "torchao": _NOT_MODELLED,
+    "gguf": _NOT_MODELLED,
+    "bitnet": _NOT_TRAINABLE,
+    "spqr": _NOT_TRAINABLE,
+    "quark": _NOT_MODELLED,
+    "fp_quant": _NOT_MODELLED,
+    "auto-round": _NOT_TRAINABLE,
+    "nvfp4": _NOT_MODELLED,
+    "mxfp8": _NOT_MODELLED,
+    "metal": _NOT_MODELLED,
+    "fouroversix": _NOT_MODELLED,
+    "sinq": _NOT_MODELLED,
+    "gemma": _NOT_MODELLED,
+}
+
+#: Settings that change what is stored, with the values that are modelled.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "version": (None, "gemm", "GEMM"),
+    "modules_to_not_convert": (None, [], ["lm_head"]),
+    "dynamic": (None, {}),
+    "lm_head": (None, False),
+    "is_marlin_format": (None, False),
+    "checkpoint_format": (None, "gptq", "gptq_v2", "gemm"),
+    "format": (None, "gptq", "gptq_v2", "gemm"),
+    "modules_in_block_to_quantize": (None,),
+}
+
+_WAY_OUT = "take quantization_config out of the config for the model in training.dtype"
+
+
+def method_of(stated: Any) -> str | None:
+    """The `quant_method` of an object, as transformers reads it; None if there is none."""
+    if not isinstance(stated, Mapping):
+        return None
+    named = stated.get("quant_method")
+    if named is None and (stated.get("load_in_4bit") or stated.get("load_in_8bit")):
+        return "bitsandbytes"
+    return named if isinstance(named, str) else None
+
+
+def read(stated: Any) -> QuantizationConfig | None:
+    """The base of a `quantization_config` that is modelled; None for others, whose reasons `problems` yields."""
+    if method_of(stated) not in BASES or any(_of_settings(stated)):
+        return None
+    try:
+        return _parsed(stated)
+    except PlanError:
+        return None
+
+
+def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
+    known = {each.name for each in declared(QuantizationConfig)}
+    return parse(QuantizationConfig, {key: stated[key] for key in stated if key in known}, LOC)
+
+
+def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
+    """Settings that change what is stored."""
+    for key, values in FIXED.items():
+        if stated.get(key) not in values:
+            message = f"a base with this setting is not modelled: {_WAY_OUT}"
+            yield Problem(loc=f"{LOC}.{key}", msg=message, input=stated[key])
+
+
+def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) -> Iterator[Problem]:
+    """Why a method can't train over a base that a `config.json` states.
+
+    `chosen` is the base of the method's own settings, and `low_rank` whether it is LoRA in 16 or 32 bits.
+    """
+    if stated is not None and not isinstance(stated, Mapping):
+        yield Problem(loc=LOC, msg="must be an object", input=stated)
+    name = method_of(stated)
+    if name is None or name in (*CHOSEN_BY_METHOD, *DEQUANTIZED):
+        return
+    if name not in BASES:
+        message = f"a base in {name}: {REFUSED.get(name, 'no known format')}; {_WAY_OUT}"
+        yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
+    elif chosen is not None:
+        if chosen.quant_method != name:
+            message = f"the config.json states {name}, which PEFT trains over as it is: leave it out, or {_WAY_OUT}"
+            yield Problem(loc="method.quantization_config.quant_method", msg=message, input=chosen.quant_method)
+    elif not low_rank:
+        message = f"over a base in {BASES[name].label}, lora without load_in_8bit is modelled: use that, or {_WAY_OUT}"
+        yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
+    else:
+        yield from _of_settings(stated)
+        try:
+            _parsed(stated)
+        except PlanError as error:
+            yield from error.problems
+
+
+def loaded(stated: Any, dtype: str) -> Iterator[str]:
+    """How the figures have a model whose checkpoint is quantized, where the method does not say."""
+    name = method_of(stated)
+    if name in DEQUANTIZED:
+        yield (
+            f"The checkpoint is in {name}. The figures are of the model loaded with {DEQUANTIZED[name]}: weights are in"
+            f" {dtype}."
+        )
+    elif stated and name not in BASES:
+        yield (
+            f"The figures ignore the quantization_config of the config.json: weights are in {dtype}. Choose qlora for a"
+            " base in 4 bits, or load_in_8bit."
+        )

@@ -1,0 +1,74 @@
+"""LLM.int8() of bitsandbytes as a base of LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.bases.base import Base
+from calculator.resident.int8 import eight_bits
+from calculator.resident.quantization import converted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+    from calculator.resident.stored_weight import StoredWeight
+
+#: The threshold of outliers. Source: transformers/utils/quantization_config.py, BitsAndBytesConfig.
+NO_OUTLIERS = (
+    "LLM.int8() is counted for inputs without outliers (no value of 6.0 or more, llm_int8_threshold). Each layer keeps,"
+    " for each column of its input that has one, that column in the input's dtype."
+)
+
+#: What checkpointing leaves of a base in 8 bits. Source: bitsandbytes/autograd/_functions.py, MatMul8bitLt.forward.
+KEPT_INPUTS = (
+    "bitsandbytes keeps the input of every layer in 8 bits until the graph is freed, where gradient checkpointing with"
+    " use_reentrant=False does not see it. A base in 4 bits (qlora) keeps none."
+)
+
+#: Biases that are counted in another dtype. Source: bitsandbytes/nn/modules.py, Linear8bitLt.forward.
+CAST_BIASES = (
+    "Under autocast, bitsandbytes casts the bias of each layer in 8 bits to the dtype of the layer's input. The figures"
+    " count all of them in the dtype of the embeddings, which differs by some kilobytes."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMInt8(Base):
+    """Weights in 8 bits with a scale for each output; MatMul8bitLt refers to its input as an attribute."""
+
+    label: ClassVar[str] = "load_in_8bit"
+    loc: ClassVar[str] = "method.load_in_8bit"
+    keeps_inputs: ClassVar[bool] = True
+    is_cast_by_preparation: ClassVar[bool] = True
+    has_dora: ClassVar[bool] = True
+
+    @property
+    def in_bits(self) -> str:
+        """How many bits a weight has, in words."""
+        return "8 bits"
+
+    @property
+    def loading(self) -> str:
+        """The config of bitsandbytes."""
+        return "BitsAndBytesConfig(load_in_8bit=True)"
+
+    def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:
+        """The format of a module's weight."""
+        return eight_bits(hidden, transposed=module is not None and module.kind == "conv1d")
+
+    def assumptions(self) -> tuple[str, ...]:
+        """The outliers."""
+        return (NO_OUTLIERS,)
+
+    def warnings(self, model: Model, training: Training) -> Iterator[str]:
+        """Inputs that checkpointing does not free, and biases whose dtype autocast changes."""
+        if training.gradient_checkpointing and not training.use_reentrant:
+            yield KEPT_INPUTS
+        biased = any(module.bias is not None and converted(path, module, model) for path, module in model.paths)
+        if training.autocast is not None and biased:
+            yield CAST_BIASES

@@ -1,0 +1,69 @@
+"""The products of stored weights: what runs a layer whose weight is not dense, for each format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calculator.engine import awq, four_bit, gptq, int8
+from calculator.engine import operations as ops
+from calculator.engine.module_calls import kept
+from calculator.resident.awq import AWQWeight
+from calculator.resident.gptq import GPTQWeight
+from calculator.resident.int8 import Int8
+from calculator.resident.quantization import Quantization
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.resident.stored_weight import StoredWeight
+
+
+class Layer(NamedTuple):
+    """What a product needs of its layer."""
+
+    name: str
+    module: Module
+    bias: Tensor | None
+    #: Whether a 4-bit layer refers to its input until the graph is freed.
+    keeps_input: bool
+
+
+def _four_bit(weight: Quantization, x: Tensor, layer: Layer) -> Tensor:
+    """Run bitsandbytes.nn.Linear4bit.forward."""
+    x_dtype = x.dtype
+    x = ops.cast(x, weight.compute_dtype, "input in the compute dtype")
+    out = four_bit.matmul_4bit(x, layer.module, weight, layer.bias, keeps_input=layer.keeps_input)
+    kept(f"{layer.name}.weight", out)
+    return ops.cast(out, x_dtype, "output")
+
+
+def _eight_bit(_: Int8, x: Tensor, layer: Layer) -> Tensor:
+    """Run bitsandbytes.nn.Linear8bitLt.forward."""
+    return int8.matmul_8bit(x, layer.module, layer.bias)
+
+
+def _gptq(_: GPTQWeight, x: Tensor, layer: Layer) -> Tensor:
+    """Run gptqmodel's TorchLinear.forward."""
+    return gptq.matmul(x, layer.module, layer.bias)
+
+
+def _awq(weight: AWQWeight, x: Tensor, layer: Layer) -> Tensor:
+    """Run gptqmodel's AwqGEMMLinear.forward."""
+    return awq.matmul(x, layer.module, layer.bias, weight.compute_dtype)
+
+
+#: The product of each format: (..., in_features) to (..., out_features).
+PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
+    Quantization: _four_bit,
+    Int8: _eight_bit,
+    GPTQWeight: _gptq,
+    AWQWeight: _awq,
+}
+
+#: A temporary dense copy of a weight, for DoRA's norms, for the formats over which PEFT has DoRA.
+DENSE: dict[type[StoredWeight], Callable[[Tape, Module, Any], Tensor]] = {
+    Quantization: four_bit.dequantize_4bit,
+    Int8: lambda tape, module, _: int8.dequantize_8bit(tape, module),
+}

@@ -1,0 +1,110 @@
+"""Quantized bases of LoRA as their libraries' own modules build them on the meta device.
+
+The libraries are not among the project's requirements: `pip install gptqmodel optimum` before a trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.quantization_config import QuantizationMethod
+
+from calculator.resident.awq import AWQWeight
+from calculator.resident.gptq import GPTQWeight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.resident.stored_weight import StoredWeight
+
+
+def quantize(model: nn.Module, weight: StoredWeight) -> None:
+    """Store the linear layers of a model on the meta device as its library's loader does."""
+    method = BUILDERS[type(weight)](model, weight)
+    model.is_quantized = True
+    model.quantization_method = method
+    model.requires_grad_(requires_grad=False)
+
+
+def _gptq(model: nn.Module, weight: Any) -> QuantizationMethod:
+    """Replace the layers that optimum replaces by gptqmodel's TorchLinear, as TritonV2Linear is in training.
+
+    Its compiled dequantisation allocates the dense weight alone (see `calculator.bases.gptq.COMPILED`).
+    """
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear  # noqa: PLC0415
+    from optimum.gptq import GPTQQuantizer  # noqa: PLC0415
+    from optimum.gptq.utils import get_block_name_with_pattern, get_layers  # noqa: PLC0415
+
+    size = -1 if weight.group_size is None else weight.group_size
+    quantizer = GPTQQuantizer(bits=weight.bits, group_size=size)
+    quantizer.quant_linear = TorchLinear
+    quantizer._replace_by_quant_layers(model, get_layers(model, prefix=get_block_name_with_pattern(model)))
+    for layer in (module for module in model.modules() if isinstance(module, TorchLinear)):
+        layer.to("meta")
+        layer._init_wf_unsqueeze_buffers()
+
+        def dequantized(num_itr: int = 1, layer: Any = layer) -> torch.Tensor:
+            assert num_itr == 1
+            return layer.scales.new_empty(layer.in_features, layer.out_features)
+
+        layer.dequantize_weight = dequantized
+    return QuantizationMethod.GPTQ
+
+
+def _awq(model: nn.Module, weight: Any) -> QuantizationMethod:
+    """Replace the layers that transformers replaces by gptqmodel's AwqGEMMLinear, with its kernels' allocations.
+
+    Source: transformers/integrations/awq.py, replace_with_awq_linear.
+    """
+    from gptqmodel.nn_modules.qlinear import gemm_awq  # noqa: PLC0415
+
+    gemm_awq.awq_dequantize_weights = _awq_dequantized
+    gemm_awq.awq_gemm_forward = _awq_product
+    gemm_awq.AwqGEMMLinear.validate_once = classmethod(lambda _: (True, None))
+    kept = get_keys_to_not_convert(model)
+    size = -1 if weight.group_size is None else weight.group_size
+    settings = {"bits": 4, "group_size": size, "sym": False, "desc_act": False, "register_buffers": True}
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and should_convert_module(path, kept):
+            sides = {"in_features": layer.in_features, "out_features": layer.out_features}
+            with torch.device("meta"):
+                new = gemm_awq.AwqGEMMLinear(**settings, **sides, bias=layer.bias is not None)
+            new._ensure_runtime_dtype(getattr(torch, weight.compute_dtype))
+            model.set_submodule(path, new)
+    return QuantizationMethod.AWQ
+
+
+def _awq_dequantized(qweight: torch.Tensor, scales: torch.Tensor, *_: Any) -> torch.Tensor:
+    """What dequantize_weights_cuda allocates: the dense weight in the dtype of scales."""
+    return scales.new_empty(qweight.shape[0], qweight.shape[1] * 8)
+
+
+def _awq_product(
+    x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, parts: int, in_float32: bool
+) -> torch.Tensor:
+    """What launch_gemm_forward_cuda_fp32_reduce allocates: parts in float32, and their sum."""
+    del scales, qzeros
+    assert in_float32
+    partial = x.new_empty(parts, x.shape[0], qweight.shape[1] * 8, dtype=torch.float32)
+    return x.new_empty(partial.shape[1:])
+
+
+#: The names of buffers that are stored besides a weight.
+CONSTANTS = frozenset({"qzeros", "scales", "g_idx", "wf_unsqueeze_zero", "wf_unsqueeze_neg_one"})
+
+
+def constants(model: nn.Module) -> set[int]:
+    """The identities of the buffers that quantized layers store besides their weights."""
+    layers = (module for module in model.modules() if hasattr(module, "qweight"))
+    return {id(buffer) for layer in layers for name, buffer in layer.named_buffers() if name in CONSTANTS}
+
+
+#: What builds each format.
+BUILDERS: dict[type[StoredWeight], Callable[[nn.Module, Any], QuantizationMethod]] = {
+    GPTQWeight: _gptq,
+    AWQWeight: _awq,
+}
