@@ -42,6 +42,16 @@ OptimizerName = Literal[
     "paged_lion_32bit",
     "adagrad",
     "rmsprop",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "muon",
+    "galore_adamw",
+    "galore_adafactor",
+    "apollo_adamw",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "schedule_free_radam",
+    "stable_adamw",
 ]
 
 #: A fine-tuning method, as a request's `method.name` gives it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,11 @@ from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.prepared_model import PreparedModel
+from calculator.resident import optim_args
+from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack import verified
 from calculator.trainers import cut_cross_entropy, liger, trainer_of
+from calculator.training_step.optimizer_targets import projected_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +43,13 @@ SWITCHES: dict[str, tuple[bool, str]] = {
 }
 
 
+#: What a name of modules does not have: signs of a regular expression, or the number of a layer.
+NO_NAME = re.compile(r"[^\w.\-]|(?:^|\.)\d+(?:\.|$)")
+
+#: The trainers whose steps are modelled without the optimizers that need a package of their own.
+OWN_OPTIMIZERS = ("torchtune", "unsloth")
+
+
 def check(request: Request, model: Model) -> None:
     """Refuse a request that can't be answered.
 
@@ -58,6 +69,7 @@ def check(request: Request, model: Model) -> None:
         *stated_base.problems(request.method, request.model),
         *_plain_steps(request),
         *_loraplus(request),
+        *_optimizer(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
         *several_gpus.problems(request, model),
@@ -312,5 +324,41 @@ def _loraplus(request: Request) -> Iterator[Problem]:
         message = "is modelled in the reference step only: leave the trainer out"
     elif request.device.sharding != "none":
         message = "is modelled on one GPU only: use device.sharding none"
+    elif OPTIMIZERS[training.optimizer].on_one_gpu:
+        message = f"is not modelled with {training.optimizer}: use adamw_torch, or leave it out"
     if message is not None:
         yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
+
+
+def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
+    """Optimizers that a trainer does not have, or whose step is modelled on one GPU only, and their options."""
+    yield from optim_args.problems(request.training)
+    yield from _projected(request, model)
+    training, device = request.training, request.device
+    optimizer = OPTIMIZERS[training.optimizer]
+    message = None
+    if device.sharding != "none" and optimizer.on_one_gpu:
+        message = "is modelled on one GPU only: use adamw_torch, or device.count 1 and device.sharding none"
+    elif training.trainer is not None and not optimizer.of_trainer:
+        message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
+    elif training.trainer in OWN_OPTIMIZERS and optimizer.on_one_gpu:
+        message = f"is not modelled with {training.trainer}: use adamw_torch_fused, or the trainer transformers"
+    if message is not None:
+        yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
+
+
+def _projected(request: Request, model: Model) -> Iterator[Problem]:
+    """Projections of gradients where no module is matched, and where adapters are trained."""
+    training, method = request.training, request.method
+    if not OPTIMIZERS[training.optimizer].projects:
+        return
+    if not method.facts.trains_base:
+        message = "projects the gradients of whole weights, and is modelled for full fine-tuning: use method full"
+        yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
+    named = training.optim_target_modules
+    if isinstance(named, tuple) and any(NO_NAME.search(name) for name in named):
+        message = "regular expressions and numbers of layers are not modelled: give parts of names, such as mlp"
+        yield Problem(loc="training.optim_target_modules", msg=message, input=list(named))
+    elif named and not any(projected_modules(model, training)):
+        message = "no linear layer has one of these in its name: name others, or use all-linear"
+        yield Problem(loc="training.optim_target_modules", msg=message, input=list(named))

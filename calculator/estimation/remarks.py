@@ -81,6 +81,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *(() if trainer.facts.is_interval else (ACCURACY,)),
         *trainer.assumptions(prepared(request, model)),
         *request.method.assumptions,
+        *OPTIMIZERS[request.training.optimizer].assumptions,
         *task_sentences.assumptions(model, request.method),
         *image_requests.assumptions(request, model),
         *_distributed(request, model),

@@ -261,6 +261,20 @@ class Training:
     optimizer: OptimizerName = setting(
         "adamw_torch", label="Optimizer", help="The optimizer, as named by TrainingArguments.optim."
     )
+    optim_target_modules: tuple[str, ...] | Literal["all-linear"] | None = setting(
+        None,
+        label="Projected modules",
+        help="The linear layers whose gradients the optimizer projects, by parts of their names, or all-linear"
+        " (optim_target_modules). Only with the optimizers of GaLore and APOLLO, which need it.",
+        example="all-linear",
+    )
+    optim_args: str | None = setting(
+        None,
+        label="Optimizer options",
+        help="Options of GaLore and APOLLO as TrainingArguments.optim_args: rank (128), update_proj_gap (200), scale,"
+        " proj_type (std), and of APOLLO proj (random) and scale_type (channel).",
+        example="rank=64, update_proj_gap=100",
+    )
     max_grad_norm: float | None = setting(
         1.0,
         label="Gradient clipping",

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 from calculator.architecture.dimension import Shape, elements
 from calculator.common.dtype import DType
 from calculator.common.names import OptimizerName
+from calculator.resident import torchao
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.resident.projection import Projection
 
 _TORCH = "torch/optim"
 _BITSANDBYTES = "bitsandbytes/optim/optimizer.py"
@@ -25,6 +27,10 @@ BLOCKSIZE_8BIT = 256
 #: Source: bitsandbytes/optim/optimizer.py, get_state_buffer.
 SMALLEST_PAGED = 100_000
 
+#: How states are stored.
+Storage = Literal["parameter", "float32", "8bit", "factored", "torchao_8bit", "torchao_4bit"]
+
+#: A state's name, shape and dtype.
 State = tuple[str, Shape, DType]
 
 
@@ -35,37 +41,87 @@ class Optimizer:
     name: OptimizerName
     #: The names of its full-size states.
     names: tuple[str, ...]
-    #: States in the parameter's dtype, in float32, in blocks of 8 bits, or factored into rows and columns (Adafactor).
-    storage: Literal["parameter", "float32", "8bit", "factored"]
+    #: States in the parameter's dtype, in float32, in blocks of 8 bits, factored into rows and columns (Adafactor), or
+    #: in torchao's blocks of 8 or 4 bits.
+    storage: Storage
     source: str
+    #: The PyPI package that has it, where it is not one that every run needs.
+    package: str = ""
     paged: bool = False
     #: How many copies of a whole dtype group a foreach step allocates.
     temporaries: int = 0
     step_on_device: bool = False
     #: Whether the states are created with the optimizer, not at its first step.
     early: bool = False
+    #: Whether the temporaries of a parameter group stay alive until those of the next one exist.
+    keeps_temporaries: bool = False
+    #: The states that each parameter has besides: their names and dtypes, or "parameter" for its dtype.
+    scalars: tuple[tuple[str, DType | Literal["parameter"]], ...] = ()
+    #: The further full-size state of parameters in half precision, and the number that those in float32 have instead.
+    in_half: tuple[str, ...] = ()
+    in_full: tuple[tuple[str, DType], ...] = ()
+    #: The numbers of each parameter group that a Trainer and its learning rate scheduler keep on the device.
+    of_groups: tuple[str, ...] = ()
+    #: What the answer's assumptions say about it.
+    assumptions: tuple[str, ...] = ()
+    #: Whether it is modelled on one GPU only.
+    on_one_gpu: bool = False
+    #: Whether `TrainingArguments.optim` has it.
+    of_trainer: bool = True
+    #: What a parameter has if it is none that the optimizer itself updates; None if it updates all.
+    others: Optimizer | None = None
+    #: The names of the parameters that it updates itself; read only if it has others.
+    targets: frozenset[str] = frozenset()
+    #: Whether it projects the gradients of these, onto singular vectors or at random.
+    projects: Literal["", "svd", "random"] = ""
+    #: How it projects them, as a run sets it; None for an optimizer that projects none.
+    projection: Projection | None = None
+    #: Whether it updates each parameter in the backward pass, as soon as the gradient exists.
+    in_backward: bool = False
 
     @property
     def is_like_parameters(self) -> bool:
         """Whether all states have the shape and dtype of their parameter in the step."""
-        return self.storage == "parameter" and not self.step_on_device and not self.early
+        plain = not (self.step_on_device or self.early or self.scalars or self.in_half or self.others)
+        return self.storage == "parameter" and plain
 
     @property
     def in_32_bits(self) -> Optimizer:
         """The optimizer with 32-bit states, as bitsandbytes' GlobalOptimManager overrides 8-bit ones."""
         return replace(self, storage="float32") if self.storage == "8bit" else self
 
+    def of(self, name: str) -> Optimizer:
+        """The optimizer that updates a parameter."""
+        return self if self.others is None or name in self.targets else self.others
+
+    def projection_of(self, name: str) -> Projection | None:
+        """How it projects the gradient of a parameter; None if it doesn't."""
+        return self.projection if name in self.targets else None
+
     def states(self, shape: Shape, dtype: DType) -> list[State]:
         """The states of one parameter that the caching allocator serves."""
         step: list[State] = [("step", (), "float32")] if self.step_on_device else []
+        if self.projection is not None:
+            return self._projected(self.projection, shape, dtype)
+        scalars = (*self.scalars, *(self.in_full if dtype == "float32" else ()))
+        step += [(name, (), dtype if kind == "parameter" else kind) for name, kind in scalars]
         if self.storage == "factored":
             return [*_factored(shape), *step]
+        if self.storage in ("torchao_8bit", "torchao_4bit"):
+            return [*torchao.states(self.names, shape, dtype, bits=8 if self.storage == "torchao_8bit" else 4)]
         if self.storage == "8bit" and elements(shape) >= SMALLEST_8BIT:
             return [*self._in_blocks(shape), *step]
         if self._is_paged(shape):
             return step
         stored: DType = dtype if self.storage == "parameter" else "float32"
-        return [(name, shape, stored) for name in self.names] + step
+        names = self.names if dtype == "float32" else (*self.names, *self.in_half)
+        return [(name, shape, stored) for name in names] + step
+
+    def _projected(self, projection: Projection, shape: Shape, dtype: DType) -> list[State]:
+        """The projection, and the states of the projected gradient. Adafactor's gradients are in float32."""
+        of_gradient = "float32" if self.storage == "factored" else dtype
+        kept: State = ("projector", projection.kept(shape, of_gradient), of_gradient)
+        return [kept, *replace(self, projection=None).states(projection.projected(shape), dtype)]
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:
         """The states that all parameters share: code books of 8-bit states."""
@@ -99,10 +155,37 @@ def _factored(shape: Shape) -> Iterator[State]:
 _ADAM = ("exp_avg", "exp_avg_sq")
 _BNB = ("state1", "state2")
 
+_ADAMW_TORCH = Optimizer(
+    name="adamw_torch", names=_ADAM, storage="parameter", temporaries=1, source=f"{_TORCH}/adam.py"
+)
+_TORCHAO: tuple[tuple[OptimizerName, Storage], ...] = (
+    ("adamw_torch_8bit", "torchao_8bit"),
+    ("adamw_torch_4bit", "torchao_4bit"),
+)
+COMPILED = (
+    "torchao compiles the optimizer's update of each parameter. What the compiled kernels allocate is not known without"
+    " a CUDA device and not counted: about 8 bytes for each element of the largest parameter if nothing is fused."
+)
+_GALORE = "galore_torch/adamw.py, adafactor.py and galore_projector.py"
+_APOLLO = "apollo_torch/apollo.py and random_projector.py"
+RENEWED = (
+    "The optimizer's step is one that makes the projections anew, as the first does and then every update_proj_gap-th."
+)
+DECOMPOSED = (
+    "The workspace of cuSOLVER's singular value decomposition (gesvdj) is not known without a CUDA device and not"
+    " counted: it comes on top in the optimizer's step."
+)
+#: Names, files, states, and how many lists of a parameter group's size a step allocates.
+_SCHEDULE_FREE: tuple[tuple[OptimizerName, str, tuple[str, ...], int], ...] = (
+    ("schedule_free_adamw", "adamw", ("z", "exp_avg_sq"), 1),
+    ("schedule_free_sgd", "sgd", ("z",), 0),
+    ("schedule_free_radam", "radam", ("z", "exp_avg_sq"), 1),
+)
+
 OPTIMIZERS: dict[str, Optimizer] = {
     optimizer.name: optimizer
     for optimizer in (
-        Optimizer(name="adamw_torch", names=_ADAM, storage="parameter", temporaries=1, source=f"{_TORCH}/adam.py"),
+        _ADAMW_TORCH,
         Optimizer(
             name="adamw_torch_fused", names=_ADAM, storage="parameter", step_on_device=True, source=f"{_TORCH}/adam.py"
         ),
@@ -127,8 +210,95 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="rmsprop", names=("square_avg",), storage="parameter", temporaries=1, source=f"{_TORCH}/rmsprop.py"
         ),
+        *(
+            Optimizer(
+                name=name,
+                names=_ADAM,
+                storage=storage,
+                package="torchao",
+                assumptions=(COMPILED,),
+                of_groups=("lr", "initial_lr", "base_lrs", "last_lr"),
+                on_one_gpu=True,
+                source="torchao/optim/adam.py and transformers/trainer_optimizer.py, _get_torchao_optimizer",
+            )
+            for name, storage in _TORCHAO
+        ),
+        Optimizer(
+            name="muon",
+            names=("momentum_buffer",),
+            storage="parameter",
+            on_one_gpu=True,
+            of_trainer=False,
+            assumptions=(
+                "torch.optim.Muon updates matrices but those of embeddings and the output head, and AdamW the rest.",
+            ),
+            others=_ADAMW_TORCH,
+            source=f"{_TORCH}/_muon.py",
+        ),
+        *(
+            Optimizer(
+                name=name,
+                names=names,
+                storage="parameter",
+                package="schedulefree",
+                temporaries=temporaries,
+                keeps_temporaries=True,
+                on_one_gpu=True,
+                source=f"schedulefree/{file}_schedulefree.py",
+            )
+            for name, file, names, temporaries in _SCHEDULE_FREE
+        ),
+        Optimizer(
+            name="galore_adamw",
+            names=_ADAM,
+            storage="parameter",
+            projects="svd",
+            others=Optimizer(name="galore_adamw", names=_ADAM, storage="parameter", source=_GALORE),
+            package="galore-torch",
+            assumptions=(RENEWED, DECOMPOSED),
+            on_one_gpu=True,
+            source=_GALORE,
+        ),
+        Optimizer(
+            name="galore_adafactor",
+            names=(),
+            storage="factored",
+            projects="svd",
+            others=Optimizer(name="galore_adafactor", names=(), storage="factored", source=_GALORE),
+            package="galore-torch",
+            assumptions=(RENEWED, DECOMPOSED),
+            on_one_gpu=True,
+            source=_GALORE,
+        ),
+        Optimizer(
+            name="apollo_adamw",
+            names=_ADAM,
+            storage="parameter",
+            scalars=(("scaled_grad", "parameter"),),
+            projects="random",
+            others=Optimizer(name="apollo_adamw", names=_ADAM, storage="parameter", source=_APOLLO),
+            package="apollo-torch",
+            assumptions=(RENEWED,),
+            on_one_gpu=True,
+            source=_APOLLO,
+        ),
+        Optimizer(
+            name="stable_adamw",
+            names=_ADAM,
+            storage="parameter",
+            package="torch-optimi",
+            scalars=(("eps_sq", "parameter"), ("mean_square", "float32")),
+            in_half=("kahan_comp",),
+            assumptions=("optimi's Triton kernels update parameters in place; this is from their source, not traced.",),
+            in_full=(("kahan_comp", "uint8"),),
+            on_one_gpu=True,
+            source="optimi/stableadamw.py, with its Triton kernels",
+        ),
     )
 }
 
 if set(OPTIMIZERS) != set(get_args(OptimizerName)):
     raise AssertionError("every optimizer that a request may name has its entry")
+
+#: Those that a Trainer has, by themselves.
+OF_TRAINERS: dict[str, OptimizerName] = {name: each.name for name, each in OPTIMIZERS.items() if each.of_trainer}

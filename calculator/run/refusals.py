@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.families import forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.resident.optimizers import OPTIMIZERS
 from calculator.run.sharded_refusals import sharded_problems
 from calculator.trainers import TRAINERS
 
@@ -59,6 +60,9 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
     if own.training.has_images:
         message = "the phases of a run are modelled for text alone: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
+    if OPTIMIZERS[own.training.optimizer].on_one_gpu and request.run.saves and not request.run.save_only_model:
+        message = "the file of its states is not modelled: set run.save_only_model true, or run.save_strategy no"
+        yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)
     facts = TRAINERS[own.training.trainer].facts
     if facts.has_own_files:
         message = f"how {facts.label} loads and saves is not modelled: use the estimate for its step"

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensors import ResidentTensor
-from calculator.training_step import adafactor
+from calculator.training_step.updates import adafactor, loop, low_rank, muon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from calculator.common.names import OptimizerName
     from calculator.resident.optimizers import Optimizer
+    from calculator.training_step.updates.loop import Loop
+
+#: The optimizers that update one parameter after the other.
+LOOPS: Mapping[OptimizerName, Loop] = {
+    "adafactor": adafactor.step,
+    "muon": muon.step,
+    "galore_adamw": low_rank.galore,
+    "galore_adafactor": adafactor.step,
+    "apollo_adamw": low_rank.apollo,
+}
 
 
 def temporaries(
@@ -32,16 +44,30 @@ def temporaries(
     clipped gradients while the optimizer steps.
     """
     trained = tuple([tensor for group in groups for tensor in group])
-    candidates: list[tuple[ResidentTensors, ...]] = (
-        [adafactor.temporaries(trained)]
-        if optimizer.storage == "factored"
-        else [_foreach(group, optimizer) for group in groups]
-    )
+    candidates = _candidates(groups, trained, optimizer)
     if clips and returns_norm:
         candidates = [(*each, _total()) for each in candidates]
     if clips:
         candidates.append(_clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
     return max(candidates, key=_bytes)
+
+
+def _candidates(
+    groups: Sequence[tuple[ResidentTensor, ...]], trained: tuple[ResidentTensor, ...], optimizer: Optimizer
+) -> list[tuple[ResidentTensors, ...]]:
+    """What the optimizer's step has alive at moments of which one is the peak."""
+    if optimizer.projection is not None:
+        in_order = sorted(trained, key=lambda each: each.name in optimizer.targets)
+        return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer)]
+    if optimizer.others is not None:
+        own = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
+        others = tuple(tensor for tensor in trained if tensor.name not in optimizer.targets)
+        return [*_candidates([own], own, replace(optimizer, others=None)), _foreach(others, optimizer.others)]
+    if optimizer.name in LOOPS:
+        return [loop.temporaries(LOOPS[optimizer.name], trained, optimizer)]
+    if optimizer.keeps_temporaries:
+        return [tuple(each for group in groups for each in _foreach(group, optimizer))]
+    return [_foreach(group, optimizer) for group in groups]
 
 
 def _bytes(tensors: Iterable[ResidentTensors]) -> int:

@@ -13,7 +13,7 @@ from calculator.methods.compared import compared_tensors
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states, sizes
-from calculator.resident.tensors import parameters, resident_tensors
+from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
 from calculator.sharding.communication import between_nodes, of_ddp
 from calculator.sharding.registry import BEFORE_LAST, shards_of
@@ -23,16 +23,16 @@ from calculator.sharding.zero3.state import PartitionedState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
+from calculator.training_step.optimizer_targets import with_targets
 from calculator.training_step.unrolled_cache import UnrolledCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.inputs.device import Device
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.communication import Collective
     from calculator.trainers.facts import TrainerFacts
 
@@ -48,7 +48,6 @@ class ResidentState:
         self.prepared = prepared
         #: The unrolled micro-batches of this run and of others that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
-        self.optimizer = OPTIMIZERS[prepared.training.optimizer]
         self.shards = shards_of(prepared)
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and what the
         #: trainer compares the model with.
@@ -60,6 +59,9 @@ class ResidentState:
         )
         #: The part of them that is on this rank.
         self.tensors = self.shards.kept(self.whole)
+        self.optimizer = with_targets(
+            OPTIMIZERS[prepared.training.optimizer], prepared.model, self.tensors, prepared.training
+        )
 
     @cached_property
     def parameters(self) -> tuple[int, int, int]:
@@ -84,7 +86,16 @@ class ResidentState:
         if optimizer.early and self.trainer.moves_states:
             optimizer = replace(optimizer, step_on_device=True)
         statistics = self.prepared.method.statistics(self.tensors, self.prepared.training)
-        return (*optimizer_states(self.tensors, optimizer, in_32_bits), *statistics)
+        return (*optimizer_states(self.tensors, optimizer, in_32_bits), *self._of_groups, *statistics)
+
+    @property
+    def _of_groups(self) -> Iterator[ResidentTensor]:
+        """The learning rates of both parameter groups that accelerate moves to the device, and the scheduler copies.
+
+        Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
+        """
+        for name in self.optimizer.of_groups if self.trainer.moves_states else ():
+            yield ResidentTensor(name=name, shape=(), dtype="float32", component="activations", count=2)
 
     @cached_property
     def gradients(self) -> tuple[ResidentTensors, ...]:
@@ -221,6 +232,8 @@ class ResidentState:
         separates = self.prepared.training.loraplus_lr_ratio is not None
         model = self.prepared.model
         of_groups = loraplus.groups(model, trained) if separates else groups(self.trainer, model, trained)
+        if self.optimizer.projects:
+            of_groups = [tuple(trained)]  # its groups are its own
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
         of_step = temporaries(

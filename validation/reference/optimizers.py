@@ -13,10 +13,14 @@ from peft.optimizers import create_loraplus_optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
+from calculator.resident.optimizers import OPTIMIZERS as MODELLED
+from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from calculator.common.names import OptimizerName
+    from calculator.inputs.training import Training
 
 #: Constructors of the optimizers, as the Hugging Face Trainer calls them. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
@@ -34,12 +38,35 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adafactor": partial(Adafactor, scale_parameter=False, relative_step=False),
     "adagrad": partial(torch.optim.Adagrad, foreach=True),
     "rmsprop": partial(torch.optim.RMSprop, foreach=True),
+    "muon": torch.optim.Muon,
+    **PACKAGED,
 }
 
 
 def optimizer_for(name: OptimizerName, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of `TrainingArguments(optim=name)` over one parameter group."""
     return OPTIMIZERS[name](parameters, lr=1e-4)
+
+
+def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a reference step, over the parameters of a model that are trained."""
+    if training.loraplus_lr_ratio is not None:
+        return loraplus_optimizer(training.optimizer, model, training.loraplus_lr_ratio)
+    if training.optimizer == "muon":
+        return MuonWithAdamW(model)
+    if MODELLED[training.optimizer].projects:
+        return projecting(training, model)
+    return optimizer_for(training.optimizer, [each for each in model.parameters() if each.requires_grad])
+
+
+def make_steady(optimizer: torch.optim.Optimizer) -> None:
+    """Advance the counters of an optimizer whose later steps differ from its second."""
+    for group in optimizer.param_groups:
+        if "silent_sgd_phase" in group:
+            group["k"] = 10  # RAdam normalizes gradients from its fifth step on
+    for state in optimizer.state.values():
+        if "projector" in state:
+            state["step"] = 0  # the projection is made anew
 
 
 def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float) -> torch.optim.Optimizer:
@@ -53,7 +80,12 @@ def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramete
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and not getattr(value, "is_paged", False):
-                yield parameter, name, value
+                for part in getattr(value, "tensor_attrs", ()):  # a state in blocks of torchao
+                    yield parameter, f"{name}.{part}", getattr(value, part)
+                if not hasattr(value, "tensor_attrs"):
+                    yield parameter, name, value
+            elif name == "projector":
+                yield parameter, name, value.ortho_matrix
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device) -> torch.Tensor:
@@ -69,8 +101,8 @@ def _no_op(*_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def optimizers_on_meta() -> Iterator[None]:
-    """Make the optimizers treat the meta device as CUDA."""
+def optimizers_on_meta(name: OptimizerName = "adamw_torch") -> Iterator[None]:
+    """Make the optimizers treat the meta device as CUDA. `name` is that of the run's optimizer."""
     replacements = {
         "torch.optim.adam._device_dtype_check_for_fused": _no_op,
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["cuda", "meta"],
@@ -84,6 +116,7 @@ def optimizers_on_meta() -> Iterator[None]:
         "bitsandbytes.optim.optimizer.GlobalOptimManager._instance": None,
     }
     with ExitStack() as stack:
-        for name, replacement in replacements.items():
-            stack.enter_context(mock.patch(name, replacement))
+        for path, replacement in replacements.items():
+            stack.enter_context(mock.patch(path, replacement))
+        stack.enter_context(states_alone(name))
         yield

@@ -10,7 +10,7 @@ import torch
 
 from validation.reference import images
 from validation.reference.methods import after_step, statistics
-from validation.reference.optimizers import loraplus_optimizer, optimizer_for
+from validation.reference.optimizers import make_steady, optimizer_of
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
@@ -75,10 +75,7 @@ class Step:
         return request.task == "seq_cls" and self.model.config.model_type == "deberta-v2"
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        training = self.training
-        if training.loraplus_lr_ratio is not None:
-            return loraplus_optimizer(training.optimizer, self.model, training.loraplus_lr_ratio)
-        return optimizer_for(training.optimizer, list(self.trainable.values()))
+        return optimizer_of(self.training, self.model)
 
     def run(self) -> None:
         """Run the first step, then trace the second."""
@@ -104,6 +101,7 @@ class Step:
             self.loss.backward()
             self.optimizer.step()
             after_step(self.model)
+        make_steady(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _track_initial_tensors(self) -> None:

@@ -92,7 +92,10 @@ def trace_and_model(
         PlanError: if transformers or PEFT refuses the request.
     """
     targets = request.task == "seq_2_seq_lm"
-    with emulate_cuda(before_2_14=before_2_14, causal_masks_of_ones=targets), optimizers_on_meta():
+    with (
+        emulate_cuda(before_2_14=before_2_14, causal_masks_of_ones=targets),
+        optimizers_on_meta(request.training.optimizer),
+    ):
         progress("building the model")
         reference = build_model(request)
         with patched_model_code():

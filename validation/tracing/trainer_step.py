@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from validation.reference.optimizers import states
+from validation.reference.optimizers import make_steady, states
 from validation.tracing.gradients import gradients_labelled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import track_model
@@ -65,6 +65,7 @@ class TrainerStep:
     def _begin_step(self) -> None:
         self.steps += 1
         if self.steps == self.trainer.args.max_steps:
+            make_steady(self.trainer.optimizer)
             self._adopt()
             self.tracker.restart()
         self.resident_bytes = self.ledger.live_bytes

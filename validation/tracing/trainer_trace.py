@@ -28,7 +28,7 @@ def trace(recipe: Recipe, *, before_2_14: bool = False) -> Trace:
     """
     with (
         emulate_cuda(before_2_14=before_2_14, known_values=True),
-        optimizers_on_meta(),
+        optimizers_on_meta(recipe.request.training.optimizer),
         accelerate_on_meta(),
         TemporaryDirectory() as folder,
     ):

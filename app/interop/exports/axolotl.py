@@ -22,7 +22,9 @@ from app.interop.exports.part import (
     method_part,
     named_model,
     of_trainer,
+    own_muon,
     precision,
+    projection,
     targets,
     untaken,
     whole_alpha,
@@ -255,6 +257,7 @@ def _training(planned: Planned) -> Part:
         **checkpointing,
         "attn_implementation": planned.attention,
         "optimizer": training.optimizer,
+        **projection(training, "all_linear"),
         "max_grad_norm": training.max_grad_norm or 0,
         **loraplus(training),
         "learning_rate": 0.0001,
@@ -264,7 +267,8 @@ def _training(planned: Planned) -> Part:
         **({"plugins": [LIGER_PLUGIN], **dict.fromkeys(LIGER_KERNELS, True)} if training.use_liger_kernel else {}),
         **({"plugins": [CUT_PLUGIN], "cut_cross_entropy": True} if training.cut_cross_entropy else {}),
     }
-    not_expressed = (*where, *cached(planned), *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
+    others = (*own_muon(training, "axolotl"), *cached(planned))
+    not_expressed = (*where, *others, *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
     return Part(heading="Training", keys=keys, not_expressed=not_expressed)
 
 

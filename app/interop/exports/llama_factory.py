@@ -23,7 +23,9 @@ from app.interop.exports.part import (
     method_part,
     named_model,
     of_trainer,
+    own_muon,
     precision,
+    projection,
     targets,
     uncut,
     untaken,
@@ -189,7 +191,8 @@ def _training(planned: Planned) -> Part:
         "per_device_train_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         **dtypes,
-        "optim": training.optimizer,
+        **({"use_muon": True} if training.optimizer == "muon" else {"optim": training.optimizer}),
+        **projection(training),
         "max_grad_norm": training.max_grad_norm or 0,
         **loraplus(training),
         "learning_rate": 0.0001,
@@ -199,6 +202,10 @@ def _training(planned: Planned) -> Part:
         "output_dir": "trained",
         **empties,
     }
-    cut = uncut(planned.request.training, "LLaMA-Factory has no such setting")
-    others = (*cut, *cached(planned), *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"))
+    others = (
+        *uncut(planned.request.training, "LLaMA-Factory has no such setting"),
+        *own_muon(training, "LLaMA-Factory"),
+        *cached(planned),
+        *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
+    )
     return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))

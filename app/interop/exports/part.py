@@ -17,7 +17,7 @@ from calculator.methods.targeted.matching import target_names
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from app.interop.exports.planned import Planned
     from calculator.architecture.model import Model
@@ -47,6 +47,25 @@ def loraplus(training: Training) -> dict[str, float]:
     """Return the key of LoRA+, which has one name in the tools."""
     ratio = training.loraplus_lr_ratio
     return {} if ratio is None else {"loraplus_lr_ratio": ratio}
+
+
+def projection(training: Training, every: str = "all-linear") -> dict[str, Any]:
+    """Return the keys of an optimizer that projects gradients, which are those of TrainingArguments.
+
+    `every` is what the tool calls all linear layers.
+    """
+    named, given = training.optim_target_modules, training.optim_args
+    keys: dict[str, Any] = {"optim_target_modules": every if named == "all-linear" else list(named or ())}
+    return ({} if named is None else keys) | ({} if given is None else {"optim_args": given})
+
+
+def own_muon(training: Training, tool: str) -> Iterator[NotExpressed]:
+    """Yield that a tool's Muon is another implementation than PyTorch's.
+
+    Source: axolotl/contribs/mit/muon; LLaMA-Factory's third_party/muon.
+    """
+    if training.optimizer == "muon":
+        yield differs("training.optimizer", "muon", f"{tool} has a Muon of its own, which updates groups of matrices")
 
 
 def assembled(

@@ -21,6 +21,8 @@ from calculator.families import FAMILIES
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
+from calculator.resident.optim_args import options
+from calculator.resident.optimizers import OPTIMIZERS as OPTIMIZER_FACTS
 from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
@@ -48,6 +50,26 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     "adafactor": "Adafactor(trainable, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)",
     "adagrad": "torch.optim.Adagrad(trainable, lr=LEARNING_RATE, foreach=True)",
     "rmsprop": "torch.optim.RMSprop(trainable, lr=LEARNING_RATE, foreach=True)",
+    "adamw_torch_8bit": "torchao.optim.AdamW8bit(trainable, lr=LEARNING_RATE, block_size=256)",
+    "adamw_torch_4bit": "torchao.optim.AdamW4bit(trainable, lr=LEARNING_RATE, block_size=256)",
+    "muon": "MuonWithAdamW(model, lr=LEARNING_RATE)",
+    "galore_adamw": "galore_torch.GaLoreAdamW(projected(model), lr=LEARNING_RATE)",
+    "galore_adafactor": "galore_torch.GaLoreAdafactor(\n"
+    "        projected(model), lr=LEARNING_RATE, scale_parameter=False, relative_step=False\n    )",
+    "apollo_adamw": "apollo_torch.APOLLOAdamW(projected(model), lr=LEARNING_RATE)",
+    "schedule_free_adamw": "schedulefree.AdamWScheduleFree(trainable, lr=LEARNING_RATE)",
+    "schedule_free_sgd": "schedulefree.SGDScheduleFree(trainable, lr=LEARNING_RATE)",
+    "schedule_free_radam": "schedulefree.RAdamScheduleFree(trainable, lr=LEARNING_RATE)",
+    "stable_adamw": "optimi.StableAdamW(trainable, lr=LEARNING_RATE)",
+}
+
+#: The modules that these calls name besides, by package.
+MODULES = {
+    "galore-torch": "galore_torch",
+    "apollo-torch": "apollo_torch",
+    "torchao": "torchao.optim",
+    "schedulefree": "schedulefree",
+    "torch-optimi": "optimi",
 }
 
 #: The block size of BitsAndBytesConfig, which cannot be changed. Source: transformers/utils/quantization_config.py.
@@ -218,6 +240,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "method": method,
         "model_id": planned.model.id,
         "optimizer": _optimizer(training),
+        "projection": projection_options(training),
         "partitions_while_loading": several_gpus.partitions_while_loading(request),
         "pads": training.trainer not in UNPADDED,
         "quantization": _quantization_call(method),
@@ -277,6 +300,24 @@ def _optimizer(training: Training) -> str:
     return line if fits else f"create_loraplus_optimizer(\n        {arguments}\n    )"
 
 
+def projection_options(training: Training) -> dict[str, Any]:
+    """Return the options of the group whose gradients are projected, the Trainer's defaults included.
+
+    Source: transformers/trainer_optimizer.py, _get_galore_optimizer and _get_apollo_optimizer.
+    """
+    kind = OPTIMIZER_FACTS[training.optimizer].projects
+    if not kind:
+        return {}
+    defaults = {"rank": "128", "update_proj_gap": "200", "scale": "0.25", "proj_type": "std"}
+    if kind == "random":
+        defaults |= {"scale": "1.0", "proj": "random", "scale_type": "channel"}
+    found: dict[str, Any] = {**defaults, **options(training.optim_args)}
+    return {
+        name: int(value) if name in ("rank", "update_proj_gap") else float(value) if name == "scale" else value
+        for name, value in found.items()
+    }
+
+
 def _accelerator(request: Request) -> tuple[str, ...]:
     """Return the arguments of accelerate's Accelerator. Its configuration has the others."""
     found, ddp = [], several_gpus.changed_ddp(request)
@@ -295,6 +336,9 @@ def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[
         "peft": "peft" in script.imports,
         "nn": by_hand or "nn" in script.imports,
     }
+    module = MODULES.get(OPTIMIZER_FACTS[optimizer].package)
+    if module is not None and request.training.trainer is None:
+        needed[module] = True
     return tuple(name for name, is_needed in needed.items() if is_needed)
 
 

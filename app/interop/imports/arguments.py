@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.generation import generation
-from app.interop.imports.trainer_keys import unpadded
+from app.interop.imports.trainer_keys import optimizer, unpadded
 from calculator.inputs.settings import declared, mismatch
 from calculator.inputs.training import Training
-from calculator.resident.optimizers import OPTIMIZERS
 from calculator.trainers import TRAINERS
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         "autocast": _autocast(keys, defaults),
         "micro_batch_size": batch,
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", defaults.accumulation),
-        "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, defaults.optimizer, defaults.optimizer),
+        **optimizer(keys, "optim", defaults.optimizer),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
         **_checkpointing(keys, defaults),
         **(generation(keys, trainer) if TRAINERS[trainer].facts.generates else _length(keys, trainer, defaults)),

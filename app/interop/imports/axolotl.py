@@ -9,11 +9,10 @@ from app.interop.imports import base_storage, other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.reference import known, reference
-from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
+from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
-from calculator.resident.optimizers import OPTIMIZERS
 from calculator.trainers import cut_cross_entropy
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", default),
         **_checkpointing(keys),
         "attention": _attention(keys),
-        "optimizer": keys.choice("optimizer", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
+        **optimizer(keys, "optimizer", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
         **emptied(keys),
     }

@@ -8,10 +8,9 @@ from app.interop.exports import llama_factory
 from app.interop.imports import preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.reference import known, reference
-from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
+from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
-from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
@@ -29,7 +28,13 @@ def imported(keys: Keys, given: Any) -> Imported:
     dtype, autocast = _dtypes(keys, full=method["name"] == "full")
     stage = keys.take("stage", "sft")
     trainer = preferences.of_stage(keys, stage)
-    training = {"trainer": trainer, "dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys, stage)}
+    training = {
+        "trainer": trainer,
+        "dtype": dtype,
+        "autocast": autocast,
+        **_training(keys, known(model)),
+        **_lengths(keys, stage),
+    }
     training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
     training |= _liger(keys, known(model))
     training = unpadded(keys, "flash_attn", training)
@@ -98,13 +103,49 @@ def _dtypes(keys: Keys, *, full: bool) -> tuple[str, str | None]:
     return next(each.runs for each in precisions if each.keys.get(named))
 
 
-def _training(keys: Keys) -> dict[str, Any]:
+def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return the optimizer. Those of GaLore and APOLLO are of LLaMA-Factory's own keys, or of transformers'.
+
+    Source: train/trainer_utils.py, _create_galore_optimizer and _create_apollo_optimizer; hparams/finetuning_args.py.
+    """
+    for name, scale in (("galore", 2.0), ("apollo", 32.0)):
+        if keys.flag(f"use_{name}"):
+            given = {
+                "rank": keys.integer(f"{name}_rank", 16),
+                "update_proj_gap": keys.integer(f"{name}_update_interval", 200),
+                "scale": keys.number(f"{name}_scale", scale),
+                "proj_type": keys.take(f"{name}_proj_type", "std"),
+            }
+            if name == "apollo":
+                given["proj"] = keys.take("apollo_proj", "random")
+                given["scale_type"] = keys.take("apollo_scale_type", "channel")
+            adafactor = keys.take("optim", "adamw_torch") == "adafactor" and name == "galore"
+            return {
+                "optimizer": "galore_adafactor" if adafactor else f"{name}_adamw",
+                "optim_target_modules": _projected(keys, f"{name}_target", model),
+                "optim_args": written(given),
+            }
+    return optimizer(keys, "optim", "adamw_torch_fused")
+
+
+def _projected(keys: Keys, key: str, model: Model | None) -> Any:
+    """Return the modules whose gradients are projected: by default, every linear layer but the output head."""
+    named = keys.names(key) or ["all"]
+    if named != ["all"]:
+        return named
+    if model is None:
+        return "all-linear"
+    paths = {path for path, module in model.paths if module.kind == "linear" and path != model.head}
+    return sorted({path.rpartition(".")[2] for path in paths})
+
+
+def _training(keys: Keys, model: Model | None) -> dict[str, Any]:
     return {
         "micro_batch_size": keys.integer("per_device_train_batch_size", 8),
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", 1),
         **_checkpointing(keys),
         "attention": keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa"),
-        "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
+        **_optimizer(keys, model),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
         **emptied(keys),
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp.units import outer_units, units_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if training.trainer is not None and training.optimizer in EARLY:
         message = "the Trainer creates its states for whole parameters, which FSDP2 then shards: use adamw_torch"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
-    if training.optimizer not in ON_SHARDS:
+    if training.optimizer not in ON_SHARDS and not OPTIMIZERS[training.optimizer].on_one_gpu:
         message = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
     if prepared.stack != DEFAULT_STACK:

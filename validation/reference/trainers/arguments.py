@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from validation.reference.trainers.recipe import Recipe
 
 
+def _listed(named: Any) -> Any:
+    return list(named) if isinstance(named, tuple) else named
+
+
 def training_arguments(recipe: Recipe, folder: str) -> dict[str, Any]:
     """The arguments of a recipe; a run writes nothing to its folder."""
     training = recipe.request.training
@@ -18,6 +22,8 @@ def training_arguments(recipe: Recipe, folder: str) -> dict[str, Any]:
         "bf16": training.autocast == "bfloat16",
         "fp16": training.autocast == "float16",
         "optim": training.optimizer,
+        "optim_args": training.optim_args,
+        "optim_target_modules": _listed(training.optim_target_modules),
         "max_grad_norm": training.max_grad_norm or 0.0,
         "gradient_checkpointing": training.gradient_checkpointing,
         "gradient_checkpointing_kwargs": recipe.gradient_checkpointing_kwargs,

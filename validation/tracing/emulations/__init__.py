@@ -25,6 +25,7 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.binary_cross_entropy_with_logits.default: functional.binary_cross_entropy_with_logits,
     _ATEN.masked_scatter.default: functional.masked_scatter,
     _ATEN.masked_scatter_backward.default: functional.masked_scatter_backward,
+    _ATEN._linalg_svd.default: functional.linalg_svd,
     _ATEN._grouped_mm.default: experts.grouped_mm,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,

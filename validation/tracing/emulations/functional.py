@@ -134,3 +134,20 @@ def masked_scatter_backward(grad: Tensor, mask: Tensor, sizes: list[int]) -> Ten
     out = grad.new_empty(sizes)
     del numbers
     return out
+
+
+def linalg_svd(
+    matrix: torch.Tensor, full_matrices: bool = False, compute_uv: bool = True, *, driver: str | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Singular vectors by cuSOLVER's gesvdj, which overwrites a copy. Its workspace is left out.
+
+    Source: aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLib.cpp, svd_cusolver.
+    """
+    (rows, columns), smaller = matrix.shape, min(matrix.shape)
+    left = matrix.new_empty((rows, smaller))
+    values = matrix.new_empty((smaller,))
+    right = matrix.new_empty((smaller, columns))
+    info = matrix.new_empty((), dtype=torch.int32)
+    copied = torch.empty_like(matrix)
+    del copied, info
+    return left, values, right

@@ -71,6 +71,11 @@ def body(method, config=LLAMA, **training):
     return {"model": {"config": config}, "method": method, "training": {"sequence_length": 32, **training}}
 
 
+def optimizing(name, named="all-linear"):
+    """The settings of an optimizer, with the modules that one of projections needs."""
+    return {"optimizer": name, **({"optim_target_modules": named} if OPTIMIZERS[name].projects else {})}
+
+
 def script(request):
     return export(parse_request(request), "peft").content
 
@@ -183,6 +188,10 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
             settings = {"target_modules": ["ln_f"]} if name == "ln_tuning" and "config" in model else routers
             request = {**body({"name": name, **settings}, gradient_accumulation_steps=2), "model": model}
             (tmp_path / f"{name}_{'id' if isinstance(model, str) else 'config'}.py").write_text(script(request))
+    for name in [name for name, each in OPTIMIZERS.items() if each.on_one_gpu]:
+        for trainer in (None, "transformers") if OPTIMIZERS[name].projects else (None,):
+            request = body({"name": "full"}, trainer=trainer, **optimizing(name, ["q_proj", "mlp"]))
+            (tmp_path / f"{name}_{trainer}.py").write_text(script(request))
     for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
         command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(tmp_path)]
         checked = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -205,7 +214,7 @@ def test_values_cannot_leave_their_place(tmp_path):
     assert runpy.run_path(str(file))["CONFIG"] == hostile
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name, each in OPTIMIZERS.items() if not each.package and name != "muon"])
 def test_the_optimizer_is_the_one_of_the_figures(name):
     trainable = [torch.nn.Parameter(torch.zeros(2, 2))]
     known = {"torch": torch, "bnb": bnb, "Adafactor": Adafactor, "trainable": trainable, "LEARNING_RATE": 1e-4}
@@ -214,6 +223,43 @@ def test_the_optimizer_is_the_one_of_the_figures(name):
     assert ours.defaults == theirs.defaults
     if name not in ("sgd", "adafactor", "adagrad", "rmsprop") and "torch" not in name:
         assert (vars(ours.args), ours.is_paged) == (vars(theirs.args), theirs.is_paged)
+
+
+def test_the_script_of_muon_updates_hidden_matrices_with_it(tmp_path):
+    request = body({"name": "full"}, LLAMA, optimizer="muon")
+    file = tmp_path / "train.py"
+    file.write_text(script(request))
+    made = runpy.run_path(str(file))["MuonWithAdamW"]
+    model = build_model(parse_request(request)).model
+    muon, adamw = made(model, lr=1e-4).both
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert type(muon) is torch.optim.Muon
+    assert {names[id(each)].split(".")[-2] for group in muon.param_groups for each in group["params"]} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    assert len(adamw.param_groups[0]["params"]) + len(muon.param_groups[0]["params"]) == len(names)
+
+
+@pytest.mark.parametrize("name", [name for name, each in OPTIMIZERS.items() if each.package])
+def test_a_script_imports_the_package_of_its_optimizer(name):
+    text = script(body({"name": "full"}, LLAMA, **optimizing(name)))
+    module = peft_script.MODULES[OPTIMIZERS[name].package]
+    assert f"\nimport {module}\n" in text
+    assert f"optimizer = {module}." in text
+    assert ("optimizer.train()" in text) == name.startswith("schedule_free")
+
+
+def test_the_script_projects_the_gradients_of_the_figures(tmp_path):
+    request = body({"name": "full"}, LLAMA, **optimizing("galore_adamw", ["q_proj"]), optim_args="rank=8")
+    text = script(request).replace("import galore_torch\n", "")
+    file = tmp_path / "train.py"
+    file.write_text(text)
+    model = build_model(parse_request(request)).model
+    others, projected = runpy.run_path(str(file))["projected"](model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(each)].endswith("q_proj.weight") for each in projected.pop("params"))
+    assert projected == {"rank": 8, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
+    assert not any("q_proj" in names[id(each)] for each in others["params"])
 
 
 def test_adapters_go_where_the_figures_have_them():

@@ -238,3 +238,21 @@ def test_every_file_is_a_request_or_refused(name, data):
     unread = {key for key, value in content.items() if isinstance(value, dict) and any(value.values())}
     unread -= {key for key in unread if key in OLDER and content[key] == content.get(OLDER[key])}
     assert unread <= named | {key for key in unread if "lora_*_kernel" in named and key.endswith("_kernel")}
+
+
+def test_galore_and_apollo_are_read_from_llama_factorys_keys():
+    linear = sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    training = llama_factory("finetuning_type: full\nuse_galore: true\ngalore_rank: 8").request["training"]
+    assert (training["optimizer"], training["optim_target_modules"]) == ("galore_adamw", linear)
+    assert training["optim_args"] == "rank=8, update_proj_gap=200, scale=2.0, proj_type=std"
+    training = llama_factory("finetuning_type: full\nuse_apollo: true\napollo_target: q_proj").request["training"]
+    assert (training["optimizer"], training["optim_target_modules"]) == ("apollo_adamw", ["q_proj"])
+    assert training["optim_args"].endswith("scale=32.0, proj_type=std, proj=random, scale_type=channel")
+
+
+def test_the_options_of_projections_are_read_from_axolotls_keys():
+    found = axolotl("optimizer: galore_adamw\noptim_target_modules: all_linear\noptim_args: {rank: 8}")
+    training = found.request["training"]
+    assert (training["optimizer"], training["optim_target_modules"]) == ("galore_adamw", "all-linear")
+    assert training["optim_args"] == "rank=8"
+    assert parse_request(found.request).training.optim_args == "rank=8"

@@ -1,0 +1,67 @@
+"""The parameters that an optimizer updates itself, where another one updates the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.resident.optim_args import options
+from calculator.resident.projection import Projection
+from calculator.trainers.resident import embeddings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.tensors import ResidentTensor
+
+
+def with_targets(
+    optimizer: Optimizer, model: Model, tensors: Iterable[ResidentTensor], training: Training
+) -> Optimizer:
+    """The optimizer of a run, with the names of the parameters that it updates itself."""
+    if optimizer.others is None:
+        return optimizer
+    if optimizer.projects:
+        trained = {each.name for each in tensors if each.trained}
+        targets = frozenset(f"{path}.weight" for path in projected_modules(model, training))
+        return replace(optimizer, targets=targets & trained, projection=_projection(optimizer, training))
+    return replace(optimizer, targets=frozenset(_hidden_matrices(model, tensors)))
+
+
+def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterator[str]:
+    """The trained matrices but those of embeddings and of the output projection with its adapters.
+
+    Source: the docs of torch.optim.Muon.
+    """
+    tensors = tuple(tensors)
+    outer = embeddings(model, tensors)
+    for tensor in tensors:
+        is_matrix = tensor.trained and len(tensor.shape) == 2
+        if is_matrix and tensor.name not in outer and not tensor.name.startswith(f"{model.head}."):
+            yield tensor.name
+
+
+def projected_modules(model: Model, training: Training) -> Iterator[str]:
+    """The paths of the linear layers whose gradients are projected.
+
+    Source: transformers/trainer_utils.py, check_target_module_exists, for a list of names.
+    """
+    named = training.optim_target_modules or ()
+    for path, module in model.paths:
+        if module.kind == "linear" and (named == "all-linear" or any(name in path for name in named)):
+            yield path
+
+
+def _projection(optimizer: Optimizer, training: Training) -> Projection:
+    """The projection of a run. Its defaults are those of the Trainer."""
+    given = options(training.optim_args)
+    proj_type: Any = given.get("proj_type", "std")
+    return Projection(
+        rank=int(given.get("rank", 128)),
+        proj_type=proj_type,
+        decomposes=given.get("proj", optimizer.projects) == "svd",
+        by_channel=given.get("scale_type", "channel") == "channel",
+    )

@@ -1,0 +1,1 @@
+"""Optimizers that update one parameter after the other: the temporaries of their steps."""

@@ -1,0 +1,47 @@
+"""Adafactor's step (Shazeer & Stern 2018) as transformers writes it, and as GaLore does over projected gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.training_step.updates import projected
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.tensors import ResidentTensor
+
+
+def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:
+    """The loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer sets them.
+
+    GaLore projects gradients in float32, in which it projects updates back. Source: galore_torch/adafactor.py.
+    """
+    for p in parameters:
+        full, projection = p.dtype == "float32", optimizer.projection_of(p.name)
+        grad = None if full else tape.new(p.shape, "float32", f"{p.name}: gradient in float32")
+        if projection is not None:
+            grad = projected.gradient(tape, p, projection, "float32")
+        shape = p.shape if projection is None else projection.projected(p.shape)
+        p_data_fp32 = None if full else tape.new(p.shape, "float32", f"{p.name}: parameter in float32")
+        squared = tape.new(shape, "float32", f"{p.name}: gradient squared")
+        update = tape.new(shape, "float32", f"{p.name}: gradient squared + eps")
+        del squared
+        update = _update(tape, p.name, shape, update)
+        if projection is not None:
+            update = projected.back(tape, p, "float32")
+        negated = tape.new(p.shape, "float32", f"{p.name}: update, negated")
+        del negated
+    del grad, p_data_fp32, update
+
+
+def _update(tape: Tape, name: str, shape: Shape, squared: Tensor) -> Tensor:
+    """The update, from the factored second moment if there is one. The caller keeps `squared` alive meanwhile."""
+    if len(shape) < 2:
+        return tape.new(shape, "float32", f"{name}: update")
+    rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, shape[-1])
+    factors = [tape.new(rows, "float32", "row factor"), tape.new(columns, "float32", "column factor")]
+    product = tape.new(shape, "float32", f"{name}: update")
+    del factors, squared
+    return product

@@ -1,0 +1,81 @@
+"""AdamW over projected gradients: GaLore's step, and APOLLO's, which scales the gradient by what AdamW would do.
+
+Sources: galore_torch/adamw.py; apollo_torch/apollo.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.training_step.updates import projected
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.projection import Projection
+    from calculator.resident.tensors import ResidentTensor
+
+
+class _Locals:
+    """The local variables of both loops. Each lives until the next parameter assigns it."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.grad: Tensor | None = None
+        self.denom: Tensor | None = None
+        self.norm_grad: Tensor | None = None
+
+    def normalize(self, p: ResidentTensor, projection: Projection | None) -> None:
+        """Divide the first moment by the root of the second, both of the projected gradient if there is one."""
+        self.grad = None  # the parameter's own, which is no temporary
+        shape = p.shape
+        if projection is not None:
+            self.grad = projected.gradient(self.tape, p, projection, p.dtype)
+            shape = projection.projected(p.shape)
+        self.denom = self.tape.new(shape, p.dtype, f"{p.name}: denominator")
+        self.norm_grad = self.tape.new(shape, p.dtype, f"{p.name}: update")
+
+
+def galore(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:
+    """The loop of GaLore's `AdamW.step`."""
+    variables = _Locals(tape)
+    for p in parameters:
+        projection = optimizer.projection_of(p.name)
+        variables.normalize(p, projection)
+        if projection is not None:
+            variables.norm_grad = projected.back(tape, p, p.dtype)
+
+
+def apollo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:
+    """The loop of APOLLO's `AdamW.step`, with its limiter of the norm's growth."""
+    variables = _Locals(tape)
+    factor = scaled = norm = limiter = None
+    for p in parameters:
+        projection = optimizer.projection_of(p.name)
+        variables.normalize(p, projection)
+        if projection is None:
+            continue
+        factor = _factor(tape, p, by_channel=projection.by_channel)
+        scaled = tape.new(p.shape, p.dtype, f"{p.name}: gradient, scaled")
+        norm = _number(tape, p, "norm of the scaled gradient")
+        ratio = _number(tape, p, "norm of the step before, kept from 0"), _number(tape, p, "growth of the norm")
+        limiter = _number(tape, p, "limiter")
+        del ratio
+        scaled = tape.new(p.shape, p.dtype, f"{p.name}: gradient, scaled and limited")
+        variables.norm_grad = scaled
+    del factor, scaled, norm, limiter
+
+
+def _number(tape: Tape, p: ResidentTensor, name: str) -> Tensor:
+    return tape.new((), p.dtype, name)
+
+
+def _factor(tape: Tape, p: ResidentTensor, *, by_channel: bool) -> Tensor:
+    """How much AdamW scales each channel of the projected gradient, or the whole."""
+    shape = (max(p.shape),) if by_channel else ()
+    norms = tape.new(shape, p.dtype, f"{p.name}: norms of the update")
+    own = tape.new(shape, p.dtype, f"{p.name}: norms of the gradient")
+    own = tape.new(shape, p.dtype, f"{p.name}: norms of the gradient, kept from 0")
+    factor = tape.new(shape, p.dtype, f"{p.name}: scaling factors")
+    del norms, own
+    return factor

@@ -1,0 +1,129 @@
+"""Optimizers that are modelled on one GPU: what is refused with them, and what an answer says."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.run import refusals
+from calculator.run.request import parse_run
+
+MODEL = {
+    "config": {
+        "model_type": "llama",
+        "vocab_size": 1000,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    }
+}
+ON_ONE_GPU = [name for name, each in OPTIMIZERS.items() if each.on_one_gpu]
+
+
+def body(optimizer, method=None, device=None, **training):
+    settings = {"sequence_length": 16, "optimizer": optimizer, **training}
+    if OPTIMIZERS[optimizer].projects:
+        settings = {"optim_target_modules": "all-linear", **settings}
+    more = {"device": device} if device else {}
+    return {"model": MODEL, "method": method or {"name": "full"}, "training": settings, "reserved": "rule", **more}
+
+
+def memory(optimizer, **training):
+    return estimate(parse_request(body(optimizer, **training))).memory
+
+
+def states(optimizer, **training):
+    parts = memory(optimizer, **training).components
+    return next((part.bytes for part in parts if part.name == "optimizer_states"), 0)
+
+
+@pytest.mark.parametrize("optimizer", ON_ONE_GPU)
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero2"])
+def test_several_gpus_are_refused(optimizer, sharding):
+    with pytest.raises(PlanError, match=r"training\.optimizer: is modelled on one GPU only"):
+        estimate(parse_request(body(optimizer, device={"count": 2, "sharding": sharding})))
+
+
+def test_a_trainer_is_refused_where_transformers_has_no_such_optimizer():
+    with pytest.raises(PlanError, match=r"TrainingArguments\.optim does not have it"):
+        estimate(parse_request(body("muon", trainer="transformers")))
+
+
+def test_the_groups_of_loraplus_are_refused():
+    with pytest.raises(PlanError, match="is not modelled with schedule_free_adamw"):
+        estimate(parse_request(body("schedule_free_adamw", {"name": "lora"}, loraplus_lr_ratio=16)))
+
+
+def test_the_file_of_the_states_is_refused():
+    request = {**body("schedule_free_adamw", trainer="transformers"), "run": {"save_strategy": "steps"}}
+    with pytest.raises(PlanError, match=r"the file of its states is not modelled: set run\.save_only_model true"):
+        refusals.check_request(parse_run(request))
+
+
+def test_torchao_keeps_states_in_about_two_bytes_and_one():
+    adam = states("adamw_torch", dtype="float32")
+    assert states("adamw_torch_8bit", dtype="float32") / adam == pytest.approx(1 / 4, rel=0.05)
+    assert states("adamw_torch_4bit", dtype="float32") / adam == pytest.approx(1 / 8, rel=0.1)
+
+
+def test_the_numbers_of_both_groups_are_counted_with_a_trainer():
+    answer = memory("adamw_torch_4bit", trainer="transformers")
+    rows = {row.name: row.bytes for part in answer.components for row in part.rows}
+    assert {rows[name] for name in ("lr", "initial_lr", "base_lrs", "last_lr")} == {2 * 512}
+
+
+def test_muon_keeps_one_state_for_the_matrices_of_layers():
+    expected = 2 * 2 * (1000 * 256 * 2 + 7 * 256)
+    layers = 3 * (256 * 256 * 2 + 128 * 256 * 2 + 688 * 256 * 3)
+    assert states("muon") == pytest.approx(expected + 2 * layers, rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch_8bit", "stable_adamw", "muon"])
+def test_an_answer_says_what_is_not_traced(optimizer):
+    assert set(OPTIMIZERS[optimizer].assumptions) <= set(estimate(parse_request(body(optimizer))).assumptions)
+
+
+def test_galore_keeps_a_projection_and_states_of_its_rank():
+    small = states("galore_adamw", optim_target_modules=["q_proj"], optim_args="rank=8")
+    matrix, projected = 256 * 256 * 2, 256 * 8 * 2
+    assert states("adamw_torch") - small == 3 * (2 * matrix - 3 * projected)
+
+
+def test_galore_in_float32_keeps_every_singular_vector():
+    settings = {"optim_target_modules": ["q_proj"], "optim_args": "rank=8", "dtype": "float32"}
+    rows = {row.name: row.bytes for part in memory("galore_adamw", **settings).components for row in part.rows}
+    assert rows["model.layers.*.self_attn.q_proj.weight: projector"] == 3 * 256 * 256 * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"optim_args": "rank"}, "rank must be a whole number"),
+        ({"optim_args": "rank=0"}, "rank must be a whole number"),
+        ({"optim_args": "ranks=8"}, "ranks is none of rank, update_proj_gap, scale, proj_type: leave it out"),
+        ({"optim_args": "proj_type=full"}, "proj_type must be std or reverse_std or left or right"),
+        ({"optim_args": "proj=svd"}, "proj is none of"),
+        ({"optim_target_modules": None}, "needs the names of the modules whose gradients it projects"),
+        ({"optim_target_modules": ["nowhere"]}, "no linear layer has one of these in its name"),
+        ({"optim_target_modules": [".*proj"]}, "regular expressions and numbers of layers are not modelled"),
+        ({"optim_target_modules": ["layers.0.mlp"]}, "regular expressions and numbers of layers are not modelled"),
+    ],
+)
+def test_options_of_galore_are_refused_with_the_way_out(settings, reason):
+    with pytest.raises(PlanError, match=reason):
+        estimate(parse_request(body("galore_adamw", **settings)))
+
+
+def test_adapters_are_refused_with_projections():
+    with pytest.raises(PlanError, match="is modelled for full fine-tuning: use method full"):
+        estimate(parse_request(body("apollo_adamw", {"name": "lora"})))
+
+
+@pytest.mark.parametrize("setting", [{"optim_args": "rank=8"}, {"optim_target_modules": "all-linear"}])
+def test_options_of_projections_are_refused_with_other_optimizers(setting):
+    with pytest.raises(PlanError, match="only the optimizers that project gradients read it"):
+        estimate(parse_request(body("adamw_torch", **setting)))
