@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.speed.interval import coverage
 from calculator.speed.prediction import LEVEL
+from calculator.speed.published import published_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.run.time import RunTime
     from calculator.speed.prediction import Interval
     from calculator.speed.prices import ListCost
@@ -57,7 +61,15 @@ def accuracy() -> str:
     share = "" if every.share is None else f"; averaged over the sources, {every.share:.0%}".replace("%", " %")
     return (
         f"Of {every.runs} published speeds, the interval that the other sources give contains {every.covered} "
-        f"({each}){share}.{width}"
+        f"({each}){share}.{width}{''.join(_left_out())}"
+    )
+
+
+def _left_out() -> Iterator[str]:
+    """Say of each source whose runs count in no interval why they do not."""
+    runs = Counter(run.source for run in published_runs() if run.source.left_out)
+    yield from (
+        f" The {count} runs of {source.name} count in none: {source.left_out}." for source, count in runs.items()
     )
 
 

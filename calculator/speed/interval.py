@@ -91,7 +91,7 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
 
 def near(runs: Iterable[PublishedRun], rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
     """The published runs that are near a run; none if they have fewer sources than an interval needs."""
-    alike = [run for run in runs if run.is_possible and _is_near(run.rated_seconds, rated_seconds)]
+    alike = [run for run in runs if run.counts and _is_near(run.rated_seconds, rated_seconds)]
     same = [run for run in alike if run.card == card]
     found = same if _sources(same) >= SOURCES else alike
     return tuple(found) if _sources(found) >= SOURCES else ()
@@ -146,8 +146,8 @@ def refused_because(error: PlanError) -> str:
 
 @cache
 def coverage() -> tuple[Coverage, ...]:
-    """How many published speeds the intervals from the other sources contain: over all sources, then for each."""
-    names = dict.fromkeys(run.source.name for run in published_runs())
+    """How many published speeds the intervals from the other sources contain: over all that count, then for each."""
+    names = dict.fromkeys(run.source.name for run in published_runs() if run.counts)
     of_sources = {name: [*_left_out(name)] for name in names}
     every = [each for found in of_sources.values() for each in found]
     return (_coverage("", every), *(_coverage(name, found) for name, found in of_sources.items()))
@@ -157,7 +157,7 @@ def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
     """Each run of a source, and the interval of efficiencies that the other sources give it."""
     others = [run for run in published_runs() if run.source.name != name]
     for run in published_runs():
-        if run.source.name == name and run.is_possible:
+        if run.source.name == name and run.counts:
             found = near(others, run.rated_seconds, run.card)
             yield run, _interval(found) if found else None
 

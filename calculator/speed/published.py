@@ -22,7 +22,10 @@ Kind = Literal["full", "frozen in 16 bits", "frozen in 4 bits"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedSource:
-    """A publication: what it ran, and how its figures become tokens per second."""
+    """A publication: what it ran, and how its figures become tokens per second.
+
+    `left_out` is why its runs count in no interval; empty if they do.
+    """
 
     name: str
     title: str
@@ -31,6 +34,7 @@ class SpeedSource:
     date: str
     tokens: str
     runs: str
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,11 @@ class PublishedRun:
     def is_possible(self) -> bool:
         """Whether the run was no faster than its card's rated speed: otherwise a part of its description is wrong."""
         return self.efficiency <= 1
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts in intervals."""
+        return self.is_possible and not self.source.left_out
 
 
 def kind_of(method: Method) -> Kind:

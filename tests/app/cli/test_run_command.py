@@ -10,7 +10,7 @@ OPTIONS = (
 )
 
 #: A micro-batch that published runs are near.
-LONGER = ("--sequence_length", "4096", "--micro_batch_size", "4")
+LONGER = ("--sequence_length", "4096", "--micro_batch_size", "16")
 
 
 def test_the_command_prints_the_phases_and_exits_by_the_verdict(capsys):

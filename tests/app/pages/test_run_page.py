@@ -63,7 +63,7 @@ def test_an_unknown_name_in_the_address_is_refused_in_json(client):
 
 
 #: A micro-batch that published runs are near.
-LONGER = "&micro_batch_size=4&sequence_length=2048"
+LONGER = "&micro_batch_size=16&sequence_length=4096"
 
 
 def test_the_page_states_time_and_cost_with_their_basis(client):
