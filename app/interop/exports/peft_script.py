@@ -345,7 +345,7 @@ def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[
 def _transformers(request: Request, auto_model: str, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
     named = [auto_model, "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
     if request.method.quantizes_base and not by_hand:
-        named.append(_quantization_call(request.method).partition("(")[0])
+        named.append(_quantization_call(request.method).partition("(")[0] or "BitsAndBytesConfig")
     if trainer.classes:
         named += ("PrinterCallback", "TrainerCallback", *(() if trainer.is_of_trl else trainer.classes))
     elif request.training.optimizer == "adafactor":

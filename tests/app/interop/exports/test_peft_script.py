@@ -190,7 +190,8 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
             (tmp_path / f"{name}_{'id' if isinstance(model, str) else 'config'}.py").write_text(script(request))
     for name in [name for name, each in OPTIMIZERS.items() if each.on_one_gpu]:
         for trainer in (None, "transformers") if OPTIMIZERS[name].projects else (None,):
-            request = body({"name": "full"}, trainer=trainer, **optimizing(name, ["q_proj", "mlp"]))
+            named = "all-linear" if name == "galore_adamw" else ["q_proj", "mlp"]
+            request = body({"name": "full"}, trainer=trainer, **optimizing(name, named))
             (tmp_path / f"{name}_{trainer}.py").write_text(script(request))
     for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
         command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(tmp_path)]
