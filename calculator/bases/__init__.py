@@ -11,12 +11,13 @@ from calculator.bases.awq import AWQ
 from calculator.bases.config import QuantizationConfig, QuantMethod
 from calculator.bases.gptq import GPTQ
 from calculator.bases.int8 import LLMInt8
+from calculator.bases.torchao import TorchAO
 
 if TYPE_CHECKING:
     from calculator.bases.base import Base
 
 #: The class of each base that a `quantization_config` can name.
-BASES: dict[QuantMethod, type[Base]] = {"gptq": GPTQ, "awq": AWQ}
+BASES: dict[QuantMethod, type[Base]] = {"gptq": GPTQ, "awq": AWQ, "torchao": TorchAO}
 
 assert get_args(QuantMethod) == tuple(BASES)
 

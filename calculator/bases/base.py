@@ -42,6 +42,8 @@ class Base:
     is_linear: ClassVar[bool] = True
     #: Whether its layers keep biases as buffers, which no method trains.
     keeps_biases_as_buffers: ClassVar[bool] = False
+    #: The statement that imports what `loading` calls besides transformers.
+    imports: ClassVar[str] = ""
     #: Which part of the figures is from source only.
     from_source: ClassVar[str] = ""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from calculator.inputs.settings import setting
 
 #: The `quant_method` of the bases that are modelled, as transformers spells it.
-QuantMethod = Literal["gptq", "awq"]
+QuantMethod = Literal["gptq", "awq", "torchao"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,6 @@ REFUSED = {
     "higgs": _NOT_TRAINABLE,
     "hqq": _NOT_MODELLED,
     "fbgemm_fp8": _NOT_TRAINABLE,
-    "torchao": _NOT_MODELLED,
     "gguf": _NOT_MODELLED,
     "bitnet": _NOT_TRAINABLE,
     "spqr": _NOT_TRAINABLE,
@@ -69,6 +68,9 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "modules_in_block_to_quantize": (None,),
 }
 
+#: The names of torchao's weights in 8 bits.
+TORCHAO_INT8 = ("Int8WeightOnlyConfig", "int8_weight_only")
+
 _WAY_OUT = "take quantization_config out of the config for the model in training.dtype"
 
 
@@ -92,6 +94,13 @@ def read(stated: Any) -> QuantizationConfig | None:
         return None
 
 
+def _torchao_type(stated: Mapping[str, Any]) -> Any:
+    """The name of torchao's config, as transformers writes it or as a word."""
+    kind = stated.get("quant_type")
+    default = kind.get("default") if isinstance(kind, Mapping) else kind
+    return default.get("_type") if isinstance(default, Mapping) else default
+
+
 def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
     known = {each.name for each in declared(QuantizationConfig)}
     return parse(QuantizationConfig, {key: stated[key] for key in stated if key in known}, LOC)
@@ -99,6 +108,10 @@ def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
 
 def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
     """Settings that change what is stored."""
+    kind = _torchao_type(stated)
+    if stated.get("quant_method") == "torchao" and kind not in TORCHAO_INT8:
+        message = f"of torchao, Int8WeightOnlyConfig is modelled; transformers does not train over 4 bits: {_WAY_OUT}"
+        yield Problem(loc=f"{LOC}.quant_type", msg=message, input=kind)
     for key, values in FIXED.items():
         if stated.get(key) not in values:
             message = f"a base with this setting is not modelled: {_WAY_OUT}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.engine import awq, four_bit, gptq, int8
+from calculator.engine import awq, four_bit, gptq, int8, torchao
 from calculator.engine import operations as ops
 from calculator.engine.module_calls import kept
 from calculator.resident.awq import AWQWeight
 from calculator.resident.gptq import GPTQWeight
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
+from calculator.resident.torchao_int8 import TorchAOInt8
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +55,18 @@ def _awq(weight: AWQWeight, x: Tensor, layer: Layer) -> Tensor:
     return awq.matmul(x, layer.module, layer.bias, weight.compute_dtype)
 
 
+def _torchao(_: TorchAOInt8, x: Tensor, layer: Layer) -> Tensor:
+    """Run torch.nn.Linear.forward over torchao's Int8Tensor."""
+    return torchao.matmul(x, layer.module, layer.bias)
+
+
 #: The product of each format: (..., in_features) to (..., out_features).
 PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     Quantization: _four_bit,
     Int8: _eight_bit,
     GPTQWeight: _gptq,
     AWQWeight: _awq,
+    TorchAOInt8: _torchao,
 }
 
 #: A temporary dense copy of a weight, for DoRA's norms, for the formats over which PEFT has DoRA.

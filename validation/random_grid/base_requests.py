@@ -23,6 +23,7 @@ OPTIONS: dict[QuantMethod, dict[str, tuple[float, tuple[Any, ...]]]] = {
         "group_size": (0.5, (-1, 16, 32, 64)),
         "desc_act": (0.2, (True,)),
     },
+    "torchao": {},
     "awq": {"group_size": (0.5, (-1, 16, 32, 64))},
 }
 
@@ -39,8 +40,10 @@ def random_base_request(seed: int, number: int, families: Sequence[str], base: Q
             config[name] = rng.choice(values)
     if method.get("target_modules") == "all-linear" and not BASES[base].is_linear:
         method["target_modules"] = _linear(request)
+    if base != "gptq":
+        request["training"] = {**request["training"], "autocast": None}
     if base == "awq":
-        request["training"] = {**request["training"], "dtype": rng.choice(("float16", "float32")), "autocast": None}
+        request["training"]["dtype"] = rng.choice(("float16", "float32"))
     return {**request, "method": {**method, "quantization_config": config}}
 
 

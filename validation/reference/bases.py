@@ -15,6 +15,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from calculator.resident.awq import AWQWeight
 from calculator.resident.gptq import GPTQWeight
+from calculator.resident.torchao_int8 import TorchAOInt8
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,26 @@ def _awq_product(
     return x.new_empty(partial.shape[1:])
 
 
+def _torchao(model: nn.Module, _: Any) -> QuantizationMethod:
+    """Quantise the weights that transformers quantises with torchao's Int8WeightOnlyConfig.
+
+    Source: transformers/quantizers/quantizer_torchao.py, param_needs_quantization.
+    """
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: PLC0415
+
+    kept = get_keys_to_not_convert(model)
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and should_convert_module(f"{path}.weight", kept):
+            quantize_(layer, Int8WeightOnlyConfig())
+    return QuantizationMethod.TORCHAO
+
+
+def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors that one of torchao's holds: its data, and what is stored besides; empty for others."""
+    names = getattr(parameter, "tensor_data_names", ())
+    return {name: getattr(parameter, name) for name in names}
+
+
 #: The names of buffers that are stored besides a weight.
 CONSTANTS = frozenset({"qzeros", "scales", "g_idx", "wf_unsqueeze_zero", "wf_unsqueeze_neg_one"})
 
@@ -107,4 +128,5 @@ def constants(model: nn.Module) -> set[int]:
 BUILDERS: dict[type[StoredWeight], Callable[[nn.Module, Any], QuantizationMethod]] = {
     GPTQWeight: _gptq,
     AWQWeight: _awq,
+    TorchAOInt8: _torchao,
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes as bnb
 import torch
 
-from validation.reference.bases import constants
+from validation.reference.bases import constants, parts
 from validation.reference.methods import added_buffers
 from validation.reference.module_paths import unwrapped
 from validation.reference.optimizers import states
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
     """Track a model's parameters, buffers and quantisation constants."""
     for name, parameter in reference.named_parameters():
+        stored = parts(parameter)
+        for part, tensor in stored.items():
+            held = part == "qdata"
+            component: ComponentName = "base_weights" if held else "quantization_constants"
+            tracker.track_external(name if held else f"{name}.{part}", tensor, component)
+        if stored:
+            continue
         tracker.track_external(name, parameter, "base_weights" if name in reference.base else "adapter_weights")
         for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
             tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")

@@ -24,3 +24,16 @@ def unquantized(request: Request) -> Iterator[NotExpressed]:
     why = f"{request.model.id or 'the model'} is not quantized: name a checkpoint that is"
     loc = "method.quantization_config.quant_method"
     yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)
+
+
+def unloaded(request: Request) -> Iterator[NotExpressed]:
+    """Yield a base that is quantised as the model is loaded, for which a tool's file has no key."""
+    method = request.method
+    weight = method.base_quantization(request.training)
+    if not isinstance(method, LoRA) or weight is None or weight.of_bitsandbytes or weight.is_in_checkpoint:
+        return
+    assert method.quantization_config is not None
+    if stated(request.model) is None:
+        why = "the tool has no key for it: it loads the base in half precision"
+        loc = "method.quantization_config.quant_method"
+        yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)

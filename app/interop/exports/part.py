@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from app.interop.exports.checkpoint import unquantized
+from app.interop.exports.checkpoint import unloaded, unquantized
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header
 from calculator.common.errors import refusal
@@ -92,7 +92,7 @@ def dumped(keys: dict[str, Any]) -> str:
 def named_model(planned: Planned, key: str) -> Part:
     """Return the key of the model: its hub id, or a folder if it has none."""
     if planned.model.id is not None:
-        not_expressed = tuple(unquantized(planned.request))
+        not_expressed = (*unquantized(planned.request), *unloaded(planned.request))
         return Part(heading="Model", keys={key: planned.model.id}, not_expressed=not_expressed)
     why = f"a model without a hub id is read from a folder: copy its config.json and weights to {FOLDER}"
     return Part(heading="Model", keys={key: FOLDER}, not_expressed=(differs("model.config", None, why),))

@@ -244,6 +244,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "partitions_while_loading": several_gpus.partitions_while_loading(request),
         "pads": training.trainer not in UNPADDED,
         "quantization": _quantization_call(method),
+        "quantization_import": method.base.imports if isinstance(method, LoRA) and method.base else "",
         "prepares": _prepares(method),
         "quantized": quantization is not None,
         "row": trainer.row,

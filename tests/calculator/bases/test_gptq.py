@@ -26,6 +26,17 @@ def test_the_base_has_the_bytes_of_its_checkpoint():
     assert components["quantization_constants"] == constants
 
 
+def test_the_checkpoints_files_have_these_bytes_and_headers():
+    """Qwen2.5-Coder-7B-Instruct-GPTQ-Int4: two safetensors files of 3,999,234,216 and 1,576,146,928 bytes.
+
+    Source: https://huggingface.co/api/models/Qwen/Qwen2.5-Coder-7B-Instruct-GPTQ-Int4?blobs=true, seen on 2026-09-01.
+    """
+    components = {each.name: each.bytes for each in estimate(parse_request(body())).memory.components}
+    shifts = 28 * 7 * 512  # no part of the checkpoint
+    stored = components["base_weights"] + components["quantization_constants"] - shifts
+    assert 0 < 3_999_234_216 + 1_576_146_928 - stored < 128 * 1024
+
+
 def test_dense_weights_are_saved_unless_layers_are_checkpointed():
     plain = estimate(parse_request(body()))
     checkpointed = estimate(parse_request(body(gradient_checkpointing=True)))
@@ -47,7 +58,7 @@ def test_dense_weights_are_saved_unless_layers_are_checkpointed():
             "no kernel for groups of 48",
         ),
         ({"target_modules": "all-linear"}, "method.target_modules", "no torch.nn.Linear: list q_proj, k_proj"),
-        ({"use_dora": True}, "method.use_dora", "no DoRA over a base in GPTQ"),
+        ({"use_dora": True}, "method.use_dora", "DoRA over a base in GPTQ is not modelled, or PEFT has none"),
         ({"bias": "lora_only"}, "method.bias", "buffers"),
         ({"modules_to_save": ["q_proj"], "target_modules": ["v_proj"]}, "method.modules_to_save", "stored in 4 bits"),
     ],

@@ -1,0 +1,80 @@
+"""torchao's weights in 8 bits as a base of LoRA: transformers' TorchAoConfig with Int8WeightOnlyConfig."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.bases.base import Base
+from calculator.common.errors import Problem
+from calculator.resident.torchao_int8 import torchao_int8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+    from calculator.methods.low_rank.method import LowRank
+    from calculator.resident.stored_weight import StoredWeight
+
+ONLY = (
+    "torchao's base is in 8 bits (Int8WeightOnlyConfig, a scale for each output). transformers and PEFT do not train"
+    " over its 4 bits. What quantising takes while the model is loaded is not counted."
+)
+SAVED = (
+    "torchao multiplies with the weight cast to the input's dtype, which autograd saves until the backward pass:"
+    " without gradient checkpointing, every layer's dense weight is in memory at the end of the forward pass."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchAO(Base):
+    """Linear layers except the output head in 8 bits. Source: transformers/quantizers/quantizer_torchao.py."""
+
+    label: ClassVar[str] = "torchao int8"
+    imports: ClassVar[str] = "from torchao.quantization import Int8WeightOnlyConfig"
+
+    @property
+    def in_bits(self) -> str:
+        """How many bits a weight has, in words."""
+        return "8 bits"
+
+    @property
+    def loading(self) -> str:
+        """The config that quantises as the model is loaded."""
+        return "TorchAoConfig(quant_type=Int8WeightOnlyConfig())"
+
+    def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
+        """A byte for each element, and a scale for each output."""
+        return torchao_int8(hidden)
+
+    def adapter_dtype(self, hidden: DType) -> DType:
+        """The dtype that an Int8Tensor has: that of the dense weight."""
+        return hidden
+
+    def converts(self, path: str, module: Module, model: Model) -> bool:
+        """Whether it is a torch.nn.Linear that transformers quantises: no Conv1D."""
+        return module.kind == "linear" and Base.converts(self, path, module, model)
+
+    def assumptions(self) -> tuple[str, ...]:
+        """The format."""
+        return (ONLY,)
+
+    def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
+        """Dense weights that are saved."""
+        if not training.gradient_checkpointing:
+            yield SAVED
+
+    def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
+        """A bias of B, which PEFT refuses (TorchaoLoraLinear), autocast, and groups, which take another path."""
+        if method.lora_bias:
+            message = "PEFT has no bias of B over torchao: use false"
+            yield Problem(loc="method.lora_bias", msg=message, input=True)
+        if training.autocast is not None:
+            message = "a base in torchao's 8 bits is modelled without autocast: leave it out"
+            yield Problem(loc="training.autocast", msg=message, input=training.autocast)
+        if self.config.group_size is not None:
+            message = "torchao's 8 bits are modelled with a scale for each output: leave it out"
+            yield Problem(loc=f"{self.loc}.group_size", msg=message, input=self.config.group_size)

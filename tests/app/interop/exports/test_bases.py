@@ -1,0 +1,77 @@
+"""Exports and imports of LoRA over a quantized base."""
+
+import ast
+
+import pytest
+import yaml
+
+from app.interop.exports import export
+from app.interop.imports import read
+from calculator.common.errors import PlanError
+from calculator.estimation.request import parse_request
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 128,
+}
+LOC = "method.quantization_config.quant_method"
+
+
+def exported(base, format_name="peft", model="Qwen/Qwen2.5-0.5B"):
+    method = {"name": "lora", "quantization_config": {"quant_method": base}}
+    training = {"dtype": "float16", "gradient_checkpointing": True}
+    return export(parse_request({"model": model, "method": method, "training": training}), format_name)
+
+
+@pytest.mark.parametrize(
+    ("base", "call", "module"),
+    [
+        ("gptq", 'GPTQConfig(bits=4, backend="auto_trainable")', "transformers"),
+        ("torchao", "TorchAoConfig(quant_type=Int8WeightOnlyConfig())", "torchao.quantization"),
+    ],
+)
+def test_peft_s_script_loads_the_base_and_does_not_cast_it(base, call, module):
+    script = exported(base).content
+    ast.parse(script)
+    assert f"quantization = {call}" in script
+    assert f"from {module} import" in script
+    assert "prepare_model_for_kbit_training(" not in script
+
+
+def test_a_script_over_a_checkpoint_needs_its_name():
+    with pytest.raises(PlanError, match="name a model by its hub id"):
+        exported("gptq", model={"config": CONFIG})
+    assert [each.loc for each in exported("gptq").not_expressed] == [LOC]
+
+
+@pytest.mark.parametrize(("format_name", "key"), [("axolotl", {"gptq": True}), ("llama-factory", {})])
+def test_files_of_tools_name_a_base_that_they_read_and_list_one_that_they_do_not(format_name, key):
+    file = exported("gptq", format_name)
+    assert key.items() <= yaml.safe_load(file.content).items()
+    (why,) = (each.why for each in exported("torchao", format_name).not_expressed if each.loc == LOC)
+    assert "half precision" in why
+
+
+def test_axolotl_s_key_and_a_script_s_config_are_read():
+    axolotl = read("base_model: a/b\nadapter: lora\ngptq: true\nlora_r: 8\n", model={"config": CONFIG})
+    assert axolotl.request["method"]["quantization_config"] == {"quant_method": "gptq"}
+    stated = read(
+        "base_model: a/b\nadapter: lora\ngptq: true\n", model={"config": {**CONFIG, "quantization_config": GPTQ}}
+    )
+    assert "quantization_config" not in stated.request["method"]
+    code = (
+        "quantization = GPTQConfig(bits=8, group_size=32, backend='auto_trainable')\n"
+        "model = AutoModelForCausalLM.from_pretrained('Qwen/Qwen2.5-0.5B', quantization_config=quantization)\n"
+        "config = LoraConfig(r=8)\nTrainer(model=model, args=TrainingArguments('out'))\n"
+    )
+    assert read(code).request["method"]["quantization_config"] == {
+        "quant_method": "gptq",
+        "bits": 8,
+        "desc_act": False,
+        "group_size": 32,
+    }
