@@ -10,6 +10,7 @@ from importlib import import_module
 COMMANDS = {
     "trace": "validation.comparison.show",
     "cases": "validation.comparison.cases",
+    "phases": "validation.comparison.phases",
     "record": "validation.comparison.record",
     "compare": "validation.comparison.compare",
     "grid": "validation.random_grid.grid",
