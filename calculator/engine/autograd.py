@@ -114,7 +114,7 @@ class Mark(Node):
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("grad", "has_grad", "in_bucket", "is_marked", "name")
+    __slots__ = ("grad", "has_grad", "in_bucket", "is_marked", "name", "temporaries")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
@@ -124,6 +124,8 @@ class AccumulateGrad(Node):
         self.in_bucket = False
         #: Whether the moment at which the gradient is ready is marked.
         self.is_marked = False
+        #: The tensors that the optimizer allocates as soon as the gradient is ready; None if it steps later.
+        self.temporaries: int | None = None
         self.name = name
         self.component = component
         self.grad: Tensor | None = None
@@ -140,8 +142,12 @@ class AccumulateGrad(Node):
             grad.tape.mark(f"{GRADIENT_OF}{self.name}", grad)
         if self.has_grad or self.in_bucket:
             return
-        self.grad = grad
         grad.rename(f"{self.name}: gradient", self.component)
+        if self.temporaries is None:
+            self.grad = grad
+            return
+        for_step = [grad.tape.scratch(grad.shape, grad.dtype, "optimizer temporary") for _ in range(self.temporaries)]
+        del for_step
 
 
 def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of the graph returns nothing

@@ -126,6 +126,7 @@ OF_TRAINERS: dict[str, object] = {
     "use_liger_kernel": False,
     "cut_cross_entropy": False,
     "activation_offloading": None,
+    "optimizer_in_bwd": False,
 }
 
 
@@ -160,6 +161,9 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     yield from liger.problems(applied)
     yield from cut_cross_entropy.problems(applied, request.device.sharding)
     yield from trainer_of(training).problems(applied)
+    if training.optimizer_in_bwd and training.trainer != "torchtune":
+        message = f"{training.trainer} steps the optimizer after the backward pass: use false, or torchtune"
+        yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
     if training.has_bucket_views:
         message = "TrainingArguments has no such option: leave it out"
         yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)

@@ -275,6 +275,12 @@ class Training:
         " proj_type (std), and of APOLLO proj (random) and scale_type (channel).",
         example="rank=64, update_proj_gap=100",
     )
+    optimizer_in_bwd: bool = setting(
+        False,
+        label="Optimizer in backward",
+        help="Step each parameter's own optimizer as soon as its gradient is ready, and free the gradient "
+        "(optimizer_in_bwd). Only with torchtune's full fine-tuning.",
+    )
     max_grad_norm: float | None = setting(
         1.0,
         label="Gradient clipping",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.engine.repetition import repetition
 from calculator.layers.accumulation import Accumulation
+from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +99,8 @@ class Hooks:
     def accumulation(self, training: Training) -> Accumulation:
         """Return how gradients are accumulated; DDP's buckets may take their place."""
         adds = training.gradient_accumulation_steps > 1
-        return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
+        temporaries = OPTIMIZERS[training.optimizer].temporaries if training.optimizer_in_bwd else None
+        return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds, temporaries=temporaries)
 
     def roots(self, loss: Tensor) -> Iterator[Tensor]:
         """Yield the loss and tensors made from it, which live until the backward pass ends; it starts at the last."""

@@ -98,6 +98,17 @@ def optimizer_states(
         yield ResidentTensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
 
 
+def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
+    """The code books of all parameters but one, where each parameter has an optimizer of its own."""
+    counts = (
+        tensor.count for tensor in tensors if tensor.gets_gradient and any(optimizer.shared_states([tensor.shape]))
+    )
+    if further := sum(counts) - 1 if optimizer.storage == "8bit" else 0:
+        count = further * len(optimizer.names)
+        name = "qmaps of further optimizers"
+        yield ResidentTensor(name=name, shape=(256,), dtype="float32", component="optimizer_states", count=count)
+
+
 def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
     """The gradients of all trained parameters that get one, in the parameters' dtypes."""
     return PerParameter([tensor for tensor in tensors if tensor.gets_gradient], ("gradient",), "gradients")

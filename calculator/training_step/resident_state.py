@@ -12,7 +12,7 @@ from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import optimizer_states, sizes
+from calculator.resident.per_parameter import further_code_books, optimizer_states, sizes
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
 from calculator.sharding.communication import between_nodes, of_ddp
@@ -86,7 +86,8 @@ class ResidentState:
         if optimizer.early and self.trainer.moves_states:
             optimizer = replace(optimizer, step_on_device=True)
         statistics = self.prepared.method.statistics(self.tensors, self.prepared.training)
-        return (*optimizer_states(self.tensors, optimizer, in_32_bits), *self._of_groups, *statistics)
+        apart = further_code_books(self.tensors, optimizer) if self.prepared.training.optimizer_in_bwd else ()
+        return (*optimizer_states(self.tensors, optimizer, in_32_bits), *apart, *self._of_groups, *statistics)
 
     @property
     def _of_groups(self) -> Iterator[ResidentTensor]:
@@ -100,11 +101,15 @@ class ResidentState:
     @cached_property
     def gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients between two micro-batches of a step, where each is a tensor of its own."""
+        if self.prepared.training.optimizer_in_bwd:
+            return ()
         return self.shards.accumulated(self.whole)
 
     @cached_property
     def reduced_gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients that are alive in the optimizer's step, with the buckets that are views of some."""
+        if self.prepared.training.optimizer_in_bwd:
+            return ()
         return self.shards.reduced(self.whole)
 
     @cached_property
@@ -227,7 +232,10 @@ class ResidentState:
 
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:
-        """What gradient clipping or the optimizer allocates while every gradient is alive."""
+        """What gradient clipping or the optimizer allocates while every gradient is alive; or what is logged then."""
+        if self.prepared.training.optimizer_in_bwd:
+            name = "logged loss and speed"
+            return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
         trained = [tensor for tensor in self.tensors if tensor.gets_gradient]
         separates = self.prepared.training.loraplus_lr_ratio is not None
         model = self.prepared.model

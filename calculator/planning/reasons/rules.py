@@ -259,6 +259,12 @@ RULES: dict[str, Rule] = {
             source="Wijmans et al. 2024, arXiv 2411.09009; cut_cross_entropy/cce.py",
         ),
         Rule(
+            name="step_in_backward",
+            statement="Each parameter's optimizer steps as soon as its gradient is ready, and frees it. No gradients"
+            " are clipped or accumulated.",
+            source="torchtune 0.6.1, training/memory.py, register_optim_in_bwd_hooks",
+        ),
+        Rule(
             name="packed_rows",
             statement="Packed sequences need no padding and no mask. FlashAttention keeps each sequence to itself.",
             source="TRL 1.16, trainer/sft_config.py, packing and padding_free",

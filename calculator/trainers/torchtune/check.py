@@ -49,10 +49,31 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with torchtune."""
     yield from _model(prepared)
     yield from _method(prepared)
+    yield from _in_backward(prepared)
     for name, (value, message) in OF_TRAINING.items():
         given = getattr(prepared.training, name)
         if given != value:
             yield Problem(loc=f"training.{name}", msg=message, input=given)
+
+
+def _in_backward(prepared: Subject) -> Iterator[Problem]:
+    """Yield what the recipe refuses with the optimizer's step in the backward pass."""
+    training = prepared.training
+    if not training.optimizer_in_bwd:
+        return
+    if prepared.method.name != "full":
+        message = f"torchtune's recipe for {prepared.method.name} has no optimizer_in_bwd: use false, or full"
+        yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
+    if training.gradient_accumulation_steps > 1:
+        message = "optimizer_in_bwd needs 1: torchtune refuses to accumulate gradients that it frees"
+        loc = "training.gradient_accumulation_steps"
+        yield Problem(loc=loc, msg=message, input=training.gradient_accumulation_steps)
+    if training.max_grad_norm is not None:
+        message = "optimizer_in_bwd needs null: torchtune clips no gradients that it frees"
+        yield Problem(loc="training.max_grad_norm", msg=message, input=training.max_grad_norm)
+    if training.optimizer == "adafactor":
+        message = "optimizer_in_bwd is not modelled with it: use another optimizer, or false"
+        yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
 
 
 def _model(prepared: Subject) -> Iterator[Problem]:

@@ -6,9 +6,8 @@ RELEASE = "torchtune 0.6.1"
 
 STEP = (
     "The step is that of torchtune 0.6.1's recipes lora_finetune_single_device and full_finetune_single_device, with"
-    " torchtune's own modules and CEWithChunkedOutputLoss, optimizer_in_bwd=False and compile=False. It has no"
-    " sliding windows. Nothing depends on stack.transformers or stack.peft. Evaluation, logging and data loading are"
-    " not counted."
+    " torchtune's own modules and CEWithChunkedOutputLoss and compile=False. It has no sliding windows. Nothing depends"
+    " on stack.transformers or stack.peft. Evaluation, logging and data loading are not counted."
 )
 
 SUMMARY = (

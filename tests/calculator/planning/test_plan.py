@@ -19,6 +19,7 @@ GIB = 1 << 30
 
 #: Rules that only single changes to a plan follow; tests/calculator/planning/test_suggestions.py uses each.
 OF_SUGGESTIONS = {
+    "cut_cross_entropy",
     "double_quantisation",
     "fused_attention",
     "fused_head",
@@ -30,6 +31,7 @@ OF_SUGGESTIONS = {
     "packed_rows",
     "paged_states",
     "shorter_sequences",
+    "step_in_backward",
 }
 
 SCENARIOS = {

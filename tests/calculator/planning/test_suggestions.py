@@ -65,6 +65,7 @@ OF_TRAINERS = [
     ({"dtype": "float32", "autocast": "bfloat16"}, "1.16", {"loaded_in_half_precision", "liger_kernels"}),
     ({"loss_type": "nll", "gradient_checkpointing": True}, "1.9", {"fused_head", "loss_in_chunks"}),
     ({"padding": True, "attention": "eager"}, "1.16", {"packed_rows"}),
+    ({"trainer": "transformers"}, "1.16", {"cut_cross_entropy", "liger_kernels"}),
 ]
 
 
@@ -73,6 +74,12 @@ def test_a_trainers_settings_are_suggested(training, trl, rules):
     body = {"model": "Qwen/Qwen2.5-0.5B", "method": {"name": "lora"}, "stack": {"trl": trl}, "reserved": "rule"}
     training = {"trainer": "trl-sft", "micro_batch_size": 4, **training}
     assert rules <= {each.rule.name for each in found({**body, "training": training})[1]}
+
+
+def test_torchtunes_step_in_the_backward_pass_is_suggested():
+    training = {"trainer": "torchtune", "adapter_dtype": "model"}
+    body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "training": training, "reserved": "rule"}
+    assert "step_in_backward" in {each.rule.name for each in found(body)[1]}
 
 
 def test_what_is_done_already_or_refused_is_not_suggested():

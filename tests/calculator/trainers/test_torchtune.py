@@ -77,6 +77,18 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ("training.packing", "packed", {"packing": True}),
         ("training.padding_free", "padding-free", {"padding_free": True}),
         ("training.attention", "use sdpa", {"attention": "eager"}),
+        ("training.optimizer_in_bwd", "or full", {"optimizer_in_bwd": True}),
+        (
+            "training.max_grad_norm",
+            "clips no gradients",
+            {"method": {"name": "full"}, "optimizer_in_bwd": True, "gradient_accumulation_steps": 2},
+        ),
+        (
+            "training.gradient_accumulation_steps",
+            "needs 1",
+            {"method": {"name": "full"}, "optimizer_in_bwd": True, "gradient_accumulation_steps": 2},
+        ),
+        ("training.optimizer_in_bwd", "use false, or torchtune", {"trainer": "transformers", "optimizer_in_bwd": True}),
         ("training.activation_offloading", "leave it out", {"activation_offloading": True}),
     ],
 )
@@ -84,6 +96,17 @@ def test_what_is_not_modelled_is_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+
+
+def test_a_step_in_the_backward_pass_keeps_no_gradient():
+    body = {"method": {"name": "full"}, "max_grad_norm": None, "optimizer": "adamw_torch_fused"}
+    later, at_once = (estimate(request(**body, optimizer_in_bwd=on)) for on in (False, True))
+    forward, _, step = (
+        a.peak_bytes - b.peak_bytes for a, b in zip(later.memory.phases, at_once.memory.phases, strict=True)
+    )
+    assert forward == 0
+    logged = 2 * 512
+    assert step >= 2 * later.parameters.trainable - logged
 
 
 def test_the_phases_of_a_run_are_refused_by_name():

@@ -12,8 +12,16 @@ if TYPE_CHECKING:
     from validation.published.measurement import Measurement, Statistic
     from validation.published.source import Row, Source
 
-#: The README's LoRA run, with the modules of recipes/configs/llama3_1/8B_lora_single_device.yaml.
-LORA_ROW = 1495
+_TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+#: The method and own settings of the configuration of a row: 8B_full_single_device.yaml, 8B_lora_single_device.yaml.
+OWN_SETTINGS: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {
+    1493: ({"name": "full"}, {"optimizer": "paged_adamw_8bit", "optimizer_in_bwd": True}),
+    1495: (
+        {"name": "lora", "r": 8, "lora_alpha": 16, "target_modules": _TARGETS},
+        {"optimizer": "adamw_torch_fused"},
+    ),
+}
 
 PACKED = "packed samples, whose block mask is not modelled for torchtune"
 
@@ -21,23 +29,26 @@ PACKED = "packed samples, whose block mask is not modelled for torchtune"
 def measurements(source: Source) -> Iterator[Measurement]:
     """One figure per row, with the statistic that its text names."""
     for row in source.rows:
-        run = Run(request=_lora(row) if row["id"] == LORA_ROW else None, differs=tuple(_differs(row)))
+        run = Run(request=_requested(row), differs=tuple(_differs(row)))
         yield measurement(source, row, _statistic(row), row["measured"]["bytes"], run, setting=row.get("technique", ""))
 
 
-def _lora(row: Row) -> dict[str, Any]:
-    targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+def _requested(row: Row) -> dict[str, Any] | None:
+    """The README's runs on an RTX 4090, with what their files in recipes/configs/llama3_1 set."""
+    if row["id"] not in OWN_SETTINGS:
+        return None
+    method, training = OWN_SETTINGS[row["id"]]
     return {
         "model": "meta-llama/Llama-3.1-8B",
-        "method": {"name": "lora", "r": row["rank"], "lora_alpha": 16, "target_modules": targets},
+        "method": method,
         "training": {
             "trainer": "torchtune",
             "micro_batch_size": row["batch_size"],
             "sequence_length": row["seq_len"],
             "adapter_dtype": "model",
             "gradient_checkpointing": True,
-            "optimizer": "adamw_torch_fused",
             "max_grad_norm": None,
+            **training,
         },
     }
 
@@ -61,7 +72,5 @@ def _differs(row: Row) -> Iterator[str]:
         yield "torch.compile"
     if row.get("seq_semantics") == "packed":
         yield PACKED
-    if "in_bwd" in row.get("optimizer", "") + row["method"]:
-        yield "the optimizer's step in the backward pass (optimizer_in_bwd)"
     if row["quality"] != "exact config":
         yield "torchtune's release and parts of the configuration are not stated"
