@@ -69,6 +69,9 @@ class Family:
     #: Parameters that share another's storage if `tie_word_embeddings` is true.
     tied: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "model.embed_tokens.weight"})
 
+    #: The same whatever `tie_word_embeddings` is.
+    always_tied: Mapping[str, str] = field(default_factory=dict)
+
     auto_class: AutoClass = "causal"
 
     #: The folder of transformers/models that has the code, if it is not the family's own.
@@ -125,7 +128,7 @@ class Family:
             config=config,
             parts=tuple(part for part in parts if not isinstance(part, Buffer)),
             head=self.head,
-            tied=self.tied if config["tie_word_embeddings"] else {},
+            tied={**self.always_tied, **(self.tied if config["tie_word_embeddings"] else {})},
             buffers=tuple(part for part in parts if isinstance(part, Buffer)),
             id=name,
             notes=self.notes,

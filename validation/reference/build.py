@@ -18,7 +18,7 @@ from validation.reference.module_paths import unwrapped
 from validation.reference.refusals import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 
 META = torch.device("meta")
+
+#: Model types whose class ties the output head whatever the file says, though their checkpoints may have one.
+_TIED_BY_CLASS = ("t5", "mt5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +164,23 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
         _classifies_sequences(config, request)
     attention = _attention(_auto_model(request), config, request.training)
     model = auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
+    if has_own_head(config_of(request)):
+        untie(model)
     # Random parameters of torch.normal are on the host whatever the default device is.
     return model.to(META) if any(parameter.device == META for parameter in model.parameters()) else model
+
+
+def has_own_head(file: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` says that its checkpoint has an output head, which the class would tie."""
+    return file["model_type"] in _TIED_BY_CLASS and file.get("tie_word_embeddings") is False
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Give a model that its class ties the output head of its checkpoint, as `PreTrainedModel.tie_weights` does."""
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    tied = model.all_tied_weights_keys
+    model.all_tied_weights_keys = {name: other for name, other in tied.items() if not name.startswith("lm_head.")}
 
 
 def _classifies_sequences(config: PreTrainedConfig, request: Request) -> None:

@@ -128,16 +128,15 @@ def _entries(projection: str, *last: Entry) -> tuple[Entry, ...]:
         flag("use_cache", True),
         flag("tie_word_embeddings", True, nullable=True),
         *last,
-        Computed(name="tie_word_embeddings", value=lambda _config: True),
+        # The class ties the head, but from_pretrained keeps one that a checkpoint has (PreTrainedModel.tie_weights).
+        # The checkpoints of T5 1.1, FLAN-T5 and mT5 have one, and their files say so.
+        Computed(name="tie_word_embeddings", value=lambda config: config["tie_word_embeddings"] is not False),
         *padding(0),
     )
 
 
-_TIED = {
-    "encoder.embed_tokens.weight": "shared.weight",
-    "decoder.embed_tokens.weight": "shared.weight",
-    "lm_head.weight": "shared.weight",
-}
+_TIED = {"lm_head.weight": "shared.weight"}
+_ALWAYS_TIED = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
 
 _TASKS: dict[TaskName, TaskModel] = {"seq_2_seq_lm": TaskModel(model=same_model, forward=forward.T5)}
 
@@ -154,12 +153,7 @@ FAMILIES = (
         forward=None,
         tasks=_TASKS,
         tied=_TIED,
-        notes=(
-            (
-                "transformers 5 ties mT5's output head to its embedding whatever tie_word_embeddings is;"
-                " the published checkpoints contain a separate head"
-            ),
-        ),
+        always_tied=_ALWAYS_TIED,
     ),
     Family(
         model_type="t5",
@@ -173,11 +167,6 @@ FAMILIES = (
         forward=None,
         tasks=_TASKS,
         tied=_TIED,
-        notes=(
-            (
-                "transformers 5 ties T5's output head to its embedding whatever tie_word_embeddings is;"
-                " the checkpoints of T5 1.1 and FLAN-T5 contain a separate head"
-            ),
-        ),
+        always_tied=_ALWAYS_TIED,
     ),
 )

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from calculator.families import FAMILIES
+from validation.reference.build import has_own_head, untie
 
 AUTO_CLASSES = {
     "base": transformers.AutoModel,
@@ -31,7 +32,10 @@ def real_model(config: dict[str, Any]) -> torch.nn.Module:
     """Return the model on the meta device, in half precision."""
     auto = AUTO_CLASSES[FAMILIES[config["model_type"]].auto_class]
     with torch.device("meta"):
-        return auto.from_config(real_config(config), dtype=OWN)
+        model = auto.from_config(real_config(config), dtype=OWN)
+    if has_own_head(config):
+        untie(model)
+    return model
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

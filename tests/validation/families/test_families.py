@@ -21,6 +21,7 @@ from calculator.catalogue import models
 from calculator.families import FAMILIES, model_from_config
 from tests.validation.families.real_models import dtype_name, real_config, real_model
 from validation.random_grid.random_configs import random_config
+from validation.reference.build import has_own_head
 
 pytestmark = pytest.mark.trace
 
@@ -111,6 +112,9 @@ STORED_DIFFERENTLY = {
     ("falcon", "num_key_value_heads"),
     ("falcon", "num_ln_in_parallel_attn"),
     ("gpt_neo", "attention_types"),
+    # the class sets it to True, whatever head the checkpoint has
+    ("mt5", "tie_word_embeddings"),
+    ("t5", "tie_word_embeddings"),
 }
 
 
@@ -119,7 +123,12 @@ def _plain(value):
 
 
 def saved_configs_give_the_same(config, ours):
-    """A file that the config class saves, whole or without its defaults, gives the same model."""
+    """A file that the config class saves, whole or without its defaults, gives the same model.
+
+    T5's class does not save that a checkpoint has a head.
+    """
+    if has_own_head(config):
+        return
     for use_diff in (True, False):
         saved = json.loads(real_config(config).to_json_string(use_diff=use_diff))
         again = model_from_config({"model_type": config["model_type"], **saved})
