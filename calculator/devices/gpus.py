@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from statistics import median_high
 from typing import Any
 
@@ -77,13 +77,18 @@ class Usable:
     assumption: str
 
 
+@lru_cache(maxsize=256)
+def _found(name: str) -> GPU | None:
+    return _index().get(_key(name))
+
+
 def gpu(name: str, loc: str = "device.gpu") -> GPU:
     """Look a card up by id, name or alias, whatever its case and spacing ("RTX 4090", "a100 80gb", "4090").
 
     Raises:
         PlanError: if the catalogue lacks the card; the message names the closest ones.
     """
-    card = _index().get(_key(name)) if len(name) <= 100 else None
+    card = _found(name) if len(name) <= 100 else None
     if card is None:
         raise refusal(loc, f"{name[:100]!r} is not in the catalogue; {_suggestion(name[:100])}", name)
     return card

@@ -65,11 +65,12 @@ class Row:
         return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Component:
     """A subtotal of the peak: the sum of its rows, or the result of a rule that counts no storages.
 
     `listed` creates the rows when they are first read. `rule` is the rule's arithmetic, with names and with numbers.
+    It is never changed, but for the JSON that is kept with it.
     """
 
     name: ComponentName
@@ -77,6 +78,8 @@ class Component:
     source: str
     listed: Callable[[], tuple[Row, ...]] = tuple
     rule: tuple[str, str] | None = None
+    #: Its JSON, kept by what writes it: runs on other cards have the same components.
+    json: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def rows(self) -> tuple[Row, ...]:

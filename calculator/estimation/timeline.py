@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -89,5 +89,10 @@ def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout
 
 def _moments(phase: PhaseName, line: list[int], ends: tuple[str, str], numbers: range) -> list[Moment]:
     """The spans with labels: layers have their numbers. The last one includes layers that no gradient reaches."""
-    labels = [ends[0], *(f"layer {number}" for number in numbers[: len(line) - 2]), ends[1]]
+    labels = _labels(ends, numbers[: len(line) - 2])
     return [Moment(phase=phase, operation=label, bytes=most) for label, most in zip(labels, line, strict=False)]
+
+
+@lru_cache(maxsize=64)
+def _labels(ends: tuple[str, str], numbers: range) -> tuple[str, ...]:
+    return (ends[0], *(f"layer {number}" for number in numbers), ends[1])

@@ -71,6 +71,9 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": metadata})
 
 
+_PLAIN = frozenset((int, bool, str, types.NoneType))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
     """A declared input: its name, type, default and description."""
@@ -79,6 +82,8 @@ class Declared:
     type: Any
     default: Any
     setting: Setting
+    #: Types all of whose values it accepts, but for limits.
+    plain: frozenset[type]
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -98,7 +103,13 @@ def declared(cls: type) -> tuple[Declared, ...]:
     """Every input of a settings dataclass, in order."""
     hints = get_type_hints(cls)
     return tuple(
-        Declared(name=f.name, type=hints[f.name], default=f.default, setting=f.metadata["setting"])
+        Declared(
+            name=f.name,
+            type=hints[f.name],
+            default=f.default,
+            setting=f.metadata["setting"],
+            plain=_PLAIN.intersection(_members(hints[f.name])),
+        )
         for f in dataclasses.fields(cls)
         if "setting" in f.metadata
     )
@@ -128,7 +139,8 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     values: dict[str, Any] = {}
     for key, declaration in known.items():
         if key in value:
-            message = mismatch(declaration.type, value[key]) or out_of_range(declaration.setting, value[key])
+            wrong = None if type(value[key]) in declaration.plain else mismatch(declaration.type, value[key])
+            message = wrong or out_of_range(declaration.setting, value[key])
             if message:
                 message += instead_of(declaration.setting, value[key])
                 problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=value[key]))

@@ -76,11 +76,17 @@ def _plain(value: Any) -> str:
     return to_json(value).decode()
 
 
+def _number(value: float) -> str:
+    """Return a decimal number's JSON, in which exponents have another form than in Python."""
+    value = float(value)
+    return repr(value) if 1e-4 <= abs(value) < 1e15 else _plain(value)
+
+
 def _writer(annotation: Any) -> Writer:
     if annotation is str or (get_origin(annotation) is Literal and set(map(type, get_args(annotation))) == {str}):
         return encode_basestring
     if annotation is float:
-        return lambda value: _plain(float(value))
+        return _number
     return _of_models(annotation) or _plain
 
 

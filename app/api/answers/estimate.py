@@ -59,6 +59,8 @@ class Row(Answer):
 class Component(Answer):
     """A subtotal of the peak."""
 
+    keeps_json: ClassVar[bool] = True
+
     name: ComponentName = described("What the memory is used for.", "base_weights")
     bytes: int = described("Bytes alive at the peak.", 16_060_522_496)
     formula: str = described("The formula for the bytes.", "parameters × 2")

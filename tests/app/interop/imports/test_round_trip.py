@@ -108,6 +108,8 @@ def spelled_out(plan):
 def test_a_request_that_a_tool_can_express_survives_the_round_trip(tool, least):
     chance, expressed = random.Random(tool), 0
     for _ in range(250):
+        if expressed == least:
+            break
         body = drawn(chance)
         try:
             request = parse_request(body)
@@ -123,7 +125,7 @@ def test_a_request_that_a_tool_can_express_survives_the_round_trip(tool, least):
         assert parse_request(found.request) == spelled_out(plan), exported.content
         assert found.not_understood == ()
         expressed += 1
-    assert expressed >= least
+    assert expressed == least
 
 
 @pytest.mark.parametrize(
