@@ -279,7 +279,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         summary, counts, quantized = _bare(request)
     else:
         model = model_of(request.model)
-        tensors = resident_state(request).tensors
+        tensors = resident_state(request).whole
         request.method.check(model, request.training)
         if request.method.quantizes_base and not request.method.facts.quantizes_base:
             message = f"the lesson's rules have no base of {request.method.title}: use exact"

@@ -102,6 +102,10 @@ class Hooks:
         temporaries = OPTIMIZERS[training.optimizer].temporaries if training.optimizer_in_bwd else None
         return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds, temporaries=temporaries)
 
+    def without_graph(self, prepared: Prepared, *, is_second: bool) -> Hooks:  # noqa: ARG002  a hook's signature
+        """Return the hooks of a pass without a graph inside the step: of the model that is trained, or a second one."""
+        return NO_HOOKS
+
     def roots(self, loss: Tensor) -> Iterator[Tensor]:
         """Yield the loss and tensors made from it, which live until the backward pass ends; it starts at the last."""
         yield loss

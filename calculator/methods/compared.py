@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.trainers.loop import Compared
 
+#: What the names of a second model's tensors begin with.
+REFERENCE = "ref_model."
+
 
 def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel:
     """The model that runs in place of the prepared one.
@@ -68,7 +71,7 @@ def compared_tensors(prepared: PreparedModel, compared: Compared | None) -> Iter
     """Yield what stays in memory to compare the model with: no parameters of the model that is trained."""
     if compared == "model":
         for tensor in resident_tensors(compared_model(prepared, compared)):
-            yield _untrained(tensor, f"ref_model.{tensor.name}", base=True)
+            yield _untrained(tensor, f"{REFERENCE}{tensor.name}", base=True)
     elif compared == "adapter copies":
         for tensor in resident_tensors(compared_model(prepared, compared)):
             if not tensor.base or is_of_copy(tensor.name):

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.engine.repetition import Repetition, repetition
-from calculator.layers.context import Context, layer_classes
+from calculator.engine.repetition import Repetition
+from calculator.layers.context import Context
 from calculator.methods.compared import compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
@@ -59,14 +59,15 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     if compared is not None:
         training = replace(prepared.training, gradient_checkpointing=False)
         forward = forward_of_second(prepared.model, training) if compared == "model" else forward
+        dtype = prepared.param_dtype
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
-    context = Context(prepared, forward, tape=outer.tape)
+        prepared.param_dtype = dtype
+    hooks = outer.hooks.without_graph(prepared, is_second=compared == "model")
+    context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length
     if outer.unrolls:
         count = len(context.layers)
         context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-    else:
-        context.repetition = repetition(layer_classes(context))
     outer.passes.append((name, context.repetition))
     return context
 

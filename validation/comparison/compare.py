@@ -57,7 +57,7 @@ def estimate(request: Request) -> Snapshot:
     check(request, model_of(request.model))
     # The trace runs a current card's kernels, whatever card the request names.
     step = training_step(replace(request, device=replace(request.device, gpu=None, memory_bytes=None)))
-    return snapshot.estimated(step, asdict(parameter_counts(step.resident.tensors)))
+    return snapshot.estimated(step, asdict(parameter_counts(step.resident.whole)))
 
 
 def document(estimated: Snapshot, traced: Snapshot) -> dict[str, Any]:

@@ -65,12 +65,11 @@ class FSDPEngine(Engine):
 
         accelerate finds an optimizer's parameters again by their addresses, which tensors on meta do not have.
         """
-        mesh = init_device_mesh(self._device, (self._sharding.count,))
         plugin = AcceleratorState().fsdp_plugin
         if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
             plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # pinning needs CUDA
         with (
-            mock.patch.object(_fully_shard, "_init_default_mesh", return_value=mesh),
+            meshes_of(self._device, self._sharding.count),
             mock.patch.object(torch.Tensor, "data_ptr", _address),
             _shards_move(plugin),
         ):
@@ -117,6 +116,12 @@ class FSDPEngine(Engine):
                 name = names[id(parameter.sharded_param)]
                 for gathered in parameter.all_gather_outputs:
                     record(f"{name}: gathered", gathered, self.component(name))
+
+
+def meshes_of(device: str, count: int) -> AbstractContextManager[Any]:
+    """Shard over the devices of a trace where a trainer names none."""
+    mesh = init_device_mesh(device, (count,))
+    return mock.patch.object(_fully_shard, "_init_default_mesh", return_value=mesh)
 
 
 def _address(tensor: torch.Tensor) -> int:

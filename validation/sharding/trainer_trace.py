@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
+from validation.sharding.fsdp import meshes_of
 from validation.sharding.launch import arguments, launched
 from validation.sharding.process_group import one_rank_of
 from validation.sharding.refusals import check
@@ -53,7 +54,8 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         stack.enter_context(accelerate_on_meta())
         stack.enter_context(launched(sharding, rank, streams))
         folder = stack.enter_context(TemporaryDirectory())
-        run = build_run(replace(recipe, distribution=arguments(training, sharding)), folder)
+        with meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
+            run = build_run(replace(recipe, distribution=arguments(training, sharding)), folder)
         engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
         stack.enter_context(patched_model_code())
         yield Launched(run, engine, streams)

@@ -15,6 +15,7 @@ from calculator.inputs.sharding import FSDPConfig
 from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
 from calculator.sharding.fsdp.parameters import RANKS, shard_shape
+from calculator.sharding.fsdp.reference import SameUnits, SecondModel
 from calculator.sharding.fsdp.unit import FLOATS, FSDPUnit, Part
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
@@ -137,12 +138,21 @@ class MicroBatch(Hooks):
 
     def layer(self, layer: Layer) -> Unit:
         """Return a layer."""
+        unit = FSDPUnit(self, self.parameters_of(layer), reshards=self.reshards)
+        self.units.append(unit)
+        return Part(unit, len(self.parameters.leaves), is_last=True)
+
+    def parameters_of(self, layer: Layer) -> UnitParameters:
+        """Return the parameters of a layer's unit."""
         of = self.layer_units.get(id(layer))
         if of is None:
             of = self.layer_units[id(layer)] = layer_unit(self.prepared, layer)
-        unit = FSDPUnit(self, of, reshards=self.reshards)
-        self.units.append(unit)
-        return Part(unit, len(self.parameters.leaves), is_last=True)
+        return of
+
+    def without_graph(self, prepared: Prepared, *, is_second: bool) -> Hooks:
+        """Return the hooks of a pass without a graph: of the same units, or of a second model's only unit."""
+        whole: PreparedModel = prepared  # type: ignore[assignment]  # a step's model is prepared
+        return SecondModel(self, whole) if is_second else SameUnits(self)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """End the root's forward pass, and cast its outputs with mixed precision."""
@@ -153,11 +163,16 @@ class MicroBatch(Hooks):
             self.leave(unit)
         for unit in reversed(ended):
             loss, *outputs = [unit.before_gradient(x) for x in (loss, *outputs)]
+        loss, outputs = self.returned(loss, outputs)
+        self.kept_buffer = None
+        return loss, outputs
+
+    def returned(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Cast the outputs of a root with mixed precision."""
         dtype = self.param_dtype
         if dtype is not None:
             name = f"cast to {dtype} by FSDP"
             loss, *outputs = [ops.cast(x, dtype, name) if x.dtype in FLOATS else x for x in (loss, *outputs)]
-        self.kept_buffer = None
         return loss, outputs
 
     def full_tensors(self, unit: UnitParameters) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp.units import outer_units, units_of
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 #: The trainers whose steps are modelled under FSDP2, and the reference step.
-TRAINERS = (None, "transformers", "trl-sft")
+TRAINERS = (None, "transformers", "trl-sft", "trl-dpo")
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
@@ -60,7 +61,17 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         return
     yield from _of_units(prepared)
     yield from _of_method(prepared)
+    yield from _of_reference(prepared)
     yield from _of_head(prepared) if (training.trainer or "").startswith("trl") else ()
+
+
+def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
+    """A second model, which has no backward pass that frees its weights."""
+    training = prepared.training
+    keeps = training.fsdp_config is not None and not training.fsdp_config.reshard_after_forward
+    if keeps and trainer_of(training).compared(prepared) == "model":
+        message = "ref_model then stays gathered on every GPU, which is not modelled: set true, or train adapters"
+        yield Problem(loc="training.fsdp_config.reshard_after_forward", msg=message, input=False)
 
 
 def _of_head(prepared: PreparedModel) -> Iterator[Problem]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import FSDPConfig
+from calculator.methods.compared import REFERENCE, compared_model
 from calculator.resident.per_parameter import gradients
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, reduce_scatter
 from calculator.sharding.fsdp.parameters import is_sharded, recast, shard, stored
 from calculator.sharding.fsdp.units import GRADIENT_SHARDS, outer_units, units_of
 from calculator.sharding.shards import Shards
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -47,16 +50,29 @@ class FSDPShards(Shards):
 
     def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """The first rank's shards, unless they are in host memory, and what is not sharded."""
+        whole = (*self._with_reference(whole),)
         if self.offloads:
             return tuple(tensor for tensor in whole if not is_sharded(tensor))
         return tuple(shard(tensor, self.prepared.device.count) for tensor in whole)
+
+    def _with_reference(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
+        """The tensors, those of a trainer's second model with the parameters that TRL shards."""
+        prepared = self.prepared
+        if trainer_of(prepared.training).compared(prepared) != "model":
+            yield from whole
+            return
+        parameters = {each.name: each.parameters for each in resident_tensors(compared_model(prepared, "model"))}
+        for each in whole:
+            count = parameters.get(each.name.removeprefix(REFERENCE), 0) if each.name.startswith(REFERENCE) else 0
+            yield replace(each, parameters=count) if count else each
 
     def host_bytes(self, whole: tuple[ResidentTensor, ...], optimizer: Optimizer) -> int | None:
         """Shards with their gradients and optimizer states, in the dtype in which they are stored."""
         if not self.offloads:
             return None
         count = self.prepared.device.count
-        return sum(_on_host(shard(each, count), optimizer) * each.count for each in whole if is_sharded(each))
+        shards = (shard(each, count) for each in self._with_reference(whole) if is_sharded(each))
+        return sum(_on_host(each, optimizer) * each.count for each in shards)
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
         """Whole gradients in the dtype in which their parameters are gathered."""

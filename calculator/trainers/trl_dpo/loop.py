@@ -62,6 +62,12 @@ class TrlDpo(ComparingTrainer):
             tensors += [(name, rows, "float32") for name in ("ref_chosen_logps", "ref_rejected_logps")]
         return tensors
 
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the tensors of a batch. The model is called without the number of labels."""
+        batch = ComparingTrainer.batch(self, context)
+        context.num_items = None
+        return batch
+
     def head(self, context: Context) -> LossHead:
         """Return the fused head. That of a second model computes the log-probabilities alone."""
         logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits", "is_top1")

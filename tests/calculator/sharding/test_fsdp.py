@@ -192,7 +192,6 @@ def test_a_limit_is_found_under_fsdp():
     [
         ("training.fsdp_config", {"sharding": "ddp", "fsdp_config": {}}),
         ("training.optimizer", {"optimizer": "adamw_8bit"}),
-        ("training.trainer", {"trainer": "trl-dpo"}),
         ("training.optimizer", {"trainer": "transformers", "optimizer": "adagrad"}),
         ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
         ("method.bias", {"method": {**UNPREPARED, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),

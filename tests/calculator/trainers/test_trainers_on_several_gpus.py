@@ -68,7 +68,15 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
 @pytest.mark.parametrize(
     ("loc", "kwargs"),
     [
-        ("training.trainer", {"sharding": "fsdp", "trainer": "trl-dpo"}),
+        (
+            "training.fsdp_config.reshard_after_forward",
+            {
+                "sharding": "fsdp",
+                "trainer": "trl-dpo",
+                "method": {"name": "full"},
+                "fsdp_config": {"reshard_after_forward": False},
+            },
+        ),
         (
             "training.fsdp_config.cpu_offload",
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
@@ -98,6 +106,13 @@ def test_the_frozen_head_that_trl_gathers_under_fsdp_is_whole():
     wider = [phases("fsdp", trainer="trl-sft", dtype=dtype)["forward"] for dtype in ("bfloat16", "float32")]
     head = CONFIG["vocab_size"] * CONFIG["hidden_size"]
     assert wider[1] - wider[0] > 2 * head  # a whole head in float32, and tiles of it in bfloat16
+
+
+def test_a_second_model_is_gathered_whole_and_its_buffer_is_as_large_under_fsdp():
+    full = {"method": {"name": "full"}, "trainer": "trl-dpo", "micro_batch_size": 2}
+    run, none = (phases("fsdp", **full, precompute_ref_log_probs=known)["forward"] for known in (False, True))
+    weights = 2 * answer("fsdp", **full).model.parameters
+    assert run - none > 2 * weights
 
 
 def test_an_answer_warns_of_what_is_not_traced_on_several_gpus():

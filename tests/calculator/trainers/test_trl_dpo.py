@@ -114,8 +114,8 @@ def test_what_is_refused_names_its_field(changes, loc):
     assert [problem.loc for problem in refused.value.problems] == [loc]
 
 
-@pytest.mark.parametrize("sharding", ["fsdp", "zero3"])
-def test_fsdp_and_zero3_are_refused(sharding):
+@pytest.mark.parametrize("sharding", ["zero3"])
+def test_zero3_is_refused(sharding):
     training = {"trainer": "trl-dpo", "autocast": "bfloat16"}
     body = {"model": MODEL, "method": LORA, "training": training}
     with pytest.raises(PlanError, match="is not modelled"):

@@ -1,0 +1,92 @@
+"""The pass of a trainer's reference under FSDP2: that of the model without its adapters, or of a second model.
+
+Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _record_post_forward, and trl/models/utils.py,
+prepare_fsdp.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.layers.sharding_hooks import Hooks, Unit
+from calculator.resident.tensors import layer_parameters, outer_parameters
+from calculator.sharding.fsdp.parameters import is_sharded
+from calculator.sharding.fsdp.unit import FSDPUnit, Part
+from calculator.sharding.fsdp.units import UnitParameters
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Layer
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Parameters
+    from calculator.layers.sharding_hooks import Role
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.fsdp.micro_batch import MicroBatch
+
+
+class SameUnits(Hooks):
+    """A pass without a graph of the model that is trained: its units are gathered again."""
+
+    __slots__ = ("order", "param_dtype", "trained")
+
+    couples_layers = True
+
+    def __init__(self, trained: MicroBatch) -> None:
+        self.trained = trained
+        self.param_dtype = trained.param_dtype
+        #: The units in the order in which the pass with a graph ran them.
+        self.order = [*trained.order]
+
+    def begin(self, parameters: Parameters) -> None:  # noqa: ARG002  a hook's signature
+        """Gather what is left in the root, which is gathered already."""
+        if self.trained.root.of.parameters:
+            self.trained.root.enter()
+
+    def module(self, role: Role) -> Unit:
+        """Return a module outside the layers."""
+        return self.trained.module(role)
+
+    def layer(self, layer: Layer) -> Unit:
+        """Return a layer, which has no backward pass of its own here."""
+        unit = FSDPUnit(self.trained, self.trained.parameters_of(layer), reshards=self.trained.reshards)
+        unit.is_entered = True
+        if not unit.reshards:
+            unit.gathered = self.trained.units[-1].gathered  # the weights of every layer are gathered already
+        return Part(unit, len(self.trained.parameters.leaves), is_last=True)
+
+    def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Note that what runs last of the pass before comes before the first unit, whose backward pass gathers it."""
+        trained = self.trained
+        trained.kept_buffer, trained.order = None, self.order
+        for position, unit in enumerate(self.order):
+            unit.position = position
+        self.order[0].position = len(self.order)
+        return trained.returned(loss, outputs)
+
+
+class SecondModel(Hooks):
+    """A second model, which TRL shards as one unit: its whole weights are gathered for its forward pass."""
+
+    __slots__ = ("param_dtype", "trained", "unit")
+
+    def __init__(self, trained: MicroBatch, prepared: PreparedModel) -> None:
+        self.trained = trained
+        self.param_dtype = trained.param_dtype
+        layers = [each for layer in prepared.model.layers for each in layer_parameters(prepared, layer)]
+        of = UnitParameters(
+            name="ref_model",
+            parameters=tuple(each for each in (*outer_parameters(prepared), *layers) if is_sharded(each)),
+            count=trained.prepared.device.count,
+            param_dtype=trained.param_dtype,
+        )
+        self.unit = FSDPUnit(trained, of, reshards=trained.reshards)
+        self.unit.is_entered = True
+
+    def begin(self, parameters: Parameters) -> None:  # noqa: ARG002  a hook's signature
+        """Gather the model."""
+        self.unit.enter()
+
+    def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Free the model, and cast its outputs."""
+        self.unit.gathered = []
+        self.trained.kept_buffer = None
+        return self.trained.returned(loss, outputs)
