@@ -9,7 +9,7 @@ from typing import Literal, get_args
 AttentionType = Literal["full_attention", "sliding_attention"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 
-#: How a layer mixes tokens without attention: a short convolution, or gated DeltaNet.
+#: How a layer mixes tokens without attention: a short convolution, or gated DeltaNet or Mamba 2.
 RecurrentType = Literal["conv", "linear_attention"]
 RECURRENT_TYPES: tuple[RecurrentType, ...] = get_args(RecurrentType)
 

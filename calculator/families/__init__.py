@@ -41,6 +41,7 @@ FOLDERS = (
     "gpt_oss",
     "gptj",
     "granite",
+    "granite_hybrid",
     "hunyuan",
     "jais2",
     "lfm2",

@@ -186,10 +186,35 @@ def _with_chunks(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**kept, **sizes, "attention_chunk_size": chunk, **listed, **sparse}
 
 
+def _with_mamba(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw heads of Mamba whose widths make up the inner size, groups that divide them, and layers of both types."""
+    rng = draw.rng
+    kept = {key: value for key, value in config.items() if key not in ("layer_types", "mamba_d_head")}
+    groups, expand = rng.randint(1, 3), rng.choice([1, 2])
+    heads = groups * rng.randint(1, 3)
+    width = heads * 8 * rng.randint(1, 8)
+    types = [rng.choice(["mamba", "attention"]) for _ in range(draw.layers - 1)] + ["attention"]
+    sizes = {
+        "hidden_size": width,
+        "mamba_expand": expand,
+        "mamba_n_heads": heads,
+        "mamba_n_groups": groups,
+        "mamba_d_state": rng.choice([8, 16, 32]),
+        "mamba_d_conv": rng.choice([2, 4]),
+        "mamba_chunk_size": rng.choice([16, 64, 256]),
+        "num_local_experts": rng.choice([0, 4]),
+        "num_experts_per_tok": 2,
+        "head_dim": 16 * rng.randint(1, 4),
+        "position_embedding_type": rng.choice(["rope", "nope", None]),
+    }
+    return {**kept, **sizes, "layer_types": types}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
     "exaone4": _listed_layers,
+    "granitemoehybrid": _with_mamba,
     "internlm3": _same_biases,
     "iquestcoder": _without_window,
     "lfm2": _with_convolutions,

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from calculator.methods import Adapter
 
 #: The families' names for the submodules that an adapter follows.
-ATTENTION = ("self_attn", "attn", "attention", "self_attention", "conv", "linear_attn")
-MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention", "conv", "linear_attn", "mamba")
+MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2", "shared_mlp")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

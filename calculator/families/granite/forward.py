@@ -26,7 +26,8 @@ def _multiplied(_: Context, hidden_states: Tensor) -> Tensor:
     return ops.scale(hidden_states, "output, multiplied")
 
 
-_MIXTURE = Mixture(router=routers.softmax_last, gate="block_sparse_moe.router", experts="block_sparse_moe.experts")
+#: The experts of a layer.
+MIXTURE = Mixture(router=routers.softmax_last, gate="block_sparse_moe.router", experts="block_sparse_moe.experts")
 
 GRANITE = DecoderForward(
     before_layers=_embeddings,
@@ -35,4 +36,4 @@ GRANITE = DecoderForward(
     logits=scaled_logits,
 )
 
-GRANITEMOE = replace(GRANITE, layer=SequentialLayer(mlp=_MIXTURE, transform_output=_multiplied))
+GRANITEMOE = replace(GRANITE, layer=SequentialLayer(mlp=MIXTURE, transform_output=_multiplied))

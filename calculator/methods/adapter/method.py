@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.architecture.dimension import elements, named
+from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
@@ -45,6 +46,14 @@ class Adapter(Method):
     def label_parts(self) -> tuple[str, ...]:
         """The bottleneck's width."""
         return (f"bottleneck {self.bottleneck_size}",)
+
+    def check(self, model: Model, training: Training) -> None:
+        """Refuse a model whose layers have two sublayers in the place of an MLP: experts, and a shared MLP."""
+        names = {module.name.partition(".")[0] for layer in set(model.decoder.layers) for module in layer.modules}
+        if {"block_sparse_moe", "shared_mlp"} <= names:
+            message = f"{model.model_type} has experts and a shared MLP in every layer, not one MLP: use another method"
+            raise refusal("method.name", message, self.name)
+        Method.check(self, model, training)
 
     def _shapes(self, model: Model) -> dict[str, Shape]:
         d, r = model.config["hidden_size"], named(self.bottleneck_size, "bottleneck_size")

@@ -62,7 +62,16 @@ class LNTuning(TargetedMethod):
         if training.trainer not in (None, "transformers"):
             message = "LN Tuning is not modelled in TRL's trainers: use transformers"
             raise refusal("training.trainer", message, training.trainer)
+        without_cache = training.gradient_checkpointing or not model.config.get("use_cache")
+        if without_cache and any(self._names(path) for path, _ in model.paths if path.endswith(".mamba.norm")):
+            message = (
+                "without a cache, Mamba reads the epsilon of its norm, which PEFT's copy lacks: leave out its name"
+            )
+            raise refusal("method.target_modules", message, list(self.target_modules or ()))
         TargetedMethod.check(self, model, training)
+
+    def _names(self, path: str) -> bool:
+        return isinstance(self.target_modules, tuple) and is_named(path, self.target_modules)
 
     def refused_names(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002
         """None: a copied router returns its tuple as before."""

@@ -1,0 +1,88 @@
+"""Granite 4: layers of Mamba 2 or attention, then a shared MLP, with or without experts, and Granite's multipliers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.families.granite.forward import GRANITE, MIXTURE
+from calculator.layers import norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import rotary_tables
+from calculator.layers.decoder_layer import run_sublayer
+from calculator.layers.mamba import MambaSizes, mamba2
+from calculator.layers.self_attention import SelfAttention
+
+if TYPE_CHECKING:
+    from calculator.architecture.layer_kind import MixerType
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+_attend = SelfAttention()
+
+
+def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
+    """Return rotary tables, if the config asks for them, and the positions."""
+    if context.config["position_embedding_type"] == "rope":
+        return rotary_tables(context, hidden_states, dtype)
+    context.set_scope("model.")
+    return (context.position_ids(hidden_states.shape[1]),)
+
+
+def _without_positions(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
+    return tables[:-1]
+
+
+def _mix(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    if modules.kind.attention != "linear_attention":
+        return _attend(context, modules, hidden_states)
+    config = context.config
+    sizes = MambaSizes(
+        heads=config["mamba_n_heads"],
+        head=config["mamba_d_head"],
+        groups=config["mamba_n_groups"],
+        state=config["mamba_d_state"],
+        chunk=config["mamba_chunk_size"],
+    )
+    return mamba2(context, modules, hidden_states, sizes, "mamba")
+
+
+def _shared_mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """GraniteMoeHybridMLP: gate and up are halves of one projection, which live until the output is projected."""
+    both = modules["shared_mlp.input_linear"](x)
+    context.set_scope(f"{modules.prefix}shared_mlp: ")
+    half = (*both.shape[:-1], modules["shared_mlp.output_linear"].module.in_features)
+    gate, up = ops.split(both, [half, half])
+    product = ops.mul(activation(context.config["hidden_act"])(gate), up, "activated gate · up")
+    del both
+    return modules["shared_mlp.output_linear"](product)
+
+
+def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """GraniteMoeHybridDecoderLayer."""
+    residual, experts = hidden_states, None
+    hidden_states = norms.rms_norm(modules["input_layernorm"], hidden_states)
+    hidden_states = run_sublayer(context, modules, "attention", _mix, hidden_states)
+    hidden_states = ops.add(residual, ops.scale(hidden_states, "output, multiplied"), "residual after attention")
+    residual = hidden_states
+    hidden_states = norms.rms_norm(modules["post_attention_layernorm"], hidden_states)
+    if "block_sparse_moe.router" in modules:
+        experts = MIXTURE(context, modules, hidden_states)
+    shared = run_sublayer(context, modules, "mlp", _shared_mlp, hidden_states)
+    hidden_states = shared if experts is None else ops.add(experts, shared, "experts + shared MLP")
+    del shared
+    out = ops.add(residual, ops.scale(hidden_states, "output, multiplied"), "residual after MLP")
+    del experts
+    return out
+
+
+GRANITE_HYBRID = replace(
+    GRANITE,
+    layer=_layer,
+    tables=_tables,
+    tables_for=_without_positions,
+    masks=("full_attention",),
+    trains_only="whose Mamba layers cache another state",
+)
