@@ -40,7 +40,7 @@ REFUSED = {
     "quanto": "PEFT has no LoRA layer for it",
     "eetq": _NOT_MODELLED,
     "higgs": _NOT_TRAINABLE,
-    "hqq": _NOT_MODELLED,
+    "hqq": "transformers 5.24 does not load it (its quantizer has no get_quantize_ops)",
     "fbgemm_fp8": _NOT_TRAINABLE,
     "gguf": _NOT_MODELLED,
     "bitnet": _NOT_TRAINABLE,
