@@ -29,6 +29,7 @@ from app.interop.exports.part import (
     untaken,
     whole_alpha,
 )
+from app.interop.exports.planned import check_language_model
 from calculator.methods import LoRA, QLoRA
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def exported(planned: Planned) -> Exported:
     Raises:
         PlanError: if axolotl does not have the method.
     """
+    check_language_model(planned.request, "axolotl")
     method = method_part(planned, "axolotl", METHOD_PARTS)
     run = (
         f"Run it with: {distribution.axolotl_command(planned)}",

@@ -31,6 +31,7 @@ from app.interop.exports.part import (
     untaken,
     whole_alpha,
 )
+from app.interop.exports.planned import check_language_model
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 
@@ -70,6 +71,7 @@ def exported(planned: Planned) -> Exported:
     Raises:
         PlanError: if LLaMA-Factory does not have the method.
     """
+    check_language_model(planned.request, "LLaMA-Factory")
     method = method_part(planned, "LLaMA-Factory", METHOD_PARTS)
     run = (
         f"Run it with: {distribution.llama_factory_command(planned)}",

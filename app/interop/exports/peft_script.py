@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from app.interop.exports import bottleneck, several_gpus, unsloth_script
+from app.interop.exports import bottleneck, several_gpus, task_script, unsloth_script
 from app.interop.exports.checkpoint import unquantized
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
@@ -185,13 +185,17 @@ def exported(planned: Planned) -> Exported:
         return unsloth_script.exported(planned)
     script, trainer = SCRIPTS.get(method.name, MethodScript()), TRAINER_SCRIPTS.get(name)
     _check_checkpoint(planned.request)
+    if planned.request.task != "causal_lm":
+        task_script.check(planned.request)
+        trainer = TrainerScript(template="task", task_type=planned.request.task.upper())
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)
     if trainer is None:
         *others, last = filter(None, TRAINER_SCRIPTS)
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
-    context = {**_context(planned, script, trainer), **script.context(method)}
+    of_task = task_script.context(planned.request)
+    context = {**_context(planned, script, trainer), **of_task, **script.context(method)}
     content = script_template(f"methods/{script.template}.py.jinja").render(
         parent=f"{trainer.template}.py.jinja", **context
     )
@@ -216,7 +220,7 @@ def _additional_files(request: Request) -> tuple[AdditionalFile, ...]:
 
 def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
-    auto_model = trainer.auto_model or FAMILIES[planned.model.model_type].auto_model
+    auto_model = trainer.auto_model or FAMILIES[planned.model.model_type].auto_model_for(request.task)
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
     other_blocks = isinstance(quantization, Quantization) and quantization.blocksize != DEFAULT_BLOCKSIZE
@@ -368,7 +372,7 @@ def _run(request: Request) -> tuple[str, ...]:
     lines = [f"Run it with: {command}", f"Without --text it runs a few steps on a sample text.{where}"]
     if request.training.trainer is not None:
         lines.append(f"Install {_releases(request)}: other releases can need other memory.")
-    elif request.training.padding:
+    elif request.training.padding and request.task == "causal_lm":
         lines.append("The labels are a separate tensor here, 8 bytes a token, so that padding is not learned.")
     return tuple(lines)
 

@@ -33,6 +33,13 @@ class Planned:
         return forward_of(self.model).sdpa if requested == "sdpa" else requested
 
 
+def check_language_model(request: Request, tool: str) -> None:
+    """Refuse a file of a tool that has no other tasks, or that is not written for them."""
+    if request.task != "causal_lm":
+        message = f"{tool} files are written for causal language models: use peft, or leave task out"
+        raise refusal("task", message, request.task)
+
+
 def planned(request: Request, answer: Estimate | None = None) -> Planned:
     """Return a request with its estimate, which is computed if it is not given.
 
@@ -45,9 +52,6 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
     if request.accounting == "textbook":
         message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
-    if request.task != "causal_lm":
-        message = "files are written for causal language models: leave task out"
-        raise refusal("task", message, request.task)
     if request.training.has_images:
         message = "files are written for text alone: leave images out"
         raise refusal("training.images", message, asdict(request.training.images or Images()))

@@ -1,0 +1,46 @@
+"""Training scripts of tasks other than causal language modelling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimation.request import Request
+
+
+def check(request: Request) -> None:
+    """Refuse what scripts of tasks do not have yet."""
+    problems = tuple(_problems(request))
+    if problems:
+        raise PlanError(*problems)
+
+
+def _problems(request: Request) -> Iterator[Problem]:
+    training, sharding = request.training, request.device.sharding
+    if request.method.name == "adapter":
+        message = "scripts of tasks are written for the methods of PEFT and full: use one of them"
+        yield Problem(loc="method.name", msg=message, input=request.method.name)
+    if sharding != "none":
+        message = "scripts of tasks are written for one GPU: use none"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
+    if training.sequence_lengths:
+        message = "scripts of tasks have sequences of one length: leave it out"
+        yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
+
+
+def context(request: Request) -> dict[str, Any]:
+    """Return what templates read of a task: itself, and what the config of its model sets for the head."""
+    task = request.model.task
+    head: dict[str, Any] = {"num_labels": task.num_labels} if task.trains_head else {}
+    if task.problem_type is not None:
+        head["problem_type"] = task.problem_type
+    return {
+        "task": task,
+        "head": head,
+        "target_length": request.training.target_length or request.training.sequence_length,
+        "keeps_float32": task.name == "seq_2_seq_lm",
+    }
