@@ -87,30 +87,6 @@ def test_a_cluster_of_dask_loses_no_row_when_a_worker_is_killed(monkeypatch):
         assert first + list(rows) == expected(sweep)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_of_ray_loses_no_row_when_a_worker_is_killed(monkeypatch, tmp_path):
-    """The extra `ray` is no requirement of the tests: CI's machines need not have its wheel."""
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'headroom-gpu[ray]'")
-
-    monkeypatch.setattr(spread, "BLOCK", 4)
-    lines_of, mark, own = _LINES_OF, tmp_path / "killed", os.getpid()
-
-    def dying(request, grid, start):
-        from app.sweeps import spread
-
-        assert os.getpid() != own
-        spread.BLOCK = 4
-        if start == 8 and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return lines_of(request, grid, start)
-
-    monkeypatch.setattr(spread, "lines_of", dying)
-    sweep = parse_sweep(SWEEP)
-    assert list(spread.rows(sweep, Processes(jobs=2, backend="ray"))) == expected(sweep)
-    assert mark.exists()
-
-
 def test_rows_are_not_computed_before_the_window_is_read(monkeypatch):
     """A stand-in for joblib's generator that computes everything at once."""
     import joblib
