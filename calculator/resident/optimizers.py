@@ -76,8 +76,6 @@ class Optimizer:
     projects: Literal["", "svd", "random"] = ""
     #: How it projects them, as a run sets it; None for an optimizer that projects none.
     projection: Projection | None = None
-    #: Whether it updates each parameter in the backward pass, as soon as the gradient exists.
-    in_backward: bool = False
 
     @property
     def is_like_parameters(self) -> bool:

@@ -171,10 +171,10 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_place(content, loc, mess
 def test_no_text_takes_long(unit):
     text = "a: [" if unit in ("{{}}, ", "1,") else ""
     text += "".join(unit.format(i, i) for i in range(LONGEST // 2))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(PlanError):
         read(text[:LONGEST])
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 VALUES = st.recursive(
