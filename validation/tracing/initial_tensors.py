@@ -25,9 +25,9 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
     for name, parameter in reference.named_parameters():
         stored = parts(parameter)
         for part, tensor in stored.items():
-            held = part == "qdata"
-            component: ComponentName = "base_weights" if held else "quantization_constants"
-            tracker.track_external(name if held else f"{name}.{part}", tensor, component)
+            is_weight = part == "qdata"
+            component: ComponentName = "base_weights" if is_weight else "quantization_constants"
+            tracker.track_external(name if is_weight else f"{name}.{part}", tensor, component)
         if stored:
             continue
         tracker.track_external(name, parameter, "base_weights" if name in reference.base else "adapter_weights")
