@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 
     from app.api.answers.validation import PublishedRow
 
+#: The statistic of a figure whose source does not say how it was read.
+UNSTATED = "unstated"
+
 #: The marker of each statistic: plotly's name, and an SVG path in a 10 × 10 square for the legend.
 SYMBOLS = {
     "max_memory_allocated": "circle",
     "memory_allocated": "diamond",
     "max_memory_reserved": "square",
     "nvidia_smi": "triangle-up",
+    UNSTATED: "cross",
 }
 PATHS = {
     "max_memory_allocated": "M5 1a4 4 0 0 1 0 8a4 4 0 0 1 0-8",
     "memory_allocated": "M5 0l5 5l-5 5l-5-5z",
     "max_memory_reserved": "M1 1h8v8h-8z",
     "nvidia_smi": "M5 1l5 8h-10z",
+    UNSTATED: "M4 1h2v3h3v2h-3v3h-2v-3h-3v-2h3z",
 }
 
 #: Ticks of the axes, in GiB.
@@ -38,7 +43,7 @@ def measurements_figure(rows: Iterable[PublishedRow]) -> str:
     measured = [row for row in rows if row.predicted_bytes and row.measured_bytes]
     figure = go.Figure(layout={"template": go.layout.Template()})
     figure.add_trace(_equal(measured))
-    for statistic, label in STATISTICS.items():
+    for statistic, label in (*STATISTICS.items(), (UNSTATED, "not stated")):
         for expressed, mark in (("whole", ""), ("in part", "-open")):
             chosen = [row for row in measured if (row.statistic, row.expressed) == (statistic, expressed)]
             if chosen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.methods.lora.method import LoRA
 from calculator.resident.quantization import Quantization
 from calculator.stack.changes import older_behaviour
 
@@ -57,14 +58,14 @@ def _model(prepared: Subject) -> Iterator[Problem]:
 
 def _method(prepared: Subject) -> Iterator[Problem]:
     method = prepared.method
-    base = method.base_quantization(prepared.training)
     if method.name not in ("lora", "qlora"):
         message = f"Unsloth is modelled for lora and qlora; with {method.name} it compiles the model: use one of these"
         yield Problem(loc="method.name", msg=message, input=method.name)
         return
-    if base is not None and not isinstance(base, Quantization):
-        message = f"Unsloth is not modelled with a base of {method.title}: use qlora, or LoRA in 16 bits"
-        yield Problem(loc="method.name", msg=message, input=method.name)
+    if isinstance(method, LoRA) and method.base is not None:
+        message = f"Unsloth is not modelled with a base in {method.base.in_bits}: use qlora, or LoRA in 16 bits"
+        yield Problem(loc=method.base.loc, msg=message, input=method.load_in_8bit or method.base.config.quant_method)
+    base = method.base_quantization(prepared.training)
     if isinstance(base, Quantization):
         for name, value, shown in (("quant_type", "nf4", "nf4"), ("double_quant", True, "true")):
             if getattr(base, name) != value:

@@ -9,22 +9,23 @@ from app.__main__ import main
 pytestmark = pytest.mark.trace
 
 CONFIG = {
-    "model_type": "qwen3_next",
+    "model_type": "nemotron_h",
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 4,
+    "layers_block_type": ["mamba", "moe", "attention", "mlp"],
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
     "vocab_size": 200,
-    "num_experts": 4,
+    "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
+    "moe_shared_expert_intermediate_size": 32,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 32,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "chunk_size": 32,
     "torch_dtype": "bfloat16",
 }
 BODY = {
@@ -55,7 +56,7 @@ def answer(client):
 def test_the_answer_states_its_engine_its_grade_and_what_ran(answer):
     assert (answer["engine"], answer["grade"]) == ("traced", "traced, but a kernel package changes it")
     assert answer["trace"]["versions"].keys() == {"torch", "transformers", "peft", "bitsandbytes"}
-    assert answer["trace"]["kernel_packages"]["flash-linear-attention"] == ["chunk_gated_delta_rule"]
+    assert answer["trace"]["kernel_packages"]["mamba_ssm"] == ["mamba_chunk_scan_combined"]
     assert "convolution" in answer["trace"]["unchecked_operations"]
     assert any("spread evenly" in guess for guess in answer["trace"]["guesses"])
 
@@ -73,8 +74,8 @@ def test_the_answer_adds_up(answer):
 
 
 def test_parameters_are_those_of_the_built_model(answer):
-    # One of four layers has full attention; q_proj of qwen3_next is (2 × heads × head_dim, hidden_size).
-    assert answer["parameters"]["trainable"] == answer["parameters"]["added"] == 8 * (64 + 2 * 4 * 16)
+    # One of four layers has attention; its q_proj is (heads × head_dim, hidden_size).
+    assert answer["parameters"]["trainable"] == answer["parameters"]["added"] == 8 * (64 + 4 * 16)
     assert answer["saved_bytes"] == 4 * answer["parameters"]["added"]
 
 
@@ -96,7 +97,7 @@ def test_the_page_shows_the_same_answer(client, answer):
 
 def test_files_of_the_plan_are_of_the_same_trace(client, answer):
     assert client.get("/estimate.json", params=FORM).json()["memory"] == answer["memory"]
-    assert "linear_attn" in client.get("/estimate.csv", params=FORM).text
+    assert "mixer" in client.get("/estimate.csv", params=FORM).text
 
 
 def test_the_command_line_prints_the_same_answer(answer, capsys, tmp_path):

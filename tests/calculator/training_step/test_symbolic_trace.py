@@ -155,7 +155,7 @@ def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpre
 def test_the_number_of_traces_is_limited(counted, monkeypatch):
     monkeypatch.setattr(by_sizes, "MAX_TRACES", 1)
     series = SeriesCache()
-    for batch in (4, 2, 1, 1, 3):
+    for batch in (4, 2, 1, 3, 1):
         answered(series, micro_batch_size=batch)
     assert counted == {"concrete": 3, "symbolic": 1}
     assert len(series.traces.runs[False, True].traces) == 1
