@@ -100,8 +100,8 @@ def test_a_model_that_does_not_fit_states_what_it_needs_at_least():
 
 
 def test_what_differs_in_a_row_is_in_its_request():
-    row = next(row for row in card_rows(gpu("h100-sxm5-80gb")) if "training.gradient_checkpointing" in row.changes)
-    assert row.request["training"]["gradient_checkpointing"] is False
+    row = next(row for row in card_rows(gpu("h100-sxm5-80gb")) if "method.target_modules" in row.changes)
+    assert row.request["method"]["target_modules"] == row.changes["method.target_modules"]
 
 
 def rows():
