@@ -8,7 +8,7 @@ WORKERS ?= 1
 ARGS   ?=
 TORCH_FLAGS ?=
 # One test process more than cores, since tests of pages wait; at most four: each may load PyTorch.
-TEST_PROCESSES ?= --numprocesses $(shell python3 -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') --dist worksteal
+TEST_PROCESSES ?= --numprocesses $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') --dist worksteal
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
