@@ -154,5 +154,5 @@ def _size(tensor: ResidentTensor) -> int:
 
 
 def _packed(tensor: ResidentTensor) -> bool:
-    """Whether it is a matrix that is quantized as it is read."""
+    """Whether it is a matrix that is quantized while the checkpoint is loaded."""
     return tensor.packed and not tensor.in_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from calculator.bases.base import Base
+from calculator.bases.base import GPTQModelBase
 from calculator.common.errors import Problem
 from calculator.resident.awq import IN_A_WORD, awq_weight
 
@@ -39,18 +39,11 @@ FROM_SOURCE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AWQ(Base):
+class AWQ(GPTQModelBase):
     """Linear layers except the output head in 4 bits. Source: transformers/quantizers/quantizer_awq.py."""
 
     label: ClassVar[str] = "AWQ"
-    is_linear: ClassVar[bool] = False
     is_cast_by_preparation: ClassVar[bool] = True
-    keeps_biases_as_buffers: ClassVar[bool] = True
-
-    @property
-    def group_size(self) -> int:
-        """The inputs that share a scale, -1 for all; 128 by default (AwqConfig)."""
-        return 128 if self.config.group_size is None else self.config.group_size
 
     @property
     def loading(self) -> str:
@@ -64,7 +57,7 @@ class AWQ(Base):
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
         """Whether it is a torch.nn.Linear that transformers replaces (replace_with_awq_linear): no Conv1D."""
-        return module.kind == "linear" and Base.converts(self, path, module, model)
+        return module.kind == "linear" and GPTQModelBase.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
         """The backend that trains, and the kernels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class Base(ABC):
     """A base that is quantized. Each subclass is one format of one library."""
 
     config: QuantizationConfig
@@ -53,17 +54,17 @@ class Base:
         return f"{self.config.bits} bits"
 
     @property
+    @abstractmethod
     def loading(self) -> str:
         """The quantization_config with which from_pretrained loads it, as Python code."""
-        raise NotImplementedError
 
     def hidden_dtype(self, training: Training, *, is_prepared: bool) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""
         return "float32" if is_prepared and self.is_cast_by_preparation else training.dtype
 
+    @abstractmethod
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:
         """The format of a module's weight, or of all where it is the same, for hidden states of a dtype."""
-        raise NotImplementedError
 
     def adapter_dtype(self, hidden: DType) -> DType:  # noqa: ARG002
         """The dtype of A and B with adapter_dtype `model`; PEFT casts them to no integer dtype."""
@@ -84,3 +85,16 @@ class Base:
     def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
         """Its risks, in sentences."""
         return iter(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTQModelBase(Base):
+    """A base whose layers are modules of gptqmodel."""
+
+    is_linear: ClassVar[bool] = False
+    keeps_biases_as_buffers: ClassVar[bool] = True
+
+    @property
+    def group_size(self) -> int:
+        """The inputs that share a scale, -1 for all; 128 by default (GPTQConfig, AwqConfig)."""
+        return 128 if self.config.group_size is None else self.config.group_size

@@ -133,7 +133,7 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
         yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
     elif chosen is not None:
         if chosen.quant_method != name:
-            message = f"the config.json states {name}, which PEFT trains over as it is: leave it out, or {_WAY_OUT}"
+            message = f"the config.json states {name}, which PEFT does not dequantize: leave it out, or {_WAY_OUT}"
             yield Problem(loc="method.quantization_config.quant_method", msg=message, input=chosen.quant_method)
     elif not low_rank:
         message = f"over a base in {BASES[name].label}, lora without load_in_8bit is modelled: use that, or {_WAY_OUT}"

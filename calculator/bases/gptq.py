@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from calculator.bases.base import Base
+from calculator.bases.base import GPTQModelBase
 from calculator.common.errors import Problem
 from calculator.resident.gptq import WORD, gptq_weight
 
@@ -44,17 +44,10 @@ CAST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GPTQ(Base):
+class GPTQ(GPTQModelBase):
     """Linear layers of the blocks in integers of 2, 4 or 8 bits. Source: optimum 2.3, gptq/quantizer.py."""
 
     label: ClassVar[str] = "GPTQ"
-    is_linear: ClassVar[bool] = False
-    keeps_biases_as_buffers: ClassVar[bool] = True
-
-    @property
-    def group_size(self) -> int:
-        """The inputs that share a scale, -1 for all; 128 by default (GPTQConfig)."""
-        return 128 if self.config.group_size is None else self.config.group_size
 
     @property
     def loading(self) -> str:

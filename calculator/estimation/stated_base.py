@@ -31,7 +31,7 @@ def stated(model: ModelReference) -> Any:
 
 
 def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
-    """LoRA over the base that the model's `config.json` states; any other method as it is."""
+    """LoRA over the base that the model's `config.json` states; any other method unchanged."""
     if not isinstance(method, LoRA) or method.quantizes_base:
         return method
     base = config_json.read(stated(model))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Computed, Field, read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from calculator.architecture.config import Entry
 
@@ -29,6 +30,14 @@ def from_text(entries: tuple[Entry, ...]) -> tuple[Computed, ...]:
 
 def _from_text(name: str) -> Computed:
     return Computed(name=name, value=lambda config: config["text_config"][name])
+
+
+def with_defaults(entries: Iterable[Entry], defaults: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Give fields the class's defaults: a file's `text_config` is saved as the difference from them."""
+    return tuple(
+        replace(entry, default=defaults[entry.name]) if isinstance(entry, Field) and entry.name in defaults else entry
+        for entry in entries
+    )
 
 
 def text_at_the_top(raw: Mapping[str, Any]) -> Mapping[str, Any]:

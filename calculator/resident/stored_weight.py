@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ Casts = Literal["sum", "sum_without_autocast", "update"]
 Constant = tuple[str, "Shape", "DType"]
 
 
-class StoredWeight:
+class StoredWeight(ABC):
     """The format of a weight. Each subclass is one format of one library; all modules of a model share one value."""
 
     __slots__ = ()
@@ -26,21 +27,21 @@ class StoredWeight:
     names_constants_after_it: ClassVar[bool] = True
     #: Whether it is bitsandbytes', whose models trainers prepare and cast.
     of_bitsandbytes: ClassVar[bool] = False
-    #: Whether a checkpoint has it as it is stored; otherwise a dense weight is read and then quantised.
+    #: Whether the checkpoint is quantized; otherwise a dense weight is loaded and then quantized.
     is_in_checkpoint: ClassVar[bool] = False
     #: What PEFT's LoRA layer over it does.
     casts: ClassVar[Casts] = "update"
     clones_output: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def bias_dtype(self) -> DType:
         """The dtype of the layer's bias once the layer has run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """The shape and dtype of the stored weight of a dense one's shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
         """What is stored besides: scales, zero points, indices."""
-        raise NotImplementedError

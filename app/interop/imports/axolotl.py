@@ -225,7 +225,7 @@ def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
 
 
 def _cut_cross_entropy(keys: Keys, model: Model | None, spread: Distribution) -> dict[str, Any]:
-    """Return whether the plugin's loss is on, as it is unless a key says otherwise. Source: its args.py.
+    """Return whether the plugin's loss is enabled, which is its default. Source: its args.py.
 
     Where it is not modelled, its keys are warned about.
     """

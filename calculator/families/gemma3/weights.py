@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Config, Field, shown
+from calculator.architecture.config import Check, Config, shown
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.blocks import alike, kinds_by_attention
@@ -13,7 +12,7 @@ from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.gemma.weights import GEMMA3_TEXT, gemma3_layer
 from calculator.families.gemma3 import forward
-from calculator.families.nested import from_text, nested
+from calculator.families.nested import from_text, nested, with_defaults
 from calculator.families.rope import frequencies_per_type
 
 if TYPE_CHECKING:
@@ -31,12 +30,7 @@ _TEXT_DEFAULTS = {
     "num_attention_heads": 8,
 }
 
-_TEXT: tuple[Entry, ...] = tuple(
-    replace(entry, default=_TEXT_DEFAULTS[entry.name])
-    if entry.name in _TEXT_DEFAULTS and isinstance(entry, Field)
-    else entry
-    for entry in GEMMA3_TEXT
-)
+_TEXT = with_defaults(GEMMA3_TEXT, _TEXT_DEFAULTS)
 
 #: Source: transformers/models/siglip/configuration_siglip.py, SiglipVisionConfig.
 _VISION: tuple[Entry, ...] = (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Computed, Config, ContradictionError, Field, read, shown
+from calculator.architecture.config import Computed, Config, ContradictionError, read, shown
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import TEXT_ALONE, stack
@@ -16,7 +15,7 @@ from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count
 from calculator.families.llama.weights import MISTRAL, mistral_layer
 from calculator.families.ministral.weights import MINISTRAL3
 from calculator.families.mistral3 import forward
-from calculator.families.nested import from_text, nested
+from calculator.families.nested import from_text, nested, with_defaults
 from calculator.families.rope import frequencies
 from calculator.families.windows import attention_type
 
@@ -33,17 +32,10 @@ _SIZES: Mapping[str, int] = {
 }
 
 
-def _with_defaults(entries: tuple[Entry, ...], defaults: Mapping[str, int]) -> tuple[Entry, ...]:
-    return tuple(
-        replace(entry, default=defaults[entry.name]) if isinstance(entry, Field) and entry.name in defaults else entry
-        for entry in entries
-    )
-
-
 #: The fields of each text model. Source: configuration_mistral.py and configuration_ministral3.py.
 _TEXTS: Mapping[str, tuple[Entry, ...]] = {
-    "mistral": _with_defaults(MISTRAL, {**_SIZES, "vocab_size": 32_000, "num_hidden_layers": 32}),
-    "ministral3": _with_defaults(MINISTRAL3, {**_SIZES, "vocab_size": 131_072, "num_hidden_layers": 34}),
+    "mistral": with_defaults(MISTRAL, {**_SIZES, "vocab_size": 32_000, "num_hidden_layers": 32}),
+    "ministral3": with_defaults(MINISTRAL3, {**_SIZES, "vocab_size": 131_072, "num_hidden_layers": 34}),
 }
 
 #: The text model of a file without `text_config`. Source: configuration_mistral3.py, sub_configs_defaults.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, Field, shown
+from calculator.architecture.config import Check, Computed, Config, shown
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike, kinds_by_attention
@@ -22,7 +21,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
-from calculator.families.nested import from_text, nested, text_at_the_top
+from calculator.families.nested import from_text, nested, text_at_the_top, with_defaults
 from calculator.families.qwen.weights import qwen2_layer, qwen3_layer
 from calculator.families.qwen_vl import forward
 from calculator.families.qwen_vl.towers import QWEN2_5_VISION, QWEN3_VISION, qwen2_5_tower, qwen3_tower
@@ -50,19 +49,11 @@ def _wrong_sections(default: Sequence[int]) -> Check:
     return Check(name="rope_parameters", problem=problem)
 
 
-def _with_defaults(entries: Sequence[Entry], defaults: dict[str, Any]) -> tuple[Entry, ...]:
-    """Give fields the class's defaults: a file's `text_config` is saved as the difference from them."""
-    return tuple(
-        replace(entry, default=defaults[entry.name]) if isinstance(entry, Field) and entry.name in defaults else entry
-        for entry in entries
-    )
-
-
 def _slides(config: Config, index: int) -> bool:
     return config["sliding_window"] is not None and index >= config["max_window_layers"]
 
 
-_QWEN2_5_TEXT = _with_defaults(
+_QWEN2_5_TEXT = with_defaults(
     (
         *(entry for entry in grouped_sizes(kv=8) if entry.name != "head_dim"),
         ONE_HEAD_SIZE[1],
@@ -87,7 +78,7 @@ _QWEN2_5_TEXT = _with_defaults(
     },
 )
 
-_QWEN3_TEXT = _with_defaults(
+_QWEN3_TEXT = with_defaults(
     (
         *grouped_sizes(kv=32, head=128),
         positions(128_000),
