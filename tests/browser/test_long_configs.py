@@ -27,9 +27,9 @@ def test_every_control_works_for_a_plan_too_long_for_a_link(open_page, origin, o
     required = page.locator(".changes [data-label='Required after it'] data").first.get_attribute("value")
     change.click()
     page.locator(f".facts data[value='{required}']").wait_for()
-    card = page.locator(".shelves").first.locator(".names button").last
-    name = card.inner_text()
-    card.click()
+    page.wait_for_load_state()  # until then, the last card that is there may not be the page's last card
+    name = page.locator(".shelves").first.locator(".names button").last.inner_text()
+    page.locator(".shelves").first.get_by_role("button", name=name, exact=True).click()
     page.locator("#verdict .eyebrow", has_text=name).wait_for()
     with page.expect_download() as started:
         page.locator("button[formaction='/export/peft']").click()
