@@ -3,7 +3,8 @@
 from typing import Any
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import Moment, OutOfMemoryAnswer
+from app.api.answers.fit import OutOfMemoryAnswer
+from app.api.answers.memory import Moment
 from app.api.answers.plan import request_body
 from app.interop.imports import Imported
 from app.presentation.diagnosis_text import sentences

@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import model_validator
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import Component, DeviceFit, ModelSummary, Row, settings
+from app.api.answers.estimate import ModelSummary, settings
+from app.api.answers.fit import DeviceFit
+from app.api.answers.memory import Component, Row
 from calculator.common.names import PassName
 from calculator.estimation.request import ReservedBy
 from calculator.inference.answer import Inference

@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import model_validator
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import ModelSummary, Row, settings
+from app.api.answers.estimate import ModelSummary, settings
 from app.api.answers.interval import IntervalAnswer
+from app.api.answers.memory import Row
 from app.presentation import run_text, speed_text
 from calculator.devices import Verdict
 from calculator.run.answer import Resource, RunPhaseName, WholeRun
