@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from app.api.answers import estimate
+from app.api.answers import estimate, fit, memory
 from app.api.answers import inference as served
 from app.api.answers.estimate import EstimateAnswer
 from app.api.answers.gpus import GPUAnswer
@@ -140,13 +140,13 @@ def test_the_inputs_are_those_that_the_calculator_declares():
     ("model", "cls"),
     [
         (EstimateAnswer, answer.Estimate),
-        (estimate.Memory, answer.Memory),
-        (estimate.Component, answer.Component),
-        (estimate.Row, answer.Row),
-        (estimate.Moment, answer.Moment),
-        (estimate.Phase, answer.Phase),
+        (memory.Memory, answer.Memory),
+        (memory.Component, answer.Component),
+        (memory.Row, answer.Row),
+        (memory.Moment, answer.Moment),
+        (memory.Phase, answer.Phase),
         (estimate.ModelSummary, answer.ModelSummary),
-        (estimate.Fit, Fit),
+        (fit.Fit, Fit),
         (GPUAnswer, GPU),
         (ModelDetail, ModelEntry),
         (served.InferenceAnswer, serving.Inference),
