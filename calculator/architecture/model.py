@@ -12,7 +12,7 @@ from calculator.architecture.module import Buffer, Kind, Module, OwnDType, linea
 from calculator.architecture.task import CAUSAL_LM, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.layer_kind import LayerKind
@@ -134,6 +134,11 @@ class Model:
             if isinstance(part, Stack):
                 for index, layer in enumerate(part.layers):
                     yield from (replace(each, name=f"{part.name}.{index}.{each.name}") for each in layer.buffers)
+
+    @cached_property
+    def accepted(self) -> set[Hashable]:
+        """Methods whose targets were checked and accepted, for those who check them."""
+        return set()
 
     @cached_property
     def modules(self) -> tuple[Module, ...]:

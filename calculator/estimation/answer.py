@@ -118,6 +118,8 @@ class Moment:
     phase: PhaseName
     operation: str
     bytes: int
+    #: Its JSON, kept by what writes it: runs on other cards have the same timeline.
+    json: str | None = field(default=None, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

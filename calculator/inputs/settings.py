@@ -7,6 +7,7 @@ import math
 import types
 from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from calculator.common.errors import PlanError, Problem
@@ -79,11 +80,17 @@ class Declared:
     """A declared input: its name, type, default and description."""
 
     name: str
+    #: Its place among the inputs of its class, from 0.
+    position: int
     type: Any
     default: Any
     setting: Setting
     #: Types all of whose values it accepts, but for limits.
     plain: frozenset[type]
+    #: The settings class of an input that is an object; None for other inputs.
+    nested: type | None
+    #: The type of an input that is an object of names and numbers; None for other inputs.
+    by_name: Any
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -92,27 +99,30 @@ class Declared:
             value for member in _members(self.type) if get_origin(member) is Literal for value in get_args(member)
         )
 
-    @property
-    def nested(self) -> type | None:
-        """The settings class of an input that is an object; None for other inputs."""
-        return next(filter(dataclasses.is_dataclass, _members(self.type)), None)
-
 
 @cache
 def declared(cls: type) -> tuple[Declared, ...]:
     """Every input of a settings dataclass, in order."""
     hints = get_type_hints(cls)
-    return tuple(
-        Declared(
-            name=f.name,
-            type=hints[f.name],
-            default=f.default,
-            setting=f.metadata["setting"],
-            plain=_PLAIN.intersection(_members(hints[f.name])),
-        )
-        for f in dataclasses.fields(cls)
-        if "setting" in f.metadata
+    inputs = (each for each in dataclasses.fields(cls) if "setting" in each.metadata)
+    return tuple(_declared(position, each, hints[each.name]) for position, each in enumerate(inputs))
+
+
+def _declared(position: int, declared: dataclasses.Field[Any], kind: Any) -> Declared:
+    members = _members(kind)
+    return Declared(
+        name=declared.name,
+        position=position,
+        type=kind,
+        default=declared.default,
+        setting=declared.metadata["setting"],
+        plain=_PLAIN.intersection(members),
+        nested=next(filter(dataclasses.is_dataclass, members), None),
+        by_name=next(filter(is_by_name, members), None),
     )
+
+
+_POSITION = attrgetter("position")
 
 
 @cache
@@ -128,6 +138,8 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     """
     if not isinstance(value, dict):
         raise PlanError(Problem(loc=loc, msg="must be an object", input=value))
+    if not value:
+        return cls()
     known = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
     problems = [
         Problem(
@@ -137,18 +149,18 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
         if key not in known and key not in ignore
     ]
     values: dict[str, Any] = {}
-    for key, declaration in known.items():
-        if key in value:
-            wrong = None if type(value[key]) in declaration.plain else mismatch(declaration.type, value[key])
-            message = wrong or out_of_range(declaration.setting, value[key])
-            if message:
-                message += instead_of(declaration.setting, value[key])
-                problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=value[key]))
-                continue
-            try:
-                values[key] = _parsed(declaration, value[key], f"{loc}.{key}")
-            except PlanError as error:
-                problems.extend(error.problems)
+    for declaration in sorted([known[key] for key in value if key in known], key=_POSITION):
+        key, given = declaration.name, value[declaration.name]
+        wrong = None if type(given) in declaration.plain else mismatch(declaration.type, given)
+        message = wrong or out_of_range(declaration.setting, given)
+        if message:
+            message += instead_of(declaration.setting, given)
+            problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=given))
+            continue
+        try:
+            values[key] = _parsed(declaration, given, f"{loc}.{key}")
+        except PlanError as error:
+            problems.extend(error.problems)
     if problems:
         raise PlanError(*problems)
     return cls(**values)
@@ -158,9 +170,8 @@ def _parsed(declaration: Declared, value: Any, loc: str) -> Any:
     """A value as its dataclass has it: tuples for lists, settings for objects."""
     if isinstance(value, list):
         return _frozen(value)
-    by_name = next(filter(is_by_name, _members(declaration.type)), None)
-    if by_name is not None and isinstance(value, dict):
-        return by_name(value)
+    if declaration.by_name is not None and isinstance(value, dict):
+        return declaration.by_name(value)
     if declaration.nested is not None and value is not None:
         return parse(declaration.nested, value, loc)
     return value

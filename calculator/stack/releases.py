@@ -46,13 +46,18 @@ def parse_stack(body: Any, loc: str = "stack") -> StackVersions:
         PlanError: with every problem found, each at its dotted path.
     """
     versions = parse(StackVersions, body, loc)
-    problems = tuple(_problems(versions, loc))
+    problems = _problems(versions, loc)
     if problems:
         raise PlanError(*problems)
     return versions
 
 
-def _problems(versions: StackVersions, loc: str) -> Iterator[Problem]:
+@lru_cache(maxsize=256)
+def _problems(versions: StackVersions, loc: str) -> tuple[Problem, ...]:
+    return tuple(_unknown(versions, loc))
+
+
+def _unknown(versions: StackVersions, loc: str) -> Iterator[Problem]:
     for each in declared(StackVersions):
         given, known = getattr(versions, each.name), KNOWN[each.name]
         if not _RELEASE.fullmatch(given):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,9 @@ class Interval:
     highest_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Accuracy:
-    """How far estimates of a method were from measurements."""
+    """How far estimates of a method were from measurements. It is never changed, but for the JSON kept with it."""
 
     method: str
     sentence: str
@@ -38,6 +38,8 @@ class Accuracy:
     #: `required_bytes` corrected by the errors of nvidia-smi's figures. None if there are none, or if reserved memory
     #: is by the rule: the measurements were compared with replays.
     interval: Interval | None
+    #: Its JSON, kept by what writes it: all estimates of a method by the rule have the same accuracy.
+    json: str | None = field(default=None, init=False, repr=False, compare=False)
 
 
 #: What is known of the accuracy of an answer from a trace.
@@ -62,13 +64,17 @@ def accuracy(estimate: Estimate) -> Accuracy:
         return Accuracy(method=method, sentence=TRACED, errors=(), interval=None)
     if estimate.memory.interval is not None:
         return Accuracy(method=method, sentence=FROM_SOURCE + _rule_sentence(estimate), errors=(), interval=None)
+    if estimate.reserved == "rule":
+        return _by_rule(method, _rule_sentence(estimate))
     errors = of_method(method)
-    return Accuracy(
-        method=method,
-        sentence=_sentence(_inside_a_sentence(LABELS[method]), errors) + _rule_sentence(estimate),
-        errors=errors,
-        interval=_interval(estimate.memory.required_bytes, errors) if estimate.reserved == "replay" else None,
-    )
+    interval = _interval(estimate.memory.required_bytes, errors)
+    return Accuracy(method=method, sentence=_sentence(method), errors=errors, interval=interval)
+
+
+@cache
+def _by_rule(method: str, rule_sentence: str) -> Accuracy:
+    """Return the accuracy of estimates whose reserved memory is by a rule."""
+    return Accuracy(method=method, sentence=_sentence(method) + rule_sentence, errors=of_method(method), interval=None)
 
 
 @cache
@@ -82,7 +88,9 @@ def method_name(method: Method) -> str:
     return "dora" if getattr(method, "use_dora", False) else method.name
 
 
-def _sentence(label: str, errors: tuple[Errors, ...]) -> str:
+@cache
+def _sentence(method: str) -> str:
+    label, errors = _inside_a_sentence(LABELS[method]), of_method(method)
     if not errors:
         return f"No GPU measurement of {label} is known with which such an estimate could be compared."
     figures = sum(each.figures for each in errors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from json.encoder import encode_basestring
-from types import UnionType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
@@ -83,26 +83,36 @@ def _number(value: float) -> str:
 
 
 def _writer(annotation: Any) -> Writer:
-    if annotation is str or (get_origin(annotation) is Literal and set(map(type, get_args(annotation))) == {str}):
+    """Return how a value of a type becomes JSON."""
+    arguments = get_args(annotation)
+    if annotation is str or (get_origin(annotation) is Literal and set(map(type, arguments)) == {str}):
         return encode_basestring
     if annotation is float:
         return _number
-    return _of_models(annotation) or _plain
-
-
-def _of_models(annotation: Any) -> Writer | None:
-    """Return how a value with models in it becomes JSON; None if there is none."""
+    if annotation is int:
+        return str
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _model_writer(annotation)
-    arguments = get_args(annotation)
-    writers = [writer for each in arguments if (writer := _of_models(each)) is not None]
-    if not writers or get_origin(annotation) is dict:
-        return None
-    write = writers[0]
-    if len(writers) > 1:
-        raise TypeError(f"{annotation} has more than one model: its value does not state which")
-    if get_origin(annotation) is tuple:
-        return lambda values: f"[{','.join(map(write, values))}]"
-    if get_origin(annotation) in (Union, UnionType) and type(None) in arguments:
-        return lambda value: "null" if value is None else write(value)
-    raise TypeError(f"{annotation} has no writer: give it the form of a model, a tuple of models, or either or None")
+    if get_origin(annotation) is tuple and arguments[1:] == (Ellipsis,):
+        return _list_writer(_writer(arguments[0]))
+    others = [kind for kind in arguments if kind is not NoneType]
+    if get_origin(annotation) in (Union, UnionType) and len(others) == 1:
+        return _optional_writer(_writer(others[0]))
+    if get_origin(annotation) is not dict and any(map(_has_model, arguments)):
+        raise TypeError(
+            f"{annotation} has no writer: give it the form of a model, a tuple of models, or either or None"
+        )
+    return _plain
+
+
+def _list_writer(write: Writer) -> Writer:
+    return lambda values: f"[{','.join(map(write, values))}]"
+
+
+def _optional_writer(write: Writer) -> Writer:
+    return lambda value: "null" if value is None else write(value)
+
+
+def _has_model(kind: Any) -> bool:
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return is_model or any(map(_has_model, get_args(kind)))

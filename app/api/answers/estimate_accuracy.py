@@ -1,5 +1,7 @@
 """How far similar estimates were from measurements, in an answer."""
 
+from typing import ClassVar
+
 from app.api.answers.answer import Answer, described
 
 
@@ -27,6 +29,8 @@ class Interval(Answer):
 
 class Accuracy(Answer):
     """How far estimates of this method were from measurements. See GET /api/v1/validation for every row."""
+
+    keeps_json: ClassVar[bool] = True
 
     method: str = described("The method that was measured. DoRA is listed under its own name.", "lora")
     sentence: str = described("A summary.", "Estimates of LoRA were compared with 17 measured figures: ...")

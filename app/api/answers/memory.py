@@ -57,6 +57,8 @@ class Phase(Answer):
 class Moment(Answer):
     """A point on the timeline of the step."""
 
+    keeps_json: ClassVar[bool] = True
+
     phase: PhaseName = described("The phase of the step.", "forward")
     operation: str = described("The operation that runs.", "lm_head")
     bytes: int = described("Bytes alive while it runs.", 9_102_336_000)

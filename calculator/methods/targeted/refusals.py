@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from calculator.methods.targeted.method import TargetedMethod
 
 
+#: The number of methods that a model remembers to have accepted.
+MAX_ACCEPTED = 64
+
+
 def check(method: TargetedMethod, model: Model) -> None:
     """Refuse targets that PEFT refuses, and those that are not modelled.
 
     Raises:
         PlanError: with every reason.
     """
+    if method in model.accepted:
+        return
     names = target_names(method, model)
     paths = dict(model.paths)
     requested = {path: module for path, module in paths.items() if is_requested(path, module, method, model)}
@@ -35,6 +41,9 @@ def check(method: TargetedMethod, model: Model) -> None:
     problems += [*own, *_not_adaptable(method, found), *_routers(method, model, found)]
     if problems:
         raise PlanError(*problems)
+    if len(model.accepted) >= MAX_ACCEPTED:
+        model.accepted.clear()
+    model.accepted.add(method)
 
 
 def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> Problem:
