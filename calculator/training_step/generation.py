@@ -46,12 +46,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """One pass: its recording, its peak, the operation that reaches the peak, and the cache after it."""
+class PassPeak:
+    """The peak of one pass: its recording, its moment, and the operation that reaches it."""
 
     recording: Recording
     moment: Moment
     operation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass(PassPeak):
+    """One pass with its peak, and the cache after it."""
+
     cache: Cache
 
 

@@ -5,87 +5,157 @@ GenerationMixin.generate and _sample). It differs from greedy search in a caller
 every sequence, and probabilities from which tokens are drawn. `accelerate` wraps the forward pass of the model that it
 prepares, so that autocast applies unless PEFT's model calls the model inside it.
 
+One layer of each repeating period stands for the others (see `repetition`). Before a token is decoded, the cached keys
+and values of all layers are alive; each layer replaces its own.
+
 Source: trl/trainer/grpo_trainer.py and rloo_trainer.py of TRL 1.16, _generate_single_turn.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import Dim
+from calculator.architecture.dimension import named
 from calculator.engine import autocast
-from calculator.engine.repetition import Repetition
+from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.memory_curve import Window
+from calculator.engine.repetition import repetition
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
 from calculator.layers.cache import Cache
-from calculator.layers.context import Context
+from calculator.layers.context import Context, layer_classes
+from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import in_float32
-from calculator.training_step.generation import ONE, TracedPass, cached_before, last_logits, measured
+from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
+from calculator.training_step.run import Interpretation
+from calculator.training_step.symbolic_trace import SymbolicTrace, SymSizes
 
 if TYPE_CHECKING:
-    from calculator.architecture.dimension import Shape
+    from collections.abc import Sequence
+
+    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import GenerationBatch
-    from calculator.training_step.generation import Pass
+    from calculator.training_step.run import Run
+
+    #: The keys and values of a layer.
+    Pair = tuple[Tensor, ...]
+
+
+class RolledOut(NamedTuple):
+    """One pass: its events, which are those of its tape from `start` on, and the cache of the layers that ran."""
+
+    interpretation: Interpretation
+    start: int
+    cache: Cache
+
+    def measured(self, run: Run) -> PassPeak:
+        """Return the peak of the pass in a run of it."""
+        recording = run.recorded()
+        moment = recording.curve.peak(self.start, recording.copies.lifetimes.end)
+        return PassPeak(recording=recording, moment=moment, operation=recording.operation(moment.event))
+
+
+def rolled_out(prepared: PreparedModel) -> tuple[PassPeak, ...]:
+    """Return the passes in which a trainer generates a step's completions; none if it does not."""
+    batch = trainer_of(prepared.training).generation(prepared.training)
+    passes = Rollout(prepared, batch).passes() if batch is not None else ()
+    return tuple([each.measured(each.interpretation.run()) for each in passes])
+
+
+class RolloutTrace:
+    """The same passes with symbolic sizes."""
+
+    __slots__ = ("_passes", "_shape_env", "_traces")
+
+    def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel) -> None:
+        batch = trainer_of(prepared.training).generation(prepared.training)
+        self._shape_env = shape_env
+        self._passes = Rollout(prepared, batch, shape_env).passes() if batch is not None else ()
+        self._traces = [SymbolicTrace(shape_env, each.interpretation) for each in self._passes]
+        shape_env.eliminate_dead_code(index for trace in self._traces for index in trace.outputs)
+
+    def with_sizes(self, sizes: Sequence[int]) -> tuple[PassPeak, ...] | None:
+        """Return the passes with other sizes, or None where a guard fails."""
+        values = self._shape_env.evaluate(sizes)
+        if values is None:
+            return None
+        passes = zip(self._passes, self._traces, strict=True)
+        return tuple([each.measured(trace.with_values(values)) for each, trace in passes])
 
 
 class Rollout:
     """The generation of the completions of a step. `prepared` states the rows, and the length of the prompts."""
 
-    __slots__ = ("batch", "prepared", "wrapped_dtype")
+    __slots__ = ("batch", "prepared", "shape_env", "wrapped_dtype")
 
-    def __init__(self, prepared: PreparedModel, batch: GenerationBatch) -> None:
+    def __init__(self, prepared: PreparedModel, batch: GenerationBatch, shape_env: ShapeEnv | None = None) -> None:
         training = prepared.training
         #: The dtype of autocast around the model's forward pass, whose outputs are copied to float32 then.
         self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
         generating = training.generating(batch.prompt, self.wrapped_dtype)
         self.prepared = prepared.for_run(generating, prepared.device)
         self.batch = batch
+        #: What records the sizes, if they are symbolic.
+        self.shape_env = shape_env
 
-    def passes(self) -> tuple[Pass, ...]:
+    def passes(self) -> tuple[RolledOut, ...]:
         """Return the pass of the prompts, that of the second token and that of the last one."""
         prefill = self._prefill()
-        passes, prompt, tokens = [measured(prefill)], self.batch.prompt, self.batch.completion
+        passes, prompt, tokens = [prefill], self.batch.prompt, self.batch.completion
         if tokens > 1:
-            passes.append(measured(self._decode(prompt, prefill.cache, first=True)))
+            passes.append(self._decode(prompt, prefill.cache, first=True))
         if tokens > 2:
-            last = prompt + Dim(tokens - 2, "C - 2")
-            passes.append(measured(self._decode(last, prefill.cache, first=False)))
+            last = prompt + named(tokens - 2, "C - 2")
+            passes.append(self._decode(last, prefill.cache, first=False))
         return tuple(passes)
 
-    def _prefill(self) -> TracedPass:
+    def _prefill(self) -> RolledOut:
         context = self._context()
         context.cache = Cache(windowed=True, component="kv_cache")
         return self._run(context, _Loop(context))
 
-    def _decode(self, past: Dim, prefilled: Cache, *, first: bool) -> TracedPass:
+    def _decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
         context = self._context()
-        windows = [context.tape.new((), "int64", "window") for _ in prefilled.windows]
+        windowed = _windowed(context.layers) if prefilled.windows else 0
+        windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
         context.cache = Cache(windowed=True, given=windows, component="kv_cache")
         del windows
         loop = _Loop(context)
         context.past, context.length = past, ONE
-        context.cache.before = [
+        like = _represented(context.repetition, prefilled.kept)
+        before = [
             [cached_before(context, layer, tensor, first=first) for tensor in pair]
-            for layer, pair in zip(context.layers, prefilled.kept, strict=True)
+            for layer, pair in zip(context.layers, like, strict=True)
         ]
+        context.cache.before = [[*before[number]] for number in context.repetition.numbers]
+        skipped = [pair for number, pair in enumerate(before) if number not in {*context.repetition.numbers}]
+        del before
         loop.after_first_token(context)
-        return self._run(context, loop)
+        rolled_out = self._run(context, loop)
+        del skipped
+        return rolled_out
 
     def _context(self) -> Context:
         tape = Tape()
+        if self.shape_env is not None:
+            tape.sizes = SymSizes(self.shape_env)
         tape.grad_enabled = False
         context = Context(self.prepared, forward_for(self.prepared.model, self.prepared.training), tape=tape)
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
-        count = len(context.layers)
-        context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+        # A layer with a window caches other tokens than one without, also where the masks are the same.
+        types = [layer.kind.attention for layer in context.layers]
+        context.repetition = repetition([*zip(layer_classes(context), types, strict=True)])
         return context
 
-    def _run(self, context: Context, loop: _Loop) -> TracedPass:
+    def _run(self, context: Context, loop: _Loop) -> RolledOut:
         """Run the model, which gets copies of the ids and positions, and choose the next token."""
         tape, start = context.tape, len(context.tape.events)
         assert context.cache is not None
@@ -105,7 +175,36 @@ class Rollout:
             inputs.clear()
         loop.choose(context)
         del inputs, logits
-        return TracedPass(tape=tape, start=start, end=len(tape.events), given=(), left=(), cache=context.cache)
+        return RolledOut(_interpretation(tape.copy(), context.repetition), start, context.cache)
+
+
+def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
+    """Return the events of a pass. Each of the repeated layers frees what it replaces in the cache."""
+    marks = {label: position for position, label in tape.marks}
+    start, end = (marks[f"layer {place} forward"] for place in (layers.start, layers.end))
+    window = Window(before=0, start=start, end=end, copies=layers.copies)
+    return Interpretation(
+        tape=tape,
+        repetition=layers,
+        lifetimes=Lifetimes(tape.events, len(tape.rows)),
+        windows=(),
+        shared_rows=0,
+        hidden_states_row=None,
+        first=None,
+        without_graph=(window,) if window.copies else (),
+    )
+
+
+def _represented(layers: Repetition, of_interpreted: Sequence[Pair]) -> list[Pair]:
+    """Return what each layer of the model has, from that of the interpreted ones."""
+    start, end = layers.start, layers.end
+    repeated = [*of_interpreted[start:end]] * layers.copies
+    return [*of_interpreted[:end], *repeated, *of_interpreted[end:]]
+
+
+def _windowed(layers: Sequence[Layer]) -> int:
+    """Return how many layers have a window of the cache."""
+    return sum(layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in layers)
 
 
 class _Loop:

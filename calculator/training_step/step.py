@@ -12,7 +12,7 @@ from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
 from calculator.training_step.peak import MicroBatchRun, Peak
-from calculator.training_step.rollout import Rollout
+from calculator.training_step.rollout import RolloutTrace, rolled_out
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
-    from calculator.training_step.generation import Pass
+    from calculator.training_step.generation import PassPeak
     from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.run import Run
 
@@ -109,11 +109,13 @@ class TrainingStep:
         return TrainingStep(self.resident, traces=self.traces, whole=True)
 
     @cached_property
-    def generation(self) -> tuple[Pass, ...]:
+    def generation(self) -> tuple[PassPeak, ...]:
         """The passes in which the trainer generates a step's completions; none if it does not."""
         prepared = self.resident.prepared
-        batch = trainer_of(prepared.training).generation(prepared.training)
-        return Rollout(prepared, batch).passes() if batch is not None else ()
+        if trainer_of(prepared.training).generation(prepared.training) is None:
+            return ()
+        known = self.traces.generation_of(prepared)
+        return known.of(prepared, rolled_out, RolloutTrace) or rolled_out(prepared)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """The peaks of all phases, in order."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.generation import PassPeak
     from calculator.training_step.run import Interpretation
 
 #: The most patterns of equal dimensions, or of equal shapes, that a trace keeps.
@@ -71,13 +72,19 @@ class SymbolicTrace:
         #: What runs share, by which dimensions are equal, and by which shapes.
         self.by_dims: dict[tuple[int, ...], _Shared] = {}
         self.by_shapes: dict[tuple[int, ...], _Shared] = {}
-        shape_env.eliminate_dead_code([*self.sizes, *self.dims])
+
+    @property
+    def outputs(self) -> list[int]:
+        """The indices of the values that runs need."""
+        return [*self.sizes, *self.dims]
 
     def with_sizes(self, sizes: Sequence[int]) -> Run | None:
         """Return the run with other sizes, or None where a guard fails."""
         values = self.shape_env.evaluate(sizes)
-        if values is None:
-            return None
+        return None if values is None else self.with_values(values)
+
+    def with_values(self, values: Sequence[int]) -> Run:
+        """Return the run in which the environment has these values."""
         key = equal([values[dim] for dim in self.dims])
         shared = self.by_dims.get(key)
         if shared is None:
@@ -139,7 +146,7 @@ def _first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]
 class TraceCache:
     """The runs of requests that differ in sizes alone, for the last model and settings."""
 
-    __slots__ = ("_of_first", "model", "runs", "settings")
+    __slots__ = ("_of_first", "generation", "model", "runs", "settings")
 
     def __init__(self) -> None:
         self.model: Model | None = None
@@ -147,6 +154,8 @@ class TraceCache:
         self.settings: tuple[object, ...] = ()
         #: The runs, by `whole` (the first layer is interpreted) and `reduces`.
         self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(BySizes)
+        #: The passes in which the trainer generates.
+        self.generation: BySizes[tuple[PassPeak, ...]] = BySizes()
         self._of_first: TraceCache | None = None
 
     @property
@@ -158,10 +167,7 @@ class TraceCache:
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
         """Return a request's run. None where the cache is full and no trace's guards hold."""
-        settings = settings_of(prepared)
-        if prepared.model is not self.model or settings != self.settings:
-            self.model, self.settings = prepared.model, settings
-            self.runs.clear()
+        self._serve(prepared)
 
         def plain(prepared: PreparedModel) -> Run:
             return interpreted(training_context(prepared, reduces=reduces), whole=whole).run()
@@ -170,9 +176,24 @@ class TraceCache:
             # A context allocates nothing before its step is interpreted.
             context = training_context(symbolic, reduces=reduces)
             context.tape.sizes = SymSizes(shape_env)
-            return SymbolicTrace(shape_env, interpreted(context, whole=whole))
+            trace = SymbolicTrace(shape_env, interpreted(context, whole=whole))
+            shape_env.eliminate_dead_code(trace.outputs)
+            return trace
 
         return self.runs[whole, reduces].of(prepared, plain, traced)
+
+    def generation_of(self, prepared: PreparedModel) -> BySizes[tuple[PassPeak, ...]]:
+        """Return the passes of requests like this one in which the trainer generates."""
+        self._serve(prepared)
+        return self.generation
+
+    def _serve(self, prepared: PreparedModel) -> None:
+        """Forget what was kept for other models and settings than a request's."""
+        settings = settings_of(prepared)
+        if prepared.model is not self.model or settings != self.settings:
+            self.model, self.settings = prepared.model, settings
+            self.runs.clear()
+            self.generation = BySizes()
 
 
 class SymSizes(Sizes):
