@@ -9,6 +9,7 @@ all.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import groupby
 from operator import add, sub
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,10 +101,12 @@ def expanded(tape: Tape) -> Tape:
 class _Expansion:
     """The windows of all loops of a tape, and the numbers of its rows on the tape with all iterations."""
 
-    __slots__ = ("_first", "_kept", "_last", "_middles", "_owner", "_tape", "_windows")
+    __slots__ = ("_first", "_kept", "_last", "_middles", "_moved", "_owner", "_starts", "_tape", "_windows")
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
+        #: How far events are moved, from the position of each start on.
+        self._starts, self._moved = [0], [0]
         self._windows = [*_windows(tape)]
         self._middles = {window.group: window for window in self._windows if not window.place}
         #: The window that allocates a row, for rows of windows.
@@ -130,9 +133,8 @@ class _Expansion:
         """The tape with all events."""
         old, new = self._tape, self._tape.copy()
         new.rows, new.events, position, row = [], [], 0, 0
-        starts, moved = [0], [0]
         for window in self._windows:
-            new.events += self._outside(position, window.start)
+            self._add_outside(new, position, window.start)
             new.rows += old.rows[row : window.last_row]
             if window.place:
                 new.events += self._once(window.start, window.end, self._first if window.place < 0 else self._last)
@@ -140,30 +142,41 @@ class _Expansion:
                 for events in self._repeated(window):
                     new.events += events
                 new.rows += old.rows[window.first_row : window.last_row] * window.skipped
-                starts.append(window.end)
-                moved.append(len(new.events) - window.end)
+                self._move(new, window.end)
             position, row = window.end, window.last_row
-        new.events += self._outside(position, len(old.events))
+        self._add_outside(new, position, len(old.events))
         new.rows += old.rows[row:]
-        new.marks = [(at + moved[bisect_right(starts, at) - 1], label) for at, label in old.marks]
+        new.marks = [(at + self._moved[bisect_right(self._starts, at) - 1], label) for at, label in old.marks]
         new.marked_rows = {label: self._first[row] for label, row in old.marked_rows.items()}
         return new
+
+    def _move(self, new: Tape, position: int) -> None:
+        """Note how far the events from a position on are moved."""
+        self._starts.append(position)
+        self._moved.append(len(new.events) - position)
 
     def _once(self, start: int, end: int, numbers: Sequence[int]) -> list[int]:
         """Events that occur once."""
         return [numbers[event] if event >= 0 else ~numbers[~event] for event in self._tape.events[start:end]]
 
-    def _outside(self, start: int, end: int) -> list[int]:
-        """Events outside the windows; those of a row that is repeated, for all its iterations."""
-        events = self._once(start, end, self._first)
+    def _add_outside(self, new: Tape, start: int, end: int) -> None:
+        """Add events outside the windows; those of repeated rows together, iteration by iteration."""
         if not self._kept:
-            return events
-        for at in range(end - 1, start - 1, -1):
-            row = ~self._tape.events[at]
-            if row in self._kept:
-                window = self._owner[row]
-                events[at - start : at - start + 1] = [~window.row(row, n) for n in range(window.skipped + 1)]
-        return events
+            new.events += self._once(start, end, self._first)
+            return
+        for window, group in groupby(range(start, end), self._kept_by):
+            positions = [*group]
+            if window is None:
+                new.events += self._once(positions[0], positions[-1] + 1, self._first)
+                continue
+            rows = [~self._tape.events[at] for at in positions]
+            new.events += [~window.row(row, n) for n in range(window.skipped + 1) for row in rows]
+            self._move(new, positions[-1] + 1)
+
+    def _kept_by(self, position: int) -> _Window | None:
+        """The window of a repeated row that an event frees; None for other events."""
+        row = ~self._tape.events[position]
+        return self._owner[row] if row in self._kept else None
 
     def _repeated(self, window: _Window) -> Iterator[Sequence[int]]:
         """The events of each iteration that a window stands for, in time. Between the ends, numbers grow evenly."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.engine.layer_loop import LayerLoop
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.layers.decoder_forward import DecoderForward
@@ -64,6 +65,7 @@ class Context:
         "is_causal",
         "kernels",
         "labels",
+        "layer_loop",
         "length",
         "marks",
         "mask",
@@ -168,6 +170,8 @@ class Context:
         self.router_logits: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
         #: The layers that are run, and how many layers each represents.
         self.repetition = self.hooks.repetition(layer_classes(self))
+        #: What folds the layers of a pass in which every layer's tensors have rows of their own.
+        self.layer_loop: LayerLoop | None = None
         #: A prefix's keys and values of layers that are not run.
         self.skipped_layer_tensors: list[Tensor] = []
         #: Gradients of router logits of layers that are not run.

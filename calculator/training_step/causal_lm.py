@@ -97,9 +97,12 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         context.skipped_layer = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
         hidden_states = first.output(hidden_states)
         del first
+    layers = context.layer_loop
     for position in range(len(context.repetition.numbers)):
         if position == context.repetition.start:
             context.skipped_layer_tensors = []
+        if layers is not None:
+            hidden_states = layers.begin(position, hidden_states)
         hidden_states = mark(hidden_states, f"{context.marks}layer {position}")
         if context.repetition.numbers[position] == context.model.encoder_layers > 0:
             retained = None
@@ -108,6 +111,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
+    if layers is not None:
+        hidden_states = layers.begin(len(context.repetition.numbers), hidden_states)
     hidden_states = mark(hidden_states, f"{context.marks}layer {len(context.repetition.numbers)}")
     norm = context.hooks.module("final_norm")
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))

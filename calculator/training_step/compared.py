@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.engine.repetition import Repetition
+from calculator.engine.layer_loop import LayerLoop
 from calculator.layers.context import Context
 from calculator.methods.compared import compared_model
 from calculator.trainers import trainer_of
@@ -66,8 +66,8 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length
     if outer.unrolls:
-        count = len(context.layers)
-        context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+        context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
+        context.repetition = context.layer_loop.repetition
     outer.passes.append((name, context.repetition))
     return context
 
