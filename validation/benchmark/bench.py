@@ -23,6 +23,7 @@ from calculator.estimation.series import SeriesCache
 from calculator.limit_search.limits import limit, parse_limit
 from calculator.limit_search.sweep import answers, parse_sweep
 from calculator.planning.suggestions import suggestions
+from validation.benchmark import trainers
 from validation.benchmark.machine_speed import loop_seconds
 from validation.tracing.silence import silence_libraries
 
@@ -150,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
         _machine_speed(),
         *_estimates(args.runs),
         *_sharded(args.runs),
+        *_trainers(args.runs),
         *_on_devices(args.runs),
         *_limits(),
         _sweep(),
@@ -205,6 +207,14 @@ def _sharded(runs: int) -> Iterator[Line]:
         yield Line(
             title=f"{title}: a further length", figure=f"{elapsed:.2f} ms", target=target, met=elapsed < SHARDED_MOST
         )
+
+
+def _trainers(runs: int) -> Iterator[Line]:
+    """Estimates with a trainer, as multiples of one without."""
+    for title, *both in trainers.ratios(LLAMA_8B, [LORA, {"name": "full"}], min(runs, 7)):
+        for what, ratio in zip(("by itself", "a further length"), both, strict=True):
+            met, target = ratio <= trainers.MOST, f"at most {trainers.MOST:g} x"
+            yield Line(title=f"{title}: {what}", figure=f"{ratio:.2f} x", target=target, met=met)
 
 
 def _next(requests: Iterator[Request], series: SeriesCache) -> Estimate:

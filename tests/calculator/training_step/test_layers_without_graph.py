@@ -1,0 +1,81 @@
+"""Passes without a graph run one layer of each period, and have the events of all layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from calculator.engine import layer_loop
+from calculator.engine.repetition import Repetition
+from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from calculator.training_step import rollout
+from calculator.training_step.unrolled import Events, events
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from calculator.estimation.request import Request
+
+#: Layers that are alike, and layers of which every other one has a window that its cached tokens fill.
+MODELS = ("meta-llama/Llama-3.2-1B", "google/gemma-2-2b")
+
+
+def _request(model: str, trainer: str, **training: Any) -> Request:
+    settings = {"trainer": trainer, "micro_batch_size": 2, "autocast": "bfloat16", **training}
+    return parse_request({"model": model, "method": {"name": "lora"}, "training": settings, "reserved": "rule"})
+
+
+def _every_layer(kinds: Sequence[Hashable]) -> Repetition:
+    count = len(kinds)
+    return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_generation_with_one_layer_of_a_period_allocates_what_every_layer_does(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = _request(model, "trl-grpo", sequence_length=5000, max_completion_length=400)
+    prepared = resident_state(request).prepared
+    short = rollout.rolled_out(prepared)
+    monkeypatch.setattr(rollout, "repetition", _every_layer)
+    for own, whole in zip(short, rollout.rolled_out(prepared), strict=True):
+        assert len(own.recording.changes) < len(whole.recording.changes)
+        assert own.recording.alive(own.moment).kinds() == whole.recording.alive(whole.moment).kinds()
+        assert (own.moment.bytes, own.operation) == (whole.moment.bytes, whole.operation)
+
+
+def test_generation_of_a_further_length_is_that_of_the_length_by_itself() -> None:
+    series = SeriesCache()
+    for length in (640, 900, 1300):
+        request = _request(MODELS[1], "trl-rloo", sequence_length=length, max_completion_length=400)
+        shared, alone = estimate(request, series).memory, estimate(request, SeriesCache()).memory
+        assert shared.phases == alone.phases
+        assert shared.timeline == alone.timeline
+    assert len(series.traces.generation.traces) == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_replay_of_a_pass_without_a_graph_has_the_events_of_every_layer(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = resident_state(_request(model, "trl-dpo", sequence_length=128)).prepared
+    folded = events(prepared)
+    monkeypatch.setattr(layer_loop, "Loop", _never_folded(layer_loop.Loop))
+    assert _listed(events(prepared)) == _listed(folded)
+
+
+def _never_folded(loop: type) -> Any:
+    def make(tape: Any, count: int) -> Any:
+        tape.folds_loops, before = False, tape.folds_loops
+        made = loop(tape, count)
+        tape.folds_loops = before
+        return made
+
+    return make
+
+
+def _listed(of: Events) -> list[Any]:
+    return [[*of.rows], [*of.forward], [*of.backward], [*of.gradients], [*of.left]]

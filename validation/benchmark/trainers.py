@@ -1,0 +1,85 @@
+"""Time estimates with a trainer and without, alternately."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+from time import process_time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.estimation.request import Request
+
+#: The trainers that are timed, with what their requests set besides.
+TRAINERS: dict[str, dict[str, Any]] = {
+    "transformers": {},
+    "trl-sft": {},
+    "trl-dpo": {},
+    "trl-kto": {},
+    "trl-orpo": {},
+    "trl-grpo": {"max_completion_length": 1024},
+    "trl-rloo": {"max_completion_length": 1024},
+    "torchtune": {"adapter_dtype": "model"},
+}
+
+_TRAINING = {"micro_batch_size": 2, "sequence_length": 2048, "gradient_checkpointing": True}
+
+#: The most that an estimate with a trainer may take of the time of one without.
+MOST = 1.5
+
+
+class Ratio(NamedTuple):
+    """How much longer estimates with a trainer take: of a request by itself, and of a further length."""
+
+    title: str
+    alone: float
+    further: float
+
+
+def ratios(body: dict[str, Any], methods: list[dict[str, Any]], runs: int) -> Iterator[Ratio]:
+    """Yield the ratios of every trainer, method and way to find reserved memory."""
+    for reserved in ("rule", "replay"):
+        for method in methods:
+            own = {**body, "method": method, "reserved": reserved}
+            plain = parse_request({**own, "training": _TRAINING})
+            for trainer, settings in TRAINERS.items():
+                other = parse_request({**own, "training": {**_TRAINING, "trainer": trainer, **settings}})
+                alone = _ratio(_by_itself(plain), _by_itself(other), runs)
+                further = _ratio(_in_a_series(plain), _in_a_series(other), runs)
+                yield Ratio(f"{trainer}, {method['name']}, reserved by {reserved}", alone, further)
+
+
+def _by_itself(request: Request) -> Callable[[], object]:
+    return lambda: estimate(request, SeriesCache())
+
+
+def _in_a_series(request: Request) -> Callable[[], object]:
+    """Return what estimates the request with a further length each time, in a series of two before it."""
+    series = SeriesCache()
+    lengths = iter(range(request.training.sequence_length, 1 << 20, 64))
+
+    def further() -> object:
+        return estimate(replace(request, training=replace(request.training, sequence_length=next(lengths))), series)
+
+    further()
+    further()
+    return further
+
+
+def _ratio(plain: Callable[[], object], other: Callable[[], object], runs: int) -> float:
+    """Return the ratio of the medians of runs that alternate, after one that is not counted."""
+    times: tuple[list[float], list[float]] = [], []
+    for run in range(runs + 1):
+        for own, timed in zip(times, (plain, other), strict=True):
+            start = process_time()
+            timed()
+            if run:
+                own.append(process_time() - start)
+    before, after = map(median, times)
+    return after / before
