@@ -237,8 +237,8 @@ class Training:
     cut_cross_entropy: bool = setting(
         False,
         label="Cut Cross-Entropy",
-        help="Compute the loss with Apple's Cut Cross-Entropy, which never builds logits (axolotl's cut_cross_entropy)."
-        " Only with the trainer transformers.",
+        help="Patch the model with Cut Cross-Entropy, whose loss never builds logits (axolotl's cut_cross_entropy)."
+        " Only the trainer transformers calls it; TRL's losses take no notice of it.",
     )
     gradient_checkpointing_kwargs: CheckpointingKwargs | None = setting(
         None,

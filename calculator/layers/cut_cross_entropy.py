@@ -1,22 +1,23 @@
 """Cut Cross-Entropy: the output head and the loss without logits, and their gradients in the backward pass.
 
 Source: cut_cross_entropy/cce.py, cce_lse_forward.py, cce_backward.py, indexed_dot.py, utils.py and
-transformers/utils.py of apple/ml-cross-entropy (June 2025).
+transformers/utils.py, apply_lce, of axolotl-ai-cloud/ml-cross-entropy at 5f0c7a7, a fork of
+apple/ml-cross-entropy whose function makes no copies under autocast.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
+from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.layers.trl.labels import labelled_tokens
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
-    from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
@@ -25,24 +26,51 @@ ROWS_OF_A_LOCK = 128
 COLUMNS_OF_A_LOCK = 64
 
 
+#: The dtypes in which the kernels of the backward pass read hidden states and head.
+HALF = ("bfloat16", "float16")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutCrossEntropy:
     """linear_cross_entropy in the place of the output head and its loss."""
 
     #: The number of labels in a whole step, by which the sum is divided.
     num_items: Tensor
+    #: Whether the patch scales the hidden states, where the family scales its logits.
+    scaled: bool = False
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss; there are no logits."""
-        weight = context.bind(context.model.output).own["weight"]
+        own = context.bind(context.model.output).own
+        weight, bias = own["weight"], own.get("bias")
         context.set_scope("loss: ")
-        labelled = _labelled(context, hidden_states.shape)
         tokens = named(hidden_states.shape[0] * hidden_states.shape[1], "B × S")
         capped = context.config.get("final_logit_softcapping") is not None
-        flat = ops.view(hidden_states, (tokens, hidden_states.shape[2]))
-        loss = _linear_cross_entropy(flat, weight, labelled, capped=capped)
-        del flat, labelled
+        x = ops.scale(hidden_states, "hidden states, scaled") if self.scaled else hidden_states
+        if (x.dtype, weight.dtype) == ("float32", "bfloat16"):
+            x = ops.cast(x, "bfloat16", "hidden states in bfloat16")
+        _check(x, weight)
+        labelled = _labelled(context, hidden_states.shape)
+        flat = ops.view(x, (tokens, x.shape[2]))
+        del x
+        kept = [labelled, *_lengthened_labels(context)]
+        loss = _linear_cross_entropy(flat, weight, bias, kept, capped=capped)
+        del flat, labelled, kept
         return ops.mul(loss, self.num_items, "loss, divided"), []
+
+
+def _check(x: Tensor, weight: Tensor) -> None:
+    """Refuse what the backward pass asserts against."""
+    if x.dtype not in HALF or weight.dtype not in HALF:
+        read = x.dtype if weight.dtype in HALF else weight.dtype
+        message = f"reads hidden states and output head in bfloat16 or float16, and here has {read}: use false"
+        raise refusal("training.cut_cross_entropy", message, True)
+
+
+def _lengthened_labels(context: Context) -> list[Tensor]:
+    """Return the labels that PEFT lengthens by a prompt; other labels stay with the batch."""
+    of_tokens = ((context.batch, context.length), "int64")
+    return [each for each in context.forward_locals if (each.shape, each.dtype) == of_tokens]
 
 
 def _labelled(context: Context, shape: Shape) -> Tensor:
@@ -58,24 +86,17 @@ def _labelled(context: Context, shape: Shape) -> Tensor:
     return positions
 
 
-class _Inputs(NamedTuple):
-    """What the function's context keeps besides its saved tensors: the positions stay as long as the loss's graph."""
+def _linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kept: list[Tensor], *, capped: bool
+) -> Tensor:
+    """Return the sum of the losses of x: (tokens, hidden_size), by weight: (vocab_size, hidden_size).
 
-    labelled: Tensor
-    #: The dtypes of hidden states and head before autocast's copies.
-    hidden: DType
-    head: DType
-
-
-def _linear_cross_entropy(x: Tensor, weight: Tensor, labelled: Tensor, *, capped: bool) -> Tensor:
-    """Return the sum of the losses of x: (tokens, hidden_size), by weight: (vocab_size, hidden_size)."""
-    tape, region = x.tape, x.tape.autocast
+    kept: the positions of labelled tokens first; as long as the loss's graph.
+    """
+    tape, labelled = x.tape, kept[0]
     needs_grad = bool(x.edge or weight.edge)
-    kept = _Inputs(labelled, x.dtype, weight.dtype)
-    node = Node(tape, _linear_cross_entropy_back, (x.edge, weight.edge), kept) if needs_grad else None
-    if region is not None:
-        x = ops.cast(x.detach(), region.dtype, f"hidden states in {region.dtype}")
-        weight = ops.cast(weight.detach(), region.dtype, f"head in {region.dtype}")
+    edges = (x.edge, weight.edge, bias.edge if bias is not None else None)
+    node = Node(tape, _linear_cross_entropy_back, edges, kept) if any(edges) else None
     (count,) = labelled.shape
     log_sum_exp = tape.new((count,), "float32", "log-sum-exp")
     locks = tape.scratch((_parts(count, ROWS_OF_A_LOCK),), "int32", "locks")
@@ -84,8 +105,8 @@ def _linear_cross_entropy(x: Tensor, weight: Tensor, labelled: Tensor, *, capped
     losses = tape.scratch((count,), "float32", "negative logits of the labels")
     if capped:
         losses = tape.scratch((count,), "float32", "negative logits of the labels, capped")
-    if node is not None and average is not None:
-        for saved in (x, weight, log_sum_exp, labelled, average):
+    if node is not None:
+        for saved in (x, weight, log_sum_exp, labelled, *(each for each in (average, bias) if each is not None)):
             node.save(saved)
     loss = tape.new((), "float32", "loss, summed", node)
     del losses
@@ -96,24 +117,23 @@ def _parts(count: int, size: int) -> int:
     return named(-(-count // size), f"⌈{count} / {size}⌉")
 
 
-def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of hidden states and head, from blocks of logits that no tensor has."""
-    x, weight, _, labelled, _ = node.saved
+def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of hidden states, head and its bias, from blocks of logits that no tensor has."""
+    x, weight, _, labelled = node.saved[:4]
     tape, columns = grad.tape, _parts(x.shape[1], COLUMNS_OF_A_LOCK)
-    order = _order(weight)
+    order = _order(weight) if node.edges[0] or node.edges[1] else None
     of_x = tape.new(x.shape, x.dtype, "gradient of the hidden states") if node.edges[0] else None
     of_weight = tape.new(weight.shape, weight.dtype, "gradient of the head") if node.edges[1] else None
+    of_bias = tape.new((weight.shape[0],), "float32", "gradient of the head's bias") if node.edges[2] else None
     locks = [
         tape.scratch((_parts(rows, ROWS_OF_A_LOCK), columns), "int32", "locks")
-        for rows, edge in zip((labelled.shape[0], weight.shape[0]), node.edges, strict=True)
+        for rows, edge in zip((labelled.shape[0], weight.shape[0]), node.edges[:2], strict=True)
         if edge
     ]
-    if of_weight is not None:
-        of_weight = ops.cast(of_weight, node.context.head, "gradient of the head, cast")
-    if of_x is not None:
-        of_x = ops.cast(of_x, node.context.hidden, "gradient of the hidden states, cast")
+    if of_bias is not None:
+        of_bias = ops.cast(of_bias, node.saved[-1].dtype, "gradient of the head's bias, cast")
     del locks, order
-    return of_x, of_weight
+    return of_x, of_weight, of_bias
 
 
 def _order(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.run.sharded_refusals import sharded_problems
-from calculator.trainers import TRAINERS
+from calculator.trainers import TRAINERS, cut_cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,7 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if training.use_liger_kernel and run.gathers_logits:
         message = "the logits that are gathered with Liger's kernels are not modelled: use run.prediction_loss_only"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
-    if training.cut_cross_entropy:
+    if cut_cross_entropy.is_called(training):
         message = "evaluation with Cut Cross-Entropy is not modelled: use false, or run.eval_strategy no"
         yield Problem(loc="training.cut_cross_entropy", msg=message, input=True)
     if method.embeds_inputs:

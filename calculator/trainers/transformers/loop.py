@@ -63,7 +63,7 @@ class Transformers(Loop):
         """Yield what the loop adds, and what Liger patches."""
         yield from self.facts.assumptions
         yield from liger.assumption(prepared.model, prepared.training)
-        yield from cut_cross_entropy.assumption(prepared.training)
+        yield from cut_cross_entropy.assumption(prepared.training, self.facts.label)
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
@@ -73,8 +73,9 @@ class Transformers(Loop):
 
     def head(self, context: Context) -> LossHead:
         """Return the model's head and loss, or a patch's; the sum is divided by the number of labels in the step."""
-        if context.training.cut_cross_entropy:
-            return CutCrossEntropy(num_items=num_items(context))
+        if cut_cross_entropy.is_called(context.training):
+            scaled = context.model.model_type in cut_cross_entropy.SCALED
+            return CutCrossEntropy(num_items=num_items(context), scaled=scaled)
         if liger.is_patched(context.model, context.training):
             return FusedLinearCrossEntropy(num_items=num_items(context))
         return FullLogits(num_items=num_items(context))

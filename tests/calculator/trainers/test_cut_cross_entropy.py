@@ -19,9 +19,11 @@ LORA = {"name": "lora", "r": 8, "target_modules": ["q_proj"]}
 PLUGIN = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
 
 
-def body(method=LORA, model="meta-llama/Llama-3.2-1B", device=None, **training):
+def body(method=LORA, model="meta-llama/Llama-3.2-1B", device=None, stack=None, **training):
     training = {"trainer": "transformers", "sequence_length": 512, "cut_cross_entropy": True, **training}
-    return {"model": model, "method": method, "training": training, "device": device or {}, "reserved": "rule"}
+    return {"model": model, "method": method, "training": training, "device": device or {}, "reserved": "rule"} | (
+        {"stack": stack} if stack else {}
+    )
 
 
 def request(*args, **settings):
@@ -42,6 +44,17 @@ def test_no_row_has_logits_and_only_a_trained_head_has_a_gradient():
         assert len(of_head) == gradients
 
 
+@pytest.mark.parametrize(
+    ("trainer", "trl"), [("trl-sft", "1.16"), ("trl-sft", "1.9"), ("trl-dpo", "1.16")], ids=lambda given: given
+)
+def test_losses_of_trl_take_no_notice_of_it(trainer, trl):
+    on, off = (
+        estimate(request(trainer=trainer, stack={"trl": trl}, cut_cross_entropy=given)) for given in (True, False)
+    )
+    assert on.memory.phases == off.memory.phases
+    assert [text for text in on.assumptions if "changes nothing" in text]
+
+
 def test_the_loss_has_numbers_for_labelled_tokens_only():
     rows = training_step(request(completion_tokens=100)).run.rows
     assert [row[1] for row in rows if "log-sum-exp" in row[0]] == [(100,)]
@@ -50,9 +63,17 @@ def test_the_loss_has_numbers_for_labelled_tokens_only():
 @pytest.mark.parametrize(
     ("loc", "message", "given"),
     [
-        ("training.cut_cross_entropy", "axolotl runs", {"trainer": "trl-sft"}),
+        ("training.cut_cross_entropy", "computes the entropy", {"trainer": "trl-sft", "stack": {"trl": "1.0"}}),
+        (
+            "training.cut_cross_entropy",
+            "axolotl runs",
+            {"trainer": "trl-sft", "loss_type": "nll", "stack": {"trl": "1.9"}},
+        ),
+        ("training.cut_cross_entropy", "axolotl runs", {"trainer": "unsloth"}),
+        ("training.cut_cross_entropy", "in float32", {"dtype": "float32", "autocast": "bfloat16"}),
+        ("training.cut_cross_entropy", "here has float32", {"dtype": "float16", "autocast": "bfloat16"}),
         ("training.cut_cross_entropy", "set training.trainer", {"trainer": None}),
-        ("training.cut_cross_entropy", "modelled for llama", {"model": "openai-community/gpt2"}),
+        ("training.cut_cross_entropy", "no patch of gpt2", {"model": "openai-community/gpt2"}),
         ("training.cut_cross_entropy", "Liger", {"use_liger_kernel": True}),
         ("training.cut_cross_entropy", "sharding ddp", {"device": {"count": 2, "sharding": "ddp"}}),
         ("method.target_modules", "learns nothing", {"method": {**LORA, "target_modules": ["lm_head"]}}),

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
-from validation.reference.build import META
+from validation.reference.build import META, config_of
 from validation.reference.trainers import kernels
 
 if TYPE_CHECKING:
@@ -52,5 +52,8 @@ def build_run(recipe: Recipe, folder: str, device: torch.device = META) -> Run:
         check_release(recipe.trl)
     if recipe.use_liger_kernel or recipe.cut_cross_entropy or recipe.trainer != "transformers":
         kernels.install()
+    if recipe.cut_cross_entropy:
+        install = import_module("validation.reference.trainers.cut_cross_entropy").install
+        install(config_of(recipe.request)["model_type"])
     builder = import_module(f"validation.reference.trainers.{BUILDERS[recipe.trainer]}")
     return builder.build(recipe, folder, device)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from validation.reference.build import build_model, config_of, refusing
+from validation.reference.build import build_model, refusing
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import labelled_rows
 from validation.reference.trainers.run import Run, with_quantizer
@@ -24,10 +23,6 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     Raises:
         PlanError: if transformers or PEFT refuses the request.
     """
-    if recipe.cut_cross_entropy:
-        import_module("validation.reference.trainers.cut_cross_entropy").install(
-            config_of(recipe.request)["model_type"]
-        )
     reference = build_model(recipe.request, device, quant_storage=recipe.quant_storage)
     with refusing("training"):
         trainer = Trainer(
