@@ -78,7 +78,7 @@ def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:
 
 def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Alive, str]]:
     """The moments at which DeepSpeed flattens a group's weights, casts its masters, and makes zeros for gradients."""
-    groups = [frozenset(each.key.name for each in group.given) for group in state.partitions.groups]
+    groups = [group.names for group in state.partitions.groups]
     whole = [*_named(resident.tensors)]
     flat: Alive = []
     casts = state.dtype != "float32"

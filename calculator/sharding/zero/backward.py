@@ -34,32 +34,62 @@ class At(NamedTuple):
 
 
 class Hook(NamedTuple):
-    """The moment at which a gradient is ready, and the fullest moment until the next hook.
+    """A gradient that is ready, and the fullest moment from the hook before it up to then.
 
-    `gradient` are its bytes, which are alive at the moment and freed right after it. Without a key, it is the moment at
-    which the backward pass enters the next layer.
+    `gradient` are its bytes, which are alive when it is ready and freed right after.
     """
 
-    key: Key | None
+    most: At
+    key: Key
     gradient: int
     ready: At
-    after: At
+
+
+class Stretch:
+    """The moments of a part of the pass that one layer or the modules between layers run, in each of its copies.
+
+    Attributes:
+        hooks: Those of the first copy, in order.
+        after: The fullest moment after them, if there is any.
+        copies: The numbers of the copies.
+        enters: Whether it begins with the moment at which the pass enters a layer.
+        fullest: The fullest moment.
+        kept: The fullest moment if gradients stay alive, and the bytes of those that are ready before it.
+        gradients: The bytes of all gradients.
+    """
+
+    __slots__ = ("_back", "_growth", "after", "copies", "enters", "fullest", "gradients", "hooks", "kept")
+
+    def __init__(
+        self, hooks: list[Hook], after: At | None, copies: range, growth: int, back: int, *, enters: bool
+    ) -> None:
+        self.hooks, self.after, self.copies, self.enters = hooks, after, copies, enters
+        #: The bytes that each copy has more than the one before it, and how many layers before it it is.
+        self._growth, self._back = growth, back
+        moments, self.gradients = [], 0
+        for each in hooks:
+            moments.append((each.most, self.gradients))
+            self.gradients += each.gradient
+        if after is not None:
+            moments.append((after, self.gradients))
+        self.fullest = max(moments, key=lambda moment: moment[0].bytes)[0]
+        self.kept = max(moments, key=lambda moment: moment[0].bytes + moment[1])
+
+    def moved(self, at: At, copy: int) -> At:
+        """A moment of the first copy, in another one."""
+        more = copy - self.copies[0]
+        return At(at.bytes + more * self._growth, at.event, copy) if more else at
+
+    def key_in(self, key: Key, copy: int) -> Key:
+        """A parameter of the first copy, in another one."""
+        name, layer = key
+        return key if layer is None else Key(name, layer - (copy - self.copies[0]) * self._back)
 
 
 class BackwardPass:
     """The moments of one backward pass, with every copy of the repeated layers."""
 
-    __slots__ = (
-        "_base",
-        "_last",
-        "_marks",
-        "_positions",
-        "_recording",
-        "_repetition",
-        "before",
-        "end",
-        "hooks",
-    )
+    __slots__ = ("_base", "_last", "_marks", "_positions", "_recording", "_repetition", "end", "runs")
 
     def __init__(self, tape: Tape, repetition: Repetition, recording: Recording) -> None:
         self._repetition, self._recording = repetition, recording
@@ -73,10 +103,9 @@ class BackwardPass:
             if label.startswith(GRADIENT_OF) or _is_of_layer(label)
         ]
         self._positions = _layers(tape, start)
-        self.hooks: list[Hook] = []
-        #: The fullest moment before the first hook, and the moment at which DeepSpeed reduces what is left.
-        self.before = At(-1, 0, 0)
-        self._add(start, end)
+        #: Stretches that run one after the other, in as many copies.
+        self.runs = [*self._runs(start, end)]
+        #: The moment at which DeepSpeed reduces what is left.
         self.end = At(self._bytes(end, self._copies()), end, self._copies())
 
     def alive(self, at: At, resident_tensors: Sequence[ResidentTensors]) -> LiveTensors:
@@ -106,61 +135,55 @@ class BackwardPass:
         base = self._last if copy == self._copies() else self._base
         return base[position] + copy * self._growth()
 
-    def _add(self, start: int, end: int) -> None:
+    def _runs(self, start: int, end: int) -> Iterator[list[Stretch]]:
         window = self._window()
         if window is None:
-            self._piece(start, end, 0)
+            yield self._stretches(start, end, range(1))
             return
-        self._piece(start, window.start, 0)
-        first = len(self.hooks)
-        self._piece(window.start, window.end, 0)
-        own = self.hooks[first:]
-        for copy in range(1, window.copies + 1):
-            if own and (copy < window.copies or self._last is self._base):
-                self._until(self._base, window.start, own[0].ready.event, copy * self._growth(), copy)
-                self.hooks += self._repeated(own, copy)
-            else:
-                self._piece(window.start, window.end, copy)
-        self._piece(window.end, end, window.copies)
+        copies = window.copies
+        alike = range(copies + 1 if self._last is self._base else copies)
+        yield self._stretches(start, window.start, range(1))
+        yield self._stretches(window.start, window.end, alike)
+        if len(alike) == copies:
+            yield self._stretches(window.start, window.end, range(copies, copies + 1))
+        yield self._stretches(window.end, end, range(copies, copies + 1))
 
-    def _repeated(self, hooks: Sequence[Hook], copy: int) -> Iterator[Hook]:
-        """The hooks of the first copy of the layers, in another copy."""
-        more = copy * self._growth()
-        back = copy * (self._repetition.end - self._repetition.start)
-        for key, gradient, ready, after in hooks:
-            of_copy = key if key is None or key.layer is None else Key(key.name, key.layer - back)
-            entered = At(ready.bytes + more, ready.event, copy)
-            yield Hook(of_copy, gradient, entered, At(after.bytes + more, after.event, copy))
+    def _stretches(self, start: int, end: int, copies: range) -> list[Stretch]:
+        """The stretches between two positions."""
+        if not copies:
+            return []
+        growth, back, copy = self._growth(), self._repetition.end - self._repetition.start, copies[0]
+        found: list[Stretch] = []
+        hooks: list[Hook] = []
+        at, most, enters = start, None, False
+        marks = [mark for mark in self._marks if start < mark[0] <= end]
+        for position, label, row in (*marks, (end, "", None)):
+            ready = self._at(position, copy)
+            most, at = self._fullest(most, at, position, copy), position
+            if row is not None:
+                name = label.removeprefix(GRADIENT_OF)
+                key = Key(name, self._layer(position, copy) if "*" in name else None)
+                hooks.append(Hook(most or ready, key, self._recording.row_bytes(row), ready))
+                most = None
+                continue
+            if hooks or most is not None:
+                found.append(Stretch(hooks, most, copies, growth, back, enters=enters))
+            hooks, most, enters = [], ready, True
+        return found
 
-    def _piece(self, start: int, end: int, copy: int) -> None:
-        """Add the hooks between two positions, for one copy of the layers."""
+    def _at(self, position: int, copy: int) -> At:
+        """The moment before the event at a position, in one copy of the layers."""
         base = self._last if copy == self._copies() else self._base
-        offset = copy * self._growth()
-        at = start
-        for position, label, row in self._marks:
-            if not start < position <= end:
-                continue
-            self._until(base, at, position, offset, copy)
-            ready = At(base[position] + offset, position, copy)
-            at = position
-            if row is None:
-                self.hooks.append(Hook(None, 0, ready, ready))
-                continue
-            name = label.removeprefix(GRADIENT_OF)
-            key = Key(name, self._layer(position, copy) if "*" in name else None)
-            self.hooks.append(Hook(key, self._recording.row_bytes(row), ready, At(-1, position, copy)))
-        self._until(base, at, end, offset, copy)
+        return At(base[position] + copy * self._growth(), position, copy)
 
-    def _until(self, base: Sequence[int], start: int, end: int, offset: int, copy: int) -> None:
-        """Let the latest hook know the fullest moment after the events between two positions."""
+    def _fullest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
+        """The fuller one of a moment and of those after the events between two positions."""
         if end <= start:
-            return
-        most = max(base[start + 1 : end + 1])
-        if not self.hooks:
-            if most + offset > self.before.bytes:
-                self.before = At(most + offset, base.index(most, start + 1), copy)
-        elif most + offset > self.hooks[-1].after.bytes:
-            self.hooks[-1] = self.hooks[-1]._replace(after=At(most + offset, base.index(most, start + 1), copy))
+            return most
+        base = self._last if copy == self._copies() else self._base
+        size = max(base[start + 1 : end + 1])
+        total = size + copy * self._growth()
+        return most if most is not None and most.bytes >= total else At(total, base.index(size, start + 1), copy)
 
     def _layer(self, position: int, copy: int) -> int:
         """The number of the layer that runs at a position of the tape, in one copy."""

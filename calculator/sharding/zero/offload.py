@@ -32,15 +32,15 @@ class OffloadedState(FlatState):
 
     @property
     def _largest(self) -> int:
-        return max(place.elements for place in self.partitions.places.values())
+        return max(size for group in self.partitions.groups for _, pattern in group.parts for size in pattern.sizes)
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:  # noqa: ARG002
         """None: they are in host memory."""
         return (), ()
 
-    def padding_of(self, rank: int, first: int = 0) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
+    def padding_of(self, rank: int) -> list[ResidentTensor | None]:  # noqa: ARG002
         """None: they are in host memory."""
-        return ()
+        return []
 
     @property
     def host_bytes(self) -> int:
@@ -51,5 +51,5 @@ class OffloadedState(FlatState):
         )
         accumulates = self.prepared.training.gradient_accumulation_steps > 1
         stage = STAGES[self.prepared.device.sharding]
-        accumulated = max(self.partitions.whole()) * item if accumulates and stage == 2 else 0
+        accumulated = max(self._elements) * item if accumulates and stage == 2 else 0
         return partition * (4 + 4 + item) + states + self._largest * item + accumulated

@@ -1,4 +1,4 @@
-"""The trained parameters in the order of `named_parameters()`, one by one."""
+"""The trained parameters in the order of `named_parameters()`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_order(
     `frozen`: the frozen ones too. `layers`: of the layers, those with these numbers alone.
     """
     sizes: dict[int, int] = {}
-    for layer, own in _parts(model, tensors, frozen=frozen):
+    for layer, own in parts(model, tensors, frozen=frozen):
         if layer is None or layers is None or layer in layers:
             for tensor in own:
                 if id(tensor) not in sizes:
@@ -51,13 +51,16 @@ def in_order(
 
 def one_by_one(model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False) -> list[ResidentTensor]:
     """The tensors of the same parameters, each as often as layers have it."""
-    return [tensor for _, own in _parts(model, tensors, frozen=frozen) for tensor in own]
+    return [tensor for _, own in parts(model, tensors, frozen=frozen) for tensor in own]
 
 
-def _parts(
-    model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool
+def parts(
+    model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
-    """The parameters of each layer with its number, and those before and after the layers."""
+    """The parameters of each layer with its number, and those before and after the layers.
+
+    Layers of one kind have the same sequence.
+    """
     left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
         prefix = f"{stack.name}.*."

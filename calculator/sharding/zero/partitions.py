@@ -1,5 +1,7 @@
 """How stages 1 and 2 divide the trained parameters: one flat tensor for each parameter group, and a part of it a rank.
 
+Layers of one kind have as many elements, so that a parameter's place follows from the start of its layer.
+
 Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__ and get_partition_info.
 """
 
@@ -12,14 +14,31 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.sharding.zero.parameters import Key, Trained
+    from calculator.sharding.zero.parameters import Key
 
 #: Flat tensors are padded to a multiple of this many elements for each rank (nccl_start_alignment_factor).
 ALIGNMENT = 2
 
 
+class Pattern:
+    """Parameters that follow each other in a flat tensor. Layers of one kind share it."""
+
+    __slots__ = ("elements", "index", "sizes", "starts")
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+        self.sizes = sizes
+        self.index = {name: number for number, name in enumerate(names)}
+        #: The elements before each parameter, and all of them.
+        self.starts = [0, *accumulate(sizes)]
+        self.elements = self.starts[-1]
+
+
+#: Parameters that follow each other, and the number of their layer.
+Part = tuple["int | None", Pattern]
+
+
 class Place(NamedTuple):
-    """Where a parameter is in its group's flat tensor: its offset and elements, and the ranks that own parts of it."""
+    """Where parameters are in a flat tensor: their offset and elements, and the ranks that own parts of them."""
 
     group: int
     offset: int
@@ -27,56 +46,151 @@ class Place(NamedTuple):
     ranks: range
 
 
+class Span(NamedTuple):
+    """Parameters that follow each other in a flat tensor: the first, and the elements of all."""
+
+    first: Key
+    elements: int
+
+
+class Owned(NamedTuple):
+    """The parameters of a rank's partition.
+
+    Attributes:
+        parameters: How many they are.
+        whole: The elements of all of them, with those of other ranks.
+        slices: Their elements in the partition by number, without those of layers that a later one is like.
+    """
+
+    parameters: int
+    whole: int
+    slices: tuple[tuple[int, int], ...]
+
+
 class FlatGroup:
     """The flat tensor of a parameter group, and the size of each rank's partition of it."""
 
-    __slots__ = ("elements", "given", "offsets", "padded", "parameters", "partition")
+    __slots__ = ("_counts", "_of_name", "_starts", "elements", "number", "padded", "partition", "parts")
 
-    def __init__(self, parameters: Sequence[Trained], count: int, *, round_robin: bool) -> None:
-        #: The parameters in the optimizer's order, and in the order of the flat tensor.
-        self.given = parameters
-        self.parameters = _round_robin(parameters, count) if round_robin else parameters
-        ends = [*accumulate(each.elements for each in self.parameters)]
+    def __init__(self, number: int, given: Sequence[Part], count: int, *, round_robin: bool) -> None:
+        self.number = number
+        #: Its parameters in the order of the flat tensor.
+        self.parts = _round_robin(given, count) if round_robin else [each for each in given if each[1].elements]
+        self._starts = [0, *accumulate([pattern.elements for _, pattern in self.parts])]
+        self._counts = [0, *accumulate([len(pattern.sizes) for _, pattern in self.parts])]
         #: The elements of all parameters, and the same with the padding.
-        self.elements = ends[-1] if ends else 0
+        self.elements = self._starts[-1]
         self.padded = -(-self.elements // (ALIGNMENT * count)) * ALIGNMENT * count
         #: The elements of one rank's partition.
         self.partition = self.padded // count
-        self.offsets = [0, *ends[:-1]]
+        starts: dict[int, tuple[Pattern, dict[int | None, int]]] = {}
+        for (layer, pattern), start in zip(self.parts, self._starts, strict=False):
+            starts.setdefault(id(pattern), (pattern, {}))[1][layer] = start
+        self._of_name: dict[str, list[tuple[Pattern, dict[int | None, int]]]] = {}
+        for pattern, of_layers in starts.values():
+            for name in pattern.index:
+                self._of_name.setdefault(name, []).append((pattern, of_layers))
 
-    def places(self, group: int) -> Iterator[tuple[Key, Place]]:
-        """Every parameter's place."""
-        for each, offset in zip(self.parameters, self.offsets, strict=False):
-            ranks = range(offset // self.partition, -(-(offset + each.elements) // self.partition))
-            yield each.key, Place(group, offset, each.elements, ranks)
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of its parameters, with `*` for the numbers of layers."""
+        return frozenset(self._of_name)
+
+    def place(self, key: Key) -> Place:
+        """Where a parameter is."""
+        name, layer = key
+        for pattern, of_layers in self._of_name[name]:
+            if layer in of_layers:
+                number = pattern.index[name]
+                return self.at(of_layers[layer] + pattern.starts[number], pattern.sizes[number])
+        raise KeyError(key)
+
+    def at(self, offset: int, elements: int) -> Place:
+        """The place of neighbouring elements."""
+        partition = self.partition
+        ranks = range(offset // partition, -(-(offset + elements) // partition)) if partition else range(0)
+        return Place(self.number, offset, elements, ranks)
 
     def padding(self, rank: int) -> int:
         """The elements of a rank's partition that belong to no parameter."""
         return min(self.partition, max(0, (rank + 1) * self.partition - self.elements))
 
-    def slices(self, rank: int) -> list[int]:
-        """The elements of each parameter that are in a rank's partition."""
-        start, end = rank * self.partition, (rank + 1) * self.partition
-        first, last = max(0, bisect_right(self.offsets, start) - 1), bisect_left(self.offsets, end)
-        found = zip(self.parameters[first:last], self.offsets[first:last], strict=True)
-        sizes = [min(offset + each.elements, end) - max(offset, start) for each, offset in found]
-        return [size for size in sizes if size > 0]
+    def owned(self, rank: int) -> Owned:
+        """What a rank owns parts of."""
+        start, end = rank * self.partition, min((rank + 1) * self.partition, self.elements)
+        if start >= end:
+            return Owned(0, 0, ())
+        first, last = bisect_right(self._starts, start) - 1, bisect_left(self._starts, end) - 1
+        from_start = self._starts[first]
+        own = self.parts[first][1].starts
+        begin = bisect_right(own, start - from_start) - 1
+        before = self._counts[first] + begin
+        from_last = self._starts[last]
+        of_last = self.parts[last][1].starts
+        stop = bisect_left(of_last, end - from_last)
+        slices: list[tuple[int, int]] = []
+        for at in self._different(first, last):
+            pattern, offset = self.parts[at][1], self._starts[at]
+            low, high = begin if at == first else 0, stop if at == last else len(pattern.sizes)
+            for number in range(low, high):
+                low_end, high_end = offset + pattern.starts[number], offset + pattern.starts[number + 1]
+                slices.append((self._counts[at] + number - before, min(high_end, end) - max(low_end, start)))
+        return Owned(
+            self._counts[last] + stop - before, from_last + of_last[stop] - from_start - own[begin], tuple(slices)
+        )
+
+    def _different(self, first: int, last: int) -> list[int]:
+        """The first and the last of neighbouring parts, and of those between the last of each pattern; in order."""
+        seen: dict[int, int] = {}
+        for at in range(last - 1, first, -1):
+            seen.setdefault(id(self.parts[at][1]), at)
+        return [*dict.fromkeys((first, *sorted(seen.values()), last))]
 
 
-def _round_robin(parameters: Sequence[Trained], count: int) -> list[Trained]:
+def _round_robin(given: Sequence[Part], count: int) -> list[Part]:
     """The parameters dealt to the ranks in turn, those of the first rank first (_round_robin_reorder)."""
-    return [each for rank in range(count) for each in parameters[rank::count]]
+    alone = {
+        (id(pattern), name): Pattern((name,), (pattern.sizes[number],))
+        for _, pattern in given
+        for name, number in pattern.index.items()
+    }
+    ones: list[Part] = [(layer, alone[id(pattern), name]) for layer, pattern in given for name in pattern.index]
+    return [each for rank in range(count) for each in ones[rank::count] if each[1].elements]
 
 
 class Partitions:
     """All flat groups of a run, and where each parameter is in them."""
 
-    __slots__ = ("count", "groups", "places")
+    __slots__ = ("_group_of", "count", "groups", "is_regular")
 
-    def __init__(self, groups: Iterable[Sequence[Trained]], count: int, *, round_robin: bool = False) -> None:
+    def __init__(self, groups: Iterable[Sequence[Part]], count: int, *, round_robin: bool = False) -> None:
         self.count = count
-        self.groups = [FlatGroup(group, count, round_robin=round_robin) for group in groups]
-        self.places = dict(place for number, group in enumerate(self.groups) for place in group.places(number))
+        self.groups = [FlatGroup(number, group, count, round_robin=round_robin) for number, group in enumerate(groups)]
+        self._group_of = {name: group for group in self.groups for name in group.names}
+        #: Whether parameters that follow each other in the model do so in a flat tensor.
+        self.is_regular = not round_robin
+
+    def place(self, key: Key) -> Place:
+        """Where a parameter is."""
+        return self._group_of[key.name].place(key)
+
+    def joined(self, keys: Iterable[Key]) -> list[Span]:
+        """Parameters as few spans."""
+        found: list[Span] = []
+        end: tuple[int, int] | None = None
+        for place, key in sorted(((self.place(key), key) for key in keys), key=_start):
+            if end == (place.group, place.offset):
+                first, elements = found.pop()
+                found.append(Span(first, elements + place.elements))
+            else:
+                found.append(Span(key, place.elements))
+            end = place.group, place.offset + place.elements
+        return found
+
+    def joined_from(self, first: Key, elements: int) -> Place:
+        """The place of some elements from a parameter on."""
+        group = self._group_of[first.name]
+        return group.at(group.place(first).offset, elements)
 
     def slices(self, place: Place) -> Iterator[tuple[int, int]]:
         """The rank and the elements of each part of a parameter."""
@@ -85,10 +199,6 @@ class Partitions:
         for rank in place.ranks:
             yield rank, min(end, (rank + 1) * partition) - max(place.offset, rank * partition)
 
-    def whole(self) -> list[int]:
-        """By rank: the elements of all parameters that the rank owns a part of."""
-        changes = [0] * (self.count + 1)
-        for place in self.places.values():
-            changes[place.ranks.start] += place.elements
-            changes[place.ranks.stop] -= place.elements
-        return [*accumulate(changes[:-1])]
+
+def _start(placed: tuple[Place, Key]) -> tuple[int, int]:
+    return placed[0].group, placed[0].offset

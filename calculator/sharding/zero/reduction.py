@@ -1,47 +1,27 @@
 """The reduction of gradients in stages 1 and 2: a bucket that is filled, reduced, and copied to each rank's partition.
 
+Gradients that fit into the bucket one after the other are put into it at once: only the fullest moment of them counts.
+
 Source: deepspeed/runtime/zero/stage_1_and_2.py, reduce_independent_p_g_buckets_and_remove_grads, average_tensor and
 copy_grads_in_partition.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.plan import Point, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from calculator.common.dtype import DType
-    from calculator.sharding.zero.backward import At, BackwardPass
-    from calculator.sharding.zero.partitions import Partitions, Place
-
-
-class Point(NamedTuple):
-    """A moment of the backward pass with what the reduction has allocated, on every rank alike.
-
-    Attributes:
-        bytes: All bytes alive, without a rank's own gradients.
-        at: The moment, without what the reduction has allocated.
-        has_bucket: Whether the bucket is allocated.
-        large: Bytes of gradients that are larger than the bucket.
-        separate: Bytes of the other gradients that are tensors of their own.
-        copied: Bytes of the flat copy that is reduced.
-    """
-
-    bytes: int
-    at: At
-    has_bucket: bool
-    large: int
-    separate: int
-    copied: int
-
-    def without(self, large: int) -> Point:
-        """The same point on a rank that has freed some of the large gradients."""
-        return self._replace(bytes=self.bytes - large, large=self.large - large)
+    from calculator.sharding.zero.backward import At, BackwardPass, Stretch
+    from calculator.sharding.zero.partitions import Place
+    from calculator.sharding.zero.plan import Gradients, Plan
 
 
 class Large(NamedTuple):
@@ -50,44 +30,6 @@ class Large(NamedTuple):
     interval: int
     bytes: int
     ranks: range
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How a run reduces its gradients.
-
-    Attributes:
-        partitions: Where each parameter is.
-        in_order: The parameters with a gradient, in the optimizer's order.
-        bucket_size: The elements of a bucket.
-        buffers: The buckets: two if reductions overlap with the pass.
-        dtype: The dtype of gradients.
-        streams: Whether gradients are reduced during the backward pass, or after it.
-        copies: Whether gradients for different ranks are copied to one tensor that is reduced (reduce_scatter).
-        offloads: Whether a rank's gradients are copied to the host.
-        keeps_large: Whether a gradient that is larger than the bucket stays alive on ranks that do not own a part.
-        accumulated: Bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
-    """
-
-    partitions: Partitions
-    in_order: Sequence[Place]
-    bucket_size: int
-    buffers: int
-    dtype: DType
-    streams: bool
-    copies: bool
-    offloads: bool
-    keeps_large: bool
-    accumulated: int
-
-    @property
-    def bucket_bytes(self) -> int:
-        """The bytes of all buckets."""
-        return self.buffers * allocated(self.bucket_size, ITEMSIZE[self.dtype])
-
-    def bytes_of(self, place: Place) -> int:
-        """The bytes of a parameter's gradient."""
-        return allocated(place.elements, ITEMSIZE[self.dtype])
 
 
 class Copy(NamedTuple):
@@ -105,23 +47,6 @@ class Reduction:
     copies the gradients of its partition. `reduced` has the number of the last interval before a rank has its buffer
     for them. `large` are the gradients that are larger than the bucket, and `copies` what each rank copies to the host.
     """
-
-    __slots__ = (
-        "_bucket",
-        "_bucket_bytes",
-        "_filled",
-        "_has_bucket",
-        "_held",
-        "_large",
-        "_open",
-        "_plan",
-        "_waiting",
-        "copies",
-        "intervals",
-        "large",
-        "line",
-        "reduced",
-    )
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._bucket_bytes = plan, plan.bucket_bytes
@@ -145,33 +70,86 @@ class Reduction:
     def run(self, passed: BackwardPass) -> Reduction:
         """Reduce the gradients of a backward pass."""
         plan = self._plan
-        for at in self._hooks(passed):
-            self._note(at)
+        self._pass(passed)
         if not plan.streams:
-            for place in plan.in_order:
-                self._add(place, plan.bytes_of(place), passed.end)
+            for layer, gradients in plan.in_order:
+                self._add_all(layer, gradients, passed.end)
         self._reduce(passed.end)
         self._close()
         return self
 
-    def _hooks(self, passed: BackwardPass) -> Iterator[At]:
-        """Run the hooks of all gradients, and yield the moments between."""
-        plan = self._plan
-        yield passed.before
-        for key, gradient, ready, after in passed.hooks:
-            if key is None:
-                self.line.append([])
-                yield after
+    def _pass(self, passed: BackwardPass) -> None:
+        """Run the hooks of all gradients, and note the moments between."""
+        for stretches in passed.runs:
+            streams = [Stream(each, self._plan.partitions) for each in stretches]
+            for copy in stretches[0].copies if stretches else ():
+                for stream in streams:
+                    self._run(stream, copy)
+        self._note(passed.end)
+
+    def _run(self, stream: Stream, copy: int) -> None:
+        """Run a copy of a stretch, many gradients at once where they leave no trace of their own."""
+        stretch, plan = stream.stretch, self._plan
+        if stretch.enters:
+            self.line.append([])
+        if not stretch.hooks or (self._has_bucket and not plan.streams and plan.accumulated):
+            self._note(stretch.moved(stretch.fullest, copy))
+        elif not self._has_bucket or (plan.streams and (plan.offloads or plan.accumulated or not stream.is_regular)):
+            self._one_by_one(stretch, copy)
+        elif plan.streams:
+            self._stream(stream, copy)
+        else:
+            at, before = stretch.kept
+            held = self._held
+            self._held += before
+            self._note(stretch.moved(at, copy))
+            self._held = held + stretch.gradients
+
+    def _stream(self, stream: Stream, copy: int) -> None:
+        """Put as many gradients into the bucket as fit at once, and reduce them where one has no room."""
+        plan, stretch, done = self._plan, stream.stretch, 0
+        place, joined = plan.partitions.place, plan.partitions.joined_from
+        while done < len(stretch.hooks):
+            end = stream.fitting(done, plan.bucket_size - self._filled)
+            if end <= done:
+                most, key, gradient, ready = stretch.hooks[done]
+                self._note(stretch.moved(most, copy))
+                self._add(place(stretch.key_in(key, copy)), gradient, stretch.moved(ready, copy))
+                done += 1
                 continue
-            self._has_bucket = True
-            yield ready
-            place = plan.partitions.places[key]
+            most, spans = stream.between(done, end)
+            self._note(stretch.moved(most, copy))
+            self._filled += stream.elements[end] - stream.elements[done]
+            self._bucket += [joined(stretch.key_in(each.first, copy), each.elements) for each in spans]
+            done = end
+        if stretch.after is not None:
+            self._note(stretch.moved(stretch.after, copy))
+
+    def _one_by_one(self, stretch: Stretch, copy: int) -> None:
+        plan = self._plan
+        for most, key, gradient, ready in stretch.hooks:
+            self._note(stretch.moved(most, copy))
+            at = stretch.moved(ready, copy)
+            if not self._has_bucket:
+                self._has_bucket = True
+                self._note(at)
             if plan.streams:
-                self._add(place, plan.bytes_of(place) if plan.accumulated else gradient, ready)
+                place = plan.partitions.place(stretch.key_in(key, copy))
+                self._add(place, plan.bytes_of(place) if plan.accumulated else gradient, at)
             elif not plan.accumulated:
                 self._held += gradient
-            yield after
-        yield passed.end
+        if stretch.after is not None:
+            self._note(stretch.moved(stretch.after, copy))
+
+    @cached_property
+    def most_before(self) -> list[Point]:
+        """By number of an interval: the fullest point of it and of those before it; of several, the first."""
+        return _fullest(self.intervals, lambda most, each: each.bytes > most.bytes)
+
+    @cached_property
+    def most_from(self) -> list[Point]:
+        """By number of an interval: the fullest point of it and of those after it; of several, the first."""
+        return _fullest(self.intervals[::-1], lambda most, each: each.bytes >= most.bytes)[::-1]
 
     @property
     def kept(self) -> list[Large]:
@@ -185,8 +163,7 @@ class Reduction:
 
     def earlier(self, passed: BackwardPass) -> Reduction:
         """Run a micro-batch before the last, which reduces nothing: there is one interval."""
-        for at in self._hooks(passed):
-            self._note(at)
+        self._pass(passed)
         self._close()
         return self
 
@@ -207,15 +184,39 @@ class Reduction:
         if plan.accumulated or not plan.streams:
             self._note(at)
 
+    def _add_all(self, layer: int | None, gradients: Gradients, at: At) -> None:
+        """Put gradients that stayed alive into the bucket: as many as fit at once."""
+        plan, done, count = self._plan, 0, len(gradients.names)
+        while done < count:
+            end = gradients.fitting(done, plan.bucket_size - self._filled)
+            keys = [Key(name, layer) for name in gradients.names[done : max(end, done + 1)]]
+            if plan.offloads or end <= done:
+                place = plan.partitions.place(keys[0])
+                self._add(place, plan.bytes_of(place), at)
+                done += 1
+                continue
+            first, sizes = gradients.bytes[done], gradients.bytes
+            # The bytes only fall from one to the next.
+            self._held -= sizes[done + 1] - first
+            self._note(at)
+            self._held -= sizes[end] - sizes[done + 1]
+            elements = gradients.elements[end] - gradients.elements[done]
+            self._filled += elements
+            if gradients.are_joined:
+                self._bucket.append(plan.partitions.joined_from(keys[0], elements))
+            else:
+                self._bucket += map(plan.partitions.place, keys)
+            done = end
+
     def _reduce(self, at: At) -> None:
         """Reduce what is in the bucket, and copy what belongs to a rank's partition."""
         self._note(at, copied=self._copied())
         self._close()
         for place in self._bucket:
-            for rank, elements in self._plan.partitions.slices(place):
+            for rank in place.ranks:
                 self.reduced.setdefault(rank, len(self.intervals) - 1)
-                if self._plan.offloads:
-                    self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
+            for rank, elements in self._plan.partitions.slices(place) if self._plan.offloads else ():
+                self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
         self._note(at)
         self._close()
         if self._waiting:
@@ -226,13 +227,16 @@ class Reduction:
 
     def _copied(self) -> int:
         """The bytes of the largest flat copy: parts for different ranks are copied together, one part is a view."""
-        most = parts = elements = 0
-        if not self._plan.copies:
+        if not self._plan.copies or not self._bucket:
             return 0
-        for size in self._parts():
-            parts, elements = parts + 1, elements + size
-            if elements > self._plan.bucket_size:
-                most, parts, elements = max(most, elements if parts > 1 else 0), 0, 0
+        most, elements = 0, self._filled
+        parts = 2 if len({*(each.ranks for each in self._bucket)}) > 1 else len(self._bucket[0].ranks)
+        if elements > self._plan.bucket_size:
+            parts = elements = 0
+            for size in self._parts():
+                parts, elements = parts + 1, elements + size
+                if elements > self._plan.bucket_size:
+                    most, parts, elements = max(most, elements if parts > 1 else 0), 0, 0
         most = max(most, elements if parts > 1 else 0)
         return allocated(most, ITEMSIZE[self._plan.dtype])
 
@@ -253,3 +257,11 @@ class Reduction:
         if self._open is not None:
             self.intervals.append(self._open)
         self._open = None
+
+
+def _fullest(points: Iterable[Point], replaces: Callable[[Point, Point], bool]) -> list[Point]:
+    """The fullest point up to each one."""
+    found: list[Point] = []
+    for each in points:
+        found.append(each if not found or replaces(found[-1], each) else found[-1])
+    return found

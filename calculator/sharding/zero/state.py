@@ -10,18 +10,18 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import named
+from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import STAGES, offloads_optimizer
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
-from calculator.sharding.zero.parameters import in_order
-from calculator.sharding.zero.partitions import Partitions
-from calculator.sharding.zero.reduction import Plan
+from calculator.sharding.zero.parameters import Key, parts
+from calculator.sharding.zero.partitions import Partitions, Pattern
+from calculator.sharding.zero.plan import Gradients, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
-    from calculator.sharding.zero.reduction import Point
+    from calculator.sharding.zero.partitions import Owned
+    from calculator.sharding.zero.plan import Point
 
 #: The prefix of the names of what DeepSpeed allocates.
 PREFIX = "DeepSpeed: "
@@ -39,11 +40,23 @@ SOURCE = "deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer"
 
 @lru_cache(maxsize=4096)
 def row(
-    name: str, elements: int, what: str, dtype: DType, component: ComponentName = "workspace", count: int = 1
+    name: str, size: int, what: str, dtype: DType, component: ComponentName = "workspace", count: int = 1
 ) -> ResidentTensor:
-    """A tensor that DeepSpeed allocates; `what` names its elements in formulas."""
-    shape = (named(elements, what),) if what else ()
+    """A tensor that DeepSpeed allocates, of some elements; `what` names them in formulas."""
+    shape = (named(size, what),) if what else ()
     return ResidentTensor(name=PREFIX + name, shape=shape, dtype=dtype, component=component, count=count, base=False)
+
+
+@lru_cache(maxsize=256)
+def _like_partition(partition: int, name: str, dtype: DType, component: ComponentName) -> ResidentTensor:
+    return ResidentTensor(
+        name=PREFIX + name,
+        shape=(named(partition, "(trained parameters, padded) / count"),),
+        dtype=dtype,
+        component=component,
+        base=False,
+        trained=True,
+    )
 
 
 class FlatState:
@@ -58,16 +71,16 @@ class FlatState:
     ) -> None:
         self.prepared, self.optimizer, self.tensors = prepared, optimizer, tensors
         self.zero: ZeroOptimization = prepared.training.zero
-        ordered = [*in_order(prepared.model, tensors)]
-        names = [{tensor.name for tensor in group} for group in groups]
         self.dtype: DType = prepared.cast_to or "float32"
+        #: The trained parameters of each group in the model's order, and those of them that get no gradient.
+        self._groups = [[*_of_group(parts(prepared.model, tensors), group)] for group in groups]
         self.partitions = Partitions(
-            [[each for each in ordered if each.key.name in own] for own in names],
+            [[(layer, pattern) for layer, pattern, _ in group] for group in self._groups],
             prepared.device.count,
             round_robin=self.zero.round_robin_gradients,
         )
-        self._keys = [each.key for group in self.partitions.groups for each in group.given]
-        self._idle = [each.key for each in ordered if not each.tensor.in_graph]
+        #: The fullest moment of the optimizer's step, by what a rank owns and which gradients it has.
+        self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -95,14 +108,7 @@ class FlatState:
         self, group: int, name: str, dtype: DType = "float32", component: ComponentName = "workspace"
     ) -> ResidentTensor:
         """A tensor with as many elements as a rank's partition of a group."""
-        return ResidentTensor(
-            name=PREFIX + name,
-            shape=(named(self.partitions.groups[group].partition, "(trained parameters, padded) / count"),),
-            dtype=dtype,
-            component=component,
-            base=False,
-            trained=True,
-        )
+        return _like_partition(self.partitions.groups[group].partition, name, dtype, component)
 
     @property
     def states(self) -> list[ResidentTensors]:
@@ -110,16 +116,22 @@ class FlatState:
         return [*optimizer_states(self._masters(), self.optimizer)]
 
     @cached_property
+    def owned(self) -> list[tuple[Owned, ...]]:
+        """By rank: what it owns parts of, by group."""
+        ranks = range(self.partitions.count)
+        return [tuple([group.owned(rank) for group in self.partitions.groups]) for rank in ranks]
+
+    @cached_property
     def _elements(self) -> list[int]:
         """By rank: the elements of the buffer for the gradients of its partition."""
-        return self.partitions.whole()
+        return [sum([each.whole for each in owned]) for owned in self.owned]
 
     @cached_property
     def _zeros(self) -> list[int]:
         """By rank: bytes of zeros for parameters of its partition without a gradient."""
-        places = self.partitions.places
+        idle = [Key(name, layer) for group in self._groups for layer, _, names in group for name in names]
         changes = [0] * (self.partitions.count + 1)
-        for place in map(places.__getitem__, self._idle):
+        for place in map(self.partitions.place, idle):
             size = allocated(place.elements, ITEMSIZE[self.dtype])
             changes[place.ranks.start] += size
             changes[place.ranks.stop] -= size
@@ -127,11 +139,11 @@ class FlatState:
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         """The gradients of a rank's partition, and zeros in place of those that the step does not produce."""
-        elements, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]
+        whole, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]
         what = "parameters in the partition"
-        own = row("gradients of the partition", elements, what, self.dtype, "gradients")
+        own = row("gradients of the partition", whole, what, self.dtype, "gradients")
         idle = row("zeros for parameters without a gradient", zeros, what, self.dtype, "gradients")
-        return (own,) if elements else (), (idle,) if zeros else ()
+        return (own,) if whole else (), (idle,) if zeros else ()
 
     def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
         """What earlier micro-batches of a step left alive for the next forward pass."""
@@ -167,7 +179,7 @@ class FlatState:
         count, item, steps = self.partitions.count, ITEMSIZE[self.dtype], 1
         if STAGES[self.prepared.device.sharding] == 2:
             steps = self.prepared.training.gradient_accumulation_steps
-        gradients = sum(place.elements for place in self.plan.in_order) * item
+        gradients = sum([each.elements[-1] for _, each in self.plan.in_order]) * item
         weights = sum(group.padded for group in self.partitions.groups) * item
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         return all_reduce(gradients * steps, count, what), all_gather(weights, count, "trained weights")
@@ -177,10 +189,12 @@ class FlatState:
         """Bytes of host memory that a rank uses; None without offload."""
         return None
 
-    def padding_of(self, rank: int, first: int = 0) -> tuple[ResidentTensor, ...]:
-        """The zeros after a rank's gradients of each group, from one group on."""
-        sizes = [group.padding(rank) for group in self.partitions.groups[first:]]
-        return tuple(row("padding of gradients", size, "padding", self.dtype, "gradients") for size in sizes if size)
+    def padding_of(self, rank: int) -> list[ResidentTensor | None]:
+        """By group: the zeros after a rank's gradients; None without any."""
+        sizes = [group.padding(rank) for group in self.partitions.groups]
+        return [
+            row("padding of gradients", size, "padding", self.dtype, "gradients") if size else None for size in sizes
+        ]
 
     def _bucket(self) -> ResidentTensor:
         plan = self.plan
@@ -192,8 +206,7 @@ class FlatState:
         if point.has_bucket:
             yield self._bucket()
         if point.large:
-            elements = point.large // item
-            yield row("gradients larger than the bucket", elements, "parameters", self.dtype, "gradients")
+            yield row("gradients larger than the bucket", point.large // item, "parameters", self.dtype, "gradients")
         if point.separate:
             yield row("gradients", point.separate // item, "parameters", self.dtype, "gradients")
         if point.copied:
@@ -203,13 +216,10 @@ class FlatState:
     def plan(self) -> Plan:
         """How the gradients are reduced."""
         stage, zero, training = STAGES[self.prepared.device.sharding], self.zero, self.prepared.training
-        idle = set(self._idle)
-        with_gradient = [self.partitions.places[key] for key in self._keys if key not in idle]
-        keeps = stage == 1 and training.gradient_accumulation_steps > 1
-        sizes = [allocated(place.elements, ITEMSIZE[self.dtype]) for place in with_gradient]
+        in_order, keeps = self._with_gradient(), stage == 1 and training.gradient_accumulation_steps > 1
         return Plan(
             partitions=self.partitions,
-            in_order=with_gradient,
+            in_order=in_order,
             bucket_size=zero.resolved("reduce_bucket_size", int(self.prepared.model.config["hidden_size"])),
             buffers=2 if zero.overlap_comm else 1,
             dtype=self.dtype,
@@ -217,5 +227,34 @@ class FlatState:
             copies=zero.reduce_scatter,
             offloads=offloads_optimizer(zero),
             keeps_large=stage == 1,
-            accumulated=sum(sizes) if keeps else 0,
+            accumulated=sum([each.bytes[-1] for _, each in in_order]) if keeps else 0,
         )
+
+    def _with_gradient(self) -> list[tuple[int | None, Gradients]]:
+        known: dict[int, Gradients] = {}
+        found = []
+        for layer, pattern, idle in (each for group in self._groups for each in group):
+            if id(pattern) not in known:
+                names = [name for name in pattern.index if name not in idle]
+                sizes = [pattern.sizes[pattern.index[name]] for name in names]
+                are_joined = self.partitions.is_regular and not idle
+                known[id(pattern)] = Gradients(names, sizes, self.dtype, are_joined=are_joined)
+            found.append((layer, known[id(pattern)]))
+        return found
+
+
+def _of_group(
+    ordered: Iterable[tuple[int | None, Sequence[ResidentTensor]]], group: Sequence[ResidentTensor]
+) -> Iterator[tuple[int | None, Pattern, frozenset[str]]]:
+    """The parameters of a group in the model's order, with the names of those that get no gradient."""
+    names = {tensor.name for tensor in group}
+    known: dict[int, tuple[Pattern, frozenset[str]]] = {}
+    kept = []  # an id is reused once its object is gone
+    for layer, tensors in ordered:
+        if id(tensors) not in known:
+            kept.append(tensors)
+            own = [tensor for tensor in tensors if tensor.name in names]
+            idle = frozenset(tensor.name for tensor in own if not tensor.in_graph)
+            pattern = Pattern([each.name for each in own], [int(elements(each.shape)) for each in own])
+            known[id(tensors)] = pattern, idle
+        yield layer, *known[id(tensors)]

@@ -107,11 +107,13 @@ class PartitionedState:
             yield own
             return
         group: list[Partitioned] = []
+        size = 0
         for each in own:
             group.append(each)
-            if sum(part.partition for part in group) >= self.sizes.sub_group:
+            size += each.partition
+            if size >= self.sizes.sub_group:
                 yield group
-                group = []
+                group, size = [], 0
         if group:
             yield group
 

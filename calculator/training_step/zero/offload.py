@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
-    from calculator.sharding.zero.reduction import Large, Point
+    from calculator.sharding.zero.plan import Point
+    from calculator.sharding.zero.reduction import Large
     from calculator.training_step.zero.peaks import Fullest
 
 #: The numbers alive at once while a gradient is searched for infinities, besides the norms.

@@ -13,7 +13,7 @@ from calculator.sharding.zero.state import row
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
@@ -38,49 +38,63 @@ class OptimizerStep:
 
     def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
         self._state, self._gradients = state, gradients
-        groups = state.partitions.groups
-        self._rank = rank
-        #: By group: the elements of each gradient in the partition.
-        self._slices = [group.slices(rank) for group in groups]
+        #: By group: the number of gradients in the partition, and their elements.
+        self._owned = state.owned[rank]
+        #: By group: the zeros of it and of the groups after it.
+        self._padding = state.padding_of(rank)
 
     @property
     def fullest(self) -> Alive:
-        """What is alive at the moment with the most bytes."""
-        return max(self._moments(), key=_bytes)
+        """What is alive at the moment with the most bytes. Ranks that own as much share it."""
+        owned = tuple([(each.parameters, each.slices) for each in self._owned])
+        key = owned, _sizes(self._gradients), _sizes(self._padding)
+        steps = self._state.steps
+        if key not in steps:
+            steps[key] = max(self._moments(), key=_bytes)
+        return steps[key]
 
     def _moments(self) -> Iterator[Alive]:
-        before = (*self._gradients, *self._state.padding_of(self._rank))
+        before = (*self._gradients, *self._padding_from(0))
         if self._state.dtype != "float32":
             yield *before, _scalars(OVERFLOW_SCALARS)
-        for number, slices in enumerate(self._slices):
-            norms = number + len(slices)
-            if slices:
-                at = max(range(len(slices)), key=lambda at: (allocated(slices[at], 8) + ALLOCATION_ROUNDING * at, -at))
-                copied = row("gradient in float64", slices[at], "gradient", "float64")
+        for number, owned in enumerate(self._owned):
+            norms = number + owned.parameters
+            if owned.slices:
+                at, size = max(owned.slices, key=_in_float64)
+                copied = row("gradient in float64", size, "gradient", "float64")
                 yield *before, copied, _scalars(number + at + 1)
-            yield *before, row("norms, stacked", len(slices), "gradients", "float64", count=2), _scalars(norms)
+            yield *before, row("norms, stacked", owned.parameters, "gradients", "float64", count=2), _scalars(norms)
             yield *before, _scalars(norms + NORM_SCALARS)
-        for group in range(len(self._slices)):
+        for group in range(len(self._owned)):
             yield from self._update(group)
+
+    def _padding_from(self, first: int) -> tuple[ResidentTensor, ...]:
+        return tuple([each for each in self._padding[first:] if each is not None])
 
     def _update(self, group: int) -> Iterator[Alive]:
         """Copy the gradients of a group's partition to one float32 tensor, free them, clip and update.
 
         One gradient alone is not copied first; in float32 it is not copied at all.
         """
-        state, last = self._state, group == len(self._slices) - 1
-        several = len(self._slices[group]) + bool(state.partitions.groups[group].padding(self._rank)) > 1
+        state, last = self._state, group == len(self._owned) - 1
+        several = self._owned[group].parameters + (self._padding[group] is not None) > 1
         flat = (state.like_partition(group, "flat gradients", state.dtype),) if several else ()
         master = state.like_partition(group, "float32 gradients")
         own = (master,) if state.dtype != "float32" else flat
         numbers = _scalars(KEPT_SCALARS)
         copied = (*flat, *own) if own is not flat else flat
-        yield *self._gradients, *state.padding_of(self._rank, group), *copied, numbers
-        kept = state.padding_of(self._rank, group + 1 if own else group)
+        yield *self._gradients, *self._padding_from(group), *copied, numbers
+        kept = self._padding_from(group + 1 if own else group)
         after = (*(self._gradients if not (last and own) else ()), *kept, *own, numbers)
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)
         yield *after, *_temporaries(state.partitions.groups[group].partition, state.optimizer)
+
+
+def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
+    """The bytes alive with a gradient's copy in float64 and the norms before it; of several, the first."""
+    at, size = numbered
+    return allocated(size, 8) + ALLOCATION_ROUNDING * at, -at
 
 
 @lru_cache(maxsize=64)
@@ -92,6 +106,10 @@ def _temporaries(elements: int, optimizer: Optimizer) -> tuple[ResidentTensors, 
 
 def _scalars(count: int) -> ResidentTensor:
     return row("norms and flags", 1, "", "float32", count=count)
+
+
+def _sizes(tensors: Iterable[ResidentTensor | None]) -> tuple[tuple[str, int] | None, ...]:
+    return tuple([None if each is None else (each.name, each.bytes) for each in tensors])
 
 
 def _bytes(alive: Alive) -> int:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
 from calculator.sharding.zero.backward import BackwardPass
-from calculator.sharding.zero.reduction import Point, Reduction
+from calculator.sharding.zero.plan import Point
+from calculator.sharding.zero.reduction import Reduction
 from calculator.training_step.peak import Peak
 from calculator.training_step.zero.optimizer import OptimizerStep
 
@@ -95,6 +96,12 @@ class FlatPeaks:
         if self._earlier is not None:
             yield self._earlier.intervals[0], ()
         large = [each for each in self._reduction.kept if number in each.ranks]
+        if not large:
+            yield self._reduction.most_before[first], ()
+            if first + 1 < len(intervals):
+                yield self._reduction.most_from[first + 1], own
+            yield self._done(number), self._last(number)
+            return
         cuts = sorted({0, first + 1, len(intervals), *(each.interval + 1 for each in large)})
         for start, end in pairwise(cuts):
             freed = sum(each.bytes for each in large if each.interval < start)
@@ -110,20 +117,26 @@ class FlatPeaks:
     def _last(self, number: int) -> tuple[ResidentTensor, ...]:
         """A rank's gradients after the last reduction."""
         own, zeros = self._state.gradients_of(number)
-        return (*own, *zeros, *self._state.padding_of(number))
+        return (*own, *zeros, *(each for each in self._state.padding_of(number) if each is not None))
 
     @cached_property
     def ranks(self) -> list[Rank]:
         """What each rank has."""
         return [*map(self.rank, range(self._state.partitions.count))]
 
+    @cached_property
+    def _always(self) -> tuple[int, int, int]:
+        """By phase: the bytes that every rank has."""
+        shared = _bytes(self._kept)
+        return shared + self._forward.bytes + self._carried.bytes, shared, shared + self._left.bytes
+
     def phases_of(self, rank: Rank) -> dict[PhaseName, int]:
         """A rank's peak in each phase."""
-        shared, left = _bytes(self._kept), self._left.bytes
+        forward, backward, step = self._always
         return {
-            "forward": shared + self._forward.bytes + self._carried.bytes + _bytes(rank.accumulated),
-            "backward": shared + rank.point.bytes + _bytes(rank.backward),
-            "optimizer_step": shared + _bytes(rank.step) + left,
+            "forward": forward + _bytes(rank.accumulated),
+            "backward": backward + rank.point.bytes + _bytes(rank.backward),
+            "optimizer_step": step + _bytes(rank.step),
         }
 
     def peak_of(self, rank: Rank) -> int:
@@ -131,15 +144,19 @@ class FlatPeaks:
         return max(self.phases_of(rank).values())
 
     @cached_property
+    def _highest(self) -> list[int]:
+        """Each rank's highest peak."""
+        return [*map(self.peak_of, self.ranks)]
+
+    @cached_property
     def fullest(self) -> Rank:
         """The rank with the highest peak; of several, the first."""
-        return max(self.ranks, key=self.peak_of)
+        return self.ranks[self._highest.index(max(self._highest))]
 
     @property
     def spread(self) -> int:
         """The bytes by which the highest peaks of the ranks differ."""
-        peaks = [*map(self.peak_of, self.ranks)]
-        return max(peaks) - min(peaks)
+        return max(self._highest) - min(self._highest)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step of the fullest rank."""

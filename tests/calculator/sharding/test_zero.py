@@ -1,17 +1,19 @@
 """ZeRO's stages 1 and 2: partitions, reductions in buckets, the step of each rank, and what is refused."""
 
 import json
+from itertools import accumulate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.inputs.sharding import ZeroOptimization
-from calculator.resident.tensors import ResidentTensor
-from calculator.sharding.zero.parameters import Key, Trained
-from calculator.sharding.zero.partitions import Partitions
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.partitions import Partitions, Pattern
 from tests.paths import CASE_FILES
 
 CONFIG = {
@@ -49,8 +51,7 @@ def phases(*args, **kwargs):
 
 
 def parameters(*sizes):
-    tensor = ResidentTensor(name="w", shape=(1,), dtype="bfloat16", component="base_weights")
-    return [Trained(Key(f"w{number}", None), tensor, size) for number, size in enumerate(sizes)]
+    return [(None, Pattern([f"w{number}" for number in range(len(sizes))], sizes))]
 
 
 @pytest.mark.parametrize("case", OF_RANKS, ids=[case["id"] for case in OF_RANKS])
@@ -65,12 +66,36 @@ def test_a_flat_tensor_is_padded_to_two_elements_for_each_rank():
     (group,) = Partitions([parameters(10, 7)], 4).groups
     assert (group.elements, group.padded, group.partition) == (17, 24, 6)
     assert [group.padding(rank) for rank in range(4)] == [0, 0, 1, 6]
-    assert [group.slices(rank) for rank in range(4)] == [[6], [4, 2], [5], []]
+    assert [group.owned(rank).slices for rank in range(4)] == [((0, 6),), ((0, 4), (1, 2)), ((0, 5),), ()]
 
 
 def test_a_rank_copies_every_parameter_that_it_owns_a_part_of():
-    assert Partitions([parameters(10, 7)], 4).whole() == [10, 17, 7, 0]
-    assert Partitions([parameters(2, 2, 2, 2)], 2, round_robin=True).places[Key("w2", None)].ranks == range(1)
+    (group,) = Partitions([parameters(10, 7)], 4).groups
+    assert [group.owned(rank).whole for rank in range(4)] == [10, 17, 7, 0]
+    assert Partitions([parameters(2, 2, 2, 2)], 2, round_robin=True).place(Key("w2", None)).ranks == range(1)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.integers(1, 7),
+)
+def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one(kinds, layers, count):
+    patterns = [Pattern([f"w{number}" for number in range(len(sizes))], sizes) for sizes in kinds]
+    parts = [(layer, patterns[kind % len(kinds)]) for layer, kind in enumerate(layers)]
+    sizes = [size for _, pattern in parts for size in pattern.sizes]
+    (group,) = Partitions([parts], count).groups
+    for rank in range(count):
+        own, start = group.owned(rank), rank * group.partition
+        ends = [*accumulate(sizes)]
+        parts_of = [
+            min(end, start + group.partition) - max(end - size, start) for end, size in zip(ends, sizes, strict=True)
+        ]
+        mine = [(part, size) for part, size in zip(parts_of, sizes, strict=True) if part > 0]
+        assert (own.parameters, own.whole) == (len(mine), sum(size for _, size in mine))
+        assert {(at, part) for at, (part, _) in enumerate(mine)} >= {*own.slices}
+        largest = max(((part, at) for at, (part, _) in enumerate(mine)), default=None)
+        assert max(((part, at) for at, part in own.slices), default=None) == largest
 
 
 def test_masters_and_states_are_of_one_partition_and_weights_are_whole():

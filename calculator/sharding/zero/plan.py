@@ -1,0 +1,131 @@
+"""How a run under stages 1 and 2 reduces its gradients, and what of them is alive at a moment.
+
+Source: deepspeed/runtime/zero/stage_1_and_2.py.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.dtype import ITEMSIZE, allocated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.common.dtype import DType
+    from calculator.sharding.zero.backward import At, Stretch
+    from calculator.sharding.zero.partitions import Partitions, Place, Span
+
+
+class Point(NamedTuple):
+    """A moment of the backward pass with what the reduction has allocated, on every rank alike.
+
+    Attributes:
+        bytes: All bytes alive, without a rank's own gradients.
+        at: The moment, without what the reduction has allocated.
+        has_bucket: Whether the bucket is allocated.
+        large: Bytes of gradients that are larger than the bucket.
+        separate: Bytes of the other gradients that are tensors of their own.
+        copied: Bytes of the flat copy that is reduced.
+    """
+
+    bytes: int
+    at: At
+    has_bucket: bool
+    large: int
+    separate: int
+    copied: int
+
+    def without(self, large: int) -> Point:
+        """The same point on a rank that has freed some of the large gradients."""
+        return self._replace(bytes=self.bytes - large, large=self.large - large)
+
+
+class Gradients:
+    """The gradients of parameters that follow each other in the optimizer's order. Layers of one kind share it.
+
+    `are_joined`: whether the parameters follow each other in the flat tensor too.
+    """
+
+    __slots__ = ("are_joined", "bytes", "elements", "names")
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int], dtype: DType, *, are_joined: bool) -> None:
+        self.names, self.are_joined = names, are_joined
+        #: The elements and the bytes before each, and of all.
+        self.elements = [0, *accumulate(sizes)]
+        self.bytes = [0, *accumulate(allocated(size, ITEMSIZE[dtype]) for size in sizes)]
+
+    def fitting(self, first: int, room: int) -> int:
+        """The number of the first gradient that has no room, from one on."""
+        return bisect_right(self.elements, self.elements[first] + room) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a run reduces its gradients.
+
+    Attributes:
+        partitions: Where each parameter is.
+        in_order: The parameters with a gradient in the optimizer's order, layer by layer.
+        bucket_size: The elements of a bucket.
+        buffers: The buckets: two if reductions overlap with the pass.
+        dtype: The dtype of gradients.
+        streams: Whether gradients are reduced during the backward pass, or after it.
+        copies: Whether gradients for different ranks are copied to one tensor that is reduced (reduce_scatter).
+        offloads: Whether a rank's gradients are copied to the host.
+        keeps_large: Whether a gradient that is larger than the bucket stays alive on ranks that do not own a part.
+        accumulated: Bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
+    """
+
+    partitions: Partitions
+    in_order: Sequence[tuple[int | None, Gradients]]
+    bucket_size: int
+    buffers: int
+    dtype: DType
+    streams: bool
+    copies: bool
+    offloads: bool
+    keeps_large: bool
+    accumulated: int
+
+    @property
+    def bucket_bytes(self) -> int:
+        """The bytes of all buckets."""
+        return self.buffers * allocated(self.bucket_size, ITEMSIZE[self.dtype])
+
+    def bytes_of(self, place: Place) -> int:
+        """The bytes of a parameter's gradient."""
+        return allocated(place.elements, ITEMSIZE[self.dtype])
+
+
+class Stream:
+    """The gradients of a stretch as they are reduced while it runs.
+
+    `is_regular`: whether those of each copy follow each other in the flat tensor as those of the first.
+    """
+
+    __slots__ = ("_between", "_partitions", "elements", "is_regular", "stretch")
+
+    def __init__(self, stretch: Stretch, partitions: Partitions) -> None:
+        self.stretch, self._partitions = stretch, partitions
+        keys = [each.key for each in stretch.hooks]
+        self.is_regular = partitions.is_regular and len({key.layer for key in keys}) <= 1
+        #: The elements before each, and of all.
+        self.elements = [0, *accumulate(partitions.place(key).elements for key in keys)]
+        self._between: dict[tuple[int, int], tuple[At, list[Span]]] = {}
+
+    def fitting(self, first: int, room: int) -> int:
+        """The number of the first gradient that has no room, from one on."""
+        return bisect_right(self.elements, self.elements[first] + room) - 1
+
+    def between(self, first: int, end: int) -> tuple[At, list[Span]]:
+        """The fullest moment of some gradients in the first copy, and where they are."""
+        if (first, end) not in self._between:
+            hooks = self.stretch.hooks[first:end]
+            most = max((each.most for each in hooks), key=attrgetter("bytes"))
+            self._between[first, end] = most, self._partitions.joined(each.key for each in hooks)
+        return self._between[first, end]
