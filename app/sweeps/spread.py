@@ -6,14 +6,15 @@ A process that dies loses no row: the blocks that it had, and those that wait be
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
 
 from app.api.answers.sweep import row
 from calculator.common.errors import refusal
 from calculator.limit_search.sweep import Sweep, answers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from app.sweeps.backends import Processes
 
@@ -34,27 +35,57 @@ def rows(sweep: Sweep, processes: Processes) -> Iterator[dict[str, Any]]:
         PlanError: if processes cannot be started, or die again and again at the same points.
     """
     starts = range(0, sweep.count, BLOCK)
-    with processes.started() as returned:
+    with processes.started() as returned, _Pool(returned) as pool:
         for first in range(0, len(starts), WINDOW):
-            for lines in _window(sweep, starts[first : first + WINDOW], returned):
+            for lines in _window(sweep, starts[first : first + WINDOW], pool):
                 yield from map(json.loads, lines)
 
 
-def _window(sweep: Sweep, starts: range, returned: str) -> Iterator[list[str]]:
+class _Pool:
+    """The processes of joblib, kept from window to window: those of ray take seconds to start."""
+
+    def __init__(self, returned: str) -> None:
+        self._returned = returned
+        self._stack = ExitStack()
+        self._parallel: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def run(self, tasks: Iterable[Any]) -> Iterator[list[str]]:
+        """Return the results of tasks in order."""
+        from joblib import Parallel  # noqa: PLC0415  an extra installs it
+
+        if self._parallel is None:
+            self._parallel = self._stack.enter_context(Parallel(return_as=self._returned, batch_size=1))
+        results: Iterator[list[str]] = iter(self._parallel(tasks))
+        return results
+
+    def close(self) -> None:
+        """End the processes. The next tasks start others."""
+        self._parallel = None
+        self._stack.close()
+
+
+def _window(sweep: Sweep, starts: range, pool: _Pool) -> Iterator[list[str]]:
     """Yield the lines of blocks in order."""
-    from joblib import Parallel, delayed  # noqa: PLC0415  an extra installs it
+    from joblib import delayed  # noqa: PLC0415  an extra installs it
 
     tries = 0
     while starts:
         done = 0
         tasks = (delayed(lines_of)(dict(sweep.request), dict(sweep.grid), start) for start in starts)
         try:
-            for lines in Parallel(return_as=returned, batch_size=1)(tasks):
+            for lines in pool.run(tasks):
                 done += 1
                 yield lines
         except Exception as error:
             if not _is_death(error):
                 raise
+            pool.close()
             tries = 1 if done else tries + 1
             if tries >= MOST_TRIES:
                 raise _given_up(starts[done], error) from error

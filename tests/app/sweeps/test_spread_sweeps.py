@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from itertools import islice
 
 import pytest
@@ -51,21 +52,30 @@ def test_points_are_found_by_their_number():
     assert [each.point for each in answers(sweep, 3, 6)] == everything[3:6]
 
 
-def test_loky_loses_no_row_when_a_process_is_killed(monkeypatch, tmp_path):
+@pytest.mark.parametrize("backend", ["loky", "ray"])
+def test_no_row_is_lost_when_a_process_is_killed(monkeypatch, tmp_path, backend):
+    if backend == "ray":
+        pytest.importorskip("ray", reason="ray is an optional extra")
     monkeypatch.setattr(spread, "BLOCK", 4)
     sweep = parse_sweep(SWEEP)
-    lines_of, mark = small, tmp_path / "killed"
+    mark = tmp_path / "killed"
 
     def dying(request, grid, start):
+        """The lines of a block. It calls no function of this module, which ray's workers cannot import."""
         if start == 8 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return lines_of(request, grid, start)
+        spread.BLOCK = 4
+        return _LINES_OF(request, grid, start)
 
     monkeypatch.setattr(spread, "lines_of", dying)
-    assert list(spread.rows(sweep, Processes(jobs=2))) == expected(sweep)
+    assert list(spread.rows(sweep, Processes(jobs=2, backend=backend))) == expected(sweep)
     assert mark.exists()
-    mark.unlink()
+
+
+def test_points_that_end_every_process_are_named(monkeypatch):
+    monkeypatch.setattr(spread, "BLOCK", 4)
+    sweep = parse_sweep(SWEEP)
     monkeypatch.setattr(spread, "lines_of", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(PlanError, match="points 0 to 3 ended 3 times"):
         list(spread.rows(sweep, Processes(jobs=2)))
@@ -99,7 +109,7 @@ def test_rows_are_not_computed_before_the_window_is_read(monkeypatch):
         computed.extend(done)
         return iter(done)
 
-    monkeypatch.setattr(joblib, "Parallel", lambda **_: eager)
+    monkeypatch.setattr(joblib, "Parallel", lambda **_: nullcontext(eager))
     rows = spread.rows(parse_sweep(SWEEP), Processes(jobs=1))
     next(rows)
     assert len(computed) == 3
