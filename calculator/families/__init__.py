@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDERS = (
     "apertus",
     "arcee",
+    "bamba",
     "bart",
     "bert",
     "bloom",
@@ -30,6 +31,7 @@ FOLDERS = (
     "ernie",
     "exaone4",
     "falcon",
+    "falcon_h1",
     "gemma",
     "gemma3",
     "gemma4",

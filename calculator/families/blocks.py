@@ -109,13 +109,14 @@ def decoder(
     norm_bias: bool = False,
     head_bias: bool = False,
     rotary: tuple[Buffer, ...] | None = None,
+    final_norm: str = "model.norm",
 ) -> Parts:
     """A decoder as most families name it: embedding, layers, a final norm, rotary frequencies, the output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
         embedding("model.embed_tokens", vocabulary, hidden),
         stack("model.layers", kinds, layer),
-        norm("model.norm", hidden, bias=norm_bias),
+        norm(final_norm, hidden, bias=norm_bias),
         *(frequencies("model.rotary_emb", config["rotary_dim"]) if rotary is None else rotary),
         linear("lm_head", hidden, vocabulary, bias=head_bias),
     )

@@ -83,6 +83,7 @@ class Context:
         "position_biases",
         "position_tables",
         "prepared",
+        "recurrent_mask",
         "repetition",
         "returned_attn_weights",
         "router_logits",
@@ -156,6 +157,8 @@ class Context:
         #: The masks by attention type, and the one of the layer that runs.
         self.masks: dict[MixerType, Tensor | None] = {}
         self.mask: Tensor | None = None
+        #: The mask of padding, where the layer that runs is recurrent.
+        self.recurrent_mask: Tensor | None = None
         #: Whether the layer that runs has a sliding window.
         self.attends_to_window = False
         #: Position tensors that the layer that runs receives; outside the layers, those of all layers.
@@ -254,15 +257,16 @@ class Context:
             return Tensor(self.tape, None, (self.batch, length), "int64", None)
         return self.tape.new((1, length), "int64", "position_ids")
 
-    def exit_layer(self, position_tables: tuple[Tensor, ...], mask: Tensor | None) -> None:
+    def exit_layer(self, position_tables: tuple[Tensor, ...], given: masks.OfLayer) -> None:
         """Drop the locals of a layer, except attention weights that it returns to the decoder."""
-        self.position_tables, self.mask = position_tables, mask
+        self.position_tables, (self.mask, self.recurrent_mask) = position_tables, given
         returns = self.forward.returns_weights and bool(self.masks)
         self.returned_attn_weights, self.attn_weights = (self.attn_weights if returns else None), None
 
     def release(self) -> None:
         """Drop the locals of the decoder."""
         self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
+        self.recurrent_mask = None
         self.position_biases, self.padding_mask, self.passed = {}, None, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
         self.image_features = []

@@ -1,70 +1,123 @@
-"""Mamba 2's mixer: a projection, a short convolution, the scan, a gated norm and the output's projection.
+"""Mamba 2's mixer: a projection, a short convolution, the scan, a gate with or without a norm, the output's projection.
 
-Source: transformers/models/granitemoehybrid/modeling_granitemoehybrid.py, GraniteMoeHybridMambaLayer.
+Source: transformers/models/granitemoehybrid/modeling_granitemoehybrid.py, GraniteMoeHybridMambaLayer, and
+falcon_h1/modeling_falcon_h1.py, FalconH1Mixer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
 from calculator.layers.activation import activation
 from calculator.layers.short_conv import causal_conv1d, without_padding
 from calculator.layers.state_space import mamba2_chunk_scan
 
 if TYPE_CHECKING:
-    from calculator.engine.tape import Tensor
+    from collections.abc import Callable
+
+    from calculator.common.dtype import DType
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
-
-class MambaSizes(NamedTuple):
-    """The sizes of a mixer: heads, the size of each, groups of B and C, their state size, and positions of a chunk."""
-
-    heads: int
-    head: int
-    groups: int
-    state: int
-    chunk: int
+    #: A norm, the scan's output and the gate to the normed and gated output.
+    GatedNorm = Callable[[Context, BoundModule, Tensor, Tensor], Tensor]
 
 
-def mamba2(context: Context, modules: LayerModules, hidden_states: Tensor, sizes: MambaSizes, name: str) -> Tensor:
-    """(batch, sequence, hidden_size) to the same."""
-    scope = f"{modules.prefix}{name}: "
-    context.set_scope(scope)
-    hidden_states = without_padding(context, hidden_states)
-    (batch, length, _), dtype = hidden_states.shape, hidden_states.dtype
-    inner, shared = sizes.heads * sizes.head, sizes.groups * sizes.state
-    projected = modules[f"{name}.in_proj"](hidden_states)
-    context.set_scope(scope)
-    own = modules[name].own
-    rate = ops.unary(ops.cast(own["A_log"], "float32", "A_log in float32"), "A", saves="result")
-    rate = ops.scale(rate, "-A")
-    widths = (inner, inner + 2 * shared, sizes.heads)
-    gate, mixed, dt = ops.split(projected, [(batch, length, width) for width in widths])
-    mixed = ops.view(mixed, (batch, mixed.shape[2], length))
-    mixed = causal_conv1d(context, modules[f"{name}.conv1d"], mixed, activation(context.config["hidden_act"]))
-    mixed = without_padding(context, ops.view(mixed, (batch, length, mixed.shape[1])))
-    x, b, c = ops.split(mixed, [(batch, length, width) for width in (inner, shared, shared)])
-    x = ops.view(x, (batch, length, sizes.heads, sizes.head))
-    b, c = (ops.view(each, (batch, length, sizes.groups, sizes.state)) for each in (b, c))
-    out, state = mamba2_chunk_scan(x, dt, rate, b, c, own["D"], own["dt_bias"], sizes.chunk)
-    if context.cache is not None:
-        context.cache.update_recurrent_state(state)
-    out = _gated_norm(modules[f"{name}.norm"], ops.view(out, (batch, length, inner)), gate, sizes.groups)
-    return modules[f"{name}.out_proj"](ops.cast(out, dtype, "output in the input's dtype"))
-
-
-def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor, groups: int) -> Tensor:
+def gated_rms_norm(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     """GraniteMoeHybridRMSNormGated: silu of the gate, then the norm of each group, in float32."""
     x.tape.scope = f"{norm.name}: "
     dtype, shape = x.dtype, x.shape
-    x = ops.cast(x, "float32", "input in float32")
-    x = ops.mul(x, activation("silu")(ops.cast(gate, "float32", "gate in float32")), "gated")
-    group = ops.view(x, (*shape[:2], groups, shape[2] // groups))
-    variance = ops.mean(ops.unary(group, "squared", saves="input", temporaries=2), "variance")
-    root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
-    group = ops.mul(group, root, "normalised in float32")
-    del root
+    x = ops.mul(ops.cast(x, "float32", "input in float32"), _silu(gate, "float32"), "gated")
+    group, _variance = _normalised(x, context.config["mamba_n_groups"])
     x = ops.view(group, shape)
     return ops.mul(norm.own["weight"], ops.cast(x, dtype, "normalised"), "output")
+
+
+def rms_norm_by_group(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
+    """FalconH1RMSNormGated: the norm of each group with its weight, and silu of the gate before or after it."""
+    x.tape.scope = f"{norm.name}: "
+    shape, groups, first = x.shape, context.config["mamba_n_groups"], context.config["mamba_norm_before_gate"]
+    if not first:
+        x = ops.mul(x, _silu(gate, "float32"), "gated")
+    x, _variance = _normalised(ops.cast(x, "float32", "input in float32"), groups)
+    weight = ops.view(norm.own["weight"], (groups, shape[2] // groups))
+    x = ops.view(ops.mul(weight, x, "scaled"), shape)
+    return ops.mul(x, _silu(gate, "float32"), "gated") if first else x
+
+
+def _silu(gate: Tensor, dtype: DType) -> Tensor:
+    return activation("silu")(ops.cast(gate, dtype, f"gate in {dtype}"))
+
+
+def _normalised(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Normalise each group: (batch, sequence, width) to (batch, sequence, groups, width of each), and the variance."""
+    batch, length, width = x.shape
+    group = ops.view(x, (batch, length, groups, width // groups))
+    variance = ops.mean(ops.unary(group, "squared", saves="input", temporaries=2), "variance")
+    root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
+    return ops.mul(group, root, "normalised in float32"), variance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mamba2:
+    """The mixer of a family: (batch, sequence, hidden_size) to the same. The defaults are Granite's.
+
+    The config has its sizes as `mamba_n_heads`, `mamba_d_head`, `mamba_n_groups`, `mamba_d_state` and
+    `mamba_chunk_size`.
+    """
+
+    #: The name of the module.
+    name: str = "mamba"
+
+    norm: GatedNorm = gated_rms_norm
+
+    #: Whether the projection's input and output are multiplied by numbers: the output by a vector in a buffer.
+    multiplies: bool = False
+
+    #: The name in the config of the activation function.
+    act: str = "hidden_act"
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """Run the mixer."""
+        name, config = self.name, context.config
+        act = activation(config[self.act])
+        heads, head, groups, state = (config[f"mamba_{each}"] for each in ("n_heads", "d_head", "n_groups", "d_state"))
+        (batch, length, _), dtype = hidden_states.shape, hidden_states.dtype
+        inner, shared = heads * head, groups * state
+        projected, hidden_states = self._projected(context, modules, hidden_states)
+        own = modules[name].own
+        rate = ops.unary(ops.cast(own["A_log"], "float32", "A_log in float32"), "A", saves="result")
+        rate = ops.scale(rate, "-A")
+        gate, mixed, dt = ops.split(projected, [(batch, length, width) for width in (inner, inner + 2 * shared, heads)])
+        mixed = ops.view(mixed, (batch, mixed.shape[2], length))
+        mixed = causal_conv1d(context, modules[f"{name}.conv1d"], mixed, act)
+        mixed = without_padding(context, ops.view(mixed, (batch, length, mixed.shape[1])))
+        hidden_states, b, c = ops.split(mixed, [(batch, length, width) for width in (inner, shared, shared)])
+        x = ops.view(hidden_states, (batch, length, heads, head))
+        b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
+        out, last = mamba2_chunk_scan(x, dt, rate, b, c, own["D"], own["dt_bias"], config["mamba_chunk_size"])
+        if context.cache is not None:
+            context.cache.update_recurrent_state(last)
+        out = ops.view(out, (batch, length, inner))
+        if f"{name}.norm" in modules:
+            out = self.norm(context, modules[f"{name}.norm"], out, gate)
+        else:
+            out = ops.mul(out, _silu(gate, gate.dtype), "gated")
+        return modules[f"{name}.out_proj"](ops.cast(out, dtype, "output in the input's dtype"))
+
+    def _projected(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the input without padding. Returns the input too, which lives until the convolution has run."""
+        scope = f"{modules.prefix}{self.name}: "
+        context.set_scope(scope)
+        hidden_states = without_padding(context, hidden_states)
+        if self.multiplies:
+            hidden_states = ops.scale(hidden_states, "input, multiplied")
+        projected = modules[f"{self.name}.in_proj"](hidden_states)
+        context.set_scope(scope)
+        if self.multiplies:
+            factors = Tensor(context.tape, None, (1, 1, projected.shape[2]), context.buffer_dtype, None)
+            projected = ops.mul(projected, factors, "projection, multiplied")
+        return projected, hidden_states

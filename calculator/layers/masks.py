@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer, Model
     from calculator.layers.context import Context
 
+    #: The masks of a layer: of its attention, and of its recurrence.
+    OfLayer = tuple[Tensor | None, Tensor | None]
+
 
 def attention_types(layers: Iterable[Layer]) -> set[MixerType]:
     """Return the types of layers, many of which are the same object."""
@@ -22,8 +25,8 @@ def attention_types(layers: Iterable[Layer]) -> set[MixerType]:
 
 
 def is_recurrent(model: Model) -> bool:
-    """Return whether some layers of the decoder mix tokens without attention."""
-    return not attention_types(model.decoder.layers).isdisjoint(RECURRENT_TYPES)
+    """Return whether some layers of the decoder mix tokens without attention, or not by attention alone."""
+    return not attention_types(model.decoder.layers).isdisjoint((*RECURRENT_TYPES, "hybrid"))
 
 
 def window_tensors(context: Context) -> list[Tensor]:
@@ -43,12 +46,22 @@ def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the mask of each attention type for which the family makes one, full attention first."""
     context.set_scope("model.attention mask: ")
     types = {*context.forward.masks, *attention_types(context.layers)}
+    if "hybrid" in types:
+        types |= {"full_attention", "linear_attention"}
     transform = context.forward.transform_mask
     made: dict[MixerType, Tensor | None] = {
         each: transform(context, _mask(context, each)) for each in ATTENTION_TYPES if each in types
     }
     made.update((each, _recurrent(context)) for each in RECURRENT_TYPES if each in types)
     return made
+
+
+def of_layer(context: Context, mixer: MixerType) -> OfLayer:
+    """Return the masks that layers of a type receive."""
+    if mixer == "hybrid":
+        return context.masks["full_attention"], context.masks["linear_attention"]
+    mask = context.masks[mixer]
+    return (None, mask) if mixer in RECURRENT_TYPES else (mask, None)
 
 
 def _recurrent(context: Context) -> Tensor | None:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def without_padding(context: Context, hidden_states: Tensor) -> Tensor:
     """Multiply hidden states with the mask of padding, if there is one (apply_mask_to_padding_states)."""
-    if context.mask is None:
+    given = context.recurrent_mask
+    if given is None:
         return hidden_states
-    dtype, mask = hidden_states.dtype, ops.view(context.mask, (*context.mask.shape, 1))
+    dtype, mask = hidden_states.dtype, ops.view(given, (*given.shape, 1))
     return ops.cast(ops.mul(hidden_states, mask, "input without padding"), dtype, "input without padding, cast")
 
 

@@ -158,14 +158,14 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     layer, decodes = context.layers[number], number >= context.model.encoder_layers
     unit = context.hooks.layer(layer)
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
-    own, mask = _shared(context, layer.kind.attention)
+    own, given_masks = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
     hidden_states = unit.before(hidden_states)
     encoder, passed, biases = _encoded(context), context.passed, context.position_biases
 
     def run(x: Tensor) -> Tensor:
-        outer = context.position_tables, context.mask
-        context.position_tables, context.mask = tables, mask
+        outer = context.position_tables, (context.mask, context.recurrent_mask)
+        context.position_tables, (context.mask, context.recurrent_mask) = tables, given_masks
         encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
         outer_passed, context.passed = context.passed, passed
         outer_biases, context.position_biases = context.position_biases, {**biases}
@@ -225,6 +225,6 @@ def _types(context: Context, position: int) -> set[MixerType]:
     return masks.attention_types(context.layers[: context.repetition.last_represented(position) + 1])
 
 
-def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Return the position tables and the mask that layers of an attention type receive."""
-    return context.forward.tables_for(context.position_tables, attention), context.masks[attention]
+def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], masks.OfLayer]:
+    """Return the position tables and the masks that layers of an attention type receive."""
+    return context.forward.tables_for(context.position_tables, attention), masks.of_layer(context, attention)

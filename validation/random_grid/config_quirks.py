@@ -186,35 +186,58 @@ def _with_chunks(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**kept, **sizes, "attention_chunk_size": chunk, **listed, **sparse}
 
 
-def _with_mamba(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """Draw heads of Mamba whose widths make up the inner size, groups that divide them, and layers of both types."""
+def _mamba(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw heads of Mamba whose widths make up the inner size, and groups that divide them."""
     rng = draw.rng
-    kept = {key: value for key, value in config.items() if key not in ("layer_types", "mamba_d_head")}
-    groups, expand = rng.randint(1, 3), rng.choice([1, 2])
+    kept = {key: value for key, value in config.items() if key not in ("layer_types", "mamba_d_head", "mamba_d_ssm")}
+    groups = rng.randint(1, 3)
     heads = groups * rng.randint(1, 3)
-    width = heads * 8 * rng.randint(1, 8)
-    types = [rng.choice(["mamba", "attention"]) for _ in range(draw.layers - 1)] + ["attention"]
     sizes = {
-        "hidden_size": width,
-        "mamba_expand": expand,
+        "hidden_size": heads * 8 * rng.randint(1, 8),
+        "mamba_expand": rng.choice([1, 2]),
         "mamba_n_heads": heads,
         "mamba_n_groups": groups,
         "mamba_d_state": rng.choice([8, 16, 32]),
         "mamba_d_conv": rng.choice([2, 4]),
         "mamba_chunk_size": rng.choice([16, 64, 256]),
+        "head_dim": 16 * rng.randint(1, 4),
+    }
+    return {**kept, **sizes}
+
+
+def _granite_hybrid(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw sizes of Mamba, and layers of both types."""
+    rng = draw.rng
+    types = [rng.choice(["mamba", "attention"]) for _ in range(draw.layers - 1)] + ["attention"]
+    sizes = {
         "num_local_experts": rng.choice([0, 4]),
         "num_experts_per_tok": 2,
-        "head_dim": 16 * rng.randint(1, 4),
         "position_embedding_type": rng.choice(["rope", "nope", None]),
     }
-    return {**kept, **sizes, "layer_types": types}
+    return {**_mamba(config, draw), **sizes, "layer_types": types}
+
+
+def _bamba(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw sizes of Mamba, and layers of both types, the last of attention."""
+    sizes = {**_mamba(config, draw), "z_loss_coefficient": 0.0}
+    attending = [index for index in range(draw.layers) if index == draw.layers - 1 or draw.rng.random() < 0.5]
+    return {**sizes, "attn_layer_indices": attending}
+
+
+def _falcon_h1(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw sizes of Mamba, whose width is a multiple of the hidden size or its own."""
+    sizes = _mamba(config, draw)
+    own = draw.rng.choice([None, sizes["mamba_n_heads"] * 16])
+    return {**sizes, "mamba_d_ssm": own}
 
 
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
     "exaone4": _listed_layers,
-    "granitemoehybrid": _with_mamba,
+    "bamba": _bamba,
+    "falcon_h1": _falcon_h1,
+    "granitemoehybrid": _granite_hybrid,
     "internlm3": _same_biases,
     "iquestcoder": _without_window,
     "lfm2": _with_convolutions,

@@ -11,7 +11,7 @@ from calculator.layers import norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import rotary_tables
 from calculator.layers.decoder_layer import run_sublayer
-from calculator.layers.mamba import MambaSizes, mamba2
+from calculator.layers.mamba import Mamba2
 from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context, LayerModules
 
-_attend = SelfAttention()
+_attend, _mamba = SelfAttention(), Mamba2()
 
 
 def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
@@ -36,17 +36,8 @@ def _without_positions(tables: tuple[Tensor, ...], attention: MixerType) -> tupl
 
 
 def _mix(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    if modules.kind.attention != "linear_attention":
-        return _attend(context, modules, hidden_states)
-    config = context.config
-    sizes = MambaSizes(
-        heads=config["mamba_n_heads"],
-        head=config["mamba_d_head"],
-        groups=config["mamba_n_groups"],
-        state=config["mamba_d_state"],
-        chunk=config["mamba_chunk_size"],
-    )
-    return mamba2(context, modules, hidden_states, sizes, "mamba")
+    run = _mamba if modules.kind.attention == "linear_attention" else _attend
+    return run(context, modules, hidden_states)
 
 
 def _shared_mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

@@ -48,10 +48,13 @@ class Adapter(Method):
         return (f"bottleneck {self.bottleneck_size}",)
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse a model whose layers have two sublayers in the place of an MLP: experts, and a shared MLP."""
+        """Refuse a model whose layers have two sublayers in the place of an MLP, or of attention."""
         names = {module.name.partition(".")[0] for layer in set(model.decoder.layers) for module in layer.modules}
         if {"block_sparse_moe", "shared_mlp"} <= names:
             message = f"{model.model_type} has experts and a shared MLP in every layer, not one MLP: use another method"
+            raise refusal("method.name", message, self.name)
+        if any(layer.kind.attention == "hybrid" for layer in set(model.decoder.layers)):
+            message = f"{model.model_type} has attention and Mamba in parallel in every layer: use another method"
             raise refusal("method.name", message, self.name)
         Method.check(self, model, training)
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 #: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
 ROUTERS: dict[str, str] = {"llama4_text": "router", "phimoe": "router"}
 
+#: The models of Mamba, the methods and the names of modules that PEFT refuses to adapt.
+#: Source: peft 0.21, peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba.
+_MAMBA_MODELS = ("falcon_h1", "nemotron_h")
+_MAMBA_METHODS = ("LORA", "ADALORA", "RANDLORA")
+_MAMBA_NAMES = ("out_proj", "conv1d")
+
 #: The names of attention modules in the families: self_attn, attention, SelfAttention, attn, ...
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 
@@ -42,6 +48,12 @@ def attention_projections(model: Model) -> tuple[str, ...]:
     paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
     named = (parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1]))
     return tuple(dict.fromkeys(named))
+
+
+def names_of_mamba(method: TargetedMethod, model: Model) -> tuple[str, ...]:
+    """The names of modules that PEFT refuses because the model is one of Mamba."""
+    refused = model.model_type in _MAMBA_MODELS and method.facts.peft_type in _MAMBA_METHODS
+    return _MAMBA_NAMES if refused else ()
 
 
 def way_out(method: TargetedMethod, model: Model) -> str:

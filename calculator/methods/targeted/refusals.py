@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.methods.targeted import modules_to_save
-from calculator.methods.targeted.matching import ROUTERS, is_named, is_requested, target_names, way_out
+from calculator.methods.targeted.matching import ROUTERS, is_named, is_requested, names_of_mamba, target_names, way_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,7 +38,8 @@ def check(method: TargetedMethod, model: Model) -> None:
     own = [*method.own_problems(model, found)]
     if not found and not problems and not own:
         problems.append(_unmatched(method, model, names))
-    problems += [*own, *_not_adaptable(method, found), *_routers(method, model, found)]
+    problems += [*own, *_of_mamba(method, model, found)]
+    problems += [*_not_adaptable(method, found), *_routers(method, model, found)]
     if problems:
         raise PlanError(*problems)
     if len(model.accepted) >= MAX_ACCEPTED:
@@ -107,6 +108,15 @@ def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iter
     router = ROUTERS.get(model.model_type)
     if router in method.refused_names(model) and any(is_named(path, (router,)) for path in found):
         message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"
+        yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
+
+
+def _of_mamba(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+    """A module of Mamba that its kernels read without calling it, so that PEFT refuses it."""
+    refused = names_of_mamba(method, model)
+    names = [name for name in refused if any(is_named(path, (name,)) for path in found)]
+    if names:
+        message = f"PEFT does not adapt {', '.join(names)} of {model.model_type}: {way_out(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
