@@ -13,8 +13,8 @@ ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 RecurrentType = Literal["conv", "linear_attention"]
 RECURRENT_TYPES: tuple[RecurrentType, ...] = get_args(RecurrentType)
 
-#: How a layer mixes tokens: attention, recurrence, or both at once.
-MixerType = AttentionType | RecurrentType | Literal["hybrid"]
+#: How a layer mixes tokens: by attention, by recurrence, by both at once, or not, if it is an MLP alone.
+MixerType = AttentionType | RecurrentType | Literal["hybrid", "mlp"]
 
 #: What a layer's feed-forward sublayer is, as `mlp_layer_types` of a config.json spells it.
 MlpType = Literal["dense", "sparse"]

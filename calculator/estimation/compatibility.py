@@ -225,7 +225,7 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
     """A cache for a model without attention, which transformers asks for its length (Cache.get_seq_length)."""
-    if attention_types(model.decoder.layers) <= {*RECURRENT_TYPES} and returns_cache(model, request.training):
+    if attention_types(model.decoder.layers) <= {*RECURRENT_TYPES, "mlp"} and returns_cache(model, request.training):
         message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 

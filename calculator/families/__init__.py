@@ -55,6 +55,7 @@ FOLDERS = (
     "modernbert",
     "mpt",
     "nemotron",
+    "nemotron_h",
     "olmo",
     "opt",
     "phi",

@@ -65,9 +65,9 @@ def positions(default: Any, **more: Any) -> Field:
     return size("max_position_embeddings", default, maximum=MOST_TOKENS, **more)
 
 
-def activation(default: Any = "silu", **more: Any) -> Field:
-    """The MLP's activation function."""
-    return Field(name="hidden_act", type="text", default=default, choices=ACTIVATIONS, **more)
+def activation(default: Any = "silu", *, name: str = "hidden_act", **more: Any) -> Field:
+    """The MLP's activation function, or another one of that name."""
+    return Field(name=name, type="text", default=default, choices=ACTIVATIONS, **more)
 
 
 def tie(default: bool) -> Field:  # noqa: FBT001  the default itself

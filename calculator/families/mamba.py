@@ -32,7 +32,7 @@ def mamba_fields(inner: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
         Field(name="mamba_d_head", type="pattern", default="auto", nullable=True),
         Computed(name="mamba_d_head", value=_head),
         Check(name="mamba_n_heads", problem=_wrong_heads),
-        Check(name="mamba_n_groups", problem=_wrong_groups),
+        WHOLE_GROUPS,
         flag("mamba_conv_bias", True),
         flag("mamba_proj_bias", False),
     )
@@ -62,6 +62,10 @@ def _wrong_heads(config: Config) -> str | None:
 def _wrong_groups(config: Config) -> str | None:
     heads, groups = config["mamba_n_heads"], config["mamba_n_groups"]
     return f"{shown(heads)} heads do not divide into {shown(groups)} groups" if heads % groups else None
+
+
+#: Each group of B and C serves as many heads.
+WHOLE_GROUPS = Check(name="mamba_n_groups", problem=_wrong_groups)
 
 
 def mixer(config: Config, name: str = "mamba", *, out_bias: bool | None = None, normed: bool = True) -> Owned:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     Gate = Callable[[Context, Tensor, Shape], Tensor]
 
 
+def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates
+    """act(up), of experts without a gate."""
+    return activation(context.config["hidden_act"])(up)
+
+
 def gated(context: Context, gate_up: Tensor, half: Shape) -> Tensor:
     """act(gate) · up."""
     gate, up = ops.split(gate_up, [half, half])
@@ -43,8 +48,8 @@ def experts(
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
-    biases = _biases(bound, "gate_up_proj", expert_ids_g)
-    proj_out = _product(bound, "gate_up_proj", proj_in, counts[-1], biases)
+    biases = _biases(bound, _first(bound), expert_ids_g)
+    proj_out = _product(bound, _first(bound), proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden)))
     biases = _biases(bound, "down_proj", expert_ids_g)
     proj_out = _product(bound, "down_proj", proj_out, counts[-1], biases)
@@ -62,9 +67,10 @@ def _each_with_its_own(
     """Run them with a copy of its expert's matrices for every row. The first copy is freed after the second is made."""
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
-    selected = _selected(bound, "gate_up_proj", count)
-    biases = _selected(bound, "gate_up_proj_bias", count)
-    proj_out = _own_product(x, bound, "gate_up_proj", biases)
+    first = _first(bound)
+    selected = _selected(bound, first, count)
+    biases = _selected(bound, f"{first}_bias", count)
+    proj_out = _own_product(x, bound, first, biases)
     proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden_states.shape[1])))
     selected = _selected(bound, "down_proj", count)
     biases = _selected(bound, "down_proj_bias", count)
@@ -75,6 +81,11 @@ def _each_with_its_own(
     )
     del selected
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
+
+
+def _first(bound: BoundModule) -> str:
+    """Return the name of the first projection."""
+    return "gate_up_proj" if "gate_up_proj" in bound.own else "up_proj"
 
 
 def _selected(bound: BoundModule, name: str, count: int) -> Tensor | None:

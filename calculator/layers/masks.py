@@ -60,6 +60,8 @@ def of_layer(context: Context, mixer: MixerType) -> OfLayer:
     """Return the masks that layers of a type receive."""
     if mixer == "hybrid":
         return context.masks["full_attention"], context.masks["linear_attention"]
+    if mixer == "mlp":
+        return None, None
     mask = context.masks[mixer]
     return (None, mask) if mixer in RECURRENT_TYPES else (mask, None)
 
@@ -97,7 +99,8 @@ def cached_tokens(context: Context, attention: MixerType) -> int:
 
     If no layer is of that type, the number is that of any layer.
     """
-    window, types = context.config.get("sliding_window"), attention_types(context.layers) - {*RECURRENT_TYPES}
+    types = attention_types(context.layers) - {*RECURRENT_TYPES, "mlp"}
+    window = context.config.get("sliding_window")
     if (
         (attention if attention in types or not types else types.pop()) == "full_attention"
         or context.cache is None

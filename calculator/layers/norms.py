@@ -76,6 +76,19 @@ def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 
 @as_module
+def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
+    """NemotronHRMSNorm: the weight in float32 · x normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    hidden_states = ops.cast(x, "float32", "input in float32")
+    variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
+    root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
+    hidden_states = ops.mul(hidden_states, root, "normalised")
+    del root
+    scaled = ops.mul(ops.cast(norm.own["weight"], "float32", "weight in float32"), hidden_states, "scaled")
+    return ops.cast(scaled, x.dtype, "output")
+
+
+@as_module
 def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "

@@ -151,6 +151,9 @@ class SelfAttention:
     #: The family's own eager_attention_forward, if it has one.
     eager_forward: EagerAttention | None = None
 
+    #: The name of the module.
+    name: str = "self_attn"
+
     #: The name of the output projection.
     output: str = "self_attn.o_proj"
 
@@ -160,7 +163,7 @@ class SelfAttention:
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         query_states, key_states, value_states, *_alive = self.project(context, modules, hidden_states)
-        context.set_scope(f"{modules.prefix}self_attn: ")
+        context.set_scope(f"{modules.prefix}{self.name}: ")
         shared, context.position_tables = context.position_tables, own_tables(context, value_states)
         if modules.kind.rotated:
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)

@@ -114,6 +114,7 @@ NOT_MODELLED = frozenset(
     {
         "deepseek_v2",
         "deepseek_v3",
+        "falcon_h1",
         "gemma3",
         "gemma4_text",
         "glm4",

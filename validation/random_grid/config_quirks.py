@@ -231,6 +231,27 @@ def _falcon_h1(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**sizes, "mamba_d_ssm": own}
 
 
+def _nemotron_h(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw kinds of layers, in one of two spellings, sizes of Mamba, and a latent size of the experts."""
+    rng = draw.rng
+    groups = rng.randint(1, 3)
+    kinds = [rng.choice("M*-E") for _ in range(draw.layers - 1)] + ["*"]
+    names = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+    aliases = ("layer_types", "layers_block_type", "mamba_n_groups", "mamba_d_conv", "mamba_chunk_size")
+    kept = {key: value for key, value in config.items() if key not in aliases}
+    sizes = {
+        "n_groups": groups,
+        "mamba_num_heads": groups * rng.randint(1, 3),
+        "mamba_head_dim": 8 * rng.randint(1, 8),
+        "ssm_state_size": rng.choice([8, 16, 32]),
+        "conv_kernel": rng.choice([2, 4]),
+        "chunk_size": rng.choice([16, 64, 256]),
+        "moe_latent_size": rng.choice([None, 24]),
+    }
+    spelled = {"layers_block_type": [names[each] for each in kinds]}
+    return {**kept, **sizes, **rng.choice([spelled, {"hybrid_override_pattern": "".join(kinds)}])}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
@@ -255,6 +276,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "gemma3_text": _per_type_rope,
     "gemma4_text": _with_shared_keys,
     "olmo3": _per_type_rope,
+    "nemotron_h": _nemotron_h,
     "modernbert": _per_type_rope,
     "qwen3_5_moe_text": _with_linear_attention,
     "qwen3_5_text": _with_linear_attention,

@@ -33,6 +33,10 @@ def _lonely(config: Config) -> str | None:
     )
 
 
+#: Each group has two experts whose scores are summed.
+LARGE_GROUPS = Check(name="n_group", problem=_lonely)
+
+
 def latent_fields(
     *, query_rank: int = 1536, nope: int = 128, value: int = 128, eps: float = 1e-6, partial: bool = False
 ) -> tuple[Entry, ...]:
@@ -104,7 +108,7 @@ def routed_experts(per_token: int, *, groups: tuple[int, int]) -> tuple[Entry, .
         *experts(per_token, spelled="n_routed_experts", aliases=("num_local_experts",)),
         *shared_experts(1),
         *expert_groups(*groups, nullable=False),
-        Check(name="n_group", problem=_lonely),
+        LARGE_GROUPS,
         flag("norm_topk_prob", True, nullable=True),
     )
 

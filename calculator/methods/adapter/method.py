@@ -53,8 +53,8 @@ class Adapter(Method):
         if {"block_sparse_moe", "shared_mlp"} <= names:
             message = f"{model.model_type} has experts and a shared MLP in every layer, not one MLP: use another method"
             raise refusal("method.name", message, self.name)
-        if any(layer.kind.attention == "hybrid" for layer in set(model.decoder.layers)):
-            message = f"{model.model_type} has attention and Mamba in parallel in every layer: use another method"
+        if "mixer" in names or any(layer.kind.attention == "hybrid" for layer in set(model.decoder.layers)):
+            message = f"layers of {model.model_type} are no attention followed by an MLP: use another method"
             raise refusal("method.name", message, self.name)
         Method.check(self, model, training)
 

@@ -63,7 +63,9 @@ class LNTuning(TargetedMethod):
             message = "LN Tuning is not modelled in TRL's trainers: use transformers"
             raise refusal("training.trainer", message, training.trainer)
         without_cache = training.gradient_checkpointing or not model.config.get("use_cache")
-        if without_cache and any(self._names(path) for path, _ in model.paths if path.endswith(".mamba.norm")):
+        if without_cache and any(
+            self._names(path) for path, _ in model.paths if path.endswith((".mamba.norm", ".mixer.norm"))
+        ):
             message = (
                 "without a cache, Mamba reads the epsilon of its norm, which PEFT's copy lacks: leave out its name"
             )

@@ -22,6 +22,7 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "mixtral": ("q_proj", "v_proj"),
     "mpt": ("Wqkv",),
     "mt5": ("q", "v"),
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "opt": ("q_proj", "v_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
     "qwen2": ("q_proj", "v_proj"),

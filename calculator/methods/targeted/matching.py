@@ -24,6 +24,7 @@ _MAMBA_NAMES = ("out_proj", "conv1d")
 
 #: The names of attention modules in the families: self_attn, attention, SelfAttention, attn, ...
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+_PROJECTION = re.compile("[qkvo]_proj")
 
 
 def target_names(method: TargetedMethod, model: Model) -> tuple[str, ...]:
@@ -46,7 +47,8 @@ def target_names(method: TargetedMethod, model: Model) -> tuple[str, ...]:
 def attention_projections(model: Model) -> tuple[str, ...]:
     """The names of the linear layers in a model's attention to text, in order."""
     paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
-    named = (parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1]))
+    named = [parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1])]
+    named = named or [parts[-1] for parts in paths if _PROJECTION.fullmatch(parts[-1])]
     return tuple(dict.fromkeys(named))
 
 

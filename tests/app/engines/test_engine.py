@@ -7,7 +7,7 @@ from app.engines.process import AbandonedError
 from app.engines.tracer import BusyError
 
 UNKNOWN = {
-    "model": {"config": {"model_type": "nemotron_h"}},
+    "model": {"config": {"model_type": "kimi_linear"}},
     "method": {"name": "lora", "target_modules": "all-linear"},
 }
 KNOWN = {
@@ -66,7 +66,7 @@ def test_without_the_extra_the_refusal_states_how_to_get_it(client):
 
 @pytest.mark.usefixtures("no_extra")
 def test_without_the_extra_the_page_states_how_to_get_it(client):
-    page = client.get("/", params={"config": '{"model_type": "nemotron_h"}'})
+    page = client.get("/", params={"config": '{"model_type": "kimi_linear"}'})
     assert page.status_code == 422
     assert "pip install &#39;.[validation]&#39;" in page.text
 

@@ -9,28 +9,30 @@ from app.__main__ import main
 pytestmark = pytest.mark.trace
 
 CONFIG = {
-    "model_type": "nemotron_h",
+    "model_type": "kimi_linear",
     "hidden_size": 64,
     "intermediate_size": 128,
-    "layers_block_type": ["mamba", "moe", "attention", "mlp"],
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "mlp_layer_types": ["dense", "sparse"],
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "linear_head_dim": 16,
+    "linear_num_heads": 4,
     "vocab_size": 200,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
+    "num_experts": 4,
+    "num_experts_per_token": 2,
     "moe_intermediate_size": 32,
-    "moe_shared_expert_intermediate_size": 32,
-    "mamba_num_heads": 4,
-    "mamba_head_dim": 32,
-    "ssm_state_size": 16,
-    "n_groups": 2,
-    "chunk_size": 32,
+    "pad_token_id": 0,
     "torch_dtype": "bfloat16",
 }
 BODY = {
     "model": {"config": CONFIG},
-    "method": {"name": "lora", "r": 8, "target_modules": ["q_proj"]},
+    "method": {"name": "lora", "r": 8, "target_modules": ["kv_a_proj_with_mqa"]},
     "training": {"sequence_length": 64},
     "device": {"gpu": "rtx-4090"},
 }
@@ -38,7 +40,7 @@ FORM = {
     "config": json.dumps(CONFIG),
     "method": "lora",
     "r": "8",
-    "target_modules": "q_proj",
+    "target_modules": "kv_a_proj_with_mqa",
     "sequence_length": "64",
     "gradient_checkpointing": "false",
     "gpu": "rtx-4090",
@@ -56,7 +58,7 @@ def answer(client):
 def test_the_answer_states_its_engine_its_grade_and_what_ran(answer):
     assert (answer["engine"], answer["grade"]) == ("traced", "traced, but a kernel package changes it")
     assert answer["trace"]["versions"].keys() == {"torch", "transformers", "peft", "bitsandbytes"}
-    assert answer["trace"]["kernel_packages"]["mamba_ssm"] == ["mamba_chunk_scan_combined"]
+    assert answer["trace"]["kernel_packages"]["flash-linear-attention"] == ["chunk_kda"]
     assert "convolution" in answer["trace"]["unchecked_operations"]
     assert any("spread evenly" in guess for guess in answer["trace"]["guesses"])
 
@@ -74,8 +76,8 @@ def test_the_answer_adds_up(answer):
 
 
 def test_parameters_are_those_of_the_built_model(answer):
-    # One of four layers has attention; its q_proj is (heads × head_dim, hidden_size).
-    assert answer["parameters"]["trainable"] == answer["parameters"]["added"] == 8 * (64 + 4 * 16)
+    # One of two layers has attention; its kv_a_proj_with_mqa is (kv_lora_rank + qk_rope_head_dim, hidden_size).
+    assert answer["parameters"]["trainable"] == answer["parameters"]["added"] == 8 * (64 + 16 + 8)
     assert answer["saved_bytes"] == 4 * answer["parameters"]["added"]
 
 
@@ -97,7 +99,7 @@ def test_the_page_shows_the_same_answer(client, answer):
 
 def test_files_of_the_plan_are_of_the_same_trace(client, answer):
     assert client.get("/estimate.json", params=FORM).json()["memory"] == answer["memory"]
-    assert "mixer" in client.get("/estimate.csv", params=FORM).text
+    assert "self_attn" in client.get("/estimate.csv", params=FORM).text
 
 
 def test_the_command_line_prints_the_same_answer(answer, capsys, tmp_path):

@@ -11,7 +11,7 @@ from app.engines.tracer import BusyError, Tracer, body_of
 from calculator.estimation.request import parse_request
 from calculator.methods import METHODS
 
-CONFIG = {"model_type": "nemotron_h", "num_hidden_layers": 2}
+CONFIG = {"model_type": "kimi_linear", "num_hidden_layers": 2}
 
 
 def request(**changes):
