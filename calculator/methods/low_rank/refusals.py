@@ -108,10 +108,10 @@ def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Itera
 
 
 def _full_names(model: Model, found: Mapping[str, Module]) -> Iterator[str]:
-    """The names of modules in every layer."""
+    """The names of modules outside the layers, and of those in every layer that has them."""
+    yield from (path for path in found if "*" not in path)
     for part in model.parts:
         if isinstance(part, Stack):
-            inside = [path for path in found if path.startswith(f"{part.name}.*.")]
-            yield from (path.replace("*", str(index), 1) for path in inside for index in range(len(part.layers)))
-        elif part.name in found:
-            yield part.name
+            for index, layer in enumerate(part.layers):
+                names = (module.name for module in layer.modules if f"{part.name}.*.{module.name}" in found)
+                yield from (f"{part.name}.{index}.{name}" for name in names)

@@ -41,6 +41,17 @@ def test_a_target_with_its_whole_name_is_adapted_whatever_the_layers_are():
     assert added(**body, layers_to_transform=[0]) == added(target_modules=["q_proj"]) / 16 + head
 
 
+def test_chosen_layers_that_lack_the_target_are_refused():
+    """Granite 4's first ten layers are of Mamba. PEFT raises an error where no module matches."""
+    body = {"model": "ibm-granite/granite-4.0-h-350m", "training": TRAINING, "reserved": "rule"}
+    method = {"name": "lora", "target_modules": ["q_proj"], "layers_to_transform": [0, 9]}
+    with pytest.raises(PlanError, match="no adapted module is in these layers") as error:
+        estimate(parse_request({**body, "method": method}))
+    assert error.value.problems[0].loc == "method.layers_to_transform"
+    with_one = estimate(parse_request({**body, "method": {**method, "layers_to_transform": [9, 10]}}))
+    assert with_one.parameters.added == 8 * (768 + 768)
+
+
 def test_the_first_name_that_matches_gives_the_rank():
     both = added(target_modules=["q_proj", "v_proj"], r=8)
     assert added(target_modules=["q_proj", "v_proj"], r=4, rank_pattern={"q_proj": 8, ".*_proj": 8}) == both
