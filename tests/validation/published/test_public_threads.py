@@ -13,6 +13,7 @@ FOUND = {
     "208": ("transformer.h.*.attn: scores + mask", False),
     "23": ("transformer.h.*.attn: scores, scaled", False),
     "88": ("loss: gradient of the logits", False),
+    "329": ("model.layers.*.self_attn: scores, scaled", False),
     "218": None,
     "189": None,
     "522": None,
