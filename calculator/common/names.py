@@ -87,6 +87,9 @@ MethodName = Literal[
     "peanut",
     "glora",
     "psoft",
+    "c3a",
+    "unilora",
+    "bitfit",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

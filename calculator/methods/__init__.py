@@ -6,6 +6,8 @@ from calculator.common.names import MethodName
 from calculator.methods.adalora.method import AdaLoRA
 from calculator.methods.adapter.method import Adapter
 from calculator.methods.beft.method import BEFT
+from calculator.methods.bitfit.method import BitFit
+from calculator.methods.c3a.method import C3A
 from calculator.methods.deft.method import DEFT
 from calculator.methods.delora.method import DeLoRA
 from calculator.methods.fourierft.method import FourierFT
@@ -32,6 +34,7 @@ from calculator.methods.randlora.method import RandLoRA
 from calculator.methods.road.method import RoAd
 from calculator.methods.tinylora.method import TinyLoRA
 from calculator.methods.trainable_tokens.method import TrainableTokens
+from calculator.methods.unilora.method import UniLoRA
 from calculator.methods.vblora.method import VBLoRA
 from calculator.methods.vera.method import VeRA
 
@@ -67,6 +70,9 @@ Method = (
     | PEANuT
     | GLoRA
     | PSOFT
+    | C3A
+    | UniLoRA
+    | BitFit
 )
 
 #: Every method by the name that a request gives.
@@ -79,6 +85,7 @@ USUAL_METHODS: tuple[MethodName, ...] = tuple(
 
 __all__ = [
     "BEFT",
+    "C3A",
     "DEFT",
     "HRA",
     "IA3",
@@ -88,6 +95,7 @@ __all__ = [
     "USUAL_METHODS",
     "AdaLoRA",
     "Adapter",
+    "BitFit",
     "DeLoRA",
     "FourierFT",
     "Full",
@@ -110,6 +118,7 @@ __all__ = [
     "RoAd",
     "TinyLoRA",
     "TrainableTokens",
+    "UniLoRA",
     "VBLoRA",
     "VeRA",
 ]

@@ -57,6 +57,8 @@ class MethodFacts:
 
     #: Whether the base model's own weights are trained, so that each task is a whole model.
     trains_base: bool = False
+    #: Whether only some of these weights are trained, none of them a matrix.
+    trains_part: bool = False
     #: Whether the base model's linear layers are stored in 4 bits.
     quantizes_base: bool = False
     #: Whether PEFT keeps the added parameters in float32 whatever `adapter_dtype` is.

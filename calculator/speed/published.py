@@ -76,7 +76,7 @@ class PublishedRun:
 
 def kind_of(method: Method) -> Kind:
     """The kind of a run with a method."""
-    if method.facts.trains_base:
+    if method.facts.trains_base and not method.facts.trains_part:
         return "full"
     return "frozen in 4 bits" if method.facts.quantizes_base else "frozen in 16 bits"
 

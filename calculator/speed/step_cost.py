@@ -151,7 +151,7 @@ class _Step:
                 f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
                 KAPLAN,
             )
-        if self.facts.trains_base:
+        if self.facts.trains_base and not self.facts.trains_part:
             yield self._operations(
                 "gradients of the weights",
                 self.tokens * 2 * weights,

@@ -149,6 +149,13 @@ OPTIONS: dict[MethodName, Options] = {
         "psoft_mag_b": (0.2, (False,)),
         "psoft_dropout": DROPOUT,
     },
+    "c3a": {"block_size": (0.95, (2, 8, 16, 32, 64, 128)), "bias": (0.2, ("all", "c3a_only"))},
+    "unilora": {
+        "r": (0.9, RANKS),
+        "theta_d_length": (0.6, (1, 100, 4096, 100_000)),
+        "unilora_dropout": DROPOUT,
+        "bias": (0.2, ("all", "unilora_only")),
+    },
 }
 
 #: How often each method is drawn.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
+from unittest import mock
 
 import bitsandbytes as bnb
 import peft
@@ -12,12 +13,14 @@ from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.oft.layer import OFTRotationModule
 from peft.tuners.psoft.layer import OrthLayer, PsoftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.unilora.layer import UniLoraLayer
+from peft.tuners.unilora.model import UniLoraModel
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import HfQuantizer, _assign_is_quantized
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import Adapter, LoRA, QLoRA
+from calculator.methods import Adapter, BitFit, LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
@@ -142,6 +145,8 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         bottleneck.insert(model, method, adapter_dtype(request), request.model.task.head_names)
     config = peft_config(request)
     if config is None:
+        if isinstance(method, BitFit):
+            train_biases(model, request.model.task.head_names)
         built = method.facts.trains_base or isinstance(method, Adapter)
         assert built, f"PEFT has no {method.name}, and its modules are not built here"
         return model
@@ -149,6 +154,12 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     cast(wrapped, training.adapter_dtype)
     separate_indices(wrapped)
     return wrapped
+
+
+def train_biases(model: nn.Module, heads: tuple[str, ...]) -> None:
+    """Freeze everything but the biases and a classifier's head."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias") or any(f"{head}." in name for head in heads))
 
 
 def separate_indices(model: nn.Module) -> None:
@@ -195,7 +206,8 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
 
     PEFT copies them from there in every step.
     """
-    wrapped = peft.get_peft_model(model, config, **options)
+    with mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes):
+        wrapped = peft.get_peft_model(model, config, **options)
     for layer in (module for module in wrapped.modules() if isinstance(module, FourierFTLayer)):
         layer.indices = {
             name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in layer.indices.items()
@@ -203,6 +215,13 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
     for name, tokens in getattr(wrapped, "prompt_tokens", {}).items():
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
     return wrapped
+
+
+def _assign_shapes(model: Any, name: str) -> None:
+    """Give UniLoRA's layers scales of their indices' shapes; PEFT counts the indices, which need values for that."""
+    for layer in (module for module in model.modules() if isinstance(module, UniLoraLayer)):
+        indices = (layer.unilora_indices_A[name], layer.unilora_indices_B[name])
+        layer.update_scaling(name, *(torch.zeros_like(each, dtype=torch.float32) for each in indices))
 
 
 def adapter_dtype(request: Request) -> torch.dtype:

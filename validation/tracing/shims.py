@@ -18,8 +18,9 @@ _FUNCTIONAL = "torch.nn.functional"
 _FLASH = "transformers.modeling_flash_attention_utils"
 _MASKS = "transformers.masking_utils"
 
-#: Functions that are fused on CUDA.
+#: Functions that are fused on CUDA, or that copy their operands there.
 FUSED: dict[str, Any] = {
+    "torch.einsum": functional.einsum,
     f"{_FUNCTIONAL}.dropout": functional.dropout,
     f"{_FUNCTIONAL}.mish": functional.mish,
     f"{_FUNCTIONAL}.softmax": functional.softmax,

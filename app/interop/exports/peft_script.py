@@ -171,6 +171,7 @@ SCRIPTS: dict[MethodName, MethodScript] = {
     "lora": MethodScript(template="low_rank"),
     "qlora": MethodScript(template="low_rank"),
     "adapter": MethodScript(template="adapter", imports=("nn",), context=bottleneck.context),
+    "bitfit": MethodScript(template="bitfit", imports=()),
 }
 
 
@@ -239,6 +240,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "peft_class": method.facts.config_class,
         "header": header(request, plan, _run(request), _not_expressed(request)),
         "imports": _imports(request, script, by_hand=by_hand),
+        "head_names": planned.model.task.head_names,
         "label": method.title,
         "max_memory_allocated": plan.memory.peak_allocated_bytes + plan.memory.library_workspace_bytes,
         "method": method,

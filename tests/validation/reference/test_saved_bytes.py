@@ -66,6 +66,8 @@ def written(request):
         (LLAMA, {"name": "tinylora", "weight_tying": 1}),
         (LLAMA, {"name": "glora", "r": 2}),
         (LLAMA, {"name": "psoft", "r": 4}),
+        (LLAMA, {"name": "c3a", "block_size": 8}),
+        (LLAMA, {"name": "unilora", "r": 4}),
         (LLAMA, {"name": "peanut", "r": 4, "depth": 1}),
         (LLAMA, {"name": "lora", "r": 4, "init_lora_weights": "mica"}),
         (LLAMA, {"name": "pvera", "r": 4, "save_projection": False}),

@@ -23,6 +23,23 @@ def softmax(input: Tensor, dim: int, _stacklevel: int = 3, dtype: torch.dtype | 
     return input.softmax(dim, dtype=dtype)
 
 
+#: The function that `einsum` replaces.
+_EINSUM = torch.einsum
+
+
+def einsum(equation: str, *operands: Tensor) -> Tensor:
+    """A product of complex operands whose last dimension is the batch of torch.bmm, which copies both on CUDA.
+
+    Neither of the other strides is one (ATen/native/cuda/Blas.cpp, `prepare_batch_matrix_for_cublas`).
+    """
+    if not all(operand.is_complex() for operand in operands):
+        return _EINSUM(equation, *operands)
+    copies = [operand.clone() for operand in operands]
+    out = _EINSUM(equation, *copies)
+    del copies
+    return out
+
+
 class _Mish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor) -> Tensor:  # noqa: A002

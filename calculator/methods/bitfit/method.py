@@ -1,0 +1,59 @@
+"""BitFit, bias-term fine-tuning (Ben Zaken et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import refusal
+from calculator.methods.base import Method
+from calculator.methods.bitfit.facts import FACTS
+from calculator.methods.targeted.modules_to_save import is_saved
+from calculator.resident.module_spec import ModuleSpec
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.inputs.training import Training
+    from calculator.resident.tensors import ResidentTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitFit(Method):
+    """The biases of the base model are trained, and a classifier's head; nothing is added."""
+
+    name = "bitfit"
+    facts = FACTS
+    classifier_copy = None
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Which parameters are trained."""
+        return (
+            "BitFit sets requires_grad of the parameters whose names end in bias, and of no other: PEFT has no such"
+            " method. The model is saved whole.",
+        )
+
+    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
+        """Refuse a model that runs no bias."""
+        if not any(_biases(module) for _, module in model.running):
+            message = f"{model.model_type} has no biases that text uses, which are all that BitFit trains: use ln_tuning"
+            raise refusal("method.name", message, self.name)
+
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
+        """The biases in the model's dtype; of a classifier's head, the weight too."""
+        if is_saved(path, model.task.head_names):
+            return Method.module_spec(self, path, module, model, training)
+        return ModuleSpec(dtype=training.dtype, trained=_biases(module))
+
+    def saves_frozen(self, tensor: ResidentTensor) -> bool:
+        """Whether it is a parameter: the model is saved whole."""
+        return tensor.parameters > 0
+
+    def saved_name(self, name: str) -> str:
+        """The model's own name: transformers writes it."""
+        return name
+
+
+def _biases(module: Module) -> tuple[str, ...]:
+    return tuple(parameter.name for parameter in module.parameters if parameter.name.endswith("bias"))
