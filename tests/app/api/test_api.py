@@ -46,7 +46,8 @@ def test_an_estimate_answers_with_every_part_of_the_contract(client, plan):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_components_and_their_rows_sum_to_the_peak(client, plan, method):
-    body = {**plan, "method": {"name": method}, "training": {}}
+    model = {"model": "openai-community/gpt2"} if method == "bitfit" else {}
+    body = {**plan, **model, "method": {"name": method}, "training": {"sequence_length": 1024} if model else {}}
     memory = estimate(client, body).json()["memory"]
     assert {component["name"] for component in memory["components"]} <= COMPONENTS
     assert sum(component["bytes"] for component in memory["components"]) == memory["peak_allocated_bytes"]
