@@ -46,10 +46,7 @@ def _convolved(x: Tensor, kernel: Tensor, width: int) -> Tensor:
     )
     out = tape.new((*x.shape[:-1], width, 2), "float32", "update, transformed")
     del product
-    edge = None if node is None else (node, 0, (*x.shape[:-1], width), "float32")
-    real = Tensor(tape, out.storage, (*x.shape[:-1], width), "float32", None)
-    real.edge = edge
-    return real
+    return Tensor(tape, out.storage, (*x.shape[:-1], width), "float32", node)
 
 
 def _transform(tape: Tape, shape: Shape, name: str) -> Tensor:
