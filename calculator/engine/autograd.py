@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.architecture.dimension import elements
 
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
     #: A backward formula: from a node and its output's gradient to its inputs' gradients, in the order of its edges.
     Rule = Callable[["Node", Any], Sequence[Tensor | None]]
+
+
+class Release(Protocol):
+    """What updates a parameter in the backward pass and frees its gradient."""
+
+    def ready(self, grad: Tensor) -> None:
+        """Run when a gradient is ready, before it is accumulated."""
+
+    def accumulated(self, name: str, held: list[Tensor]) -> None:
+        """Run when a parameter has its gradient. Only the list refers to it."""
 
 
 #: The prefix of the marks at which gradients are ready; the parameter's name follows.
@@ -114,7 +124,7 @@ class Mark(Node):
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("grad", "has_grad", "in_bucket", "is_marked", "name", "temporaries")
+    __slots__ = ("grad", "has_grad", "in_bucket", "is_marked", "name", "release")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
@@ -124,8 +134,8 @@ class AccumulateGrad(Node):
         self.in_bucket = False
         #: Whether the moment at which the gradient is ready is marked.
         self.is_marked = False
-        #: The tensors that the optimizer allocates as soon as the gradient is ready; None if it steps later.
-        self.temporaries: int | None = None
+        #: What updates the parameter as soon as the gradient is ready; None if the optimizer steps later.
+        self.release: Release | None = None
         self.name = name
         self.component = component
         self.grad: Tensor | None = None
@@ -136,6 +146,8 @@ class AccumulateGrad(Node):
         self.incoming = None
         if grad is None or grad.storage is None:
             return
+        if self.release is not None:
+            self.release.ready(grad)
         if not self.has_grad and _has_other_layout(grad):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
         if self.is_marked:
@@ -143,11 +155,12 @@ class AccumulateGrad(Node):
         if self.has_grad or self.in_bucket:
             return
         grad.rename(f"{self.name}: gradient", self.component)
-        if self.temporaries is None:
+        if self.release is None:
             self.grad = grad
             return
-        for_step = [grad.tape.scratch(grad.shape, grad.dtype, "optimizer temporary") for _ in range(self.temporaries)]
-        del for_step
+        held = [grad]
+        del grad
+        self.release.accumulated(self.name, held)
 
 
 def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of the graph returns nothing

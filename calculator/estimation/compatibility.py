@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation import image_requests, seq_2_seq, several_gpus, stated_base
+from calculator.estimation import image_requests, seq_2_seq, several_gpus, stated_base, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
@@ -70,6 +70,7 @@ def check(request: Request, model: Model) -> None:
         *_plain_steps(request),
         *_loraplus(request),
         *_optimizer(request, model),
+        *updates_in_backward.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
         *several_gpus.problems(request, model),
@@ -126,7 +127,6 @@ OF_TRAINERS: dict[str, object] = {
     "use_liger_kernel": False,
     "cut_cross_entropy": False,
     "activation_offloading": None,
-    "optimizer_in_bwd": False,
 }
 
 
@@ -161,9 +161,6 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     yield from liger.problems(applied)
     yield from cut_cross_entropy.problems(applied, request.device.sharding)
     yield from trainer_of(training).problems(applied)
-    if training.optimizer_in_bwd and training.trainer != "torchtune":
-        message = f"{training.trainer} steps the optimizer after the backward pass: use false, or torchtune"
-        yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
     if training.has_bucket_views:
         message = "TrainingArguments has no such option: leave it out"
         yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)

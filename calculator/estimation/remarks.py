@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
 from calculator.bases import config_json
-from calculator.estimation import image_requests, task_sentences
+from calculator.estimation import image_requests, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.estimation.stated_base import stated
 from calculator.families import forward_of
 from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig
 from calculator.methods.prepared_model import PreparedModel
-from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import older_behaviour
@@ -81,12 +81,13 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *(() if trainer.facts.is_interval else (ACCURACY,)),
         *trainer.assumptions(prepared(request, model)),
         *request.method.assumptions,
-        *OPTIMIZERS[request.training.optimizer].assumptions,
+        *_optimizer(request),
         *task_sentences.assumptions(model, request.method),
         *image_requests.assumptions(request, model),
         *_distributed(request, model),
     ]
-    if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:
+    optimizer = OPTIMIZERS[request.training.optimizer]
+    if optimizer.storage == "8bit" and not optimizer.projects and not trainer.facts.embeddings_in_32_bits:
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
@@ -171,6 +172,16 @@ def _found_unused(request: Request) -> Iterator[str]:
             f"transformers' Trainer sets find_unused_parameters {str(default).lower()} for this run unless"
             f" ddp_find_unused_parameters is set; the figures are for {str(given).lower()}."
         )
+
+
+def _optimizer(request: Request) -> Iterator[str]:
+    """What an answer assumes of the optimizer, and of its step in the backward pass."""
+    training = request.training
+    yield from OPTIMIZERS[training.optimizer].assumptions
+    if training.optimizer_in_bwd and training.trainer is None:
+        yield updates_in_backward.OWN_OPTIMIZERS
+        if training.max_grad_norm:
+            yield UNCLIPPED
 
 
 def _histories(request: Request) -> Iterator[str]:

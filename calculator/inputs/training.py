@@ -278,8 +278,9 @@ class Training:
     optimizer_in_bwd: bool = setting(
         False,
         label="Optimizer in backward",
-        help="Step each parameter's own optimizer as soon as its gradient is ready, and free the gradient "
-        "(optimizer_in_bwd). Only with torchtune's full fine-tuning.",
+        help="Gradient release: step each parameter's own optimizer as soon as its gradient is ready, and free the"
+        " gradient (a post-accumulate-grad hook, optimi's gradient_release, torchtune's optimizer_in_bwd). Without a"
+        " trainer, or with torchtune's full fine-tuning.",
     )
     max_grad_norm: float | None = setting(
         1.0,

@@ -1,6 +1,11 @@
 """How a micro-batch accumulates gradients."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from calculator.engine.autograd import Release
 
 
 class Accumulation(NamedTuple):
@@ -10,11 +15,11 @@ class Accumulation(NamedTuple):
         adds: Whether parameters have gradients from an earlier micro-batch, to which new ones are added.
         in_buckets: Whether each gradient is copied to a bucket and freed.
         marked: Whether the tape marks the moment at which each gradient is ready.
-        temporaries: How many tensors the optimizer allocates for a parameter whose gradient is ready, which it then
-            frees; None where it steps after the backward pass.
+        release: What updates a parameter whose gradient is ready; None where the optimizer steps after the backward
+            pass.
     """
 
     adds: bool
     in_buckets: bool = False
     marked: bool = False
-    temporaries: int | None = None
+    release: Release | None = None

@@ -75,7 +75,7 @@ class Parameters:
         if not trained or not self.tape.trains:
             return self.plain(name, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
-        leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.temporaries = self.accumulation
+        leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
         self.leaves.append(leaf)
         parameter = self.plain(name, shape, dtype, leaf)
         self.trained.append((name, parameter))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.engine.repetition import repetition
 from calculator.layers.accumulation import Accumulation
-from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,8 +98,7 @@ class Hooks:
     def accumulation(self, training: Training) -> Accumulation:
         """Return how gradients are accumulated; DDP's buckets may take their place."""
         adds = training.gradient_accumulation_steps > 1
-        temporaries = OPTIMIZERS[training.optimizer].temporaries if training.optimizer_in_bwd else None
-        return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds, temporaries=temporaries)
+        return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
 
     def without_graph(self, prepared: Prepared, *, is_second: bool) -> Hooks:  # noqa: ARG002  a hook's signature
         """Return the hooks of a pass without a graph inside the step: of the model that is trained, or a second one."""

@@ -14,6 +14,7 @@ from calculator.resident import torchao
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.inputs.training import Training
     from calculator.resident.projection import Projection
 
 _TORCH = "torch/optim"
@@ -28,7 +29,7 @@ BLOCKSIZE_8BIT = 256
 SMALLEST_PAGED = 100_000
 
 #: How states are stored.
-Storage = Literal["parameter", "float32", "8bit", "factored", "torchao_8bit", "torchao_4bit"]
+Storage = Literal["parameter", "float32", "8bit", "factored", "adalomo", "torchao_8bit", "torchao_4bit", "host"]
 
 #: A state's name, shape and dtype.
 State = tuple[str, Shape, DType]
@@ -41,8 +42,8 @@ class Optimizer:
     name: OptimizerName
     #: The names of its full-size states.
     names: tuple[str, ...]
-    #: States in the parameter's dtype, in float32, in blocks of 8 bits, factored into rows and columns (Adafactor), or
-    #: in torchao's blocks of 8 or 4 bits.
+    #: States in the parameter's dtype, in float32, in blocks of 8 bits, factored into rows and columns (Adafactor,
+    #: AdaLOMO), in torchao's blocks of 8 or 4 bits, or in host memory in the parameter's dtype.
     storage: Storage
     source: str
     #: The PyPI package that has it, where it is not one that every run needs.
@@ -64,6 +65,12 @@ class Optimizer:
     of_groups: tuple[str, ...] = ()
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()
+    #: Whether it updates each parameter in the backward pass and frees its gradient.
+    in_backward: bool = False
+    #: Whether it has an optimizer for each parameter, made with the others when the training begins.
+    layerwise: bool = False
+    #: Whether parameters that are not trained have states too.
+    for_frozen: bool = False
     #: Whether it is modelled on one GPU only.
     on_one_gpu: bool = False
     #: Whether `TrainingArguments.optim` has it.
@@ -81,6 +88,7 @@ class Optimizer:
     def is_like_parameters(self) -> bool:
         """Whether all states have the shape and dtype of their parameter in the step."""
         plain = not (self.step_on_device or self.early or self.scalars or self.in_half or self.others)
+        plain = plain and not self.for_frozen
         return self.storage == "parameter" and plain
 
     @property
@@ -96,8 +104,17 @@ class Optimizer:
         """How it projects the gradient of a parameter; None if it doesn't."""
         return self.projection if name in self.targets else None
 
+    def shape_of_states(self, name: str, shape: Shape) -> Shape:
+        """The shape of a parameter's states: its own, or that of its projected gradient."""
+        projection = self.projection_of(name)
+        return shape if projection is None else projection.projected(shape)
+
     def states(self, shape: Shape, dtype: DType) -> list[State]:
         """The states of one parameter that the caching allocator serves."""
+        if self.storage == "host":
+            return []
+        if self.storage == "adalomo":
+            return [*_rows_and_columns(shape)]
         step: list[State] = [("step", (), "float32")] if self.step_on_device else []
         if self.projection is not None:
             return self._projected(self.projection, shape, dtype)
@@ -150,6 +167,15 @@ def _factored(shape: Shape) -> Iterator[State]:
         yield "exp_avg_sq_col", (*shape[:-2], shape[-1]), "float32"
 
 
+def _rows_and_columns(shape: Shape) -> Iterator[State]:
+    """AdaLOMO's second moment: the first two dimensions of a matrix, or a vector. Source: lomo_optim/adalomo.py."""
+    if len(shape) < 2:
+        yield "exp_avg_sq", shape, "float32"
+    else:
+        yield "exp_avg_sq_row", shape[:1], "float32"
+        yield "exp_avg_sq_col", shape[1:2], "float32"
+
+
 _ADAM = ("exp_avg", "exp_avg_sq")
 _BNB = ("state1", "state2")
 
@@ -172,6 +198,20 @@ RENEWED = (
 DECOMPOSED = (
     "The workspace of cuSOLVER's singular value decomposition (gesvdj) is not known without a CUDA device and not"
     " counted: it comes on top in the optimizer's step."
+)
+ON_HOST = (
+    "GrokAdamW keeps its three states of each parameter in host memory, and copies those of one parameter to the GPU in"
+    " turn."
+)
+UNCLIPPED = (
+    "Gradients are freed as soon as their parameters are updated, so none is left to clip: max_grad_norm does nothing."
+)
+_GALORE_8BIT = "galore_torch/adamw8bit.py and galore_projector.py, over bitsandbytes/optim/optimizer.py"
+#: GaLore gives its percentile_clipping of 100 as max_unorm to bitsandbytes since 0.50, which keeps a norm for that.
+_UNORM: tuple[tuple[str, DType | Literal["parameter"]], ...] = (("unorm_vec", "float32"),)
+_LAYERWISE: tuple[tuple[OptimizerName, OptimizerName], ...] = (
+    ("galore_adamw_layerwise", "galore_adamw"),
+    ("apollo_adamw_layerwise", "apollo_adamw"),
 )
 #: Names, files, states, and how many lists of a parameter group's size a step allocates.
 _SCHEDULE_FREE: tuple[tuple[OptimizerName, str, tuple[str, ...], int], ...] = (
@@ -281,6 +321,53 @@ OPTIMIZERS: dict[str, Optimizer] = {
             source=_APOLLO,
         ),
         Optimizer(
+            name="galore_adamw_8bit_layerwise",
+            names=_BNB,
+            storage="8bit",
+            projects="svd",
+            scalars=_UNORM,
+            others=Optimizer(
+                name="galore_adamw_8bit_layerwise", names=_BNB, storage="8bit", scalars=_UNORM, source=_GALORE_8BIT
+            ),
+            package="galore-torch",
+            assumptions=(RENEWED, DECOMPOSED, UNCLIPPED),
+            in_backward=True,
+            layerwise=True,
+            on_one_gpu=True,
+            source=_GALORE_8BIT,
+        ),
+        Optimizer(
+            name="lomo",
+            names=(),
+            storage="parameter",
+            package="lomo-optim",
+            assumptions=(UNCLIPPED,),
+            in_backward=True,
+            on_one_gpu=True,
+            source="lomo_optim/lomo.py",
+        ),
+        Optimizer(
+            name="adalomo",
+            names=(),
+            storage="adalomo",
+            package="lomo-optim",
+            assumptions=(UNCLIPPED,),
+            in_backward=True,
+            early=True,
+            for_frozen=True,
+            on_one_gpu=True,
+            source="lomo_optim/adalomo.py",
+        ),
+        Optimizer(
+            name="grokadamw",
+            names=(*_ADAM, "grok_ema"),
+            storage="host",
+            package="grokadamw",
+            assumptions=(ON_HOST,),
+            on_one_gpu=True,
+            source="grokadamw/grokadamw.py",
+        ),
+        Optimizer(
             name="stable_adamw",
             names=_ADAM,
             storage="parameter",
@@ -295,8 +382,26 @@ OPTIMIZERS: dict[str, Optimizer] = {
     )
 }
 
+
+def _layerwise(name: OptimizerName, of: Optimizer) -> Optimizer:
+    """An optimizer for each parameter, which updates it as soon as its gradient is ready.
+
+    Source: transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
+    """
+    others = None if of.others is None else replace(of.others, name=name)
+    assumptions = (*of.assumptions, UNCLIPPED)
+    return replace(of, name=name, others=others, assumptions=assumptions, in_backward=True, layerwise=True)
+
+
+OPTIMIZERS |= {name: _layerwise(name, OPTIMIZERS[of]) for name, of in _LAYERWISE}
+
 if set(OPTIMIZERS) != set(get_args(OptimizerName)):
     raise AssertionError("every optimizer that a request may name has its entry")
 
 #: Those that a Trainer has, by themselves.
 OF_TRAINERS: dict[str, OptimizerName] = {name: each.name for name, each in OPTIMIZERS.items() if each.of_trainer}
+
+
+def updates_in_backward(training: Training) -> bool:
+    """Whether a run updates each parameter in the backward pass and frees its gradient."""
+    return training.optimizer_in_bwd or OPTIMIZERS[training.optimizer].in_backward

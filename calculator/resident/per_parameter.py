@@ -77,7 +77,10 @@ def optimizer_states(
     A parameter without a gradient has states only if the optimizer creates them early. Those named in `in_32_bits`
     have no 8-bit states.
     """
+    tensors = tuple(tensors)
     trained = [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
+    if optimizer.for_frozen:
+        trained = [tensor for tensor in tensors if tensor.parameters or tensor.trained]
     if optimizer.is_like_parameters:
         yield PerParameter(trained, optimizer.names, "optimizer_states")
         return
@@ -93,7 +96,9 @@ def optimizer_states(
                 component="optimizer_states",
                 count=tensor.count,
             )
-    in_8_bits = (tensor.shape for tensor in trained if tensor.name not in in_32_bits)
+    in_8_bits = (
+        optimizer.shape_of_states(tensor.name, tensor.shape) for tensor in trained if tensor.name not in in_32_bits
+    )
     for name, shape, dtype in optimizer.shared_states(in_8_bits):
         yield ResidentTensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
 
@@ -101,7 +106,9 @@ def optimizer_states(
 def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
     """The code books of all parameters but one, where each parameter has an optimizer of its own."""
     counts = (
-        tensor.count for tensor in tensors if tensor.gets_gradient and any(optimizer.shared_states([tensor.shape]))
+        tensor.count
+        for tensor in tensors
+        if tensor.gets_gradient and any(optimizer.shared_states([optimizer.shape_of_states(tensor.name, tensor.shape)]))
     )
     if further := sum(counts) - 1 if optimizer.storage == "8bit" else 0:
         count = further * len(optimizer.names)

@@ -63,6 +63,9 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
     if OPTIMIZERS[own.training.optimizer].on_one_gpu and request.run.saves and not request.run.save_only_model:
         message = "the file of its states is not modelled: set run.save_only_model true, or run.save_strategy no"
         yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)
+    if own.training.optimizer_in_bwd or OPTIMIZERS[own.training.optimizer].layerwise:
+        message = "the first step makes states in its backward pass, which is not modelled: use the estimate for a step"
+        yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)
     facts = TRAINERS[own.training.trainer].facts
     if facts.has_own_files:
         message = f"how {facts.label} loads and saves is not modelled: use the estimate for its step"

@@ -9,23 +9,13 @@ from typing import TYPE_CHECKING
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensors import ResidentTensor
-from calculator.training_step.updates import adafactor, loop, low_rank, muon
+from calculator.training_step.updates import loop
+from calculator.training_step.updates.loops import LOOPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.common.names import OptimizerName
     from calculator.resident.optimizers import Optimizer
-    from calculator.training_step.updates.loop import Loop
-
-#: The optimizers that update one parameter after the other.
-LOOPS: Mapping[OptimizerName, Loop] = {
-    "adafactor": adafactor.step,
-    "muon": muon.step,
-    "galore_adamw": low_rank.galore,
-    "galore_adafactor": adafactor.step,
-    "apollo_adamw": low_rank.apollo,
-}
 
 
 def temporaries(
@@ -63,6 +53,8 @@ def _candidates(
         own = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
         others = tuple(tensor for tensor in trained if tensor.name not in optimizer.targets)
         return [*_candidates([own], own, replace(optimizer, others=None)), _foreach(others, optimizer.others)]
+    if optimizer.storage == "host":
+        return [loop.temporaries(LOOPS[optimizer.name], group, optimizer) for group in groups]
     if optimizer.name in LOOPS:
         return [loop.temporaries(LOOPS[optimizer.name], trained, optimizer)]
     if optimizer.keeps_temporaries:

@@ -26,9 +26,17 @@ def with_targets(
         return optimizer
     if optimizer.projects:
         trained = {each.name for each in tensors if each.trained}
-        targets = frozenset(f"{path}.weight" for path in projected_modules(model, training))
-        return replace(optimizer, targets=targets & trained, projection=_projection(optimizer, training))
+        found = with_projection(optimizer, model, training)
+        return replace(found, targets=found.targets & trained)
     return replace(optimizer, targets=frozenset(_hidden_matrices(model, tensors)))
+
+
+def with_projection(optimizer: Optimizer, model: Model, training: Training) -> Optimizer:
+    """The optimizer with its projection, and the weights whose gradients it projects if they are trained."""
+    if not optimizer.projects:
+        return optimizer
+    targets = frozenset(f"{path}.weight" for path in projected_modules(model, training))
+    return replace(optimizer, targets=targets, projection=_projection(optimizer, training))
 
 
 def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterator[str]:

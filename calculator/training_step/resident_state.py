@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.methods.low_rank import loraplus
-from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
 from calculator.resident.per_parameter import further_code_books, optimizer_states, sizes
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
@@ -74,6 +75,11 @@ class ResidentState:
         return trainer_of(self.prepared.training).facts
 
     @property
+    def updates_in_backward(self) -> bool:
+        """Whether the backward pass updates each parameter and frees its gradient."""
+        return updates_in_backward(self.prepared.training)
+
+    @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states, from its second step on, and what the trainer keeps."""
         added = self.of_loop
@@ -81,12 +87,13 @@ class ResidentState:
 
     @cached_property
     def _states(self) -> tuple[ResidentTensors, ...]:
-        in_32_bits = embeddings(self.prepared.model, self.tensors) if self.trainer.embeddings_in_32_bits else ()
         optimizer = self.optimizer
-        if optimizer.early and self.trainer.moves_states:
+        overrides = self.trainer.embeddings_in_32_bits and not optimizer.projects
+        in_32_bits = embeddings(self.prepared.model, self.tensors) if overrides else ()
+        if optimizer.early and self.trainer.moves_states and not optimizer.in_backward:
             optimizer = replace(optimizer, step_on_device=True)
         statistics = self.prepared.method.statistics(self.tensors, self.prepared.training)
-        apart = further_code_books(self.tensors, optimizer) if self.prepared.training.optimizer_in_bwd else ()
+        apart = further_code_books(self.tensors, optimizer) if self.updates_in_backward else ()
         return (*optimizer_states(self.tensors, optimizer, in_32_bits), *apart, *self._of_groups, *statistics)
 
     @property
@@ -101,14 +108,14 @@ class ResidentState:
     @cached_property
     def gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients between two micro-batches of a step, where each is a tensor of its own."""
-        if self.prepared.training.optimizer_in_bwd:
+        if self.updates_in_backward:
             return ()
         return self.shards.accumulated(self.whole)
 
     @cached_property
     def reduced_gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients that are alive in the optimizer's step, with the buckets that are views of some."""
-        if self.prepared.training.optimizer_in_bwd:
+        if self.updates_in_backward:
             return ()
         return self.shards.reduced(self.whole)
 
@@ -193,15 +200,28 @@ class ResidentState:
 
     @property
     def of_loop(self) -> tuple[ResidentTensor, ...]:
-        """What the training loop keeps. DeepSpeed keeps the norm of the gradients itself, and offload on the host."""
+        """What the training loop keeps.
+
+        DeepSpeed keeps the norm of the gradients itself. With offload it is on the host, as is that of no gradients.
+        """
         added = kept(trainer_of(self.prepared.training), self.prepared)
-        if self.flat is None and self.partitioned is None and self.host_bytes is None:
+        is_plain = self.flat is None and self.partitioned is None and self._offloaded_bytes is None
+        if is_plain and not self.updates_in_backward:
             return added
         return tuple(each for each in added if each.name != GRADIENT_NORM)
 
     @property
     def host_bytes(self) -> int | None:
-        """What one GPU's process keeps in host memory; None if nothing is offloaded."""
+        """What one GPU's process keeps in host memory; None if it keeps nothing there."""
+        if self.optimizer.storage == "host":
+            trained = (tensor for tensor in self.tensors if tensor.gets_gradient)
+            return sum(
+                elements(each.shape) * ITEMSIZE[each.dtype] * each.count * len(self.optimizer.names) for each in trained
+            )
+        return self._offloaded_bytes
+
+    @property
+    def _offloaded_bytes(self) -> int | None:
         if self.flat is not None:
             return self.flat.host_bytes
         if self.partitioned is not None:
@@ -233,9 +253,8 @@ class ResidentState:
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:
         """What gradient clipping or the optimizer allocates while every gradient is alive; or what is logged then."""
-        if self.prepared.training.optimizer_in_bwd:
-            name = "logged loss and speed"
-            return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
+        if self.updates_in_backward:
+            return self._after_backward
         trained = [tensor for tensor in self.tensors if tensor.gets_gradient]
         separates = self.prepared.training.loraplus_lr_ratio is not None
         model = self.prepared.model
@@ -254,6 +273,14 @@ class ResidentState:
         )
         after = self.prepared.method.after_step(self.tensors, self.prepared.training)
         return max(of_step, after, key=lambda each: sum(tensors.bytes for tensors in each))
+
+    @property
+    def _after_backward(self) -> tuple[ResidentTensors, ...]:
+        """What the loop or the method allocates once the backward pass has updated every parameter."""
+        if self.prepared.training.trainer == "torchtune":
+            name = "logged loss and speed"
+            return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
+        return self.prepared.method.after_step(self.tensors, self.prepared.training)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
         """The same tensors for a run that differs in batch, length, accumulation or device."""

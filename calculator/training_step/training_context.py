@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.layers.context import Context
 from calculator.sharding.registry import hooks_of
 from calculator.trainers import trainer_of
+from calculator.training_step.updates.in_backward import releasing_hooks
 
 if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
@@ -18,4 +19,5 @@ def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Contex
     `reduces`: whether it is the last of its step, in which a sharding reduces gradients.
     """
     forward = trainer_of(prepared.training).forward(prepared)
-    return Context(prepared, forward, hooks=hooks_of(prepared, reduces=reduces))
+    hooks = releasing_hooks(prepared) or hooks_of(prepared, reduces=reduces)
+    return Context(prepared, forward, hooks=hooks)

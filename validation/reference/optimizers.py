@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
 from calculator.resident.optimizers import OPTIMIZERS as MODELLED
-from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone
+from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone, updating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +50,10 @@ def optimizer_for(name: OptimizerName, parameters: list[torch.nn.Parameter]) -> 
 
 def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a reference step, over the parameters of a model that are trained."""
+    if training.optimizer_in_bwd:
+        return Releasing(training.optimizer, model)
+    if training.optimizer in ("lomo", "adalomo"):
+        return updating(training, model)
     if training.loraplus_lr_ratio is not None:
         return loraplus_optimizer(training.optimizer, model, training.loraplus_lr_ratio)
     if training.optimizer == "muon":
@@ -59,8 +63,52 @@ def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Opti
     return optimizer_for(training.optimizer, [each for each in model.parameters() if each.requires_grad])
 
 
+class Releasing(torch.optim.Optimizer):
+    """An optimizer for each parameter, which a hook steps before it frees the gradient."""
+
+    def __init__(self, name: OptimizerName, model: torch.nn.Module) -> None:
+        trained = [each for each in model.parameters() if each.requires_grad]
+        self.optimizer_dict = {each: optimizer_for(name, [each]) for each in trained}
+        for each in trained:
+            each.register_post_accumulate_grad_hook(self._release)
+        super().__init__(trained, {})
+
+    def _release(self, parameter: torch.Tensor) -> None:
+        optimizer: torch.optim.Optimizer = self.optimizer_dict[parameter]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def step(self, closure: None = None) -> None:
+        """Do nothing: the backward pass has updated every parameter."""
+
+
+def backward(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """Run the backward pass, by the optimizer if it does so itself."""
+    if hasattr(optimizer, "fused_backward"):
+        optimizer.fused_backward(loss, 1e-4)
+    else:
+        loss.backward()
+
+
+def step_of(optimizer: torch.optim.Optimizer) -> None:
+    """Step an optimizer, unless the backward pass has; accelerate calls no step of LOMO's (accelerate/optimizer.py)."""
+    if not hasattr(optimizer, "fused_backward"):
+        optimizer.step()
+
+
+def _each(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+    """The optimizers of all parameters, or the only one. A trainer's may be in accelerate's."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    yield from getattr(optimizer, "optimizer_dict", {None: optimizer}).values()
+
+
 def make_steady(optimizer: torch.optim.Optimizer) -> None:
     """Advance the counters of an optimizer whose later steps differ from its second."""
+    for each in _each(optimizer):
+        _make_steady(each)
+
+
+def _make_steady(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if "silent_sgd_phase" in group:
             group["k"] = 10  # RAdam normalizes gradients from its fifth step on
@@ -77,6 +125,15 @@ def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
+    for each in _each(optimizer):
+        yield from _states(each)
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    named = dict(optimizer.model.named_parameters()) if hasattr(optimizer, "exp_avg_sq_row") else {}
+    for kind in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col") if named else ():  # of AdaLomo
+        yield from ((named[name], kind, tensor) for name, tensor in getattr(optimizer, kind).items())
+
+
+def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and not getattr(value, "is_paged", False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import trainer_optimizer
 from transformers.trainer_optimizer import OptimizerContext
 
@@ -42,6 +43,12 @@ def _stable_adamw(parameters: Any, **options: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _grokadamw(parameters: Any, **options: Any) -> torch.optim.Optimizer:
+    """GrokAdamW."""
+    optimizer: torch.optim.Optimizer = import_module("grokadamw").GrokAdamW(parameters, **options)
+    return optimizer
+
+
 def _optimi() -> Any:
     """optimi's module, imported as where Triton is missing: its kernels are no more than their names here."""
     name = "optimi.stableadamw"
@@ -60,6 +67,7 @@ PACKAGED: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "schedule_free_sgd": partial(_schedule_free, "SGDScheduleFree"),
     "schedule_free_radam": partial(_schedule_free, "RAdamScheduleFree"),
     "stable_adamw": _stable_adamw,
+    "grokadamw": _grokadamw,
 }
 
 
@@ -75,7 +83,16 @@ def projecting(training: Training, model: torch.nn.Module) -> torch.optim.Optimi
     made = OptimizerContext(args, model, {"lr": 1e-4}, {"betas": (0.9, 0.999), "eps": 1e-8}, options)
     name = "_get_galore_optimizer" if "galore" in training.optimizer else "_get_apollo_optimizer"
     cls, arguments = getattr(trainer_optimizer, name)(made)
-    optimizer: torch.optim.Optimizer = cls(arguments.pop("params"), **arguments)
+    params = arguments.pop("params")
+    optimizer: torch.optim.Optimizer = cls(arguments.pop("optimizer_dict", params), **arguments)
+    return optimizer
+
+
+def updating(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """LOMO or AdaLOMO, by the Trainer's own code."""
+    args = SimpleNamespace(optim=training.optimizer)
+    cls, arguments = trainer_optimizer._get_lomo_optimizer(OptimizerContext(args, model, {"lr": 1e-4}, {}, {}))
+    optimizer: torch.optim.Optimizer = cls(**arguments)
     return optimizer
 
 
@@ -129,6 +146,28 @@ def _optimi_states(self: Any, closure: None = None) -> None:
         self._init_group(group, *([] for _ in range(7)))
 
 
+def _larger(_: float, rms: torch.Tensor) -> torch.Tensor:
+    """The root mean square of a parameter, with a value for AdaLomo's `alpha`."""
+    setattr(rms, "known_value", 1.0)  # noqa: B010  mypy knows no such attribute
+    return rms
+
+
+def _norm_alone(_: str, grad: torch.Tensor, parameter: torch.Tensor, *__: Any, **___: Any) -> None:
+    """What bitsandbytes' update with 32-bit states allocates for a norm, whose value the meta device has not."""
+    torch.norm(parameter.data.float())
+
+
+_to = torch.Tensor.to
+
+
+def _copied(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+    """A copy to the host of a tensor on the meta device, which has no values."""
+    if args == ("cpu",) and tensor.device.type == "meta":
+        with _disable_current_modes():
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return _to(tensor, *args, **options)
+
+
 @contextmanager
 def states_alone(name: OptimizerName) -> Iterator[None]:
     """Let the steps of an optimizer whose kernels need CUDA create its states alone.
@@ -142,6 +181,14 @@ def states_alone(name: OptimizerName) -> Iterator[None]:
         optimi = _optimi()
         patches.append(mock.patch.object(optimi, "_default_to_triton", return_value=True))
         patches.append(mock.patch.object(optimi.StableAdamW, "step", _optimi_states))
+    if name == "adalomo":
+        patches.append(mock.patch.object(torch.Tensor, "cuda", lambda each: each.to("meta")))
+        patches.append(mock.patch("lomo_optim.adalomo.max", _larger, create=True))
+    if name == "grokadamw":
+        patches.append(mock.patch.object(torch.Tensor, "to", _copied))
+    if name == "galore_adamw_8bit_layerwise":
+        patches.append(mock.patch.object(torch.cuda, "synchronize", return_value=None))
+        patches.append(mock.patch("bitsandbytes.functional.optimizer_update_32bit", _norm_alone))
     if name.startswith("apollo"):
         patches.append(mock.patch("apollo_torch.random_projector.stable_randn", _standard_normal))
         patches.append(mock.patch("apollo_torch.apollo.max", lambda growth, _: growth, create=True))

@@ -26,7 +26,8 @@ def gradients_labelled(tracker: MemoryTracker, trainable: Mapping[str, torch.nn.
 
 def _labeller(tracker: MemoryTracker, name: str) -> Callable[[torch.Tensor], None]:
     def label(parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
+        if parameter.grad is None:  # freed by an optimizer that steps in the backward pass
+            return
         # A DTensor's storage is its shard's.
         tracker.label(f"{name}.grad", getattr(parameter.grad, "_local_tensor", parameter.grad), "gradients")
 

@@ -70,7 +70,7 @@ def track_optimizer(
     """Track the optimizer states, each under the name of its parameter."""
     names = {id(parameter): name for name, parameter in trainable.items()}
     for parameter, name, tensor in states(optimizer):
-        tracker.track_external(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")
+        tracker.track_external(f"{names.get(id(parameter), 'frozen')}.{name}", tensor, "optimizer_states")
 
 
 def track_loss(tracker: MemoryTracker, loss: torch.Tensor) -> None:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 _ATEN = torch.ops.aten
 
 #: Operations that make a known value from a known value.
-PROPAGATED: dict[Any, Callable[[Any, Any], Any]] = {
+PROPAGATED: dict[Any, Callable[..., Any]] = {
     _ATEN.add.Tensor: operator.add,
     _ATEN.gt.Scalar: operator.gt,
     _ATEN.gt.Tensor: operator.gt,
     _ATEN.lt.Scalar: operator.lt,
     _ATEN.lt.Tensor: operator.lt,
+    _ATEN.mul.Tensor: operator.mul,
+    _ATEN.neg.default: operator.neg,
 }
 
 #: The tensor attribute that contains its value.
@@ -50,7 +52,7 @@ class KnownValues:
         elif func in (_ATEN.all.default, _ATEN.any.default) and args[0].dtype == torch.bool:
             setattr(out, VALUE, False)
         elif func in PROPAGATED and hasattr(args[0], VALUE):
-            other = getattr(args[1], VALUE, args[1])
-            if not isinstance(other, torch.Tensor):
-                setattr(out, VALUE, PROPAGATED[func](getattr(args[0], VALUE), other))
+            given = [getattr(each, VALUE, each) for each in args]
+            if not any(isinstance(each, torch.Tensor) for each in given):
+                setattr(out, VALUE, PROPAGATED[func](*given))
         return out

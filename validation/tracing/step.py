@@ -10,7 +10,7 @@ import torch
 
 from validation.reference import images
 from validation.reference.methods import after_step, statistics
-from validation.reference.optimizers import make_steady, optimizer_of
+from validation.reference.optimizers import backward, make_steady, optimizer_of, step_of
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
@@ -86,7 +86,7 @@ class Step:
                 self.tracker.enter("forward")
                 self.loss = self._forward()
                 self.tracker.enter("backward")
-                self.loss.backward()
+                backward(self.optimizer, self.loss)
             self.gradients = self.tracker.live_bytes("gradients")
             self.tracker.enter("optimizer_step")
             self._update()
@@ -98,8 +98,8 @@ class Step:
     def _run_first(self) -> None:
         with EmulatedKernels(self.values):
             self.loss = self._forward()
-            self.loss.backward()
-            self.optimizer.step()
+            backward(self.optimizer, self.loss)
+            step_of(self.optimizer)
             after_step(self.model)
         make_steady(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,7 +126,7 @@ class Step:
     def _update(self) -> None:
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.trainable.values()), self.training.max_grad_norm, foreach=True)
-        self.optimizer.step()
+        step_of(self.optimizer)
         after_step(self.model)
 
 

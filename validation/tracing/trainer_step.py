@@ -80,7 +80,7 @@ class TrainerStep:
         """Name the optimizer's states, which the steps before created."""
         names = {id(parameter): name for name, parameter in self.trainable.items()}
         for parameter, name, tensor in states(self.trainer.optimizer):
-            self.tracker.adopt(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")
+            self.tracker.adopt(f"{names.get(id(parameter), 'frozen')}.{name}", tensor, "optimizer_states")
 
     @staticmethod
     def _before(owner: Any, method: str, effect: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
 from calculator.resident.optim_args import options
 from calculator.resident.optimizers import OPTIMIZERS as OPTIMIZER_FACTS
+from calculator.resident.optimizers import updates_in_backward
 from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.training import Training
     from calculator.methods import Method
+
+#: An optimizer for each parameter of the groups whose gradients are projected.
+_PER_PARAMETER = (
+    "OptimizerPerParameter(\n        projected(model),\n        lambda group: {}(group, lr=LEARNING_RATE),\n    )"
+)
 
 #: How the Hugging Face Trainer constructs each optimizer. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, str] = {
@@ -61,6 +67,12 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     "schedule_free_sgd": "schedulefree.SGDScheduleFree(trainable, lr=LEARNING_RATE)",
     "schedule_free_radam": "schedulefree.RAdamScheduleFree(trainable, lr=LEARNING_RATE)",
     "stable_adamw": "optimi.StableAdamW(trainable, lr=LEARNING_RATE)",
+    "galore_adamw_layerwise": _PER_PARAMETER.format("galore_torch.GaLoreAdamW"),
+    "galore_adamw_8bit_layerwise": _PER_PARAMETER.format("galore_torch.GaLoreAdamW8bit"),
+    "apollo_adamw_layerwise": _PER_PARAMETER.format("apollo_torch.APOLLOAdamW"),
+    "lomo": "lomo_optim.Lomo(model, lr=LEARNING_RATE)",
+    "adalomo": "lomo_optim.AdaLomo(model, lr=LEARNING_RATE)",
+    "grokadamw": "grokadamw.GrokAdamW(trainable, lr=LEARNING_RATE)",
 }
 
 #: The modules that these calls name besides, by package.
@@ -70,6 +82,8 @@ MODULES = {
     "torchao": "torchao.optim",
     "schedulefree": "schedulefree",
     "torch-optimi": "optimi",
+    "lomo-optim": "lomo_optim",
+    "grokadamw": "grokadamw",
 }
 
 #: The block size of BitsAndBytesConfig, which cannot be changed. Source: transformers/utils/quantization_config.py.
@@ -246,6 +260,8 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "method": method,
         "model_id": planned.model.id,
         "optimizer": _optimizer(training),
+        "updates_in_backward": updates_in_backward(training),
+        "is_fused": training.optimizer in ("lomo", "adalomo"),
         "projection": projection_options(training),
         "partitions_while_loading": several_gpus.partitions_while_loading(request),
         "pads": training.trainer not in UNPADDED,
@@ -298,6 +314,9 @@ def _quantization_call(method: Method) -> str:
 def _optimizer(training: Training) -> str:
     """Return the call that makes the optimizer."""
     call = OPTIMIZERS[training.optimizer]
+    if training.optimizer_in_bwd:
+        groups = '[{"params": trainable}]'
+        return f"OptimizerPerParameter(\n        {groups},\n        lambda trainable: {call},\n    )"
     if training.loraplus_lr_ratio is None:
         return call
     cls, _, rest = call.partition("(trainable, ")

@@ -119,13 +119,21 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
             if name == "apollo":
                 given["proj"] = keys.take("apollo_proj", "random")
                 given["scale_type"] = keys.take("apollo_scale_type", "channel")
-            adafactor = keys.take("optim", "adamw_torch") == "adafactor" and name == "galore"
             return {
-                "optimizer": "galore_adafactor" if adafactor else f"{name}_adamw",
+                "optimizer": _projecting(keys, name),
                 "optim_target_modules": _projected(keys, f"{name}_target", model),
                 "optim_args": written(given),
             }
     return optimizer(keys, "optim", "adamw_torch_fused")
+
+
+def _projecting(keys: Keys, name: str) -> str:
+    """Return which of GaLore's or APOLLO's optimizers runs. bitsandbytes' is modelled with one for each parameter."""
+    given = keys.take("optim", "adamw_torch")
+    if keys.flag(f"{name}_layerwise"):
+        in_8_bits = name == "galore" and given in ("adamw_8bit", "adamw_bnb_8bit")
+        return f"{name}_adamw_8bit_layerwise" if in_8_bits else f"{name}_adamw_layerwise"
+    return "galore_adafactor" if given == "adafactor" and name == "galore" else f"{name}_adamw"
 
 
 def _projected(keys: Keys, key: str, model: Model | None) -> Any:

@@ -1,15 +1,18 @@
 """AdamW over projected gradients: GaLore's step, and APOLLO's, which scales the gradient by what AdamW would do.
 
-Sources: galore_torch/adamw.py; apollo_torch/apollo.py.
+Sources: galore_torch/adamw.py and adamw8bit.py; apollo_torch/apollo.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import elements
+from calculator.resident.optimizers import SMALLEST_8BIT
 from calculator.training_step.updates import projected
 
 if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizers import Optimizer
     from calculator.resident.projection import Projection
@@ -44,6 +47,36 @@ def galore(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -
         variables.normalize(p, projection)
         if projection is not None:
             variables.norm_grad = projected.back(tape, p, p.dtype)
+
+
+def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, held: list[Tensor]) -> None:
+    """A step of GaLore's `AdamW8bit`, which puts the projected gradient in the parameter's place meanwhile.
+
+    `held` has the parameter's gradient, which is freed once it is projected. bitsandbytes' kernel updates without
+    temporaries. Source: galore_torch/adamw8bit.py.
+    """
+    projection = optimizer.projection_of(p.name)
+    if projection is None:
+        if elements(p.shape) < SMALLEST_8BIT:
+            _norm(tape, p, p.shape)
+        return
+    shape = projection.projected(p.shape)
+    grad = projected.gradient(tape, p, projection, p.dtype)
+    saved = tape.new(p.shape, p.dtype, f"{p.name}: copy")
+    update = tape.new(shape, p.dtype, f"{p.name}: update")
+    del saved  # in place of the parameter, which is resident
+    held.clear()
+    if elements(shape) < SMALLEST_8BIT:
+        _norm(tape, p, shape)
+    whole = projected.back(tape, p, p.dtype)
+    del grad, update, whole
+
+
+def _norm(tape: Tape, p: ResidentTensor, shape: Shape) -> None:
+    """The norm of a parameter with states in 32 bits (bitsandbytes/functional.py, optimizer_update_32bit)."""
+    whole = None if p.dtype == "float32" else tape.new(shape, "float32", f"{p.name}: parameter in float32")
+    norm = tape.new((), "float32", "norm of the parameter")
+    del whole, norm
 
 
 def apollo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:

@@ -5,7 +5,7 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.run import refusals
 from calculator.run.request import parse_run
 
@@ -127,3 +127,74 @@ def test_adapters_are_refused_with_projections():
 def test_options_of_projections_are_refused_with_other_optimizers(setting):
     with pytest.raises(PlanError, match="only the optimizers that project gradients read it"):
         estimate(parse_request(body("adamw_torch", **setting)))
+
+
+UPDATING = [name for name, each in OPTIMIZERS.items() if each.in_backward]
+
+
+@pytest.mark.parametrize("optimizer", UPDATING)
+def test_no_gradient_is_alive_after_a_backward_pass_that_updates(optimizer):
+    answer = estimate(parse_request(body(optimizer)))
+    step = next(phase for phase in answer.memory.phases if phase.name == "optimizer_step")
+    kept = sum(part.bytes for part in answer.memory.components if part.name in ("base_weights", "optimizer_states"))
+    assert step.peak_bytes - kept < 2048
+    assert UNCLIPPED in answer.assumptions
+
+
+def test_lomo_needs_less_than_the_gradients_of_sgd():
+    assert memory("lomo").peak_allocated_bytes < 0.75 * memory("sgd").peak_allocated_bytes
+
+
+def test_the_gradients_of_micro_batches_are_never_together_with_lomo():
+    assert memory("lomo", gradient_accumulation_steps=4) == memory("lomo")
+
+
+def test_released_gradients_are_those_of_one_parameter():
+    rows = {each.name: each.bytes for each in memory("adamw_torch", optimizer_in_bwd=True).components}
+    assert rows.get("gradients", 0) <= 2 * 1000 * 256
+    assert rows["optimizer_states"] == states("adamw_torch")
+
+
+def test_adalomo_keeps_rows_and_columns_of_frozen_weights_too():
+    lora = estimate(parse_request(body("adalomo", {"name": "lora", "r": 8})))
+    kept = next(part for part in lora.memory.components if part.name == "optimizer_states")
+    frozen = {row.name for row in kept.rows if "lora" not in row.name}
+    assert "model.layers.*.mlp.up_proj.weight: exp_avg_sq_row" in frozen
+
+
+def test_the_states_of_grokadamw_are_in_host_memory():
+    found = memory("grokadamw")
+    assert found.host_bytes == 3 * 2 * estimate(parse_request(body("grokadamw"))).parameters.trainable
+    assert "optimizer_states" not in {part.name for part in found.components if part.bytes}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "reason"),
+    [
+        ("galore_adamw_layerwise", {"gradient_accumulation_steps": 2}, "refuses to accumulate gradients with galore"),
+        ("adamw_torch", {"optimizer_in_bwd": True, "gradient_accumulation_steps": 2}, "frees gradients in every"),
+        ("adamw_torch", {"optimizer_in_bwd": True, "trainer": "transformers"}, "use false and an optimizer that steps"),
+        ("lomo", {"optimizer_in_bwd": True}, "steps in the backward pass by itself"),
+        ("galore_adamw", {"optimizer_in_bwd": True}, "use galore_adamw_layerwise"),
+        ("muon", {"optimizer_in_bwd": True}, "is two optimizers"),
+        ("lomo", {"trainer": "transformers", "autocast": "float16"}, "skips LOMO's backward"),
+    ],
+)
+def test_updates_in_the_backward_pass_are_refused_with_the_way_out(optimizer, settings, reason):
+    with pytest.raises(PlanError, match=reason):
+        estimate(parse_request(body(optimizer, **settings)))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method", "reason"),
+    [("adalomo", {"name": "qlora"}, "frozen weights too"), ("lomo", {"name": "adalora"}, "reads gradients after")],
+)
+def test_methods_are_refused_with_updates_in_the_backward_pass(optimizer, method, reason):
+    with pytest.raises(PlanError, match=reason):
+        estimate(parse_request(body(optimizer, method)))
+
+
+def test_the_first_step_of_an_optimizer_for_each_parameter_is_refused():
+    request = {**body("galore_adamw_layerwise", trainer="transformers"), "run": {"save_strategy": "no"}}
+    with pytest.raises(PlanError, match="the first step makes states in its backward pass"):
+        refusals.check_request(parse_run(request))

@@ -193,6 +193,7 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
             named = "all-linear" if name == "galore_adamw" else ["q_proj", "mlp"]
             request = body({"name": "full"}, trainer=trainer, **optimizing(name, named))
             (tmp_path / f"{name}_{trainer}.py").write_text(script(request))
+    (tmp_path / "released.py").write_text(script(body({"name": "full"}, optimizer_in_bwd=True)))
     for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
         command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(tmp_path)]
         checked = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -246,7 +247,8 @@ def test_a_script_imports_the_package_of_its_optimizer(name):
     text = script(body({"name": "full"}, LLAMA, **optimizing(name)))
     module = peft_script.MODULES[OPTIMIZERS[name].package]
     assert f"\nimport {module}\n" in text
-    assert f"optimizer = {module}." in text
+    call = "lambda group: " if OPTIMIZERS[name].layerwise else "optimizer = "
+    assert f" {call}{module}." in text
     assert ("optimizer.train()" in text) == name.startswith("schedule_free")
 
 
@@ -261,6 +263,25 @@ def test_the_script_projects_the_gradients_of_the_figures(tmp_path):
     assert all(names[id(each)].endswith("q_proj.weight") for each in projected.pop("params"))
     assert projected == {"rank": 8, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
     assert not any("q_proj" in names[id(each)] for each in others["params"])
+
+
+def test_the_script_of_released_gradients_steps_in_the_backward_pass(tmp_path):
+    file = tmp_path / "train.py"
+    file.write_text(script(body({"name": "full"}, LLAMA, optimizer_in_bwd=True)))
+    made = runpy.run_path(str(file))["OptimizerPerParameter"]
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    made([{"params": [weight]}], lambda trainable: torch.optim.SGD(trainable, lr=1.0))
+    weight.sum().backward()
+    assert weight.grad is None
+    assert torch.equal(weight, torch.zeros(2, 2))
+    assert "optimizer.step()" not in file.read_text()
+
+
+@pytest.mark.parametrize("name", ["lomo", "adalomo"])
+def test_the_script_of_lomo_calls_its_backward(name):
+    text = script(body({"name": "full"}, LLAMA, optimizer=name))
+    assert "    optimizer.fused_backward(loss, LEARNING_RATE)\n" in text
+    assert "loss.backward()" not in text
 
 
 def test_adapters_go_where_the_figures_have_them():

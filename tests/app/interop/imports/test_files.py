@@ -250,6 +250,20 @@ def test_galore_and_apollo_are_read_from_llama_factorys_keys():
     assert training["optim_args"].endswith("scale=32.0, proj_type=std, proj=random, scale_type=channel")
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("use_galore: true\ngalore_layerwise: true", "galore_adamw_layerwise"),
+        ("use_galore: true\ngalore_layerwise: true\noptim: adamw_8bit", "galore_adamw_8bit_layerwise"),
+        ("use_apollo: true\napollo_layerwise: true", "apollo_adamw_layerwise"),
+        ("optim: lomo", "lomo"),
+    ],
+)
+def test_optimizers_that_step_in_the_backward_pass_are_read(keys, expected):
+    found = llama_factory(f"finetuning_type: full\ngradient_accumulation_steps: 1\n{keys}").request
+    assert found["training"]["optimizer"] == expected
+
+
 def test_the_options_of_projections_are_read_from_axolotls_keys():
     found = axolotl("optimizer: galore_adamw\noptim_target_modules: all_linear\noptim_args: {rank: 8}")
     training = found.request["training"]

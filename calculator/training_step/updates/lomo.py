@@ -1,0 +1,76 @@
+"""The updates of LOMO (Lv et al. 2023) and AdaLOMO (Lv et al. 2023), which free a gradient before they use its copy.
+
+Sources: lomo_optim/lomo.py and adalomo.py, fuse_update.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.tensors import ResidentTensor
+
+
+def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+    """The update of `Lomo` in float32, once the gradient has been copied. In float32, nothing is."""
+    for p in parameters:
+        p_fp32 = _in_float32(tape, p, "parameter in float32")
+        del p_fp32
+
+
+def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
+    """The update of `AdaLomo`, once the gradient has been copied."""
+    for p in parameters:
+        squared = tape.new(p.shape, "float32", f"{p.name}: gradient squared")
+        update = tape.new(p.shape, "float32", f"{p.name}: gradient squared + eps")
+        del squared
+        update = _normalized(tape, p, update)
+        _clipped(tape)
+        p_fp32 = _in_float32(tape, p, "parameter in float32")
+        norm = _number(tape, "norm of the parameter")
+        p_rms = _number(tape, "root mean square of the parameter")
+        del norm
+        lr = _number(tape, "lr, scaled")
+        negated = _number(tape, "lr, negated")
+        del negated, lr, p_rms, p_fp32, update
+
+
+def in_float32(tape: Tape, p: ResidentTensor) -> Tensor | None:
+    """The gradient's copy in float32; None for one that is in float32, which is its own."""
+    return _in_float32(tape, p, "gradient in float32")
+
+
+def _in_float32(tape: Tape, p: ResidentTensor, name: str) -> Tensor | None:
+    return None if p.dtype == "float32" else tape.new(p.shape, "float32", f"{p.name}: {name}")
+
+
+def _normalized(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
+    """The gradient over the root of its second moment. The caller keeps `squared` alive meanwhile."""
+    if len(p.shape) < 2:
+        return tape.new(p.shape, "float32", f"{p.name}: update")
+    rows, columns = p.shape[:-1], (*p.shape[:-2], p.shape[-1])
+    for shape, name in ((rows, "row means"), (columns, "column means")):
+        mean = tape.new(shape, "float32", name)
+        del mean
+    of_rows = tape.new((1,), "float32", "mean of the row factor")
+    r_factor = tape.new(rows, "float32", "row factor")
+    del of_rows
+    c_factor = tape.new(columns, "float32", "column factor")
+    update = tape.new(p.shape, "float32", f"{p.name}: update")
+    del r_factor, c_factor, squared
+    return update
+
+
+def _clipped(tape: Tape) -> None:
+    """The numbers by which an update is divided."""
+    norm = _number(tape, "norm of the update")
+    rms = _number(tape, "root mean square of the update")
+    del norm
+    over = _number(tape, "root mean square over clip_threshold")
+    del rms, over
+
+
+def _number(tape: Tape, name: str) -> Tensor:
+    return tape.new((), "float32", name)
