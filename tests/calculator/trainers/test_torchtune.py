@@ -88,7 +88,7 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
             "needs 1",
             {"method": {"name": "full"}, "optimizer_in_bwd": True, "gradient_accumulation_steps": 2},
         ),
-        ("training.optimizer_in_bwd", "use false, or torchtune", {"trainer": "transformers", "optimizer_in_bwd": True}),
+        ("training.optimizer_in_bwd", "or torchtune", {"trainer": "transformers", "optimizer_in_bwd": True}),
         ("training.activation_offloading", "leave it out", {"activation_offloading": True}),
     ],
 )
