@@ -48,15 +48,15 @@ def _released(request: Request) -> Iterator[Problem]:
         message = "is modelled on one GPU only: use false, or device.sharding none"
         yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
     optimizer = OPTIMIZERS[training.optimizer]
-    message: str | None = None
+    reason = None
     if optimizer.in_backward:
-        message = "steps in the backward pass by itself: set training.optimizer_in_bwd false"
+        reason = "steps in the backward pass by itself: set training.optimizer_in_bwd false"
     elif optimizer.projects:
-        message = f"has hooks of its own: use {training.optimizer}_layerwise and training.optimizer_in_bwd false"
+        reason = f"has hooks of its own: use {training.optimizer}_layerwise and training.optimizer_in_bwd false"
     elif optimizer.others is not None:
-        message = "is two optimizers, which is not modelled with training.optimizer_in_bwd: use another, or false"
-    if message is not None:
-        yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
+        reason = "is two optimizers, which is not modelled with training.optimizer_in_bwd: use another, or false"
+    if reason is not None:
+        yield Problem(loc="training.optimizer", msg=reason, input=training.optimizer)
     if training.loraplus_lr_ratio is not None:
         message = "has groups of one optimizer, and each parameter has its own: leave it out, or optimizer_in_bwd"
         yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
