@@ -11,7 +11,7 @@ from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.run.sharded_refusals import sharded_problems
-from calculator.trainers import TRAINERS, cut_cross_entropy
+from calculator.trainers import TRAINERS, cut_cross_entropy, liger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,6 +197,9 @@ def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
     if request.run.evaluates and stored is not None and not stored.of_bitsandbytes:
         message = f"evaluation of {request.estimate.method.title} is not modelled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
+    if request.run.evaluates and liger.computes_logits(model, request.estimate.training):
+        message = f"evaluation of {model.model_type} with Liger's loss is not modelled: use false, or eval_strategy no"
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if request.run.evaluates and model.config.get("output_router_logits"):
         message = "evaluation with output_router_logits is not modelled: switch it off, or use run.eval_strategy no"
         yield Problem(loc="model.config", msg=message, input=True)

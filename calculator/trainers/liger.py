@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.families import forward_of
+from calculator.families.gemma4.forward import Gemma4Layer
 from calculator.families.qwen3_5.forward import apart, gated_attention, mixer
+from calculator.layers import mlp as plain_mlp
 from calculator.layers.decoder_forward import final
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.liger import mlp, norms, rope
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 class Patch:
     """Liger's replacements for a family's modules; None leaves the family's own."""
 
-    norm: Norm = norms.rms_norm
+    norm: Norm | None = norms.rms_norm
     #: The final norm, where it is another one than those of the layers.
     final_norm: Norm | None = None
     rotate: Rotate | None = rope.rotate_in_place
@@ -48,18 +50,23 @@ class Patch:
     #: The attention of a family with another one than SelfAttention.
     attention: Sublayer | None = None
     mlp: Sublayer = mlp.gated
+    #: Whether the logits are computed, and Liger's kernel computes the loss from them.
+    keeps_logits: bool = False
 
     def applied(self, forward: DecoderForward) -> DecoderForward:
         """The family's forward pass with these modules."""
-        layer = forward.layer
+        norm, logits = self.final_norm or self.norm, forward.logits if self.keeps_logits else _none
+        final_norm = final(norm) if norm else forward.final_norm
+        return replace(forward, layer=self._layer(forward.layer), final_norm=final_norm, logits=logits)
+
+    def _layer(self, layer: Sublayer) -> Sublayer:
+        if isinstance(layer, Gemma4Layer):
+            assert self.norm is not None
+            return replace(layer, norm=self.norm, mlp=self.mlp)
         assert isinstance(layer, SequentialLayer)
-        layer = replace(
-            layer,
-            attention=self.attention or self._self_attention(layer.attention),
-            mlp=self.mlp,
-            norm=norm_by_name(self.norm),
-        )
-        return replace(forward, layer=layer, final_norm=final(self.final_norm or self.norm), logits=_none)
+        attention = self.attention or self._self_attention(layer.attention)
+        norm = norm_by_name(self.norm) if self.norm else layer.norm
+        return replace(layer, attention=attention, mlp=self.mlp, norm=norm)
 
     def _self_attention(self, attention: Sublayer) -> SelfAttention:
         assert isinstance(attention, SelfAttention)
@@ -92,6 +99,7 @@ PATCHES: dict[str, Patch] = {
     "olmo3": Patch(norm=norms.out_of_place_rms_norm, final_norm=norms.rms_norm),
     "qwen3_5_text": Patch(
         norm=norms.out_of_place_rms_norm,
+        rotate=None,
         attention=mixer(apart, gated_attention(norms.rms_norm_of_copy, norms.out_of_place_rms_norm)),
     ),
     "exaone4": Patch(
@@ -99,6 +107,12 @@ PATCHES: dict[str, Patch] = {
         project=norm_after_projections(norms.rms_norm_of_copy),
         rotate=rope.rotate_copies,
     ),
+    "glm4": Patch(norm=norms.out_of_place_rms_norm, rotate=None, mlp=mlp.fused_gated),
+    "granite": Patch(keeps_logits=True),
+    "nemotron": Patch(
+        norm=None, rotate=None, mlp=plain_mlp.plain("mlp.up_proj", "mlp.down_proj", act=mlp.relu_squared)
+    ),
+    "gemma4_text": Patch(norm=norms.out_of_place_rms_norm, rotate=None),
     "phi3": Patch(rotate=rope.rotate_copies, mlp=mlp.fused_gated),
     "gemma": _LLAMA,
     "gemma2": Patch(norm=norms.out_of_place_rms_norm),
@@ -116,13 +130,9 @@ NOT_MODELLED = frozenset(
         "deepseek_v3",
         "falcon_h1",
         "gemma3",
-        "gemma4_text",
-        "glm4",
         "gpt_oss",
-        "granite",
         "llama4_text",
         "mixtral",
-        "nemotron",
         "qwen2_5_vl",
         "qwen3_5_moe_text",
         "qwen3_moe",
@@ -142,6 +152,11 @@ def is_patched(model: Model, training: Training) -> bool:
     return training.use_liger_kernel and model.model_type in PATCHES
 
 
+def computes_logits(model: Model, training: Training) -> bool:
+    """Whether Liger computes the loss of a run from all logits."""
+    return is_patched(model, training) and PATCHES[model.model_type].keeps_logits
+
+
 def forward_for(model: Model, training: Training) -> DecoderForward:
     """The forward pass of a model's family in a training run."""
     forward = forward_of(model)
@@ -151,7 +166,7 @@ def forward_for(model: Model, training: Training) -> DecoderForward:
 def forward_of_second(model: Model, training: Training) -> DecoderForward:
     """The forward pass of a second model of the family, which was made before the patch: only functions are new."""
     forward = forward_of(model)
-    if not is_patched(model, training) or PATCHES[model.model_type].attention is not None:
+    if not is_patched(model, training) or PATCHES[model.model_type].rotate is None:
         return forward
     layer, patched = forward.layer, forward_for(model, training).layer
     assert isinstance(layer, SequentialLayer)
@@ -173,8 +188,14 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     if release(prepared.stack.liger_kernel) not in MODELLED:
         message = f"kernels of Liger {prepared.stack.liger_kernel} are not modelled: use 0.8.5"
         yield Problem(loc="stack.liger_kernel", msg=message, input=prepared.stack.liger_kernel)
+    if computes_logits(model, training) and training.trainer in WITHOUT_LABELS:
+        message = (
+            f"Liger's cross-entropy of {model.model_type}'s logits is not modelled in {training.trainer}: use false"
+        )
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     head = model.output
-    fused = is_patched(model, training) and training.trainer not in WITHOUT_LABELS
+    fused = is_patched(model, training) and not computes_logits(model, training)
+    fused = fused and training.trainer not in WITHOUT_LABELS
     if fused and prepared.module_spec(head.name, head).added:
         message = f"Liger reads the weight of {head.name} alone, so that an adapter on it learns nothing: leave it out"
         yield Problem(loc="method.target_modules", msg=message, input=head.name)

@@ -10,29 +10,35 @@ from calculator.layers import attention, rotary
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
+    from calculator.families.gemma4.norms import Norm
     from calculator.layers.context import Context, LayerModules
 
 
-def attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Gemma4TextAttention: queries first, then keys and values, its own or an earlier layer's."""
+def attend(context: Context, modules: LayerModules, hidden_states: Tensor, norm: Norm = rms_norm) -> Tensor:
+    """Gemma4TextAttention: queries first, then keys and values, its own or an earlier layer's.
+
+    norm: that of queries and keys.
+    """
     kind, shared = modules.kind, context.passed.keys_and_values
     context.set_scope(f"{modules.prefix}self_attn: ")
     query_states = _heads(context, modules, hidden_states, "q")
-    query_states = _rotated(context, modules, rms_norm(modules["self_attn.q_norm"], query_states), "query")
+    query_states = _rotated(context, modules, norm(modules["self_attn.q_norm"], query_states), "query")
     if kind.shares == "reuse":
         key_states, value_states = shared[kind.attention]
     else:
-        key_states, value_states = _keys_and_values(context, modules, hidden_states)
+        key_states, value_states = _keys_and_values(context, modules, hidden_states, norm)
     if kind.shares == "store":
         shared[kind.attention] = key_states, value_states
     return modules["self_attn.o_proj"](attention.attend(context, query_states, key_states, value_states))
 
 
-def _keys_and_values(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+def _keys_and_values(
+    context: Context, modules: LayerModules, hidden_states: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor]:
     """Project keys and values; without a projection of values, those are the keys before their norm."""
     key_states = _heads(context, modules, hidden_states, "k")
     value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
-    key_states = _rotated(context, modules, rms_norm(modules["self_attn.k_norm"], key_states), "key")
+    key_states = _rotated(context, modules, norm(modules["self_attn.k_norm"], key_states), "key")
     context.set_scope(f"{modules.prefix}self_attn.v_norm: ")
     value_states = unscaled_rms_norm(value_states)
     context.set_scope(f"{modules.prefix}self_attn: ")

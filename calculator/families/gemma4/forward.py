@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import MixerType
     from calculator.engine.tape import Tensor
+    from calculator.families.gemma4.norms import Norm
     from calculator.layers.context import Context, LayerModules
+    from calculator.layers.mlp import Sublayer
 
 #: The largest heads of FlashAttention 2. Source: flash-attention, csrc/flash_attn/flash_api.cpp, mha_fwd.
 _FLASH_HEAD = 256
@@ -60,26 +64,36 @@ def _project_inputs(context: Context, inputs_embeds: Tensor) -> Tensor:
     return inputs_embeds
 
 
-def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemma4Layer:
     """Gemma4TextDecoderLayer, which receives its own input from the decoder."""
-    own_input = _own_input(context)
-    residual = hidden_states
-    hidden_states = rms_norm(modules["input_layernorm"], hidden_states)
-    hidden_states = run_sublayer(context, modules, "attention", attend, hidden_states)
-    hidden_states = rms_norm(modules["post_attention_layernorm"], hidden_states)
-    hidden_states = ops.add(residual, hidden_states, "residual after attention")
-    residual = hidden_states
-    hidden_states = rms_norm(modules["pre_feedforward_layernorm"], hidden_states)
-    hidden_states = run_sublayer(context, modules, "mlp", mlp.gated, hidden_states)
-    if "experts" in modules:
-        hidden_states = _with_experts(context, modules, residual, hidden_states)
-    hidden_states = rms_norm(modules["post_feedforward_layernorm"], hidden_states)
-    hidden_states = ops.add(residual, hidden_states, "residual after MLP")
-    if own_input is not None:
+
+    #: The norms around attention and the MLP, and those of queries and keys.
+    norm: Norm = rms_norm
+    #: The MLP of a layer without experts.
+    mlp: Sublayer = mlp.gated
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        own_input, norm = _own_input(context), self.norm
         residual = hidden_states
-        hidden_states = _with_own_input(context, modules, hidden_states, own_input)
-        hidden_states = ops.add(residual, hidden_states, "residual after the layer's own input")
-    return in_place.mul_(hidden_states)
+        hidden_states = norm(modules["input_layernorm"], hidden_states)
+        hidden_states = run_sublayer(context, modules, "attention", partial(attend, norm=norm), hidden_states)
+        hidden_states = norm(modules["post_attention_layernorm"], hidden_states)
+        hidden_states = ops.add(residual, hidden_states, "residual after attention")
+        residual = hidden_states
+        hidden_states = norm(modules["pre_feedforward_layernorm"], hidden_states)
+        feed_forward = mlp.gated if "experts" in modules else self.mlp
+        hidden_states = run_sublayer(context, modules, "mlp", feed_forward, hidden_states)
+        if "experts" in modules:
+            hidden_states = _with_experts(context, modules, residual, hidden_states)
+        hidden_states = norm(modules["post_feedforward_layernorm"], hidden_states)
+        hidden_states = ops.add(residual, hidden_states, "residual after MLP")
+        if own_input is not None:
+            residual = hidden_states
+            hidden_states = _with_own_input(context, modules, hidden_states, own_input)
+            hidden_states = ops.add(residual, hidden_states, "residual after the layer's own input")
+        return in_place.mul_(hidden_states)
 
 
 def _own_input(context: Context) -> Tensor | None:
@@ -137,7 +151,7 @@ GEMMA4_TEXT = DecoderForward(
     before_layers=_project_inputs,
     tables=rotary_tables_per_type,
     tables_for=tables_of_type,
-    layer=_layer,
+    layer=Gemma4Layer(),
     final_norm=final(rms_norm),
     logits=capped,
     masks=("full_attention", "sliding_attention"),

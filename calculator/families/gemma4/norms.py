@@ -8,8 +8,12 @@ from calculator.engine import operations as ops
 from calculator.layers.norms import as_module
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
+
+    Norm = Callable[[BoundModule, Tensor], Tensor]
 
 
 def _normalised(x: Tensor) -> Tensor:

@@ -31,6 +31,14 @@ def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     return modules["mlp.down_proj"](product)
 
 
+def relu_squared(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  the signature of such hooks
+    """relu(x)², which saves its input.
+
+    Source: liger_kernel/ops/relu_squared.py of Liger 0.8.5.
+    """
+    return ops.unary(x, "relu(x)²", saves="input")
+
+
 def _gated(context: Context, modules: LayerModules, gate: Tensor, up: Tensor) -> Tensor:
     context.set_scope(f"{modules.prefix}mlp: ")
     node = None

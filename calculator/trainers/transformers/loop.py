@@ -13,6 +13,7 @@ from calculator.engine import autocast, in_place
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.cut_cross_entropy import CutCrossEntropy
+from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
 from calculator.trainers import cut_cross_entropy, liger
@@ -76,6 +77,8 @@ class Transformers(Loop):
         if cut_cross_entropy.is_called(context.training):
             scaled = context.model.model_type in cut_cross_entropy.SCALED
             return CutCrossEntropy(num_items=num_items(context), scaled=scaled)
+        if liger.computes_logits(context.model, context.training):
+            return CrossEntropyOfLogits(num_items=num_items(context))
         if liger.is_patched(context.model, context.training):
             return FusedLinearCrossEntropy(num_items=num_items(context))
         return FullLogits(num_items=num_items(context))

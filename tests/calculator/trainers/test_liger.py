@@ -55,10 +55,22 @@ def test_a_family_that_liger_does_not_patch_trains_as_without_it():
     assert "Liger patches no gpt2 model" in " ".join(with_it.assumptions)
 
 
-@pytest.mark.parametrize("model", ["mistralai/Mixtral-8x7B-v0.1", "google/gemma-4-E2B"])
+@pytest.mark.parametrize("model", ["mistralai/Mixtral-8x7B-v0.1", "Qwen/Qwen3-30B-A3B"])
 def test_a_family_whose_patch_is_not_modelled_is_refused(model):
     with pytest.raises(PlanError, match="not modelled yet"):
         estimate(request(model=model, method={"name": "full"}))
+
+
+def test_granite_keeps_its_logits_and_writes_their_gradient_over_them():
+    rows = training_step(request({"name": "full"}, "ibm-granite/granite-3.0-2b-base")).run.rows
+    logits = [row[0] for row in rows if len(row[1]) == 3 and row[1][-1] == 49_155]
+    assert [name for name in logits if name.endswith("logits in float32")]
+    assert not [name for name in logits if "log-probabilities" in name]
+
+
+def test_cross_entropy_of_granites_logits_is_refused_where_it_is_not_modelled():
+    with pytest.raises(PlanError, match="Liger's cross-entropy of granite's logits"):
+        estimate(request(LORA, "ibm-granite/granite-3.0-2b-base", trainer="trl-orpo"))
 
 
 def test_an_adapter_on_the_head_is_refused():
