@@ -57,8 +57,9 @@ def post_export(body: JsonBody) -> Response:
     With several GPUs, the script prepares the model with accelerate or a trainer, and `additional_files` has
     accelerate's configuration for FSDP2, and DeepSpeed's for ZeRO. The comment at the script's head states the command.
 
-    `axolotl` and `llama-factory` are the YAML files of these tools. A method that the tool does not have is answered
-    with 422; a setting that the tool handles differently is listed in `not_expressed`.
+    `axolotl`, `llama-factory` and `torchtune` are the YAML files of these tools; the last is for requests with
+    `training.trainer` `torchtune`. A method that the tool does not have is answered with 422; a setting that the tool
+    handles differently is listed in `not_expressed`.
     """
     return json_response(answer(body))
 
@@ -74,6 +75,17 @@ EXAMPLES = PostExamples(
             ("peft", "A script for transformers and peft"),
             ("axolotl", "An axolotl configuration"),
             ("llama-factory", "A LLaMA-Factory configuration"),
+        )
+    }
+    | {
+        "torchtune": (
+            "A torchtune configuration",
+            {
+                "format": "torchtune",
+                "model": RUN["model"],
+                "method": {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]},
+                "training": {"trainer": "torchtune", "adapter_dtype": "model", "gradient_checkpointing": True},
+            },
         )
     }
     | {

@@ -52,8 +52,8 @@ def answer(body: Any) -> ImportAnswer:
 def post_import(body: JsonBody) -> Response:
     """Read another tool's file, a command line or a script, and return the equivalent request.
 
-    Read are PEFT's adapter_config.json, the YAML files of axolotl, LLaMA-Factory and TRL, accelerate's YAML and
-    DeepSpeed's JSON for the `model` of the request, command lines such as
+    Read are PEFT's adapter_config.json, the YAML files of axolotl, LLaMA-Factory, torchtune and TRL, accelerate's YAML
+    and DeepSpeed's JSON for the `model` of the request, command lines such as
     `trl sft --model_name_or_path ...`, and Python code that calls transformers, PEFT, TRL or Unsloth. Code is
     parsed and never run: arguments count where they are literals.
 

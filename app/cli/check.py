@@ -1,4 +1,4 @@
-"""Check files of runs against a GPU: requests, adapter_config.json, YAML of axolotl, LLaMA-Factory and TRL, scripts.
+"""Check files of runs against a GPU: requests, adapter_config.json, YAML of training tools, scripts.
 
 python -m app check plan.json --gpu "RTX 4090" --report markdown
 

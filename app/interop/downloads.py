@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
 
 #: Labels of the formats.
-LABELS = {"peft": "transformers and PEFT", "axolotl": "axolotl", "llama-factory": "LLaMA-Factory"}
+LABELS = {
+    "peft": "transformers and PEFT",
+    "axolotl": "axolotl",
+    "llama-factory": "LLaMA-Factory",
+    "torchtune": "torchtune",
+}
+
+#: Formats that are offered for requests with the trainer of the same name alone.
+OF_TRAINER = frozenset({"torchtune"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +37,14 @@ class Download:
 
 
 def downloads(request: Request, answer: Estimate) -> tuple[Download, ...]:
-    """Return a file in every format; none if the request is not one that a file can run."""
+    """Return a file in every format that is offered; none if the request is not one that a file can run."""
     try:
         plan = planned(request, answer)
     except PlanError:
         return ()
-    return tuple(_download(name, plan) for name in FORMATS)
+    return tuple(
+        _download(name, plan) for name in FORMATS if name not in OF_TRAINER or name == request.training.trainer
+    )
 
 
 def _download(name: str, plan: Planned) -> Download:

@@ -42,7 +42,7 @@ SNAPSHOT = {
 @cache
 def exported():
     """A file of every format that is exported."""
-    names = ("peft", "axolotl", "llama-factory", "fsdp")
+    names = ("peft", "axolotl", "llama-factory", "torchtune", "fsdp")
     answers = [export.answer(export.EXAMPLES.requests[name][1]) for name in names]
     return [
         text for answer in answers for text in (answer.content, *(file.content for file in answer.additional_files))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.interop.exports import axolotl, llama_factory, peft_script
+from app.interop.exports import axolotl, llama_factory, peft_script, torchtune
 from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.planned import Planned, planned
 from calculator.common.errors import refusal
@@ -19,6 +19,7 @@ FORMATS: dict[str, Callable[[Planned], Exported]] = {
     "peft": peft_script.exported,
     "axolotl": axolotl.exported,
     "llama-factory": llama_factory.exported,
+    "torchtune": torchtune.exported,
 }
 
 __all__ = ["FORMATS", "Exported", "NotExpressed", "Planned", "export"]

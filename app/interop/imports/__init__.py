@@ -1,4 +1,4 @@
-"""Imports: PEFT's adapter_config.json, YAML of axolotl, LLaMA-Factory and TRL, commands and scripts, as requests."""
+"""Imports: PEFT's adapter_config.json, YAML of four tools and of launchers, commands and scripts, as requests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from app.interop.imports import (
     peft_adapter,
     python_calls,
     script,
+    torchtune,
     trl,
 )
 from app.interop.imports.imported import Imported, NotUnderstood
@@ -29,6 +30,7 @@ FORMATS: dict[str, Callable[[Keys, Any], Imported]] = {
     "peft": peft_adapter.imported,
     "axolotl": axolotl.imported,
     "llama-factory": llama_factory.imported,
+    "torchtune": torchtune.imported,
     "trl": trl.imported,
     "script": script.imported,
     **launchers.FORMATS,
@@ -40,6 +42,7 @@ MARKS = {
     **dict.fromkeys(("compute_environment", "distributed_type"), "accelerate"),
     **dict.fromkeys(("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"), "deepspeed"),
     "base_model": "axolotl",
+    **dict.fromkeys(("checkpointer", "metric_logger", "enable_activation_checkpointing"), "torchtune"),
     command.SUBCOMMAND: "trl",
     **dict.fromkeys(
         ("finetuning_type", "stage", "cutoff_len", "template", "dataset_dir", "lora_target"), "llama-factory"

@@ -1,7 +1,7 @@
 """Features of other tools that are not modelled, and that change the memory of a step: the figures are of another run.
 
 Sources: axolotl's keys in src/axolotl/utils/schemas and src/axolotl/integrations/{liger,cut_cross_entropy}/args.py;
-LLaMA-Factory's in src/llamafactory/hparams, and TrainingArguments of transformers.
+LLaMA-Factory's in src/llamafactory/hparams, TrainingArguments of transformers, and torchtune's in recipes/configs.
 """
 
 from __future__ import annotations
@@ -114,6 +114,29 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             keys=("neat_packing",),
             effect="Packing puts several examples into one row, with a block-diagonal attention mask.",
             modelled="one with full sequences of cutoff_len tokens and no mask",
+        ),
+    ),
+    "torchtune": (
+        Feature(keys=("compile",), effect=_COMPILED.effect, modelled=_COMPILED.modelled),
+        Feature(
+            keys=("enable_activation_offloading",),
+            effect="Offloading moves activations to the CPU.",
+            modelled="one that keeps them on the GPU",
+        ),
+        Feature(
+            keys=("custom_sharded_layers", "fsdp_", "tensor_parallel_", "data_parallel_", "context_parallel_dim"),
+            effect="The distributed recipes divide weights, gradients and optimizer states among the GPUs.",
+            modelled="one of the recipe for a single device",
+        ),
+        Feature(
+            keys=("quantizer", "fake_quant_after_n_steps", "enable_fp8_training", "fp8_recipe_name"),
+            effect="Quantization-aware and FP8 training run other linear layers.",
+            modelled="one in 16 bits",
+        ),
+        Feature(
+            keys=("teacher_", "kd_", "ref_", "reward_", "num_classes", "ppo_", "grpo_"),
+            effect="These recipes run a second model, or another loss.",
+            modelled="one that fine-tunes a single model",
         ),
     ),
     "trl": _TRL,

@@ -46,7 +46,7 @@ def compare(body, chance):
 
 
 def export(body, chance):
-    return {**body, "format": chance.choice(["peft", "axolotl", "llama-factory"])}
+    return {**body, "format": chance.choice(["peft", "axolotl", "llama-factory", "torchtune"])}
 
 
 def inference(body, chance):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from app.forms.plan_form import LONGEST_ADDRESS
+from app.interop.downloads import OF_TRAINER
 from app.interop.exports import FORMATS
 from calculator.methods import USUAL_METHODS
 
@@ -21,7 +22,7 @@ learning_rate: 2e-4
 """
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - OF_TRAINER))
 def test_every_format_is_a_link_to_the_file_that_the_api_answers(client, name):
     link = re.search(rf'href="(/export/{name}[^"]*)"', client.get("/?r=4&method=lora").text)[1]
     response = client.get(link.replace("&amp;", "&"))
@@ -44,6 +45,13 @@ def test_a_method_that_a_tool_lacks_is_reported_in_the_links_place(client, metho
     assert "/export/peft?" in text
     assert ("/export/axolotl?" in text) == has
     assert ("use the format peft" in text) == (not has)
+
+
+def test_a_file_of_torchtune_is_offered_for_its_trainer_alone(client):
+    query = "/?method=lora&target_modules=q_proj&trainer=torchtune&adapter_dtype=model&reserved=rule"
+    link = re.search(r'href="(/export/torchtune[^"]*)"', client.get(query).text)[1]
+    assert yaml.safe_load(client.get(link.replace("&amp;", "&")).text)["model"]["lora_attn_modules"] == ["q_proj"]
+    assert "/export/torchtune" not in client.get("/?method=lora&reserved=rule").text
 
 
 def test_what_differs_is_reported_next_to_the_link(client):

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from app.interop.exports import axolotl, llama_factory, peft_script
+from app.interop.exports import axolotl, llama_factory, peft_script, torchtune
 from app.interop.imports import peft_adapter
 from calculator import methods
 from calculator.common.names import MethodName
@@ -24,6 +24,7 @@ REGISTRIES = {
     "scripts for PEFT": peft_script.SCRIPTS,
     "axolotl's keys": axolotl.METHOD_PARTS,
     "LLaMA-Factory's keys": llama_factory.METHOD_PARTS,
+    "torchtune's keys": torchtune.METHOD_PARTS,
     "what else is read of adapter_config.json": peft_adapter.CHECKS,
     "options of random requests": random_requests.OPTIONS,
     "shares of random requests": random_requests.METHOD_WEIGHTS | random_requests.NEWER_METHODS,

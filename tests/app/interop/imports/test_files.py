@@ -198,6 +198,8 @@ KEYS = {
     "cutoff_len",
     "peft": "base_model_name_or_path peft_type r lora_alpha lora_dropout target_modules bias modules_to_save use_dora "
     "num_virtual_tokens prefix_projection encoder_hidden_size rank_pattern",
+    "torchtune": "model tokenizer dataset optimizer loss batch_size dtype enable_activation_checkpointing compile "
+    "clip_grad_norm optimizer_in_bwd gradient_accumulation_steps checkpointer",
     "trl": "model_name_or_path dtype torch_dtype attn_implementation use_peft load_in_4bit lora_r lora_target_modules "
     "bnb_4bit_quant_type use_bnb_nested_quant bf16 fp16 gradient_checkpointing gradient_checkpointing_kwargs "
     "max_length packing packing_strategy padding_free loss_type use_liger_kernel optim "
