@@ -106,6 +106,7 @@
       const fresh = answered.querySelector(`[data-field="${shown.dataset.field}"]`);
       const wrong = Boolean(fresh && fresh.classList.contains("is-wrong"));
       shown.classList.toggle("is-wrong", wrong);
+      if (fresh) shown.hidden = fresh.hidden;
       const input = document.getElementById(shown.dataset.field);
       if (input && wrong) input.setAttribute("aria-invalid", "true");
       else if (input) input.removeAttribute("aria-invalid");

@@ -27,6 +27,7 @@ TASKS: dict[TaskName, str] = {
     "token_cls": "token classification",
     "question_ans": "question answering",
     "seq_2_seq_lm": "seq2seq LM",
+    "image_cls": "image classification",
 }
 
 Search = Annotated[

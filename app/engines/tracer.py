@@ -95,4 +95,4 @@ def body_of(request: Request) -> dict[str, Any]:
     training = asdict(request.training)
     body = {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}
     task = {"task": request.task, "num_labels": request.num_labels, "problem_type": request.problem_type}
-    return body | task if request.model.task.trains_head else body
+    return body if request.task == "causal_lm" else body | task

@@ -47,6 +47,9 @@ DEFAULTS: dict[str, str] = {
 #: The field for another tool's file. The form submits it, but it is not part of a plan.
 FILE = "content"
 
+#: The fields that a model that classifies images has no use for. Its config decides the tokens of an image.
+OF_TEXTS = ("sequence_length", "target_length", "sequence_lengths", "padding")
+
 #: The longest address that a page links to, in characters; some programs truncate longer ones.
 LONGEST_ADDRESS = 8000
 
@@ -79,6 +82,13 @@ class Form(TypedForm):
     def shown_methods(self) -> tuple[str, ...]:
         """The methods whose settings the form shows."""
         return self.compared
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The fields of texts in a plan of images, unless something is typed there."""
+        if self.typed["task"] != "image_cls":
+            return ()
+        return tuple(name for name in OF_TEXTS if self.typed[name] == DEFAULTS[name])
 
     @property
     def tool(self) -> Tool | None:

@@ -23,6 +23,11 @@ class TypedForm:
     unknown: tuple[str, ...] = ()
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """The fields that the form does not show, since what is chosen in others has no use for them."""
+        return ()
+
+    @property
     def card(self) -> str:
         """The catalogue id of the typed GPU; empty if the catalogue lacks it."""
         return gpu_id(self.typed["gpu"])

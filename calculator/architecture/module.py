@@ -26,6 +26,9 @@ class Parameter:
     name: str
     shape: Shape
     dtype: OwnDType = "model"
+    #: Of a parameter that is expanded over the batch and concatenated: the shape of what its gradient is a view of, in
+    #: a micro-batch of one, whose gradients are not summed.
+    gradient_base: Shape | None = None
 
     @cached_property
     def elements(self) -> int:

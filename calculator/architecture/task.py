@@ -34,10 +34,20 @@ class Task:
                 return ("classifier", "score")
             case "question_ans":
                 return ("qa_outputs",)
-            case "causal_lm" | "seq_2_seq_lm":
+            case "causal_lm" | "seq_2_seq_lm" | "image_cls":
                 return ()
             case _ as never:
                 assert_never(never)
+
+    @property
+    def trained_heads(self) -> tuple[str, ...]:
+        """The names of heads that are trained next to what a method outside PEFT adds."""
+        return ("classifier",) if self.name == "image_cls" else self.head_names
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the request gives the number of labels."""
+        return self.name in ("seq_cls", "token_cls", "image_cls")
 
     @property
     def trains_head(self) -> bool:

@@ -124,7 +124,7 @@ class Mark(Node):
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("grad", "has_grad", "in_bucket", "is_marked", "name", "release")
+    __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "name", "release")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
@@ -132,6 +132,8 @@ class AccumulateGrad(Node):
         self.has_grad = False
         #: Whether the gradient is copied to a bucket, which takes its place.
         self.in_bucket = False
+        #: Whether a first gradient is copied: it is not in the tensor's layout, or another node has it too.
+        self.copies = False
         #: Whether the moment at which the gradient is ready is marked.
         self.is_marked = False
         #: What updates the parameter as soon as the gradient is ready; None if the optimizer steps later.
@@ -148,7 +150,7 @@ class AccumulateGrad(Node):
             return
         if self.release is not None:
             self.release.ready(grad)
-        if not self.has_grad and _has_other_layout(grad):
+        if not self.has_grad and (self.copies or _has_other_layout(grad)):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
         if self.is_marked:
             grad.tape.mark(f"{GRADIENT_OF}{self.name}", grad)

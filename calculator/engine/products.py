@@ -79,9 +79,9 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, na
     if x.tape.autocast is not None:
         bias = None if bias is None else x.tape.autocast.cached_cast(bias, "bias")
         x, weight = x.tape.autocast.cast_factors(x, weight, ("input", "weight"))
-    node = None
-    if weight.edge:
-        node = Node(x.tape, _convolution_back, (weight.edge, None if bias is None else bias.edge))
+    node, edges = None, (weight.edge, None if bias is None else bias.edge)
+    if any(edges):
+        node = Node(x.tape, _convolution_back, edges)
         node.save(x)
         node.save(weight)
     return x.tape.new(shape, weight.dtype, name, node)

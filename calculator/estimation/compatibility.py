@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation import image_requests, seq_2_seq, several_gpus, stated_base, updates_in_backward
+from calculator.estimation import (
+    image_classification,
+    image_requests,
+    seq_2_seq,
+    several_gpus,
+    stated_base,
+    updates_in_backward,
+)
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
@@ -98,6 +105,7 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
     if task.name == "causal_lm":
         return
     yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
+    yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
     if training.trainer is not None:
         message = f"{task.name} is modelled in the reference step only: leave the trainer out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
@@ -243,7 +251,12 @@ def most_positions(model: Model) -> int | None:
 
 
 def within_positions(request: Request, model: Model) -> Request:
-    """The request with the default sequence length: the longest sample's, or reduced to the model's positions."""
+    """The request with the default sequence length: the longest sample's, or reduced to the model's positions.
+
+    An image has as many tokens as its model's config decides.
+    """
+    if model.task.name == "image_cls":
+        return image_classification.with_tokens(request, model)
     request = uncut(request)
     most = most_positions(model)
     if request.length_given or most is None:

@@ -23,7 +23,7 @@ MOST_CHUNKS = 4096
 _LOC = "training.images"
 
 #: A convolution whose stride is its kernel, with any of cuDNN's algorithms.
-_CONVOLUTION = "Memory that the convolution of patches may need besides its result is not counted."
+CONVOLUTION = "Memory that the convolution of patches may need besides its result is not counted."
 
 
 def image_families() -> tuple[str, ...]:
@@ -140,4 +140,4 @@ def assumptions(request: Request, model: Model) -> Iterator[str]:
         f" {count * (image.tokens + image.around):,} of the {request.training.sequence_length:,} tokens."
         f" Source: transformers, {tower.source}."
     )
-    yield _CONVOLUTION
+    yield CONVOLUTION

@@ -100,7 +100,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         lines.append(SCALER)
     if "experts" in model.kinds:
         lines.append(EXPERTS)
-    if not request.length_given:
+    if not request.length_given and request.task != "image_cls":
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
     lines += model.notes

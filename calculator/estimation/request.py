@@ -67,13 +67,14 @@ class Choices(ReservedMemory):
         help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
         "sequences, with the model of AutoModelForSequenceClassification; token_cls classifies tokens; question_ans "
         "finds an answer's first and last token; seq_2_seq_lm writes a target from a source, with the model of "
-        "AutoModelForSeq2SeqLM.",
+        "AutoModelForSeq2SeqLM; image_cls classifies images, with the model of AutoModelForImageClassification, for "
+        "which PEFT has no TaskType.",
         example="seq_cls",
     )
     num_labels: int = _setting(
         2,
         label="Number of labels",
-        help="The outputs of a classifier (num_labels of its config). Only with task seq_cls or token_cls.",
+        help="The outputs of a classifier (num_labels of its config). Only with task seq_cls, token_cls or image_cls.",
         minimum=1,
         maximum=1_000_000,
         example=3,
@@ -82,7 +83,7 @@ class Choices(ReservedMemory):
         None,
         label="Problem type",
         help="The loss of a classifier, as problem_type of its config; null means a regression for one label, and one "
-        "label for each sequence for more. Only with task seq_cls.",
+        "label for each sequence or image for more. Only with task seq_cls or image_cls.",
         example="single_label_classification",
         empty="by the number of labels",
     )
@@ -190,11 +191,11 @@ def parse_request(body: Any) -> Request:
 
 def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
     """Settings of a classifier in a request for another task."""
-    if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls"):
-        message = "num_labels is a classifier's: set task seq_cls or token_cls, or leave it out"
+    if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls", "image_cls"):
+        message = "num_labels is a classifier's: set task seq_cls, token_cls or image_cls, or leave it out"
         yield Problem(loc="num_labels", msg=message, input=body["num_labels"])
-    if choices.problem_type is not None and choices.task != "seq_cls":
-        message = "problem_type is that of a classifier of sequences: set task seq_cls, or leave it out"
+    if choices.problem_type is not None and choices.task not in ("seq_cls", "image_cls"):
+        message = "problem_type is that of a classifier: set task seq_cls or image_cls, or leave it out"
         yield Problem(loc="problem_type", msg=message, input=body["problem_type"])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.estimation import image_classification
+from calculator.estimation.image_requests import CONVOLUTION
 from calculator.families.family import TASK_MODELS
 from calculator.methods.targeted.modules_to_save import is_saved
 
@@ -40,6 +42,8 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
                 "The config has no decoder_start_token_id, without which transformers makes no input of the decoder:"
                 " the script is assumed to set it."
             )
+    if task.name == "image_cls":
+        yield from _of_images(model, method)
     if not task.trains_head:
         return
     yield f"The model is that of {TASK_MODELS[task.name]}, {_head_and_loss(task)}"
@@ -58,6 +62,18 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
         )
 
 
+def _of_images(model: Model, method: Method) -> Iterator[str]:
+    """Yield what a batch of images is, and whether the head is trained, which PEFT leaves to `modules_to_save`."""
+    yield f"The model is that of {TASK_MODELS['image_cls']}, {_head_and_loss(model.task)}"
+    yield image_classification.sentence(model)
+    yield CONVOLUTION
+    if method.facts.config_class is not None and not is_saved("classifier", getattr(method, "modules_to_save", None)):
+        yield (
+            "PEFT has no TaskType for images, and leaves the new head as it is: set modules_to_save to classifier to"
+            " train it."
+        )
+
+
 def _finds_head(model: Model) -> bool:
     """Whether the model has a head of a name that PEFT looks for."""
     return any(is_saved(path, model.task.head_names) for path in model.outer)
@@ -66,8 +82,8 @@ def _finds_head(model: Model) -> bool:
 def _head_and_loss(task: Task) -> str:
     """What a head computes, and the labels of a batch."""
     outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"
-    if task.name == "seq_cls":
-        labels = f"{_LABELS[task.loss]} for each sequence"
+    if task.name in ("seq_cls", "image_cls"):
+        labels = f"{_LABELS[task.loss]} for each {'sequence' if task.name == 'seq_cls' else 'image'}"
         return f"whose head has {outputs}. The loss is that of {task.loss}: a batch has {labels}."
     if task.name == "token_cls":
         return f"whose head has {outputs} for each token. The loss is that of one label for each token."

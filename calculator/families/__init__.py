@@ -67,6 +67,7 @@ FOLDERS = (
     "stablelm",
     "starcoder2",
     "t5",
+    "vit",
 )
 
 #: Every family, by its `model_type`.

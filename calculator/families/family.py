@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from calculator.common.names import TaskName
     from calculator.layers.decoder_forward import DecoderForward
 
-#: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, MaskedLM, ImageTextToText} or
-#: AutoModel.
-AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "base"]
+#: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, MaskedLM, ImageTextToText,
+#: ImageClassification} or AutoModel.
+AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "image-classification", "base"]
 
 _AUTO_MODELS: dict[AutoClass, str] = {
     "causal": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
     "masked-lm": "AutoModelForMaskedLM",
     "image-text-to-text": "AutoModelForImageTextToText",
+    "image-classification": "AutoModelForImageClassification",
     "base": "AutoModel",
 }
 
@@ -34,6 +35,7 @@ TASK_MODELS: dict[TaskName, str] = {
     "token_cls": "AutoModelForTokenClassification",
     "question_ans": "AutoModelForQuestionAnswering",
     "seq_2_seq_lm": "AutoModelForSeq2SeqLM",
+    "image_cls": "AutoModelForImageClassification",
 }
 
 #: Modules and layers in the order of `named_parameters()`; buffers at any place.

@@ -63,8 +63,8 @@ class Training:
     micro_batch_size: int = setting(
         1,
         label="Micro-batch size",
-        help="Rows of the dataset per forward pass on each GPU (B): sequences, or with trl-dpo, trl-orpo and "
-        "trl-reward pairs of them.",
+        help="Rows of the dataset per forward pass on each GPU (B): sequences, images with task image_cls, or with "
+        "trl-dpo, trl-orpo and trl-reward pairs of sequences.",
         minimum=1,
         maximum=65_536,
         example=1,
@@ -72,7 +72,7 @@ class Training:
     sequence_length: int = setting(
         2048,
         label="Sequence length",
-        help="Tokens per sequence (S), without virtual tokens.",
+        help="Tokens per sequence (S), without virtual tokens. The config decides those of an image of task image_cls.",
         minimum=2,
         maximum=16_777_216,
         unit="tokens",

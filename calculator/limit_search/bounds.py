@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.common.names import TaskName
     from calculator.estimation.request import Request
     from calculator.methods import Method
 
@@ -38,17 +39,19 @@ def solved(request: Request, name: SizeName) -> Declared:
     Raises:
         PlanError: if the method has no such setting.
     """
-    known = solvable(request.method)
+    known = solvable(request.method, request.task)
     if name not in known:
-        raise refusal("solve_for", f"{request.method.name} has no {name}: solve for {', '.join(known)}", name)
+        owner = request.task if name in solvable(request.method) else request.method.name
+        raise refusal("solve_for", f"{owner} has no {name}: solve for {', '.join(known)}", name)
     return known[name]
 
 
-def solvable(method: Method) -> dict[SizeName, Declared]:
-    """The sizes of a method and its training that a limit can be requested for."""
+def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Declared]:
+    """The sizes of a method and its training that a limit can be requested for; images have no length to choose."""
     kinds: tuple[type, ...] = (type(method), Training)
     known = {field.name: field for kind in kinds for field in declared(kind)}
-    return {name: known[name] for name in get_args(SizeName) if name in known}
+    fixed = ("sequence_length",) if task == "image_cls" else ()
+    return {name: known[name] for name in get_args(SizeName) if name in known and name not in fixed}
 
 
 def bound(request: Request, model: Model, name: SizeName) -> Bound:

@@ -15,9 +15,10 @@ from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import reserved_by
 from calculator.estimation.series import SeriesCache
-from calculator.limit_search.bounds import bound
+from calculator.limit_search.bounds import bound, solvable
 
 if TYPE_CHECKING:
+    from calculator.architecture.model import Model
     from calculator.devices import Fit
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
@@ -67,9 +68,9 @@ def fit_map(request: Request) -> FitMap:
         raise refusal("device", "a map of what fits needs a card: give device.gpu or device.memory_bytes")
     model = model_of(request.model)
     request = within_positions(request, model)
-    training, longest = request.training, bound(request, model, "sequence_length").limit
+    training = request.training
     batches = doublings(training.micro_batch_size, 1, 1 << 16, MAX_BATCHES)
-    lengths = doublings(training.sequence_length, MIN_LENGTH, longest, MAX_LENGTHS)
+    lengths = _lengths(request, model)
     series = SeriesCache()
     replays = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
     ruled = replace(request, reserved="rule") if replays else request
@@ -103,6 +104,14 @@ def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
         below.append(half)
     above = [value << step for step in range(1, count - len(below)) if value << step <= most]
     return (*reversed(below), value, *above)
+
+
+def _lengths(request: Request, model: Model) -> tuple[int, ...]:
+    """The lengths of a map: doublings of the request's, or that of an image alone."""
+    length = request.training.sequence_length
+    if "sequence_length" not in solvable(request.method, request.task):
+        return (length,)
+    return doublings(length, MIN_LENGTH, bound(request, model, "sequence_length").limit, MAX_LENGTHS)
 
 
 def _cell(request: Request, batch: int, length: int, series: SeriesCache) -> Cell:

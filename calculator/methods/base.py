@@ -135,7 +135,7 @@ class Method:
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """How one module is stored and trained; `path` is its full name. A classifier's head is trained too."""
-        if not is_saved(path, model.task.head_names):
+        if not is_saved(path, model.task.trained_heads):
             return ModuleSpec(dtype=training.dtype)
         trained = tuple(parameter.name for parameter in module.parameters)
         return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.resident.tensors import ResidentTensor
@@ -118,4 +119,13 @@ def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) 
 
 def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
     """The gradients of all trained parameters that get one, in the parameters' dtypes."""
-    return PerParameter([tensor for tensor in tensors if tensor.gets_gradient], ("gradient",), "gradients")
+    trained = [tensor for tensor in tensors if tensor.gets_gradient]
+    if any(tensor.gradient_base for tensor in trained):
+        trained = [_base_of_gradient(tensor) for tensor in trained]
+    return PerParameter(trained, ("gradient",), "gradients")
+
+
+def _base_of_gradient(tensor: ResidentTensor) -> ResidentTensor:
+    """A tensor, or one with the shape of what its gradient is a view of."""
+    base = tensor.gradient_base
+    return tensor if base is None else replace(tensor, shape=base, bytes=0)

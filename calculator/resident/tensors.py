@@ -50,6 +50,8 @@ class ResidentTensor:
     #: Whether it holds weights in a format that is not dense, and whether the checkpoint has them so.
     packed: bool = False
     in_checkpoint: bool = False
+    #: The shape of the storage that its gradient is a view of, if that is not its own.
+    gradient_base: Shape | None = None
     #: The bytes of all tensors, each rounded up to 512; computed if 0.
     bytes: int = 0
     #: Its row in a ledger, kept by what lists it.
@@ -213,7 +215,10 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            tensors += _own(parameter, full_name, count, module_spec)
+            own = _own(parameter, full_name, count, module_spec)
+            if parameter.gradient_base is not None and prepared.training.micro_batch_size == 1:
+                own = [replace(each, gradient_base=parameter.gradient_base) for each in own]
+            tensors += own
         if module_spec.copied:
             copy = Added(
                 name=f"{module_spec.copied}.{parameter.name}",

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimation.compatibility import check
+from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.estimate import model_of, parameter_counts, training_step
 from calculator.estimation.request import parse_request
 from validation.comparison.matching import differences
@@ -54,7 +54,9 @@ def estimate(request: Request) -> Snapshot:
     Raises:
         PlanError: if the calculator refuses the request.
     """
-    check(request, model_of(request.model))
+    model = model_of(request.model)
+    request = within_positions(request, model)
+    check(request, model)
     # The trace runs a current card's kernels, whatever card the request names.
     step = training_step(replace(request, device=replace(request.device, gpu=None, memory_bytes=None)))
     return snapshot.estimated(step, asdict(parameter_counts(step.resident.whole)))

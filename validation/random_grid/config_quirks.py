@@ -55,6 +55,13 @@ def _even_norms(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "qk_layernorm": False} if draw.free else config
 
 
+def _whole_patches(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add an image of some patches, with a rest at its edges or without one."""
+    kept = {key: value for key, value in config.items() if key not in ("image_size", "patch_size", "num_channels")}
+    patch = draw.rng.choice((2, 7, 14, 16))
+    return {**kept, "patch_size": patch, "image_size": patch * draw.rng.randint(1, 6) + draw.rng.choice((0, 1))}
+
+
 def _equal_heads(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "hidden_size": draw.heads * draw.head}
 
@@ -281,4 +288,5 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "qwen3_5_moe_text": _with_linear_attention,
     "qwen3_5_text": _with_linear_attention,
     "qwen3_next": _with_linear_attention,
+    "vit": _whole_patches,
 }

@@ -227,7 +227,7 @@ def _training(rng: random.Random, method: MethodName) -> dict[str, Any]:
 def _targets(rng: random.Random, model: Model, name: MethodName) -> dict[str, Any]:
     """Return the target modules of a method, and the modules that it trains in full."""
     linear = sorted({path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")})
-    embedding = model.embedding.name.rpartition(".")[2]
+    embedding = model.embedding.name.rpartition(".")[2] if "embedding" in model.kinds else "classifier"
     some = rng.sample(linear, rng.randint(1, min(4, len(linear))))
     default = 25 if model.model_type in METHODS[name].facts.default_targets else 1
     chosen = rng.choices(["all-linear", None, some, [*some, embedding]], [35, default, 37, 3])

@@ -24,6 +24,7 @@ UNMODELLED: dict[TaskName, tuple[str, ...]] = {
     "token_cls": ("prefix", "prompt", "qlora"),
     "question_ans": ("prefix", "qlora"),
     "seq_2_seq_lm": (),
+    "image_cls": ("prefix", "prompt", "p_tuning", "trainable_tokens"),
 }
 
 #: Settings of a classifier.
@@ -50,8 +51,16 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     if task == "question_ans":
         return {**request, "task": task}
     settings = CLASSIFIER if task == "seq_cls" else {"num_labels": CLASSIFIER["num_labels"]}
+    if task == "image_cls":
+        request["training"] = _of_images(request["training"])
+        settings = CLASSIFIER
     own = {name: rng.choice(values) for name, (share, values) in settings.items() if rng.random() < share}
     return {**request, "task": task, **own}
+
+
+def _of_images(training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training without what only texts have."""
+    return {name: value for name, value in training.items() if name not in ("sequence_length", "padding")}
 
 
 def _of_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:

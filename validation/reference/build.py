@@ -158,8 +158,10 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
             setattr(config, name, 0.0)  # layerdrop skips random layers; the reference step runs every layer
     if request.task == "seq_2_seq_lm" and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0
-    if request.model.task.trains_head:
+    if request.model.task.classifies:
         config.num_labels = request.num_labels
+    if request.task == "image_cls":
+        config.problem_type = request.problem_type
     if auto_model is AutoModelForSequenceClassification:
         _classifies_sequences(config, request)
     attention = _attention(_auto_model(request), config, request.training)

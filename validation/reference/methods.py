@@ -142,7 +142,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not method.facts.trains_base:
             model.enable_input_require_grads()
     if isinstance(method, Adapter):
-        bottleneck.insert(model, method, adapter_dtype(request), request.model.task.head_names)
+        bottleneck.insert(model, method, adapter_dtype(request), request.model.task.trained_heads)
     config = peft_config(request)
     if config is None:
         if isinstance(method, BitFit):
@@ -197,7 +197,7 @@ def peft_config(request: Request, task_type: str | None = None) -> peft.PeftConf
     config_class = request.method.facts.config_class
     if config_class is None:
         return None
-    task = task_type or request.task.upper()
+    task = task_type or (None if request.task == "image_cls" else request.task.upper())
     return getattr(peft, config_class)(task_type=task, **config_arguments(request.method))
 
 

@@ -41,6 +41,7 @@ class Step:
         self.optimizer = self._optimizer()
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
+        self.pixels = pixel_values(request, self.model.config)
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
         self.labels = labels(request)
         values = values or (HostValues() if self.training.has_images or self._reads_labels(request) else None)
@@ -110,7 +111,7 @@ class Step:
         track_optimizer(self.tracker, self.optimizer, self.trainable)
         for name, tensor in statistics(self.model):
             self.tracker.track_external(name, tensor, "optimizer_states")
-        batch = {"input_ids": self.input_ids, "attention_mask": self.mask, **self.labels, **self.images}
+        batch = {**self._inputs(), **self.labels, **self.images}
         for name, tensor in batch.items():
             if tensor is not None:
                 self.tracker.track_external(name, tensor, "activations")
@@ -121,13 +122,27 @@ class Step:
             if self.training.autocast:
                 stack.enter_context(autocast("meta", getattr(torch, self.training.autocast)))
             labels = self.labels or {"labels": self.input_ids}
-            return self.model(input_ids=self.input_ids, attention_mask=self.mask, **labels, **self.images).loss
+            return self.model(**self._inputs(), **labels, **self.images).loss
+
+    def _inputs(self) -> dict[str, torch.Tensor | None]:
+        """Tokens with their mask, or pixels."""
+        if self.pixels is not None:
+            return {"pixel_values": self.pixels}
+        return {"input_ids": self.input_ids, "attention_mask": self.mask}
 
     def _update(self) -> None:
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.trainable.values()), self.training.max_grad_norm, foreach=True)
         step_of(self.optimizer)
         after_step(self.model)
+
+
+def pixel_values(request: Request, config: Any) -> torch.Tensor | None:
+    """The pixels of a batch of a model that classifies images, in float32 as its processor makes them."""
+    if request.task != "image_cls":
+        return None
+    shape = (request.training.micro_batch_size, config.num_channels, config.image_size, config.image_size)
+    return torch.zeros(shape, device="meta")
 
 
 def labels(request: Request) -> dict[str, torch.Tensor]:
@@ -137,7 +152,7 @@ def labels(request: Request) -> dict[str, torch.Tensor]:
     match request.task:
         case "causal_lm":
             return {}
-        case "seq_cls":
+        case "seq_cls" | "image_cls":
             return {"labels": _labels_of_sequences(request)}
         case "token_cls":
             return {"labels": _whole_numbers(batch, length)}

@@ -24,6 +24,9 @@ def _problems(request: Request) -> Iterator[Problem]:
     if request.method.name == "adapter":
         message = "scripts of tasks are written for the methods of PEFT and full: use one of them"
         yield Problem(loc="method.name", msg=message, input=request.method.name)
+    if request.task == "image_cls":
+        message = "scripts of tasks are written for texts: use another task"
+        yield Problem(loc="task", msg=message, input=request.task)
     if sharding != "none":
         message = "scripts of tasks are written for one GPU: use none"
         yield Problem(loc="device.sharding", msg=message, input=sharding)

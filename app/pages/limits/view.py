@@ -60,7 +60,7 @@ def _of_text(body: str) -> PlanLimits:
     request = parse_request(json.loads(body))
     sharded = request.device.sharding != "none"
     return PlanLimits(
-        largest=tuple(_limit(request, name) for name in solvable(request.method)),
+        largest=tuple(_limit(request, name) for name in solvable(request.method, request.task)),
         fewest=_limit(on_one_node(request), "count") if sharded else None,
         map=fit_map(request),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, assert_never
 
+from calculator.architecture.dimension import named
 from calculator.engine import autocast
 from calculator.layers.classification import ClassificationLoss
 from calculator.layers.loss import FullLogits
@@ -35,10 +36,8 @@ class Reference(Loop):
     )
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return input_ids, a mask for padding, and the labels of tasks whose labels are not the tokens."""
-        shape = (context.batch, context.length)
-        names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
-        batch = [context.tape.new(shape, "int64", name) for name in names]
+        """Return input_ids or pixel_values, a mask for padding, and the labels of tasks other than the tokens."""
+        batch = _inputs(context)
         context.labels = _labels(context)
         context.images = _images(context)
         return batch + context.labels + context.images
@@ -48,7 +47,7 @@ class Reference(Loop):
         match context.model.task.name:
             case "causal_lm":
                 return FullLogits()
-            case "seq_cls":
+            case "seq_cls" | "image_cls":
                 return ClassificationLoss(*context.labels)
             case "token_cls":
                 return TokenClassificationLoss(*context.labels)
@@ -70,6 +69,16 @@ class Reference(Loop):
         return [*batch, loss]
 
 
+def _inputs(context: Context) -> list[Tensor]:
+    """Make the tokens of sequences, with a mask for padding; or the pixels of images."""
+    tape, config = context.tape, context.config
+    if context.model.task.name == "image_cls":
+        side = config["image_size"]
+        return [tape.new((context.batch, config["num_channels"], side, side), "float32", "pixel_values")]
+    names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
+    return [tape.new((context.batch, context.length), "int64", name) for name in names]
+
+
 def _images(context: Context) -> list[Tensor]:
     """Make what a batch has because of its images."""
     tower = context.forward.tower
@@ -85,7 +94,7 @@ def _labels(context: Context) -> list[Tensor]:
     match context.model.task.name:
         case "causal_lm":
             return []
-        case "seq_cls":
+        case "seq_cls" | "image_cls":
             return [_labels_of_sequences(context)]
         case "token_cls":
             return [tape.new((batch, context.length), "int64", "labels")]
@@ -99,7 +108,8 @@ def _labels(context: Context) -> list[Tensor]:
 
 def _labels_of_sequences(context: Context) -> Tensor:
     """Make a number for each sequence, or one in the dtype of the scores for each output."""
-    task, batch, outputs = context.model.task, context.batch, context.model.output.out_features
+    task, batch = context.model.task, context.batch
+    outputs = named(task.num_labels, "num_labels")
     if task.loss == "single_label_classification":
         return context.tape.new((batch,), "int64", "labels")
     shape = (batch,) if task.loss == "regression" and outputs == 1 else (batch, outputs)

@@ -63,8 +63,8 @@ def test_the_answer_names_the_task_and_the_loss():
 
 def test_a_language_model_has_no_labels():
     assert refusals(LLAMA, task="causal_lm", num_labels=3, problem_type="regression") == {
-        "num_labels": "num_labels is a classifier's: set task seq_cls or token_cls, or leave it out",
-        "problem_type": "problem_type is that of a classifier of sequences: set task seq_cls, or leave it out",
+        "num_labels": "num_labels is a classifier's: set task seq_cls, token_cls or image_cls, or leave it out",
+        "problem_type": "problem_type is that of a classifier: set task seq_cls or image_cls, or leave it out",
     }
 
 

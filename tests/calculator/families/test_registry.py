@@ -19,6 +19,7 @@ WITHOUT_FORWARD = {
     "mt5",
     "roberta",
     "t5",
+    "vit",
     "xlm-roberta",
 }
 

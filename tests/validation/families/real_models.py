@@ -16,6 +16,7 @@ AUTO_CLASSES = {
     "causal": transformers.AutoModelForCausalLM,
     "image-text-to-text": transformers.AutoModelForImageTextToText,
     "masked-lm": transformers.AutoModelForMaskedLM,
+    "image-classification": transformers.AutoModelForImageClassification,
     "seq2seq": transformers.AutoModelForSeq2SeqLM,
 }
 

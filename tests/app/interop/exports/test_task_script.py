@@ -63,6 +63,16 @@ def test_the_script_of_a_catalogue_model_loads_it_with_its_labels():
         ({}, "axolotl", "task"),
         ({}, "llama-factory", "task"),
         ({"method": {"name": "adapter"}}, "peft", "method.name"),
+        (
+            {
+                "model": "google/vit-base-patch16-224-in21k",
+                "task": "image_cls",
+                "training": {},
+                "method": {"name": "full"},
+            },
+            "peft",
+            "task",
+        ),
     ],
 )
 def test_what_has_no_script_names_the_field(more, file_format, loc):
