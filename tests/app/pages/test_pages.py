@@ -368,6 +368,18 @@ def test_the_documentation_lists_every_operation_and_problem(client):
     assert 'id="problem-invalid-request"' in text
 
 
+def test_a_plan_of_images_asks_for_no_length(client):
+    plan = "/?model=google/vit-base-patch16-224-in21k&method=lora&target_modules=q_proj,v_proj&reserved=rule"
+    text = client.get(f"{plan}&task=image_cls").text
+    assert re.search(r'data-field="sequence_length" hidden', text)
+    assert re.search(r'data-field="micro_batch_size">', text)
+    assert "An image is 197 tokens" in text
+    wrong = client.get(f"{plan}&task=image_cls&sequence_length=512").text
+    assert re.search(r'data-field="sequence_length">', wrong)
+    assert "an image is 197 tokens, by image_size 224 and patch_size 16" in unescape(wrong)
+    assert "set task image_cls" in client.get(plan).text
+
+
 def test_a_fault_is_answered_and_logged(client, monkeypatch, caplog):
     def broken(_):
         raise RuntimeError("a fault for the test")
