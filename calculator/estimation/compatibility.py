@@ -106,15 +106,23 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
         return
     yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
     yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
-    if training.trainer is not None:
-        message = f"{task.name} is modelled in the reference step only: leave the trainer out"
+    if training.trainer not in (None, "transformers"):
+        message = f"{task.name} is modelled in the reference step and with transformers: use that, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    for name in OF_LANGUAGE_MODELS if training.trainer is not None else ():
+        if given := getattr(training, name):
+            message = f"is modelled for causal_lm only, not {task.name}: leave it out"
+            yield Problem(loc=f"training.{name}", msg=message, input=given)
     if device.sharding != "none":
         message = f"{task.name} is modelled on one GPU only: use none, and device.count 1"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     if request.stack != DEFAULT_STACK:
         message = f"{task.name} is modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))
+
+
+#: Settings of a trainer that are modelled with a language model's loss only.
+OF_LANGUAGE_MODELS = ("use_liger_kernel", "cut_cross_entropy", "completion_tokens", "sequence_lengths")
 
 
 #: Settings that only a trainer's step has, with the values that leave it alone.

@@ -35,7 +35,7 @@ def products(model: Model) -> Products:
     width = heads * int(config.get("head_dim") or config["hidden_size"] // heads)
     return Products(
         layers=round(sum(_per_token(layer, share) * times for layer, times in model.decoder.distinct)),
-        head=int(elements(model.embedding.weight.shape)),
+        head=int(elements(model.embedding.weight.shape)) if "embedding" in model.kinds else 0,
         attention=2 * width * sum(times for _, times in model.decoder.distinct),
     )
 

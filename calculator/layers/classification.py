@@ -31,10 +31,12 @@ class ScoredSequences:
 class ClassificationLoss:
     """The head of a model for sequence classification and its loss."""
 
-    __slots__ = ("labels",)
+    __slots__ = ("labels", "num_items")
 
-    def __init__(self, labels: Tensor) -> None:
+    def __init__(self, labels: Tensor, num_items: Tensor | None = None) -> None:
         self.labels = labels
+        #: The number of labels in a step, by which the sum is divided; None for the mean of the micro-batch.
+        self.num_items = num_items
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, and the scores, which the model's output refers to."""
@@ -49,7 +51,8 @@ class ClassificationLoss:
             return own(context, scores, self.labels)
         match task.loss:
             case "single_label_classification":
-                return cross_entropy(scores, self.labels)
+                loss = cross_entropy(scores, self.labels)
+                return loss if self.num_items is None else ops.mul(loss, self.num_items, "loss, divided")
             case "multi_label_classification":
                 return binary_cross_entropy_with_logits(scores, self.labels)
             case "regression":

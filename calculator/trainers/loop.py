@@ -114,6 +114,10 @@ class Loop(ABC):
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
         return batch(self.facts, prepared.training, self.sample_bounds(prepared))
 
+    def scalars(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
+        """Return the scalars that the trainer keeps."""
+        return self.facts.scalars
+
     def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
         """Return the tensors of a flattened micro-batch that say where each sample is, besides the positions."""
         return ()

@@ -47,7 +47,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     training = prepared.training
     scalars = (
         ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
-        for name in loop.facts.scalars
+        for name in loop.scalars(prepared)
     )
     return (
         *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),

@@ -202,7 +202,8 @@ def exported(planned: Planned) -> Exported:
     _check_checkpoint(planned.request)
     if planned.request.task != "causal_lm":
         task_script.check(planned.request)
-        trainer = TrainerScript(template="task", task_type=planned.request.task.upper())
+        classes = () if trainer is None else trainer.classes
+        trainer = TrainerScript(template="task", classes=classes, task_type=planned.request.task.upper())
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)
     if trainer is None:

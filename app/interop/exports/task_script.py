@@ -45,5 +45,6 @@ def context(request: Request) -> dict[str, Any]:
         "task": task,
         "head": head,
         "target_length": request.training.target_length or request.training.sequence_length,
+        "task_parent": f"{'peft' if request.training.trainer is None else 'trainer'}.py.jinja",
         "keeps_float32": task.name == "seq_2_seq_lm",
     }

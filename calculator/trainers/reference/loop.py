@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, assert_never
+from typing import TYPE_CHECKING, ClassVar
 
-from calculator.architecture.dimension import named
 from calculator.engine import autocast
-from calculator.layers.classification import ClassificationLoss
 from calculator.layers.loss import FullLogits
-from calculator.layers.seq2seq import Seq2SeqLoss, target_length
-from calculator.layers.token_heads import QuestionAnsweringLoss, TokenClassificationLoss
+from calculator.trainers import task_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.facts import TrainerFacts
 from calculator.trainers.loop import Loop
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Passes
+    from calculator.trainers.task_labels import BatchTensor
 
 
 class Reference(Loop):
@@ -37,26 +35,17 @@ class Reference(Loop):
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return input_ids or pixel_values, a mask for padding, and the labels of tasks other than the tokens."""
-        batch = _inputs(context)
-        context.labels = _labels(context)
+        names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
+        batch = _made(context, task_labels.inputs(context.model, context.training, names))
+        context.labels = _made(context, task_labels.labels(context.model, context.training))
         context.images = _images(context)
         return batch + context.labels + context.images
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss."""
-        match context.model.task.name:
-            case "causal_lm":
-                return FullLogits()
-            case "seq_cls" | "image_cls":
-                return ClassificationLoss(*context.labels)
-            case "token_cls":
-                return TokenClassificationLoss(*context.labels)
-            case "question_ans":
-                return QuestionAnsweringLoss(*context.labels)
-            case "seq_2_seq_lm":
-                return Seq2SeqLoss(*context.labels)
-            case _ as never:
-                assert_never(never)
+        if context.model.task.name == "causal_lm":
+            return FullLogits()
+        return task_labels.head(context.model, context.labels)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
@@ -69,14 +58,8 @@ class Reference(Loop):
         return [*batch, loss]
 
 
-def _inputs(context: Context) -> list[Tensor]:
-    """Make the tokens of sequences, with a mask for padding; or the pixels of images."""
-    tape, config = context.tape, context.config
-    if context.model.task.name == "image_cls":
-        side = config["image_size"]
-        return [tape.new((context.batch, config["num_channels"], side, side), "float32", "pixel_values")]
-    names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
-    return [tape.new((context.batch, context.length), "int64", name) for name in names]
+def _made(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
+    return [context.tape.new(shape, dtype, name) for name, shape, dtype in tensors]
 
 
 def _images(context: Context) -> list[Tensor]:
@@ -84,33 +67,4 @@ def _images(context: Context) -> list[Tensor]:
     tower = context.forward.tower
     if tower is None or not context.training.has_images:
         return []
-    tensors = tower.batch(context, context.image, context.image_count)
-    return [context.tape.new(shape, dtype, name) for name, shape, dtype in tensors]
-
-
-def _labels(context: Context) -> list[Tensor]:
-    """Make labels, in whole numbers except for a classifier of sequences with several or real ones."""
-    tape, batch = context.tape, context.batch
-    match context.model.task.name:
-        case "causal_lm":
-            return []
-        case "seq_cls" | "image_cls":
-            return [_labels_of_sequences(context)]
-        case "token_cls":
-            return [tape.new((batch, context.length), "int64", "labels")]
-        case "question_ans":
-            return [tape.new((batch,), "int64", name) for name in ("start_positions", "end_positions")]
-        case "seq_2_seq_lm":
-            return [tape.new((batch, target_length(context)), "int64", "labels")]
-        case _ as never:
-            assert_never(never)
-
-
-def _labels_of_sequences(context: Context) -> Tensor:
-    """Make a number for each sequence, or one in the dtype of the scores for each output."""
-    task, batch = context.model.task, context.batch
-    outputs = named(task.num_labels, "num_labels")
-    if task.loss == "single_label_classification":
-        return context.tape.new((batch,), "int64", "labels")
-    shape = (batch,) if task.loss == "regression" and outputs == 1 else (batch, outputs)
-    return context.tape.new(shape, context.training.dtype, "labels")
+    return _made(context, tower.batch(context, context.image, context.image_count))

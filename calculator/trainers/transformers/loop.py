@@ -16,7 +16,7 @@ from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.trainers import cut_cross_entropy, liger
+from calculator.trainers import cut_cross_entropy, liger, task_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
@@ -25,12 +25,21 @@ from calculator.trainers.trl import vllm
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
+    from calculator.trainers.task_labels import BatchTensor
 
+
+#: The scalar with the number of labels in a step.
+NUM_ITEMS = "num_items_in_batch"
+
+#: What a batch of texts has besides the labels of a task.
+INPUTS = ("input_ids", "attention_mask")
 
 #: Settings that only trainers of TRL have, each with such a trainer.
 OF_TRL = {
@@ -63,17 +72,40 @@ class Transformers(Loop):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the loop adds, and what Liger patches."""
         yield from self.facts.assumptions
+        if prepared.model.task.name != "causal_lm":
+            names = [name for name, _, _ in self.fetched(prepared)]
+            yield f"The rows of the dataset have {', '.join(names[:-1])} and {names[-1]}, and nothing else."
         yield from liger.assumption(prepared.model, prepared.training)
         yield from cut_cross_entropy.assumption(prepared.training, self.facts.label)
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
-        shape = (context.batch, context.length)
-        context.num_items = Tensor(context.tape, None, (), "float32", None)
-        return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
+        model, training = context.model, context.training
+        counts = model.task.name != "question_ans"  # whose labels have other names
+        context.num_items = Tensor(context.tape, None, (), "float32", None) if counts else None
+        if model.task.name == "causal_lm":
+            shape = (context.batch, context.length)
+            return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
+        context.labels = _fetched(context, task_labels.labels(model, training))
+        return [*_fetched(context, task_labels.inputs(model, training, INPUTS)), *context.labels]
+
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
+        """Return the tensors of each micro-batch, which have the labels of the model's task."""
+        model, training = prepared.model, prepared.training
+        if model.task.name == "causal_lm":
+            return Loop.fetched(self, prepared)
+        return [*task_labels.inputs(model, training, INPUTS), *task_labels.labels(model, training)]
+
+    def scalars(self, prepared: Subject) -> tuple[str, ...]:
+        """Return the scalars that the trainer keeps. It counts no labels where these have other names."""
+        if prepared.model.task.name != "question_ans":
+            return self.facts.scalars
+        return tuple(name for name in self.facts.scalars if name != NUM_ITEMS)
 
     def head(self, context: Context) -> LossHead:
         """Return the model's head and loss, or a patch's; the sum is divided by the number of labels in the step."""
+        if context.model.task.name != "causal_lm":
+            return task_labels.head(context.model, context.labels, context.num_items)
         if cut_cross_entropy.is_called(context.training):
             scaled = context.model.model_type in cut_cross_entropy.SCALED
             return CutCrossEntropy(num_items=num_items(context), scaled=scaled)
@@ -92,7 +124,8 @@ class Transformers(Loop):
         if dtype is not None:
             outputs = [in_float32(each) for each in outputs]
         loss, outputs = returned(context, loss, outputs)
-        loss = in_place.mul_(loss)
+        if context.model.task.name != "question_ans":
+            loss = in_place.mul_(loss)
         self.metrics(context, outputs)
         tape.component = "activations"
         return loss
@@ -104,6 +137,10 @@ class Transformers(Loop):
         """Return the loss over the number of accumulation steps that accelerate knows of, which is 1."""
         loss.tape.scope = "loss: "
         return ops.scale(loss, "loss / 1")
+
+
+def _fetched(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
+    return [Tensor(context.tape, None, shape, dtype, None) for _, shape, dtype in tensors]
 
 
 def num_items(context: Context) -> Tensor:

@@ -8,7 +8,13 @@ from calculator.estimation.request import parse_request
 from calculator.limit_search.fit_map import fit_map
 from calculator.limit_search.limits import limit, parse_limit
 
-VIT = {"model_type": "vit", "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 96}
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+}
 LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
 
 

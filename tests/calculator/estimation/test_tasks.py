@@ -186,7 +186,7 @@ def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
 @pytest.mark.parametrize(
     ("more", "loc", "message"),
     [
-        ({"training": {"trainer": "transformers"}}, "training.trainer", "in the reference step only"),
+        ({"training": {"trainer": "trl-sft"}}, "training.trainer", "in the reference step and with transformers"),
         ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding", "on one GPU only"),
         ({"stack": {"transformers": "5.0"}}, "stack", "with the default releases only"),
         ({"method": "prefix"}, "method.name", "PEFT finds no argument past_key_values"),

@@ -7,13 +7,33 @@ from typing import TYPE_CHECKING
 import torch
 
 from calculator.common.errors import refusal
+from calculator.estimation.estimate import model_of
+from calculator.trainers import task_labels
 
 if TYPE_CHECKING:
     from calculator.inputs.training import Training
+    from calculator.trainers.task_labels import BatchTensor
     from validation.reference.trainers.recipe import Recipe
 
 #: The label of a token that has none.
 IGNORED = -100
+
+
+def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+    """Rows of a task other than causal language modelling: tokens with their mask, or pixels; and labels."""
+    request = recipe.request
+    model, training = model_of(request.model), request.training
+    own = [
+        *task_labels.inputs(model, training, ("input_ids", "attention_mask")),
+        *task_labels.labels(model, training),
+    ]
+    return [_row(own, training, row) for _ in range(recipe.batches) for row in range(training.micro_batch_size)]
+
+
+def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, torch.Tensor]:
+    """One example of a batch with these tensors."""
+    made = {name: torch.ones(tuple(map(int, shape[1:])), dtype=getattr(torch, of)) for name, shape, of in tensors}
+    return {**made, **({"attention_mask": _mask(training, row)} if "attention_mask" in made else {})}
 
 
 def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from validation.reference.build import build_model, refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import labelled_rows
+from validation.reference.trainers.batches import labelled_rows, task_rows
 from validation.reference.trainers.run import Run, with_quantizer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         trainer = Trainer(
             model=with_quantizer(reference.model),
             args=TrainingArguments(**training_arguments(recipe, folder)),
-            train_dataset=labelled_rows(recipe),
+            train_dataset=(labelled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
             data_collator=default_data_collator,
         )
     return Run(trainer, reference)

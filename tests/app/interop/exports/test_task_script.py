@@ -36,8 +36,10 @@ def script(request, file_format="peft"):
         body(BERT, "question_ans", training={"gradient_checkpointing": True}),
         body(T5, "seq_2_seq_lm", training={"target_length": 8, "padding": True}),
         body(BERT, "seq_cls", "prompt", num_labels=1),
+        body(BERT, "seq_cls", training={"trainer": "transformers", "padding": True}, num_labels=3),
+        body(T5, "seq_2_seq_lm", training={"trainer": "transformers", "target_length": 8}),
     ],
-    ids=["llama", "multi-label", "tokens", "answers", "t5", "regression"],
+    ids=["llama", "multi-label", "tokens", "answers", "t5", "regression", "Trainer", "Trainer, t5"],
 )
 def test_the_script_of_a_task_trains_what_is_planned(request_body, tmp_path, monkeypatch, capsys):
     file = tmp_path / "train.py"

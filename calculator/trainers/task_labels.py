@@ -1,0 +1,81 @@
+"""What a batch has for a task other than causal language modelling, and the loss that the model computes from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from calculator.architecture.dimension import named
+from calculator.layers.classification import ClassificationLoss
+from calculator.layers.seq2seq import Seq2SeqLoss
+from calculator.layers.token_heads import QuestionAnsweringLoss, TokenClassificationLoss
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.model import Model
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.loss import LossHead
+
+    #: Name, shape and dtype.
+    BatchTensor = tuple[str, Shape, DType]
+
+
+def inputs(model: Model, training: Training, names: tuple[str, ...]) -> list[BatchTensor]:
+    """Return the tensors with a number for each token, of these names; or the pixels of images."""
+    batch = named(training.micro_batch_size, "B")
+    if model.task.name == "image_cls":
+        side = model.config["image_size"]
+        return [("pixel_values", (batch, model.config["num_channels"], side, side), "float32")]
+    return [(name, (batch, named(training.sequence_length, "S")), "int64") for name in names]
+
+
+def labels(model: Model, training: Training) -> list[BatchTensor]:
+    """Return the labels: whole numbers, except for a classifier of sequences or images with several or real ones."""
+    batch, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
+    match model.task.name:
+        case "causal_lm":
+            return []
+        case "seq_cls" | "image_cls":
+            return [_of_classifier(model, training, batch)]
+        case "token_cls":
+            return [("labels", (batch, length), "int64")]
+        case "question_ans":
+            return [(name, (batch,), "int64") for name in ("start_positions", "end_positions")]
+        case "seq_2_seq_lm":
+            target = training.sequence_length if training.target_length is None else training.target_length
+            return [("labels", (batch, named(target, "T")), "int64")]
+        case _ as never:
+            assert_never(never)
+
+
+def _of_classifier(model: Model, training: Training, batch: Dim) -> BatchTensor:
+    """Return a number for each example, or one in the dtype of the scores for each output."""
+    task = model.task
+    if task.loss == "single_label_classification":
+        return "labels", (batch,), "int64"
+    outputs = named(task.num_labels, "num_labels")
+    shape = (batch,) if task.loss == "regression" and outputs == 1 else (batch, outputs)
+    return "labels", shape, training.dtype
+
+
+def head(model: Model, given: list[Tensor], num_items: Tensor | None = None) -> LossHead:
+    """Return the head of a task's model and its loss, of the labels of a batch.
+
+    `num_items` is the number of labels in a step, which only ViT's code passes on to its loss.
+    """
+    match model.task.name:
+        case "seq_cls":
+            return ClassificationLoss(*given)
+        case "image_cls":
+            return ClassificationLoss(*given, num_items=num_items)
+        case "token_cls":
+            return TokenClassificationLoss(*given)
+        case "question_ans":
+            return QuestionAnsweringLoss(*given)
+        case "seq_2_seq_lm":
+            return Seq2SeqLoss(*given)
+        case "causal_lm":
+            raise AssertionError("a language model's labels are its tokens")
+        case _ as never:
+            assert_never(never)
