@@ -68,7 +68,7 @@ def head(model: Model, given: list[Tensor], num_items: Tensor | None = None) -> 
         case "seq_cls":
             return ClassificationLoss(*given)
         case "image_cls":
-            return ClassificationLoss(*given, num_items=num_items)
+            return ClassificationLoss(given[0], num_items)
         case "token_cls":
             return TokenClassificationLoss(*given)
         case "question_ans":
