@@ -115,7 +115,7 @@ class Evaluation:
         """The weights that FSDP leaves gathered after a batch."""
         prepared = self.resident.prepared
         for unit, count in left_gathered(prepared) if prepared.device.sharding == "fsdp" else ():
-            for each, shape, dtype in unit.gathered():
+            for each, shape, dtype in unit.gathered:
                 size = allocated(elements(shape), ITEMSIZE[dtype]) * count
                 yield Row(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
 

@@ -89,7 +89,8 @@ def buckets(tensors: Iterable[ResidentTensor], config: DDPConfig) -> Buckets:
 def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[ResidentTensor, ...]:
     """The map of the parameters that a step used, which DDP keeps where it looks for unused ones.
 
-    With a static graph it looks for them in the first step (reducer.cpp, all_reduce_local_used_map).
+    It is on the GPU from the construction on, for the whole run. With a static graph DDP looks for them in the first
+    step (reducer.cpp, initialize_local_used_map and set_static_graph).
     """
     if not (config.find_unused_parameters or config.static_graph):
         return ()

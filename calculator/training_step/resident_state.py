@@ -245,9 +245,7 @@ class ResidentState:
 
     @cached_property
     def _used_map(self) -> tuple[ResidentTensor, ...]:
-        """DDP's map of used parameters. The reference step's traces do not contain it."""
-        if self.prepared.training.trainer is None:
-            return ()
+        """DDP's map of used parameters."""
         return ddp.used_map(self.tensors, self.prepared.training.ddp or DDPConfig())
 
     @cached_property

@@ -9,6 +9,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch.nn import parallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.sharding.engine import Engine
 
@@ -20,13 +21,34 @@ if TYPE_CHECKING:
 DEFAULT_BUCKET_CAP_MB = 25
 
 
+class _Maps(TorchDispatchMode):
+    """The maps of used parameters that a reducer allocates: its only empty integers (initialize_local_used_map)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation, and keep what it allocates if that is a map. Its copy on the host is made of zeros."""
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.empty and result.dtype == torch.int32:
+            self.found.append(result)
+        return result
+
+
 class RecordedDDP(parallel.DistributedDataParallel):
-    """DistributedDataParallel on the only device of a process. `buckets` are the last ones that it reduced."""
+    """DistributedDataParallel on the only device of a process.
+
+    `buckets` are the last ones that it reduced, and `used` the map of used parameters, which the reducer keeps on the
+    device of the parameters if it looks for unused ones or has a static graph.
+    """
 
     def __init__(self, module: torch.nn.Module, **options: Any) -> None:
         for name in ("device_ids", "output_device"):
             options.pop(name, None)
-        super().__init__(module, init_sync=False, **options)
+        with _Maps() as maps:
+            super().__init__(module, init_sync=False, **options)
+        self.used = maps.found[-1:]
         self.buckets: dict[int, torch.Tensor] = {}
         hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
         self.register_comm_hook(self.buckets, hook)
@@ -61,7 +83,9 @@ class DDPEngine(Engine):
         return nullcontext() if last else self.model.no_sync()
 
     def track(self, record: Record) -> None:
-        """Track the buckets."""
+        """Track the map of used parameters and the buckets."""
+        for used in self.model.used:
+            record("map of used parameters", used, "workspace")
         for index, bucket in self.model.buckets.items():
             record(f"bucket {index}", bucket, "gradients")
         self.model.buckets.clear()

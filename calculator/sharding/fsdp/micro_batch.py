@@ -223,7 +223,7 @@ class MicroBatch(Hooks):
 
     def gathered(self, of: UnitParameters) -> list[Tensor]:
         """A unit's whole weights."""
-        return [self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in of.gathered()]
+        return [self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in of.gathered]
 
     def leave(self, unit: FSDPUnit) -> None:
         """Note that a unit's forward pass ended, and free its weights."""

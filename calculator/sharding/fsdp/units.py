@@ -16,7 +16,7 @@ from calculator.resident.tensors import layer_parameters, outer_parameters
 from calculator.sharding.fsdp.parameters import RANKS, is_sharded, shard_shape, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Layer, Model
@@ -65,7 +65,17 @@ class UnitParameters:
 
     def shard_elements(self, parameters: Iterable[ResidentTensor]) -> int:
         """The elements of these parameters' shards on the first rank, which are those of every padded shard."""
-        return sum(elements(shard_shape(each.shape, self.count)) for each in parameters)
+        sizes = self._shard_sizes
+        return sum([sizes[each.name] for each in parameters])
+
+    @cached_property
+    def _shard_shapes(self) -> dict[str, Shape]:
+        """The shapes of the first rank's shards, by the parameter's name."""
+        return {each.name: shard_shape(each.shape, self.count) for each in self.parameters}
+
+    @cached_property
+    def _shard_sizes(self) -> dict[str, int]:
+        return {name: elements(shape) for name, shape in self._shard_shapes.items()}
 
     @cached_property
     def trained(self) -> tuple[ResidentTensor, ...]:
@@ -90,11 +100,11 @@ class UnitParameters:
         size = sum(self.shard_elements([each]) * ITEMSIZE[self.gathered_dtype(each)] for each in self.parameters)
         return (ranks, named(size, "bytes of unit / N")), "uint8"
 
-    def gathered(self) -> Iterator[tuple[ResidentTensor, Shape, DType]]:
+    @cached_property
+    def gathered(self) -> tuple[tuple[ResidentTensor, Shape, DType], ...]:
         """Each parameter with the shape and dtype of its gathered, padded copy."""
-        ranks = named(self.count, RANKS)
-        for each in self.parameters:
-            yield each, (ranks, *shard_shape(each.shape, self.count)), self.gathered_dtype(each)
+        ranks, shapes = named(self.count, RANKS), self._shard_shapes
+        return tuple([(each, (ranks, *shapes[each.name]), self.gathered_dtype(each)) for each in self.parameters])
 
 
 def layer_unit(prepared: PreparedModel, layer: Layer) -> UnitParameters:

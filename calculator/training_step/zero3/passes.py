@@ -74,9 +74,15 @@ class Batch(NamedTuple):
 
 
 class Passes:
-    """The micro-batches of a step in the steady state."""
+    """The micro-batches of a step in the steady state.
 
-    def __init__(self, gathering: Gathering, curve: Curve, sizes: Sizes, dtype: DType) -> None:
+    `keeps_moments`: whether the batches have all moments, for the peak of each layer, or the fullest alone are known.
+    """
+
+    def __init__(
+        self, gathering: Gathering, curve: Curve, sizes: Sizes, dtype: DType, *, keeps_moments: bool = False
+    ) -> None:
+        self._keeps_moments = keeps_moments
         self._program, self._curve, self._item = gathering.program, curve, ITEMSIZE[dtype]
         self._period = gathering.followed.period
         self._reducing = Live()
@@ -101,6 +107,9 @@ class Passes:
         """Read a segment, and the copies that are skipped after it."""
         segment = track.segment
         self._repeats = segment.repeats
+        if not (self._keeps_moments or segment.skipped or segment.start <= self._program.backward < segment.end):
+            self._read_fullest(track)
+            return
         readings = [*self._readings(track)]
         for reading in readings:
             self._read(reading)
@@ -110,6 +119,40 @@ class Passes:
             growth = self._curve.growth[window] + gathered
             alike = self._skip(readings, window, segment.skipped, growth, gathered) if window else None
             self.batches[-1].skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
+
+    def _read_fullest(self, track: Track) -> None:
+        """Read the gradients of a segment, and the fullest moments before, between and after them."""
+        curve, repeats = self._curve, track.segment.repeats
+        added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
+        at, gathered = track.segment.start, track.before
+        most, fullest = -1, (0, 0, 0)
+        for position, own, after, gradient, is_event in track.moments:
+            if position > at:
+                ((_, event, size),) = self._fullest_in(base, at + 1, position + 1)
+                if size + gathered > most:
+                    most, fullest = size + gathered, (position, event, gathered)
+                at = position
+            if is_event:
+                size = base[position] - freed.get(position, 0) + own
+                if gradient is not None:
+                    self._note_fullest(most, added, fullest)
+                    most = -1
+                    self._read(Reading(position, position, size + added, own, gradient))
+                elif size > most:
+                    most, fullest = size, (position, position, own)
+            gathered = after
+        end = track.segment.end
+        if end > at:
+            ((_, event, size),) = self._fullest_in(base, at + 1, end + 1)
+            if size + gathered > most:
+                most, fullest = size + gathered, (end, event, gathered)
+        self._note_fullest(most, added, fullest)
+
+    def _note_fullest(self, most: int, added: int, fullest: tuple[int, int, int]) -> None:
+        """Note the fullest of some moments, without what copies added, if there are any."""
+        if most >= 0:
+            position, event, gathered = fullest
+            self._note(position, event, most + added, gathered)
 
     def _readings(self, track: Track) -> Iterator[Reading]:
         """The fullest moments between two events of a segment, and those while one runs."""
@@ -128,15 +171,20 @@ class Passes:
             yield from self._between(base, at + 1, track.segment.end + 1, added + gathered, gathered)
 
     def _between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
-        """The fullest moment of a range of events, which the beginning of the backward pass may part."""
+        """The fullest moment of a range of events."""
+        for first, at, size in self._fullest_in(base, start, end):
+            yield Reading(first, at, size + more, gathered)
+
+    def _fullest_in(self, base: Sequence[int], start: int, end: int) -> list[tuple[int, int, int]]:
+        """The fullest moment of a range of events, or both where the beginning of the backward pass parts it."""
         key = id(base), start, end
-        if key not in self._fullest:
+        found = self._fullest.get(key)
+        if found is None:
             middle = self._program.backward + 1
             ranges = [(start, middle), (middle, end)] if start < middle < end else [(start, end)]
             most = [(first, max(base[first:last])) for first, last in ranges]
-            self._fullest[key] = [(first, base.index(size, first), size) for first, size in most]
-        for first, at, size in self._fullest[key]:
-            yield Reading(first, at, size + more, gathered)
+            found = self._fullest[key] = [(first, base.index(size, first), size) for first, size in most]
+        return found
 
     def _read(self, reading: Reading) -> None:
         """Note a moment. A gradient goes into the bucket; a full one is reduced before."""
@@ -188,7 +236,8 @@ class Passes:
         """Note the bytes at a moment with those of the reduction, which are reset."""
         reducing = self._reducing
         total = size + reducing.most
-        self.batches[-1].moments.append((self._repeats, position, total))
+        if self._keeps_moments:
+            self.batches[-1].moments.append((self._repeats, position, total))
         fullest = self.forward if position <= self._program.backward else self.backward
         if total > fullest.bytes:
             found = Fullest(total, event, gathered, reducing.most, self._repeats)

@@ -86,7 +86,12 @@ class PartitionedPeaks:
     def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
         """The peak of each span of a pass, those of the repeated layers once for each copy."""
         rest = sum([tensor.bytes for tensor in self._kept]) + (0 if backward else self._carried.bytes)
-        return [rest + size for size in line(self.passes, spans, self._windows, backward=backward)]
+        return [rest + size for size in line(self._of_layers, spans, self._windows, backward=backward)]
+
+    @cached_property
+    def _of_layers(self) -> Passes:
+        """The passes with all their moments."""
+        return Passes(self.gathering, self._curve, self._state.sizes, self._state.dtype, keeps_moments=True)
 
     @property
     def host_bytes(self) -> int | None:

@@ -21,8 +21,8 @@ REFUSED = dict.fromkeys(("ddp-002", "ddp-005", "ddp-010", "ddp-037"), "not model
     **dict.fromkeys(("zero3-014", "zero3-015", "zero3-019"), "not modelled under zero3"),
 }
 
-#: Cases in which the trace has 512 bytes more, whose tensor is not found yet.
-OPEN = {"ddp-006", "ddp-013", "ddp-040"}
+#: A case in which the trace has 512 bytes more, whose tensor is not found yet.
+OPEN = {"ddp-006"}
 
 
 def sharding(case):
