@@ -44,6 +44,7 @@ class AWQ(GPTQModelBase):
 
     label: ClassVar[str] = "AWQ"
     is_cast_by_preparation: ClassVar[bool] = True
+    takes_bfloat16: ClassVar[bool] = False
 
     @property
     def loading(self) -> str:

@@ -36,6 +36,10 @@ class Base(ABC):
     #: Whether PEFT's prepare_model_for_kbit_training casts everything that is not quantized to float32.
     #: Source: peft/utils/other.py.
     is_cast_by_preparation: ClassVar[bool] = False
+    #: Whether its library loads the rest of the model in bfloat16 where that is set.
+    takes_bfloat16: ClassVar[bool] = True
+    #: Whether PEFT merges LoRA into it.
+    merges: ClassVar[bool] = True
     #: Whether PEFT has DoRA over it.
     has_dora: ClassVar[bool] = False
     #: Whether its layers are instances of torch.nn.Linear, which PEFT's all-linear looks for.
@@ -74,6 +78,11 @@ class Base(ABC):
         """Whether a module is stored so."""
         return converted(path, module, model)
 
+    def names(self, model: Model) -> tuple[str, ...]:
+        """The names of the modules that are stored so, as target_modules lists them."""
+        found = (path.rpartition(".")[2] for path, module in model.paths if self.converts(path, module, model))
+        return tuple(dict.fromkeys(found))
+
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
         """What the libraries refuse, or what is not modelled."""
         return iter(())
@@ -93,6 +102,7 @@ class GPTQModelBase(Base):
 
     is_linear: ClassVar[bool] = False
     keeps_biases_as_buffers: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
 
     @property
     def group_size(self) -> int:

@@ -44,12 +44,18 @@ def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> 
 
 
 def targets(evaluator: Evaluator) -> tuple[Any, ...]:
-    """What low-rank methods may adapt, best first: every linear layer where PEFT can, and attention's projections."""
+    """What low-rank methods may adapt, best first: every linear layer where PEFT can, and attention's projections.
+
+    The layers of a base that PEFT's all-linear does not find are listed.
+    """
+    base, model = evaluator.lora.base, evaluator.model
+    if base is not None and not base.is_linear:
+        return (base.names(model), attention_names(model))
     try:
-        LoRA(target_modules="all-linear").check(evaluator.model, Training())
+        LoRA(target_modules="all-linear").check(model, Training())
     except PlanError:
-        return (attention_names(evaluator.model),)
-    return ("all-linear", attention_names(evaluator.model))
+        return (attention_names(model),)
+    return ("all-linear", attention_names(model))
 
 
 def attention_names(model: Model) -> tuple[str, ...]:

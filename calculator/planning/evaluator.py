@@ -12,10 +12,12 @@ from calculator.devices.verdict import card_of
 from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of, parameter_counts
 from calculator.estimation.request import Request, reserved_by
+from calculator.estimation.stated_base import with_stated_base
 from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
 from calculator.inputs.sharding import STAGES
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.inputs.training import Training
+from calculator.methods import LoRA
 from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import trainer_of
 from calculator.training_step.resident_state import ResidentState
@@ -74,6 +76,8 @@ class Evaluator:
         stack: StackVersions = DEFAULT_STACK,
     ) -> None:
         self.model = model_of(reference)
+        #: LoRA over the base that the model's config.json states, or over weights in the run's dtype.
+        self.lora = with_stated_base(LoRA(), reference)
         self.reserved = reserved_by(reserved, device)
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
@@ -148,7 +152,9 @@ class Evaluator:
         return self.card is None or bool(self.card.bf16_native)
 
     def _dtype(self, method: Method) -> Literal["bfloat16", "float16", "float32"]:
-        """The dtype of the base (rule no_bfloat16)."""
+        """The dtype of the base (rules no_bfloat16 and base_in_float16)."""
+        if self.lora.base is not None and not self.lora.base.takes_bfloat16:
+            return "float16"
         if self.has_bfloat16:
             return "bfloat16"
         return "float32" if self._is_zero or method.facts.trains_base else "float16"

@@ -156,6 +156,9 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
+    problems = tuple(_of_the_base(evaluator))
+    if problems:
+        raise PlanError(*problems)
     if "cost" in needs.priorities:
         hour_price(evaluator.device)
     excluded = {name: why for name in USUAL_METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
@@ -180,6 +183,19 @@ def _planned(evaluator: Evaluator) -> DevicePlan:
         changes=relaxed,
         estimates=evaluator.estimates,
     )
+
+
+def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
+    """Needs that a quantized base refuses, or that are not modelled over it."""
+    base, needs = evaluator.lora.base, evaluator.needs
+    if base is None:
+        return
+    if needs.must_merge and not base.merges:
+        message = f"PEFT merges no LoRA into a base in {base.label}: use false, or a model without quantization_config"
+        yield Problem(loc="needs.must_merge", msg=message, input=True)
+    if needs.switches:
+        message = f"serving a base in {base.label} is not modelled: use false, or a model without quantization_config"
+        yield Problem(loc="needs.switch_per_request", msg=message, input=True)
 
 
 def _refused(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> None:

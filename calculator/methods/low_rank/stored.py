@@ -32,12 +32,8 @@ def check(method: LowRank, base: Base, model: Model, training: Training) -> None
         message = f"DoRA over a base in {base.label} is not modelled, or PEFT has none: use false"
         problems.append(Problem(loc="method.use_dora", msg=message, input=True))
     if method.target_modules == "all-linear" and not base.is_linear:
-        names = dict.fromkeys(
-            path.rpartition(".")[2] for path, module in model.paths if base.converts(path, module, model)
-        )
-        message = (
-            f"PEFT's all-linear finds no layers of {base.label}, which are no torch.nn.Linear: list {', '.join(names)}"
-        )
+        names = ", ".join(base.names(model))
+        message = f"PEFT's all-linear finds no layers of {base.label}, which are no torch.nn.Linear: list {names}"
         problems.append(Problem(loc="method.target_modules", msg=message, input="all-linear"))
     if method.bias == "lora_only" and base.keeps_biases_as_buffers and _adapts_biases(method, base, model):
         message = (

@@ -31,6 +31,10 @@ def serving_reasons(evaluation: Evaluation) -> Iterator[Reason]:
 def _merging(evaluation: Evaluation) -> Iterator[Reason]:
     facts, needs = evaluation.method.facts, evaluation.needs
     whole = evaluation.answer.parameters.base * SERVED_ITEMSIZE
+    base = evaluation.evaluator.lora.base
+    if base is not None and not base.merges:
+        yield speaks_against("unmergeable_base", f"PEFT does not merge it into a base in {base.label}.")
+        return
     if facts.mergeable and needs.must_merge:
         models = "a plain model" if needs.tasks == 1 else f"{needs.tasks:,} plain models, one a task,"
         yield speaks_for("merges", f"Merges into {models} of {size(whole)} in 16 bits, at no cost at inference.")

@@ -29,7 +29,9 @@ def _full(evaluation: Evaluation) -> Iterator[Reason]:
 def _low_rank(evaluation: Evaluation) -> Iterator[Reason]:
     method, added = evaluation.method, millions(evaluation.answer.parameters.added)
     assert isinstance(method, LowRank)
-    if method.target_modules == "all-linear":
+    base, model = evaluation.evaluator.lora.base, evaluation.evaluator.model
+    every = ["all-linear"] if base is None else ["all-linear", base.names(model)]
+    if method.target_modules in every:
         yield speaks_for("all_linear", f"Adapts every linear layer at r {method.r}: {added} parameters.")
     else:
         yield speaks_against("all_linear", f"Adapts attention only, at r {method.r}: {added} parameters.")

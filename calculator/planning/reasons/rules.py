@@ -58,6 +58,11 @@ RULES: dict[str, Rule] = {
             source=f"{_HU}, section 3 and table 1; {_LI}, section 4",
         ),
         Rule(
+            name="unmergeable_base",
+            statement="PEFT merges no update into a base in GPTQ or AWQ: the adapter stays at inference.",
+            source="peft 0.21.2, tuners/lora/gptq.py and awq.py, which have no merge",
+        ),
+        Rule(
             name="merging_rounds",
             statement="An update of a 4-bit base is merged into 16 bits, or into the 4 bits, which rounds again.",
             source="peft 0.21, tuners/lora/bnb.py, Linear4bit.merge",
@@ -268,6 +273,11 @@ RULES: dict[str, Rule] = {
             name="packed_rows",
             statement="Packed sequences need no padding and no mask. FlashAttention keeps each sequence to itself.",
             source="TRL 1.16, trainer/sft_config.py, packing and padding_free",
+        ),
+        Rule(
+            name="base_in_float16",
+            statement="A base in AWQ is loaded in float16, whatever the dtype of the run.",
+            source="transformers 5.24, quantizers/quantizer_awq.py, update_dtype",
         ),
         Rule(
             name="no_bfloat16",

@@ -126,5 +126,8 @@ def _precision(evaluation: Evaluation) -> Iterator[Reason]:
     has_masters = training.autocast is not None
     if evaluation.method.facts.trains_base and training.dtype == "bfloat16" and not has_masters:
         yield speaks_against("rounded_updates", "Weights in bfloat16 round away updates below 1/256 of a weight.")
-    if card is not None and not evaluation.evaluator.has_bfloat16:
+    base = evaluation.evaluator.lora.base
+    if base is not None and not base.takes_bfloat16:
+        yield speaks_against("base_in_float16", f"transformers loads a base in {base.label} in float16.")
+    elif card is not None and not evaluation.evaluator.has_bfloat16:
         yield speaks_against("no_bfloat16", f"{card.name} lacks bfloat16: the base is in {training.dtype}.")

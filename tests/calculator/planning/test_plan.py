@@ -17,6 +17,9 @@ from calculator.planning.request import parse_plan
 
 GIB = 1 << 30
 
+#: Rules of quantized bases: see test_quantized_bases.py.
+OF_BASES = {"base_in_float16", "unmergeable_base"}
+
 #: Rules that only single changes to a plan follow; tests/calculator/planning/test_suggestions.py uses each.
 OF_SUGGESTIONS = {
     "cut_cross_entropy",
@@ -277,7 +280,7 @@ def test_every_rule_is_used_somewhere():
         part = planned(body)
         used |= {reason.rule.name for each in part.configurations for reason in each.reasons}
         used |= set(out(part).values())
-    assert used == set(RULES) - OF_SUGGESTIONS
+    assert used == set(RULES) - OF_SUGGESTIONS - OF_BASES
 
 
 def test_priorities_decide_the_order():
