@@ -13,6 +13,7 @@ from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.estimation.stated_base import stated
 from calculator.families import forward_of
 from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig
+from calculator.methods import QLoRA
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.sharding.fsdp import sentences as fsdp
@@ -216,7 +217,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
     if request.method.facts.trains_copies and request.training.added_dtype != request.training.dtype and not casts:
         lines.append("PEFT's copies keep the dtype of the base model and ignore adapter_dtype; so do the figures.")
     if request.method.quantizes_base:
-        lines += not_quantized(model)
+        lines += [*not_quantized(model), *_cast_experts(request, model)]
     else:
         lines += config_json.loaded(stated(request.model), request.training.dtype)
     lines += request.method.warnings(model, request.training)
@@ -247,6 +248,20 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
             f"The sequence is longer than the model's {positions:,} positions. Quality may be poor beyond them."
         )
     return tuple(lines)
+
+
+def _cast_experts(request: Request, model: Model) -> Iterator[str]:
+    """What PEFT's preparation for k-bit training does with experts, which are not quantized.
+
+    Source: peft/utils/other.py, prepare_model_for_kbit_training.
+    """
+    method, dtype = request.method, request.training.dtype
+    casts = isinstance(method, QLoRA) and method.prepare_model_for_kbit_training and dtype != "float32"
+    if casts and "experts" in model.kinds:
+        yield (
+            "prepare_model_for_kbit_training casts experts, which bitsandbytes leaves alone, to float32: they take"
+            f" twice their bytes in {dtype}. Set it false to leave them as they are."
+        )
 
 
 def not_quantized(model: Model) -> list[str]:

@@ -55,6 +55,13 @@ VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
 #: Rotary types whose frequencies never change, so that older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
 
+#: Why models with experts are refused before transformers 5, by model type.
+#: Source: transformers 4.57, models/mixtral/modeling_mixtral.py, MixtralSparseMoeBlock.
+EXPERTS = {
+    "mixtral": " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4 bits,"
+    " and which runs on as many tokens as routing sends it)"
+}
+
 #: The last release of TRL whose SFTTrainer leaves the loss to the model.
 OLDER_SFT = (0, 13)
 
@@ -157,7 +164,8 @@ def _messages(
     first = FIRST.get(model_type or "")
     if first is None or release(versions.transformers)[:2] < first:
         since = f"; from {dotted(first)} on they are known" if first else ""
-        yield f"what {own} does for {model_type} is not known{since}"
+        why = EXPERTS.get(model_type or "", "") if release(versions.transformers) < (5,) else ""
+        yield f"what {own} does for {model_type} is not known{why}{since}"
     if method in VIRTUAL_TOKENS:
         yield f"how {own} runs the virtual tokens of {method} is not known"
     rotary = (config.get("rope_parameters") or {}).get("rope_type", "default")

@@ -36,3 +36,15 @@ def test_a_quantization_config_is_ignored_with_a_warning():
     assert "weights are in bfloat16" in line
     for config, method in ((packed, {"name": "qlora"}), (plain, {"name": "full"})):
         assert not any("quantization_config" in each for each in warnings({"config": config}, method))
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_experts_that_a_preparation_casts_to_float32_are_named(prepared):
+    body = {
+        "model": "mistralai/Mixtral-8x7B-v0.1",
+        "method": {"name": "qlora", "target_modules": ["q_proj"], "prepare_model_for_kbit_training": prepared},
+        "training": {"sequence_length": 64},
+        "reserved": "rule",
+    }
+    found = " ".join(estimate(parse_request(body)).warnings)
+    assert ("casts experts, which bitsandbytes leaves alone, to float32" in found) is prepared

@@ -105,6 +105,10 @@ def problems(body: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        (
+            {"model": "mistralai/Mixtral-8x7B-v0.1"},
+            "what transformers 4.48 does for mixtral is not known (before 5, an expert is a module of its own",
+        ),
         ({"model": "google/gemma-2-2b"}, "what transformers 4.48 does for gemma2 is not known: use 5.24"),
         (
             {"method": {"name": "prefix"}},
