@@ -58,8 +58,8 @@ CONSTANT = ("default", "linear", "llama3", "yarn")
 #: Why models with experts are refused before transformers 5, by model type.
 #: Source: transformers 4.57, models/mixtral/modeling_mixtral.py, MixtralSparseMoeBlock.
 EXPERTS = {
-    "mixtral": " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4 bits"
-    ", and which runs on as many tokens as routing sends it)"
+    "mixtral": " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4"
+    " bits, and which runs on as many tokens as routing sends it)"
 }
 
 #: The last release of TRL whose SFTTrainer leaves the loss to the model.
