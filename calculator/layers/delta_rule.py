@@ -74,8 +74,7 @@ def chunk_gated_delta_rule(
         v_new = ops.subtract(_chunk(new_values), of_state, "values, corrected")
         del of_state
         inter = products.bmm(layout.chunk(query), state, v_new.shape, "attention to the state")
-        within = products.bmm(_chunk(intra), v_new, v_new.shape, "attention in the chunk")
-        out = indexing.copy_slice(out, ops.add(inter, within, "output of the chunk"))
+        out = indexing.copy_slice(out, _output_of_chunk(inter, _chunk(intra), v_new))
         decayed = ops.mul(state, _chunk(of_chunk), "state, decayed")
         state = ops.add(decayed, products.bmm(layout.chunk(key), v_new, state.shape, "update of the state"), "state")
         del decayed
@@ -162,6 +161,12 @@ def _exp(x: Tensor) -> Tensor:
 
 def _over_width(x: Tensor) -> Tensor:
     return ops.view(x, (*x.shape, 1))
+
+
+def _output_of_chunk(inter: Tensor, intra: Tensor, values: Tensor) -> Tensor:
+    """Add what a chunk reads of its own positions to what it reads of the state."""
+    within = products.bmm(intra, values, values.shape, "attention in the chunk")
+    return ops.add(inter, within, "output of the chunk")
 
 
 def _to_the_end(cum_decay: Tensor) -> Tensor:

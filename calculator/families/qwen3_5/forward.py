@@ -67,7 +67,8 @@ def _attend(query_norm: Norm, key_norm: Norm, context: Context, modules: LayerMo
     part = (context.batch, length, heads, head)
     query, gate = ops.split(ops.view(both, (context.batch, length, heads, 2 * head)), [part, part])
     del both
-    gate = ops.view(ops.contiguous(gate, "gate"), (context.batch, length, heads * head))
+    gate = ops.contiguous(gate, "gate") if heads > 1 else gate
+    gate = ops.view(gate, (context.batch, length, heads * head))
     query = ops.view(query, (context.batch, heads, length, head))
     query = query_norm(modules["self_attn.q_norm"], query)
     key = split_heads(context, modules["self_attn.k_proj"](hidden_states), groups)
