@@ -34,10 +34,10 @@ def _uneven(config: Config) -> str | None:
 
 
 _ENTRIES: tuple[Entry, ...] = (
-    size("hidden_size", 768),
-    size("intermediate_size", 3072),
-    layers(default=12),
-    size("num_attention_heads", 12),
+    size("hidden_size"),
+    size("intermediate_size"),
+    layers(),
+    size("num_attention_heads"),
     *ONE_HEAD_SIZE,
     activation("gelu"),
     *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob"),
