@@ -13,7 +13,9 @@ from app.http.problems import shortened
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD, value_of
 from app.interop.imports.pinned import pins
+from app.interop.imports.tasks import LOADS, trains_for
 from calculator.common.errors import refusal
+from calculator.families.family import TASK_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +33,7 @@ _CODE = re.compile(
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
     r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|GPTQConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
-    r"|AutoModelForCausalLM\.from_pretrained|get_peft_model|prepare_model_for_kbit_training"
+    rf"|(?:AutoModelForCausalLM|{'|'.join(TASK_MODELS.values())})\.from_pretrained|get_peft_model|prepare_model_for_kbit_training"
 )
 
 
@@ -72,6 +74,7 @@ def keys_of(text: str) -> Keys:
         raise refusal("content", "is nested too deeply, or has characters that Python refuses", None) from error
     if not found.calls:
         raise refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)
+    found.settle()
     return Keys(found.arguments, Script(calls=tuple(found.calls), unread=found.unread, pins=pins(text)))
 
 
@@ -114,6 +117,8 @@ class _Calls(ast.NodeVisitor):
         self.names: dict[str, Any] = {}
         self.calls: list[str] = []
         self.arguments: dict[str, Any] = {}
+        #: Those of the calls that load a model for a task, which may score answers only.
+        self.of_tasks: dict[str, list[tuple[str, ast.expr]]] = {}
         self.unread: dict[str, str] = {}
 
     def visit_If(self, node: ast.If) -> None:
@@ -137,7 +142,15 @@ class _Calls(ast.NodeVisitor):
         if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
             return
         self.calls.append(name[0])
+        if name[0] in LOADS:
+            self.of_tasks[name[0]] = [*self._arguments(name[0], node)]
+            return
         for key, argument in self._arguments(name[0], node):
+            self._note(key, argument)
+
+    def settle(self) -> None:
+        """Note the arguments of the call that loads the model, if it is one of a task."""
+        for key, argument in self.of_tasks.get(trains_for(self.calls) or "", ()):
             self._note(key, argument)
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import base_storage, unsloth
+from app.interop.imports import base_storage, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
@@ -77,6 +77,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     model = reference(keys, "model_name", given)
     method = base_storage.but_for_stated(_method(keys, calls, is_unsloth=is_unsloth), model)
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
+    task = tasks.task_of(keys)
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
     if is_unsloth and unsloth.is_modelled(calls, trainer, method, model):
@@ -89,8 +90,10 @@ def imported(keys: Keys, given: Any) -> Imported:
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
             "one of TRL's SFTTrainer with the same settings",
         )
+    if task.get("task") == "image_cls":
+        training = tasks.of_images(keys, training)
     spread = distributed(keys, "script", training)
-    request = {"model": model, "method": method, "training": spread.training, **spread.request}
+    request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
     stack = stack_of(keys, request)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if training["trainer"] == "unsloth" else "")

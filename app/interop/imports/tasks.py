@@ -1,0 +1,62 @@
+"""The task of a script, by the class of transformers that loads its model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.families.family import TASK_MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.interop.imports.keys import Keys
+    from calculator.common.names import TaskName
+
+#: The task of each call that loads a model for one.
+LOADS: dict[str, TaskName] = {f"{name}.from_pretrained": task for task, name in TASK_MODELS.items()}
+
+#: The tasks whose model has as many outputs as labels.
+_CLASSIFIERS: tuple[TaskName, ...] = ("seq_cls", "token_cls", "image_cls")
+
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def trains_for(calls: Iterable[str]) -> str | None:
+    """Return the call that loads the model of a task; None where a script trains a language model.
+
+    A script of TRL, or one that loads a language model too, scores answers with a classifier.
+    """
+    known = tuple(calls)
+    others = ("AutoModelForCausalLM", "Fast", "SFT", "DPO", "KTO", "Reward", "ORPO", "GRPO", "RLOO")
+    if any(name.startswith(others) for name in known):
+        return None
+    return next((name for name in known if name in LOADS), None)
+
+
+def task_of(keys: Keys) -> dict[str, Any]:
+    """Return the task of a script's model, and its labels; nothing for a language model."""
+    load = trains_for(keys.script.calls)
+    if load is None:
+        return {}
+    task = LOADS[load]
+    if task not in _CLASSIFIERS:
+        return {"task": task}
+    request: dict[str, Any] = {"task": task, "num_labels": _labels(keys)}
+    if task != "token_cls":
+        problem = keys.choice("problem_type", {name: name for name in _PROBLEM_TYPES}, None, "that of the labels")
+        request |= {"problem_type": problem} if problem else {}
+    return request
+
+
+def _labels(keys: Keys) -> int:
+    """Return the number of labels: `num_labels`, or those that `id2label` names."""
+    names = keys.take("id2label")
+    if keys.left.get("num_labels") is not None:
+        keys.not_understood = [each for each in keys.not_understood if each.key != "id2label"]
+    return keys.integer("num_labels", len(names) if isinstance(names, dict) and names else 2)
+
+
+def of_images(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training of a model that classifies images, which has no length and no padding."""
+    keys.not_understood = [each for each in keys.not_understood if each.key != "max_length"]
+    return {name: value for name, value in training.items() if name not in ("padding", "sequence_length")}
