@@ -26,6 +26,7 @@ AFTER_BACKWARD = "after backward: "
 PINNED = "pinned: "
 UNPINNED = "unpinned: "
 KEPT = "kept: "
+EXTERNAL = "external: "
 
 
 class NamedParameter(Tensor):
@@ -89,13 +90,26 @@ def enter(path: str, x: Tensor) -> Tensor:
 
 def leave(path: str, x: Tensor) -> Tensor:
     """End the call of a module; return its output."""
-    tape = x.tape
+    (x,) = leave_with(path, x)
+    return x
+
+
+def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:
+    """End the call of a module; return its outputs."""
+    tape = outputs[0].tape
     if not tape.calls_modules:
-        return x
+        return [*outputs]
     tape.mark(f"{AFTER_FORWARD}{path}")
-    if x.edge is None:
-        return x
-    return _alias(x, Mark(tape, _before_backward, (x.edge,), path))
+    return [x if x.edge is None else _alias(x, Mark(tape, _before_backward, (x.edge,), path)) for x in outputs]
+
+
+def external(path: str, parameter: Tensor) -> None:
+    """Mark that a module's code reads a parameter of another module. From then on, it is gathered with its own.
+
+    Source: deepspeed/runtime/zero/parameter_offload.py, ZeROOrderedDict.__getitem__.
+    """
+    if isinstance(parameter, NamedParameter):
+        parameter.tape.mark(f"{EXTERNAL}{path}: {parameter.name}")
 
 
 def passed(tape: Tape, path: str) -> None:

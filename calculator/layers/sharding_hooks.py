@@ -35,9 +35,9 @@ class Unit:
         """Return the position tensors that its forward receives."""
         return tables
 
-    def read(self, module: BoundModule) -> dict[str, Tensor]:
-        """Return the parameters of a module that the model's code reads instead of calling the module."""
-        return module.own
+    def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the parameters of a module that the model's code reads instead of calling it, and its input."""
+        return module.own, x
 
     def after(self, x: Tensor) -> Tensor:
         """Run what comes after its forward, outside a checkpoint; return its output."""

@@ -29,7 +29,9 @@ class FusedLinearCrossEntropy:
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss; there are no logits."""
-        weight = context.bind(context.model.output).own["weight"]
+        unit = context.hooks.module("head")
+        head, hidden_states = unit.read(context.bind(context.model.output), hidden_states)
+        weight = head["weight"]
         context.set_scope("loss: ")
         shifted, labels = shifted_labels(context, *hidden_states.shape[:2])
         tokens = named(hidden_states.shape[0] * hidden_states.shape[1], "B × S")

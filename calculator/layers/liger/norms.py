@@ -12,6 +12,7 @@ from calculator.architecture.dimension import Dim, named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
+from calculator.layers.norms import as_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MULTIPROCESSORS = Dim(108, "SMs")
 
 
-def rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool = True) -> Tensor:
+def _rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool) -> Tensor:
     """weight · (x normalised), in the dtype of x. `in_place`: the input's gradient overwrites the output's."""
     tape, weight = x.tape, norm.own["weight"]
     tape.scope = f"{norm.name}: "
@@ -58,11 +59,16 @@ def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     return (x_grad if x_edge else None), ops.cast(weight_grad, weight_edge[3], "weight: gradient")
 
 
+#: Most norms.
+rms_norm = as_module(partial(_rms_norm, in_place=True))
+
+
+@as_module
 def rms_norm_of_copy(norm: BoundModule, x: Tensor) -> Tensor:
     """The norm of queries or keys by heads, which it copies first because their heads are not first in memory."""
     x.tape.scope = f"{norm.name}: "
-    return rms_norm(norm, ops.contiguous(x, "input, contiguous"), in_place=False)
+    return _rms_norm(norm, ops.contiguous(x, "input, contiguous"), in_place=False)
 
 
 #: Not in place, for norms whose output's gradient is the residual's too (Gemma 2 and 3, OLMo 2, GLM 4).
-out_of_place_rms_norm: Callable[[BoundModule, Tensor], Tensor] = partial(rms_norm, in_place=False)
+out_of_place_rms_norm = as_module(partial(_rms_norm, in_place=False))

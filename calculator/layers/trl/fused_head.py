@@ -58,7 +58,7 @@ class FusedHead:
 
 def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) -> tuple[Tensor, list[Tensor]]:
     unit = context.hooks.module("head")
-    head = unit.read(context.bind(context.model.output))
+    head, hidden_states = unit.read(context.bind(context.model.output), hidden_states)
     context.set_scope("loss: ")
     tape, (batch, length, width) = context.tape, hidden_states.shape
     shape = (batch, named(length - 1, "S - 1"))

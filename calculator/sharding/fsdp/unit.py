@@ -117,13 +117,13 @@ class Part(Unit):
             return tables
         return tuple(cast(x, dtype, f"table in {dtype}") if x.dtype in FLOATS else x for x in tables)
 
-    def read(self, module: BoundModule) -> dict[str, Tensor]:
+    def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the gathered parameters, or gather each by itself if the unit has not run (`DTensor.full_tensor`)."""
         unit, micro_batch = self.unit, self.unit.micro_batch
         unit.leaves += micro_batch.parameters.leaves[self.first_leaf :]
         if unit.gathered or not unit.of.parameters:
-            return module.own
-        return micro_batch.full_tensors(unit.of)
+            return module.own, x
+        return micro_batch.full_tensors(unit.of), x
 
     def after(self, x: Tensor) -> Tensor:
         """Note the module's leaves; after the last module, end the unit's forward pass."""

@@ -70,7 +70,7 @@ def warnings(training: Training, device: Device, *, quantized: bool) -> Iterator
     """Risks that a user should know."""
     if quantized and device.sharding == "zero3":
         until = (
-            "the optimizer's step and the next forward pass too" if training.trainer is None else "the backward pass"
+            "the optimizer's step and the next forward pass too" if training.trainer is None else "the optimizer's step"
         )
         yield (
             "ZeRO-3 does not save the memory of 4-bit weights while a step runs: bitsandbytes' products refer to the"

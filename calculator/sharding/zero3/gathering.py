@@ -61,7 +61,8 @@ class Track(NamedTuple):
 class Gathering:
     """The steps of a run: what is gathered in the micro-batches of one in the steady state.
 
-    `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next one.
+    `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next one. A trainer does so until
+    the optimizer's step has ended, which is part of the last backward pass.
     """
 
     def __init__(
@@ -130,9 +131,9 @@ class Gathering:
         self.passes = []
         for number in range(count):
             before = self._coordinator.sent
-            self.passes.append(self._pass())
             if not self._keeps_loss:
                 _free(self._kept)
+            self.passes.append(self._pass())
             alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
             self.sent += alike * (self._coordinator.sent - before)
 

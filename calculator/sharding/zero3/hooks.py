@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine.module_calls import begin, enter, leave
+from calculator.engine.module_calls import begin, enter, external, leave, leave_with
 from calculator.engine.repetition import repetition_before_last
 from calculator.layers.sharding_hooks import Unit
 from calculator.sharding.zero.hooks import FlatHooks
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Parameters
+    from calculator.layers.bound_module import BoundModule, Parameters
     from calculator.layers.sharding_hooks import Role
     from calculator.methods.prepared_model import PreparedModel
 
@@ -40,14 +40,20 @@ class Called(Unit):
 class AfterDecoder(Unit):
     """The output head, before which the decoder's call ends."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_model", "_path")
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, model: str) -> None:
+        self._path, self._model = path, model
 
     def before(self, x: Tensor) -> Tensor:
         """End the decoder's call."""
         return leave(self._path, x)
+
+    def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """End the decoder's call. The model around it reads the head's parameters, which makes them its own too."""
+        for parameter in module.own.values():
+            external(self._model, parameter)
+        return module.own, self.before(x)
 
 
 class PartitionedHooks(FlatHooks):
@@ -78,16 +84,16 @@ class PartitionedHooks(FlatHooks):
         """Return a module outside the layers. The final norm and the head mark their own calls."""
         if role == "embeddings":
             return Called(self._embeddings)
-        return AfterDecoder(self._decoder) if role == "head" else super().module(role)
+        return AfterDecoder(self._decoder, self._outer[-1]) if role == "head" else super().module(role)
 
     def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
         """Return a layer, whose call is outside its checkpoint."""
         return Called("layer.*")
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """End the calls around the decoder. The gradient of the loss alone reaches them."""
+        """End the calls around the decoder. The gradients of their outputs reach them."""
         for path in reversed(self._outer):
-            loss = leave(path, loss)
+            loss, *outputs = leave_with(path, loss, *outputs)
         return loss, outputs
 
 

@@ -93,7 +93,12 @@ class Program:
         parts = [*_parts(tape, self.end, windows, followed)]
         self._modules = _modules(self._called(parts), parameters)
         for name, of in tied.items():
-            self._modules[name.rpartition(".")[0], None].parameters.append(self._by_name[of, None])
+            if (owner := (name.rpartition(".")[0], None)) in self._modules:
+                self._modules[owner].parameters.append(self._by_name[of, None])
+        for _, label in tape.marks:
+            if label.startswith(module_calls.EXTERNAL):
+                path, _, name = label.removeprefix(module_calls.EXTERNAL).partition(": ")
+                self._modules[path, None].parameters.append(self._by_name[name, None])
         self.segments = [*self._segments(parts, windows)]
 
     def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> set[Name]:

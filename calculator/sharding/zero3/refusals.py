@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -69,16 +70,25 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     elif model.task.name != "causal_lm":
         message = f"{model.task.name} is not modelled under zero3: {_INSTEAD}"
         yield Problem(loc="task", msg=message, input=model.task.name)
-    if training.trainer in ("trl-sft", "trl-dpo"):
-        message = "its loss reads the output head outside of a module, which is not modelled: use transformers"
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
-    if training.use_liger_kernel:
-        message = "Liger's kernels are not modelled under zero3: leave it out"
-        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+    yield from _of_trl(prepared)
     if prepared.stack != DEFAULT_STACK:
         message = "other releases are not modelled under zero3: leave the stack out"
         yield Problem(loc="stack", msg=message, input=None)
     yield from _of_method(prepared)
+
+
+def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
+    training = prepared.training
+    if training.trainer == "trl-dpo":
+        message = f"DeepSpeed drops the order of modules when its reference runs, which is not modelled: {_INSTEAD}"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    given = training.gradient_checkpointing_kwargs
+    is_trl = training.trainer in ("trl-sft", "trl-dpo")
+    if is_trl and prepared.method.name != "full" and given is not None and training.gradient_checkpointing:
+        message = (
+            "TRL sets use_reentrant to true in it, with PEFT's adapters under zero3, which is not modelled: leave it out"
+        )
+        yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=asdict(given))
 
 
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
