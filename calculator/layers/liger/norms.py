@@ -54,9 +54,11 @@ def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     x_grad.viewed = True
     if weight_edge is None:
         return x_grad, None
-    weight_grad = tape.new(weight_edge[2], "float32", "weight: gradient in float32")
+    weight_grad = ops.cast(
+        tape.new(weight_edge[2], "float32", "weight: gradient in float32"), weight_edge[3], "weight: gradient"
+    )
     del per_block
-    return (x_grad if x_edge else None), ops.cast(weight_grad, weight_edge[3], "weight: gradient")
+    return (x_grad if x_edge else None), weight_grad
 
 
 #: Most norms.
