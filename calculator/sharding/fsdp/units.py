@@ -164,7 +164,7 @@ def final_norm(prepared: PreparedModel) -> str | None:
     norms = [module.name for module in prepared.model.outer.values() if _is_child_norm(module.name, module.kind)]
     if not norms:
         return None
-    wraps = method.name not in ("full", "adapter", "prompt", "prefix")
+    wraps = method.name not in ("full", "adapter", "prompt", "prefix", "p_tuning")
     if wraps and norms[-1].startswith("model."):
         return None
     return norms[-1]
