@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def relu_squared(context: Context, modules: LayerModules, x: Tensor) -> Tensor: 
 
     Source: liger_kernel/ops/relu_squared.py of Liger 0.8.5.
     """
-    return ops.unary(x, "relu(x)²", saves="input")
+    path = f"{x.tape.scope}act_fn"
+    return leave(path, ops.unary(enter(path, x), "relu(x)²", saves="input"))
 
 
 def _gated(context: Context, modules: LayerModules, gate: Tensor, up: Tensor) -> Tensor:
