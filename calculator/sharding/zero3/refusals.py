@@ -85,9 +85,7 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
     if is_trl and prepared.method.name != "full" and given is not None and training.gradient_checkpointing:
-        message = (
-            "TRL sets use_reentrant to true in it, with PEFT's adapters under zero3, which is not modelled: leave it out"
-        )
+        message = "TRL sets use_reentrant to true in it, with PEFT's adapters under zero3, which is not modelled: leave it out"
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=asdict(given))
 
 
