@@ -15,8 +15,6 @@ from calculator.engine.tape import Tensor
 from calculator.layers.norms import as_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from calculator.layers.bound_module import BoundModule
 
 #: Streaming multiprocessors, each of which sums a gradient of the weight: those of an A100.

@@ -63,7 +63,7 @@ _INSTEAD = "set device.sharding to fsdp or zero2"
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Problems of a run under stage 3."""
-    model, training = prepared.model, prepared.training
+    model = prepared.model
     if model.model_type not in FAMILIES:
         message = f"the order in which {model.model_type} calls its modules is not modelled under zero3: {_INSTEAD}"
         yield Problem(loc="model", msg=message, input=model.model_type)
@@ -85,7 +85,7 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
     if is_trl and prepared.method.name != "full" and given is not None and training.gradient_checkpointing:
-        message = "TRL sets use_reentrant to true in it, with PEFT's adapters under zero3, which is not modelled: leave it out"
+        message = "TRL sets use_reentrant to true in it with adapters under zero3, which is not modelled: leave it out"
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=asdict(given))
 
 
