@@ -189,6 +189,7 @@ def _error(
         gpu=gpu_id(form.typed["gpu"]),
         plan=comparison,
         problems=messages,
+        tasks=view.modelled_tasks(form) if "task" in messages else (),
         title=title,
     )
 

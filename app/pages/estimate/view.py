@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from app.engines.engine import answered, with_way_out
 from app.forms.fields import FIELDS
 from app.forms.plan_form import typed_request
+from calculator import catalogue
 from calculator.common.errors import PlanError
 from calculator.comparison.methods import ComparisonRow, cards, parse_comparison, side_by_side
 from calculator.devices import Verdict
 from calculator.estimation.request import parse_request
 from calculator.estimation.traced.check import is_traced
+from calculator.families import FAMILIES
 from calculator.limit_search.fewest import on_one_node
 from calculator.limit_search.limits import LimitRequest, limit
 from calculator.methods import METHODS
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from app.engines.engine import Client
     from app.forms.plan_form import Form
+    from calculator.common.names import TaskName
     from calculator.devices import Fit
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
@@ -97,6 +100,17 @@ class Suggested:
 
     suggestion: Suggestion
     changes: dict[str, str]
+
+
+def modelled_tasks(form: Form) -> tuple[TaskName, ...]:
+    """Return the tasks that the step of a form's model is modelled for, if it is not for causal language models."""
+    try:
+        reference = parse_request(form.estimate()).model
+        config = catalogue.model(reference.id).config if reference.id is not None else reference.config
+    except PlanError:
+        return ()
+    family = FAMILIES.get(str((config or {}).get("model_type")))
+    return tuple(family.tasks) if family is not None and family.forward is None else ()
 
 
 def fewest_gpus(request: Request, answer: Estimate) -> Limit | None:

@@ -163,6 +163,23 @@ def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(c
     assert client.get(unescape(link[1])).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("model", "tasks"),
+    [
+        ("google-bert/bert-base-uncased", ["seq_cls", "token_cls", "question_ans"]),
+        ("google/vit-base-patch16-224-in21k", ["image_cls"]),
+    ],
+)
+def test_a_model_of_other_tasks_links_to_the_plan_of_each(client, model, tasks):
+    response = client.get("/", params={"model": model, "method": "lora"})
+    assert response.status_code == 422
+    proposed = response.text.partition("Plan it for: ")[2].partition("</p>")[0]
+    links = re.findall(r'<a href="([^"]*)">([a-z_]+)</a>', proposed)
+    assert [task for _, task in links] == tasks
+    assert client.get(unescape(links[0][0])).status_code == 200
+    assert "Plan it for" not in client.get("/", params={"model": "gpt2", "r": "0"}).text
+
+
 def test_an_unknown_method_is_named(client):
     response = client.get("/?method=magic")
     assert response.status_code == 422
