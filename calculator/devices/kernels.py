@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
 
 
+#: The compute capabilities with 227 KiB of shared memory for a block.
+#: Source: CUDA C++ Programming Guide, technical specifications per compute capability.
+_LARGE_SHARED_MEMORY = ("9.0", "10.0", "10.3")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
     """Which fused attention kernels can run."""
@@ -22,6 +27,9 @@ class Kernels:
     #: Grouped heads in the memory-efficient kernel, from PyTorch 2.14 on. Before, float32 with grouped heads and no
     #: mask ran the math kernel.
     grouped_efficient: bool = True
+    #: The largest block of a key's numbers in fla's gated delta rule, by the shared memory of a multiprocessor.
+    #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
+    delta_rule_block: int = 64
 
 
 def kernels_of(device: Device, stack: StackVersions) -> Kernels:
@@ -29,5 +37,6 @@ def kernels_of(device: Device, stack: StackVersions) -> Kernels:
     card = card_of(device)
     return Kernels(
         flash=card is None or card.has_flash,
+        delta_rule_block=128 if card is not None and card.compute_capability in _LARGE_SHARED_MEMORY else 64,
         grouped_efficient="math_kernel_for_float32_groups" not in older_behaviour(stack),
     )

@@ -1,7 +1,7 @@
 """Convolutions over positions: what they allocate, what they save, and what their backward pass allocates.
 
 Source: tools/autograd/derivatives.yaml, convolution. What cuDNN needs besides, PyTorch allocates as workspace; it is
-not modelled.
+not modelled. packaged_conv1d is that of the package causal-conv1d.
 """
 
 from __future__ import annotations
@@ -37,3 +37,30 @@ def _conv1d_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     if grads[1] is not None:
         grads[1].viewed = True  # a view of a tensor in another shape
     return grads
+
+
+def packaged_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
+    """The package's convolution and activation, of the same positions. Autocast does not change it.
+
+    Source: Dao-AILab/causal-conv1d 1.6.1, causal_conv1d/causal_conv1d_interface.py, CausalConv1dFn, and
+    cpp_functions.py, causal_conv1d_bwd_function.
+    """
+    edges = (x.edge, weight.edge, None if bias is None else bias.edge)
+    node = Node(x.tape, _packaged_back, edges) if any(edges) else None
+    if node is not None:
+        for each in (x, weight, *(() if bias is None else (bias,))):
+            node.save(each)
+    return x.tape.new(x.shape, x.dtype, name, node)
+
+
+def _packaged_back(node: Node, _: Tensor) -> list[Tensor | None]:
+    """Every gradient is computed: those of weight and bias in float32, then in their dtype."""
+    x, *owned = node.saved
+    tape = x.tape
+    grads: list[Tensor | None] = [tape.new(x.shape, x.dtype, "convolution: gradient")]
+    grads += [tape.new(each.shape, "float32", "convolution: gradient in float32") for each in owned]
+    for number, each in enumerate(owned, 1):
+        if each.dtype != "float32":
+            grads[number] = tape.new(each.shape, each.dtype, "convolution: gradient")
+    grads += [None] * (len(node.edges) - len(grads))
+    return [grad if edge else None for grad, edge in zip(grads, node.edges, strict=True)]

@@ -12,6 +12,7 @@ from calculator.devices.verdict import card_of
 from calculator.estimation import (
     image_classification,
     image_requests,
+    kernel_packages,
     seq_2_seq,
     several_gpus,
     stated_base,
@@ -68,6 +69,7 @@ def check(request: Request, model: Model) -> None:
         *image_requests.problems(request, model),
         *_switches(request, model),
         *_kernels(request, model),
+        *kernel_packages.problems(request, model),
         *_trainer(request, model),
         *_positions(request, model),
         *unsupported_configs.problems(model, request.training),

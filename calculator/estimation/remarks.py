@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
 from calculator.bases import config_json
-from calculator.estimation import image_requests, task_sentences, updates_in_backward
+from calculator.estimation import image_requests, kernel_packages, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.estimation.stated_base import stated
@@ -104,7 +104,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     if not request.length_given and request.task != "image_cls":
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
-    lines += model.notes
+    lines += kernel_packages.notes(request, model)
     if verdict is not None and verdict.assumption:
         lines.append(verdict.assumption)
     return tuple(lines)

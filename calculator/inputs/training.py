@@ -234,6 +234,13 @@ class Training:
         help="Patch the model's norms, rotary embedding, MLP and loss with Liger's kernels (use_liger_kernel). Only "
         "with a trainer.",
     )
+    kernels: tuple[str, ...] | None = setting(
+        None,
+        label="Kernel packages",
+        help="Installed packages whose kernels replace PyTorch code of the model: fla (flash-linear-attention) and"
+        " causal_conv1d. Their part of the figures is from their source alone, not measured. Null means none.",
+        example=["fla", "causal_conv1d"],
+    )
     cut_cross_entropy: bool = setting(
         False,
         label="Cut Cross-Entropy",

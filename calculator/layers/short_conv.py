@@ -1,11 +1,11 @@
-"""Causal convolutions over a few positions, one filter for each channel, as torch runs them (causal_conv1d_fn)."""
+"""Causal convolutions over a few positions, one filter for each channel: torch's, or those of causal-conv1d."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.engine.convolution import conv1d
+from calculator.engine.convolution import conv1d, packaged_conv1d
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,9 @@ def causal_conv1d(
     width = weight.shape[2]
     if context.cache is not None:
         x = context.cache.update_conv_state(x, width)
+    if "causal_conv1d" in (context.training.kernels or ()):
+        out = packaged_conv1d(x, weight, bias, "convolution")
+        return out if context.cache is None else ops.slice_from_end(out, (*x.shape[:2], length))
     cast = ops.cast(x, weight.dtype, "input of the convolution in the weight's dtype")
     out = conv1d(cast, weight, bias, width - 1, "convolution")
     del cast

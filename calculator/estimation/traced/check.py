@@ -25,6 +25,7 @@ OTHER_STEPS: dict[str, object] = {
     "sequence_lengths": None,
     "torch_empty_cache_steps": None,
     "loraplus_lr_ratio": None,
+    "kernels": None,
     "ddp": None,
     "deepspeed": None,
     "fsdp_config": None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.families.qwen.forward import WithSharedExpert
-from calculator.layers import attention, mlp, norms, rotary, routers
+from calculator.layers import attention, fla, mlp, norms, rotary, routers
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import DecoderForward, final, rotary_tables
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
@@ -176,10 +176,17 @@ def _delta_net(
         value = ops.view(value, (batch, length, values, value_width))
         beta = ops.unary(projected.b, "beta", saves="result")
         g = _decay(modules["linear_attn"], projected.a)
-        out, state = chunk_gated_delta_rule(query, key, value, g, beta)
-        if context.cache is not None:
+        packaged = "fla" in (context.training.kernels or ())
+        state: Tensor | None
+        if packaged:
+            cached, block = context.cache is not None, context.kernels.delta_rule_block
+            out, state = fla.chunk_gated_delta_rule((query, key, value, g, beta), returns_state=cached, block=block)
+        else:
+            out, state = chunk_gated_delta_rule(query, key, value, g, beta)
+        if context.cache is not None and state is not None:
             context.cache.update_recurrent_state(state)
-        if out.dtype == "float32" and not (values == 1 and (batch == 1 or length % CHUNK == 0)):
+        by_heads = out.dtype == "float32" and not (values == 1 and (batch == 1 or length % CHUNK == 0))
+        if by_heads and not packaged:
             out = ops.contiguous(out, "output by positions and heads")
         rows = (batch * length * values, value_width)
         out = _gated_norm(modules["linear_attn.norm"], ops.view(out, rows), ops.view(projected.z, rows))

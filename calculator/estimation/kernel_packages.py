@@ -1,0 +1,106 @@
+"""Packages whose kernels replace PyTorch code of a model: what of `training.kernels` is modelled, and what is stated.
+
+transformers takes a package's function where the package is installed (integrations/hub_kernels.py,
+use_kernel_func_from_hub_with_fallback).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.families.lfm2.weights import CONVOLUTIONS
+from calculator.families.qwen3_5.weights import WITHOUT_KERNELS
+from calculator.inputs.stack import DEFAULT_STACK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.config import Config
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import Request
+
+#: The packages by the model types whose layers call them. The first one is required.
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "lfm2": ("causal_conv1d",),
+    "qwen3_5_moe_text": ("fla", "causal_conv1d"),
+    "qwen3_5_text": ("fla", "causal_conv1d"),
+    "qwen3_next": ("fla", "causal_conv1d"),
+}
+
+#: What the package's kernels take. Source: causal_conv1d 1.6.1, csrc/causal_conv1d.cpp and causal_conv1d_interface.py;
+#: fla 0.5.2, ops/common/chunk_delta_h.py.
+_WIDTHS, _MULTIPLE, _ACTIVATIONS, _LARGEST_KEY = range(2, 5), 8, ("silu", "swish"), 256
+
+_SOURCES = {
+    "causal_conv1d": "causal-conv1d 1.6.1, causal_conv1d/causal_conv1d_interface.py, CausalConv1dFn",
+    "fla": "fla 0.5.2, fla/ops/gated_delta_rule/chunk.py, ChunkGatedDeltaRuleFunction",
+}
+
+#: What an answer states of these packages.
+FROM_SOURCE = (
+    "With {packages}: their part of the figures is from their source alone ({sources}). Steps with their own Python"
+    " functions, whose kernels were not launched, allocate the same; what kernels allocate themselves is not counted,"
+    " and nothing was measured on a GPU."
+)
+
+
+def problems(request: Request, model: Model) -> Iterator[Problem]:
+    """Packages that the model does not call, or whose kernels refuse its sizes; and what is not modelled with any."""
+    given, name = request.training.kernels, model.model_type
+    if given is None:
+        return
+    known = _PACKAGES.get(name, ())
+    wrong = next((each for each in given if each not in known), None)
+    if wrong is not None or known[0] not in given:
+        yield Problem(loc="training.kernels", msg=_way_out(name, known, wrong), input=list(given))
+        return
+    if request.device.sharding != "none":
+        message = "kernel packages are modelled on one GPU without sharding: use none, or leave kernels out"
+        yield Problem(loc="device.sharding", msg=message, input=request.device.sharding)
+    if request.stack.transformers != DEFAULT_STACK.transformers:
+        message = f"kernel packages are modelled with transformers {DEFAULT_STACK.transformers}: leave kernels out"
+        yield Problem(loc="stack.transformers", msg=message, input=request.stack.transformers)
+    reasons = [*(_of_rule(model.config) if "fla" in given else ())]
+    reasons += [*(_of_convolution(model) if "causal_conv1d" in given else ())]
+    for reason in reasons:
+        yield Problem(loc="training.kernels", msg=f"{reason}: leave it out", input=list(given))
+
+
+def notes(request: Request, model: Model) -> tuple[str, ...]:
+    """The model's notes, with what is known of the packages in the place of that it runs without them."""
+    given = request.training.kernels
+    if given is None:
+        return model.notes
+    own = tuple(note for note in model.notes if note not in (WITHOUT_KERNELS, CONVOLUTIONS))
+    return (*own, FROM_SOURCE.format(packages=" and ".join(given), sources="; ".join(map(_SOURCES.__getitem__, given))))
+
+
+def _way_out(name: str, known: tuple[str, ...], wrong: str | None) -> str:
+    if not known:
+        return f"kernel packages are not modelled for {name}: leave it out"
+    choices = " or ".join(str([*known[:count]]) for count in range(1, len(known) + 1))
+    reason = f"{wrong} is not modelled" if wrong else f"{known[1]} is not modelled without {known[0]}"
+    return f"{reason} for {name}: use {choices}, or leave it out"
+
+
+def _of_rule(config: Config) -> Iterator[str]:
+    width = config["linear_key_head_dim"]
+    if width > _LARGEST_KEY:
+        yield f"fla takes keys of at most {_LARGEST_KEY} numbers a head, not {width:,}"
+
+
+def _of_convolution(model: Model) -> Iterator[str]:
+    convolutions = {
+        module.parameters[0].shape
+        for layer in set(model.decoder.layers)
+        for module in layer.modules
+        if module.name in ("conv.conv", "linear_attn.conv1d")
+    }
+    for channels, _, width in convolutions:
+        if width not in _WIDTHS or channels % _MULTIPLE:
+            sizes = f"{width} positions and {channels:,} channels"
+            yield f"causal_conv1d takes filters of 2 to 4 positions and a multiple of 8 channels, not {sizes}"
+    activation = model.config["hidden_act"]
+    if model.model_type != "lfm2" and activation not in _ACTIVATIONS:
+        yield f"causal_conv1d applies silu, not {activation}"

@@ -1,0 +1,141 @@
+"""The gated delta rule of the package flash-linear-attention (fla), with the allocations of its source.
+
+Source: fla-org/flash-linear-attention 0.5.2, fla/ops/gated_delta_rule/chunk.py, ChunkGatedDeltaRuleFunction and the
+functions that it calls: chunk_fwd.py, wy_fast.py, ../common/chunk_delta_h.py, ../common/chunk_o.py,
+../utils/cumsum.py, ../../modules/l2norm.py, and ../../utils/_decorators.py, input_guard. Shapes: queries and keys
+(batch, sequence, key heads, key size), values (batch, sequence, value heads, value size), decay and beta (batch,
+sequence, value heads).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tape
+
+#: The positions of a chunk.
+CHUNK = 64
+
+#: The smallest block of a key's numbers that a kernel reads.
+_SMALLEST_BLOCK = 16
+
+
+class _Call(NamedTuple):
+    """The sizes of a call, and whether it returns the last state.
+
+    Attributes:
+        wide: Keys repeated for the value heads: (batch, sequence, value heads, key size).
+        states: The states of chunks: (batch, chunks, value heads, key size, value size).
+        parts: The blocks of a key in which the decay's gradient is summed.
+        returns_state: Whether the last state is an output.
+    """
+
+    wide: Shape
+    states: Shape
+    parts: int
+    returns_state: bool
+
+
+def chunk_gated_delta_rule(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], *, returns_state: bool, block: int
+) -> tuple[Tensor, Tensor | None]:
+    """Run it on queries, keys, values, decay and beta. Returns the output, in the values' shape, and the last state.
+
+    `block`: the largest block of a key's numbers that a kernel of the card reads.
+    """
+    query, key, value, decay, beta = inputs
+    tape, edges = query.tape, tuple([each.edge for each in inputs])
+    call = _call(key, value, returns_state=returns_state, block=block)
+    node = Node(tape, _back, edges, call, outputs=2) if any(edges) else None
+    _passed = [_contiguous(query, "query"), _contiguous(key, "key")]
+    value = _contiguous(value, "value")
+    query, query_root = _normed(query, "query")
+    key, key_root = _normed(key, "key")
+    decay = tape.new(decay.shape, "float32", "decay, summed")
+    system = tape.new((*decay.shape, CHUNK), key.dtype, "system, solved")
+    recomputed = _recomputed(call, key, value)
+    state = None
+    if returns_state:
+        batch, _, *sizes = call.states
+        state = tape.new((batch, *sizes), "float32", "state")
+    new_values = tape.scratch(value.shape, value.dtype, "new values, corrected")
+    out = tape.new(value.shape, value.dtype, "output of the rule", node)
+    del recomputed, new_values
+    if node is not None:
+        for each in (query, query_root, key, key_root, value, decay, beta, system):
+            node.save(each)
+    return out, None if state is None else Tensor(tape, state.storage, state.shape, state.dtype, node, 1)
+
+
+def _call(key: Tensor, value: Tensor, *, returns_state: bool, block: int) -> _Call:
+    (batch, length, _, width), (*_, heads, value_width) = key.shape, value.shape
+    padded = max(_SMALLEST_BLOCK, 1 << (int(width) - 1).bit_length())
+    return _Call(
+        wide=(batch, length, heads, width),
+        states=(batch, -(-length // CHUNK), heads, width, value_width),
+        parts=-(-int(width) // min(padded, block)),
+        returns_state=returns_state,
+    )
+
+
+def _contiguous(x: Tensor, name: str) -> Tensor:
+    """Copy a part of the convolution's output (input_guard)."""
+    return x.tape.new(x.shape, x.dtype, f"{name}, contiguous")
+
+
+def _normed(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return vectors of length one, and the inverse of what each had (l2norm_fwd)."""
+    normed = x.tape.new(x.shape, x.dtype, f"{name}, normed")
+    return normed, x.tape.new(x.shape[:3], "float32", f"{name}: inverse norm")
+
+
+def _recomputed(call: _Call, key: Tensor, value: Tensor) -> list[Tensor]:
+    """What both passes compute: decayed keys, new values, and the states of chunks."""
+    tape = key.tape
+    return [
+        tape.scratch(call.wide, key.dtype, "keys, decayed"),
+        tape.scratch(value.shape, value.dtype, "new values"),
+        tape.scratch(call.states, key.dtype, "states of chunks"),
+    ]
+
+
+def _back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]:
+    """chunk_gated_delta_rule_bwd: every gradient is computed, whether its input needs one or not."""
+    query, _, key, _, value, decay, beta, _ = node.saved
+    call: _Call = node.context
+    tape: Tape = value.tape
+    batch, _, *sizes = call.states
+    if call.returns_state:
+        _of_state = grads[1] or tape.scratch((batch, *sizes), "float32", "gradient of the state")
+    kept = _recomputed(call, key, value)
+    kept.append(tape.scratch(value.shape, value.dtype, "new values, corrected"))
+    of_values = tape.scratch(value.shape, value.dtype, "gradient of new values in a chunk")
+    kept.append(tape.scratch(call.states, query.dtype, "gradients of states"))
+    of_values = tape.scratch(value.shape, value.dtype, "gradient of new values")
+    of_query = tape.new(call.wide, query.dtype, "gradient of queries")
+    of_key = tape.new(call.wide, key.dtype, "gradient of keys")
+    of_decay = tape.scratch((call.parts, *decay.shape), "float32", "gradient of the decay by blocks")
+    kept.append(tape.scratch(call.wide, key.dtype, "gradient of decayed keys"))
+    grouped = key.shape != call.wide
+    if grouped:
+        of_query = tape.new(query.shape, query.dtype, "gradient of queries by key heads")
+        of_key = tape.new(key.shape, key.dtype, "gradient of keys by key heads")
+    of_decay = tape.new(decay.shape, "float32", "gradient of the decay")
+    of_key_too = tape.scratch(call.wide, key.dtype, "gradient of keys in the system")
+    of_value = tape.new(value.shape, value.dtype, "gradient of values")
+    kept.append(tape.scratch(decay.shape, "float32", "gradient of the decay in the system"))
+    of_beta = tape.new(beta.shape, beta.dtype, "gradient of beta")
+    if grouped:
+        of_key_too = tape.scratch(key.shape, key.dtype, "gradient of keys in the system, by key heads")
+    del of_values
+    of_decay = tape.new(decay.shape, "float32", "gradient of the decay, summed back")
+    del kept, of_key_too
+    of_query = tape.new(query.shape, query.dtype, "gradient of queries before their norm")
+    of_key = tape.new(key.shape, key.dtype, "gradient of keys before their norm")
+    found = (of_query, of_key, of_value, of_decay, of_beta)
+    return [grad if edge else None for grad, edge in zip(found, node.edges, strict=True)]
