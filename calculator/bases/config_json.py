@@ -34,11 +34,12 @@ _NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quant
 _NOT_MODELLED = "it is not modelled"
 
 #: Why each other format is refused.
+#: Sources: transformers 5.24, quantizers/quantizer_hqq.py and integrations/eetq.py; peft 0.21.2, tuners/lora/eetq.py.
 REFUSED = {
-    "aqlm": _NOT_MODELLED,
+    "aqlm": "what the kernels of the package aqlm allocate is not modelled",
     "vptq": _NOT_TRAINABLE,
     "quanto": "PEFT has no LoRA layer for it",
-    "eetq": _NOT_MODELLED,
+    "eetq": "peft 0.21 trains over the package eetq's layers, which transformers 5 does not make (it has its own)",
     "higgs": _NOT_TRAINABLE,
     "hqq": "transformers 5.24 does not load it (its quantizer has no get_quantize_ops)",
     "fbgemm_fp8": _NOT_TRAINABLE,

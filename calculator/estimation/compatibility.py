@@ -361,8 +361,13 @@ def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
     training, device = request.training, request.device
     optimizer = OPTIMIZERS[training.optimizer]
     message = None
-    if device.sharding != "none" and optimizer.on_one_gpu:
-        message = "is modelled on one GPU only: use adamw_torch, or device.count 1 and device.sharding none"
+    if device.sharding != "none" and optimizer.on_one_gpu and optimizer.refuses_ddp:
+        message = (
+            "is modelled on one GPU only: use adamw_torch, or device.count 1 and device.sharding none"
+            f" ({optimizer.refuses_ddp})"
+        )
+    elif device.sharding not in ("none", "ddp") and optimizer.on_one_gpu:
+        message = "is modelled on one GPU and under ddp only: use adamw_torch, or device.sharding ddp"
     elif training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
     elif training.trainer in OWN_OPTIMIZERS and optimizer.on_one_gpu:

@@ -71,8 +71,10 @@ class Optimizer:
     layerwise: bool = False
     #: Whether parameters that are not trained have states too.
     for_frozen: bool = False
-    #: Whether it is modelled on one GPU only.
+    #: Whether it is modelled on one GPU, and under DDP unless `refuses_ddp` says why not, but under no other sharding.
     on_one_gpu: bool = False
+    #: Why it does not run under DDP; empty if it does, with the same states on every rank.
+    refuses_ddp: str = ""
     #: Whether `TrainingArguments.optim` has it.
     of_trainer: bool = True
     #: What a parameter has if it is none that the optimizer itself updates; None if it updates all.
@@ -203,6 +205,10 @@ ON_HOST = (
     "GrokAdamW keeps its three states of each parameter in host memory, and copies those of one parameter to the GPU in"
     " turn."
 )
+#: Source: lomo_optim/lomo.py and adalomo.py, fuse_update; only fuse_update_zero3 reduces gradients.
+_BEFORE_REDUCTION = "its hooks update each weight with this GPU's gradient, before DDP has reduced it"
+#: Source: transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
+_NO_LAYERS_UNDER_DDP = "transformers raises NotImplementedError for layerwise optimizers under DDP"
 UNCLIPPED = (
     "Gradients are freed as soon as their parameters are updated, so none is left to clip: max_grad_norm does nothing."
 )
@@ -334,6 +340,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             in_backward=True,
             layerwise=True,
             on_one_gpu=True,
+            refuses_ddp=_NO_LAYERS_UNDER_DDP,
             source=_GALORE_8BIT,
         ),
         Optimizer(
@@ -344,6 +351,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             assumptions=(UNCLIPPED,),
             in_backward=True,
             on_one_gpu=True,
+            refuses_ddp=_BEFORE_REDUCTION,
             source="lomo_optim/lomo.py",
         ),
         Optimizer(
@@ -356,6 +364,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             early=True,
             for_frozen=True,
             on_one_gpu=True,
+            refuses_ddp=_BEFORE_REDUCTION,
             source="lomo_optim/adalomo.py",
         ),
         Optimizer(
@@ -390,7 +399,15 @@ def _layerwise(name: OptimizerName, of: Optimizer) -> Optimizer:
     """
     others = None if of.others is None else replace(of.others, name=name)
     assumptions = (*of.assumptions, UNCLIPPED)
-    return replace(of, name=name, others=others, assumptions=assumptions, in_backward=True, layerwise=True)
+    return replace(
+        of,
+        name=name,
+        others=others,
+        assumptions=assumptions,
+        in_backward=True,
+        layerwise=True,
+        refuses_ddp=_NO_LAYERS_UNDER_DDP,
+    )
 
 
 OPTIMIZERS |= {name: _layerwise(name, OPTIMIZERS[of]) for name, of in _LAYERWISE}

@@ -109,6 +109,9 @@ class Engine:
             torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
 
+    def settle(self) -> None:
+        """Let the optimizer make the step that the figures are of, after the first steps."""
+
     def zero_grad(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)

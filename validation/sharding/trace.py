@@ -70,7 +70,7 @@ def trace_in_group(
         PlanError: if the libraries refuse the request.
     """
     request, sharding = sharded.request, sharded.sharding
-    with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta():
+    with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta(request.training.optimizer):
         reference = build_model(request, device, quant_storage=sharding.quant_storage)
         counts = reference.parameter_counts()
         with patched_model_code():

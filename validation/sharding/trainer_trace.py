@@ -49,7 +49,7 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
     check(training, sharding, rank)
     with ExitStack() as stack:
         stack.enter_context(emulate_cuda(before_2_14=before_2_14, known_values=True))
-        stack.enter_context(optimizers_on_meta())
+        stack.enter_context(optimizers_on_meta(training.optimizer))
         stack.enter_context(one_rank_of(sharding.count, rank, streams))
         stack.enter_context(accelerate_on_meta())
         stack.enter_context(launched(sharding, rank, streams))
