@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
@@ -62,18 +63,23 @@ def _column(vectors: Tensor) -> Tensor:
 
 
 def _normalised(vectors: Tensor) -> Tensor:
-    """vectors / vectors.norm(dim=0)."""
-    node = Node(vectors.tape, _normalised_back, (vectors.edge,)) if vectors.edge else None
-    norm = vectors.tape.new((vectors.shape[1],), vectors.dtype, "norms")
+    """vectors / vectors.norm(dim=0). Autocast takes the norm in float32, which the quotient is in then."""
+    tape, dtype = vectors.tape, reduction_dtype(vectors)
+    node = Node(tape, _normalised_back, (vectors.edge,)) if vectors.edge else None
+    copy = None if dtype == vectors.dtype else tape.new(vectors.shape, dtype, f"vectors in {dtype}")
+    norm = tape.new((vectors.shape[1],), dtype, "norms")
     if node is not None:
         node.save(vectors)
         node.save(norm)
-    return vectors.tape.new(vectors.shape, vectors.dtype, "normalised vectors", node)
+        if copy is not None:
+            node.save(copy)
+    del copy
+    return tape.new(vectors.shape, dtype, "normalised vectors", node)
 
 
 def _normalised_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    tape, (vectors, _) = grad.tape, node.saved
-    out = tape.new(vectors.shape, vectors.dtype, "division: gradient")
-    direction = tape.scratch(vectors.shape, vectors.dtype, "vectors / norms")
+    tape, vectors = grad.tape, node.saved[0]
+    out = tape.new(vectors.shape, grad.dtype, "division: gradient")
+    direction = tape.scratch(vectors.shape, grad.dtype, "vectors / norms")
     del direction
-    return (out,)
+    return (ops.cast(out, vectors.dtype, "division: gradient, cast"),)
