@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.models.auto.auto_factory import _get_model_class
 
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
@@ -216,7 +217,7 @@ def refusing(loc: str) -> Iterator[None]:
 
 def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str:
     """The attention implementation that runs: eager for a family without SDPA support."""
-    if training.attention == "sdpa" and not auto_model._model_mapping[type(config)]._supports_sdpa:
+    if training.attention == "sdpa" and not _get_model_class(config, auto_model._model_mapping)._supports_sdpa:
         return "eager"
     return training.attention
 

@@ -120,3 +120,13 @@ def test_a_bare_parameter_count_cannot_be_traced():
     request = {"model": {"parameters": 7_000_000_000}, "method": {"name": "full"}}
     with pytest.raises(PlanError, match="cannot be traced"):
         build_model(parse_request(request))
+
+
+def test_a_type_with_several_classes_for_a_task_is_built_as_its_architectures_say():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"model_type": "deit", **sizes, "architectures": ["DeiTForImageClassification"]}
+    request = {"model": {"config": config}, "task": "image_cls", "num_labels": 5, "method": {"name": "full"}}
+    with emulate_cuda():
+        built = build_model(parse_request(request)).model
+    assert type(built).__name__ == "DeiTForImageClassification"
+    assert built.classifier.out_features == 5
