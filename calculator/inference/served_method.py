@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.layers.experts import Weights
     from calculator.methods.costs import OtherOperations
     from calculator.resident.module_spec import CopyName
     from calculator.resident.tensors import ResidentTensor
@@ -95,6 +96,10 @@ class ServedMethod(Method):
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Run the method's embedding."""
         return self.method.embedding_forward(bound, ids, rows, scale)
+
+    def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
+        """The method's weights of experts."""
+        return self.method.expert_weights(context, bound) if bound.added else bound.own
 
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor

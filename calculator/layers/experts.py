@@ -7,7 +7,7 @@ the router chose: there are k rows for every token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
     #: Gate and up in one tensor, and the shape of either half, to their product.
     Gate = Callable[[Context, Tensor, Shape], Tensor]
+
+
+class Weights(Protocol):
+    """The parameters of experts as they run, by name."""
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        """Return a parameter."""
+
+    def get(self, name: str, /) -> Tensor | None:
+        """Return a parameter; None if the experts have none of that name."""
 
 
 def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates
@@ -41,18 +51,19 @@ def experts(
 ) -> Tensor:
     """Run the chosen experts: (tokens, hidden_size) to the same. `indices` and `weights`: (tokens, k)."""
     context.set_scope(f"{bound.name}: ")
+    own, first = context.method.expert_weights(context, bound), _first(bound)
     if context.length == 1:
-        return _each_with_its_own(context, bound, hidden_states, weights, gate)
+        return _each_with_its_own(context, (own, first), hidden_states, weights, gate)
     tape, count, hidden = hidden_states.tape, indices.shape[0] * indices.shape[1], hidden_states.shape[1]
     expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
-    biases = _biases(bound, _first(bound), expert_ids_g)
-    proj_out = _product(bound, _first(bound), proj_in, counts[-1], biases)
-    proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden)))
-    biases = _biases(bound, "down_proj", expert_ids_g)
-    proj_out = _product(bound, "down_proj", proj_out, counts[-1], biases)
+    biases = _biases(own, first, expert_ids_g)
+    proj_out = _product(own, first, proj_in, counts[-1], biases)
+    proj_out = gate(context, proj_out, (count, _other_side(own["down_proj"], hidden)))
+    biases = _biases(own, "down_proj", expert_ids_g)
+    proj_out = _product(own, "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
@@ -62,19 +73,19 @@ def experts(
 
 
 def _each_with_its_own(
-    context: Context, bound: BoundModule, hidden_states: Tensor, weights: Tensor, gate: Gate
+    context: Context, named_weights: tuple[Weights, str], hidden_states: Tensor, weights: Tensor, gate: Gate
 ) -> Tensor:
     """Run them with a copy of its expert's matrices for every row. The first copy is freed after the second is made."""
+    own, first = named_weights
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
-    first = _first(bound)
-    selected = _selected(bound, first, count)
-    biases = _selected(bound, f"{first}_bias", count)
-    proj_out = _own_product(x, bound, first, biases)
-    proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden_states.shape[1])))
-    selected = _selected(bound, "down_proj", count)
-    biases = _selected(bound, "down_proj_bias", count)
-    proj_out = _own_product(proj_out, bound, "down_proj", biases)
+    selected = _selected(own, first, count)
+    biases = _selected(own, f"{first}_bias", count)
+    proj_out = _own_product(x, own, first, biases)
+    proj_out = gate(context, proj_out, (count, _other_side(own["down_proj"], hidden_states.shape[1])))
+    selected = _selected(own, "down_proj", count)
+    biases = _selected(own, "down_proj_bias", count)
+    proj_out = _own_product(proj_out, own, "down_proj", biases)
     weighted_out = ops.mul(proj_out, ops.view(weights, (count, 1)), "weighted")
     final_hidden_states = indexing.sum_groups(
         weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts"
@@ -88,14 +99,16 @@ def _first(bound: BoundModule) -> str:
     return "gate_up_proj" if "gate_up_proj" in bound.own else "up_proj"
 
 
-def _selected(bound: BoundModule, name: str, count: int) -> Tensor | None:
+def _selected(own: Weights, name: str, count: int) -> Tensor | None:
     """Select every row's matrix or biases; None if the experts have none."""
-    own = bound.own.get(name)
-    return None if own is None else own.tape.scratch((count, *own.shape[1:]), own.dtype, f"{name}, selected")
+    every = own.get(name)
+    if every is None:
+        return None
+    return every.tape.scratch((count, *every.shape[1:]), every.dtype, f"{name}, selected")
 
 
-def _own_product(x: Tensor, bound: BoundModule, name: str, biases: Tensor | None) -> Tensor:
-    out = x.tape.new((x.shape[0], _other_side(bound.own[name], x.shape[1])), x.dtype, name)
+def _own_product(x: Tensor, own: Weights, name: str, biases: Tensor | None) -> Tensor:
+    out = x.tape.new((x.shape[0], _other_side(own[name], x.shape[1])), x.dtype, name)
     return out if biases is None else in_place.add_(out, biases)
 
 
@@ -108,15 +121,15 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
     )
 
 
-def _biases(bound: BoundModule, name: str, expert_ids: Tensor) -> Tensor | None:
+def _biases(own: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
     """Select each row's bias; None if the experts have none."""
-    biases = bound.own.get(f"{name}_bias")
+    biases = own.get(f"{name}_bias")
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
-def _product(bound: BoundModule, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
+def _product(own: Weights, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Multiply every row with its expert's matrix, and add its bias in place."""
-    weight = bound.own[name]
+    weight = own[name]
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
     out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)
     return out if biases is None else in_place.add_(out, biases)

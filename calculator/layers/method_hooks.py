@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.layers.experts import Weights
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.changes import ChangeName
 
@@ -58,6 +59,9 @@ class MethodHooks(Protocol):
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Return the output of an embedding with added parameters."""
+
+    def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
+        """Return the parameters of fused experts as they run."""
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run a module with added parameters."""

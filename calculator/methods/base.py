@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.layers.experts import Weights
     from calculator.methods.costs import MergeStep
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.stored_weight import StoredWeight
@@ -215,6 +216,10 @@ class Method:
         `rows` are its own rows of the ids, multiplied by `scale` where it has one.
         """
         return rows
+
+    def expert_weights(self, context: Context, bound: BoundModule) -> Weights:  # noqa: ARG002
+        """The parameters of fused experts as they run, by name."""
+        return bound.own
 
     def after_sublayer(
         self,

@@ -189,6 +189,7 @@ def random_request(
     if name == "lora":
         share = 0.05 if method_name is None else 0.5
         method |= _base_in_8_bits(random.Random(f"{seed} {number} 8 bits"), share)
+        method |= _parameters(random.Random(f"{seed} {number} parameters"), model, method, share)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
@@ -246,6 +247,28 @@ def _copies(rng: random.Random, model: Model) -> dict[str, Any]:
     saved = rng.choices([None, [rng.choice(names)]], [80, 20])
     fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _parameters(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
+    """Return weights of fused experts as LoRA's targets, mostly without options that PEFT refuses with them."""
+    paths = ((path.rpartition("*.")[2], module) for path, module in model.paths if module.kind == "experts")
+    names = sorted({f"{path}.{each.name}" for path, module in paths for each in module.parameters})
+    if not names or rng.random() >= share:
+        return {}
+    weights = [name for name in names if not name.endswith("bias")]
+    chosen = weights if rng.random() < 0.6 else [rng.choice(names)]
+    if rng.random() < 0.9:
+        for key in ("lora_dropout", "use_dora", "lora_bias", "init_lora_weights", "load_in_8bit"):
+            method.pop(key, None)
+        method.pop("prepare_model_for_kbit_training", None)
+    named = {} if rng.random() < 0.5 else {"target_modules": [_attention_target(rng, model)]}
+    method.pop("target_modules", None)
+    return {"target_parameters": chosen, **named}
+
+
+def _attention_target(rng: random.Random, model: Model) -> str:
+    names = {path.rpartition(".")[2] for path, module in model.paths if module.kind == "linear" and "attn" in path}
+    return rng.choice(sorted(names)) if names else "q_proj"
 
 
 def _base_in_8_bits(rng: random.Random, share: float) -> dict[str, Any]:

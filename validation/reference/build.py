@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.auto_factory import _get_model_class
 
@@ -56,7 +57,15 @@ class ReferenceModel:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter, under the name that it had before the method was applied."""
-        return ((unwrapped(name, self.root), parameter) for name, parameter in self.model.named_parameters())
+        wrapped = {
+            f"{path}.lora_": f"{unwrapped(path, self.root)}.{module.parameter_name}.lora_"
+            for path, module in self.model.named_modules()
+            if isinstance(module, ParamWrapper)
+        }
+        for name, parameter in self.model.named_parameters():
+            owner, update, rest = name.partition(".lora_")
+            own = wrapped.get(owner + update)
+            yield (unwrapped(name, self.root) if own is None else own + rest), parameter
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every buffer, under the name that it had before the method was applied."""

@@ -10,6 +10,7 @@ import peft
 import torch
 from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.oft.layer import OFTRotationModule
 from peft.tuners.psoft.layer import OrthLayer, PsoftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -267,6 +268,7 @@ def cast(model: nn.Module, dtype: AdapterDType) -> None:
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
     for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
         _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        own = layer.get_param().dtype if isinstance(layer, ParamWrapper) else own
         own = own if own.is_floating_point else torch.float32
         for name, parameter in layer.named_parameters():
             if name.startswith(layer.adapter_layer_names):

@@ -67,8 +67,8 @@ class LoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether the base is quantized, or B is frozen, which are modelled on one GPU."""
-        return self.quantizes_base or self.init_lora_weights == "mica"
+        """Whether the base is quantized, B is frozen, or parameters are adapted, which are modelled on one GPU."""
+        return self.quantizes_base or self.init_lora_weights == "mica" or bool(self.target_parameters)
 
     @property
     def title(self) -> str:

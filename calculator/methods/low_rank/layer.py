@@ -11,7 +11,7 @@ from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
-from calculator.methods.low_rank import layers
+from calculator.methods.low_rank import layers, parameters
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def adapted(
     """
     if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
+    own: DType = "float32" if training.adapter_dtype == "float32" else base
+    if method.target_parameters and module.kind == "experts":
+        return {"added": parameters.updates(method, path, module, model, own)}
     target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
         return {"trained": trained}
-    own: DType = "float32" if training.adapter_dtype == "float32" else base
     return {"trained": trained, "added": _updates(method, path, module, own)}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
-from calculator.methods.low_rank import layer, layers, merge
+from calculator.methods.low_rank import layer, layers, merge, parameters
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
 from calculator.methods.low_rank.refusals import problems
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context
+    from calculator.layers.experts import Weights
     from calculator.methods.costs import MergeStep, OtherOperations
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
@@ -91,6 +93,13 @@ class LowRank(TargetedMethod):
         example="pissa",
         instead=INSTEAD,
     )
+    target_parameters: tuple[str, ...] | None = setting(
+        None,
+        label="Target parameters",
+        help="Weights of fused experts to adapt, by the ends of parameters' names. Without target_modules, nothing"
+        " else is adapted in families for which PEFT has no default.",
+        example=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+    )
     lora_bias: bool = setting(False, label="Bias of B", help="Add a trained bias to B.")
 
     @property
@@ -102,6 +111,11 @@ class LowRank(TargetedMethod):
     def trains_biases(self) -> bool:
         """Whether `bias` selects any."""
         return self.bias != "none"
+
+    @property
+    def needs_modules(self) -> bool:
+        """Whether modules must be adapted: not where parameters are."""
+        return not self.target_parameters
 
     @property
     def label_parts(self) -> tuple[str, ...]:
@@ -147,6 +161,16 @@ class LowRank(TargetedMethod):
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows plus the update."""
         return layer.embedding_forward(bound, ids, rows, scale)
+
+    def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
+        """The weights of experts with their updates, where they are adapted."""
+        if not bound.added:
+            return bound.own
+        return parameters.Folded(self, bound, transposed=parameters.is_transposed(context.model.model_type))
+
+    def saved_name(self, name: str) -> str:
+        """The name under which PEFT writes a parameter: that of a wrapper, of which the inner ones are `base_layer`."""
+        return TargetedMethod.saved_name(self, parameters.wrapped_name(self, name))
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Whether it is a B that MiCA freezes."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
-from calculator.methods.low_rank import initialization, layers
+from calculator.methods.low_rank import initialization, layers, parameters
 from calculator.methods.low_rank.targets import expert_problems
 from calculator.methods.targeted.refusals import listed
 
@@ -27,6 +27,7 @@ _LONGEST_KEY, _MOST_KEYS, _MOST_REPETITIONS = 200, 1_000, 2
 def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
     """Fused experts, DoRA and biases on an embedding, keys that can't be read, and layers that do not exist."""
     yield from expert_problems(method, model)
+    yield from parameters.problems(method, model)
     embedding = any(module.kind == "embedding" for module in found.values())
     if method.use_dora and embedding:
         message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"

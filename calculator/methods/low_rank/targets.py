@@ -35,7 +35,11 @@ def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:
     """Fused experts, which PEFT adapts as whole parameters: not modelled; without names it finds no module at all."""
     fused = FUSED_EXPERTS.get(model.model_type, ())
     requested = method.target_modules
-    if not fused or (isinstance(requested, tuple) and not any(is_named(name, fused) for name in requested)):
+    if (
+        not fused
+        or (requested is None and not method.needs_modules)
+        or (isinstance(requested, tuple) and not any(is_named(name, fused) for name in requested))
+    ):
         return
     message = (
         f"PEFT finds no default in {model.model_type}, whose experts are fused"

@@ -52,6 +52,11 @@ class TargetedMethod(Method, ABC):
         """Names of modules that are not adapted, although `target_modules` matches them."""
         return None
 
+    @property
+    def needs_modules(self) -> bool:
+        """Whether some module must be adapted."""
+        return True
+
     def for_model(self, model: Model) -> Self:
         """The method with the head that PEFT trains for the model's task in `modules_to_save`."""
         if not model.task.trains_head:

@@ -36,7 +36,7 @@ def check(method: TargetedMethod, model: Model) -> None:
     problems += [*_copied(method, model, requested), *_head(method, model, requested)]
     found = {path: module for path, module in requested.items() if not method.is_saved(path)}
     own = [*method.own_problems(model, found)]
-    if not found and not problems and not own:
+    if not found and not problems and not own and method.needs_modules:
         problems.append(_unmatched(method, model, names))
     problems += [*own, *_of_mamba(method, model, found)]
     problems += [*_not_adaptable(method, found), *_routers(method, model, found)]
