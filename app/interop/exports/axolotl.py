@@ -167,6 +167,8 @@ def _layers(method: LowRank) -> dict[str, Any]:
         keys["lora_alpha_pattern"] = dict(method.alpha_pattern)
     if method.layers_to_transform is not None:
         keys["peft_layers_to_transform"] = list(method.layers_to_transform)
+    if method.target_parameters:
+        keys["lora_target_parameters"] = list(method.target_parameters)
     if method.layers_pattern is not None:
         keys["peft_layers_pattern"] = list(method.layers_pattern)
     if method.init_lora_weights is not True:

@@ -146,7 +146,8 @@ def _low_rank(planned: Planned) -> Part:
 def _without_keys(method: LowRank) -> tuple[str, ...]:
     """The settings of LoRA that LLaMA-Factory has no key for; of initialisations it has PiSSA."""
     of_initialization = () if method.init_lora_weights == "pissa" else ("init_lora_weights",)
-    return ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "lora_bias", *of_initialization)
+    of_modules = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "target_parameters")
+    return (*of_modules, "lora_bias", *of_initialization)
 
 
 def _stage(planned: Planned) -> dict[str, Any]:

@@ -34,6 +34,7 @@ LAYER_KEYS = {
     "lora_alpha_pattern": "alpha_pattern",
     "peft_layers_to_transform": "layers_to_transform",
     "peft_layers_pattern": "layers_pattern",
+    "lora_target_parameters": "target_parameters",
     "peft_init_lora_weights": "init_lora_weights",
 }
 
