@@ -18,6 +18,7 @@ MODEL = {
     "head_dim": 16,
     "num_experts": 4,
     "num_experts_per_tok": 2,
+    "intermediate_size": 128,
     "moe_intermediate_size": 32,
     "vocab_size": 100,
 }
