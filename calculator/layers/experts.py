@@ -7,7 +7,7 @@ the router chose: there are k rows for every token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
@@ -20,19 +20,10 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
+    from calculator.layers.expert_weights import Weights
 
     #: Gate and up in one tensor, and the shape of either half, to their product.
     Gate = Callable[[Context, Tensor, Shape], Tensor]
-
-
-class Weights(Protocol):
-    """The parameters of experts as they run, by name."""
-
-    def __getitem__(self, name: str, /) -> Tensor:
-        """Return a parameter."""
-
-    def get(self, name: str, /) -> Tensor | None:
-        """Return a parameter; None if the experts have none of that name."""
 
 
 def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
-    from calculator.layers.experts import Weights
+    from calculator.layers.expert_weights import Weights
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.changes import ChangeName
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
-    from calculator.layers.experts import Weights
+    from calculator.layers.expert_weights import Weights
     from calculator.methods.costs import MergeStep
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.stored_weight import StoredWeight

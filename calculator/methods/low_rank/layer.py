@@ -34,7 +34,15 @@ def adapted(
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
     own: DType = "float32" if training.adapter_dtype == "float32" else base
     if method.target_parameters and module.kind == "experts":
-        return {"added": parameters.updates(method, path, module, model, own)}
+        return {
+            "added": parameters.updates(
+                method,
+                layers.full_name(path, module),
+                module,
+                own,
+                transposed=parameters.is_transposed(model.model_type),
+            )
+        }
     target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
-    from calculator.layers.experts import Weights
+    from calculator.layers.expert_weights import Weights
     from calculator.methods.costs import MergeStep, OtherOperations
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
@@ -166,11 +167,22 @@ class LowRank(TargetedMethod):
         """The weights of experts with their updates, where they are adapted."""
         if not bound.added:
             return bound.own
-        return parameters.Folded(self, bound, transposed=parameters.is_transposed(context.model.model_type))
+        path = layers.full_name(bound.name, bound.module)
+        return parameters.Folded(self, path, bound, transposed=parameters.is_transposed(context.model.model_type))
+
+    def rank_of(self, name: str) -> int:
+        """The rank of a parameter's update."""
+        return layers.rank(self, name)
+
+    def is_scaled(self, name: str) -> bool:
+        """Whether a parameter's update is multiplied by another number than 1."""
+        key, r = layers.first_match(self.alpha_pattern, name), layers.rank(self, name)
+        alpha = self.lora_alpha if key is None else self.alpha_pattern[key]
+        return alpha != (sqrt(r) if self.use_rslora else r)
 
     def saved_name(self, name: str) -> str:
         """The name under which PEFT writes a parameter: that of a wrapper, of which the inner ones are `base_layer`."""
-        return TargetedMethod.saved_name(self, parameters.wrapped_name(self, name))
+        return TargetedMethod.saved_name(self, parameters.wrapped_name(self.target_parameters, name))
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Whether it is a B that MiCA freezes."""

@@ -9,14 +9,17 @@ from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
 from calculator.methods.low_rank import initialization, layers, parameters
 from calculator.methods.low_rank.targets import expert_problems
-from calculator.methods.targeted.refusals import listed
+from calculator.methods.targeted.refusals import listed, names_one_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from calculator.architecture.model import Model
-    from calculator.architecture.module import Module
+    from calculator.architecture.module import Module, Parameter
     from calculator.methods.low_rank.method import LowRank
+
+#: The initialisations that read no weight, which a parametrized module has under another name.
+_WITHOUT_WEIGHTS = (True, False, "gaussian")
 
 #: What a key of `rank_pattern` may be: names, dots and classes of characters, one group, and two repetitions, so that
 #: no key takes long to match.
@@ -27,7 +30,7 @@ _LONGEST_KEY, _MOST_KEYS, _MOST_REPETITIONS = 200, 1_000, 2
 def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
     """Fused experts, DoRA and biases on an embedding, keys that can't be read, and layers that do not exist."""
     yield from expert_problems(method, model)
-    yield from parameters.problems(method, model)
+    yield from _parameters(method, model)
     embedding = any(module.kind == "embedding" for module in found.values())
     if method.use_dora and embedding:
         message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
@@ -41,6 +44,49 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
     yield from _singular_vectors(method, found)
     yield from _keys(method)
     yield from _layers(method, model, found)
+
+
+def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
+    """What PEFT refuses of parameters (ParamWrapper.__init__), and parameters that are not modelled."""
+    names = method.target_parameters
+    if not names:
+        return
+    yield from names_one_layer("method.target_parameters", names)
+    found = [(path, module, each) for path, module in model.paths for each in parameters.targeted(names, path, module)]
+    fused = [(path, module, each) for path, module, each in found if module.kind == "experts" and len(each.shape) == 3]
+    if not found or len(fused) < len(found) or model.model_type in _OWN_PRODUCTS:
+        yield _not_fused(model, names)
+    if any(method.is_saved(path) for path, _, _ in fused):
+        message = "PEFT would copy experts that are adapted: leave them out of modules_to_save"
+        yield Problem(loc="method.modules_to_save", msg=message, input=list(method.modules_to_save or ()))
+    if method.quantizes_base:
+        message = "over a quantized base is not modelled: leave it out, or use lora over a base in 16 bits"
+        yield Problem(loc="method.target_parameters", msg=message, input=list(names))
+    for name, refused in (("lora_dropout", 0.0), ("use_dora", False), ("lora_bias", False)):
+        value = getattr(method, name)
+        if value != refused:
+            message = f"PEFT has none for target_parameters: use {str(refused).lower()}"
+            yield Problem(loc=f"method.{name}", msg=message, input=value)
+    if method.init_lora_weights not in _WITHOUT_WEIGHTS:
+        message = "is not modelled with target_parameters: use true or gaussian"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=method.init_lora_weights)
+
+
+#: Families whose experts are no grouped products.
+_OWN_PRODUCTS = ("llama4_text", "llama4")
+
+
+def _not_fused(model: Model, names: tuple[str, ...]) -> Problem:
+    experts = [f"{path.rpartition('*.')[2]}.{each.name}" for path, module in model.paths for each in _fused(module)]
+    usual = tuple(dict.fromkeys(experts)) if model.model_type not in _OWN_PRODUCTS else ()
+    way_out = f"name {' or '.join(usual)}" if usual else f"leave it out for {model.model_type}, and use target_modules"
+    message = f"only the weights of fused experts are modelled: {way_out}"
+    return Problem(loc="method.target_parameters", msg=message, input=list(names))
+
+
+def _fused(module: Module) -> Iterator[Parameter]:
+    if module.kind == "experts":
+        yield from (each for each in module.parameters if len(each.shape) == 3)
 
 
 def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:

@@ -5,7 +5,6 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from calculator.methods import LoRA
 from calculator.methods.low_rank.parameters import wrapped_name
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -58,7 +57,7 @@ def test_a_refusal_names_the_field_and_the_way_out(method, loc, way_out):
 
 
 def test_the_inner_wrapper_is_the_base_layer_of_the_outer_one():
-    both, one = LoRA(target_parameters=tuple(EXPERTS)), LoRA(target_parameters=("gate_up_proj",))
+    both, one = tuple(EXPERTS), ("gate_up_proj",)
     name = "model.layers.0.mlp.experts.gate_up_proj.lora_A.weight"
     assert wrapped_name(both, name) == "model.layers.0.mlp.experts.base_layer.lora_A.weight"
     assert wrapped_name(one, name) == "model.layers.0.mlp.experts.lora_A.weight"

@@ -1,0 +1,18 @@
+"""The parameters of fused experts, as a method makes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+
+
+class Weights(Protocol):
+    """The parameters of experts as they run, by name."""
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        """Return a parameter."""
+
+    def get(self, name: str, /) -> Tensor | None:
+        """Return a parameter; None if the experts have none of that name."""
