@@ -309,9 +309,13 @@ def _cut(rng: random.Random, family: Family, config: dict[str, Any]) -> dict[str
     count = rng.choice(MIDDLING.layers) if rng.random() < 0.94 else rng.randint(8, 24)
     text = config.get("text_config", config)
     entries = (*(family.entries if text is config else ()), *(family.text or family.entries))
-    layers = next(e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers")
-    name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
-    before, text[name] = text[name], count
+    layers = next((e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers"), None)
+    if layers is None:  # a letter a layer
+        text["hybrid_override_pattern"] = text["hybrid_override_pattern"][:count]
+        before = None
+    else:
+        name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
+        before, text[name] = text[name], count
     for key, value in text.items():
         if isinstance(value, list) and len(value) == before:
             text[key] = value[:count]
