@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.engine import awq, four_bit, gptq, int8, torchao
+from calculator.engine import awq, four_bit, gptq, int8, nf4, torchao
 from calculator.engine import operations as ops
 from calculator.engine.module_calls import kept
 from calculator.resident.awq import AWQWeight
@@ -12,6 +12,7 @@ from calculator.resident.gptq import GPTQWeight
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
 from calculator.resident.torchao_int8 import TorchAOInt8
+from calculator.resident.torchao_nf4 import TorchAONF4
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,11 @@ def _torchao(_: TorchAOInt8, x: Tensor, layer: Layer) -> Tensor:
     return torchao.matmul(x, layer.module, layer.bias)
 
 
+def _nf4(_: TorchAONF4, x: Tensor, layer: Layer) -> Tensor:
+    """Run torchtune's FrozenNF4Linear.forward, or the base of its LoRALinear."""
+    return nf4.matmul(x, layer.module, layer.bias)
+
+
 #: The product of each format: (..., in_features) to (..., out_features).
 PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     Quantization: _four_bit,
@@ -67,6 +73,7 @@ PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     GPTQWeight: _gptq,
     AWQWeight: _awq,
     TorchAOInt8: _torchao,
+    TorchAONF4: _nf4,
 }
 
 #: A temporary dense copy of a weight, for DoRA's norms, for the formats over which PEFT has DoRA.

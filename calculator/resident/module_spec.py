@@ -39,6 +39,8 @@ class ModuleSpec:
     quantization: StoredWeight | None = None
     #: Parameters that the method adds to it.
     added: tuple[Added, ...] = ()
+    #: Whether the code of a low-rank update refers to A(x) until the update is scaled.
+    keeps_after_a: bool = False
     #: The name of its trained copy, which runs in its place; the frozen original stays in memory.
     copied: CopyName | None = None
     #: Whether it runs in the step.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.interop.exports.part import Part, assembled, differs, method_part, untaken
 from app.interop.exports.planned import check_language_model
 from calculator.common.errors import refusal
+from calculator.methods import QLoRA
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.targeted.matching import target_names
 from calculator.trainers.torchtune.check import MLP
@@ -33,7 +34,8 @@ class Builder(NamedTuple):
     model_type: str = ""
 
 
-#: The builders of full models. Those of LoRA begin with lora_. Source: torchtune/models/*/_model_builders.py.
+#: The builders of full models; those of LoRA begin with lora_, and of QLoRA with qlora_.
+#: Source: torchtune/models/*/_model_builders.py.
 BUILDERS = (
     Builder("llama2", "llama2_7b", "meta-llama/Llama-2-7b-hf", "LLAMA2"),
     Builder("llama2", "llama2_13b", "meta-llama/Llama-2-13b-hf", "LLAMA2"),
@@ -141,21 +143,24 @@ def _low_rank(planned: Planned) -> Part:
     method, builder = planned.request.method, _builder(planned)
     assert isinstance(method, LowRank)
     names = target_names(method, planned.model)
+    in_4_bits, has_builder = isinstance(method, QLoRA), not builder.module.startswith("qwen2")
+    prefix = "qlora" if in_4_bits and has_builder else "lora"
     keys = {
-        "_component_": f"torchtune.models.{builder.module}.lora_{builder.name}",
+        "_component_": f"torchtune.models.{builder.module}.{prefix}_{builder.name}",
         "lora_attn_modules": [own for name, own in PROJECTIONS.items() if name in names],
         "apply_lora_to_mlp": set(MLP) <= {*names},
         "apply_lora_to_output": False,
         "lora_rank": method.r,
         "lora_alpha": method.lora_alpha,
         "lora_dropout": method.lora_dropout,
+        **({"quantize_base": True} if in_4_bits and not has_builder else {}),
     }
     lacks = ("use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "alpha_pattern")
     return Part(heading="Model", keys={"model": keys}, not_expressed=untaken(method, lacks))
 
 
 #: The methods of the recipes.
-METHOD_PARTS: MethodParts = {"full": _full, "lora": _low_rank}
+METHOD_PARTS: MethodParts = {"full": _full, "lora": _low_rank, "qlora": _low_rank}
 
 
 def _checkpoint(planned: Planned, builder: Builder) -> Part:

@@ -128,7 +128,8 @@ def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor
 
 def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Compute B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
-    return ops.scale(_product(bound, _called_dropout(method, bound, x)), "update, scaled")
+    kept: list[Tensor] = []
+    return ops.scale(_product(bound, _called_dropout(method, bound, x), kept), "update, scaled")
 
 
 def _called_dropout(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
@@ -140,10 +141,13 @@ def _dropped(method: LowRank, x: Tensor) -> Tensor:
     return ops.dropout(x, method.lora_dropout, "dropout") if x.tape.module_dropout else x
 
 
-def _product(bound: BoundModule, x: Tensor) -> Tensor:
+def _product(bound: BoundModule, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+    """Compute B(A(x)). Where the layer's code refers to A(x) for longer, `kept` gets it."""
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
     path = f"{bound.name}.lora_A"
     x = leave(path, products.matmul(enter(path, x), a, None, a.shape[0], "A·x"))
+    if kept is not None and bound.module_spec.keeps_after_a:
+        kept.append(x)
     path = f"{bound.name}.lora_B"
     return leave(path, products.matmul(enter(path, x), b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x"))
 

@@ -92,7 +92,9 @@ class QLoRA(LowRank):
         return "float32" if self.prepare_model_for_kbit_training else training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The code book of nested constants, where bitsandbytes makes one."""
+        """The code book of nested constants, where bitsandbytes makes one. torchtune's 4 bits are torchao's."""
+        if training.trainer == "torchtune":
+            return ()
         return code_book(model, self.base_quantization(training))
 
     def base_quantization(self, training: Training) -> Quantization:

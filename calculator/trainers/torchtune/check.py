@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.resident.torchao_nf4 import MULTIPLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,15 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 #: The values of settings of LoRA that torchtune's recipe has.
 OF_METHOD = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False, "rank_pattern": {}}
+
+#: The values of settings of QLoRA that torchao's NF4 has, and why it has no others. Source: to_nf4.
+OF_NF4: dict[str, tuple[object, str]] = {
+    "quant_type": ("nf4", "torchtune stores weights in torchao's NF4: use nf4"),
+    "double_quant": (True, "torchao's NF4 quantizes the block constants too: use true"),
+    "blocksize": (64, "torchao's NF4 has blocks of 64 in torchtune: use 64"),
+    "quant_storage": ("uint8", "torchao's NF4 is stored in bytes: use uint8"),
+    "prepare_model_for_kbit_training": (False, "torchtune prepares no model for k-bit training: use false"),
+}
 
 #: The values of settings that the recipes have, and why they have no others.
 OF_TRAINING: dict[str, tuple[object, str]] = {
@@ -104,11 +114,13 @@ def _model(prepared: Subject) -> Iterator[Problem]:
 
 def _method(prepared: Subject) -> Iterator[Problem]:
     method = prepared.method
-    if method.name not in ("full", "lora"):
-        message = f"torchtune is modelled for full and lora; {method.name} is not: use one of them, or another trainer"
+    if method.name not in ("full", "lora", "qlora"):
+        message = f"torchtune is modelled for full, lora and qlora; {method.name} is not: use one of them"
         yield Problem(loc="method.name", msg=message, input=method.name)
         return
-    if method.base_quantization(prepared.training) is not None:
+    if method.name == "qlora":
+        yield from _in_4_bits(prepared)
+    elif method.base_quantization(prepared.training) is not None:
         message = f"torchtune has no base of {method.title}: use LoRA in bfloat16"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if method.name == "full":
@@ -122,6 +134,23 @@ def _method(prepared: Subject) -> Iterator[Problem]:
             message = f"{name} is not modelled with torchtune: leave it out, or use another trainer"
             yield Problem(loc=f"method.{name}", msg=message, input=given)
     yield from _targets(prepared)
+
+
+def _in_4_bits(prepared: Subject) -> Iterator[Problem]:
+    """Yield settings of QLoRA that torchao's NF4 does not have, and matrices that it does not divide into blocks."""
+    for name, (value, message) in OF_NF4.items():
+        given = getattr(prepared.method, name)
+        if given != value:
+            yield Problem(loc=f"method.{name}", msg=message, input=given)
+    for path, module in prepared.model.paths:
+        stored = prepared.module_spec(path, module).quantization is not None
+        if stored and module.weight.elements % MULTIPLE:
+            message = (
+                f"torchao's NF4 needs matrices of a multiple of {MULTIPLE:,} weights, and {path} has"
+                f" {module.weight.elements:,}: use lora"
+            )
+            yield Problem(loc="method.name", msg=message, input="qlora")
+            return
 
 
 def _targets(prepared: Subject) -> Iterator[Problem]:

@@ -10,6 +10,11 @@ STEP = (
     " on stack.transformers or stack.peft. Evaluation, logging and data loading are not counted."
 )
 
+IN_4_BITS = (
+    "QLoRA's weights are torchao 0.10's NF4Tensor. PyTorch's own operations dequantize them, with an index of 8 bytes"
+    " for each weight of the matrix. Nothing of the weights depends on stack.bitsandbytes."
+)
+
 SUMMARY = (
     "torchtune's own modules compute norms and rotary embeddings in float32 and repeat keys and values. The output head"
     " runs in eight chunks, and the loss keeps the log-probabilities of all of them in float32."
@@ -26,6 +31,9 @@ FACTS = TrainerFacts(
         TrainerDefault(path="training.adapter_dtype", value="model", source=f"{_CONFIGS}: dtype"),
         TrainerDefault(
             path="training.gradient_checkpointing", value=True, source=f"{_CONFIGS}: enable_activation_checkpointing"
+        ),
+        TrainerDefault(
+            path="method.prepare_model_for_kbit_training", value=False, source=f"{RELEASE}, modules/peft/lora.py"
         ),
         TrainerDefault(path="training.max_grad_norm", value=None, source=f"{_CONFIGS}: clip_grad_norm"),
         TrainerDefault(

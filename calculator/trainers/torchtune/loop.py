@@ -15,9 +15,10 @@ from calculator.engine.tape import Tensor
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import final
 from calculator.resident.tensors import ResidentTensor
+from calculator.resident.torchao_nf4 import torchao_nf4
 from calculator.trainers.loop import Loop
 from calculator.trainers.torchtune import check
-from calculator.trainers.torchtune.facts import FACTS
+from calculator.trainers.torchtune.facts import FACTS, IN_4_BITS
 from calculator.trainers.torchtune.loss import chunked_output, loss_of_chunks
 from calculator.trainers.torchtune.modules import layer, rms_norm
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -45,9 +47,28 @@ class Torchtune(Loop):
         """Yield what torchtune refuses, and what of it is not modelled."""
         yield from check.problems(prepared)
 
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the step is, and how weights in 4 bits are stored."""
+        yield from self.facts.assumptions
+        if prepared.method.name == "qlora":
+            yield IN_4_BITS
+
     def model(self, model: Model) -> Model:
         """Return the model with torchtune's buffers: the table of the rotary embedding, and its frequencies."""
         return model.with_rotary_table if model.model_type in check.FAMILIES else model
+
+    def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
+        """Return how a module is stored, in 4 bits as torchao does. Builders of Qwen 2 quantize what LoRA adapts alone.
+
+        Source: torchtune/modules/peft/lora.py, LoRALinear; torchtune/models/qwen2/_component_builders.py,
+        lora_qwen2_self_attention and qwen2_mlp.
+        """
+        spec = replace(spec, keeps_after_a=True) if spec.added else spec
+        if spec.quantization is None:
+            return spec
+        if prepared.model.model_type == "qwen2" and not spec.added:
+            return replace(spec, quantization=None)
+        return replace(spec, quantization=torchao_nf4(prepared.training.dtype))
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the forward pass of torchtune's modules."""

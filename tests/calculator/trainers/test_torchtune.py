@@ -24,6 +24,7 @@ CONFIG = {
     "vocab_size": 500,
     "max_position_embeddings": 1024,
 }
+QLORA = {"name": "qlora", "prepare_model_for_kbit_training": False}
 
 
 def request(method=None, config=None, **training):
@@ -67,7 +68,12 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ),
         ("model.config.head_dim", "heads are", {"config": {"head_dim": 32}}),
         ("model.config.attention_bias", "attention_bias false only", {"config": {"attention_bias": True}}),
-        ("method.name", "modelled for full and lora", {"method": {"name": "ia3"}}),
+        ("method.name", "modelled for full, lora and qlora", {"method": {"name": "ia3"}}),
+        ("method.quant_type", "use nf4", {"method": {**QLORA, "quant_type": "fp4"}}),
+        ("method.double_quant", "use true", {"method": {**QLORA, "double_quant": False}}),
+        ("method.blocksize", "use 64", {"method": {**QLORA, "blocksize": 128}}),
+        ("method.prepare_model_for_kbit_training", "use false", {"method": {"name": "qlora"}}),
+        ("method.name", "a multiple of 16,384", {"method": QLORA}),
         ("method.use_dora", "not modelled", {"method": {"use_dora": True}}),
         ("method.target_modules", "apply_lora_to_mlp", {"method": {"target_modules": ["up_proj"]}}),
         ("method.target_modules", "output head", {"method": {"target_modules": ["q_proj", "lm_head"]}}),

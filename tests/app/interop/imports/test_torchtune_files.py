@@ -96,6 +96,23 @@ def test_a_full_recipe_is_a_request():
 
 
 @pytest.mark.parametrize(
+    "model",
+    [
+        {"_component_": "torchtune.models.llama3_2.qlora_llama3_2_1b"},
+        {"_component_": "torchtune.models.qwen2_5.lora_qwen2_5_7b_base", "quantize_base": True},
+    ],
+)
+def test_a_qlora_recipe_is_a_request_and_back(model):
+    found = imported({**LORA, "model": {**LORA["model"], **model}})
+    assert (missed(found), found.request["method"]["name"]) == (set(), "qlora")
+    body = {**found.request, "reserved": "rule"}
+    exported = export(parse_request(body), "torchtune")
+    assert exported.not_expressed == ()
+    assert {**yaml.safe_load(exported.content)["model"], **model} == yaml.safe_load(exported.content)["model"]
+    assert parse_request({**read(exported.content).request, "reserved": "rule"}) == parse_request(body)
+
+
+@pytest.mark.parametrize(
     ("change", "warning"),
     [
         ({"compile": True}, "compile: true"),
