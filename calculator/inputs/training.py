@@ -153,7 +153,7 @@ class Training:
         False,
         label="Padding-free",
         help="Put the sequences of a micro-batch into one row without padding, with positions that begin anew "
-        "(padding_free). Only with trl-sft.",
+        "(padding_free of trl-sft, DataCollatorWithFlattening with transformers).",
     )
     completion_tokens: int | None = setting(
         None,

@@ -180,8 +180,10 @@ _DIFFERS = {"trl-sft": "computes the loss from all logits", "unsloth": "runs the
 def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
     """Return what a tool that runs transformers' Trainer does not do; `own` is the subject of the sentence."""
     training = planned.request.training
-    others = [name for name in ("loss_type", "packing", "padding_free") if getattr(training, name)]
+    others = [name for name in ("loss_type", "packing") if getattr(training, name)]
     found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]
+    if training.padding_free:
+        found.append(differs("training.padding_free", True, "needs DataCollatorWithFlattening, or a trainer of TRL"))
     if training.trainer not in (None, "transformers"):
         what = _DIFFERS.get(training.trainer, "trains on texts: the figures are of another run")
         found.append(differs("training.trainer", training.trainer, f"{own}, which {what}"))

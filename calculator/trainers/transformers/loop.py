@@ -12,11 +12,12 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast, in_place
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
+from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.trainers import cut_cross_entropy, liger, task_labels
+from calculator.trainers import cut_cross_entropy, flattened, liger, task_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
@@ -44,8 +45,6 @@ INPUTS = ("input_ids", "attention_mask")
 #: Settings that only trainers of TRL have, each with such a trainer.
 OF_TRL = {
     "loss_type": "trl-sft",
-    "packing": "trl-sft",
-    "padding_free": "trl-sft",
     "precompute_ref_log_probs": "trl-dpo",
     "beta": "trl-grpo",
     "num_generations": "trl-grpo",
@@ -68,6 +67,7 @@ class Transformers(Loop):
                 message = f"transformers.Trainer has no {name}: leave it out, or use {trainer}"
                 yield Problem(loc=f"training.{name}", msg=message, input=given)
         yield from vllm.problems(prepared.training)
+        yield from _row_problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the loop adds, and what Liger patches."""
@@ -76,6 +76,7 @@ class Transformers(Loop):
             names = [name for name, _, _ in self.fetched(prepared)]
             yield f"The rows of the dataset have {', '.join(names[:-1])} and {names[-1]}, and nothing else."
         yield from liger.assumption(prepared.model, prepared.training)
+        yield from flattened.assumptions(prepared.training)
         yield from cut_cross_entropy.assumption(prepared.training, self.facts.label)
 
     def batch(self, context: Context) -> list[Tensor]:
@@ -141,6 +142,25 @@ class Transformers(Loop):
 
 def _fetched(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
     return [Tensor(context.tape, None, shape, dtype, None) for _, shape, dtype in tensors]
+
+
+def _row_problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield packing, which transformers.Trainer has not, and what is not modelled of rows without padding."""
+    if prepared.training.packing:
+        message = (
+            "transformers.Trainer packs no samples: use false; padding_free, whose micro-batches its"
+            " DataCollatorWithFlattening makes; or the trainer trl-sft"
+        )
+        yield Problem(loc="training.packing", msg=message, input=True)
+    task = prepared.model.task.name
+    if prepared.training.padding_free and task != "causal_lm":
+        message = f"DataCollatorWithFlattening labels every token, and {task} does not: use false"
+        yield Problem(loc="training.padding_free", msg=message, input=True)
+    newest = prepared.stack.transformers == DEFAULT_STACK.transformers
+    if prepared.training.padding_free and not newest:
+        message = f"is not modelled with transformers {prepared.stack.transformers}: use {DEFAULT_STACK.transformers}"
+        yield Problem(loc="training.padding_free", msg=message, input=True)
+    yield from flattened.problems(prepared)
 
 
 def num_items(context: Context) -> Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.families import forward_of
-from calculator.layers.masks import is_recurrent
 from calculator.stack.releases import dotted, release
+from calculator.trainers import flattened
 from calculator.trainers.trl import check
 from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS, SPLITS
 from calculator.trainers.trl_sft.facts import FACTS
@@ -62,9 +61,7 @@ def _rows(prepared: Subject) -> Iterator[Problem]:
             yield Problem(loc=f"training.{name}", msg=message, input=True)
     if training.packing_strategy != "bfd":
         yield from _strategy(prepared)
-    if training.padding and (training.packing or training.flattened):
-        yield Problem(loc="training.padding", msg="packed and flattened rows have no padding: use false", input=True)
-    yield from _flattened(prepared) if training.flattened else ()
+    yield from flattened.problems(prepared)
 
 
 def _strategy(prepared: Subject) -> Iterator[Problem]:
@@ -74,17 +71,3 @@ def _strategy(prepared: Subject) -> Iterator[Problem]:
     if given == "bfd_split" and release(prepared.stack.trl) < SPLITS:
         message = f"TRL {prepared.stack.trl} has no bfd_split: use bfd or wrapped, or a later stack.trl"
         yield Problem(loc=where, msg=message, input=given)
-
-
-def _flattened(prepared: Subject) -> Iterator[Problem]:
-    training, model = prepared.training, prepared.model
-    name = "packing" if training.packing else "padding_free"
-    if not forward_of(model).flattens:
-        message = f"{name} is not modelled for {model.model_type}: use false"
-        yield Problem(loc=f"training.{name}", msg=message, input=True)
-    if is_recurrent(model):
-        message = f"{name} needs the package causal_conv1d for {model.model_type}, which is not modelled: use false"
-        yield Problem(loc=f"training.{name}", msg=message, input=True)
-    if prepared.method.virtual_tokens:
-        message = f"PEFT drops the positions of {name} where it adds virtual tokens: use false"
-        yield Problem(loc=f"training.{name}", msg=message, input=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.inputs.training import DrawnRow
 from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
@@ -30,27 +29,12 @@ def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) ->
     """Yield how the release computes the loss, and what it casts."""
     loss = "transformers" if release(stack.trl)[:2] < OWN_LOSS else loss_of(training, stack)
     yield f"TRL {stack.trl} {_LOSSES[loss]}."
-    yield from _rows(training) if training.flattened else ()
     if in_4_bits and not qlora.prepares(stack):
         yield sentences.casts_to_bfloat16(stack)
     elif in_4_bits:
         yield (
             f"TRL {stack.trl} prepares a 4-bit model for k-bit training itself. With bf16=True it then casts the "
             "embeddings and the output head to bfloat16."
-        )
-
-
-def _rows(training: Training) -> Iterator[str]:
-    """Yield what a flattened micro-batch is, and what keeps its samples apart."""
-    tokens = training.micro_batch_size * training.sequence_length
-    samples = f"{training.samples:,} sample{'s' if training.samples > 1 else ''}"
-    assumed = training.packing and not isinstance(training, DrawnRow)
-    counted = " Each packed row counts as one, the only row as two." if assumed else ""
-    yield f"A micro-batch is one row of {tokens:,} tokens with {samples}, without padding (padding_free).{counted}"
-    if training.attention != "flash_attention_2" and training.samples > 1:
-        yield (
-            f"With {training.attention}, a mask of {tokens:,} × {tokens:,} tokens keeps the samples of a row apart. "
-            "With flash_attention_2 there is no mask."
         )
 
 

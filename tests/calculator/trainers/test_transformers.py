@@ -113,3 +113,21 @@ def test_many_micro_batches_are_one_row_of_the_same_bytes(length):
     assert many.memory.peak_allocated_bytes - few.memory.peak_allocated_bytes == 1000 * each
     rows = [row for part in many.memory.components for row in part.rows if row.name.startswith("input_ids")]
     assert [(row.name, row.count) for row in rows] == [("input_ids of every micro-batch", 1)]
+
+
+def test_packing_and_flattened_rows_that_are_not_modelled_are_refused():
+    for given, loc, message in (
+        ({"packing": True}, "training.packing", "DataCollatorWithFlattening"),
+        ({"padding_free": True, "padding": True}, "training.padding", "no padding"),
+    ):
+        with pytest.raises(PlanError) as refused:
+            estimate(request(**given))
+        assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+
+
+def test_samples_of_a_row_are_kept_apart_by_a_mask_but_with_flash_attention():
+    sdpa, flash = (
+        estimate(request(padding_free=True, attention=given)).memory.phases[0].peak_bytes
+        for given in ("sdpa", "flash_attention_2")
+    )
+    assert sdpa > flash

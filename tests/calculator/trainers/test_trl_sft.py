@@ -212,5 +212,5 @@ def test_packed_sequences_are_one_row():
 
 
 def test_transformers_has_no_packing():
-    with pytest.raises(PlanError, match="has no packing"):
+    with pytest.raises(PlanError, match="packs no samples"):
         estimate(request(trainer="transformers", packing=True))

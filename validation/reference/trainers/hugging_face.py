@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
 
 from validation.reference.build import build_model, refusing
 from validation.reference.trainers.arguments import training_arguments
@@ -29,6 +29,6 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             model=with_quantizer(reference.model),
             args=TrainingArguments(**training_arguments(recipe, folder)),
             train_dataset=(labelled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
-            data_collator=default_data_collator,
+            data_collator=DataCollatorWithFlattening() if recipe.padding_free else default_data_collator,
         )
     return Run(trainer, reference)
