@@ -137,13 +137,26 @@ class FlatState:
             changes[place.ranks.stop] -= size
         return [*accumulate(changes[:-1])]
 
+    @cached_property
+    def _reduces(self) -> list[bool]:
+        """By rank: whether a parameter of its partition gets a gradient. The first that is reduced makes the buffer."""
+        count = self.partitions.count
+        if not any(idle for group in self._groups for _, _, idle in group):
+            return [True] * count
+        changes = [0] * (count + 1)
+        keys = (Key(name, layer) for layer, gradients in self.plan.in_order for name in gradients.names)
+        for place in map(self.partitions.place, keys):
+            changes[place.ranks.start] += 1
+            changes[place.ranks.stop] -= 1
+        return [number > 0 for number in accumulate(changes[:-1])]
+
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         """The gradients of a rank's partition, and zeros in place of those that the step does not produce."""
         whole, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]
         what = "parameters in the partition"
         own = row("gradients of the partition", whole, what, self.dtype, "gradients")
         idle = row("zeros for parameters without a gradient", zeros, what, self.dtype, "gradients")
-        return (own,) if whole else (), (idle,) if zeros else ()
+        return (own,) if whole and self._reduces[rank] else (), (idle,) if zeros else ()
 
     def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
         """What earlier micro-batches of a step left alive for the next forward pass."""

@@ -145,6 +145,13 @@ class Coordinator:
             self._recorded.append(module)
         if backward:
             self._in_backward[module.number] = module
+        if module.parameters:
+            self._use(module, recomputes=recomputes)
+        if self._is_complete:
+            self._prefetch(module)
+        self._step += 1
+
+    def _use(self, module: Module, *, recomputes: bool) -> None:
         self._gather([each for each in module.parameters if each.state == PARTITIONED])
         owner = next(reversed(self._in_backward.values())) if recomputes and self._in_backward else None
         for each in module.parameters:
@@ -156,9 +163,6 @@ class Coordinator:
             if gather is not None:
                 gather.wait()
                 gather.drop()
-        if self._is_complete:
-            self._prefetch(module)
-        self._step += 1
 
     def _gather(self, parameters: list[Partitioned]) -> None:
         if not parameters:
@@ -175,17 +179,20 @@ class Coordinator:
         return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype] * represents
 
     def _prefetch(self, module: Module) -> None:
-        own = sum(self._fetched_for.get(each, -1) < self._step for each in module.parameters)
-        known: set[Partitioned] = set()
-        while self._queue and len(known) < own:
-            each, place = self._queue.popleft()
-            self._fetched_for[each] = place
-            known.add(each)
+        if module.parameters:
+            own = sum([self._fetched_for.get(each, -1) < self._step for each in module.parameters])
+            known: set[Partitioned] = set()
+            while self._queue and len(known) < own:
+                each, place = self._queue.popleft()
+                self._fetched_for[each] = place
+                known.add(each)
         if not self._sizes.prefetch_bucket:
             return
         left = self._sizes.max_live - self._available
         most = min(left, self._sizes.prefetch_bucket)
         self.is_limited = self.is_limited or left < self._sizes.prefetch_bucket
+        if not self._queue or most <= 0:
+            return
         chosen: dict[Partitioned, None] = {}
         total = 0
         while self._queue and total < most:
@@ -211,7 +218,7 @@ class Coordinator:
                 self._release(each)
 
     def _to_release(self, module: Module) -> frozenset[Partitioned]:
-        if not self._is_complete:
+        if not (self._is_complete and module.parameters):
             return frozenset(module.parameters)
         key = module.number, self._step
         if key not in self._released:

@@ -12,8 +12,11 @@ from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.inputs.sharding import ZeroOptimization
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero.partitions import Partitions, Pattern
+from calculator.sharding.zero.state import FlatState
 from tests.paths import CASE_FILES
 
 CONFIG = {
@@ -228,3 +231,18 @@ def test_what_is_refused_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         estimate(request(**kwargs))
     assert [problem.loc for problem in caught.value.problems] == [loc]
+
+
+def test_a_rank_whose_parameters_all_get_no_gradient_has_no_buffer_for_gradients():
+    tensors = [
+        ResidentTensor(
+            name=name, shape=(8,), dtype="bfloat16", component="adapter_weights", trained=True, in_graph=used
+        )
+        for name, used in (("a", True), ("b", False))
+    ]
+    prepared = training_step(request(count=2)).resident.prepared
+    state = FlatState(prepared, tensors, [tensors], OPTIMIZERS["adamw_torch"])
+    assert [[each.name for part in state.gradients_of(rank) for each in part] for rank in range(2)] == [
+        ["DeepSpeed: gradients of the partition"],
+        ["DeepSpeed: zeros for parameters without a gradient"],
+    ]
