@@ -121,8 +121,8 @@ FAMILIES = (
     Family(
         model_type="nemotron_h",
         entries=(
-            size("vocab_size", 131_072),
-            size("hidden_size", 4096),
+            size("vocab_size"),
+            size("hidden_size"),
             Field(name="hybrid_override_pattern", type="text", default=None, nullable=True),
             Field(
                 name="layer_types",
@@ -136,7 +136,7 @@ FAMILIES = (
             Computed(name="layer_types", value=_named),
             Computed(name="hybrid_override_pattern", value=_as_pattern),
             derived("num_hidden_layers", lambda config: len(config["layer_types"])),
-            size("num_attention_heads", 32),
+            size("num_attention_heads"),
             size("num_key_value_heads", 8),
             GROUPS,
             size("head_dim", 128),
