@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import operations as ops
 from calculator.trainers.trl import generated
+from calculator.trainers.trl.comparing import ComparingTrainer
 from calculator.trainers.trl.generating import GeneratingTrainer, clipped
 from calculator.trainers.trl_rloo.facts import FACTS
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.trainers.loop import Passes
+    from calculator.trainers.loop import Compared, Passes
+    from calculator.trainers.subject import Subject
 
 
 class TrlRloo(GeneratingTrainer):
@@ -29,6 +31,18 @@ class TrlRloo(GeneratingTrainer):
     name: ClassVar[TrainerName | None] = "trl-rloo"
     facts = FACTS
     default_beta = 0.05
+
+    def compared(self, prepared: Subject) -> Compared | None:
+        """Return what the reference is. RLOOTrainer copies the adapters of a passed model, whatever `beta` is."""
+        found = ComparingTrainer.compared(self, prepared)
+        return found if found == "adapter copies" or self.uses_reference(prepared.training) else None
+
+    def reference_sentence(self, prepared: Subject) -> str:
+        """Return what the reference is, and what it keeps in memory."""
+        own = GeneratingTrainer.reference_sentence(self, prepared)
+        if self.uses_reference(prepared.training) or self.compared(prepared) is None:
+            return own
+        return f"{own} RLOOTrainer copies the adapters in float32 all the same, as adapter_dtype is model."
 
     def scores(self, training: Training) -> list[tuple[str, Shape, DType]]:
         """Return the log-probabilities of sequences."""

@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_request
 from calculator.limit_search.limits import limit, parse_limit
 from calculator.resident.per_parameter import tensors
@@ -248,3 +248,15 @@ def test_a_limit_is_searched_from_the_smallest_value_that_the_trainer_accepts(tr
     assert TRAINERS[trainer].least(solve_for, wanted.training) == least
     assert answer.value is not None
     assert answer.value >= least
+
+
+@pytest.mark.parametrize(("trainer", "copies"), [("trl-rloo", 1), ("trl-grpo", 0)])
+def test_rloo_copies_the_adapters_of_a_model_that_is_passed_without_beta_too(trainer, copies):
+    def adapters(beta):
+        training = {"trainer": trainer, "micro_batch_size": 2, "beta": beta, "adapter_dtype": "model"}
+        body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "training": training}
+        tensors = resident_state(parse_request({**body, "reserved": "rule"})).tensors
+        return sum(tensor.bytes for tensor in tensors if tensor.component == "adapter_weights")
+
+    own, with_copies = adapters(0.0), adapters(0.05)
+    assert with_copies == 3 * own if not copies else with_copies == own
