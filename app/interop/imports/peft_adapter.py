@@ -16,6 +16,7 @@ from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
 from calculator.methods import METHODS
 from calculator.methods.config_arguments import argument_names
+from calculator.methods.not_modelled import NOT_MODELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     model = reference(keys, "base_model_name_or_path", given)
     kind = keys.take("peft_type")
     if not isinstance(kind, str) or kind not in NAMES:
-        raise refusal("content.peft_type", f"is not modelled: {', '.join(NAMES)} are", kind)
+        reason = f": {NOT_MODELLED[kind]}" if isinstance(kind, str) and kind in NOT_MODELLED else ""
+        raise refusal("content.peft_type", f"is not modelled{reason}. {', '.join(NAMES)} are", kind)
     name = NAMES[kind]
     cls: type = METHODS[name]
     settings = [setting for setting in declared(cls) if setting.name in argument_names(cls)]

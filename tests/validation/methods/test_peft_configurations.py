@@ -1,5 +1,6 @@
 """The settings and default targets of methods are those of PEFT's configurations."""
 
+import re
 from dataclasses import MISSING, fields
 
 import peft
@@ -10,6 +11,8 @@ from peft.utils import constants
 from calculator.families import FAMILIES
 from calculator.methods import METHODS
 from calculator.methods.config_arguments import config_arguments
+from calculator.methods.not_modelled import NOT_MODELLED
+from tests.paths import ROOT
 
 
 def test_a_method_of_peft_is_described_by_its_configuration():
@@ -31,3 +34,12 @@ def test_default_targets_are_those_of_peft(name):
     table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{facts.peft_type.replace('_', '')}_TARGET_MODULES_MAPPING")
     assert facts.default_targets == {family: tuple(table[family]) for family in facts.default_targets}
     assert {family for family in table if family in FAMILIES} <= facts.default_targets.keys()
+
+
+def test_every_method_of_peft_is_modelled_or_refused_with_a_reason():
+    served = {cls.facts.peft_type for cls in METHODS.values() if cls.facts.peft_type}
+    assert served | NOT_MODELLED.keys() == {kind.value for kind in peft.PeftType}
+    assert not served & NOT_MODELLED.keys()
+    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", (ROOT / "docs/peft_methods.md").read_text(), re.MULTILINE))
+    assert rows.keys() == served | NOT_MODELLED.keys()
+    assert {kind: f"refused: {reason}" for kind, reason in NOT_MODELLED.items()}.items() <= rows.items()

@@ -1,0 +1,20 @@
+"""The methods of PEFT that are refused, each with the reason."""
+
+#: By PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
+NOT_MODELLED: dict[str, str] = {
+    "ADAMSS": "its subspaces are clusters of a weight's singular vectors, whose sizes depend on the weight",
+    "ADAPTION_PROMPT": "it replaces the attention of the topmost layers by one with a gated prompt",
+    "BOFT": "torch.linalg.solve computes its rotations, and how many there are depends on a kernel that is compiled",
+    "CARTRIDGE": "it trains a cache that a script makes of a text first",
+    "CPT": "its prompt and the weights of its loss are those of given tokens",
+    "FROD": "its matrices come from one decomposition of the weights of all layers",
+    "LILY": "some layers share matrices, and others do not",
+    "MULTITASK_PROMPT_TUNING": "its prompts depend on each sample's task",
+    "OSF": "it trains the smaller singular values of each weight with projected gradients",
+    "POLY": "its mixtures of adapters depend on each sample's task",
+    "SHADOW": "a second small model runs with each layer",
+    "SHIRA": "what sums of dense and sparse tensors allocate on a GPU is not modelled",
+    "SUPERTUNING": "what its sparse updates allocate on a GPU is not modelled",
+    "WAVEFT": "what its wavelet transforms allocate is not modelled",
+    "XLORA": "the model runs twice in each step, to mix other adapters",
+}
