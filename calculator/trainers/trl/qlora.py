@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Parts of the names of modules that older releases cast back.
 CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
 
-#: The part of the names of parameters that stay in float32.
+#: The part of the names of parameters that stay in float32, in which PEFT makes them for TRL whatever adapter_dtype is.
 MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -44,7 +44,7 @@ def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
     if prepares(prepared.stack):
         casts = prepared.training.autocast == "bfloat16" and spec.dtype == "float32"
         return replace(spec, dtype="bfloat16") if casts and _is_cast_back(path) else spec
-    added = tuple(each if MAGNITUDE in each.name else replace(each, dtype="bfloat16") for each in spec.added)
+    added = tuple(replace(each, dtype="float32" if MAGNITUDE in each.name else "bfloat16") for each in spec.added)
     return replace(spec, added=added)
 
 
