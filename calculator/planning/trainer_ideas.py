@@ -35,3 +35,5 @@ def trainer_ideas(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
         flash = {"training.attention": "flash_attention_2", "training.padding": False}
         changes = {name: value for name, value in flash.items() if getattr(training, name.split(".")[1]) != value}
         yield "packed_rows", {"training.packing": True, **changes}
+        if training.trainer == "transformers":
+            yield "flattened_batches", {"training.padding_free": True, **changes}

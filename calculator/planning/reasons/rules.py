@@ -275,6 +275,12 @@ RULES: dict[str, Rule] = {
             source="TRL 1.16, trainer/sft_config.py, packing and padding_free",
         ),
         Rule(
+            name="flattened_batches",
+            statement="DataCollatorWithFlattening joins the samples of a micro-batch to one row, without padding."
+            " FlashAttention keeps each sample to itself.",
+            source="transformers 5.24, data/data_collator.py, DataCollatorWithFlattening",
+        ),
+        Rule(
             name="base_in_float16",
             statement="A base in AWQ is loaded in float16, whatever the dtype of the run.",
             source="transformers 5.24, quantizers/quantizer_awq.py, update_dtype",

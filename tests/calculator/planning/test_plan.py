@@ -24,6 +24,7 @@ OF_BASES = {"base_in_float16", "unmergeable_base"}
 OF_SUGGESTIONS = {
     "cut_cross_entropy",
     "double_quantisation",
+    "flattened_batches",
     "fused_attention",
     "fused_head",
     "fused_optimizer",

@@ -66,6 +66,7 @@ OF_TRAINERS = [
     ({"loss_type": "nll", "gradient_checkpointing": True}, "1.9", {"fused_head", "loss_in_chunks"}),
     ({"padding": True, "attention": "eager"}, "1.16", {"packed_rows"}),
     ({"trainer": "transformers"}, "1.16", {"cut_cross_entropy", "liger_kernels"}),
+    ({"trainer": "transformers", "padding": True, "attention": "eager"}, "1.16", {"flattened_batches"}),
 ]
 
 
