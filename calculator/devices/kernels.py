@@ -9,6 +9,8 @@ from calculator.devices.verdict import card_of
 from calculator.stack.changes import older_behaviour
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
 
@@ -32,11 +34,12 @@ class Kernels:
     delta_rule_block: int = 64
 
 
-def kernels_of(device: Device, stack: StackVersions) -> Kernels:
-    """The kernels of a device and of a stack; without a named card, those of a current one."""
+def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] | None) -> Kernels:
+    """The kernels of a device, of a stack and of packages; without a named card, those of a current one."""
     card = card_of(device)
+    large = "fla" in (packages or ()) and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
     return Kernels(
         flash=card is None or card.has_flash,
-        delta_rule_block=128 if card is not None and card.compute_capability in _LARGE_SHARED_MEMORY else 64,
+        delta_rule_block=128 if large else 64,
         grouped_efficient="math_kernel_for_float32_groups" not in older_behaviour(stack),
     )

@@ -187,7 +187,7 @@ def _with_host(memory: Memory, host: int, request: Request) -> Memory:
 
 def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     """All of a request that decides a replay of its model."""
-    kernels = kernels_of(request.device, request.stack)
+    kernels = kernels_of(request.device, request.stack, request.training.kernels)
     return (
         request.method,
         request.drawn or request.training,

@@ -81,7 +81,7 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
             other_settings(request.method),
             other_settings(request.training),
             request.stack,
-            kernels_of(device, request.stack),
+            kernels_of(device, request.stack, request.training.kernels),
             device.divided,
         )
         hash(settings)

@@ -68,7 +68,7 @@ class PreparedModel:
     @property
     def kernels(self) -> Kernels:
         """The attention kernels of the device and the stack."""
-        return kernels_of(self.device, self.stack)
+        return kernels_of(self.device, self.stack, self.training.kernels)
 
     @property
     def cast_to(self) -> DType | None:

@@ -11,7 +11,7 @@ from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
-from calculator.layers.masks import is_recurrent
+from calculator.layers.masks import attention_types, is_recurrent
 from calculator.methods.prefix import decoder_cache
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
@@ -170,6 +170,8 @@ def _fits(model: Model) -> None:
         raise refusal("method.name", message, "prefix")
     if "global_head_dim" in config:
         message = f"PEFT's prefix has heads of one size, those of {model.model_type} have two: use another method"
+        if len(attention_types(model.decoder.layers)) == 1:
+            message = f"a prefix is not modelled for {model.model_type}: use another method"
         raise refusal("method.name", message, "prefix")
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
     if (single and config["num_attention_heads"] > 1) or config.get("kv_lora_rank"):

@@ -171,7 +171,7 @@ def test_modules_that_are_not_fused_run_as_pefts_do():
         ("training.attention", "flash-attn or xformers", {"attention": "eager"}),
         ("training.padding", "no mask", {"padding": True}),
         ("training.use_liger_kernel", "kernels of its own", {"use_liger_kernel": True}),
-        ("training.packing", "has no packing", {"packing": True}),
+        ("training.packing", "packs no samples", {"packing": True}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
             "is re-entrant",
