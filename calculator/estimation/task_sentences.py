@@ -69,8 +69,7 @@ def _of_images(model: Model, method: Method) -> Iterator[str]:
     yield CONVOLUTION
     if method.facts.config_class is not None and not is_saved("classifier", getattr(method, "modules_to_save", None)):
         yield (
-            "PEFT has no TaskType for images, and leaves the new head as it is: set modules_to_save to classifier to"
-            " train it."
+            "PEFT has no TaskType for images, and freezes the new head: set modules_to_save to classifier to train it."
         )
 
 

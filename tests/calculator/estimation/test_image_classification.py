@@ -1,4 +1,4 @@
-"""Models that classify images: what makes the tokens, what is refused, and what sizes may be asked for."""
+"""Models that classify images: the number of tokens, refused requests, and the sizes that limits search."""
 
 import pytest
 
