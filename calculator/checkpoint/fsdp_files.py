@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.checkpoint.parameters import Named
     from calculator.common.dtype import DType
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
 
 #: The name of the archive in which `torch.save` writes to a stream.
 _STREAM = "archive"

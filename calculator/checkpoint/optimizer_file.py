@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
 from calculator.checkpoint.torch_file import TorchTensor
-from calculator.resident.optimizers import BLOCKSIZE_8BIT, SMALLEST_8BIT, SMALLEST_PAGED
+from calculator.resident.optimizer import BLOCKSIZE_8BIT, SMALLEST_8BIT, SMALLEST_PAGED
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
     from calculator.checkpoint.parameters import Named
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensors import ResidentTensor
 
 CUDA = "cuda:0"

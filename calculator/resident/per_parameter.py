@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from calculator.common.names import ComponentName
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
 
 
 class PerParameter:

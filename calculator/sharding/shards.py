@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.communication import Collective

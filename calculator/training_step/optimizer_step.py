@@ -15,7 +15,7 @@ from calculator.training_step.updates.loops import LOOPS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
 
 
 def temporaries(

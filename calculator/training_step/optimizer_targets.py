@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.inputs.training import Training
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensors import ResidentTensor
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
 

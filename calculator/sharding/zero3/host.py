@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.inputs.sharding import ZeroOptimization
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.sharding.zero3.parameters import Partitioned
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.repetition import Repetition
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero3.followed import Followed

@@ -9,7 +9,7 @@ from calculator.training_step.updates import projected
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape, Tensor
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensors import ResidentTensor
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensors import ResidentTensor
 
 

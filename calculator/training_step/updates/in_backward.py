@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
 
 
 class ReleasingHooks(Hooks):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from calculator.engine.tape import Allocation
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
 
     #: The loop of an optimizer's step over the parameters of a group.
     Loop = Callable[[Tape, list[ResidentTensor], Optimizer], None]

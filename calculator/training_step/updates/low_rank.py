@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
-from calculator.resident.optimizers import SMALLEST_8BIT
+from calculator.resident.optimizer import SMALLEST_8BIT
 from calculator.training_step.updates import projected
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape, Tensor
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.projection import Projection
     from calculator.resident.tensors import ResidentTensor
 

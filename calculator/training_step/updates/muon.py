@@ -8,7 +8,7 @@ from calculator.architecture.dimension import elements
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensors import ResidentTensor
 
 #: The iterations of Newton and Schulz.

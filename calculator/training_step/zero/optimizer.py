@@ -15,7 +15,7 @@ from calculator.training_step.optimizer_step import temporaries
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.state import FlatState
