@@ -1,6 +1,7 @@
-"""Threads that read the frames of others, as sampling profilers do."""
+"""What keeps objects alive longer than their last reference does: frames that other threads read, other Pythons."""
 
 import os
+import subprocess
 import sys
 from collections import deque
 from itertools import product
@@ -126,3 +127,9 @@ def test_a_forked_process_waits_for_no_thread_of_its_parent():
     finally:
         ended.set()
         thread.join()
+
+
+def test_another_python_than_cpython_is_refused():
+    code = "import sys; sys.implementation.name = 'pypy'; import calculator.engine.tape"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Headroom needs CPython" in ended.stderr
