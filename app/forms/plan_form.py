@@ -221,7 +221,7 @@ def non_default(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, 
     body: dict[str, Any] = {}
     for field in fields:
         value = field.value(typed[field.name])
-        if value != field.declared.default:
+        if (tuple(value) if isinstance(value, list) else value) != field.declared.default:
             place(body, field.keys, value)
     return body
 

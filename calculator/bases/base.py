@@ -47,8 +47,8 @@ class Base(ABC):
     is_linear: ClassVar[bool] = True
     #: Whether its layers keep biases as buffers, which no method trains.
     keeps_biases_as_buffers: ClassVar[bool] = False
-    #: The statement that imports what `loading` calls besides transformers.
-    imports: ClassVar[str] = ""
+    #: The compute capability from which on it runs, if not on every card.
+    compute_capability: ClassVar[tuple[int, int]] = (0, 0)
     #: Which part of the figures is from source only.
     from_source: ClassVar[str] = ""
 
@@ -56,6 +56,16 @@ class Base(ABC):
     def in_bits(self) -> str:
         """How many bits a weight has, in words."""
         return f"{self.config.bits} bits"
+
+    @property
+    def title(self) -> str:
+        """Its name in words, with what its settings change of it."""
+        return self.label
+
+    @property
+    def imports(self) -> str:
+        """The statement that imports what `loading` calls besides transformers."""
+        return ""
 
     @property
     @abstractmethod

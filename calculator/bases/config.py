@@ -8,7 +8,10 @@ from typing import Literal
 from calculator.inputs.settings import setting
 
 #: The `quant_method` of the bases that are modelled, as transformers spells it.
-QuantMethod = Literal["gptq", "awq", "torchao"]
+QuantMethod = Literal["gptq", "awq", "torchao", "fp8"]
+
+#: The configs of torchao that are modelled, as TorchAoConfig's quant_type names them.
+TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,4 +43,20 @@ class QuantizationConfig:
         label="Activation order",
         help="Whether GPTQ ordered columns by their activations (desc_act). Memory is the same: the index of each"
         " column's group is stored either way.",
+    )
+    quant_type: TorchAOType = setting(
+        "Int8WeightOnlyConfig",
+        label="Type of torchao",
+        help="The config of torchao that stores the base: integers of 8 bits, or floats of 8 bits.",
+    )
+    weight_block_size: tuple[int, ...] | None = setting(
+        (128, 128),
+        label="Block size of FP8",
+        help="Outputs and inputs of an FP8 base that share a scale, two numbers; null means all of a weight.",
+        empty="one scale for each weight",
+    )
+    activation_scheme: Literal["dynamic", "static"] = setting(
+        "dynamic",
+        label="Scales of FP8's inputs",
+        help="Whether an FP8 base has a stored scale for the input of each layer (static) or computes it (dynamic).",
     )

@@ -7,10 +7,10 @@ transformers/quantizers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from calculator.bases import BASES
-from calculator.bases.config import QuantizationConfig
+from calculator.bases.config import QuantizationConfig, TorchAOType
 from calculator.common.errors import PlanError, Problem
 from calculator.inputs.settings import declared, parse
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: Where the object is in a request.
 LOC = "model.config.quantization_config"
 
-#: Formats whose checkpoints transformers dequantises for training, and the argument that does so.
+#: Formats whose checkpoints transformers dequantises for training, and the argument that does so. LoRA can also train
+#: over FP8 itself, where the method names it.
 DEQUANTIZED = {
     "mxfp4": "Mxfp4Config(dequantize=True)",
     "fp8": "FineGrainedFP8Config(dequantize=True)",
@@ -67,10 +68,17 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "checkpoint_format": (None, "gptq", "gptq_v2", "gemm"),
     "format": (None, "gptq", "gptq_v2", "gemm"),
     "modules_in_block_to_quantize": (None,),
+    "scale_fmt": (None, "float"),
+    "modules_to_convert": (None, []),
 }
 
-#: The names of torchao's weights in 8 bits.
-TORCHAO_INT8 = ("Int8WeightOnlyConfig", "int8_weight_only")
+#: The configs of torchao that are modelled, by the names that config.json files have for them.
+TORCHAO: dict[Any, TorchAOType] = {
+    "Int8WeightOnlyConfig": "Int8WeightOnlyConfig",
+    "int8_weight_only": "Int8WeightOnlyConfig",
+    "Float8WeightOnlyConfig": "Float8WeightOnlyConfig",
+    "float8_weight_only": "Float8WeightOnlyConfig",
+}
 
 _WAY_OUT = "take quantization_config out of the config for the model in training.dtype"
 
@@ -87,12 +95,21 @@ def method_of(stated: Any) -> str | None:
 
 def read(stated: Any) -> QuantizationConfig | None:
     """The base of a `quantization_config` that is modelled; None for others, whose reasons `problems` yields."""
-    if method_of(stated) not in BASES or any(_of_settings(stated)):
+    name = method_of(stated)
+    if name not in BASES or name in DEQUANTIZED or any(_of_settings(stated)):
         return None
     try:
         return _parsed(stated)
     except PlanError:
         return None
+
+
+def kept(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
+    """The base of a checkpoint that transformers would dequantise, where a method chooses to train over it as it is."""
+    name = method_of(stated)
+    if chosen is None or name not in DEQUANTIZED or chosen.quant_method != name or any(_of_settings(stated)):
+        return None
+    return _parsed(stated)
 
 
 def _torchao_type(stated: Mapping[str, Any]) -> Any:
@@ -104,14 +121,18 @@ def _torchao_type(stated: Mapping[str, Any]) -> Any:
 
 def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
     known = {each.name for each in declared(QuantizationConfig)}
-    return parse(QuantizationConfig, {key: stated[key] for key in stated if key in known}, LOC)
+    own = {key: stated[key] for key in stated if key in known}
+    if "quant_type" in own:
+        own["quant_type"] = TORCHAO.get(_torchao_type(stated), "Int8WeightOnlyConfig")
+    return parse(QuantizationConfig, own, LOC)
 
 
 def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
     """Settings that change what is stored."""
     kind = _torchao_type(stated)
-    if stated.get("quant_method") == "torchao" and kind not in TORCHAO_INT8:
-        message = f"of torchao, Int8WeightOnlyConfig is modelled; transformers does not train over 4 bits: {_WAY_OUT}"
+    if stated.get("quant_method") == "torchao" and kind not in TORCHAO:
+        known = " and ".join(get_args(TorchAOType))
+        message = f"of torchao, {known} are modelled; transformers does not train over 4 bits: {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_type", msg=message, input=kind)
     for key, values in FIXED.items():
         if stated.get(key) not in values:
@@ -127,7 +148,14 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
     if stated is not None and not isinstance(stated, Mapping):
         yield Problem(loc=LOC, msg="must be an object", input=stated)
     name = method_of(stated)
-    if name is None or name in (*CHOSEN_BY_METHOD, *DEQUANTIZED):
+    if name is None or name in CHOSEN_BY_METHOD:
+        return
+    if name in DEQUANTIZED:
+        if chosen is not None and chosen.quant_method != name:
+            message = f"the config.json states {name}: leave it out, or {_WAY_OUT}"
+            yield Problem(loc="method.quantization_config.quant_method", msg=message, input=chosen.quant_method)
+        elif chosen is not None:
+            yield from _of_stated(stated)
         return
     if name not in BASES:
         message = f"a base in {name}: {REFUSED.get(name, 'no known format')}; {_WAY_OUT}"
@@ -140,11 +168,15 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
         message = f"over a base in {BASES[name].label}, lora without load_in_8bit is modelled: use that, or {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
     else:
-        yield from _of_settings(stated)
-        try:
-            _parsed(stated)
-        except PlanError as error:
-            yield from error.problems
+        yield from _of_stated(stated)
+
+
+def _of_stated(stated: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _of_settings(stated)
+    try:
+        _parsed(stated)
+    except PlanError as error:
+        yield from error.problems
 
 
 def loaded(stated: Any, dtype: str) -> Iterator[str]:

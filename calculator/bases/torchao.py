@@ -1,4 +1,4 @@
-"""torchao's weights in 8 bits as a base of LoRA: transformers' TorchAoConfig with Int8WeightOnlyConfig."""
+"""torchao's weights in 8 bits as a base of LoRA: transformers' TorchAoConfig, integers or floats."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.bases.base import Base
 from calculator.common.errors import Problem
+from calculator.resident.torchao_float8 import torchao_float8
 from calculator.resident.torchao_int8 import torchao_int8
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from calculator.resident.stored_weight import StoredWeight
 
 ONLY = (
-    "torchao's base is in 8 bits (Int8WeightOnlyConfig, a scale for each output). transformers and PEFT do not train"
-    " over its 4 bits. What quantising takes while the model is loaded is not counted."
+    "torchao's base is in 8 bits, with a scale for each output. transformers and PEFT do not train over its 4 bits."
+    " What quantising takes while the model is loaded is not counted."
 )
 SAVED = (
     "torchao multiplies with the weight cast to the input's dtype, which autograd saves until the backward pass:"
@@ -33,8 +34,17 @@ SAVED = (
 class TorchAO(Base):
     """Linear layers except the output head in 8 bits. Source: transformers/quantizers/quantizer_torchao.py."""
 
-    label: ClassVar[str] = "torchao int8"
-    imports: ClassVar[str] = "from torchao.quantization import Int8WeightOnlyConfig"
+    label: ClassVar[str] = "torchao"
+
+    @property
+    def title(self) -> str:
+        """Its name with the kind of its numbers."""
+        return f"torchao {'int8' if self.config.quant_type == 'Int8WeightOnlyConfig' else 'float8'}"
+
+    @property
+    def imports(self) -> str:
+        """The config of torchao."""
+        return f"from torchao.quantization import {self.config.quant_type}"
 
     @property
     def in_bits(self) -> str:
@@ -44,14 +54,14 @@ class TorchAO(Base):
     @property
     def loading(self) -> str:
         """The config that quantises as the model is loaded."""
-        return "TorchAoConfig(quant_type=Int8WeightOnlyConfig())"
+        return f"TorchAoConfig(quant_type={self.config.quant_type}())"
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
         """A byte for each element, and a scale for each output."""
-        return torchao_int8(hidden)
+        return torchao_int8(hidden) if self.config.quant_type == "Int8WeightOnlyConfig" else torchao_float8(hidden)
 
     def adapter_dtype(self, hidden: DType) -> DType:
-        """The dtype that an Int8Tensor has: that of the dense weight."""
+        """The dtype that torchao's tensors state: that of the dense weight."""
         return hidden
 
     def converts(self, path: str, module: Module, model: Model) -> bool:

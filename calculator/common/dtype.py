@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-DType = Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "int8", "bool"]
+DType = Literal["float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "int64", "int32", "uint8", "int8", "bool"]
 
 #: Bytes per element. Source: torch.dtype.itemsize.
 ITEMSIZE: dict[DType, int] = {
@@ -10,6 +10,7 @@ ITEMSIZE: dict[DType, int] = {
     "float32": 4,
     "bfloat16": 2,
     "float16": 2,
+    "float8_e4m3fn": 1,
     "int64": 8,
     "int32": 4,
     "uint8": 1,

@@ -76,6 +76,7 @@ def check(request: Request, model: Model) -> None:
         *several_gpus.several_cards(request.device),
         *_stack(request, model),
         *stated_base.problems(request.method, request.model),
+        *stated_base.problems_of_card(request.method, request.device),
         *_plain_steps(request),
         *_loraplus(request),
         *_optimizer(request, model),

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from calculator import catalogue
 from calculator.bases import config_json
 from calculator.common.errors import PlanError, Problem
+from calculator.devices.verdict import card_of
 from calculator.methods import LoRA, Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.estimation.request import ModelReference
+    from calculator.inputs.device import Device
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 
@@ -31,10 +33,14 @@ def stated(model: ModelReference) -> Any:
 
 
 def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
-    """LoRA over the base that the model's `config.json` states; any other method unchanged."""
-    if not isinstance(method, LoRA) or method.quantizes_base:
+    """LoRA over the base that the model's `config.json` states; any other method unchanged.
+
+    A base that LoRA names has the settings of a checkpoint that is in it, where transformers could dequantise that.
+    """
+    if not isinstance(method, LoRA) or method.load_in_8bit:
         return method
-    base = config_json.read(stated(model))
+    own = method.quantization_config
+    base = config_json.kept(stated(model), own) if method.quantizes_base else config_json.read(stated(model))
     return method if base is None else replace(method, quantization_config=base)
 
 
@@ -49,3 +55,16 @@ def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
         yield Problem(loc="method.load_in_8bit", msg=message, input=True)
     low_rank = isinstance(method, LoRA) and not method.load_in_8bit
     yield from config_json.problems(stated(model), own if own and own.quant_method else None, low_rank=low_rank)
+
+
+def problems_of_card(method: Method, device: Device) -> Iterator[Problem]:
+    """A base that the card has no kernels for."""
+    base = method.base if isinstance(method, LoRA) else None
+    card = card_of(device)
+    if base is None or card is None or card.compute_capability is None:
+        return
+    if tuple(map(int, card.compute_capability.split("."))) < base.compute_capability:
+        needed = ".".join(map(str, base.compute_capability))
+        own = f"{card.name} has {card.compute_capability}"
+        message = f"{base.label} needs compute capability {needed}; {own}: leave quantization_config out"
+        yield Problem(loc=f"{base.loc}.quant_method", msg=message, input=base.config.quant_method)

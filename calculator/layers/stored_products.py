@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.engine import awq, four_bit, gptq, int8, nf4, torchao
+from calculator.engine import awq, four_bit, fp8, gptq, int8, nf4, torchao
 from calculator.engine import operations as ops
 from calculator.engine.module_calls import kept
 from calculator.resident.awq import AWQWeight
+from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
+from calculator.resident.torchao_float8 import TorchAOFloat8
 from calculator.resident.torchao_int8 import TorchAOInt8
 from calculator.resident.torchao_nf4 import TorchAONF4
 
@@ -61,6 +63,16 @@ def _torchao(_: TorchAOInt8, x: Tensor, layer: Layer) -> Tensor:
     return torchao.matmul(x, layer.module, layer.bias)
 
 
+def _torchao_float8(weight: TorchAOFloat8, x: Tensor, layer: Layer) -> Tensor:
+    """Run torch.nn.Linear.forward over torchao's Float8Tensor."""
+    return torchao.matmul_float8(x, layer.module, layer.bias, weight.dtype)
+
+
+def _fp8(weight: FP8Weight, x: Tensor, layer: Layer) -> Tensor:
+    """Run transformers' FP8Linear.forward."""
+    return fp8.matmul(x, layer.module, weight)
+
+
 def _nf4(_: TorchAONF4, x: Tensor, layer: Layer) -> Tensor:
     """Run torchtune's FrozenNF4Linear.forward, or the base of its LoRALinear."""
     return nf4.matmul(x, layer.module, layer.bias)
@@ -73,6 +85,8 @@ PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     GPTQWeight: _gptq,
     AWQWeight: _awq,
     TorchAOInt8: _torchao,
+    TorchAOFloat8: _torchao_float8,
+    FP8Weight: _fp8,
     TorchAONF4: _nf4,
 }
 

@@ -23,8 +23,12 @@ OPTIONS: dict[QuantMethod, dict[str, tuple[float, tuple[Any, ...]]]] = {
         "group_size": (0.5, (-1, 16, 32, 64)),
         "desc_act": (0.2, (True,)),
     },
-    "torchao": {},
+    "torchao": {"quant_type": (0.5, ("Float8WeightOnlyConfig",))},
     "awq": {"group_size": (0.5, (-1, 16, 32, 64))},
+    "fp8": {
+        "weight_block_size": (0.7, (None, [32, 32], [16, 64])),
+        "activation_scheme": (0.3, ("static",)),
+    },
 }
 
 
@@ -40,8 +44,10 @@ def random_base_request(seed: int, number: int, families: Sequence[str], base: Q
             config[name] = rng.choice(values)
     if method.get("target_modules") == "all-linear" and not BASES[base].is_linear:
         method["target_modules"] = _linear(request)
-    if base != "gptq":
+    if base not in ("gptq", "fp8"):
         request["training"] = {**request["training"], "autocast": None}
+    if base == "fp8":
+        method["bias"], request["training"]["adapter_dtype"] = "none", "float32"
     if base == "awq":
         request["training"]["dtype"] = rng.choice(("float16", "float32"))
     return {**request, "method": {**method, "quantization_config": config}}

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
-from transformers.utils.quantization_config import QuantizationMethod
+from transformers.utils.quantization_config import FineGrainedFP8Config, QuantizationMethod
 
 from calculator.resident.awq import AWQWeight
+from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
+from calculator.resident.torchao_float8 import TorchAOFloat8
 from calculator.resident.torchao_int8 import TorchAOInt8
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def quantize(model: nn.Module, weight: StoredWeight) -> None:
     method = BUILDERS[type(weight)](model, weight)
     model.is_quantized = True
     model.quantization_method = method
+    _assign_is_quantized(model)
     model.requires_grad_(requires_grad=False)
 
 
@@ -94,18 +97,51 @@ def _awq_product(
     return x.new_empty(partial.shape[1:])
 
 
-def _torchao(model: nn.Module, _: Any) -> QuantizationMethod:
-    """Quantise the weights that transformers quantises with torchao's Int8WeightOnlyConfig.
+def _torchao(model: nn.Module, weight: Any) -> QuantizationMethod:
+    """Quantise the weights that transformers quantises with torchao's config.
 
     Source: transformers/quantizers/quantizer_torchao.py, param_needs_quantization.
     """
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: PLC0415
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # noqa: PLC0415
 
     kept = get_keys_to_not_convert(model)
     for path, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and should_convert_module(f"{path}.weight", kept):
-            quantize_(layer, Int8WeightOnlyConfig())
+            quantize_(layer, Int8WeightOnlyConfig() if isinstance(weight, TorchAOInt8) else Float8WeightOnlyConfig())
     return QuantizationMethod.TORCHAO
+
+
+def _fp8(model: nn.Module, weight: Any) -> QuantizationMethod:
+    """Replace the layers that transformers replaces by its FP8Linear, with its Triton kernels' allocations."""
+    from transformers.integrations import finegrained_fp8  # noqa: PLC0415
+
+    finegrained_fp8.is_deepgemm_loadable = lambda: False
+    finegrained_fp8.load_finegrained_fp8_kernel = lambda: finegrained_fp8.FineGrainedFP8(_fp8_product, None, None)
+    scheme = "static" if weight.static else "dynamic"
+    config = FineGrainedFP8Config(activation_scheme=scheme, weight_block_size=weight.block)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(next(model.parameters()).dtype)
+    try:
+        finegrained_fp8.replace_with_fp8_linear(model, get_keys_to_not_convert(model), config)
+    finally:
+        torch.set_default_dtype(dtype)
+    return QuantizationMethod.FP8
+
+
+def _fp8_product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    block: list[int] | None,
+    dtype: torch.dtype,
+    activation_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What matmul_2d allocates: with one scale for the weight, the input in 8 bits and its scales too."""
+    del scales, activation_scale
+    rows = [] if block else [x.new_empty(x.shape, dtype=weight.dtype), x.new_empty(x.shape[:-1], dtype=torch.float32)]
+    out = x.new_empty(*x.shape[:-1], weight.shape[0], dtype=dtype)
+    del rows
+    return out
 
 
 def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -116,6 +152,9 @@ def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
 
 #: The names of buffers that are stored besides a weight.
 CONSTANTS = frozenset({"qzeros", "scales", "g_idx", "wf_unsqueeze_zero", "wf_unsqueeze_neg_one"})
+
+#: The names of parameters that are stored besides a weight.
+SCALES = ("weight_scale_inv", "activation_scale")
 
 
 def constants(model: nn.Module) -> set[int]:
@@ -129,4 +168,6 @@ BUILDERS: dict[type[StoredWeight], Callable[[nn.Module, Any], QuantizationMethod
     GPTQWeight: _gptq,
     AWQWeight: _awq,
     TorchAOInt8: _torchao,
+    TorchAOFloat8: _torchao,
+    FP8Weight: _fp8,
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes as bnb
 import torch
 
-from validation.reference.bases import constants, parts
+from validation.reference.bases import SCALES, constants, parts
 from validation.reference.methods import added_buffers
 from validation.reference.module_paths import unwrapped
 from validation.reference.optimizers import states
@@ -30,7 +30,8 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
             tracker.track_external(name if is_weight else f"{name}.{part}", tensor, component)
         if stored:
             continue
-        tracker.track_external(name, parameter, "base_weights" if name in reference.base else "adapter_weights")
+        own: ComponentName = "base_weights" if name in reference.base else "adapter_weights"
+        tracker.track_external(name, parameter, "quantization_constants" if name.endswith(SCALES) else own)
         for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
             tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")
     for path, module in reference.model.named_modules():

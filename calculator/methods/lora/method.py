@@ -76,7 +76,7 @@ class LoRA(LowRank):
         if self.load_in_8bit:
             return f"{self.facts.label} with load_in_8bit"
         if self.base is not None:
-            return f"{self.facts.label} over {self.base.label}"
+            return f"{self.facts.label} over {self.base.title}"
         return "MiCA" if self.init_lora_weights == "mica" else self.facts.label
 
     @property

@@ -42,4 +42,21 @@ def test_only_its_8_bits_are_read_from_a_config():
     assert config_json.read(four) is None
     (problem,) = config_json.problems(four, None, low_rank=True)
     assert problem.loc == "model.config.quantization_config.quant_type"
-    assert "Int8WeightOnlyConfig is modelled" in problem.msg
+    assert "Int8WeightOnlyConfig and Float8WeightOnlyConfig are modelled" in problem.msg
+
+
+def test_floats_of_8_bits_are_read_and_dequantised_in_float32():
+    stated = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}}
+    base = config_json.read(stated)
+    assert base is not None
+    assert base.quant_type == "Float8WeightOnlyConfig"
+    floats = {"quant_method": "torchao", "quant_type": "Float8WeightOnlyConfig"}
+    integers, other = answered(), answered({"quantization_config": floats})
+    resident = [
+        {each.name: each.bytes for each in answer.memory.components if each.name in ("base_weights", "workspace")}
+        for answer in (integers, other)
+    ]
+    assert resident[0]["base_weights"] == resident[1]["base_weights"]
+    assert resident[1]["workspace"] == 3584 * 18_944 * (4 + 4)  # of the largest weight: two copies in float32
+    assert other.method.title == "LoRA over torchao float8"
+    assert other.method.base.loading == "TorchAoConfig(quant_type=Float8WeightOnlyConfig())"

@@ -33,6 +33,7 @@ def exported(base, format_name="peft", model="Qwen/Qwen2.5-0.5B"):
     [
         ("gptq", 'GPTQConfig(bits=4, backend="auto_trainable")', "transformers"),
         ("torchao", "TorchAoConfig(quant_type=Int8WeightOnlyConfig())", "torchao.quantization"),
+        ("fp8", "FineGrainedFP8Config()", "transformers"),
     ],
 )
 def test_peft_s_script_loads_the_base_and_does_not_cast_it(base, call, module):
@@ -40,7 +41,7 @@ def test_peft_s_script_loads_the_base_and_does_not_cast_it(base, call, module):
     ast.parse(script)
     assert f"quantization = {call}" in script
     assert f"from {module} import" in script
-    assert "prepare_model_for_kbit_training(" not in script
+    assert ("prepare_model_for_kbit_training(" in script) == (base == "fp8")
 
 
 def test_a_script_over_a_checkpoint_needs_its_name():

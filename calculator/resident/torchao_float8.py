@@ -1,0 +1,42 @@
+"""torchao's storage of weights as floats of 8 bits, with a scale for each output (Float8WeightOnlyConfig)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.resident.stored_weight import Casts, Constant, StoredWeight
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchAOFloat8(StoredWeight):
+    """Float8Tensor. Source: torchao 0.18, quantization/quantize_/workflows/float8/float8_tensor.py."""
+
+    casts: ClassVar[Casts] = "sum"
+
+    #: The dtype of the dense weight that it stands for.
+    dtype: DType
+
+    @property
+    def bias_dtype(self) -> DType:
+        """That of the model: biases are not quantised."""
+        return self.dtype
+
+    def packed(self, shape: Shape) -> tuple[Shape, DType]:
+        """The weight, one byte per element."""
+        return shape, "float8_e4m3fn"
+
+    def constants(self, shape: Shape) -> tuple[Constant, ...]:
+        """The scale of each output."""
+        return (("scale", (shape[0], 1), "float32"),)
+
+
+@cache
+def torchao_float8(dtype: DType) -> TorchAOFloat8:
+    """A cached format: all modules of a model share it."""
+    return TorchAOFloat8(dtype=dtype)
