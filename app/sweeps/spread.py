@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from app.api.answers.sweep import row
-from app.sweeps.profiler import stop_profiler
 from calculator.common.errors import refusal
 from calculator.limit_search.sweep import Sweep, answers
 
@@ -95,7 +94,6 @@ def _window(sweep: Sweep, starts: range, pool: _Pool) -> Iterator[list[str]]:
 
 def lines_of(request: Mapping[str, Any], grid: Mapping[str, tuple[Any, ...]], start: int) -> list[str]:
     """Return the rows of a block as JSON, in the process that computes them."""
-    stop_profiler()
     swept = answers(Sweep(request=request, grid=grid), start, start + BLOCK)
     return [json.dumps(row(each)) for each in swept]
 

@@ -7,6 +7,7 @@ the local variables of the real module frees each tensor when the real module do
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.architecture.dimension import elements
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from calculator.engine.autocast import Autocast
     from calculator.engine.autograd import AccumulateGrad, Node
     from calculator.engine.loops import Loop
+
+if sys.implementation.name != "cpython":
+    raise ImportError(
+        f"Headroom needs CPython, which frees an object with its last reference: {sys.implementation.name}"
+    )
 
 #: Where a tensor's gradient goes: the node that made it, the index of that output, and the tensor's shape and dtype.
 Edge = tuple["Node", int, "Shape", DType]

@@ -177,6 +177,9 @@ class Tower:
     #: The file of transformers that has the processor's arithmetic.
     source: str
 
+    #: The masks of the decoder's attention types; None for those of text.
+    masks: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
+
     #: How many of the decoder's first layers add features of images to the hidden states, and what each then runs.
     featured_layers: Callable[[Config], int] = lambda _config: 0
     after_layer: Callable[[Context, int, Tensor], Tensor] = lambda _context, _number, hidden_states: hidden_states

@@ -45,6 +45,9 @@ def window_tensors(context: Context) -> list[Tensor]:
 def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the mask of each attention type for which the family makes one, full attention first."""
     context.set_scope("model.attention mask: ")
+    tower = context.forward.tower
+    if context.images and tower is not None and tower.masks is not None:
+        return tower.masks(context)
     types = {*context.forward.masks, *attention_types(context.layers)}
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}

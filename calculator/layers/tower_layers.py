@@ -10,6 +10,7 @@ from calculator.architecture.model import Stack
 from calculator.common.budget import check_budget
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.checkpoint import checkpoint
 from calculator.layers import attention, rotary
 
@@ -21,18 +22,30 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
 
 
-def convolve(context: Context, name: str, pixel_values: Tensor, shape: Shape, *, is_input: bool = False) -> Tensor:
+def convolve(
+    context: Context,
+    name: str,
+    pixel_values: Tensor,
+    shape: Shape,
+    *,
+    is_input: bool = False,
+    transposed: bool = False,
+) -> Tensor:
     """Embed patches by a convolution whose stride is its kernel's size.
 
     `is_input`: whether the tower's class names it as its input embeddings (_input_embed_layer), to which
-    enable_input_require_grads gives a gradient where a frozen model is checkpointed.
+    enable_input_require_grads gives a gradient where a frozen model is checkpointed. `transposed`: whether the code
+    transposes the convolution's output, so that this gradient is copied into its layout.
     """
     module = context.outer(name)
     context.set_scope(f"{name}: ")
     weight, bias = module.own["weight"], module.own.get("bias")
     out = products.convolution(pixel_values, weight, bias, shape, "output")
     if is_input and context.training.gradient_checkpointing and not out.edge:
-        return context.input_requiring_grad(out, "patches")
+        embedded = context.input_requiring_grad(out, "patches")
+        if transposed and embedded.edge is not None and isinstance(embedded.edge[0], AccumulateGrad):
+            embedded.edge[0].copies = shape[1] > 1 and shape[2] > 1
+        return embedded
     return out
 
 
@@ -43,19 +56,22 @@ def run_layers(
     layer: Callable[[int, LayerModules, Tensor], Tensor],
     captured: Callable[[int], Sequence[Tensor]],
     after: Callable[[int, Tensor], None] = lambda _index, _x: None,
+    *,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
 
     `inputs`: the first layer's input alone, which is removed from the list, so that no caller keeps it alive.
     `captured`: what the checkpoint of a layer keeps besides the layer's input. `after`: what follows each layer.
+    `dropout`: the probability in attention.
     """
     stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
     x = inputs.pop()
-    with _of_tower(context):
+    with _of_tower(context, dropout):
         for index, each in enumerate(stack.layers):
             check_budget()
             modules = context.layer(each, f"{name}.*.")
-            run = partial(_within, context, partial(layer, index, modules))
+            run = partial(_within, context, dropout, partial(layer, index, modules))
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
                 x = checkpoint(run, x, captured=captured(index))
             else:
@@ -64,17 +80,17 @@ def run_layers(
     return x
 
 
-def _within(context: Context, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _within(context: Context, dropout: float, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run a layer of a tower, also where a backward pass recomputes it."""
-    with _of_tower(context):
+    with _of_tower(context, dropout):
         return layer(x)
 
 
 @contextmanager
-def _of_tower(context: Context) -> Iterator[None]:
-    """Attend in both directions, without a mask and without the text model's dropout."""
+def _of_tower(context: Context, dropout: float) -> Iterator[None]:
+    """Attend in both directions, without a mask and with the tower's dropout."""
     outer = context.mask, context.is_causal, context.attention_dropout
-    context.mask, context.is_causal, context.attention_dropout = None, False, 0.0
+    context.mask, context.is_causal, context.attention_dropout = None, False, dropout
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.autocast import region
 from calculator.engine.copies import Copies
+from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.recording import Recording
@@ -42,6 +43,7 @@ class EvaluationPass(NamedTuple):
         return self.recording.alive(self.moment)
 
 
+@without_frame_snapshots
 def evaluation_pass(
     prepared: PreparedModel, loop: Loop | None = None, *, logits: bool = False, is_first: bool = True
 ) -> EvaluationPass:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import Dim
 from calculator.engine import operations as ops
 from calculator.engine.copies import Copies
+from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.recording import Recording
@@ -122,6 +123,7 @@ class Generation:
         """Run the whole prompt."""
         return measured(self.traced_prefill())
 
+    @without_frame_snapshots
     def traced_prefill(self) -> TracedPass:
         """Trace the whole prompt."""
         context = self._context()
@@ -140,6 +142,7 @@ class Generation:
         """
         return measured(self.traced_decode(past, prefilled, first=first))
 
+    @without_frame_snapshots
     def traced_decode(self, past: Dim, prefilled: Cache, *, first: bool, sizes: Sizes | None = None) -> TracedPass:
         """Trace one more token, as `decode`. `sizes` are those of a trace in which `past` is symbolic."""
         context = self._context()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import named
 from calculator.engine import autocast
+from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.repetition import repetition
@@ -116,11 +117,13 @@ class Rollout:
             passes.append(self._decode(last, prefill.cache, first=False))
         return tuple(passes)
 
+    @without_frame_snapshots
     def _prefill(self) -> RolledOut:
         context = self._context()
         context.cache = Cache(windowed=True, component="kv_cache")
         return self._run(context, _Loop(context))
 
+    @without_frame_snapshots
     def _decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
         context = self._context()
         windowed = _windowed(context.layers) if prefilled.windows else 0

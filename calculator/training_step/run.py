@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.copies import Copies
+from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
@@ -89,6 +90,7 @@ def recorded_run(
     return run, recording
 
 
+@without_frame_snapshots
 def interpreted(context: Context, *, whole: bool) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
     if not context.hooks.couples_layers and _are_alike(context):

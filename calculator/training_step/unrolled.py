@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.loops import expanded
 from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN
@@ -107,6 +108,7 @@ def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
     return unrolled(prepared, periods=periods).events()
 
 
+@without_frame_snapshots
 def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSizes | None = None) -> Unrolled:
     """Interpret a micro-batch, and unroll its layers in windows.
 

@@ -55,7 +55,7 @@ def _requests(path: Path | None) -> Iterator[dict[str, Any]]:
         yield {name: case[name] for name in ("id", "tags", "request")}
 
 
-def _drawn(count: int, seed: int, trainers: list[str]) -> Iterator[dict[str, Any]]:
+def _drawn(count: int, seed: int, trainers: list[TrainerName]) -> Iterator[dict[str, Any]]:
     for number in range(count):
         request = random_trainer_request(seed, number, trainers)
         training = request["training"]

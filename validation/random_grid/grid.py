@@ -24,9 +24,13 @@ from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.journal import Journal, fingerprint
 from validation.random_grid.random_requests import random_request
 from validation.random_grid.sharded_requests import random_sharded_request
+from validation.random_grid.sharded_trainer_requests import random_sharded_trainer_request
 from validation.random_grid.table import Case
 from validation.random_grid.task_requests import random_task_request
+from validation.random_grid.trainer_requests import random_trainer_request
+from validation.reference.trainers.recipe import TRAINERS
 from validation.tracing import snapshot
+from validation.tracing.isolation import each_alone
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from calculator.bases import QuantMethod
     from calculator.common.names import MethodName
     from calculator.inputs.sharding import ShardingName
+    from validation.reference.trainers.recipe import TrainerName
 
 #: Cases that a worker process traces before it is replaced, which frees the memory that libraries keep.
 CASES_A_WORKER = 250
@@ -50,6 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=get_args(TaskName), default="causal_lm", help="requests for this task")
     parser.add_argument("--images", action="store_true", help="requests with images")
     parser.add_argument("--sharding", choices=sorted(MODELLED - {"none"}), help="requests for several GPUs")
+    parser.add_argument("--trainer", choices=["all", *TRAINERS], help="requests for this trainer, or for each of them")
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--base", choices=BASES, help="only requests of LoRA over this quantized base")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
@@ -72,12 +78,13 @@ def run(args: argparse.Namespace) -> int:
         with_images=args.images,
         sharding=args.sharding,
         base=args.base,
+        trainers=TRAINERS if args.trainer == "all" else (args.trainer,) if args.trainer else (),
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
     for case in cases:
         case.add_trace(journal.get(case.request))
-    text, missed = table.document(cases, args.by)
+    text, missed = table.document(cases, ["training.trainer", *args.by] if args.trainer else args.by)
     print(text)
     if args.write:
         args.write.write_text(text + "\n", encoding="utf-8")
@@ -95,16 +102,22 @@ def drawn(
     with_images: bool = False,
     sharding: ShardingName | None = None,
     base: QuantMethod | None = None,
+    trainers: Sequence[TrainerName] = (),
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
-    `sharding` draws requests for several GPUs, and `base` those of LoRA over a quantized base.
+    `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, and `trainers` those of
+    one of these trainers.
     """
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        if sharding is not None:
+        if trainers and sharding is not None:
+            request = random_sharded_trainer_request(seed, number, trainers, [sharding], families)
+        elif trainers:
+            request = random_trainer_request(seed, number, trainers, families)
+        elif sharding is not None:
             request = random_sharded_request(seed, number, families, sharding)
         elif base is not None:
             request = random_base_request(seed, number, families or FAMILIES_WITH_FORWARD, base)
@@ -141,7 +154,15 @@ def _trace(cases: list[Case], journal: Journal, processes: int) -> None:
 
 
 def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Yield each case with the result of its trace, as they finish. Workers are replaced after `CASES_A_WORKER`."""
+    """Yield each case with the result of its trace, as they finish. Workers are replaced after `CASES_A_WORKER`.
+
+    A trace with a trainer has a process of its own.
+    """
+    if cases and cases[0].request["training"].get("trainer"):
+        numbered = {case.number: case for case in cases}
+        requests = [(number, case.request) for number, case in numbered.items()]
+        yield from ((numbered[number], result) for (number, _), result in each_alone(_traced, requests, processes))
+        return
     for start in range(0, len(cases), CASES_A_WORKER * processes):
         batch = cases[start : start + CASES_A_WORKER * processes]
         with ProcessPoolExecutor(
@@ -154,6 +175,10 @@ def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _traced(numbered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+    return traced(numbered[1])
 
 
 def traced(request: dict[str, Any]) -> dict[str, Any]:

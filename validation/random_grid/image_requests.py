@@ -12,7 +12,7 @@ from calculator.estimation.request import parse_request
 from validation.random_grid.random_requests import random_request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: The sides of images, in pixels.
 SIDES = (20, 56, 100, 140, 200, 224, 300, 336, 450, 640)
@@ -43,8 +43,13 @@ def random_image_request(seed: int, number: int, families: Sequence[str] = ()) -
 def _with_tower(rng: random.Random, model: dict[str, Any]) -> dict[str, Any]:
     """Return a random model with a tower as large as its text model."""
     config = model["config"]
-    if config["model_type"] not in ("qwen2_5_vl", "qwen3_vl"):
+    draw = _TOWERS.get(config["model_type"])
+    if draw is None:
         return model
+    return {"config": {**config, **draw(rng, config)}}
+
+
+def _qwen(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     heads, depth = rng.choice((1, 2, 3, 4)), rng.randint(1, 4)
     vision = {
         **config["vision_config"],
@@ -57,7 +62,35 @@ def _with_tower(rng: random.Random, model: dict[str, Any]) -> dict[str, Any]:
         "fullatt_block_indexes": [index for index in range(depth) if rng.random() < 0.4],
         "deepstack_visual_indexes": [index for index in range(depth) if rng.random() < 0.4],
     }
-    return {"config": {**config, "vision_config": vision}}
+    return {"vision_config": vision}
+
+
+def _encoder(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    """Draw an encoder as in SigLIP."""
+    heads, patch = rng.choice((1, 2, 3, 4)), rng.choice((7, 14, 16))
+    return {
+        **config["vision_config"],
+        "hidden_size": 8 * heads * rng.randint(1, 10),
+        "intermediate_size": rng.choice((33, 96, 128, 300)),
+        "num_hidden_layers": rng.randint(1, 4),
+        "num_attention_heads": heads,
+        "patch_size": patch,
+        "image_size": patch * rng.randint(4, 16) + rng.choice((0, 0, 1)),
+        "hidden_act": rng.choice(("gelu_pytorch_tanh", "gelu", "quick_gelu")),
+    }
+
+
+def _gemma3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    vision = {**_encoder(rng, config), "vision_use_head": False}
+    side = vision["image_size"] // vision["patch_size"]
+    return {"vision_config": vision, "mm_tokens_per_image": rng.randint(1, side) ** 2}
+
+
+_TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = {
+    "gemma3": _gemma3,
+    "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen,
+}
 
 
 def _tokens(request: dict[str, Any], training: dict[str, Any]) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Libraries whose code a trace runs.
-STACK = ("torch", "transformers", "peft", "bitsandbytes")
+STACK = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "liger_kernel")
 
 #: Modules and packages of validation/ that no trace depends on.
 UNRELATED = frozenset({"benchmark", "cli", "compare", "matching", "measure", "prove", "published", "random_grid"})

@@ -11,7 +11,9 @@ from validation.random_grid.trainer_requests import random_trainer_request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.inputs.sharding import ShardingName
     from validation.random_grid.random_requests import Options
+    from validation.reference.trainers.recipe import TrainerName
 
 #: Settings of each sharding, by the object of `training` that has them.
 SETTINGS: dict[str, tuple[str, Options]] = {
@@ -38,11 +40,15 @@ ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 
 
 def random_sharded_trainer_request(
-    seed: int, number: int, trainers: Sequence[str], shardings: Sequence[str]
+    seed: int,
+    number: int,
+    trainers: Sequence[TrainerName],
+    shardings: Sequence[ShardingName],
+    families: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the body of one request."""
     rng = random.Random(f"sharded trainer {seed} {number}")
-    request = random_trainer_request(seed, number, trainers)
+    request = random_trainer_request(seed, number, trainers, families)
     sharding = rng.choice(shardings)
     name, options = SETTINGS[sharding]
     settings = {key: rng.choice(values) for key, (share, values) in options.items() if rng.random() < share}

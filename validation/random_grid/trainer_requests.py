@@ -5,17 +5,25 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+from calculator.families import FAMILIES_WITH_FORWARD
+from calculator.methods import METHODS
+from calculator.trainers.liger import PATCHES
+from calculator.trainers.trl_reward.loop import FAMILIES as WITH_REWARD
 from validation.random_grid.random_requests import Options, random_request
-from validation.reference.trainers.recipe import LIGER_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The families of the requests without Liger's kernels.
-FAMILIES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "olmo2", "granite",
-    "qwen3_moe",
-)  # fmt: skip
+    from validation.reference.trainers.recipe import TrainerName
+
+#: The trainers that generate completions.
+GENERATING = ("trl-grpo", "trl-rloo")
+
+#: Methods that no trainer of TRL is modelled with: their virtual tokens, or norms, change its loss.
+NOT_IN_TRL = ("prefix", "prompt", "p_tuning", "ln_tuning")
+
+#: Sequence lengths of requests whose completions are generated: a trace runs the model once for each token.
+GENERATED = (16, 32, 64, 100)
 
 #: Sizes at which a trace takes seconds.
 SMALL: Options = {
@@ -42,12 +50,12 @@ GRPO_LOSSES = ("grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
 
 #: Settings of TRL's trainers, by trainer; numbers from 0 to 1 are shares of the tokens.
 OWN: dict[str, Options] = {
-    "transformers": {},
+    "transformers": {"padding": (0.2, (True,)), "padding_free": (0.15, (True,))},
     "trl-sft": {
         "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
         "packing": (0.2, (True,)),
         "padding_free": (0.1, (True,)),
-        "loss_type": (0.15, ("dft",)),
+        "loss_type": (0.3, ("dft", "nll", "chunked_nll")),
     },
     "trl-dpo": {
         "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
@@ -61,18 +69,21 @@ OWN: dict[str, Options] = {
     },
     "trl-reward": {},
     "trl-orpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
-    "trl-grpo": {"beta": (0.5, (0.04,)), "loss_type": (0.5, GRPO_LOSSES)},
-    "trl-rloo": {"beta": (0.3, (0.0,))},
+    "trl-grpo": {"beta": (0.5, (0.04,)), "loss_type": (0.5, GRPO_LOSSES), "use_vllm": (0.3, (True,))},
+    "trl-rloo": {"beta": (0.3, (0.0,)), "use_vllm": (0.3, (True,))},
 }
 
 
-def random_trainer_request(seed: int, number: int, trainers: Sequence[str]) -> dict[str, Any]:
-    """Return the body of one request."""
+def random_trainer_request(
+    seed: int, number: int, trainers: Sequence[TrainerName], families: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the body of one request. Without families, of one of all that the trainer can have."""
     rng = random.Random(f"trainer {seed} {number}")
     trainer = rng.choice(trainers)
     settings = _set(rng, COMMON | OWN[trainer])
-    families = LIGER_FAMILIES if settings.get("use_liger_kernel") else FAMILIES
-    request = random_request(seed, number, families)
+    if trainer == "trl-reward":
+        settings.pop("use_liger_kernel", None)  # refused
+    request = random_request(seed, number, families or _families(trainer, settings))
     kept = {name: value for name, value in request["training"].items() if name not in {*SMALL, *COMMON, "padding"}}
     training = {"trainer": trainer, **kept, **_set(rng, SMALL), **settings}
     if training.get("gradient_checkpointing") and rng.random() < 0.3:
@@ -81,15 +92,28 @@ def random_trainer_request(seed: int, number: int, trainers: Sequence[str]) -> d
         training["packing_strategy"] = "wrapped"
     if training.get("attention") == "flash_attention_2" and training.get("dtype") == "float32":
         training["autocast"] = "bfloat16"
+    if training.get("padding_free") or training.get("attention") == "flash_attention_2":
+        training.pop("padding", None)
+    if trainer == "trl-kto" and "loss_type" not in training:
+        training["micro_batch_size"] = max(2, training.get("micro_batch_size", 1))
     if "completion_tokens" in training:
         sequences = 2 if trainer in {"trl-dpo", "trl-orpo"} else 1  # each pair's have the same number
         tokens = training.get("micro_batch_size", 1) * (training["sequence_length"] - 1)
         training["completion_tokens"] = sequences * int(training["completion_tokens"] * tokens)
     if training.get("use_liger_kernel") and request["method"]["name"] == "adapter":
         del training["use_liger_kernel"]  # its kernels look into the modules that adapters wrap
-    if trainer in {"trl-grpo", "trl-rloo"}:
+    if trainer in GENERATING:
+        if not training.get("use_vllm"):
+            training["sequence_length"] = rng.choice(GENERATED)
         training |= _completions(rng, training)
     return {"model": request["model"], "method": _method(trainer, request["method"]), "training": training}
+
+
+def _families(trainer: TrainerName, settings: dict[str, Any]) -> Sequence[str]:
+    """The families that a trainer's model can have, and with Liger's kernels those that have any."""
+    if settings.get("use_liger_kernel"):
+        return tuple(PATCHES)
+    return WITH_REWARD if trainer == "trl-reward" else FAMILIES_WITH_FORWARD
 
 
 def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
@@ -102,13 +126,15 @@ def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]
     return settings
 
 
-def _method(trainer: str, method: dict[str, Any]) -> dict[str, Any]:
-    """The method as scripts of a trainer use it: TRL prepares no quantized model, and its heads skip virtual tokens."""
+def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
+    """The method as scripts of a trainer use it, or LoRA in the place of one that the trainer is not modelled with."""
+    name = method["name"]
     if trainer == "transformers":
         return method
-    if method["name"] in {"prefix", "prompt"}:
-        return {"name": "lora"}
-    return {"prepare_model_for_kbit_training": False, **method} if method["name"] == "qlora" else method
+    plain = METHODS[name].facts.plain_steps_only and trainer != "trl-sft"
+    if plain or name in NOT_IN_TRL or (name == "qlora" and trainer == "trl-orpo"):
+        return {"name": "lora", "target_modules": "all-linear"}
+    return {"prepare_model_for_kbit_training": False, **method} if name == "qlora" else method
 
 
 def _set(rng: random.Random, options: Options) -> dict[str, Any]:

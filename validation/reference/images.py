@@ -10,6 +10,8 @@ from calculator.estimation.estimate import model_of
 from calculator.families import forward_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.estimation.request import Request
     from calculator.layers.tower import Processed
 
@@ -35,10 +37,14 @@ def token_ids(request: Request, config: Any, ordinary: int) -> torch.Tensor:
 
 
 def image_tensors(request: Request, config: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors that a batch has because of its images, on the host."""
+    """The tensors that a batch has because of its images. Those whose values the model reads are on the host."""
     training, image = request.training, image_of(request)
     assert training.images is not None
     count = training.micro_batch_size * training.images.images_per_sequence
+    return _MAKERS[config.model_type](config, image, count, ids)
+
+
+def _of_qwen(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     vision = config.vision_config
     width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     return {
@@ -46,3 +52,22 @@ def image_tensors(request: Request, config: Any, ids: torch.Tensor) -> dict[str,
         "image_grid_thw": torch.tensor([[1, image.rows, image.columns]] * count),
         "mm_token_type_ids": (ids == config.image_token_id).long(),
     }
+
+
+def _of_gemma3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "pixel_values": _pixels(config, image, count),
+        "token_type_ids": (ids == config.image_token_id).long(),
+    }
+
+
+def _pixels(config: Any, image: Processed, count: int) -> torch.Tensor:
+    """Images of one size."""
+    return torch.empty(count, config.vision_config.num_channels, image.height, image.width, device="meta")
+
+
+_MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch.Tensor]]] = {
+    "gemma3": _of_gemma3,
+    "qwen2_5_vl": _of_qwen,
+    "qwen3_vl": _of_qwen,
+}

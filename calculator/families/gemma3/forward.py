@@ -1,4 +1,4 @@
-"""Gemma 3 with its vision tower, given text alone."""
+"""Gemma 3 with its vision tower."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.families.gemma.forward import GEMMA3_TEXT
+from calculator.families.gemma3.images import GEMMA3_IMAGES
 from calculator.layers import norms
 from calculator.layers.decoder_forward import embed, final, identity
 
@@ -41,4 +42,5 @@ GEMMA3 = replace(
     masks=(),
     bidirectional_masks=False,
     refuses_flash=_refused,
+    tower=GEMMA3_IMAGES,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.tape import Tape
 from calculator.resident.tensors import ResidentTensor
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Loop = Callable[[Tape, list[ResidentTensor], Optimizer], None]
 
 
+@without_frame_snapshots
 def temporaries(loop: Loop, trained: Sequence[ResidentTensor], optimizer: Optimizer) -> tuple[ResidentTensor, ...]:
     """The temporaries alive at the step's peak, without the optimizer's states."""
     tape = Tape()

@@ -12,7 +12,6 @@ from app.__main__ import main
 from app.api.answers.sweep import row
 from app.sweeps import spread
 from app.sweeps.backends import Processes
-from app.sweeps.profiler import stop_profiler
 from calculator.common.errors import PlanError
 from calculator.limit_search.sweep import answers, parse_sweep
 
@@ -96,22 +95,6 @@ def test_a_cluster_of_dask_loses_no_row_when_a_worker_is_killed(monkeypatch):
         first = list(islice(rows, 2))
         os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
         assert first + list(rows) == expected(sweep)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_profiler_of_a_worker_of_dask_is_stopped():
-    """It keeps frames alive, and with them the tensors of a step."""
-    from distributed import Client, LocalCluster, get_worker
-
-    def is_profiled():
-        return get_worker().periodic_callbacks["profile"].is_running()
-
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, "processes": True}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
-        assert client.submit(is_profiled).result()
-        client.submit(stop_profiler).result()
-        assert not client.submit(is_profiled, pure=False).result()
-    stop_profiler()
 
 
 def test_rows_are_not_computed_before_the_window_is_read(monkeypatch):

@@ -14,7 +14,17 @@ QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 IMAGE = {"images_per_sequence": 1, "image_height": 252, "image_width": 280}
 TINY = json.loads((CASE_FILES / "images.jsonl").read_text().splitlines()[0])["request"]["model"]
 PROCESSED = json.loads((CASE_FILES / "images" / "processed.json").read_text())
-MODELS = {"qwen2_5_vl": QWEN, "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct"}
+MODELS = {"qwen2_5_vl": QWEN, "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct", "gemma3": "google/gemma-3-4b-pt"}
+GEMMA = {
+    "model_type": "gemma3",
+    "mm_tokens_per_image": 16,
+    "text_config": {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "vision_config": {"hidden_size": 32, "num_attention_heads": 2, "image_size": 56, "patch_size": 14},
+}
+WITH_HEAD = {"config": GEMMA}
+WITHOUT_HEAD = {**GEMMA["vision_config"], "vision_use_head": False}
+FULL_ATTENTION = {**GEMMA["text_config"], "sliding_window": None, "layer_types": ["full_attention"] * 2}
+WITHOUT_WINDOW = {"config": {**GEMMA, "text_config": FULL_ATTENTION, "vision_config": WITHOUT_HEAD}}
 
 
 def body(model=TINY, images=IMAGE, method=None, training=None, **more):
@@ -70,7 +80,14 @@ def test_a_larger_image_needs_more():
     [
         ({"model": "google-bert/bert-base-uncased", "task": "seq_cls"}, "training.images", "seq_cls with images"),
         ({"model": "Qwen/Qwen3-0.6B"}, "training.images", "qwen3 has no vision tower"),
-        ({"model": "google/gemma-3-4b-pt"}, "training.images", "the images of gemma3 are not modelled yet"),
+        ({"model": "mistralai/Ministral-3-3B-Base-2512"}, "training.images", "the images of mistral3 are not modelled"),
+        ({"model": WITH_HEAD}, "model.config.vision_config.vision_use_head", "must be false"),
+        ({"model": WITHOUT_WINDOW}, "model.config.text_config.sliding_window", "fails without a window"),
+        (
+            {"model": "google/gemma-3-4b-pt", "images": {**IMAGE, "max_pixels": 9000}},
+            "training.images.max_pixels",
+            "no limits of pixels",
+        ),
         ({"training": {"trainer": "transformers"}}, "training.trainer", "the reference step only"),
         ({"training": {"attention": "eager"}}, "training.attention", "sdpa and flash_attention_2"),
         ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),

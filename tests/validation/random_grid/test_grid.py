@@ -115,3 +115,10 @@ def test_a_grid_of_one_field_draws_only_requests_that_set_it():
     only = drawn(3, 3, ["llama"], "training.padding")
     assert all(case.request["training"]["padding"] for case in only)
     assert [case.number for case in only][: len(whole)] == [case.number for case in whole][: len(only)]
+
+
+def test_a_grid_of_a_trainer_draws_its_requests_on_one_gpu_and_on_several():
+    one = drawn(3, 2, ["llama"], trainers=["trl-dpo"])
+    several = drawn(3, 2, ["llama"], trainers=["trl-dpo"], sharding="zero2")
+    assert {case.field("training.trainer") for case in (*one, *several)} == {"trl-dpo"}
+    assert {case.field("device.sharding") for case in several} == {"zero2"}

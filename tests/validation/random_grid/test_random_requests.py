@@ -9,6 +9,9 @@ from calculator.methods import METHODS
 from validation.comparison.compare import estimate
 from validation.random_grid.random_requests import random_request
 from validation.random_grid.sharded_requests import random_sharded_request
+from validation.random_grid.sharded_trainer_requests import random_sharded_trainer_request
+from validation.random_grid.trainer_requests import random_trainer_request
+from validation.reference.trainers.recipe import TRAINERS, parse_recipe
 
 FAMILIES = FAMILIES_WITH_FORWARD
 DRAWN = [random_request(7, number, FAMILIES) for number in range(400)]
@@ -69,3 +72,34 @@ def test_requests_of_a_sharding_are_the_same_each_time_and_valid(sharding):
     assert bodies == [random_sharded_request(3, number, sharding=sharding) for number in range(20)]
     assert {body["device"]["sharding"] for body in bodies} == {sharding}
     assert {parse_request(body).device.count for body in bodies} > {2, 4}
+
+
+def test_requests_of_trainers_are_the_same_each_time_and_valid():
+    bodies = [random_trainer_request(3, number, TRAINERS) for number in range(150)]
+    assert bodies == [random_trainer_request(3, number, TRAINERS) for number in range(150)]
+    assert {parse_recipe(body).trainer for body in bodies} == set(TRAINERS)
+    assert {name for body in bodies for name in body["training"]} > {
+        *("use_liger_kernel", "packing", "padding_free", "completion_tokens", "precompute_ref_log_probs"),
+        *("loss_type", "beta", "use_vllm", "max_completion_length", "gradient_checkpointing_kwargs"),
+    }
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_requests_of_one_trainer_can_be_drawn_and_many_are_answered(trainer):
+    answered = 0
+    for number in range(30):
+        body = random_trainer_request(5, number, [trainer])
+        assert body["training"]["trainer"] == trainer
+        try:
+            estimate(parse_request(body))
+        except PlanError:
+            continue
+        answered += 1
+    assert answered > 10
+
+
+def test_requests_of_a_trainer_on_several_gpus_have_both():
+    body = random_sharded_trainer_request(3, 1, ["trl-sft"], ["ddp"], ["llama"])
+    assert body["training"]["trainer"] == "trl-sft"
+    assert body["device"]["sharding"] == "ddp"
+    assert body["model"]["config"]["model_type"] == "llama"

@@ -19,10 +19,6 @@ TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-rewa
 TRAINERS: tuple[TrainerName, ...] = get_args(TrainerName)
 
 
-#: Families for which Liger has kernels, and the catalogue models. Source: liger_kernel/transformers/monkey_patch.py.
-LIGER_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "qwen3_moe")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A trainer's step: the request of the same step without a trainer, the trainer, and its settings.

@@ -1,0 +1,96 @@
+"""The exclusion of `sys._current_frames` while a step is interpreted.
+
+A tensor of the interpreted step is freed when its last reference goes, as PyTorch's are. A frame keeps its local
+variables: a sampling profiler in another thread that reads `sys._current_frames` would keep tensors alive, and peaks
+would be too high. Such a read waits until no step is interpreted. Profilers that are another process take no
+references.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import wraps
+from threading import Condition, local
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class FrameSnapshots:
+    """Reads of the frames of all threads, and the interpretations that they wait for.
+
+    A read waits for the interpretations that run, and those that begin meanwhile wait for the read.
+    """
+
+    def __init__(self) -> None:
+        self._read = sys._current_frames  # noqa: SLF001
+        self._forget_threads()
+
+    def forget_threads(self) -> None:
+        """Forget the interpretations of threads that a forked process does not have."""
+        if self._running:
+            sys._current_frames = self._read  # noqa: SLF001
+        self._forget_threads()
+
+    def _forget_threads(self) -> None:
+        self._changed, self._thread = Condition(), local()
+        self._running = self._reads = 0
+
+    def begin(self) -> bool:
+        """Begin an interpretation. Return whether it is not part of another one of this thread."""
+        if getattr(self._thread, "interprets", False):
+            return False
+        with self._changed:
+            self._changed.wait_for(lambda: not self._reads)
+            if not self._running:
+                self._read, sys._current_frames = sys._current_frames, self.read  # noqa: SLF001
+            self._running += 1
+        self._thread.interprets = True
+        return True
+
+    def end(self) -> None:
+        """End the interpretation of this thread."""
+        self._thread.interprets = False
+        with self._changed:
+            self._running -= 1
+            if not self._running:
+                sys._current_frames = self._read  # noqa: SLF001
+                self._changed.notify_all()
+
+    def read(self) -> dict[int, FrameType]:
+        """Return what `sys._current_frames` returns, once no other thread interprets a step."""
+        if getattr(self._thread, "interprets", False):
+            return self._read()
+        with self._changed:
+            self._reads += 1
+            try:
+                self._changed.wait_for(lambda: not self._running)
+                return self._read()
+            finally:
+                self._reads -= 1
+                self._changed.notify_all()
+
+
+SNAPSHOTS = FrameSnapshots()
+os.register_at_fork(after_in_child=SNAPSHOTS.forget_threads)
+
+
+def without_frame_snapshots(interpret: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that interprets a step: no thread reads its frames while it runs."""
+
+    @wraps(interpret)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not SNAPSHOTS.begin():
+            return interpret(*args, **kwargs)
+        try:
+            return interpret(*args, **kwargs)
+        finally:
+            SNAPSHOTS.end()
+
+    return call

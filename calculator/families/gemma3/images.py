@@ -1,0 +1,129 @@
+"""Gemma 3 with images: SigLIP, the projector that pools patches, and masks in which an image's tokens see each other.
+
+Source: transformers/models/gemma3/modeling_gemma3.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.common.errors import refusal
+from calculator.engine import indexing, pooling, products
+from calculator.engine import operations as ops
+from calculator.layers import image_encoder, norms
+from calculator.layers.decoder_forward import Tower
+from calculator.layers.fixed_images import no_limits
+from calculator.layers.tower import Processed
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import MixerType
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.images import Images
+    from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import BatchTensor
+
+_TOWER, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
+
+#: Two line breaks, which are one token, and the start of an image; its end, and two line breaks.
+#: Source: transformers/models/gemma3/processing_gemma3.py, full_image_sequence.
+_AROUND = 4
+
+
+def _pooled_side(config: Config) -> int:
+    """Return the tokens of a side of an image (Gemma3MultiModalProjector.avg_pool)."""
+    vision = config["vision_config"]
+    patches = int(vision["image_size"]) // int(vision["patch_size"])
+    kernel = patches // int(config["mm_tokens_per_image"] ** 0.5)
+    return (patches - kernel) // kernel + 1
+
+
+def _process(config: Config, images: Images) -> Processed:
+    """Resize an image to the tower's size, whatever its proportions: pan and scan is off by default."""
+    vision = config["vision_config"]
+    no_limits(images)
+    if vision["vision_use_head"]:
+        message = "must be false: the step of SigLIP's pooling head, which Gemma 3 does not use, is not modelled"
+        raise refusal("model.config.vision_config.vision_use_head", message, value=True)
+    if config["sliding_window"] is None:
+        message = "transformers fails without a window where there are images: set one, or leave training.images out"
+        raise refusal("model.config.text_config.sliding_window", message)
+    side, tokens = int(vision["image_size"]), _pooled_side(config)
+    patches = side // int(vision["patch_size"])
+    return Processed(height=side, width=side, rows=patches, columns=patches, tokens=tokens**2, around=_AROUND)
+
+
+def _batch(context: Context, _image: Processed, count: int) -> list[BatchTensor]:
+    """Return the tensors that a batch has because of its images."""
+    return [
+        image_encoder.pixels(context, count),
+        ("token_type_ids", (context.batch, context.length), "int64"),
+    ]
+
+
+def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    last_hidden_state = image_encoder.siglip(context, _TOWER, context.images[0])
+    pooler_output = _project(context, last_hidden_state)
+    context.forward_locals += [last_hidden_state, pooler_output]
+    del last_hidden_state
+    context.set_scope("images: ")
+    image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")
+    del pooler_output
+    mask = context.tape.new((context.batch, context.length), "bool", "places of images")
+    context.decoder_locals = [*context.decoder_locals[1:], image_features, mask]
+    return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
+
+
+def _project(context: Context, vision_outputs: Tensor) -> Tensor:
+    """Average the patches of each token, and project them: (images, patches, hidden_size) to (images, tokens, ...)."""
+    images, _, width = vision_outputs.shape
+    vision, side = context.config["vision_config"], _pooled_side(context.config)
+    patches = int(vision["image_size"]) // int(vision["patch_size"])
+    context.set_scope(f"{_PROJECTOR}: ")
+    by_channels = ops.contiguous(ops.view(vision_outputs, (images, width, patches, patches)), "patches, by channels")
+    pooled = pooling.average(by_channels, (images, width, side, side), "patches, pooled")
+    pooled = ops.view(pooled, (images, named(side**2, "tokens"), width))
+    normed = norms.offset_rms_norm(context.outer(f"{_PROJECTOR}.mm_soft_emb_norm"), pooled)
+    weight = context.outer(_PROJECTOR).own["mm_input_projection_weight"]
+    context.set_scope(f"{_PROJECTOR}: ")
+    factor = normed
+    if weight.edge is not None and images > 1:
+        factor = ops.contiguous(normed, "tokens, contiguous")
+    projected = products.matmul(factor, weight, None, weight.shape[1], "tokens")
+    return ops.cast(projected, vision_outputs.dtype, "tokens in the tower's dtype")
+
+
+def _masks(context: Context) -> dict[MixerType, Tensor | None]:
+    """Return the masks of both attention types, of which the family makes both whatever its layers are.
+
+    Source: create_masks_for_vision_model; transformers/masking_utils.py.
+    """
+    tape, shape = context.tape, (context.batch, context.length)
+    block_ids = tape.new(shape, "int64", "images by number")
+    context.decoder_locals.append(block_ids)
+    return {kind: _mask(context) for kind in ("full_attention", "sliding_attention")}
+
+
+def _mask(context: Context) -> Tensor:
+    """Return a mask (batch, 1, sequence, sequence): causal or of one image, in the window, no padding."""
+    tape, batch, length = context.tape, context.batch, context.length
+    causal = tape.new((1, length, length), "bool", "causal")
+    same = tape.new((batch, length, length), "bool", "same image")
+    mask = tape.new((batch, length, length), "bool", "causal or of one image")
+    del causal, same
+    if context.training.padding:
+        mask = tape.new((batch, length, length), "bool", "and not padding")
+    return mask
+
+
+GEMMA3_IMAGES = Tower(
+    process=_process,
+    batch=_batch,
+    kept=image_encoder.nothing_kept,
+    run=_run,
+    chunks=image_encoder.one_chunk,
+    masks=_masks,
+    source="transformers/models/gemma3/processing_gemma3.py",
+)

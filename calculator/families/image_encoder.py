@@ -1,0 +1,81 @@
+"""The weights of image encoders as in SigLIP: patches with learned positions, and layers with a plain MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.families.blocks import alike
+from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, dropouts, flag, number, size
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config, Entry
+    from calculator.architecture.module import Module
+    from calculator.families.blocks import Owned
+    from calculator.families.family import Parts
+
+#: Source: transformers/models/siglip/configuration_siglip.py, SiglipVisionConfig.
+SIGLIP: tuple[Entry, ...] = (
+    size("hidden_size", 768),
+    size("intermediate_size", 3072),
+    size("num_hidden_layers", 12, maximum=MOST_LAYERS),
+    size("num_attention_heads", 12),
+    DIVISIBLE,
+    size("num_channels", 3),
+    size("image_size", 224),
+    size("patch_size", 16),
+    activation("gelu_pytorch_tanh"),
+    number("layer_norm_eps", 1e-6),
+    *dropouts("attention_dropout"),
+    flag("vision_use_head", True),
+)
+
+
+def patches_of(config: Config) -> int:
+    """Return the patches of an image of the encoder's own size."""
+    return (int(config["image_size"]) // int(config["patch_size"])) ** 2
+
+
+def _mlp(config: Config, name: str) -> tuple[Module, ...]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    return (linear(f"{name}.fc1", hidden, inner, bias=True), linear(f"{name}.fc2", inner, hidden, bias=True))
+
+
+def _layer(config: Config) -> Owned:
+    hidden = config["hidden_size"]
+    return (
+        norm("layer_norm1", hidden, bias=True),
+        *(linear(f"self_attn.{each}_proj", hidden, hidden, bias=True) for each in ("k", "v", "q", "out")),
+        norm("layer_norm2", hidden, bias=True),
+        *_mlp(config, "mlp"),
+    )
+
+
+def _pooling_head(config: Config, path: str) -> tuple[Module, ...]:
+    hidden = config["hidden_size"]
+    return (
+        bare(path, "other", probe=(1, 1, hidden)),
+        bare(f"{path}.attention", "other", in_proj_weight=(3 * hidden, hidden), in_proj_bias=(3 * hidden,)),
+        linear(f"{path}.attention.out_proj", hidden, hidden, bias=True, quantizable=False),
+        norm(f"{path}.layernorm", hidden, bias=True),
+        *_mlp(config, f"{path}.mlp"),
+    )
+
+
+def siglip(config: Config, path: str) -> Parts:
+    """SiglipVisionModel."""
+    hidden, patch, channels, patches = (
+        config["hidden_size"],
+        config["patch_size"],
+        config["num_channels"],
+        patches_of(config),
+    )
+    return (
+        bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch), bias=(hidden,)),
+        embedding(f"{path}.embeddings.position_embedding", patches, hidden),
+        Buffer(name=f"{path}.embeddings.position_ids", shape=(1, patches), dtype="int64"),
+        stack(f"{path}.encoder.layers", alike(config), lambda _kind: _layer(config)),
+        norm(f"{path}.post_layernorm", hidden, bias=True),
+        *(_pooling_head(config, f"{path}.head") if config["vision_use_head"] else ()),
+    )

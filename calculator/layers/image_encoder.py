@@ -1,0 +1,117 @@
+"""The forward pass of image encoders as in SigLIP: patches with learned positions, and layers with a plain MLP.
+
+Source: transformers/models/siglip/modeling_siglip.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import operations as ops
+from calculator.engine import products
+from calculator.engine.tape import Tensor
+from calculator.layers import attention, norms
+from calculator.layers.activation import activation
+from calculator.layers.tower_layers import convolve, run_layers
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.decoder_forward import BatchTensor
+
+
+def pixels(context: Context, count: int) -> BatchTensor:
+    """Return the pixels of a number of images of the encoder's own size, as a tensor of the batch."""
+    vision = context.config["vision_config"]
+    side = named(vision["image_size"], "image_size")
+    return "pixel_values", (named(count, "images"), vision["num_channels"], side, side), "float32"
+
+
+def nothing_kept(_: Training) -> tuple[BatchTensor, ...]:
+    """Return what the model keeps from step to step because of images: nothing."""
+    return ()
+
+
+def one_chunk(_config: Config, _image: object) -> int:
+    """Return the calls of attention of a layer for one image. All images share one."""
+    return 1
+
+
+def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
+    """SiglipVisionModel without a pooling head: (images, channels, height, width) to (images, patches, hidden_size)."""
+    hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values)
+    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states)
+    return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
+
+
+def _embeddings(context: Context, path: str, pixel_values: Tensor) -> Tensor:
+    """Embed patches by a convolution, and add positions."""
+    patch_embeds = embed_patches(context, path, pixel_values)
+    return ops.add(patch_embeds, positions(context, path), "patches with positions")
+
+
+def embed_patches(context: Context, path: str, pixel_values: Tensor, *, is_input: bool = True) -> Tensor:
+    """Cast pixels and embed patches by a convolution: (images, patches, hidden_size)."""
+    name = f"{path}.patch_embedding"
+    table, weight = context.model.outer[f"{path}.position_embedding"], context.outer(name).own["weight"]
+    context.set_scope(f"{path}: ")
+    pixel_values = ops.cast(pixel_values, weight.dtype, "pixel values, cast")
+    vision = context.config["vision_config"]
+    patches = named((int(vision["image_size"]) // int(vision["patch_size"])) ** 2, "patches")
+    shape = (pixel_values.shape[0], patches, table.out_features)
+    return convolve(context, name, pixel_values, shape, is_input=is_input, transposed=True)
+
+
+def positions(context: Context, path: str) -> Tensor:
+    """Look up the learned positions, whose numbers are a buffer: (1, positions, hidden_size)."""
+    table = context.outer(f"{path}.position_embedding")
+    context.set_scope(f"{table.name}: ")
+    weight = context.method.embedding_weight(table)
+    ids = Tensor(context.tape, None, (1, weight.shape[0]), "int64", None)
+    return products.embedding(ids, weight, table.module.out_features, "output")
+
+
+def encode(context: Context, name: str, inputs_embeds: Tensor) -> Tensor:
+    """Run the encoder's layers. The code keeps the first layer's input alive."""
+    vision = context.config["vision_config"]
+
+    def run(_index: int, modules: LayerModules, x: Tensor) -> Tensor:
+        return _layer(context, modules, x)
+
+    return run_layers(
+        context, name, [inputs_embeds], run, lambda _index: (), dropout=float(vision["attention_dropout"] or 0)
+    )
+
+
+def _layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    normed = norms.layer_norm(modules["layer_norm1"], x)
+    attended = _attention(context, modules, normed)
+    del normed
+    context.set_scope(modules.prefix)
+    x = ops.add(x, attended, "residual after attention")
+    del attended
+    normed = norms.layer_norm(modules["layer_norm2"], x)
+    output = _mlp(context, modules, normed)
+    del normed
+    context.set_scope(modules.prefix)
+    return ops.add(x, output, "residual after MLP")
+
+
+def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """Attend among the patches of each image: (images, patches, hidden_size) to the same."""
+    images, patches, width = x.shape
+    heads = context.config["vision_config"]["num_attention_heads"]
+    shape = (images, heads, patches, int(width) // int(heads))
+    query, key, value = (ops.view(modules[f"self_attn.{each}_proj"](x), shape) for each in ("q", "k", "v"))
+    context.set_scope(f"{modules.prefix}self_attn: ")
+    attn_output = attention.attend(context, query, key, value)
+    return modules["self_attn.out_proj"](attn_output)
+
+
+def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    hidden_states = modules["mlp.fc1"](x)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    hidden_states = activation(context.config["vision_config"]["hidden_act"])(hidden_states)
+    return modules["mlp.fc2"](hidden_states)
