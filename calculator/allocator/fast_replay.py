@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
@@ -99,9 +100,11 @@ class FastReplay:
         sizes = [size // BLOCK for size in self.loading.sizes]
         places = [0] * len(sizes), [0] * len(sizes)
         large = [size > SMALL for size in sizes]
-        for n, pool in enumerate(self.pools):
-            events = [event for event in self.loading.events if large[event if event >= 0 else ~event] == n]
-            pool.play(events, sizes, places)
+        small = [not each for each in large]
+        events = self.loading.events
+        for n, (pool, own) in enumerate(zip(self.pools, (small, large), strict=True)):
+            # The events of a row, `n` and `~n`, are indices of the same element.
+            pool.play(compress(events, map([*own, *reversed(own)].__getitem__, events)), sizes, places)
             if self.buckets:
                 self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 

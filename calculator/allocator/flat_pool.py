@@ -71,30 +71,32 @@ class FlatPool:
             if event >= 0:
                 size = sizes[event]
                 place = bisect_left(free, size << shift)
-                if place < len(free):
+                try:
                     address = free[place] & mask
-                    behind = edges.pop(address)
-                    cut = address + size
-                    if behind - cut > waste:
-                        edges[cut] = behind
-                        edges[behind] = cut
-                        rest = behind - cut << shift | cut
-                        # Most often the rest takes the block's place among the others.
-                        if not place or free[place - 1] < rest:
-                            free[place] = rest
-                        else:
-                            del free[place]
-                            insort(free, rest)
-                        behind = cut
+                except IndexError:
+                    addresses[event], behinds[event] = self.grow(size)
+                    continue
+                addresses[event] = address
+                behind = edges.pop(address)
+                cut = address + size
+                if behind - cut > waste:
+                    edges[cut] = behind
+                    edges[behind] = cut
+                    rest = behind - cut << shift | cut
+                    # Most often the rest takes the block's place among the others.
+                    if not place or free[place - 1] < rest:
+                        free[place] = rest
                     else:
                         del free[place]
-                        del edges[behind]
+                        insort(free, rest)
+                    behinds[event] = cut
                 else:
-                    address, behind = self.grow(size)
-                addresses[event] = address
-                behinds[event] = behind
+                    del free[place]
+                    del edges[behind]
+                    behinds[event] = behind
             else:
-                address, behind = addresses[~event], behinds[~event]
+                row = ~event
+                address, behind = addresses[row], behinds[row]
                 if behind in edges:
                     end = edges.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind)]
@@ -204,7 +206,8 @@ class FlatPool:
         what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
         which is `quick`.
         """
-        return serves(self.free_keys, self._shift, quick, needs)
+        free = self.free_keys
+        return bool(free and free[-1] >> self._shift >= quick) or serves(free, self._shift, quick, needs)
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request; the result is the request's block.

@@ -14,7 +14,7 @@ from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.inputs.training import Training
     from calculator.resident.per_parameter import ResidentTensors
@@ -27,11 +27,17 @@ WARMUP = "transformers: caching_allocator_warmup"
 UNTOUCHED = 1.2 * (1 << 30)
 
 
+def layers(resident: Iterable[ResidentTensors]) -> Iterator[tuple[list[ResidentTensor], int]]:
+    """Tensors next to each other that come equally often, and how often: those of a layer come once for each layer."""
+    for (count, _), group in groupby(tensors(resident), lambda tensor: (tensor.count, "*" in tensor.name)):
+        yield list(group), count
+
+
 def one_by_one(resident: Iterable[ResidentTensors]) -> list[ResidentTensor]:
     """Repeat each tensor `count` times, layer by layer."""
     repeated: list[ResidentTensor] = []
-    for (count, _), group in groupby(tensors(resident), lambda tensor: (tensor.count, "*" in tensor.name)):
-        repeated += list(group) * count
+    for group, count in layers(resident):
+        repeated += group * count
     return repeated
 
 
@@ -72,7 +78,7 @@ class Loading:
         self.events.append(~0)
         reads = {tensor: self._read_of(tensor) for tensor in base}
         by_name: list[ResidentTensor] = sorted(base, key=lambda tensor: tensor.name.split("."))
-        self._recast(base, reads, self._read(one_by_one(by_name), reads))
+        self._recast(base, reads, self._read(by_name, reads))
         added = one_by_one(tensor for tensor in state if not tensor.base)
         self._request([tensor.name for tensor in added], [rounded(_size(tensor)) for tensor in added])
 
@@ -95,8 +101,30 @@ class Loading:
         """
         dense: list[int] = []
         recast: dict[str, list[int]] = {}
-        for tensor in base:
-            read = reads[tensor]
+        for group, count in layers(base):
+            layer = [reads[tensor] for tensor in group]
+            # Each further layer is read as the second, which frees what is left of the one before it.
+            frees = not all(read.is_constant for read in layer)
+            for _ in range(min(count, 2) if frees else count):
+                events, rows = len(self.events), len(self.sizes)
+                dense = self._read_layer(layer, dense, recast)
+            if not frees or count <= 2:
+                continue
+            more, stride = count - 2, len(self.sizes) - rows
+            self.sizes += self.sizes[rows:] * more
+            self.names += self.names[rows:] * more
+            second = self.events[events:]
+            self.events += [event for n in range(1, more + 1) for event in _later(second, n * stride)]
+            dense = _later(dense, more * stride)
+            for name in {tensor.name for tensor in group if reads[tensor].is_recast}:
+                of_second = [row for row in recast[name] if row >= rows]
+                recast[name] += [row + n * stride for n in range(1, more + 1) for row in of_second]
+        self.events += dense
+        return recast
+
+    def _read_layer(self, reads: list[_Read], dense: list[int], recast: dict[str, list[int]]) -> list[int]:
+        """Read the weights of a layer once; the result is the frees of dense weights that the next one begins with."""
+        for read in reads:
             if dense and not read.is_constant:
                 self.events += dense
                 dense = []
@@ -104,9 +132,8 @@ class Loading:
             self._request(read.names, read.sizes)
             dense += [~(start + row) for row in read.freed]
             if read.is_recast:
-                recast.setdefault(tensor.name, []).append(start + read.row)
-        self.events += dense
-        return recast
+                recast.setdefault(read.names[0], []).append(start + read.row)
+        return dense
 
     def _read_of(self, tensor: ResidentTensor) -> _Read:
         packed, is_constant = _packed(tensor), tensor.component == "quantization_constants"
@@ -131,8 +158,8 @@ class Loading:
         self, base: list[ResidentTensor], reads: dict[ResidentTensor, _Read], rows: dict[str, list[int]]
     ) -> None:
         """Cast weights that were read in half precision and that a model prepared for training keeps in float32."""
-        for tensor in one_by_one(base) if rows else ():
-            if reads[tensor].is_recast:
+        for group, count in layers(base) if rows else ():
+            for tensor in [tensor for tensor in group if reads[tensor].is_recast] * count:
                 self._request([tensor.name], [rounded(_size(tensor))])
                 self.events.append(~rows[tensor.name].pop(0))
 
@@ -147,6 +174,11 @@ class Loading:
         self.sizes += sizes
         self.names += names
         self.events += range(start, len(self.sizes))
+
+
+def _later(events: list[int], rows: int) -> list[int]:
+    """The same events with later rows."""
+    return [event + rows if event >= 0 else event - rows for event in events]
 
 
 def _size(tensor: ResidentTensor) -> int:

@@ -183,7 +183,7 @@ def _without(item: Item, rows: range) -> Item:
     if not item.chunk.placed or item.chunk.placed[0] not in rows:
         return item
     other = copy(item)
-    other.placed = ()
+    other.place(())
     return other
 
 

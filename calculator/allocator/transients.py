@@ -42,7 +42,7 @@ class Pool(Protocol):
 class Item:
     """A repetition of a chunk; `quick` and `needs` are those of all gaps up to the end of its stretch."""
 
-    __slots__ = ("chunk", "lowest", "needs", "placed", "quick", "shift")
+    __slots__ = ("_kept", "_placed", "_whole", "chunk", "lowest", "needs", "quick", "shift")
 
     def __init__(self, need: Need, chunk: Chunk, lowest: int, shift: int) -> None:
         self.quick = need.quick
@@ -50,12 +50,34 @@ class Item:
         self.chunk = chunk
         self.lowest = lowest
         self.shift = shift
-        #: The chunk's placed events with the rows of this repetition, once they were played.
-        self.placed: Sequence[int] | None = None
+        self.place(chunk.placed)
+
+    def place(self, placed: Sequence[int]) -> None:
+        """Set the events behind the gap: the chunk's, or some of them."""
+        self._placed = placed
+        #: Events with the rows of this repetition, without and with the gap's transients, once they were played.
+        self._kept: Sequence[int] | None = None
+        self._whole: Sequence[int] | None = None
 
     def events(self, events: Sequence[int]) -> Sequence[int]:
         """Events of the chunk with the rows of this repetition."""
         return shifted(events, self.lowest, self.shift)
+
+    def played(self, late: Sequence[int] | None, *, skips: bool) -> Sequence[int]:
+        """All events that are played, without the gap's transients if it `skips` them.
+
+        `late` are played before the events behind the gap.
+        """
+        chunk = self.chunk
+        if late:
+            return [*self.events(chunk.frees if skips else chunk.gap), *late, *self.events(self._placed)]
+        if skips:
+            if self._kept is None:
+                self._kept = self.events([*chunk.frees, *self._placed] if chunk.frees else self._placed)
+            return self._kept
+        if self._whole is None:
+            self._whole = self.events([*chunk.gap, *self._placed] if chunk.gap else self._placed)
+        return self._whole
 
 
 class Need:
@@ -145,7 +167,7 @@ class MicroBatch:
             for items in passes:
                 for item in items:
                     if item.chunk.placed and item.chunk.placed[0] >= start:
-                        item.placed = item.chunk.placed[1:]
+                        item.place(item.chunk.placed[1:])
 
 
 def play(
@@ -168,24 +190,19 @@ def play(
     skips, late = False, None
     for n, item in enumerate(items):
         chunk = item.chunk
-        if chunk.gap:
-            if n < until and not skips and chunk.allocates and pool.serves(item.quick, item.needs):
-                if stops and n > last:
-                    return True
-                skips = True
-                # Those of the stretch that are placed already go when it ends: that is later than they do, and safe.
-                late = [~row for row in item.events(chunk.carried)]
-            gap = chunk.frees if skips else chunk.gap
-            if gap:
-                pool.play(item.events(gap), sizes, places)
+        if chunk.allocates and not skips and n < until and pool.serves(item.quick, item.needs):
+            if stops and n > last:
+                return True
+            skips = True
+            # Those of the stretch that are placed already go when it ends: that is later than they do, and safe.
+            late = [~row for row in item.events(chunk.carried)]
         if chunk.ends_stretch:
-            if late:
-                pool.play(late, sizes, places)
+            events = item.played(late, skips=skips)
             skips, late = False, None
-        if chunk.placed:
-            if item.placed is None:
-                item.placed = item.events(chunk.placed)
-            pool.play(item.placed, sizes, places)
+        else:
+            events = item.played(None, skips=skips)
+        if events:
+            pool.play(events, sizes, places)
     if late:
         pool.play(late, sizes, places)
     return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import compress, groupby
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine.frame_snapshots import without_frame_snapshots
@@ -191,7 +191,8 @@ class _Periods:
     """The events of four periods, of which the third represents `more` periods after it.
 
     The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each: the same
-    row of the next period has a number `stride` higher.
+    row of the next period has a number `stride` higher. Rows that a period frees in the pass that allocates them are
+    not: every repetition of the period uses them anew.
     """
 
     __slots__ = ("base", "boundaries", "events", "has_backward", "marks", "more", "rows", "skipped", "stride")
@@ -220,7 +221,8 @@ class _Periods:
     def _periods(self, rows: Sequence[Allocation]) -> list[list[int]]:
         """The rows of the second, third and fourth period: those that it allocates, and those that it frees of others.
 
-        The latter are allocated outside all three periods, and the third frees a row of the same kind.
+        The latter are allocated outside all three periods, and the third frees a row of the same kind. Rows that all
+        three free in the pass that allocates them are left out.
         """
         windows = [[*self.events[slice(*self._forward(n))], *self._backward_events(n)] for n in (1, 2, 3)]
         allocated = [[event for event in window if event >= 0] for window in windows]
@@ -228,7 +230,17 @@ class _Periods:
         outer = [[~event for event in window if event < 0 and ~event not in inner] for window in windows]
         kinds = {rows[row] for row in outer[1]}
         allocated = [_like(own, allocated[1], rows) for own in allocated]
-        return [own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)]
+        every = [
+            own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)
+        ]
+        passing = self._passing(1) | self._passing(2) | self._passing(3)
+        lasts = [not passing.issuperset(same) for same in zip(*every, strict=True)]
+        return [[*compress(own, lasts)] for own in every]
+
+    def _passing(self, n: int) -> set[int]:
+        """The rows that a period frees in the pass that allocates them."""
+        passes = {*self.events[slice(*self._forward(n))]}, {*self._backward_events(n)}
+        return {row for events in passes for row in events if row >= 0 and ~row in events}
 
     def forward(self) -> list[Window]:
         """The forward pass: the third period once for each that it represents, in order."""

@@ -53,9 +53,9 @@ def with_training(prepared, **settings):
 def in_order(passes):
     """Allocations by size and frees by the number of their allocation, in order; consecutive frees are sorted."""
     numbers, actions = {}, []
-    for event in (*passes.forward, *passes.backward):
+    for number, event in enumerate((*passes.forward, *passes.backward)):
         if event >= 0:
-            numbers[event] = len(numbers)
+            numbers[event] = number
             actions.append(("allocate", passes.rows[event][4]))
         else:
             actions.append(("free", numbers[~event]))
