@@ -43,6 +43,8 @@ class Buffer:
     name: str
     shape: Shape
     dtype: OwnDType
+    #: Whether it is in the state dict.
+    persistent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,12 @@ class Named(NamedTuple):
 
 
 def named_parameters(prepared: PreparedModel) -> Iterator[Named]:
-    """The parameters of a model with one stack of layers, those that the method adds included."""
+    """The parameters of a model, those that the method adds included."""
     outer = outer_parameters(prepared)
     for part in prepared.model.parts:
         if isinstance(part, Stack):
             for index, layer in enumerate(part.layers):
-                for kind in layer_parameters(prepared, layer):
+                for kind in layer_parameters(prepared, layer, part.name):
                     name = kind.name.replace(".*.", f".{index}.", 1)
                     yield Named(name, replace(kind, count=1, bytes=kind.bytes // kind.count))
         else:

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from calculator.training_step.resident_state import ResidentState
 
 
-def merging(unmerged: ResidentState, served: ServedMethod) -> Merge | None:
-    """What merging one task needs at its peak; None where that is not modelled."""
+def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False) -> Merge | None:
+    """What merging one task needs at its peak; None where that is not modelled.
+
+    `in_run`: whether an optimizer still refers to added parameters, so that those of merged modules are not freed.
+    """
     alive = sum(tensor.bytes for tensor in unmerged.tensors)
     worst: tuple[int, str, MergeStep] | None = None
     for path, module, module_spec in _targets(unmerged.prepared):
@@ -33,7 +36,7 @@ def merging(unmerged: ResidentState, served: ServedMethod) -> Merge | None:
         if worst is None or peak > worst[0]:
             worst = (peak, path, step)
         # A copy stays, and replaces its original.
-        alive -= sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
+        alive -= 0 if in_run else sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
     if worst is None:
         return None
     peak, path, step = worst

@@ -15,7 +15,7 @@ from calculator.methods.targeted.modules_to_save import is_saved
 from calculator.resident.module_spec import CopyName, ModuleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
@@ -188,11 +188,18 @@ class Method:
             own = next((f"{owner}.base_layer.{last}" for owner, _, last in owners if owner in wrapped), name)
             return self.saved_name(own)
 
-        return [
+        saved = [
             SavedTensor(written(name) if each.base else self.saved_name(name), each.shape, each.dtype)
             for name, each in parameters
             if each.trained or name in base or self.saves_frozen(each)
         ]
+        return [*saved, *self.saved_again(parameters, model)]
+
+    def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
+        """Yield what `save_pretrained` writes besides trained parameters: buffers of a whole model."""
+        for buffer in model.buffers if self.facts.trains_base else ():
+            if buffer.persistent:
+                yield SavedTensor(buffer.name, buffer.shape, parameters[0][1].dtype)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
         """Whether `save_pretrained` writes an added tensor that is not trained."""

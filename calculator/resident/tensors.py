@@ -145,10 +145,10 @@ def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
     return replace(tensor, dtype=dtype, bytes=0) if dtype is not None and tensor.parameters else tensor
 
 
-def layer_parameters(prepared: Prepared, layer: Layer) -> list[ResidentTensor]:
-    """List the parameters of one layer, those that the method adds included."""
+def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[ResidentTensor]:
+    """List the parameters of a layer, those that the method adds included; `stack` is the decoder where it is empty."""
     tensors: list[ResidentTensor] = []
-    stack = prepared.model.decoder.name
+    stack = stack or prepared.model.decoder.name
     for module in layer.modules:
         _module(tensors, module, f"{stack}.*.{module.name}", 1, prepared)
     added = prepared.method.added(prepared.model, prepared.training)
@@ -164,7 +164,8 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     for name, module in model.outer.items():
         _module(tensors, module, name, 1, prepared)
     added = prepared.method.added(model, prepared.training)
-    tensors += [each for each in added if not each.name.startswith(f"{model.decoder.name}.*.")]
+    of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
+    tensors += [each for each in added if not each.name.startswith(of_stacks)]
     return [each for each in tensors if each.parameters]
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import Dim, elements, named
+from calculator.architecture.dimension import Dim, elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.estimation.ledger import FSDP, rows
-from calculator.run.gathered import Gathered
+from calculator.run.gathered import Gathered, OfRow
 from calculator.sharding.fsdp.evaluation import left_gathered
 from calculator.sharding.fsdp.units import GATHERED
 from calculator.trainers import trainer_of
+from calculator.trainers.task_labels import LABELS, output_names
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.generation import Generation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.common.dtype import DType
     from calculator.engine.live_tensors import LiveTensors
     from calculator.inputs.run import RunSettings
     from calculator.inputs.training import Training
@@ -64,32 +64,41 @@ class Evaluation:
         """The tokens of a row, which is as long as one of the training."""
         return self.resident.prepared.given.sequence_length
 
-    @property
+    @cached_property
     def gathered(self) -> Gathered:
         """What the loop keeps."""
-        prepared = self.resident.prepared
-        shape = (named(self.length, "S"), prepared.model.output.out_features)
+        gathers = self.run.gathers_logits
         return Gathered(
             rows=self.run.per_device_eval_batch_size,
             samples=self.run.eval_samples,
             steps=self.run.eval_accumulation_steps,
-            logits=(shape, self._logits_dtype) if self.run.gathers_logits else None,
-            length=self.length,
-            ranks=prepared.device.count,
+            outputs=tuple(self._outputs()) if gathers else (),
+            labels=tuple(self._labels()) if gathers else (),
+            ranks=self.resident.prepared.device.count,
         )
 
-    @property
-    def _logits_dtype(self) -> DType:
-        """The dtype of gathered logits. accelerate casts those of autocast, which FSDP and DeepSpeed do without."""
+    def _outputs(self) -> Iterator[OfRow]:
+        """The model's outputs but the loss."""
         prepared = self.resident.prepared
-        if prepared.device.sharding == "fsdp":
-            return prepared.given.autocast or prepared.hidden_dtype
-        return "float32" if prepared.training.autocast else prepared.hidden_dtype
+        found = self.passed(self.run.per_device_eval_batch_size, is_first=True).outputs
+        for name, (shape, dtype) in zip(output_names(prepared.model.task.name), found, strict=True):
+            yield OfRow(name, shape[1:], dtype)
+
+    def _labels(self) -> Iterator[OfRow]:
+        given = self.resident.prepared.given
+        for name, shape, dtype in trainer_of(given).fetched(self.resident.prepared):
+            if name in LABELS:
+                yield OfRow(name, shape[1:], dtype)
 
     @property
     def is_of_trl(self) -> bool:
         """Whether a trainer of TRL evaluates, each of which has a prediction_step of its own."""
         return self.resident.prepared.given.trainer != "transformers"
+
+    @property
+    def _counts_labels(self) -> bool:
+        """Whether prediction_step counts them: the Trainer's own does, if their name is labels."""
+        return not self.is_of_trl and self.resident.prepared.model.task.name != "question_ans"
 
     def peak(self) -> PhasePeak:
         """The peak of the loop."""
@@ -101,7 +110,7 @@ class Evaluation:
             kept = (*moment.kept, *batch, *self._weights())
             return PhasePeak(rows=kept, operation="nested_concat: gathered logits with the batch")
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
-        count = [] if self.is_of_trl else [_count_of_labels()]
+        count = [_count_of_labels()] if self._counts_labels else []
         return PhasePeak(rows=(*moment.kept, *batch, *count, *listed(passed.alive)), operation=passed.operation)
 
     def _batch(self, count: int) -> Iterator[Row]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import Dim, Shape, named
+from calculator.architecture.dimension import Dim, Shape
 from calculator.common.dtype import ITEMSIZE, DType, allocated
 from calculator.estimation.answer import Row
 
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE = "transformers/trainer.py, evaluation_loop; trainer_pt_utils.py, nested_concat"
+
+
+class OfRow(NamedTuple):
+    """What a row of the evaluation set has of an output of the model, or of its labels."""
+
+    name: str
+    shape: Shape
+    dtype: DType
+
+    @property
+    def bytes(self) -> int:
+        """Its bytes on the GPU."""
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+    @property
+    def array_bytes(self) -> int:
+        """Its bytes as a NumPy array. NumPy has no bfloat16, so that it becomes float32."""
+        return prod(self.shape) * 4 if self.dtype == "bfloat16" else self.bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +59,8 @@ class Gathered:
         rows: The rows of a batch.
         samples: Those of the evaluation set.
         steps: The batches after which what was gathered is moved to the host; None for all.
-        logits: The shape of one row's logits and their dtype; None if they are not gathered.
-        length: The tokens of a row.
+        outputs: The model's outputs but the loss: logits, and what else a model returns. Empty if none are gathered.
+        labels: The labels, which are gathered with them.
         ranks: The GPUs, each of which runs a batch and gathers those of all. Batches are full on several: rows of the
             first are repeated (accelerate 1.15, data_loader.py, BatchSamplerShard).
     """
@@ -50,8 +68,8 @@ class Gathered:
     rows: int
     samples: int
     steps: int | None
-    logits: tuple[Shape, DType] | None
-    length: int
+    outputs: tuple[OfRow, ...] = ()
+    labels: tuple[OfRow, ...] = ()
     ranks: int = 1
 
     @property
@@ -73,19 +91,19 @@ class Gathered:
         yield Moment(kept=(), batch=self.rows, in_forward=True, is_first=True)
         if self.batches > 1:
             yield Moment(kept=tuple(self._before_forward(before)), batch=self.rows, in_forward=True)
-        if self.logits is None:
+        if not self.outputs:
             return
         if before:
             new = min(self.together, self.samples - before * self.together)
-            yield Moment(kept=tuple(self._in_concat(before * self.together, new)), batch=self.rows, in_forward=False)
+            yield from self._in_concat(before * self.together, new, batch=self.rows)
         else:
             yield Moment(kept=tuple(self._in_gather()), batch=self.rows, in_forward=False)
 
     def _in_gather(self) -> Iterator[Row]:
-        """What is kept while the logits of the first batch of each GPU are gathered."""
+        """What is kept while the outputs of the first batch of each GPU are gathered."""
         yield self._losses("losses of the batch", self.together)
-        yield self._logits("logits of the batch", self.rows)
-        yield self._logits("logits of the batch of every GPU", self.together)
+        yield from _rows(self.outputs, "{} of the batch", self.rows)
+        yield from _rows(self.outputs, "{} of the batch of every GPU", self.together)
 
     def _on_one_gpu(self) -> Iterator[Moment]:
         full, rest = divmod(min(self.samples, self.rows * (self.steps or self.batches)), self.rows)
@@ -95,59 +113,53 @@ class Gathered:
             yield Moment(kept=tuple(self._before_forward(full)), batch=rest, in_forward=True)
         last = rest or self.rows
         before = full if rest else full - 1
-        if before and self.logits is not None:
-            yield Moment(kept=tuple(self._in_concat(before * self.rows, last)), batch=last, in_forward=False)
+        if before and self.outputs:
+            yield from self._in_concat(before * self.rows, last, batch=last)
 
     def _before_forward(self, batches: int) -> Iterator[Row]:
         """What is kept while a batch runs after some of its group: that of the batch before, and of all before it."""
         if not batches:
             return
         yield self._losses("losses of the batch before", self.together)
-        if self.logits is not None:
-            yield self._logits("logits of the batch before", self.together)
-            yield self._labels("labels of the batch before", self.together)
+        yield from _rows((*self.outputs, *self.labels), "{} of the batch before", self.together)
         if batches > 1:
             yield self._losses("gathered losses", batches * self.together)
-            if self.logits is not None:
-                yield self._logits("gathered logits", batches * self.together)
-                yield self._labels("gathered labels", batches * self.together)
+            yield from _rows((*self.outputs, *self.labels), "gathered {}", batches * self.together)
 
-    def _in_concat(self, kept: int, new: int) -> Iterator[Row]:
-        """What is kept while the logits of a batch are added to those of the batches before."""
+    def _in_concat(self, kept: int, new: int, *, batch: int) -> Iterator[Moment]:
+        """The moments at which outputs, and then labels, are added to those of the batches before."""
         several = self.ranks > 1
-        yield self._losses("losses of the batch", self.together)
-        yield self._losses("gathered losses", kept + (new if several else self.rows))
-        yield self._logits("gathered logits", kept)
-        yield self._logits("logits of the batch", self.together if several else new)
-        yield self._logits("gathered logits with the batch", kept + new)
-        yield self._labels("gathered labels", kept)
-
-    def _logits(self, name: str, rows: int) -> Row:
-        assert self.logits is not None
-        shape, dtype = self.logits
-        return _row(name, (Dim(rows, "rows"), *shape), dtype)
-
-    def _labels(self, name: str, rows: int) -> Row:
-        return _row(name, (Dim(rows, "rows"), named(self.length, "S")), "int64")
+        of_batch = (
+            self._losses("losses of the batch", self.together),
+            self._losses("gathered losses", kept + (new if several else self.rows)),
+            *_rows(self.outputs, "{} of the batch", self.together if several else new),
+        )
+        both = tuple(_rows(self.outputs, "gathered {} with the batch", kept + new))
+        labels = tuple(_rows(self.labels, "gathered {}", kept))
+        outputs = tuple(_rows(self.outputs, "gathered {}", kept))
+        yield Moment(kept=(*of_batch, *outputs, *both, *labels), batch=batch, in_forward=False)
+        if several:
+            labels += tuple(_rows(self.labels, "{} of the batch of every GPU", self.together))
+        labels += tuple(_rows(self.labels, "gathered {} with the batch", kept + new))
+        yield Moment(kept=(*of_batch, *both, *labels), batch=batch, in_forward=False)
 
     def _losses(self, name: str, rows: int) -> Row:
         return _row(name, (Dim(rows, "rows"),), "float32")
 
     @property
     def host_bytes(self) -> int:
-        """The most bytes of arrays on the host: NumPy has no bfloat16, so that its logits become float32."""
-        if self.logits is None:
+        """The most bytes of arrays on the host: outputs are moved and concatenated, and then labels."""
+        if not self.outputs:
             return 0
-        shape, dtype = self.logits
-        given = prod(shape) * ITEMSIZE[dtype]
-        array = prod(shape) * 4 if dtype == "bfloat16" else given
-        label = self.length * ITEMSIZE["int64"]
-        return max(
-            array * before
-            + max(new * (given + array if array != given else given), (array * (2 * new + before)) if before else 0)
-            + label * before
-            for before, new in self._moves
-        )
+        return max(most for before, new in self._moves for most in self._on_host(before, new))
+
+    def _on_host(self, before: int, new: int) -> Iterator[int]:
+        """The bytes of arrays while rows are moved to the host, and while they are added to those before."""
+        outputs, labels = (sum(each.array_bytes for each in part) for part in (self.outputs, self.labels))
+        yield (outputs + labels) * before + new * _most_in_move(self.outputs)
+        copies = 2 if before else 1
+        yield copies * outputs * (before + new) + labels * before
+        yield outputs * (before + new) + copies * labels * (before + new)
 
     @property
     def _moves(self) -> Iterator[tuple[int, int]]:
@@ -159,6 +171,20 @@ class Gathered:
             yield (whole - 1) * most, most
         if whole and rest:
             yield whole * most, rest
+
+
+def _most_in_move(outputs: tuple[OfRow, ...]) -> int:
+    """The most bytes of a row while one output after another is copied to the host and converted."""
+    done = most = 0
+    for each in outputs:
+        most = max(most, done + each.bytes + (each.array_bytes if each.array_bytes != each.bytes else 0))
+        done += each.array_bytes
+    return most
+
+
+def _rows(parts: tuple[OfRow, ...], name: str, rows: int) -> Iterator[Row]:
+    """A tensor for each part; its name has that of the part in place of the braces."""
+    return (_row(name.format(each.name), (Dim(rows, "rows"), *each.shape), each.dtype) for each in parts)
 
 
 def _row(name: str, shape: Shape, dtype: DType) -> Row:

@@ -92,7 +92,18 @@ class ModelLoading:
     @property
     def host(self) -> HostPeak:
         """The most bytes of the process."""
-        base = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
+        heads = self.prepared.model.task.head_names
+        weights = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
+        base = [tensor for tensor in weights if tensor.name.split(".")[0] not in heads]
+        new = sum(each.parameters * each.count * ITEMSIZE[self.dtype] for each in weights if each not in base)
+        read = self._of_files(base)
+        if not new or self.reads_onto_gpu:
+            return read
+        sentence = f"{read.sentence} The head is not in the files: it is new."
+        return HostPeak(bytes=read.bytes + new, file_bytes=read.file_bytes, sentence=sentence)
+
+    def _of_files(self, base: list[ResidentTensor]) -> HostPeak:
+        """The bytes for weights that the files have."""
         count = sum(tensor.parameters * tensor.count for tensor in base if not tensor.in_checkpoint)
         mapped = count * ITEMSIZE[self.stored] + self._packed_bytes
         casts = self.stored != self.dtype

@@ -1,4 +1,7 @@
-"""The peak of merging an adapter into its base model after training (peft's merge_and_unload)."""
+"""The peak of merging an adapter into its base model after training (peft's merge_and_unload).
+
+The Trainer's optimizer refers to the adapter's parameters until the script ends.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def merge_peak(resident: ResidentState, method: Method) -> PhasePeak:
     Raises:
         PlanError: if the merge of this method is not modelled.
     """
-    merged = merging(resident, ServedMethod(method=method, quantization=None))
+    merged = merging(resident, ServedMethod(method=method, quantization=None), in_run=True)
     if merged is None:
         message = f"the memory that merging {method.facts.label} takes is not modelled: use false"
         raise refusal("run.merge_and_unload", message, True)

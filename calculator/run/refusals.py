@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Families whose weights transformers names otherwise in its files, or that have buffers there.
 #: Source: transformers 5.24, conversion_mapping.py; modeling_apertus.py, whose activation saves two buffers.
-OTHER_NAMES = frozenset({"apertus", "baichuan", "exaone", "gpt_neox", "internlm2", "roberta", "xlm-roberta"})
+OTHER_NAMES = frozenset({"apertus", "baichuan", "exaone", "gpt_neox", "internlm2", "vit"})
 
 #: The libraries whose loaders and file formats are modelled in one release.
 _LIBRARIES = ("transformers", "peft", "bitsandbytes")
@@ -55,8 +55,6 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
     own = request.estimate
     if own.accounting == "textbook":
         yield Problem(loc="accounting", msg="the phases of a run have no rules of thumb: use exact", input="textbook")
-    if own.task != "causal_lm":
-        yield Problem(loc="task", msg="the phases of a run are modelled for causal_lm: use it", input=own.task)
     if own.training.has_images:
         message = "the phases of a run are modelled for text alone: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
@@ -135,6 +133,9 @@ def _of_generation(request: RunRequest) -> Iterator[Problem]:
     run, training, method = request.run, request.estimate.training, request.estimate.method
     if not run.predict_with_generate or not run.evaluates:
         return
+    if request.estimate.task != "causal_lm":
+        message = f"generation in the evaluation of {request.estimate.task} is not modelled: use false"
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
     if request.estimate.device.count > 1:
         message = "generation in the evaluation of several GPUs is not modelled: use false"
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)

@@ -61,10 +61,12 @@ def several_gpus(device: Device, run: RunSettings) -> Iterator[str]:
 
 def host_of_evaluation(gathered: Gathered) -> str:
     """Where the host memory of an evaluation comes from."""
-    if gathered.logits is None:
+    if not gathered.outputs:
         return "No logits are gathered."
-    converted = ", as float32 arrays because NumPy has no bfloat16" if gathered.logits[1] == "bfloat16" else ""
-    return f"The logits of all {gathered.samples:,} samples are gathered for compute_metrics{converted}."
+    names = " and ".join(each.name for each in gathered.outputs)
+    has_bfloat16 = any(each.dtype == "bfloat16" for each in gathered.outputs)
+    converted = ", as float32 arrays because NumPy has no bfloat16" if has_bfloat16 else ""
+    return f"The {names} of all {gathered.samples:,} samples are gathered for compute_metrics{converted}."
 
 
 #: Where the host memory of writing files comes from.
@@ -83,12 +85,17 @@ def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
     ranks = prepared.device.count
     if run.gathers_logits and ranks > 1:
         yield f"Each GPU gathers the logits of all {ranks:,}: evaluation keeps {ranks:,} times those of its own rows."
-    if run.gathers_logits:
-        tokens, outputs = run.eval_samples * prepared.given.sequence_length, int(prepared.model.output.out_features)
+    task = prepared.model.task.name
+    if run.gathers_logits and task in ("causal_lm", "seq_2_seq_lm"):
+        length = prepared.given.target_length if task == "seq_2_seq_lm" else None
+        tokens = run.eval_samples * (prepared.given.sequence_length if length is None else length)
+        outputs = int(prepared.model.output.out_features)
         yield (
             f"compute_metrics gathers the logits of {tokens:,} tokens, {outputs:,} for each."
             " preprocess_logits_for_metrics (an argmax, for example) or prediction_loss_only avoids it."
         )
+        if task == "seq_2_seq_lm":
+            yield "It gathers the encoder's last states too (encoder_last_hidden_state)."
         if prepared.given.trainer == "trl-sft":
             yield "SFTTrainer computes these logits in a second forward pass of each batch, and TRL 2.0 will not."
     if run.saves and run.save_total_limit is None and run.checkpoints > 1:

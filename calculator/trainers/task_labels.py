@@ -9,10 +9,14 @@ from calculator.layers.classification import ClassificationLoss
 from calculator.layers.seq2seq import Seq2SeqLoss
 from calculator.layers.token_heads import QuestionAnsweringLoss, TokenClassificationLoss
 
+#: The names of labels.
+LABELS = ("labels", "start_positions", "end_positions")
+
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
+    from calculator.common.names import TaskName
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.loss import LossHead
@@ -57,6 +61,19 @@ def _of_classifier(model: Model, training: Training, batch: Dim) -> BatchTensor:
     outputs = named(task.num_labels, "num_labels")
     shape = (batch,) if task.loss == "regression" and outputs == 1 else (batch, outputs)
     return "labels", shape, training.dtype
+
+
+def output_names(task: TaskName) -> tuple[str, ...]:
+    """Return the names of the model's outputs that a trainer gathers in evaluation."""
+    match task:
+        case "question_ans":
+            return ("start_logits", "end_logits")
+        case "seq_2_seq_lm":
+            return ("logits", "encoder_last_hidden_state")
+        case "causal_lm" | "seq_cls" | "image_cls" | "token_cls":
+            return ("logits",)
+        case _ as never:
+            assert_never(never)
 
 
 def head(model: Model, given: list[Tensor], num_items: Tensor | None = None) -> LossHead:

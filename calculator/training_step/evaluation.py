@@ -23,19 +23,30 @@ from calculator.training_step.causal_lm import forward_pass
 from calculator.training_step.compared import ModelPasses
 
 if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers import Loop
+    from calculator.training_step.compared import Forward
+
+
+class Output(NamedTuple):
+    """The shape and the dtype of an output, as the trainer gets it."""
+
+    shape: Shape
+    dtype: DType
 
 
 class EvaluationPass(NamedTuple):
-    """A pass: its recording, its peak, and the operation that reaches it."""
+    """A pass: its recording, its peak, the operation that reaches it, and what the model returns besides the loss."""
 
     recording: Recording
     moment: Moment
     operation: str
+    outputs: list[Output]
 
     @property
     def alive(self) -> LiveTensors:
@@ -61,36 +72,48 @@ def evaluation_pass(
     trainer = loop or trainer_of(prepared.training)
     batch = trainer.batch(context)
     forward = partial(forward_pass, trainer=trainer, ids=batch[0])
-    if logits:
-        passes = _PassesOfEvaluation(context, forward)
-        loss = trainer.loss(context, passes)
-        context.release()
-        _logits_after_loss(passes, trainer, batch[0])
-        del passes
-    else:
-        loss = trainer.loss(context, ModelPasses(context, forward))
-        context.release()
+    passes = _PassesOfEvaluation(context, forward, keeps=logits)
+    loss = trainer.loss(context, passes)
+    context.release()
+    outputs = _logits_after_loss(passes, trainer, batch[0]) if logits else passes.outputs
+    del passes
     del batch, loss
     storages = storages_of(tape)
     recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
     moment = recording.curve.peak(0, len(tape.events))
-    return EvaluationPass(recording, moment, recording.operation(moment.event))
+    return EvaluationPass(recording, moment, recording.operation(moment.event), outputs)
 
 
 class _PassesOfEvaluation(ModelPasses):
-    """The passes of a batch. The caller refers to what the first one returned while the logits are computed."""
+    """The passes of a batch.
 
-    __slots__ = ("returned",)
+    `outputs` are those of the first. With `keeps`, the caller refers to what it returned while the logits are computed.
+    """
+
+    __slots__ = ("keeps", "outputs", "returned")
+
+    def __init__(self, context: Context, forward: Forward, *, keeps: bool) -> None:
+        super().__init__(context, forward)
+        self.keeps = keeps
+        self.outputs: list[Output] = []
+        self.returned: list[Tensor] = []
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the model, and note what it returns."""
         loss, outputs = ModelPasses.__call__(self, ids)
-        self.returned = [loss, *outputs]
+        self.outputs = [_output(each, self.context.training.autocast) for each in outputs]
+        self.returned = [loss, *outputs] if self.keeps else []
         return loss, outputs
 
 
-def _logits_after_loss(passes: _PassesOfEvaluation, trainer: Loop, ids: Tensor) -> None:
-    """Run the model again without labels, while what its first pass returned is alive."""
+def _output(tensor: Tensor, autocast: DType | None) -> Output:
+    """An output, which accelerate casts to float32 after autocast."""
+    is_cast = autocast is not None and tensor.dtype in ("bfloat16", "float16")
+    return Output(tensor.shape, "float32" if is_cast else tensor.dtype)
+
+
+def _logits_after_loss(passes: _PassesOfEvaluation, trainer: Loop, ids: Tensor) -> list[Output]:
+    """Run the model again without labels, while what its first pass returned is alive; return its outputs."""
     locals_of_loss = trainer.alive_after_loss(passes.context, passes.returned)
     again = ModelPasses(passes.context, partial(forward_pass, trainer=LogitsWithoutCache(), ids=ids))
     training = passes.context.training
@@ -99,3 +122,4 @@ def _logits_after_loss(passes: _PassesOfEvaluation, trainer: Loop, ids: Tensor) 
     if training.autocast is not None:
         in_float32(logits)
     del locals_of_loss
+    return [_output(logits, training.autocast)]

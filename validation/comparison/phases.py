@@ -27,6 +27,7 @@ BEGIN, END = "<!-- python -m validation phases --write -->", "<!-- end of phases
 LABELS = {
     "evaluation": "evaluation, GPU",
     "generation": "generation in evaluation, GPU",
+    "merge": "merge, GPU",
     "load": "load, GPU",
     "checkpoint": "checkpoint, GPU: gathering a full state dict",
 }
@@ -64,7 +65,7 @@ def lines(cases: Counter[Group], equal: Counter[Group]) -> Iterator[str]:
 
 def groups() -> Iterator[tuple[Group, dict[str, Any]]]:
     """Each phase of each case, with the case."""
-    for case in _read("evaluation"):
+    for case in (*_read("evaluation"), *_read("merge")):
         yield (case["phase"], _sharding(case)), case
     for phase, field in (("load", "load_bytes"), ("checkpoint", "gathered_bytes")):
         yield from (((phase, _sharding(case)), case) for case in _read("loading") if case[field])
@@ -78,6 +79,7 @@ def compared() -> Iterator[tuple[Group, int, int]]:
         predicted, traced = {
             "evaluation": (found.gpu_bytes, case.get("peak_bytes")),
             "generation": (added, case.get("peak_bytes")),
+            "merge": (added, case.get("peak_bytes")),
             "load": (found.gpu_bytes, case.get("load_bytes")),
             "checkpoint": (added, case.get("gathered_bytes")),
         }[phase]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from calculator.run.gathered import Gathered
+from calculator.run.gathered import Gathered, OfRow
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 
@@ -76,8 +76,7 @@ def evaluation_cases(rows: int, tokens: int, vocabulary: int, batches: int) -> I
             rows=rows,
             samples=rows * batches,
             steps=steps,
-            logits=((tokens, vocabulary), "bfloat16"),
-            length=0,
+            outputs=(OfRow("logits", (tokens, vocabulary), "bfloat16"),),
         )
         on_device = 0 if steps is None else 2 * rows * steps * tokens * vocabulary
         yield Case(

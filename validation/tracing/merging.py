@@ -37,6 +37,16 @@ class CopyMetaToCPU(TorchDispatchMode):
 
 def trace(model: ModelReference, served: ServedMethod, serving: Serving) -> int:
     """The most bytes alive while an adapter is merged into its base."""
+    return trace_merge(model, served, serving, in_run=False)[1]
+
+
+def trace_merge(
+    model: ModelReference, served: ServedMethod, serving: Serving, *, in_run: bool = True
+) -> tuple[int, int]:
+    """The bytes of the model before an adapter is merged into its base, and the most bytes alive while it is.
+
+    `in_run`: whether parameters that need a gradient are referred to, as by an optimizer.
+    """
     ledger: Ledger[str] = Ledger()
     with emulate_cuda():
         reference = build_served_model(model, served, serving)
@@ -45,10 +55,13 @@ def trace(model: ModelReference, served: ServedMethod, serving: Serving) -> int:
         track_model(tracker, reference)
         merged = reference.model
         del reference
+        referred = [each for each in merged.parameters() if each.requires_grad] if in_run else []
         with torch.no_grad(), no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), _quantizing_on_meta():
+            before = ledger.live_bytes
             ledger.enter("merge")
             merged.merge_and_unload()
-    return ledger.peaks["merge"].bytes
+        del referred
+    return before, ledger.peaks["merge"].bytes
 
 
 def _quantizing_on_meta() -> Any:

@@ -70,7 +70,7 @@ def _bart(config: Config) -> Parts:
         embedding("model.shared", vocabulary, hidden),
         *_half(config, "encoder", int(config["num_hidden_layers"]), encodes),
         *_half(config, "decoder", int(config["decoder_layers"]), decodes),
-        Buffer(name="final_logits_bias", shape=(1, vocabulary), dtype="model"),
+        Buffer(name="final_logits_bias", shape=(1, vocabulary), dtype="model", persistent=True),
         linear("lm_head", hidden, vocabulary),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
 from calculator.methods.low_rank import layer, layers, merge, parameters
@@ -183,6 +184,25 @@ class LowRank(TargetedMethod):
     def saved_name(self, name: str) -> str:
         """The name under which PEFT writes a parameter: that of a wrapper, of which the inner ones are `base_layer`."""
         return TargetedMethod.saved_name(self, parameters.wrapped_name(self.target_parameters, name))
+
+    def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
+        """Yield the biases of a copied head with `bias` "all": those of both copies, which have "bias" in their names.
+
+        A head of several modules has the adapter's name in those of its copy.
+        Source: peft/utils/save_and_load.py, get_peft_model_state_dict.
+        """
+        dtypes = {name: each.dtype for name, each in parameters}
+        for name, each in parameters if self.bias == "all" else ():
+            owner, copied, last = name.partition(".modules_to_save.")
+            if not copied or "bias" not in last:
+                continue
+            head, nested, rest = (
+                owner.partition(".") if owner.split(".")[0] in model.task.head_names else (owner, "", "")
+            )
+            copy, last_of_copy = ("modules_to_save.default", f"{rest}.{last}") if nested else ("modules_to_save", last)
+            own = dtypes.get(f"{owner}.{last}", each.dtype)
+            yield SavedTensor(f"base_model.model.{head}.{copy}.{last_of_copy}", each.shape, each.dtype)
+            yield SavedTensor(f"base_model.model.{head}.original_module.{last_of_copy}", each.shape, own)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Whether it is a B that MiCA freezes."""

@@ -1,4 +1,4 @@
-"""The peaks of evaluation and generation equal traces of the real Trainer and of the real `generate` passes."""
+"""The peaks of evaluation, generation and merging equal traces of the real Trainer, of `generate` and of PEFT."""
 
 import json
 
@@ -8,7 +8,10 @@ from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 from tests.paths import CASE_FILES
 
-RECORDED = [json.loads(line) for line in (CASE_FILES / "run" / "evaluation.jsonl").read_text().splitlines()]
+RECORDED, MERGES = (
+    [json.loads(line) for line in (CASE_FILES / "run" / f"{name}.jsonl").read_text().splitlines()]
+    for name in ("evaluation", "merge")
+)
 
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['phase']}-{case['request']['method']['name']}")
@@ -21,3 +24,10 @@ def test_peaks_equal_the_trace_to_the_byte(case):
     assert phase.resident_bytes == case["resident_bytes"]
     assert phase.gpu_bytes == case["peak_bytes"]
     assert sum(row.bytes for row in phase.rows) == phase.gpu_bytes - phase.resident_bytes
+
+
+@pytest.mark.parametrize("case", MERGES, ids=lambda case: case["request"]["method"]["name"])
+def test_merging_adds_what_the_trace_of_peft_adds(case):
+    merge = whole_run(parse_run(case["request"])).phases[-1]
+    assert merge.name == "merge"
+    assert merge.gpu_bytes - merge.resident_bytes == case["peak_bytes"] == sum(row.bytes for row in merge.rows)

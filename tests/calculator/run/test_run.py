@@ -179,6 +179,23 @@ def test_every_process_of_deepspeed_clones_the_weights_and_the_partitions_share_
     assert first.gpu_bytes <= later.gpu_bytes
 
 
+def test_a_classifiers_head_is_new_and_not_in_the_files_that_are_loaded():
+    language_model, classifier = (
+        phase(answer(**task), "load") for task in ({}, {"task": "seq_cls", "num_labels": 7, "method": {"name": "full"}})
+    )
+    assert classifier.host_file_bytes == language_model.host_file_bytes - 3000 * 64 * 2
+    assert classifier.needed_host_bytes == 7 * 64 * 2
+
+
+def test_labels_of_tokens_are_gathered_next_to_their_scores():
+    run = {"eval_strategy": "steps", "compute_metrics": True, "eval_samples": 20_000}
+    found = answer(task="token_cls", num_labels=2, run=run)
+    evaluation = phase(found, "evaluation")
+    names = {row.name for row in evaluation.rows}
+    assert {"gathered labels", "gathered labels with the batch"} <= names
+    assert evaluation.host_bytes == 20_000 * 32 * (2 * 4 + 8)
+
+
 def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     run = {"eval_strategy": "steps", "eval_samples": 4}
     without, gathered = (
@@ -210,6 +227,13 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         (
             {
                 "device": {"count": 2, "sharding": "ddp"},
+                "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 64},
+            },
+            "run.predict_with_generate",
+        ),
+        (
+            {
+                "task": "seq_cls",
                 "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 64},
             },
             "run.predict_with_generate",

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from peft import PeftModel
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, default_data_collator
 
 from calculator.checkpoint import safetensors_file, torch_file
 from calculator.checkpoint.optimizer_file import state_dict
@@ -15,6 +15,8 @@ from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
 from calculator.run import saving
 from validation.reference.build import build_model
+from validation.reference.trainers.batches import task_rows
+from validation.reference.trainers.recipe import parse_recipe
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -110,6 +112,66 @@ def test_the_optimizers_file_is_that_of_the_trainers_checkpoint(optimizer, metho
     model = build_model(request, torch.device("cpu")).model
     Trainer(model=model, args=arguments, train_dataset=[row]).train()
     own = saving.Saving(resident_state(request))
+    written = tmp_path / "checkpoint-1"
+    for file in (*own.model_files, *own.optimizer_files):
+        assert file.bytes == (written / file.name).stat().st_size
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+}
+T5 = {
+    "model_type": "t5",
+    "d_model": 64,
+    "d_ff": 128,
+    "d_kv": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 300,
+    "decoder_start_token_id": 0,
+}
+BART = {
+    "model_type": "bart",
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "vocab_size": 300,
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "method"),
+    [
+        ("seq_cls", {**BERT, "model_type": "roberta"}, {"name": "lora", "bias": "all"}),
+        ("token_cls", BERT, {"name": "full"}),
+        ("seq_2_seq_lm", T5, {"name": "full"}),
+        ("seq_2_seq_lm", BART, {"name": "full"}),
+        ("seq_2_seq_lm", BART, {"name": "lora"}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each.get("model_type") or each["name"],
+)
+def test_the_files_of_a_task_are_those_of_the_trainers_checkpoint(task, config, method, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "state_dict", lambda *arguments: state_dict(*arguments, device="cpu"))
+    training = {"trainer": "transformers", "sequence_length": 8, "dtype": "float32"}
+    body = {"model": {"config": config}, "method": method, "task": task, "training": training}
+    recipe = parse_recipe(body)
+    arguments = TrainingArguments(output_dir=tmp_path, max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True)
+    Trainer(
+        model=build_model(recipe.request, torch.device("cpu")).model,
+        args=arguments,
+        train_dataset=task_rows(recipe),
+        data_collator=default_data_collator,
+    ).train()
+    own = saving.Saving(resident_state(parse_request(body)))
     written = tmp_path / "checkpoint-1"
     for file in (*own.model_files, *own.optimizer_files):
         assert file.bytes == (written / file.name).stat().st_size

@@ -1,5 +1,6 @@
 """The calculator's peak of merging equals that of PEFT's merge_and_unload on the meta device."""
 
+import json
 from dataclasses import replace
 from itertools import cycle, product
 
@@ -8,12 +9,14 @@ import pytest
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_method, parse_model
 from calculator.inference.merging import merging
-from calculator.inference.served_method import served
+from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.settings import Serving
 from calculator.inputs.device import Device
 from calculator.methods.prepared_model import PreparedModel
+from calculator.run.request import parse_run
 from calculator.training_step.resident_state import ResidentState
-from validation.tracing.merging import trace
+from tests.paths import CASE_FILES
+from validation.tracing.merging import trace, trace_merge
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -57,3 +60,11 @@ def test_the_peak_of_merging_equals_the_trace(config, method, options):
     unmerged = replace(plan, merged=False)
     resident = ResidentState(PreparedModel(model_of(reference), unmerged, serving.training, Device()))
     assert merging(resident, plan).peak_bytes == trace(reference, unmerged, serving)
+
+
+def test_a_recorded_merge_in_a_run_is_that_of_peft():
+    case = json.loads((CASE_FILES / "run" / "merge.jsonl").read_text().splitlines()[1])
+    own = parse_run(case["request"]).estimate
+    serving = Serving(dtype=own.training.dtype, adapter_dtype=own.training.adapter_dtype)
+    before, peak = trace_merge(own.model, ServedMethod(method=own.method, quantization=None), serving)
+    assert peak - before == case["peak_bytes"]
