@@ -204,6 +204,11 @@ class Model:
         return not path.startswith((*self.idle, *self.towers))
 
     @property
+    def hears(self) -> bool:
+        """Whether its encoder reads audio, whose tokens its config decides."""
+        return "tokens_of_audio" in self.config
+
+    @property
     def with_images(self) -> Model:
         """The model for batches with images, which run its vision tower."""
         return replace(self, idle=(), notes=tuple(note for note in self.notes if note != TEXT_ALONE))

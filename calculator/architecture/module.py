@@ -29,6 +29,8 @@ class Parameter:
     #: Of a parameter that is expanded over the batch and concatenated: the shape of what its gradient is a view of, in
     #: a micro-batch of one, whose gradients are not summed.
     gradient_base: Shape | None = None
+    #: Whether the model's class freezes it, so that full fine-tuning does not train it.
+    frozen: bool = False
 
     @cached_property
     def elements(self) -> int:

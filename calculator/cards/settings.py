@@ -42,6 +42,7 @@ BATCHES = (2, 4, 8, 16, 32, 64)
 #: The task of a model by its kind of head; of the other kinds, that of a language model.
 _TASKS: Mapping[str, TaskName] = {
     "seq2seq": "seq_2_seq_lm",
+    "speech-seq2seq": "seq_2_seq_lm",
     "masked-lm": "seq_cls",
     "image-classification": "image_cls",
 }

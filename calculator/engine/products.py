@@ -75,11 +75,11 @@ def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, name: str) -> Tensor:
-    """A convolution of an input that needs no gradient. The input and the weight are saved."""
+    """A convolution. The input and the weight are saved."""
     if x.tape.autocast is not None:
         bias = None if bias is None else x.tape.autocast.cached_cast(bias, "bias")
         x, weight = x.tape.autocast.cast_factors(x, weight, ("input", "weight"))
-    node, edges = None, (weight.edge, None if bias is None else bias.edge)
+    node, edges = None, (x.edge, weight.edge, None if bias is None else bias.edge)
     if any(edges):
         node = Node(x.tape, _convolution_back, edges)
         node.save(x)

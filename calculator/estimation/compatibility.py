@@ -10,6 +10,7 @@ from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
+    audio_requests,
     image_classification,
     image_requests,
     kernel_packages,
@@ -108,6 +109,7 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
     if task.name == "causal_lm":
         return
     yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
+    yield from audio_requests.problems(request, model) if model.hears else ()
     yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
     if training.trainer not in (None, "transformers"):
         message = f"{task.name} is modelled in the reference step and with transformers: use that, or leave it out"
@@ -264,10 +266,12 @@ def most_positions(model: Model) -> int | None:
 def within_positions(request: Request, model: Model) -> Request:
     """The request with the default sequence length: the longest sample's, or reduced to the model's positions.
 
-    An image has as many tokens as its model's config decides.
+    An image and audio have as many tokens as their model's config decides.
     """
     if model.task.name == "image_cls":
         return image_classification.with_tokens(request, model)
+    if model.hears:
+        return audio_requests.with_lengths(request, model)
     request = uncut(request)
     most = most_positions(model)
     if request.length_given or most is None:
@@ -291,6 +295,8 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
 def _positions(request: Request, model: Model) -> Iterator[Problem]:
     most, virtual = most_positions(model), request.method.virtual_tokens
     target = request.training.target_length
+    if model.hears:
+        return  # audio has no positions to choose, and audio_requests checks the target
     if most is not None and target is not None and target > most:
         message = f"{target:,} positions are needed; the model has {most:,} only"
         yield Problem(loc="training.target_length", msg=message, input=target)

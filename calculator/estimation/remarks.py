@@ -101,7 +101,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         lines.append(SCALER)
     if "experts" in model.kinds:
         lines.append(EXPERTS)
-    if not request.length_given and request.task != "image_cls":
+    if not request.length_given and request.task != "image_cls" and not model.hears:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
     lines += kernel_packages.notes(request, model)
@@ -243,7 +243,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines += zero.warnings(request.training, request.device, quantized=quantized)
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
-    if positions and request.training.sequence_length > positions:
+    if positions and request.training.sequence_length > positions and not model.hears:
         lines.append(
             f"The sequence is longer than the model's {positions:,} positions. Quality may be poor beyond them."
         )

@@ -67,8 +67,8 @@ class Choices(ReservedMemory):
         help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
         "sequences, with the model of AutoModelForSequenceClassification; token_cls classifies tokens; question_ans "
         "finds an answer's first and last token; seq_2_seq_lm writes a target from a source, with the model of "
-        "AutoModelForSeq2SeqLM; image_cls classifies images, with the model of AutoModelForImageClassification, for "
-        "which PEFT has no TaskType.",
+        "AutoModelForSeq2SeqLM, or from audio, with that of AutoModelForSpeechSeq2Seq; image_cls classifies images, "
+        "with the model of AutoModelForImageClassification, for which PEFT has no TaskType.",
         example="seq_cls",
     )
     num_labels: int = _setting(

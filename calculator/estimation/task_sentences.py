@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.estimation import image_classification
+from calculator.estimation import audio_requests, image_classification
 from calculator.estimation.image_requests import CONVOLUTION
 from calculator.families.family import TASK_MODELS
 from calculator.methods.targeted.modules_to_save import is_saved
@@ -35,7 +35,9 @@ _LABELS: dict[ProblemType, str] = {
 def assumptions(model: Model, method: Method) -> Iterator[str]:
     """Yield which class builds the model, how its head is trained, and what a script must set."""
     task = model.task
-    if task.name == "seq_2_seq_lm":
+    if model.hears:
+        yield from _of_audio(model, method)
+    elif task.name == "seq_2_seq_lm":
         yield SEQ_2_SEQ
         if model.config.get("decoder_start_token_id", 0) is None:
             yield (
@@ -59,6 +61,17 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
         yield (
             "The config has no pad_token_id, without which transformers refuses a batch of several sequences: the"
             " script is assumed to set it."
+        )
+
+
+def _of_audio(model: Model, method: Method) -> Iterator[str]:
+    """Yield what a batch of audio is, and how PEFT is used without its class for sequence-to-sequence models."""
+    yield audio_requests.sentence(model)
+    yield "Memory that the convolutions may need besides their results is not counted."
+    if method.facts.config_class is not None:
+        yield (
+            "PEFT's configuration has no task_type: PeftModelForSeq2SeqLM passes input_ids to the model, which"
+            f" {model.model_type} does not accept."
         )
 
 

@@ -68,6 +68,7 @@ FOLDERS = (
     "starcoder2",
     "t5",
     "vit",
+    "whisper",
 )
 
 #: Every family, by its `model_type`.

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from calculator.common.names import TaskName
     from calculator.layers.decoder_forward import DecoderForward
 
-#: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, MaskedLM, ImageTextToText,
-#: ImageClassification} or AutoModel.
-AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "image-classification", "base"]
+#: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, SpeechSeq2Seq, MaskedLM,
+#: ImageTextToText, ImageClassification} or AutoModel.
+AutoClass = Literal[
+    "causal", "seq2seq", "speech-seq2seq", "masked-lm", "image-text-to-text", "image-classification", "base"
+]
 
 _AUTO_MODELS: dict[AutoClass, str] = {
     "causal": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
+    "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
     "masked-lm": "AutoModelForMaskedLM",
     "image-text-to-text": "AutoModelForImageTextToText",
     "image-classification": "AutoModelForImageClassification",
@@ -109,7 +112,8 @@ class Family:
 
     def auto_model_for(self, task: TaskName) -> str:
         """The class of transformers that builds the model for a task from a config."""
-        return TASK_MODELS.get(task, self.auto_model)
+        hears = task == "seq_2_seq_lm" and self.auto_class == "speech-seq2seq"
+        return self.auto_model if hears else TASK_MODELS.get(task, self.auto_model)
 
     @property
     def source(self) -> str:

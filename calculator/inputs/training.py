@@ -72,7 +72,8 @@ class Training:
     sequence_length: int = setting(
         2048,
         label="Sequence length",
-        help="Tokens per sequence (S), without virtual tokens. The config decides those of an image of task image_cls.",
+        help="Tokens per sequence (S), without virtual tokens. The config decides those of an image of task image_cls, "
+        "and those of the audio that Whisper reads.",
         minimum=2,
         maximum=16_777_216,
         unit="tokens",
@@ -82,7 +83,7 @@ class Training:
         None,
         label="Target length",
         help="Tokens of each target sequence of an encoder-decoder; null means sequence_length, which is that of the "
-        "source. Only with task seq_2_seq_lm.",
+        "source, and for audio the config's max_target_positions. Only with task seq_2_seq_lm.",
         minimum=2,
         maximum=16_777_216,
         unit="tokens",

@@ -46,6 +46,7 @@ class Context:
         "batch",
         "buffer_dtype",
         "cache",
+        "caches",
         "caller_tensors",
         "compared",
         "config",
@@ -154,6 +155,8 @@ class Context:
         dropouts = (self.config.get(name) for name in DROPOUTS)
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))
         self.cache: Cache | None = None
+        #: Whether the model that runs makes a cache.
+        self.caches = False
         #: The masks by attention type, and the one of the layer that runs.
         self.masks: dict[MixerType, Tensor | None] = {}
         self.mask: Tensor | None = None

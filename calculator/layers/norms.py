@@ -162,28 +162,42 @@ def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return functional_layer_norm(x, norm.own.get("weight"), norm.own.get("bias"))
 
 
-def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics for each row."""
+@as_module
+def transposed_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
+    """torch.nn.LayerNorm of an input in another layout, which the kernel copies, as its backward kernel does."""
+    x.tape.scope = f"{norm.name}: "
+    return functional_layer_norm(x, norm.own.get("weight"), norm.own.get("bias"), copies=True)
+
+
+def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, copies: bool = False) -> Tensor:
+    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics for each row.
+
+    `copies`: whether the input has another layout (ATen/native/cuda/layer_norm_kernel.cu).
+    """
     tape = x.tape
     if tape.autocast is not None:
         bias = None if bias is None else autocast.cast_to(bias, "float32", "bias")
         weight = None if weight is None else autocast.cast_to(weight, "float32", "weight")
         x = autocast.cast_to(x, "float32", "input")
     edges = (x.edge, None if weight is None else weight.edge, None if bias is None else bias.edge)
-    node = Node(tape, _layer_norm_back, edges) if any(edges) else None
+    node = Node(tape, _layer_norm_back, edges, copies) if any(edges) else None
     statistics = (*x.shape[:-1], 1)
     if node is not None:
         node.save(x)
         for parameter in (weight, bias):
             if parameter is not None:
                 node.save(parameter)
+    copied = tape.scratch(x.shape, x.dtype, "input, contiguous") if copies else None
     out = tape.new(x.shape, x.dtype, "output", node)
     kept = [tape.new(statistics, "float32", name) for name in ("mean", "rstd")]
     if node is not None:
         for tensor in kept:
             node.save(tensor)
+    del copied
     return out
 
 
 def _layer_norm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    x = node.saved[0]
+    _copied = x.tape.scratch(x.shape, x.dtype, "input, contiguous") if node.context else None
     return [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]

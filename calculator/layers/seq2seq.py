@@ -57,9 +57,10 @@ class Seq2SeqLoss:
         self.labels = labels
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss, and the logits, which the model's output refers to."""
+        """Return the loss, and the logits and the encoder's output, which the model's output refers to."""
         context.forward_locals.append(hidden_states)
         logits = context.forward.logits(context, context.bind(context.model.output)(hidden_states))
         context.set_scope("loss: ")
         rows = named(logits.shape[0] * logits.shape[1], "B × T")
-        return cross_entropy(ops.view(logits, (rows, logits.shape[2])), self.labels), [logits]
+        loss = cross_entropy(ops.view(logits, (rows, logits.shape[2])), self.labels)
+        return loss, [logits, *filter(None, (context.encoder_states,))]

@@ -46,6 +46,17 @@ def solved(request: Request, name: SizeName) -> Declared:
     return known[name]
 
 
+def without_length(request: Request, model: Model, name: SizeName) -> None:
+    """Refuse the length of audio, which the model's config decides.
+
+    Raises:
+        PlanError: if it is solved for.
+    """
+    if name == "sequence_length" and model.hears:
+        known = (each for each in solvable(request.method, request.task) if each != name)
+        raise refusal("solve_for", f"audio has no {name} to choose: solve for {', '.join(known)}", name)
+
+
 def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Declared]:
     """The sizes of a method and its training that a limit can be requested for; images have no length to choose."""
     kinds: tuple[type, ...] = (type(method), Training)

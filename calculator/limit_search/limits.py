@@ -12,7 +12,7 @@ from calculator.estimation.estimate import model_of
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
-from calculator.limit_search.bounds import Bound, SolveFor, bound, outgrown, solved
+from calculator.limit_search.bounds import Bound, SolveFor, bound, outgrown, solved, without_length
 from calculator.limit_search.fewest import fewest
 from calculator.limit_search.limit import Limit, unknown
 from calculator.limit_search.probes import ProbeResult, Probes
@@ -63,6 +63,7 @@ def limit(limit_request: LimitRequest) -> Limit:
         return fewest(limit_request.request)
     setting = solved(limit_request.request, name).setting
     model = model_of(limit_request.request.model)
+    without_length(limit_request.request, model, name)
     request = replace(within_positions(limit_request.request, model), length_given=True)
     search, most = search_of(request, name), int(setting.maximum or 0)
     lowest = max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training))

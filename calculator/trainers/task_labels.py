@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     BatchTensor = tuple[str, Shape, DType]
 
 
-def inputs(model: Model, training: Training, names: tuple[str, ...]) -> list[BatchTensor]:
-    """Return the tensors with a number for each token, of these names; or the pixels of images."""
+def inputs(model: Model, training: Training, names: tuple[str, ...], dtype: DType) -> list[BatchTensor]:
+    """Return the tensors with a number for each token, of these names; or the features of images or audio.
+
+    `dtype` is that of the hidden states, which features of audio have too.
+    """
     batch = named(training.micro_batch_size, "B")
+    if model.hears:
+        frames = 2 * model.config["max_source_positions"]
+        return [("input_features", (batch, model.config["num_mel_bins"], frames), dtype)]
     if model.task.name == "image_cls":
         side = model.config["image_size"]
         return [("pixel_values", (batch, model.config["num_channels"], side, side), "float32")]

@@ -58,8 +58,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
     context.hooks.begin(context.parameters)
-    uses_cache = context.forward.is_causal and context.config["use_cache"] and trainer.facts.uses_cache
-    if uses_cache and not context.training.gradient_checkpointing:
+    checkpoints = context.training.gradient_checkpointing
+    context.caches = bool(context.config.get("use_cache")) and trainer.facts.uses_cache and not checkpoints
+    if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else masks.window_tensors(context))
     context.method.before_forward(context)

@@ -55,6 +55,18 @@ def _even_norms(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "qk_layernorm": False} if draw.free else config
 
 
+def _of_audio(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Set the length of audio, and nothing that masks it at random."""
+    kept = {key: value for key, value in config.items() if key != "apply_spec_augment"}
+    tokens = draw.rng.choice((1, 7, 24) if max(draw.sizes.vocab) < 1000 else (100, 375, 750, 1001, 1500))
+    return {
+        **kept,
+        "max_source_positions": tokens,
+        "num_mel_bins": draw.rng.choice((80, 128)),
+        "decoder_start_token_id": 0,
+    }
+
+
 def _whole_patches(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Add an image of some patches, with a rest at its edges or without one."""
     kept = {key: value for key, value in config.items() if key not in ("image_size", "patch_size", "num_channels")}
@@ -289,4 +301,5 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "qwen3_5_text": _with_linear_attention,
     "qwen3_next": _with_linear_attention,
     "vit": _whole_patches,
+    "whisper": _of_audio,
 }

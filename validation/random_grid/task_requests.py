@@ -43,6 +43,9 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
         request["method"] = {"name": "lora"}
     if task == "seq_2_seq_lm":
         request["training"] = _of_targets(rng, request["training"])
+        if request["model"]["config"]["model_type"] == "whisper":
+            request["training"] = _of_images(request["training"])
+            request["method"] = _of_audio(request["method"])
         if request["model"]["config"]["model_type"] in ("t5", "mt5"):
             request["model"]["config"]["decoder_start_token_id"] = 0
         return {**request, "task": task}
@@ -59,8 +62,15 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
 
 
 def _of_images(training: dict[str, Any]) -> dict[str, Any]:
-    """Return the training without what only texts have."""
+    """Return the training of images or audio without what only texts have."""
     return {name: value for name, value in training.items() if name not in ("sequence_length", "padding")}
+
+
+def _of_audio(method: dict[str, Any]) -> dict[str, Any]:
+    """Return the method, or LoRA for one with virtual tokens, on modules that PEFT has no default of."""
+    method = method if method["name"] not in UNMODELLED["image_cls"] else {"name": "lora"}
+    chosen = {"target_modules": ["q_proj", "v_proj"]} if method["name"] in ("lora", "qlora", "dora") else {}
+    return {**chosen, **method}
 
 
 def _of_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
             model.enable_input_require_grads()
     if isinstance(method, Adapter):
         bottleneck.insert(model, method, adapter_dtype(request), request.model.task.trained_heads)
-    config = peft_config(request)
+    config = peft_config(request, has_type=has_task_type(request, model))
     if config is None:
         if isinstance(method, BitFit):
             train_biases(model, request.model.task.head_names)
@@ -193,12 +193,17 @@ def statistics(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{name.removesuffix('.default')}.{kept}", tensor
 
 
-def peft_config(request: Request, task_type: str | None = None) -> peft.PeftConfig | None:
+def has_task_type(request: Request, model: Any) -> bool:
+    """Whether PEFT has a class of its own for the task: none for images, nor one that passes audio to the model."""
+    return request.task != "image_cls" and model.main_input_name != "input_features"
+
+
+def peft_config(request: Request, task_type: str | None = None, *, has_type: bool = True) -> peft.PeftConfig | None:
     """PEFT's config of a request's method, for its task unless another is given; None if PEFT does not apply it."""
     config_class = request.method.facts.config_class
     if config_class is None:
         return None
-    task = task_type or (None if request.task == "image_cls" else request.task.upper())
+    task = task_type or (request.task.upper() if has_type else None)
     return getattr(peft, config_class)(task_type=task, **config_arguments(request.method))
 
 

@@ -41,9 +41,9 @@ class Step:
         self.optimizer = self._optimizer()
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
-        self.pixels = pixel_values(request, self.model.config)
+        self.features = features(request, self.reference)
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
-        self.labels = labels(request)
+        self.labels = labels(request, self.model.config)
         values = values or (HostValues() if self.training.has_images or self._reads_labels(request) else None)
         self.values: KnownValues | HostValues = values or KnownValues(positions_needed(request))
         self.images: dict[str, torch.Tensor] = {}
@@ -125,10 +125,8 @@ class Step:
             return self.model(**self._inputs(), **labels, **self.images).loss
 
     def _inputs(self) -> dict[str, torch.Tensor | None]:
-        """Tokens with their mask, or pixels."""
-        if self.pixels is not None:
-            return {"pixel_values": self.pixels}
-        return {"input_ids": self.input_ids, "attention_mask": self.mask}
+        """Tokens with their mask, or the features of images or audio."""
+        return self.features or {"input_ids": self.input_ids, "attention_mask": self.mask}
 
     def _update(self) -> None:
         if self.training.max_grad_norm:
@@ -137,16 +135,29 @@ class Step:
         after_step(self.model)
 
 
-def pixel_values(request: Request, config: Any) -> torch.Tensor | None:
-    """The pixels of a batch of a model that classifies images, in float32 as its processor makes them."""
-    if request.task != "image_cls":
-        return None
-    shape = (request.training.micro_batch_size, config.num_channels, config.image_size, config.image_size)
-    return torch.zeros(shape, device="meta")
+def features(request: Request, reference: ReferenceModel) -> dict[str, torch.Tensor | None]:
+    """The features of a batch of images or audio by their name; none for a batch of tokens.
+
+    Pixels are in float32, as their processor makes them. Features of audio have the dtype of the first convolution,
+    which does not cast them.
+    """
+    config: Any = reference.model.config
+    batch = request.training.micro_batch_size
+    if request.task == "image_cls":
+        side = config.image_size
+        return {"pixel_values": torch.zeros((batch, config.num_channels, side, side), device="meta")}
+    if request.task == "seq_2_seq_lm" and hasattr(config, "num_mel_bins"):
+        shape = (batch, config.num_mel_bins, 2 * config.max_source_positions)
+        weight = dict(reference.model.named_modules())[f"{reference.root}.model.encoder.conv1".lstrip(".")].weight
+        return {"input_features": torch.zeros(shape, dtype=weight.dtype, device="meta")}
+    return {}
 
 
-def labels(request: Request) -> dict[str, torch.Tensor]:
-    """The labels of a batch by their names; none if the tokens are the labels."""
+def labels(request: Request, config: Any) -> dict[str, torch.Tensor]:
+    """The labels of a batch by their names; none if the tokens are the labels.
+
+    Targets have the length of sources, or of audio the most that the model has positions for.
+    """
     training = request.training
     batch, length = training.micro_batch_size, training.sequence_length
     match request.task:
@@ -159,7 +170,8 @@ def labels(request: Request) -> dict[str, torch.Tensor]:
         case "question_ans":
             return {name: _whole_numbers(batch) for name in ("start_positions", "end_positions")}
         case "seq_2_seq_lm":
-            return {"labels": _whole_numbers(batch, training.target_length or length)}
+            longest = getattr(config, "max_target_positions", length)
+            return {"labels": _whole_numbers(batch, training.target_length or longest)}
         case _ as never:
             assert_never(never)
 

@@ -118,9 +118,9 @@ class TrainerScript:
     row: Literal["tokens", "pair", "rated answer", "pair of texts", "prompt"] = "tokens"
     #: Whether it takes a second model as the reference.
     takes_reference: bool = False
-    #: The class of its model, where it is not that of the family, and PEFT's name of its task.
+    #: The class of its model, where it is not that of the family, and PEFT's name of its task, if it has one.
     auto_model: str = ""
-    task_type: str = "CAUSAL_LM"
+    task_type: str | None = "CAUSAL_LM"
 
     @property
     def is_of_trl(self) -> bool:
@@ -203,14 +203,15 @@ def exported(planned: Planned) -> Exported:
     if planned.request.task != "causal_lm":
         task_script.check(planned.request)
         classes = () if trainer is None else trainer.classes
-        trainer = TrainerScript(template="task", classes=classes, task_type=planned.request.task.upper())
+        task_type = None if planned.model.hears else planned.request.task.upper()
+        trainer = TrainerScript(template="task", classes=classes, task_type=task_type)
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)
     if trainer is None:
         *others, last = filter(None, TRAINER_SCRIPTS)
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
-    of_task = task_script.context(planned.request)
+    of_task = task_script.context(planned.request, planned.model)
     context = {**_context(planned, script, trainer), **of_task, **script.context(method)}
     content = script_template(f"methods/{script.template}.py.jinja").render(
         parent=f"{trainer.template}.py.jinja", **context

@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
 
@@ -35,8 +36,8 @@ def _problems(request: Request) -> Iterator[Problem]:
         yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
 
 
-def context(request: Request) -> dict[str, Any]:
-    """Return what templates read of a task: itself, and what the config of its model sets for the head."""
+def context(request: Request, model: Model) -> dict[str, Any]:
+    """Return what templates read of a task: itself, what the config of its model sets for the head, and its audio."""
     task = request.model.task
     head: dict[str, Any] = {"num_labels": task.num_labels} if task.trains_head else {}
     if task.problem_type is not None:
@@ -47,4 +48,14 @@ def context(request: Request) -> dict[str, Any]:
         "target_length": request.training.target_length or request.training.sequence_length,
         "task_parent": f"{'peft' if request.training.trainer is None else 'trainer'}.py.jinja",
         "keeps_float32": task.name == "seq_2_seq_lm",
+        "audio": _audio(request, model) if model.hears else None,
+    }
+
+
+def _audio(request: Request, model: Model) -> dict[str, Any]:
+    """Return the shape of the features of a recording, and their dtype."""
+    return {
+        "mel_bins": int(model.config["num_mel_bins"]),
+        "frames": 2 * int(model.config["max_source_positions"]),
+        "dtype": request.method.hidden_dtype(request.training),
     }

@@ -15,7 +15,6 @@ from app.interop.imports.literals import UNREAD, value_of
 from app.interop.imports.pinned import pins
 from app.interop.imports.tasks import LOADS, trains_for
 from calculator.common.errors import refusal
-from calculator.families.family import TASK_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +32,8 @@ _CODE = re.compile(
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
     r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|GPTQConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
-    rf"|(?:AutoModelForCausalLM|{'|'.join(TASK_MODELS.values())})\.from_pretrained|get_peft_model|prepare_model_for_kbit_training"
+    rf"|AutoModelForCausalLM\.from_pretrained|{'|'.join(map(re.escape, LOADS))}|get_peft_model"
+    r"|prepare_model_for_kbit_training"
 )
 
 

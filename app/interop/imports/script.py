@@ -90,8 +90,8 @@ def imported(keys: Keys, given: Any) -> Imported:
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
             "one of TRL's SFTTrainer with the same settings",
         )
-    if task.get("task") == "image_cls":
-        training = tasks.of_images(keys, training)
+    if tasks.has_fixed_length(keys, task):
+        training = tasks.without_length(keys, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
     stack = stack_of(keys, request)

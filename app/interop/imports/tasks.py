@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 from calculator.families.family import TASK_MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from app.interop.imports.keys import Keys
     from calculator.common.names import TaskName
 
 #: The task of each call that loads a model for one.
 LOADS: dict[str, TaskName] = {f"{name}.from_pretrained": task for task, name in TASK_MODELS.items()}
+
+#: The calls that load a model that writes the text of audio.
+OF_AUDIO = ("AutoModelForSpeechSeq2Seq.from_pretrained", "WhisperForConditionalGeneration.from_pretrained")
+LOADS.update(dict.fromkeys(OF_AUDIO, "seq_2_seq_lm"))
 
 #: The tasks whose model has as many outputs as labels.
 _CLASSIFIERS: tuple[TaskName, ...] = ("seq_cls", "token_cls", "image_cls")
@@ -56,7 +60,12 @@ def _labels(keys: Keys) -> int:
     return keys.integer("num_labels", len(names) if isinstance(names, dict) and names else 2)
 
 
-def of_images(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
-    """Return the training of a model that classifies images, which has no length and no padding."""
+def has_fixed_length(keys: Keys, task: Mapping[str, Any]) -> bool:
+    """Return whether the config of a script's model decides its length: that of images, or of audio."""
+    return task.get("task") == "image_cls" or any(name in OF_AUDIO for name in keys.script.calls)
+
+
+def without_length(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training of a model of images or audio, which has no length to choose and no padding."""
     keys.not_understood = [each for each in keys.not_understood if each.key != "max_length"]
     return {name: value for name, value in training.items() if name not in ("padding", "sequence_length")}

@@ -23,8 +23,9 @@ class Full(Method):
     facts = FACTS
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
-        """Every parameter of every module is trained in the model's dtype."""
-        return ModuleSpec(dtype=training.dtype, trained=tuple(p.name for p in module.parameters))
+        """Every parameter of every module is trained in the model's dtype, unless the model's class freezes it."""
+        trained = tuple(parameter.name for parameter in module.parameters if not parameter.frozen)
+        return ModuleSpec(dtype=training.dtype, trained=trained)
 
     def saved_name(self, name: str) -> str:
         """The model's own name: transformers writes it."""

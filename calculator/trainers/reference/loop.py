@@ -34,9 +34,9 @@ class Reference(Loop):
     )
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return input_ids or pixel_values, a mask for padding, and the labels of tasks other than the tokens."""
+        """Return tokens, pixels or audio, a mask for padding, and the labels of tasks other than the tokens."""
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
-        batch = _made(context, task_labels.inputs(context.model, context.training, names))
+        batch = _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
         context.labels = _made(context, task_labels.labels(context.model, context.training))
         context.images = _images(context)
         return batch + context.labels + context.images

@@ -88,14 +88,15 @@ class Transformers(Loop):
             shape = (context.batch, context.length)
             return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
         context.labels = _fetched(context, task_labels.labels(model, training))
-        return [*_fetched(context, task_labels.inputs(model, training, INPUTS)), *context.labels]
+        return [*_fetched(context, task_labels.inputs(model, training, INPUTS, context.dtype)), *context.labels]
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the tensors of each micro-batch, which have the labels of the model's task."""
         model, training = prepared.model, prepared.training
         if model.task.name == "causal_lm":
             return Loop.fetched(self, prepared)
-        return [*task_labels.inputs(model, training, INPUTS), *task_labels.labels(model, training)]
+        dtype = prepared.method.hidden_dtype(training)
+        return [*task_labels.inputs(model, training, INPUTS, dtype), *task_labels.labels(model, training)]
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:
         """Return the scalars that the trainer keeps. It counts no labels where these have other names."""

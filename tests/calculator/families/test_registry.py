@@ -20,6 +20,7 @@ WITHOUT_FORWARD = {
     "roberta",
     "t5",
     "vit",
+    "whisper",
     "xlm-roberta",
 }
 

@@ -17,6 +17,7 @@ AUTO_CLASSES = {
     "image-text-to-text": transformers.AutoModelForImageTextToText,
     "masked-lm": transformers.AutoModelForMaskedLM,
     "image-classification": transformers.AutoModelForImageClassification,
+    "speech-seq2seq": transformers.AutoModelForSpeechSeq2Seq,
     "seq2seq": transformers.AutoModelForSeq2SeqLM,
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from calculator.common.errors import refusal
+from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import model_of
 from calculator.trainers import task_labels
 
@@ -20,11 +21,13 @@ IGNORED = -100
 
 
 def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Rows of a task other than causal language modelling: tokens with their mask, or pixels; and labels."""
+    """Rows of a task other than causal language modelling: tokens with their mask, pixels or audio; and labels."""
     request = recipe.request
     model, training = model_of(request.model), request.training
+    if model.hears:
+        training = within_positions(request, model).training
     own = [
-        *task_labels.inputs(model, training, ("input_ids", "attention_mask")),
+        *task_labels.inputs(model, training, ("input_ids", "attention_mask"), request.method.hidden_dtype(training)),
         *task_labels.labels(model, training),
     ]
     return [_row(own, training, row) for _ in range(recipe.batches) for row in range(training.micro_batch_size)]

@@ -25,6 +25,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.binary_cross_entropy_with_logits.default: functional.binary_cross_entropy_with_logits,
     _ATEN.masked_scatter.default: functional.masked_scatter,
     _ATEN.masked_scatter_backward.default: functional.masked_scatter_backward,
+    _ATEN.native_layer_norm.default: functional.layer_norm,
+    _ATEN.native_layer_norm_backward.default: functional.layer_norm_backward,
     _ATEN._linalg_svd.default: functional.linalg_svd,
     _ATEN._grouped_mm.default: experts.grouped_mm,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
@@ -42,10 +44,14 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     },
 }
 
+_LAYER_NORMS = (_ATEN.native_layer_norm.default, _ATEN.native_layer_norm_backward.default)
+
 
 def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
     """The emulation of an operation; None if a trace runs it unchanged."""
     if func is _ATEN.index.Tensor and not functional.has_mask(args[1]):
+        return None
+    if func in _LAYER_NORMS and not functional.needs_copies(func, args):
         return None
     return KERNELS.get(func)
 
@@ -57,6 +63,7 @@ EMULATIONS = (
     "8-bit products: bitsandbytes' CUDA path for inputs without outliers, forward and backward",
     "dropout: fused, with a boolean mask; float16 softmax to float32: fused; Mish's gradient: one kernel",
     "a sampled token: exponential numbers for each probability, and their quotients in place",
+    "layer norm: copies of an input and a gradient in another layout",
     "log-sigmoid: no buffer; mean squared error, binary cross entropy: with their temporaries",
     "two gradients of one tensor: added in place if nothing else refers to the first, as without a dispatch mode",
     "fused optimizers: no temporaries; paged states of 100,000 elements or more are in managed memory and not counted",

@@ -112,6 +112,36 @@ def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
     return torch.where(rows, torch.zeros((), dtype=out.dtype, device=out.device), out)
 
 
+def layer_norm(input: Tensor, shape: list[int], *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
+    """Layer norm of an input in another layout, of which the kernel makes a copy (layer_norm_kernel.cu)."""
+    copied = input.contiguous()
+    return torch.native_layer_norm(copied, shape, *parameters)
+
+
+def layer_norm_backward(
+    grad: Tensor,
+    input: Tensor,  # noqa: A002
+    shape: list[int],
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: list[bool],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of layer norm, whose kernel copies an input and a gradient in another layout."""
+    copied = input.contiguous()
+    sources = zip((copied, weight, bias), mask, strict=True)
+    outputs = tuple(torch.empty_like(each) if wanted and each is not None else None for each, wanted in sources)
+    _grad = grad.contiguous()
+    return outputs
+
+
+def needs_copies(func: Any, args: Any) -> bool:
+    """Whether the kernel of a layer norm copies what it is given."""
+    given = args[:2] if func is torch.ops.aten.native_layer_norm_backward.default else args[:1]
+    return not all(each.is_contiguous() for each in given)
+
+
 def has_mask(indices: list[Tensor | None]) -> bool:
     """Whether an index is boolean."""
     return any(index is not None and index.dtype == torch.bool for index in indices)

@@ -16,11 +16,30 @@ SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hi
 BERT = {"model_type": "bert", **SIZES, "num_attention_heads": 4}
 LLAMA = {"model_type": "llama", **SIZES, "num_attention_heads": 4}
 T5 = {"model_type": "t5", "vocab_size": 300, "d_model": 64, "d_ff": 96, "d_kv": 16, "num_layers": 2, "num_heads": 4}
+WHISPER = {
+    "model_type": "whisper",
+    "vocab_size": 300,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_source_positions": 8,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 1,
+}
+AUDIO = {
+    "method": {"name": "lora", "target_modules": ["q_proj"]},
+    "training": {"sequence_length": 8, "target_length": 6},
+}
 
 
 def body(config, task, method="lora", training=None, **more):
     training = {"sequence_length": 32, "micro_batch_size": 2, **(training or {})}
-    return {"model": {"config": config}, "task": task, "method": {"name": method}, "training": training, **more}
+    method = {"name": method} if isinstance(method, str) else method
+    return {"model": {"config": config}, "task": task, "method": method, "training": training, **more}
 
 
 def script(request, file_format="peft"):
@@ -38,8 +57,9 @@ def script(request, file_format="peft"):
         body(BERT, "seq_cls", "prompt", num_labels=1),
         body(BERT, "seq_cls", training={"trainer": "transformers", "padding": True}, num_labels=3),
         body(T5, "seq_2_seq_lm", training={"trainer": "transformers", "target_length": 8}),
+        body(WHISPER, "seq_2_seq_lm", **AUDIO),
     ],
-    ids=["llama", "multi-label", "tokens", "answers", "t5", "regression", "Trainer", "Trainer, t5"],
+    ids=["llama", "multi-label", "tokens", "answers", "t5", "regression", "Trainer", "Trainer, t5", "whisper"],
 )
 def test_the_script_of_a_task_trains_what_is_planned(request_body, tmp_path, monkeypatch, capsys):
     file = tmp_path / "train.py"

@@ -44,6 +44,17 @@ def test_images_have_no_length_and_their_labels_may_have_names():
     assert estimate(parse_request({**found.request, "reserved": "rule"})).model.task == "image_cls"
 
 
+def test_audio_has_no_length_to_read():
+    found = read(
+        'model = WhisperForConditionalGeneration.from_pretrained("openai/whisper-small")\n'
+        'model = get_peft_model(model, LoraConfig(r=32, target_modules=["q_proj", "v_proj"]))\n'
+        'args = Seq2SeqTrainingArguments("out", per_device_train_batch_size=8)\n'
+        "trainer = Seq2SeqTrainer(model, args)\n"
+    )
+    assert (found.request["model"], found.request["task"]) == ("openai/whisper-small", "seq_2_seq_lm")
+    assert estimate(parse_request({**found.request, "reserved": "rule"})).parameters.base == 241_734_912
+
+
 def test_a_script_that_scores_answers_trains_the_language_model():
     request = read(REWARDED).request
     assert request["model"] == "meta-llama/Llama-3.2-1B"
