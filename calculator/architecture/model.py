@@ -103,6 +103,8 @@ class Model:
     notes: tuple[str, ...] = ()
     #: Prefixes of paths of modules that the batch does not use (a vision tower, for text alone).
     idle: tuple[str, ...] = ()
+    #: The same for a batch with images (the layers of a tower after the one whose output is used).
+    idle_with_images: tuple[str, ...] = ()
     #: Prefixes of paths of the modules that only images use, whether the batch has images or not.
     towers: tuple[str, ...] = ()
     #: Whether the loss includes the routers' load-balancing loss.
@@ -199,6 +201,10 @@ class Model:
         """Whether the batch does not use the module at a path."""
         return path.startswith(self.idle)
 
+    def runs(self, path: str) -> bool:
+        """Whether the forward pass calls the module at a path, if only for an output that is not used."""
+        return self.idle == self.idle_with_images or not self.is_idle(path)
+
     def reads_text(self, path: str) -> bool:
         """Whether text input uses the module at a path."""
         return not path.startswith((*self.idle, *self.towers))
@@ -211,7 +217,7 @@ class Model:
     @property
     def with_images(self) -> Model:
         """The model for batches with images, which run its vision tower."""
-        return replace(self, idle=(), notes=tuple(note for note in self.notes if note != TEXT_ALONE))
+        return replace(self, idle=self.idle_with_images, notes=tuple(note for note in self.notes if note != TEXT_ALONE))
 
     @cached_property
     def parameters(self) -> int:

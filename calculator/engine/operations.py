@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import SlicedTensor, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +121,16 @@ def slice_from_end(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
     """A slice with negative indices, which is a slice even if it is the whole."""
     node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def sliced_rows(x: Tensor, shape: Shape) -> Tensor:
+    """A slice of each row of a batch, as `narrow`. That of a single row is contiguous."""
+    out = narrow(x, shape)
+    if shape[0] == 1:
+        return out
+    sliced = SlicedTensor(x.tape, x.storage, shape, x.dtype, None)
+    sliced.edge = out.edge
+    return sliced
 
 
 def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Node, saves_factors
-from calculator.engine.operations import result_type
+from calculator.engine.operations import contiguous, result_type
+from calculator.engine.tape import SlicedTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -26,6 +27,9 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
     if autocast is not None:
         bias = None if bias is None else autocast.cached_cast(bias, "bias")
         x, weight = autocast.cast_factors(*given, ("input", "weight"))
+    if weight.edge and isinstance(x, SlicedTensor):
+        # Source: aten/src/ATen/native/LinearAlgebra.cpp, should_fold.
+        x = contiguous(x, "input, contiguous")
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or weight.edge or bias_edge:

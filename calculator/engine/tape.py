@@ -185,6 +185,12 @@ class Tensor:
         return Tensor(self.tape, self.storage, self.shape, self.dtype, None)
 
 
+class SlicedTensor(Tensor):
+    """A slice of each row of a batch: a product with a trained matrix first copies it to make the rows one matrix."""
+
+    __slots__ = ()
+
+
 class LeafTensor(Tensor):
     """A tensor that requires a gradient, in code that records no graph. Autocast reads that it does."""
 

@@ -49,6 +49,7 @@ FOLDERS = (
     "lfm2",
     "llama",
     "llama4",
+    "llava",
     "ministral",
     "mistral3",
     "mixtral",

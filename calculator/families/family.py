@@ -99,6 +99,9 @@ class Family:
     #: The beginnings of the paths of modules that a batch of text alone does not run.
     idle: tuple[str, ...] = ()
 
+    #: Those that a batch with images does not use, or whose output it does not use.
+    idle_with_images: Callable[[Config], tuple[str, ...]] = lambda _config: ()
+
     #: Whether the model adds its routers' loss to its own if the config sets output_router_logits.
     adds_router_loss: bool = False
 
@@ -139,6 +142,7 @@ class Family:
             id=name,
             notes=self.notes,
             idle=self.idle,
+            idle_with_images=self.idle_with_images(config),
             towers=self.idle,
             adds_router_loss=self.adds_router_loss and bool(config["output_router_logits"]),
         )

@@ -1,7 +1,8 @@
-"""The weights of image encoders as in SigLIP: patches with learned positions, and layers with a plain MLP."""
+"""The weights of image encoders as in SigLIP and CLIP: patches with learned positions, and layers with a plain MLP."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.model import stack
@@ -12,7 +13,6 @@ from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, dropo
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
     from calculator.architecture.module import Module
-    from calculator.families.blocks import Owned
     from calculator.families.family import Parts
 
 #: Source: transformers/models/siglip/configuration_siglip.py, SiglipVisionConfig.
@@ -32,6 +32,22 @@ SIGLIP: tuple[Entry, ...] = (
 )
 
 
+#: Source: transformers/models/clip/configuration_clip.py, CLIPVisionConfig.
+CLIP: tuple[Entry, ...] = (
+    size("hidden_size", 768),
+    size("intermediate_size", 3072),
+    size("num_hidden_layers", 12, maximum=MOST_LAYERS),
+    size("num_attention_heads", 12),
+    DIVISIBLE,
+    size("num_channels", 3),
+    size("image_size", 224),
+    size("patch_size", 32),
+    activation("quick_gelu"),
+    number("layer_norm_eps", 1e-5),
+    *dropouts("attention_dropout", nullable=True),
+)
+
+
 def patches_of(config: Config) -> int:
     """Return the patches of an image of the encoder's own size."""
     return (int(config["image_size"]) // int(config["patch_size"])) ** 2
@@ -42,13 +58,29 @@ def _mlp(config: Config, name: str) -> tuple[Module, ...]:
     return (linear(f"{name}.fc1", hidden, inner, bias=True), linear(f"{name}.fc2", inner, hidden, bias=True))
 
 
-def _layer(config: Config) -> Owned:
+def _attention(config: Config) -> tuple[Module, ...]:
+    hidden = config["hidden_size"]
+    return tuple(linear(f"self_attn.{each}_proj", hidden, hidden, bias=True) for each in ("k", "v", "q", "out"))
+
+
+def _layer(config: Config) -> tuple[Module, ...]:
     hidden = config["hidden_size"]
     return (
         norm("layer_norm1", hidden, bias=True),
-        *(linear(f"self_attn.{each}_proj", hidden, hidden, bias=True) for each in ("k", "v", "q", "out")),
+        *_attention(config),
         norm("layer_norm2", hidden, bias=True),
         *_mlp(config, "mlp"),
+    )
+
+
+def _layer_norms_last(config: Config) -> tuple[Module, ...]:
+    """A layer whose class makes each norm after what it comes before."""
+    hidden = config["hidden_size"]
+    return (
+        *_attention(config),
+        norm("layer_norm1", hidden, bias=True),
+        *_mlp(config, "mlp"),
+        norm("layer_norm2", hidden, bias=True),
     )
 
 
@@ -79,3 +111,28 @@ def siglip(config: Config, path: str) -> Parts:
         norm(f"{path}.post_layernorm", hidden, bias=True),
         *(_pooling_head(config, f"{path}.head") if config["vision_use_head"] else ()),
     )
+
+
+def clip(config: Config, path: str, used: int) -> Parts:
+    """CLIPVisionModel, of whose layers only the first ones are `used`. The others are modules outside the stack."""
+    hidden, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
+    positions, layers = patches_of(config) + 1, f"{path}.encoder.layers"
+    return (
+        bare(f"{path}.embeddings", "other", class_embedding=(hidden,)),
+        bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch)),
+        embedding(f"{path}.embeddings.position_embedding", positions, hidden),
+        Buffer(name=f"{path}.embeddings.position_ids", shape=(1, positions), dtype="int64"),
+        norm(f"{path}.pre_layrnorm", hidden, bias=True),
+        stack(layers, alike(config)[:used], lambda _kind: _layer_norms_last(config)),
+        *(module for index in unused_layers(config, used) for module in _prefixed(config, f"{layers}.{index}")),
+        norm(f"{path}.post_layernorm", hidden, bias=True),
+    )
+
+
+def unused_layers(config: Config, used: int) -> range:
+    """Return the numbers of the layers after the last that is used."""
+    return range(used, int(config["num_hidden_layers"]))
+
+
+def _prefixed(config: Config, path: str) -> tuple[Module, ...]:
+    return tuple(replace(module, name=f"{path}.{module.name}") for module in _layer_norms_last(config))

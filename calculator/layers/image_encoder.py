@@ -1,6 +1,6 @@
-"""The forward pass of image encoders as in SigLIP: patches with learned positions, and layers with a plain MLP.
+"""The forward pass of image encoders as in SigLIP and CLIP: patches with learned positions, layers with a plain MLP.
 
-Source: transformers/models/siglip/modeling_siglip.py.
+Source: transformers/models/siglip/modeling_siglip.py and transformers/models/clip/modeling_clip.py.
 """
 
 from __future__ import annotations
@@ -42,14 +42,34 @@ def one_chunk(_config: Config, _image: object) -> int:
 def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
     """SiglipVisionModel without a pooling head: (images, channels, height, width) to (images, patches, hidden_size)."""
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values)
-    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states)
+    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
     return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
 
 
-def _embeddings(context: Context, path: str, pixel_values: Tensor) -> Tensor:
-    """Embed patches by a convolution, and add positions."""
-    patch_embeds = embed_patches(context, path, pixel_values)
-    return ops.add(patch_embeds, positions(context, path), "patches with positions")
+def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """CLIPVisionModel: to the output of layer `number`, counted from 1, of the last one, and of the class token.
+
+    The first two are (images, 1 + patches, hidden_size), and the third (images, hidden_size) after a norm.
+    """
+    hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values, with_class=True)
+    hidden_states = norms.layer_norm(context.outer(f"{path}.pre_layrnorm"), hidden_states)
+    outputs: list[Tensor] = []
+    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, outputs, number)
+    context.set_scope(f"{path}: ")
+    images, _, width = last_hidden_state.shape
+    pooled = ops.slice_from_end(last_hidden_state, (images, width))
+    return outputs[0], last_hidden_state, norms.layer_norm(context.outer(f"{path}.post_layernorm"), pooled)
+
+
+def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class: bool = False) -> Tensor:
+    """Embed patches by a convolution, put the class token before them, and add positions."""
+    embeddings = patch_embeds = embed_patches(context, path, pixel_values)
+    if with_class:
+        context.set_scope(f"{path}: ")
+        images, patches, width = patch_embeds.shape
+        class_embeds = ops.expand(context.outer(path).own["class_embedding"], (images, 1, width))
+        embeddings = ops.cat((class_embeds, patch_embeds), (images, patches + 1, width), "class token and patches")
+    return ops.add(embeddings, positions(context, path), "patches with positions")
 
 
 def embed_patches(context: Context, path: str, pixel_values: Tensor, *, is_input: bool = True) -> Tensor:
@@ -73,16 +93,21 @@ def positions(context: Context, path: str) -> Tensor:
     return products.embedding(ids, weight, table.module.out_features, "output")
 
 
-def encode(context: Context, name: str, inputs_embeds: Tensor) -> Tensor:
-    """Run the encoder's layers. The code keeps the first layer's input alive."""
-    vision = context.config["vision_config"]
+def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Tensor], number: int = 0) -> Tensor:
+    """Run the encoder's layers, and note the output of layer `number`, counted from 1.
+
+    The code keeps the first layer's input alive.
+    """
+    dropout = float(context.config["vision_config"]["attention_dropout"] or 0)
 
     def run(_index: int, modules: LayerModules, x: Tensor) -> Tensor:
         return _layer(context, modules, x)
 
-    return run_layers(
-        context, name, [inputs_embeds], run, lambda _index: (), dropout=float(vision["attention_dropout"] or 0)
-    )
+    def after(index: int, x: Tensor) -> None:
+        if index + 1 == number:
+            outputs.append(x)
+
+    return run_layers(context, name, [inputs_embeds], run, lambda _index: (), after, dropout=dropout)
 
 
 def _layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ class Processed:
     #: Further tokens in the sequence, before, between and after the placeholders.
     around: int = 0
 
+    #: The images of the tower's own size that it is cut into, a small one of the whole among them.
+    tiles: int = 1
+
     @property
     def patches(self) -> int:
         """The number of patches."""

@@ -13,13 +13,14 @@ from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.checkpoint import checkpoint
 from calculator.layers import attention, rotary
+from calculator.layers.context import LayerModules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
 
 
 def convolve(
@@ -65,12 +66,10 @@ def run_layers(
     `captured`: what the checkpoint of a layer keeps besides the layer's input. `after`: what follows each layer.
     `dropout`: the probability in attention.
     """
-    stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
     x = inputs.pop()
     with _of_tower(context, dropout):
-        for index, each in enumerate(stack.layers):
+        for index, modules in enumerate(_layers(context, name)):
             check_budget()
-            modules = context.layer(each, f"{name}.*.")
             run = partial(_within, context, dropout, partial(layer, index, modules))
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
                 x = checkpoint(run, x, captured=captured(index))
@@ -78,6 +77,18 @@ def run_layers(
                 x = run(x)
             after(index, x)
     return x
+
+
+def _layers(context: Context, name: str) -> Iterator[LayerModules]:
+    """Yield the layers of a tower's stack, and those that follow it as modules outside the stack."""
+    stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
+    for each in stack.layers:
+        yield context.layer(each, f"{name}.*.")
+    paths = [path for path in context.model.outer if path.startswith(f"{name}.")]
+    for index in dict.fromkeys(path.removeprefix(f"{name}.").partition(".")[0] for path in paths):
+        prefix = f"{name}.{index}."
+        modules = {path.removeprefix(prefix): context.outer(path) for path in paths if path.startswith(prefix)}
+        yield LayerModules(modules, prefix, stack.layers[0].kind)
 
 
 def _within(context: Context, dropout: float, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

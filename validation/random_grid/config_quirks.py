@@ -142,6 +142,37 @@ def _with_pixtral(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {"text_config": own, "vision_config": vision, **outer, "tie_word_embeddings": rng.random() < 0.5}
 
 
+def _with_clip(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add CLIP to a text model of Llama or Mistral."""
+    rng = draw.rng
+    layers = rng.randint(1, 4)
+    vision = {
+        "hidden_size": 2 * rng.randint(1, 9),
+        "intermediate_size": rng.randint(1, 9),
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+    }
+    layer = rng.choice([-1, -2, 1, layers]) if layers > 1 else -1
+    outer = {
+        "vision_feature_layer": layer,
+        "vision_feature_select_strategy": rng.choice(["default", "full"]),
+        "projector_hidden_act": rng.choice(["gelu", "quick_gelu"]),
+        "multimodal_projector_bias": rng.random() < 0.5,
+        "tie_word_embeddings": rng.random() < 0.5,
+    }
+    kind = rng.choice(["llama", "mistral"])
+    return {"text_config": {"model_type": kind, **text}, "vision_config": vision, **outer}
+
+
+def _with_tiles(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add CLIP, and the resolutions of images in tiles."""
+    config = _with_clip(text, draw)
+    side = config["vision_config"]["image_size"]
+    return {**config, "image_grid_pinpoints": [[side, 2 * side], [side, side]]}
+
+
 def _with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """List the layers' types, or leave them to the layers that attend."""
     kept = {key: value for key, value in config.items() if key not in ("layer_types", "block_ff_dim")}
@@ -283,6 +314,8 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "lfm2": _with_convolutions,
     "llama4_text": _with_chunks,
     "ministral3": _scaled_queries,
+    "llava": _with_clip,
+    "llava_next": _with_tiles,
     "mistral3": _with_pixtral,
     "mixtral": _with_head_dim,
     "qwen2_5_vl": _with_qwen_vision,

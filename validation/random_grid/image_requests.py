@@ -86,8 +86,22 @@ def _gemma3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision, "mm_tokens_per_image": rng.randint(1, side) ** 2}
 
 
+def _llava(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    return {"vision_config": _encoder(rng, config)}
+
+
+def _llava_next(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    vision = {**_encoder(rng, config)}
+    vision["image_size"] = vision["patch_size"] * rng.randint(2, 8)
+    side, pairs = vision["image_size"], [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+    resolutions = [[rows * side, columns * side] for rows, columns in rng.sample(pairs, rng.randint(1, 5))]
+    return {"vision_config": vision, "image_grid_pinpoints": resolutions}
+
+
 _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = {
     "gemma3": _gemma3,
+    "llava": _llava,
+    "llava_next": _llava_next,
     "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen,
 }

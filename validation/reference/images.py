@@ -41,7 +41,11 @@ def image_tensors(request: Request, config: Any, ids: torch.Tensor) -> dict[str,
     training, image = request.training, image_of(request)
     assert training.images is not None
     count = training.micro_batch_size * training.images.images_per_sequence
-    return _MAKERS[config.model_type](config, image, count, ids)
+    tensors = _MAKERS[config.model_type](config, image, count, ids)
+    if config.model_type == "llava_next":
+        size = [training.images.image_height, training.images.image_width]
+        tensors["image_sizes"] = torch.tensor([size] * count)
+    return tensors
 
 
 def _of_qwen(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -56,18 +60,30 @@ def _of_qwen(config: Any, image: Processed, count: int, ids: torch.Tensor) -> di
 
 def _of_gemma3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {
-        "pixel_values": _pixels(config, image, count),
+        "pixel_values": _pixels(config, count),
         "token_type_ids": (ids == config.image_token_id).long(),
     }
 
 
-def _pixels(config: Any, image: Processed, count: int) -> torch.Tensor:
-    """Images of one size."""
-    return torch.empty(count, config.vision_config.num_channels, image.height, image.width, device="meta")
+def _of_llava(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"pixel_values": _pixels(config, count)}
+
+
+def _of_llava_next(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    pixels = _pixels(config, count * image.tiles)
+    return {"pixel_values": pixels.view(count, image.tiles, *pixels.shape[1:])}
+
+
+def _pixels(config: Any, count: int) -> torch.Tensor:
+    """Images of the tower's size."""
+    vision = config.vision_config
+    return torch.empty(count, vision.num_channels, vision.image_size, vision.image_size, device="meta")
 
 
 _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch.Tensor]]] = {
     "gemma3": _of_gemma3,
+    "llava": _of_llava,
+    "llava_next": _of_llava_next,
     "qwen2_5_vl": _of_qwen,
     "qwen3_vl": _of_qwen,
 }

@@ -31,16 +31,18 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry, Field
 
 
-def _llama(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        bias = config["attention_bias"]
-        return (
-            *attention(config, qkv_bias=bias, o_bias=bias),
-            *gated_mlp(config, bias=config["mlp_bias"]),
-            *norms(config, *PRE_NORMS),
-        )
+def llama_layer(config: Config) -> Owned:
+    """A layer of Llama."""
+    bias = config["attention_bias"]
+    return (
+        *attention(config, qkv_bias=bias, o_bias=bias),
+        *gated_mlp(config, bias=config["mlp_bias"]),
+        *norms(config, *PRE_NORMS),
+    )
 
-    return decoder(config, alike(config), layer)
+
+def _llama(config: Config) -> Parts:
+    return decoder(config, alike(config), lambda _kind: llama_layer(config))
 
 
 def mistral_layer(config: Config) -> Owned:
@@ -109,10 +111,13 @@ def _biases_differ(config: Config) -> str | None:
     )
 
 
+#: The fields of LlamaConfig.
+LLAMA: tuple[Entry, ...] = _entries(*grouped_sizes(), longest=2048, eps=number("rms_norm_eps", 1e-6))
+
 FAMILIES = (
     Family(
         model_type="llama",
-        entries=_entries(*grouped_sizes(), longest=2048, eps=number("rms_norm_eps", 1e-6)),
+        entries=LLAMA,
         parts=_llama,
         forward=forward.LLAMA,
     ),

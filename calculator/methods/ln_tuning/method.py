@@ -11,6 +11,7 @@ from calculator.common.errors import Problem, refusal
 from calculator.inputs.settings import setting
 from calculator.methods.costs import MergeStep
 from calculator.methods.ln_tuning.facts import FACTS
+from calculator.methods.ln_tuning.targets import DEFAULT_TARGETS
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.matching import is_named
 from calculator.methods.targeted.method import TargetedMethod
@@ -85,8 +86,10 @@ class LNTuning(TargetedMethod):
         return tuple(dict.fromkeys(named))
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Targets that hold other modules, which PEFT copies whole."""
+        """Targets, PEFT's own for the family among them, that hold other modules, which PEFT copies whole."""
         names = self.target_modules if isinstance(self.target_modules, tuple) else ()
+        if self.target_modules is None:
+            names = DEFAULT_TARGETS.get(model.model_type, ())
         owners = {path[: dot.start()] for path, _ in model.paths for dot in finditer(r"\.", path)}
         for name in names:
             if any(is_named(owner, (name,)) for owner in owners):

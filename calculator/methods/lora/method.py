@@ -111,7 +111,7 @@ class LoRA(LowRank):
         if packed and base.keeps_biases_as_buffers:
             adapted["trained"] = ()
         weight = base.stored(dtype, module) if packed else None
-        return ModuleSpec(dtype=dtype, quantization=weight, runs=not model.is_idle(path), **adapted)
+        return ModuleSpec(dtype=dtype, quantization=weight, runs=model.runs(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""

@@ -85,7 +85,7 @@ class QLoRA(LowRank):
         quantization = self.base_quantization(training) if converted(path, module, model) else None
         base = quantization.compute_dtype if quantization else dense
         adapted = layer.adapted(self, path, module, model, training, base)
-        return ModuleSpec(dtype=dense, quantization=quantization, runs=not model.is_idle(path), **adapted)
+        return ModuleSpec(dtype=dense, quantization=quantization, runs=model.runs(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""

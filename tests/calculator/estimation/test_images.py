@@ -14,17 +14,24 @@ QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 IMAGE = {"images_per_sequence": 1, "image_height": 252, "image_width": 280}
 TINY = json.loads((CASE_FILES / "images.jsonl").read_text().splitlines()[0])["request"]["model"]
 PROCESSED = json.loads((CASE_FILES / "images" / "processed.json").read_text())
-MODELS = {"qwen2_5_vl": QWEN, "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct", "gemma3": "google/gemma-3-4b-pt"}
+MODELS = {
+    "qwen2_5_vl": QWEN,
+    "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
+    "gemma3": "google/gemma-3-4b-pt",
+    "llava": "llava-hf/llava-1.5-7b-hf",
+    "llava_next": {"config": {"model_type": "llava_next"}},
+}
 GEMMA = {
     "model_type": "gemma3",
     "mm_tokens_per_image": 16,
     "text_config": {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     "vision_config": {"hidden_size": 32, "num_attention_heads": 2, "image_size": 56, "patch_size": 14},
 }
-WITH_HEAD = {"config": GEMMA}
+WITH_HEAD = GEMMA
+LLAVA, TILED = {"model_type": "llava"}, {"model_type": "llava_next"}
 WITHOUT_HEAD = {**GEMMA["vision_config"], "vision_use_head": False}
 FULL_ATTENTION = {**GEMMA["text_config"], "sliding_window": None, "layer_types": ["full_attention"] * 2}
-WITHOUT_WINDOW = {"config": {**GEMMA, "text_config": FULL_ATTENTION, "vision_config": WITHOUT_HEAD}}
+WITHOUT_WINDOW = {**GEMMA, "text_config": FULL_ATTENTION, "vision_config": WITHOUT_HEAD}
 
 
 def body(model=TINY, images=IMAGE, method=None, training=None, **more):
@@ -50,6 +57,7 @@ def test_images_are_resized_as_the_real_processor_does(case):
     request = parse_request(body(MODELS[case["model_type"]], images))
     image = processed(request, model_of(request.model))
     assert (image.rows, image.columns, image.tokens) == (case["rows"], case["columns"], case["tokens"])
+    assert image.tiles == case.get("tiles", 1)
 
 
 def test_an_answer_states_what_an_image_becomes():
@@ -64,6 +72,12 @@ def test_a_tower_that_is_trained_needs_more_than_a_frozen_one():
     frozen = answer(method={"name": "lora", "target_modules": ["q_proj"]}).memory
     trained = answer(method={"name": "lora", "target_modules": ["q_proj", "qkv"]}).memory
     assert trained.phases[0].peak_bytes > frozen.phases[0].peak_bytes
+
+
+def test_an_image_in_tiles_states_their_number():
+    images = {"images_per_sequence": 1, "image_height": 900, "image_width": 900}
+    text = " ".join(answer({"config": TILED}, images, training={"sequence_length": 3000}).assumptions)
+    assert "48 × 48 patches in 5 tiles (one of the whole image), 2,928 tokens" in text
 
 
 def test_a_larger_image_needs_more():
@@ -84,6 +98,27 @@ def test_a_larger_image_needs_more():
         ({"model": WITH_HEAD}, "model.config.vision_config.vision_use_head", "must be false"),
         ({"model": WITHOUT_WINDOW}, "model.config.text_config.sliding_window", "fails without a window"),
         (
+            {"model": LLAVA | {"vision_feature_layer": 0}},
+            "model.config.vision_feature_layer",
+            "of the tower's 24 layers",
+        ),
+        (
+            {"model": LLAVA | {"vision_config": {"model_type": "siglip_vision_model"}}},
+            "model.config.vision_config",
+            "clip",
+        ),
+        (
+            {"model": TILED | {"vision_feature_select_strategy": "full"}},
+            "model.config.vision_feature_select_strategy",
+            "must be default",
+        ),
+        ({"model": TILED | {"image_grid_pinpoints": [[336, 500]]}}, "model.config.image_grid_pinpoints", "multiples"),
+        (
+            {"model": LLAVA, "method": {"name": "ln_tuning"}, "training": {"sequence_length": 1024}},
+            "method.target_modules",
+            "holds other",
+        ),
+        (
             {"model": "google/gemma-3-4b-pt", "images": {**IMAGE, "max_pixels": 9000}},
             "training.images.max_pixels",
             "no limits of pixels",
@@ -102,7 +137,9 @@ def test_a_larger_image_needs_more():
     ],
 )
 def test_what_is_not_modelled_is_refused_with_a_way_out(change, loc, message):
-    assert message in refusals(**change)[loc]
+    model = change.get("model")
+    wrapped = {"model": {"config": model}} if isinstance(model, dict) and "model_type" in model else {}
+    assert message in refusals(**change | wrapped)[loc]
 
 
 def test_symbolic_sizes_give_the_same_figures_as_a_step_of_its_own():

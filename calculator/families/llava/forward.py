@@ -1,0 +1,118 @@
+"""LLaVA 1.5: CLIP, whose patches a projector turns into tokens, and Llama's or Mistral's text model.
+
+Source: transformers/models/llava/modeling_llava.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import indexing
+from calculator.engine import operations as ops
+from calculator.families.llama.forward import LLAMA
+from calculator.layers import image_encoder, norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import Tower, embed, final
+from calculator.layers.fixed_images import no_limits
+from calculator.layers.tower import Processed
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.images import Images
+    from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import BatchTensor
+
+TOWER, PROJECTOR, TEXT_MODEL = "model.vision_tower", "model.multi_modal_projector", "model.language_model"
+
+
+def used_layers(config: Config) -> int:
+    """Return how many of the tower's layers come before the output that is used."""
+    layer = int(config["vision_feature_layer"])
+    return layer if layer > 0 else int(config["vision_config"]["num_hidden_layers"]) + 1 + layer
+
+
+def _process(config: Config, images: Images) -> Processed:
+    """Resize the shorter side to the tower's size, and cut a square out of the middle.
+
+    Source: transformers/models/llava/processing_llava.py, replace_image_token.
+    """
+    no_limits(images)
+    vision = config["vision_config"]
+    side = int(vision["image_size"])
+    patches = side // int(vision["patch_size"])
+    tokens = patches**2 + (config["vision_feature_select_strategy"] == "full")
+    return Processed(height=side, width=side, rows=patches, columns=patches, tokens=tokens)
+
+
+def _batch(context: Context, _image: Processed, count: int) -> list[BatchTensor]:
+    return [image_encoder.pixels(context, count)]
+
+
+def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    projected = projected_features(context, context.images[0])
+    context.set_scope("images: ")
+    images, tokens, width = projected.shape
+    parts = ops.split(projected, [(tokens, width) for _ in range(images)], stacks=True)
+    del projected
+    return put_in_places(context, inputs_embeds, parts)
+
+
+def projected_features(context: Context, pixel_values: Tensor) -> Tensor:
+    """Run the tower, and project the output of one of its layers: (images, tokens, hidden_size)."""
+    number = used_layers(context.config)
+    selected, last_hidden_state, _pooled = image_encoder.clip(context, TOWER, pixel_values, number)
+    context.forward_locals += [selected, last_hidden_state]
+    del last_hidden_state
+    return _project(context, _without_class_token(context, selected))
+
+
+def put_in_places(context: Context, inputs_embeds: Tensor, parts: list[Tensor]) -> Tensor:
+    """Join the tokens of all images, (tokens, hidden_size) each, and put them in the places of the placeholders.
+
+    The model returns the parts.
+    """
+    context.forward_locals += parts
+    shape = (named(context.image.tokens * len(parts), "image tokens"), parts[0].shape[-1])
+    image_features = ops.cat(parts, shape, "tokens")
+    image_features = ops.cast(image_features, inputs_embeds.dtype, "tokens, cast")
+    mask = context.tape.new((context.batch, context.length), "bool", "places of images")
+    context.decoder_locals += [image_features, mask]
+    return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
+
+
+def _without_class_token(context: Context, selected: Tensor) -> Tensor:
+    """Leave out the class token, unless the config selects all."""
+    if context.config["vision_feature_select_strategy"] == "full":
+        return selected
+    images, tokens, width = selected.shape
+    return ops.sliced_rows(selected, (images, tokens - 1, width))
+
+
+def _project(context: Context, image_features: Tensor) -> Tensor:
+    """LlavaMultiModalProjector: (images, tokens, the tower's hidden_size) to (images, tokens, hidden_size)."""
+    hidden_states = context.outer(f"{PROJECTOR}.linear_1")(image_features)
+    context.set_scope(f"{PROJECTOR}: ")
+    hidden_states = activation(context.config["projector_act"])(hidden_states)
+    return context.outer(f"{PROJECTOR}.linear_2")(hidden_states)
+
+
+_IMAGES = Tower(
+    process=_process,
+    batch=_batch,
+    kept=image_encoder.nothing_kept,
+    run=_run,
+    chunks=image_encoder.one_chunk,
+    source="transformers/models/llava/processing_llava.py",
+)
+
+LLAVA = replace(
+    LLAMA,
+    embeddings=partial(embed, name=f"{TEXT_MODEL}.embed_tokens"),
+    final_norm=final(norms.rms_norm, f"{TEXT_MODEL}.norm"),
+    tower=_IMAGES,
+)
