@@ -11,6 +11,7 @@ from calculator.bases.awq import AWQ
 from calculator.bases.config import QuantizationConfig, QuantMethod
 from calculator.bases.fp8 import FP8
 from calculator.bases.gptq import GPTQ
+from calculator.bases.hqq import HQQ
 from calculator.bases.int8 import LLMInt8
 from calculator.bases.torchao import TorchAO
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.bases.base import Base
 
 #: The class of each base that a `quantization_config` can name.
-BASES: dict[QuantMethod, type[Base]] = {"gptq": GPTQ, "awq": AWQ, "torchao": TorchAO, "fp8": FP8}
+BASES: dict[QuantMethod, type[Base]] = {"gptq": GPTQ, "awq": AWQ, "torchao": TorchAO, "fp8": FP8, "hqq": HQQ}
 
 assert get_args(QuantMethod) == tuple(BASES)
 

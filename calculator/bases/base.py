@@ -72,6 +72,11 @@ class Base(ABC):
     def loading(self) -> str:
         """The quantization_config with which from_pretrained loads it, as Python code."""
 
+    @property
+    def quantizing(self) -> str:
+        """The call that quantises the loaded model, where from_pretrained does not."""
+        return ""
+
     def hidden_dtype(self, training: Training, *, is_prepared: bool) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""
         return "float32" if is_prepared and self.is_cast_by_preparation else training.dtype

@@ -8,10 +8,24 @@ from typing import Literal
 from calculator.inputs.settings import setting
 
 #: The `quant_method` of the bases that are modelled, as transformers spells it.
-QuantMethod = Literal["gptq", "awq", "torchao", "fp8"]
+QuantMethod = Literal["gptq", "awq", "torchao", "fp8", "hqq"]
 
 #: The configs of torchao that are modelled, as TorchAoConfig's quant_type names them.
 TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
+
+
+#: What users try besides, and the way out.
+#: Sources: transformers 5.24, is_trainable in quantizers/quantizer_mxfp4.py and quantizer_fbgemm_fp8.py, and
+#: integrations/mxfp4.py, whose experts run kernels without a backward pass; peft 0.21.2, tuners/lora/eetq.py.
+INSTEAD = {
+    "bitsandbytes": "Choose qlora for 4 bits, or load_in_8bit",
+    "mxfp4": "transformers trains over no experts in MXFP4 (their kernels have no backward pass): leave it out, and the"
+    " figures are of the model loaded with Mxfp4Config(dequantize=True)",
+    "fbgemm_fp8": "transformers does not train over FBGEMM's FP8 (is_trainable): use fp8",
+    "aqlm": "What the kernels of the package aqlm allocate is not modelled: use gptq",
+    "eetq": "PEFT takes EETQ's layers where the package eetq is installed, and what its kernels allocate is not"
+    " modelled: use fp8, or load_in_8bit",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +39,7 @@ class QuantizationConfig:
         " what the model's config.json states.",
         example="gptq",
         empty="as config.json states",
+        instead=INSTEAD,
     )
     bits: int = setting(
         4, label="Bits of the base", help="Bits per weight of the quantized base.", minimum=2, maximum=8

@@ -35,14 +35,13 @@ _NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quant
 _NOT_MODELLED = "it is not modelled"
 
 #: Why each other format is refused.
-#: Sources: transformers 5.24, quantizers/quantizer_hqq.py and integrations/eetq.py; peft 0.21.2, tuners/lora/eetq.py.
+#: Sources: transformers 5.24, integrations/eetq.py; peft 0.21.2, tuners/lora/eetq.py.
 REFUSED = {
     "aqlm": "what the kernels of the package aqlm allocate is not modelled",
     "vptq": _NOT_TRAINABLE,
     "quanto": "PEFT has no LoRA layer for it",
-    "eetq": "peft 0.21 trains over the package eetq's layers, which transformers 5 does not make (it has its own)",
+    "eetq": "PEFT takes its layers where the package eetq is installed, whose kernels are not modelled",
     "higgs": _NOT_TRAINABLE,
-    "hqq": "transformers 5.24 does not load it (its quantizer has no get_quantize_ops)",
     "fbgemm_fp8": _NOT_TRAINABLE,
     "gguf": _NOT_MODELLED,
     "bitnet": _NOT_TRAINABLE,
@@ -57,6 +56,10 @@ REFUSED = {
     "sinq": _NOT_MODELLED,
     "gemma": _NOT_MODELLED,
 }
+
+#: Why a checkpoint in a format is refused, though a method can choose the format for another checkpoint.
+#: Source: transformers 5.24, quantizers/quantizer_hqq.py, which has no get_quantize_ops.
+NOT_LOADED = {"hqq": "transformers 5.24 does not load it; the package hqq quantises a dense checkpoint"}
 
 #: Settings that change what is stored, with the values that are modelled.
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -96,7 +99,7 @@ def method_of(stated: Any) -> str | None:
 def read(stated: Any) -> QuantizationConfig | None:
     """The base of a `quantization_config` that is modelled; None for others, whose reasons `problems` yields."""
     name = method_of(stated)
-    if name not in BASES or name in DEQUANTIZED or any(_of_settings(stated)):
+    if name not in BASES or name in (*DEQUANTIZED, *NOT_LOADED) or any(_of_settings(stated)):
         return None
     try:
         return _parsed(stated)
@@ -157,8 +160,9 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
         elif chosen is not None:
             yield from _of_stated(stated)
         return
-    if name not in BASES:
-        message = f"a base in {name}: {REFUSED.get(name, 'no known format')}; {_WAY_OUT}"
+    if name not in BASES or name in NOT_LOADED:
+        reasons = {**REFUSED, **NOT_LOADED}
+        message = f"a base in {name}: {reasons.get(name, 'no known format')}; {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
     elif chosen is not None:
         if chosen.quant_method != name:

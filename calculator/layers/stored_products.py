@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.engine import awq, four_bit, fp8, gptq, int8, nf4, torchao
+from calculator.engine import awq, four_bit, fp8, gptq, hqq, int8, nf4, torchao
 from calculator.engine import operations as ops
 from calculator.engine.module_calls import kept
 from calculator.resident.awq import AWQWeight
 from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
+from calculator.resident.hqq import HQQWeight
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
 from calculator.resident.torchao_float8 import TorchAOFloat8
@@ -73,6 +74,11 @@ def _fp8(weight: FP8Weight, x: Tensor, layer: Layer) -> Tensor:
     return fp8.matmul(x, layer.module, weight)
 
 
+def _hqq(weight: HQQWeight, x: Tensor, layer: Layer) -> Tensor:
+    """Run hqq's HQQLinear.forward."""
+    return hqq.matmul(x, layer.module, weight, layer.bias)
+
+
 def _nf4(_: TorchAONF4, x: Tensor, layer: Layer) -> Tensor:
     """Run torchtune's FrozenNF4Linear.forward, or the base of its LoRALinear."""
     return nf4.matmul(x, layer.module, layer.bias)
@@ -87,6 +93,7 @@ PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     TorchAOInt8: _torchao,
     TorchAOFloat8: _torchao_float8,
     FP8Weight: _fp8,
+    HQQWeight: _hqq,
     TorchAONF4: _nf4,
 }
 

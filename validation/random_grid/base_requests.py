@@ -25,6 +25,7 @@ OPTIONS: dict[QuantMethod, dict[str, tuple[float, tuple[Any, ...]]]] = {
     },
     "torchao": {"quant_type": (0.5, ("Float8WeightOnlyConfig",))},
     "awq": {"group_size": (0.5, (-1, 16, 32, 64))},
+    "hqq": {"bits": (0.5, (2, 3, 8)), "group_size": (0.5, (-1, 16, 128))},
     "fp8": {
         "weight_block_size": (0.7, (None, [32, 32], [16, 64])),
         "activation_scheme": (0.3, ("static",)),

@@ -16,6 +16,7 @@ from transformers.utils.quantization_config import FineGrainedFP8Config, Quantiz
 from calculator.resident.awq import AWQWeight
 from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
+from calculator.resident.hqq import HQQWeight
 from calculator.resident.torchao_float8 import TorchAOFloat8
 from calculator.resident.torchao_int8 import TorchAOInt8
 
@@ -144,6 +145,17 @@ def _fp8_product(
     return out
 
 
+def _hqq(model: nn.Module, weight: Any) -> QuantizationMethod:
+    """Replace the layers that the package hqq replaces by its HQQLinear, quantised without a search for zero points."""
+    from hqq.core import quantize  # noqa: PLC0415
+    from hqq.models.hf.base import AutoHQQHFModel  # noqa: PLC0415
+
+    quantize.Quantizer.optimize_weights = lambda tensor, scale, zero, **_: (tensor, scale, zero)
+    config = quantize.BaseQuantizeConfig(nbits=weight.bits, group_size=weight.group_size, axis=1)
+    AutoHQQHFModel.quantize_model(model, config, getattr(torch, weight.compute_dtype), "meta")
+    return QuantizationMethod.HQQ
+
+
 def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors that one of torchao's holds: its data, and what is stored besides; empty for others."""
     names = getattr(parameter, "tensor_data_names", ())
@@ -170,4 +182,5 @@ BUILDERS: dict[type[StoredWeight], Callable[[nn.Module, Any], QuantizationMethod
     TorchAOInt8: _torchao,
     TorchAOFloat8: _torchao,
     FP8Weight: _fp8,
+    HQQWeight: _hqq,
 }

@@ -268,11 +268,13 @@ def added_buffers(model: nn.Module) -> set[int]:
 def cast(model: nn.Module, dtype: AdapterDType) -> None:
     """Cast the parameters of PEFT's layers to their dtype, because PEFT does not do so on the meta device.
 
-    LN Tuning's copies keep theirs, as PEFT leaves them (LNTuningModel._cast_adapter_dtype).
+    Over HQQLinear, in which PEFT finds no weight and so no device, it leaves them in float32. LN Tuning's copies keep
+    theirs, as PEFT leaves them (LNTuningModel._cast_adapter_dtype).
     """
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
     for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
-        _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        device, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        own = torch.float32 if device is None else own
         own = layer.get_param().dtype if isinstance(layer, ParamWrapper) else own
         own = own if own.is_floating_point else torch.float32
         for name, parameter in layer.named_parameters():

@@ -39,10 +39,20 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
             name = f"{unwrapped(path, reference.root)}.weight.SCB"
             scales = module.state.SCB if module.weight.SCB is None else module.weight.SCB
             tracker.track_external(name, scales, "quantization_constants")
+        if hasattr(module, "W_q"):
+            _track_hqq(tracker, unwrapped(path, reference.root), module)
     components: dict[int, ComponentName] = dict.fromkeys(added_buffers(reference.model), "adapter_weights")
     components |= dict.fromkeys(constants(reference.model), "quantization_constants")
     for name, buffer in reference.named_buffers():
         tracker.track_external(name, buffer, components.get(id(buffer), "base_weights"))
+
+
+def _track_hqq(tracker: MemoryTracker, path: str, module: Any) -> None:
+    """Track what HQQLinear keeps as attributes."""
+    for name in ("scale", "zero"):
+        tracker.track_external(f"{path}.meta.{name}", module.meta[name], "quantization_constants")
+    if module.bias is not None:
+        tracker.track_external(f"{path}.bias", module.bias, "base_weights")
 
 
 def track_attributes(tracker: MemoryTracker, reference: ReferenceModel) -> None:

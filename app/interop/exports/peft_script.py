@@ -271,6 +271,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "quantization_import": method.base.imports if isinstance(method, LoRA) and method.base else "",
         "prepares": _prepares(method),
         "quantized": quantization is not None,
+        "quantizing": method.base.quantizing if isinstance(method, LoRA) and method.base else "",
         "row": trainer.row,
         "scores": bool(trainer.auto_model),
         "sharding": request.device.sharding,

@@ -44,6 +44,16 @@ def test_peft_s_script_loads_the_base_and_does_not_cast_it(base, call, module):
     assert ("prepare_model_for_kbit_training(" in script) == (base == "fp8")
 
 
+def test_the_script_of_hqq_quantises_the_loaded_model():
+    method = {"name": "lora", "target_modules": ["q_proj"], "quantization_config": {"quant_method": "hqq", "bits": 2}}
+    script = export(parse_request({"model": "Qwen/Qwen2.5-0.5B", "method": method}), "peft").content
+    ast.parse(script)
+    loaded, _, quantised = script.partition(".from_pretrained(model_id, dtype=DTYPE")
+    assert "from hqq.models.hf.base import AutoHQQHFModel" in loaded
+    assert "AutoHQQHFModel.quantize_model(model, quant_config=BaseQuantizeConfig(nbits=2, group_size=64" in quantised
+    assert "quantization_config" not in script.partition('"""')[2].partition('"""')[2]
+
+
 def test_a_script_over_a_checkpoint_needs_its_name():
     with pytest.raises(PlanError, match="name a model by its hub id"):
         exported("gptq", model={"config": CONFIG})
