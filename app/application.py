@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 from http import HTTPStatus
 from threading import Lock
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -34,6 +35,8 @@ from calculator.common.budget import OverBudgetError
 from calculator.common.errors import PlanError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
     from starlette.types import Scope
 
@@ -49,6 +52,9 @@ ALL_ROUTERS = (*ROUTERS, *(module.router for module in PAGES))
 #: Addresses of the OpenAPI document: the versioned one, and the one at which clients look for it.
 OPENAPI_PATHS = ("/api/v1/openapi.json", "/openapi.json")
 
+#: Seconds after which it is looked again whether requests are answered.
+_PAUSE = 0.02
+
 #: Threads may ask for the OpenAPI document at the same time; one builds it.
 _OPENAPI_LOCK = Lock()
 
@@ -56,11 +62,27 @@ _OPENAPI_LOCK = Lock()
 class Application(FastAPI):
     """FastAPI with the project's own OpenAPI document."""
 
+    #: Whether a request waits for the OpenAPI document, or has read it.
+    openapi_is_read = False
+
     def openapi(self) -> dict[str, Any]:
         """Return the document, built once."""
+        self.openapi_is_read = True
+        return self._built(lambda: None)
+
+    def build_openapi(self, is_busy: Callable[[], bool]) -> None:
+        """Build the document before its first reader, and wait while other requests are answered."""
+
+        def pause() -> None:
+            while is_busy() and not self.openapi_is_read:
+                sleep(_PAUSE)
+
+        self._built(pause)
+
+    def _built(self, pause: Callable[[], None]) -> dict[str, Any]:
         with _OPENAPI_LOCK:
             if self.openapi_schema is None:
-                self.openapi_schema = document(self)
+                self.openapi_schema = document(self, pause)
             return self.openapi_schema
 
 
@@ -75,7 +97,7 @@ class CachedStaticFiles(StaticFiles):
         return response
 
 
-def application() -> FastAPI:
+def application() -> Application:
     """Return a new application."""
     app = Application(
         title="Headroom",

@@ -18,6 +18,8 @@ from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import FastAPI
     from pydantic import BaseModel
 
@@ -31,8 +33,8 @@ DESCRIPTION = (
 )
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """Return the application's OpenAPI document."""
+def document(app: FastAPI, pause: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Return the application's OpenAPI document. `pause` is called before each example is computed."""
     schema = get_openapi(
         title="Headroom",
         version=VERSION,
@@ -44,11 +46,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     for operation in operations(schema):
         _correct_422(operation)
     for example in GET_EXAMPLES:
+        pause()
         content = schema["paths"][example.path]["get"]["responses"]["200"]["content"]["application/json"]
         value = example.answer().model_dump(mode="json")
         content["examples"] = {"answer": {"summary": example.summary, "value": value}}
     for examples in POST_EXAMPLES:
-        _add_examples(schema["paths"][examples.path]["post"], examples)
+        _add_examples(schema["paths"][examples.path]["post"], examples, pause)
     for path in STREAMED:
         responses = schema["paths"][path]["post"]["responses"]
         responses["200"]["content"][NDJSON] = {"schema": {"$ref": REF_TEMPLATE.format(model=ProgressLine.__name__)}}
@@ -84,14 +87,14 @@ def _correct_422(operation: dict[str, Any]) -> None:
         responses["422"]["content"]["application/problem+json"]["example"] = _example_problem()
 
 
-def _add_examples(operation: dict[str, Any], examples: PostExamples) -> None:
+def _add_examples(operation: dict[str, Any], examples: PostExamples, pause: Callable[[], None]) -> None:
     operation["requestBody"]["content"]["application/json"]["examples"] = {
         key: {"summary": summary, "value": body} for key, (summary, body) in examples.requests.items()
     }
-    operation["responses"]["200"]["content"][examples.media_type]["examples"] = {
-        key: {"summary": summary, "value": examples.response(body)}
-        for key, (summary, body) in examples.requests.items()
-    }
+    answers = operation["responses"]["200"]["content"][examples.media_type]["examples"] = {}
+    for key, (summary, body) in examples.requests.items():
+        pause()
+        answers[key] = {"summary": summary, "value": examples.response(body)}
 
 
 def _example_problem() -> Any:

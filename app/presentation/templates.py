@@ -83,6 +83,12 @@ _ADDRESS = re.compile(
 )
 
 
+def compile_pages() -> None:
+    """Compile the templates of all pages, which takes longer than to render one."""
+    for name in environment.list_templates(extensions=("html",)):
+        environment.get_template(name)
+
+
 def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
     """Return a rendered page, whose addresses start with the request's root path."""
     text = environment.get_template(name).render(context)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from app.api.estimate import answer
 from app.application import ALL_ROUTERS, OPENAPI_PATHS, application
+from app.presentation.templates import compile_pages
 from app.service import access_log
 from app.service.admission import Admission
 from app.service.answer_cache import AnswerCache, Cached
@@ -20,8 +21,11 @@ from app.service.settings import ServiceSettings
 from app.service.validators import Validated, installed
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp
+
+    from app.application import Application
 
 #: How many more objects are allocated than freed before the garbage collector looks for cycles.
 _NEW_OBJECTS = 20_000
@@ -61,12 +65,19 @@ def long_served() -> ASGIApp:
     """Return the application of a process that answers long requests, at a lower priority.
 
     The process that forwards a request also records it. The OpenAPI document, whose examples take seconds, is built at
-    once rather than for its first reader.
+    once rather than for its first reader, but not while a request is answered.
     """
     os.nice(_NICE)
     app = _ready()
-    Thread(target=app.openapi, name="openapi", daemon=True).start()
-    return Admission(app, ServiceSettings.of().most_long_at_once, _LONG_WAIT)
+    admission = Admission(app, ServiceSettings.of().most_long_at_once, _LONG_WAIT)
+    Thread(target=_prepare, args=(app, lambda: admission.present > 0), name="openapi", daemon=True).start()
+    return admission
+
+
+def _prepare(app: Application, is_busy: Callable[[], bool]) -> None:
+    """Compile the templates of the pages, and build the OpenAPI document."""
+    compile_pages()
+    app.build_openapi(is_busy)
 
 
 def endpoints() -> Endpoints:
@@ -75,7 +86,7 @@ def endpoints() -> Endpoints:
     return Endpoints.of((*paths, *OPENAPI_PATHS))
 
 
-def _ready() -> FastAPI:
+def _ready() -> Application:
     """Return the application, warmed up, with a garbage collector that rarely runs.
 
     An answer allocates some hundred thousand objects, of which few are in cycles. What was imported is not looked at.
