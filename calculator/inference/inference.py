@@ -184,8 +184,8 @@ def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterato
     reason = request.method.refuses_4_bits(model) if plan.quantization is not None else None
     if reason:
         yield Problem(loc="serving.storage", msg=f"{reason}: use dtype", input=serving.storage)
-    if facts.refuses_unmerged and not serving.merged:
-        yield Problem(loc="serving.merged", msg=f"{facts.refuses_unmerged}: use true", input=False)
+    if request.method.refuses_unmerged and not serving.merged:
+        yield Problem(loc="serving.merged", msg=f"{request.method.refuses_unmerged}: use true", input=False)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)

@@ -104,6 +104,11 @@ class Method:
             PlanError: with the reason.
         """
 
+    @property
+    def refuses_unmerged(self) -> str | None:
+        """Why serving it without merging is refused, if it is."""
+        return self.facts.refuses_unmerged
+
     def refuses_4_bits(self, model: Model) -> str | None:  # noqa: ARG002
         """Why the method is refused over a base in 4 bits, if it is."""
         return self.facts.refuses_4_bits

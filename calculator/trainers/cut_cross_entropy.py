@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
+from calculator.trainers import adapted_head
 from calculator.trainers.trl_sft.eras import OWN_LOSS, logs_from_logits
 
 if TYPE_CHECKING:
@@ -65,11 +66,10 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         message = f"is not modelled with sharding {sharding}: use false, or one GPU"
         yield Problem(loc=FIELD, msg=message, input=True)
     head = prepared.module_spec(model.output.name, model.output)
-    if head.added:
-        message = (
-            f"the loss reads the weight of {model.output.name} alone, and an adapter on it learns nothing: leave it out"
-        )
-        yield Problem(loc="method.target_modules", msg=message, input=model.output.name)
+    message = (
+        f"the loss reads the weight of {model.output.name} alone, and an adapter on it learns nothing: leave it out"
+    )
+    yield from adapted_head.problems(prepared, message, "cut_cross_entropy false, or leave the tokens out")
     if head.dtype == "float32":
         message = (
             f"its backward pass needs hidden states and output head in half precision, and {model.output.name} is in"

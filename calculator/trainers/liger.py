@@ -20,6 +20,7 @@ from calculator.layers.liger import mlp, norms, rope
 from calculator.layers.liger.norms import MULTIPROCESSORS
 from calculator.layers.self_attention import SelfAttention, norm_after_projections, norm_each_projection
 from calculator.stack.releases import release
+from calculator.trainers import adapted_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,12 +194,12 @@ def problems(prepared: Subject) -> Iterator[Problem]:
             f"Liger's cross-entropy of {model.model_type}'s logits is not modelled in {training.trainer}: use false"
         )
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
-    head = model.output
     fused = is_patched(model, training) and not computes_logits(model, training)
     fused = fused and training.trainer not in WITHOUT_LABELS
-    if fused and prepared.module_spec(head.name, head).added:
-        message = f"Liger reads the weight of {head.name} alone, so that an adapter on it learns nothing: leave it out"
-        yield Problem(loc="method.target_modules", msg=message, input=head.name)
+    if fused:
+        name = model.output.name
+        message = f"Liger reads the weight of {name} alone, so that an adapter on it learns nothing: leave it out"
+        yield from adapted_head.problems(prepared, message, "use_liger_kernel false, or leave the tokens out")
 
 
 def assumption(model: Model, training: Training) -> Iterator[str]:

@@ -186,6 +186,7 @@ def random_request(
     if name in ("lora", "qlora"):
         share = 0.1 if method_name is None else 0.6
         method |= layer_options(random.Random(f"{seed} {number} layers"), model, method, share)
+        method |= _tokens(random.Random(f"{seed} {number} tokens"), share / 2)
     if name == "lora":
         share = 0.05 if method_name is None else 0.5
         method |= _base_in_8_bits(random.Random(f"{seed} {number} 8 bits"), share)
@@ -269,6 +270,13 @@ def _parameters(rng: random.Random, model: Model, method: dict[str, Any], share:
 def _attention_target(rng: random.Random, model: Model) -> str:
     names = {path.rpartition(".")[2] for path, module in model.paths if module.kind == "linear" and "attn" in path}
     return rng.choice(sorted(names)) if names else "q_proj"
+
+
+def _tokens(rng: random.Random, share: float) -> dict[str, Any]:
+    """Trained tokens, for a share of the requests."""
+    if rng.random() >= share:
+        return {}
+    return {"trainable_token_indices": rng.choice(([0], [1, 2, 3], list(range(17)), list(range(100, 400))))}
 
 
 def _base_in_8_bits(rng: random.Random, share: float) -> dict[str, Any]:

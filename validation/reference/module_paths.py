@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 #: Names that wrappers add to a path: PEFT's for a base layer and a saved module, and ours for an adapter's sublayer.
-WRAPPERS = re.compile(r"\.(base_layer|original_module|sublayer)(?=\.|$)")
+WRAPPERS = re.compile(r"\.((?:token_adapter\.)?base_layer|original_module|sublayer)(?=\.|$)")
 
 
 def unwrapped(path: str, root: str) -> str:

@@ -169,6 +169,8 @@ def _layers(method: LowRank) -> dict[str, Any]:
         keys["peft_layers_to_transform"] = list(method.layers_to_transform)
     if method.target_parameters:
         keys["lora_target_parameters"] = list(method.target_parameters)
+    if method.trainable_token_indices:
+        keys["peft_trainable_token_indices"] = list(method.trainable_token_indices)
     if method.layers_pattern is not None:
         keys["peft_layers_pattern"] = list(method.layers_pattern)
     if method.init_lora_weights is not True:

@@ -36,6 +36,7 @@ LAYER_KEYS = {
     "peft_layers_pattern": "layers_pattern",
     "lora_target_parameters": "target_parameters",
     "peft_init_lora_weights": "init_lora_weights",
+    "peft_trainable_token_indices": "trainable_token_indices",
 }
 
 ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2")}

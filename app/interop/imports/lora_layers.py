@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from app.interop.imports.keys import Keys
 
+#: The names of word embeddings in the families.
+TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
+
 _SETTINGS = {setting.name: setting for setting in declared(LoRA)}
 
 
@@ -52,6 +55,21 @@ def init_lora_weights(keys: Keys) -> Any:
     return _typed(keys, "init_lora_weights", True)
 
 
+def trainable_token_indices(keys: Keys) -> Any:
+    """Return the numbers of tokens: a file may have them by the name of the word embeddings."""
+    value = keys.left.get("trainable_token_indices")
+    if isinstance(value, dict) and len(value) == 1:
+        (name, tokens) = next(iter(value.items()))
+        if name.rpartition(".")[2] in TABLES:
+            keys.left["trainable_token_indices"] = tokens
+    return _typed(keys, "trainable_token_indices", None)
+
+
+def target_parameters(keys: Keys) -> Any:
+    """Return the ends of parameters' names."""
+    return _typed(keys, "target_parameters", None)
+
+
 def _typed(keys: Keys, name: str, default: Any) -> Any:
     value = keys.take(name)
     if value is None or value in ([], ""):
@@ -70,6 +88,8 @@ READERS: dict[str, Callable[[Keys], Any]] = {
     "layers_to_transform": layers_to_transform,
     "layers_pattern": layers_pattern,
     "init_lora_weights": init_lora_weights,
+    "trainable_token_indices": trainable_token_indices,
+    "target_parameters": target_parameters,
 }
 
 

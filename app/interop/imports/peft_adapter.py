@@ -127,12 +127,9 @@ def _check_trainable_tokens(keys: Keys, method: dict[str, Any]) -> None:  # noqa
     """List a table other than the word embeddings, whose name the file has."""
     targets = keys.take("target_modules")
     names = targets if isinstance(targets, list) else [targets]
-    if targets is not None and any(str(name).rpartition(".")[2] not in TABLES for name in names):
+    if targets is not None and any(str(name).rpartition(".")[2] not in lora_layers.TABLES for name in names):
         keys.miss("target_modules", targets, "only the word embeddings are modelled, which are used")
 
-
-#: The names of word embeddings in the families.
-TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 
 #: Settings that are not read by their type alone.
 READERS: dict[str, Callable[[Keys], Any]] = {

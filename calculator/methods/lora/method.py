@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.bases import QuantizationConfig, base_of
 from calculator.inputs.settings import setting
 from calculator.methods.lora.facts import FACTS
-from calculator.methods.low_rank import layer, stored
+from calculator.methods.low_rank import layer, stored, tokens
 from calculator.methods.low_rank.initialization import before_the_steps
 from calculator.methods.low_rank.method import LowRank
 from calculator.resident.module_spec import ModuleSpec
@@ -67,17 +67,20 @@ class LoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether the base is quantized, B is frozen, or parameters are adapted, which are modelled on one GPU."""
-        return self.quantizes_base or self.init_lora_weights == "mica" or bool(self.target_parameters)
+        """Whether the base is quantized, B is frozen, or parameters or tokens are trained: modelled on one GPU."""
+        others = self.target_parameters or self.trainable_token_indices
+        return self.quantizes_base or self.init_lora_weights == "mica" or bool(others)
 
     @property
     def title(self) -> str:
         """The label, with the storage of the base, or what freezes B."""
         if self.load_in_8bit:
-            return f"{self.facts.label} with load_in_8bit"
-        if self.base is not None:
-            return f"{self.facts.label} over {self.base.title}"
-        return "MiCA" if self.init_lora_weights == "mica" else self.facts.label
+            title = f"{self.facts.label} with load_in_8bit"
+        elif self.base is not None:
+            title = f"{self.facts.label} over {self.base.title}"
+        else:
+            title = "MiCA" if self.init_lora_weights == "mica" else self.facts.label
+        return tokens.titled(self, title)
 
     @property
     def label_parts(self) -> tuple[str, ...]:

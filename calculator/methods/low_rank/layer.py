@@ -11,7 +11,7 @@ from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
-from calculator.methods.low_rank import layers, parameters
+from calculator.methods.low_rank import layers, parameters, tokens
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def adapted(
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
-        return {"trained": trained}
+        return {"trained": trained, "added": tokens.rows(method, path, model, own)}
     return {"trained": trained, "added": _updates(method, path, module, own)}
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
-from calculator.methods.low_rank import layer, layers, merge, parameters
+from calculator.methods import token_rows
+from calculator.methods.low_rank import layer, layers, merge, parameters, tokens
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
 from calculator.methods.low_rank.refusals import problems
@@ -103,6 +104,13 @@ class LowRank(TargetedMethod):
         example=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
     )
     lora_bias: bool = setting(False, label="Bias of B", help="Add a trained bias to B.")
+    trainable_token_indices: tuple[int, ...] | None = setting(
+        None,
+        label="Trained tokens",
+        help="The numbers of tokens whose word embeddings are trained too. Text may have ranges: 128000-128009.",
+        example=(128_000, 128_001),
+        empty="none",
+    )
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -140,7 +148,8 @@ class LowRank(TargetedMethod):
 
     def with_layers(self, model: Model) -> Model:
         """The model with a kind for each way in which layers are adapted."""
-        return layers.with_layers(self, model)
+        model = layers.with_layers(self, model)
+        return token_rows.tied(model, tokens.INSIDE) if self.trainable_token_indices else model
 
     @property
     def differs_between_layers(self) -> bool:
@@ -158,11 +167,15 @@ class LowRank(TargetedMethod):
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The frozen module's product plus the update."""
-        return layer.forward(self, bound, x)
+        return token_rows.product(bound, x, tokens.INSIDE) if tokens.has(bound) else layer.forward(self, bound, x)
+
+    def embedding_weight(self, bound: BoundModule) -> Tensor:
+        """The table, with trained rows if it has any."""
+        return token_rows.merged(bound, tokens.INSIDE) if tokens.has(bound) else bound.own["weight"]
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
-        """The frozen rows plus the update."""
-        return layer.embedding_forward(bound, ids, rows, scale)
+        """The frozen rows plus the update; rows of a table with trained ones as they are."""
+        return rows if tokens.has(bound) else layer.embedding_forward(bound, ids, rows, scale)
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
         """The weights of experts with their updates, where they are adapted."""
@@ -208,6 +221,15 @@ class LowRank(TargetedMethod):
         """Whether it is a B that MiCA freezes."""
         return not tensor.base and tensor.name.endswith(("lora_B.weight", "lora_embedding_B"))
 
+    @property
+    def refuses_unmerged(self) -> str | None:
+        """Why serving it without merging is refused: trained tokens copy the table in each pass."""
+        return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged
+
+    def is_matmul(self, tensor: ResidentTensor) -> bool:
+        """Matrices are factors of products; rows of the embeddings are looked up."""
+        return TargetedMethod.is_matmul(self, tensor) and not tensor.name.endswith(token_rows.DELTA)
+
     def is_read(self, tensor: ResidentTensor) -> bool:
         """A and B are; an embedding's A is looked up."""
         return not tensor.name.endswith(NO_PRODUCT)
@@ -217,7 +239,7 @@ class LowRank(TargetedMethod):
         return dora_norms(added, batch)
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
-        """B·A added to the weight; merging DoRA, a bias, or into a format but bitsandbytes' 4 bits is not modelled."""
+        """B·A added to the weight; of DoRA, a bias, tokens, or a format but bitsandbytes' 4 bits it is not modelled."""
         other = module_spec.quantization is not None and not isinstance(module_spec.quantization, Quantization)
-        unknown = self.use_dora or self.lora_bias or other
+        unknown = self.use_dora or self.lora_bias or other or self.trainable_token_indices
         return None if unknown else merge.merge_step(module, module_spec)

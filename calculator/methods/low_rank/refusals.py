@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
-from calculator.methods.low_rank import initialization, layers, parameters
+from calculator.methods.low_rank import initialization, layers, parameters, tokens
 from calculator.methods.low_rank.targets import expert_problems
 from calculator.methods.targeted.refusals import listed, names_one_layer
 
@@ -44,6 +44,7 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
     yield from _singular_vectors(method, found)
     yield from _keys(method)
     yield from _layers(method, model, found)
+    yield from tokens.problems(method, model, found)
 
 
 def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import QuantStorage  # noqa: TC001  `declared` evaluates annotations
-from calculator.methods.low_rank import layer, stored
+from calculator.methods.low_rank import layer, stored, tokens
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.qlora.facts import FACTS
 from calculator.resident.module_spec import ModuleSpec
@@ -52,6 +52,16 @@ class QLoRA(LowRank):
         label="Prepare for k-bit training",
         help="Cast everything that is not in 4 bits to float32, as PEFT's function of that name does.",
     )
+
+    @property
+    def title(self) -> str:
+        """The label, and whether tokens are trained."""
+        return tokens.titled(self, self.facts.label)
+
+    @property
+    def plain_steps_only(self) -> bool:
+        """Whether tokens are trained, which is modelled on one GPU."""
+        return bool(self.trainable_token_indices)
 
     @property
     def label_parts(self) -> tuple[str, ...]:

@@ -22,7 +22,14 @@ SCALINGS = {"llama": ("default", "llama3")}
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 #: The values of settings of LoRA that torchtune's recipe has.
-OF_METHOD = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False, "rank_pattern": {}}
+OF_METHOD = {
+    "use_dora": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "lora_bias": False,
+    "rank_pattern": {},
+    "trainable_token_indices": None,
+}
 
 #: The values of settings of QLoRA that torchao's NF4 has, and why it has no others. Source: to_nf4.
 OF_NF4: dict[str, tuple[object, str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.trainers import adapted_head
 from calculator.trainers.trl import qlora, vllm
 
 if TYPE_CHECKING:
@@ -55,10 +56,9 @@ def _drops_attention(prepared: Subject) -> float:
 
 def head_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield an adapter on the output head, whose weight TRL's own head reads alone."""
-    head = prepared.model.output
-    if prepared.module_spec(head.name, head).added:
-        message = f"TRL reads the weight of {head.name} alone and refuses an adapter on it: leave it out"
-        yield Problem(loc="method.target_modules", msg=message, input=head.name)
+    name = prepared.model.output.name
+    message = f"TRL reads the weight of {name} alone and refuses an adapter on it: leave it out"
+    yield from adapted_head.problems(prepared, message, "use transformers, or leave the tokens out")
 
 
 def four_bit_problems(prepared: Subject) -> Iterator[Problem]:

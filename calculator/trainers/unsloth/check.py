@@ -21,7 +21,13 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 OTHER_PATCHES = ("gemma", "gemma2")
 
 #: What a method sets that its fused functions do not cover, or that is not modelled, with what to set instead.
-OF_METHOD = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
+OF_METHOD = {
+    "use_dora": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "lora_bias": False,
+    "trainable_token_indices": None,
+}
 
 #: The values of settings that Unsloth has, and why it has no others.
 OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {

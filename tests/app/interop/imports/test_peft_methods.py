@@ -21,6 +21,7 @@ OTHER = {
         "layers_to_transform": [3, 4],
         "layers_pattern": ["layers"],
         "init_lora_weights": "pissa",
+        "trainable_token_indices": [5, 6],
     },
     "miss": {"r": 16, "init_weights": "mini", "mini_r": 4, "bias": "all"},
     "vera": {"r": 64, "vera_dropout": 0.1, "save_projection": False},
@@ -74,6 +75,7 @@ def test_the_file_of_a_method_is_read_whole(name, tmp_path):
         ),
         ({"init_lora_weights": "pissa_niter_16"}, {"init_lora_weights": "pissa"}),
         ({"lora_bias": True}, {"lora_bias": True}),
+        ({"trainable_token_indices": {"embed_tokens": [1, 2]}}, {"trainable_token_indices": [1, 2]}),
     ],
 )
 def test_other_spellings_of_loras_settings_are_read(written, read_as, tmp_path):

@@ -1,0 +1,25 @@
+"""An output head with added parameters, of which a fused loss reads the weight alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.methods.token_rows import DELTA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.trainers.subject import Subject
+
+
+def problems(prepared: Subject, why: str, way_out: str) -> Iterator[Problem]:
+    """Yield an adapter on the head, with the reason, and trained tokens of a tied head, with the way out."""
+    head = prepared.model.output
+    added = prepared.module_spec(head.name, head).added
+    if any(each.name.endswith(DELTA) for each in added):
+        field = "token_indices" if prepared.method.name == "trainable_tokens" else "trainable_token_indices"
+        message = f"tokens of the tied {head.name} are not modelled with a loss that reads its weight: {way_out}"
+        yield Problem(loc=f"method.{field}", msg=message, input=head.name)
+    elif added:
+        yield Problem(loc="method.target_modules", msg=why, input=head.name)
