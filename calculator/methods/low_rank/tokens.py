@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from calculator.common.errors import Problem
 from calculator.methods import token_rows
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.layers.bound_module import BoundModule
-    from calculator.methods.low_rank.method import LowRank
     from calculator.resident.module_spec import Added
 
 #: What is before the names of the rows within a module.
@@ -23,13 +22,24 @@ INSIDE = "token_adapter."
 REFUSES_UNMERGED = "with trainable_token_indices the copy of the table for each token is not counted"
 
 
-def rows(method: LowRank, path: str, model: Model, own: DType) -> tuple[Added, ...]:
+class TrainsTokens(Protocol):
+    """What a method states of the tokens that it trains."""
+
+    @property
+    def trainable_token_indices(self) -> tuple[int, ...] | None:
+        """Their numbers, if there are any."""
+
+    def is_saved(self, path: str) -> bool:
+        """Return whether the module at a path is trained in full."""
+
+
+def rows(method: TrainsTokens, path: str, model: Model, own: DType) -> tuple[Added, ...]:
     """The trained rows of a module that is no target."""
     indices = method.trainable_token_indices
     return token_rows.added(path, indices, model, own, INSIDE) if indices else ()
 
 
-def titled(method: LowRank, title: str) -> str:
+def titled(method: TrainsTokens, title: str) -> str:
     """The title of a method, with what it trains besides."""
     return f"{title} with trainable_token_indices" if method.trainable_token_indices else title
 
@@ -39,7 +49,7 @@ def has(bound: BoundModule) -> bool:
     return f"{INSIDE}{token_rows.DELTA}" in bound.added
 
 
-def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
+def problems(method: TrainsTokens, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
     """Tokens that the model does not have, and word embeddings that are adapted or copied too."""
     indices = method.trainable_token_indices
     if not indices:
