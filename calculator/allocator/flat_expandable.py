@@ -301,6 +301,10 @@ class _Apart:
         """Whether requests are served from free blocks for certain."""
         return serves(self._range.free, self._range.shift, quick, needs)
 
+    def serves_all(self, sizes: Sequence[int]) -> bool:  # noqa: ARG002  as that of a pool
+        """False: it is not known which pages of free blocks are mapped."""
+        return False
+
 
 def _whole(size: int, page: int) -> int:
     return -(-size // page) * page

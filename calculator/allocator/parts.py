@@ -93,17 +93,18 @@ class ListedPart:
 class TemporaryPart(ListedPart):
     """Rows that are all allocated, and then freed: what leaves no trace if it fits for certain."""
 
-    __slots__ = ("_needs",)
+    __slots__ = ("_needs", "_requests")
 
     def __init__(self, allocated: Sequence[int], rows: Rows) -> None:
         super().__init__([*allocated, *(~row for row in allocated)], rows)
-        both = ([rows.sizes[row] for row in allocated if rows.keys[row] == large] for large in (0, 1))
-        self._needs = [Need.of_sizes(sizes) for sizes in both]
+        #: The sizes of small rows, and of large ones.
+        self._requests = [[rows.sizes[row] for row in allocated if rows.keys[row] == large] for large in (0, 1)]
+        self._needs = [*map(Need.of_sizes, self._requests)]
 
     def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a pool where they may not fit."""
         need = self._needs[large]
-        if not pool.serves(need.quick, need.needs):
+        if not pool.serves(need.quick, need.needs) and not pool.serves_all(self._requests[large]):
             super().play(large, pool, sizes, places)
 
 

@@ -38,6 +38,9 @@ class Pool(Protocol):
     def serves(self, quick: int, needs: Needs) -> bool:
         """Whether requests are served from free blocks for certain (see `FlatPool.serves`)."""
 
+    def serves_all(self, sizes: Sequence[int]) -> bool:
+        """Whether it is known that requests are served from free blocks if none is freed before the last."""
+
 
 class Item:
     """A repetition of a chunk; `quick` and `needs` are those of all gaps up to the end of its stretch."""

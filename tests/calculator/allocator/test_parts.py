@@ -7,8 +7,10 @@ import pytest
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.capacity import CappedReplays
+from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.flat_replay import FlatRun
 from calculator.allocator.out_of_memory import DeviceMemory
+from calculator.allocator.parts import Rows, TemporaryPart
 from calculator.allocator.replay import Replay
 from calculator.allocator.segments import MIB
 from calculator.devices import library_workspace
@@ -83,3 +85,28 @@ class Counted:
 
     def serves(self, *_):
         return True
+
+    def serves_all(self, _):
+        return True
+
+
+@pytest.mark.parametrize(("count", "played"), [(2, 0), (3, 6)])
+def test_temporaries_are_not_placed_where_free_blocks_serve_them_all(count, played):
+    """Two blocks of 9 units serve two requests of 9, though their sum does not say so."""
+    pool = Played(30, small=True)
+    places = [0] * 4, [0] * 4
+    FlatPool.play(pool, [0, 1, 2, 3, ~0, ~2], [9, 10, 9, 4068], places)
+    rows = Rows()
+    requested = rows.add([9] * count, str)
+    rows.keys = [0] * count
+    TemporaryPart(requested, rows).play(0, pool, rows.sizes, places)
+    assert pool.events == played
+
+
+class Played(FlatPool):
+    """A pool that counts the events it is given."""
+
+    events = 0
+
+    def play(self, events, *_):
+        self.events += len(events)
