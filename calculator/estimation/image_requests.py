@@ -134,10 +134,12 @@ def assumptions(request: Request, model: Model) -> Iterator[str]:
     image, count = processed(request, model), images.images_per_sequence
     plural = f"{count:,} images" if count > 1 else "1 image"
     tiles = f" in {image.tiles:,} tiles (one of the whole image)" if image.tiles > 1 else ""
+    least = "at least " if image.tiles > 1 else ""
+    around = f" and {least}{image.around:,} around them" if image.around else ""
     yield (
         f"Each sequence contains {plural} of {images.image_height:,} × {images.image_width:,} pixels (height × width)."
         f" The processor resizes an image to {image.height:,} × {image.width:,}: {image.rows:,} × {image.columns:,}"
-        f" patches{tiles}, {image.tokens:,} tokens and {image.around:,} around them. Images are"
+        f" patches{tiles}, {image.tokens:,} tokens{around}. Images are"
         f" {count * (image.tokens + image.around):,} of the {request.training.sequence_length:,} tokens."
         f" Source: transformers, {tower.source}."
     )

@@ -45,6 +45,7 @@ FOLDERS = (
     "granite",
     "granite_hybrid",
     "hunyuan",
+    "idefics3",
     "jais2",
     "lfm2",
     "llama",

@@ -113,6 +113,17 @@ def siglip(config: Config, path: str) -> Parts:
     )
 
 
+def idefics3_encoder(config: Config, path: str) -> Parts:
+    """Idefics3VisionTransformer and SmolVLMVisionTransformer, whose positions are computed for each image."""
+    hidden, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
+    return (
+        bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch), bias=(hidden,)),
+        embedding(f"{path}.embeddings.position_embedding", patches_of(config), hidden),
+        stack(f"{path}.encoder.layers", alike(config), lambda _kind: _layer_norms_last(config)),
+        norm(f"{path}.post_layernorm", hidden, bias=True),
+    )
+
+
 def clip(config: Config, path: str, used: int) -> Parts:
     """CLIPVisionModel, of whose layers only the first ones are `used`. The others are modules outside the stack."""
     hidden, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]

@@ -61,6 +61,25 @@ def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tupl
     return outputs[0], last_hidden_state, norms.layer_norm(context.outer(f"{path}.post_layernorm"), pooled)
 
 
+def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tensor:
+    """Idefics3VisionTransformer: (images, channels, height, width) to (images, patches, hidden_size).
+
+    The positions are computed for each image, and enable_input_require_grads sees the sum of patches and positions.
+    """
+    embeddings = f"{path}.embeddings"
+    patch_embeds = embed_patches(context, embeddings, pixel_values, is_input=False)
+    table = context.outer(f"{embeddings}.position_embedding")
+    context.set_scope(f"{embeddings}: ")
+    ids = context.tape.new(patch_embeds.shape[:2], "int64", "position_ids")
+    rows = products.embedding(ids, context.method.embedding_weight(table), table.module.out_features, "positions")
+    hidden_states = ops.add(patch_embeds, rows, "patches with positions")
+    del patch_embeds, rows, ids
+    if context.training.gradient_checkpointing and not hidden_states.edge:
+        hidden_states = context.input_requiring_grad(hidden_states, "patches with positions")
+    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
+    return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
+
+
 def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class: bool = False) -> Tensor:
     """Embed patches by a convolution, put the class token before them, and add positions."""
     embeddings = patch_embeds = embed_patches(context, path, pixel_values)

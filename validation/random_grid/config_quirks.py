@@ -173,6 +173,21 @@ def _with_tiles(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "image_grid_pinpoints": [[side, 2 * side], [side, side]]}
 
 
+def _with_tiled_siglip(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add the encoder of Idefics 3."""
+    rng = draw.rng
+    vision = {
+        "hidden_size": 2 * rng.randint(1, 9),
+        "intermediate_size": rng.randint(1, 9),
+        "num_hidden_layers": rng.randint(1, 2),
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+    }
+    outer = {"scale_factor": rng.choice([1, 2]), "use_cache": rng.random() < 0.5}
+    return {"text_config": text, "vision_config": vision, **outer, "tie_word_embeddings": rng.random() < 0.5}
+
+
 def _with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """List the layers' types, or leave them to the layers that attend."""
     kept = {key: value for key, value in config.items() if key not in ("layer_types", "block_ff_dim")}
@@ -309,6 +324,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "bamba": _bamba,
     "falcon_h1": _falcon_h1,
     "granitemoehybrid": _granite_hybrid,
+    "idefics3": _with_tiled_siglip,
     "internlm3": _same_biases,
     "iquestcoder": _without_window,
     "lfm2": _with_convolutions,
@@ -333,6 +349,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "qwen3_5_moe_text": _with_linear_attention,
     "qwen3_5_text": _with_linear_attention,
     "qwen3_next": _with_linear_attention,
+    "smolvlm": _with_tiled_siglip,
     "vit": _whole_patches,
     "whisper": _of_audio,
 }

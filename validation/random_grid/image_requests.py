@@ -98,12 +98,20 @@ def _llava_next(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision, "image_grid_pinpoints": resolutions}
 
 
+def _idefics3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    vision, factor = _encoder(rng, config), rng.choice((1, 2, 3))
+    vision["image_size"] = vision["patch_size"] * factor * rng.randint(1, 3)
+    return {"vision_config": vision, "scale_factor": factor}
+
+
 _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = {
     "gemma3": _gemma3,
+    "idefics3": _idefics3,
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen,
+    "smolvlm": _idefics3,
 }
 
 

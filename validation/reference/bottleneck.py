@@ -88,6 +88,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
     if model.config.is_encoder_decoder:
         halves = [half for name, half in model.named_modules() if name.split(".")[-1] in ("encoder", "decoder")]
         return [layer for half in halves for layer in next(m for m in half.modules() if isinstance(m, nn.ModuleList))]
-    text = getattr(getattr(model, "model", None), "language_model", model)
+    inner = getattr(model, "model", None)
+    text = getattr(inner, "language_model", getattr(inner, "text_model", model))
     lists = [module for module in text.modules() if isinstance(module, nn.ModuleList)]
     return [*next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)]

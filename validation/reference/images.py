@@ -74,6 +74,13 @@ def _of_llava_next(config: Any, image: Processed, count: int, _ids: torch.Tensor
     return {"pixel_values": pixels.view(count, image.tiles, *pixels.shape[1:])}
 
 
+def _of_idefics3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Tiles by sequences, with values that are not zero: the model leaves out tiles that are."""
+    pixels = torch.ones_like(_pixels(config, count * image.tiles), device="cpu")
+    pixels = pixels.view(ids.shape[0], -1, *pixels.shape[1:])
+    return {"pixel_values": pixels, "pixel_attention_mask": torch.ones_like(pixels[:, :, 0], dtype=torch.long)}
+
+
 def _pixels(config: Any, count: int) -> torch.Tensor:
     """Images of the tower's size."""
     vision = config.vision_config
@@ -82,8 +89,10 @@ def _pixels(config: Any, count: int) -> torch.Tensor:
 
 _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch.Tensor]]] = {
     "gemma3": _of_gemma3,
+    "idefics3": _of_idefics3,
     "llava": _of_llava,
     "llava_next": _of_llava_next,
     "qwen2_5_vl": _of_qwen,
     "qwen3_vl": _of_qwen,
+    "smolvlm": _of_idefics3,
 }

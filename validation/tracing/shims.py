@@ -27,16 +27,24 @@ FUSED: dict[str, Any] = {
 }
 
 
+def _masks_nothing(mask: Any) -> bool:
+    """Whether a mask is known to have only ones, such as that of an image's pixels. That of a text has padding."""
+    try:
+        return bool(mask.all())
+    except RuntimeError:  # its values are not known
+        return False
+
+
 def _needs_no_bidirectional_mask(mask: Any, length: int, window: int | None = None) -> bool:
-    """Whether no token is masked: none is passed, and every token is in the window."""
-    return mask is None and (window is None or length < window)
+    """Whether no token is masked: no mask is passed or it masks nothing, and every token is in the window."""
+    return (mask is None or _masks_nothing(mask)) and (window is None or length < window)
 
 
-#: Checks of tensor values, which the meta device does not have: no sequence is packed, and a mask is passed only with
-#: padding.
+#: Checks of tensor values, which the meta device does not have: no sequence is packed, and the mask of a text is passed
+#: only with padding.
 VALUE_CHECKS: dict[str, Any] = {
     f"{_MASKS}.find_packed_sequence_indices": lambda _: None,
-    f"{_MASKS}.fast_all": lambda _: False,
+    f"{_MASKS}.fast_all": _masks_nothing,
     f"{_MASKS}._ignore_bidirectional_mask_sdpa": _needs_no_bidirectional_mask,
     f"{_FLASH}._is_packed_sequence": lambda *_: False,
 }
