@@ -22,7 +22,7 @@ INSTEAD = {
     "mxfp4": "transformers trains over no experts in MXFP4 (their kernels have no backward pass): leave it out, and the"
     " figures are of the model loaded with Mxfp4Config(dequantize=True)",
     "fbgemm_fp8": "transformers does not train over FBGEMM's FP8 (is_trainable): use fp8",
-    "aqlm": "What the kernels of the package aqlm allocate is not modelled: use gptq",
+    "aqlm": "transformers 5.24 stores the output head in AQLM, too, which published checkpoints have dense: use gptq",
     "eetq": "PEFT takes EETQ's layers where the package eetq is installed, and what its kernels allocate is not"
     " modelled: use fp8, or load_in_8bit",
 }

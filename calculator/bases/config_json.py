@@ -35,26 +35,27 @@ _NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quant
 _NOT_MODELLED = "it is not modelled"
 
 #: Why each other format is refused.
-#: Sources: transformers 5.24, integrations/eetq.py; peft 0.21.2, tuners/lora/eetq.py.
+#: Sources: transformers 5.24, integrations/aqlm.py, which compares paths of modules with names of weights, and eetq.py;
+#: peft 0.21.2, tuners/lora/eetq.py.
 REFUSED = {
-    "aqlm": "what the kernels of the package aqlm allocate is not modelled",
+    "aqlm": "transformers 5.24 stores the output head in it, too, which published checkpoints have dense",
     "vptq": _NOT_TRAINABLE,
     "quanto": "PEFT has no LoRA layer for it",
     "eetq": "PEFT takes its layers where the package eetq is installed, whose kernels are not modelled",
     "higgs": _NOT_TRAINABLE,
     "fbgemm_fp8": _NOT_TRAINABLE,
-    "gguf": _NOT_MODELLED,
+    "gguf": _NOT_TRAINABLE,
     "bitnet": _NOT_TRAINABLE,
     "spqr": _NOT_TRAINABLE,
-    "quark": _NOT_MODELLED,
+    "quark": _NOT_TRAINABLE,
     "fp_quant": _NOT_MODELLED,
     "auto-round": _NOT_TRAINABLE,
-    "nvfp4": _NOT_MODELLED,
+    "nvfp4": _NOT_TRAINABLE,
     "mxfp8": _NOT_MODELLED,
-    "metal": _NOT_MODELLED,
+    "metal": _NOT_TRAINABLE,
     "fouroversix": _NOT_MODELLED,
     "sinq": _NOT_MODELLED,
-    "gemma": _NOT_MODELLED,
+    "gemma": _NOT_TRAINABLE,
 }
 
 #: Why a checkpoint in a format is refused, though a method can choose the format for another checkpoint.

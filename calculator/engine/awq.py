@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
-    from calculator.engine.tape import Tensor
 
 #: The most rows that the fused kernel multiplies, and the parts that it sums in float32.
 FUSED_ROWS, PARTS = 1024, 8
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType) -> Tensor:
-    """Dequantise and multiply, or sum the fused kernel's parts; the backward pass dequantises. Nothing is saved."""
+    """Dequantise and multiply, or sum the fused kernel's parts; the backward pass dequantises.
+
+    The stored weight is saved, and no other tensor.
+    """
     x_dtype = x.dtype
     x = ops.cast(x, compute_dtype, "input in the compute dtype")
     node = Node(x.tape, _matmul_back, (x.edge,), (module, x.shape)) if x.edge else None
@@ -36,6 +39,9 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType)
     del scratch
     if bias is not None:
         out = x.tape.new(shape, compute_dtype, "output", node)
+    if node is not None:
+        # It is resident. A checkpoint recomputes the product all the same: it packs every saved tensor.
+        node.save(Tensor(x.tape, None, (), "int32", None))
     return ops.cast(out, x_dtype, "output in the input's dtype")
 
 

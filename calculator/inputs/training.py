@@ -7,6 +7,7 @@ from typing import Literal
 from calculator.common.dtype import DType
 from calculator.common.names import LossType, OptimizerName, PackingStrategy, TrainerName
 from calculator.inputs.images import Images
+from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ZeroOptimization
 
@@ -267,7 +268,10 @@ class Training:
     )
     padding: bool = setting(False, label="Padding", help="Whether the batch has an attention mask with padding.")
     optimizer: OptimizerName = setting(
-        "adamw_torch", label="Optimizer", help="The optimizer, as named by TrainingArguments.optim."
+        "adamw_torch",
+        label="Optimizer",
+        help="The optimizer, as named by TrainingArguments.optim.",
+        instead=BY_TURNS,
     )
     optim_target_modules: tuple[str, ...] | Literal["all-linear"] | None = setting(
         None,

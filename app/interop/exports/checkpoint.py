@@ -26,14 +26,17 @@ def unquantized(request: Request) -> Iterator[NotExpressed]:
     yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)
 
 
-def unloaded(request: Request) -> Iterator[NotExpressed]:
-    """Yield a base that is quantised as the model is loaded, for which a tool's file has no key."""
+def unloaded(request: Request, keys: tuple[str, ...] = ()) -> Iterator[NotExpressed]:
+    """Yield a base that is quantised as the model is loaded, for which a tool's file has no key.
+
+    `keys`: the bases for which it has one.
+    """
     method = request.method
     weight = method.base_quantization(request.training)
     if not isinstance(method, LoRA) or weight is None or weight.of_bitsandbytes or weight.is_in_checkpoint:
         return
     assert method.quantization_config is not None
-    if stated(request.model) is None:
+    if stated(request.model) is None and method.quantization_config.quant_method not in keys:
         why = "the tool has no key for it: it loads the base in half precision"
         loc = "method.quantization_config.quant_method"
         yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)

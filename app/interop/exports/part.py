@@ -89,10 +89,10 @@ def dumped(keys: dict[str, Any]) -> str:
     return text
 
 
-def named_model(planned: Planned, key: str) -> Part:
-    """Return the key of the model: its hub id, or a folder if it has none."""
+def named_model(planned: Planned, key: str, bases: tuple[str, ...] = ()) -> Part:
+    """Return the key of the model: its hub id, or a folder if it has none. `bases`: those that the tool quantises."""
     if planned.model.id is not None:
-        not_expressed = (*unquantized(planned.request), *unloaded(planned.request))
+        not_expressed = (*unquantized(planned.request), *unloaded(planned.request, bases))
         return Part(heading="Model", keys={key: planned.model.id}, not_expressed=not_expressed)
     why = f"a model without a hub id is read from a folder: copy its config.json and weights to {FOLDER}"
     return Part(heading="Model", keys={key: FOLDER}, not_expressed=(differs("model.config", None, why),))

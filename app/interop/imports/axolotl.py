@@ -8,10 +8,12 @@ from app.interop.exports import axolotl
 from app.interop.imports import base_storage, other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
+from app.interop.imports.model_quantization import kept_base
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
+from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.methods import METHODS
 from calculator.trainers import cut_cross_entropy
 
@@ -61,8 +63,15 @@ def imported(keys: Keys, given: Any) -> Imported:
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys)
         method |= adapter
+    kept = kept_base(keys, name)
+    layers = keys.take("lisa_n_layers")
+    if layers is not None:
+        keys.miss("lisa_n_layers", layers, BY_TURNS["lisa"])
+        keys.forget(("lisa_step_interval", "lisa_layers_attribute", "lisa_layers_attr"))
     if name == "qlora":
         method |= _quantization(keys, known(model))
+    elif kept:
+        method |= kept
     elif _in_gptq(keys, name):
         method |= base_storage.but_for_stated({"quantization_config": {"quant_method": "gptq"}}, model)
     elif _in_8_bits(keys, name):

@@ -11,6 +11,7 @@ from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
+from calculator.inputs.layers_by_turns import BY_TURNS
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
@@ -108,6 +109,9 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
 
     Source: train/trainer_utils.py, _create_galore_optimizer and _create_apollo_optimizer; hparams/finetuning_args.py.
     """
+    if keys.flag("use_badam"):
+        keys.miss("use_badam", True, BY_TURNS["badam"])
+        keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
     for name, scale in (("galore", 2.0), ("apollo", 32.0)):
         if keys.flag(f"use_{name}"):
             given = {

@@ -86,3 +86,49 @@ def test_axolotl_s_key_and_a_script_s_config_are_read():
         "desc_act": False,
         "group_size": 32,
     }
+
+
+FP8 = "base_model: Qwen/Qwen3-8B\nadapter: lora\nlora_target_linear: true\nmodel_quantization_config: "
+
+
+@pytest.mark.parametrize(
+    ("file", "base"),
+    [
+        (
+            f"{FP8}FineGrainedFP8Config\nmodel_quantization_config_kwargs:\n  weight_block_size: [64, 64]\n",
+            {"quant_method": "fp8", "weight_block_size": [64, 64]},
+        ),
+        (f"{FP8}FineGrainedFP8Config\nmodel_quantization_config_kwargs:\n  dequantize: true\n", None),
+        (f"{FP8}Mxfp4Config\nmodel_quantization_config_kwargs:\n  dequantize: true\n", None),
+    ],
+)
+def test_axolotl_s_config_of_a_checkpoint_is_read(file, base):
+    found = read(file)
+    assert found.request["method"].get("quantization_config") == base
+    assert not [each for each in found.not_understood if "quantization" in each.key]
+
+
+def test_mxfp4_that_is_kept_is_not_trained():
+    (missed,) = [each for each in read(f"{FP8}Mxfp4Config\n").not_understood if "quantization" in each.key]
+    assert "dequantised" in missed.why
+
+
+def test_a_base_in_fp8_survives_axolotl():
+    base = {"quant_method": "fp8", "weight_block_size": [64, 64], "activation_scheme": "dynamic"}
+    method = {"name": "lora", "quantization_config": base, "prepare_model_for_kbit_training": False}
+    file = export(parse_request({"model": "Qwen/Qwen3-8B", "method": method}), "axolotl")
+    assert not [each for each in file.not_expressed if "quantization" in each.loc]
+    assert read(file.content).request["method"]["quantization_config"] == base
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("base_model: Qwen/Qwen3-8B\nlisa_n_layers: 4\nlisa_step_interval: 20\n", "lisa_n_layers"),
+        ("model_name_or_path: Qwen/Qwen3-8B\nfinetuning_type: full\nuse_badam: true\nbadam_mode: layer\n", "use_badam"),
+    ],
+)
+def test_layers_by_turns_are_named_with_the_reason(file, key):
+    (missed,) = [each for each in read(file).not_understood if each.key.startswith(key[:4]) or "badam" in each.key]
+    assert missed.key == key
+    assert "not modelled" in missed.why
