@@ -59,6 +59,7 @@ def _lines(answer: WholeRun) -> Iterator[str]:
             for phase in answer.phases
         ],
     )
+    yield from (f"No figures: {run_text.PHASES[each.name]}. {each.reason}" for each in answer.unanswered)
     yield ""
     yield from _time(answer)
     for title, files in (("A checkpoint", answer.files), ("The merged model", answer.merged_files)):

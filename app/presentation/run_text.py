@@ -52,7 +52,8 @@ def sentence(run: WholeRun) -> str:
     most = f"The most GPU memory is needed {_IN_SENTENCE[highest.name]}: {gib(highest.required_bytes):,.2f} GiB."
     if run.verdict is None:
         return most
-    return f"{'Every phase fits' if run.verdict is Verdict.FITS else 'Every phase runs, but one is tight'}. {most}"
+    every = "Every phase with figures" if run.unanswered else "Every phase"
+    return f"{every} {'fits' if run.verdict is Verdict.FITS else 'runs, but one is tight'}. {most}"
 
 
 def _needs(phase: RunPhase) -> str:

@@ -55,6 +55,14 @@ class RunPhase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnansweredPhase:
+    """A phase that the run has and that has no figures, and why."""
+
+    name: RunPhaseName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SavedFile:
     """A file of a checkpoint, or of the merged model."""
 
@@ -67,12 +75,14 @@ class SavedFile:
 class WholeRun:
     """The answer: every phase in order, the files of a checkpoint, the verdict and the time.
 
+    The verdict is that of `phases`; those in `unanswered` have no figures.
     `time` is None where the speed is not known, and `time_refusal` states why.
     """
 
     estimate: Estimate
     run: RunSettings
     phases: tuple[RunPhase, ...]
+    unanswered: tuple[UnansweredPhase, ...]
     files: tuple[SavedFile, ...]
     merged_files: tuple[SavedFile, ...]
     verdict: Verdict | None

@@ -70,9 +70,6 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
     if own.engine == "traced":
         yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
-    if own.device.count > 1 and own.device.sharding == "zero3":
-        message = "the phases of a run are modelled for ddp, fsdp, zero1 and zero2: use one, or the estimate for a step"
-        yield Problem(loc="device.sharding", msg=message, input=own.device.sharding)
     for name in _LIBRARIES:
         release, modelled = getattr(own.stack, name), getattr(DEFAULT_STACK, name)
         if release != modelled:
@@ -106,13 +103,10 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
     """Yield what of a trainer's own evaluation is not modelled."""
     run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
-    if trainer is None or trainer.name == "transformers":
+    if trainer is None or trainer.name == "transformers" or trainer.facts.generates:
         return
     if trainer.facts.is_interval or trainer.facts.has_own_files:
         message = f"the evaluation of {trainer.facts.label} is not modelled: use no"
-        yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
-    elif trainer.facts.generates:
-        message = f"{trainer.facts.label} generates completions to evaluate, which is not modelled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
     elif trl != DEFAULT_STACK.trl:
         message = f"the evaluation of {trainer.facts.label} is modelled for TRL {DEFAULT_STACK.trl}: leave it out"

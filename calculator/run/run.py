@@ -25,6 +25,7 @@ from calculator.run.saving import NOT_COUNTED, Saving, whole_model
 from calculator.run.sentences import ASSUMPTIONS, SAFETENSORS, host_of_evaluation, several_gpus, warnings
 from calculator.run.sharded_saving import saving_of
 from calculator.run.time import time_of
+from calculator.run.unanswered import unanswered
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.answer import Estimate
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.run.answer import Resource, RunPhaseName, SavedFile
+    from calculator.run.answer import Resource, RunPhaseName, SavedFile, UnansweredPhase
     from calculator.run.request import RunRequest
 
 #: Scalars that the Trainer does not have yet in its first step; the second only where a step has one micro-batch.
@@ -73,6 +74,7 @@ class _Run:
             estimate=self.estimate,
             run=self.run,
             phases=phases,
+            unanswered=self.unanswered,
             files=self.files,
             merged_files=self.merged_files,
             verdict=_verdict(phases),
@@ -81,6 +83,11 @@ class _Run:
             assumptions=(*ASSUMPTIONS, *several_gpus(self.device, self.run), NOT_COUNTED, *self.estimate.assumptions),
             warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
         )
+
+    @cached_property
+    def unanswered(self) -> tuple[UnansweredPhase, ...]:
+        """The phases without figures."""
+        return tuple(unanswered(self.request))
 
     @cached_property
     def files(self) -> tuple[SavedFile, ...]:
@@ -109,10 +116,12 @@ class _Run:
         return sum(each.bytes for each in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
 
     def _phases(self) -> Iterator[RunPhase]:
-        yield self._load()
+        left_out = {each.name for each in self.unanswered}
+        if "load" not in left_out:
+            yield self._load()
         yield self._first_step()
         yield self._steady_step()
-        if self.run.evaluates:
+        if self.run.evaluates and "evaluation" not in left_out:
             yield from self._evaluation()
         if self.run.saves:
             yield self._checkpoint()
@@ -162,8 +171,9 @@ class _Run:
     def _created_in_a_step(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states and the loop's numbers, of which a step creates some."""
         resident = self.resident
-        if resident.flat is not None:
-            return (*resident.flat.states, *resident.of_loop)
+        zero = resident.flat or resident.partitioned
+        if zero is not None:
+            return (*zero.states, *resident.of_loop)
         return resident.optimizer_states
 
     def _steady_step(self) -> RunPhase:

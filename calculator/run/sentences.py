@@ -46,6 +46,11 @@ OF_DEEPSPEED = (
     "Of DeepSpeed's files, the tensors are counted. Besides them, a file has some kilobytes, and more where a model has"
     " many parameters."
 )
+OF_STAGE_3 = (
+    "Under ZeRO-3, the model is given whole to DeepSpeed, which casts its adapters. If TrainingArguments exist before"
+    " from_pretrained, transformers builds it under deepspeed.zero.Init: then DeepSpeed casts no adapters, and their"
+    " weights and files stay in the data type that PEFT made them in (adapter_dtype)."
+)
 OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all shards, is not counted."
 
 
@@ -55,6 +60,8 @@ def several_gpus(device: Device, run: RunSettings) -> Iterator[str]:
         yield SEVERAL_GPUS
     if device.sharding in STAGES and run.saves and not run.save_only_model:
         yield OF_DEEPSPEED
+    if device.sharding == "zero3":
+        yield OF_STAGE_3
     if run.state_dict_type == "SHARDED_STATE_DICT":
         yield OF_SHARDS
 
@@ -77,6 +84,8 @@ WHOLE_STATE = (
     " larger is counted."
 )
 SHARDS = "torch.distributed.checkpoint copies a process's shards to the host one by one; the largest is counted."
+GATHERED_WEIGHTS = "The first process gathers the weights that it saves in host memory, one by one."
+PARTITIONS = "Every process copies its largest partition to the host (torch.save copies tensors one by one)."
 CLONES = "Every process clones the whole model to the host (clone_tensors_for_torch_save)."
 
 

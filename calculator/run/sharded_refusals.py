@@ -40,6 +40,10 @@ def _of_checkpoints(request: RunRequest) -> Iterator[Problem]:
     if run.state_dict_type == "SHARDED_STATE_DICT" and run.save_only_model:
         message = "transformers refuses it with SHARDED_STATE_DICT: use false, or FULL_STATE_DICT"
         yield Problem(loc="run.save_only_model", msg=message, input=True)
+    gathers = own.training.zero.stage3_gather_16bit_weights_on_model_save
+    if sharding == "zero3" and run.save_only_model and method.facts.trains_base and not gathers:
+        message = "stage 3 saves no model by itself: use false, or stage3_gather_16bit_weights_on_model_save"
+        yield Problem(loc="run.save_only_model", msg=message, input=True)
     if run.save_only_model:
         return
     way_out = "use run.save_only_model, or run.save_strategy no"

@@ -19,12 +19,16 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.run.answer import SavedFile
 from calculator.run.saving import Saving
-from calculator.run.sentences import CLONES, SHARDS, WHOLE_STATE
+from calculator.run.sentences import CLONES, GATHERED_WEIGHTS, PARTITIONS, SHARDS, WHOLE_STATE
 from calculator.sharding.fsdp.parameters import RANKS, is_sharded, shard_shape, stored
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from calculator.inputs.run import RunSettings
     from calculator.sharding.zero.state import FlatState
+    from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
 
 _FULL = "torch.save of tensors that are gathered on the first process"
@@ -34,6 +38,7 @@ _ZERO = "deepspeed/runtime/engine.py; the tensors in the file"
 _OWN = re.compile(r"\.(lora_\w+|modules_to_save)\b")
 DEFAULT_ADAPTER = r".\1.default"
 
+_CONSOLIDATED = "deepspeed/runtime/engine.py, _zero3_consolidated_16bit_state_dict"
 _GATHERED = "torch/distributed/_state_dict_utils.py, _gather_state_dict"
 
 
@@ -135,6 +140,64 @@ class FSDPSaving(Saving):
         return WHOLE_STATE if self._is_full else SHARDS
 
 
+class PartitionedSaving(Saving):
+    """What a run under ZeRO's stage 3 writes."""
+
+    def __init__(self, resident: ResidentState, state: PartitionedState) -> None:
+        super().__init__(resident)
+        self._state = state
+
+    @property
+    def model_files(self) -> tuple[SavedFile, ...]:
+        """Those of `save_pretrained`. A whole model has some only if DeepSpeed gathers it."""
+        gathers = self._state.zero.stage3_gather_16bit_weights_on_model_save
+        return super().model_files if gathers or not self.prepared.method.facts.trains_base else ()
+
+    @property
+    def optimizer_files(self) -> tuple[SavedFile, ...]:
+        """The partitions of all processes: of masters, which are the weights, and of states."""
+        kind = "" if self._state.dtype == "float32" else "bf16_"
+        size = zero_files.sub_groups_bytes(self._state) * self.prepared.device.count
+        name = f"global_step*/{kind}zero_pp_rank_*_mp_rank_00_optim_states.pt"
+        return (SavedFile(name=name, bytes=size, source=_ZERO),)
+
+    @property
+    def gpu_rows(self) -> tuple[Row, ...]:
+        """What every process gathers: the weights of the largest module, or at the end those that stay gathered.
+
+        Weights that stay gathered between steps are partitioned before (checkpoint_event_prologue in stage3.py).
+        """
+        if not self.model_files:
+            return ()
+        moments = map(self._gathered, (*self._state.modules, self._state.persistent))
+        return max(moments, key=lambda rows: sum(row.bytes for row in rows))
+
+    def _gathered(self, module: Iterable[Partitioned]) -> tuple[Row, ...]:
+        ranks = named(self.prepared.device.count, RANKS)
+        return tuple(
+            Row(
+                name=f"{each.key.name}: gathered",
+                count=1,
+                bytes=allocated(each.partition * ranks, ITEMSIZE[each.dtype]),
+                shape=(ranks, named(each.partition, "parameters / ranks")),
+                dtype=each.dtype,
+                source=_CONSOLIDATED,
+            )
+            for each in module
+        )
+
+    def host_bytes(self, *, optimizer: bool) -> int:
+        """The weights that the first process gathers on the host; or the copies that torch.save makes of a tensor."""
+        local = self.prepared.device.count // self.prepared.device.nodes
+        largest = self.largest_state * local if optimizer else 0
+        return max(super().host_bytes_of_model if self.model_files else 0, largest)
+
+    def host_sentence(self, *, optimizer: bool) -> str:
+        """Where this memory comes from."""
+        gathered = super().host_bytes_of_model if self.model_files else 0
+        return PARTITIONS if self.host_bytes(optimizer=optimizer) > gathered else GATHERED_WEIGHTS
+
+
 class ZeroSaving(Saving):
     """What a run under ZeRO's stages 1 and 2 writes."""
 
@@ -168,6 +231,8 @@ def saving_of(resident: ResidentState, run: RunSettings) -> Saving:
     """What a run writes."""
     if resident.flat is not None:
         return ZeroSaving(resident, resident.flat)
+    if resident.partitioned is not None:
+        return PartitionedSaving(resident, resident.partitioned)
     if resident.prepared.device.sharding == "fsdp":
         return FSDPSaving(resident, is_full=run.state_dict_type == "FULL_STATE_DICT")
     return Saving(resident)

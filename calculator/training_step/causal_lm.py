@@ -70,7 +70,6 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     loss, outputs = trainer.head(context)(context, hidden_states)
     loss = add_router_loss(context, loss)
     outputs += context.router_logits or []
-    outputs += [] if context.encoder_states is None else [context.encoder_states]
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])

@@ -120,6 +120,8 @@ def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
             accelerator.forget_groups()
             stack.enter_context(accelerator.posing_as_cuda("cpu", Streams(), "gloo"))
         training = parsed.estimate.training
+        # Under stage 3, a model that is built later is one of deepspeed.zero.Init.
+        model = build_model(parsed.estimate, torch.device("cpu")).model
         settings = TrainingArguments(
             output_dir=f"{folder}/run",
             optim=training.optimizer,
@@ -131,7 +133,6 @@ def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
             disable_tqdm=True,
             **given,
         )
-        model = build_model(parsed.estimate, torch.device("cpu")).model
         row = {name: torch.ones(TOKENS, dtype=torch.long) for name in ("input_ids", "labels")}
         Trainer(model=model, args=settings, train_dataset=[row] * sharding.count).train()
     dist.barrier()

@@ -1,4 +1,4 @@
-"""The most bytes on a GPU while the libraries shard a model, and while FSDP gathers a tensor to save it, traced.
+"""The most bytes on a GPU while libraries shard a model, and while FSDP or ZeRO-3 gathers weights to save them, traced.
 
 The model is on the host when FSDP begins, and on the GPU when DeepSpeed flattens it, which has cast it on the host.
 """
@@ -32,6 +32,8 @@ from validation.tracing.shims import emulate_cuda, patched_model_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from validation.sharding.engine import Engine
 
 
 class PeakOnMeta(TorchDispatchMode):
@@ -101,8 +103,21 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
                 engine.build()
         finally:
             gc.enable()
-        gathered = _gathered(reference.model, offloads=sharding.fsdp_config.cpu_offload) if is_fsdp else 0
-    return peak.peak_bytes, gathered
+        most = peak.peak_bytes
+        if is_fsdp:
+            return most, _gathered(reference.model, offloads=sharding.fsdp_config.cpu_offload)
+        if sharding.stage == 3:
+            adapts = not request.method.facts.trains_base
+            return most, _gathered_by_deepspeed(engine, peak, exclude_frozen_parameters=adapts)
+    return most, 0
+
+
+def _gathered_by_deepspeed(engine: Engine, peak: PeakOnMeta, **given: bool) -> int:
+    """The most bytes that gathering the weights of one module after another allocates."""
+    before = peak.peak_bytes = peak.bytes
+    with engine.running(), torch.no_grad(), peak:
+        engine.model._zero3_consolidated_16bit_state_dict(**given)
+    return peak.peak_bytes - before
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:

@@ -105,6 +105,15 @@ class RunTimeAnswer(Answer):
     )
 
 
+class UnansweredPhaseAnswer(Answer):
+    """A phase that the run has and that has no figures."""
+
+    name: RunPhaseName = described("The phase.", "evaluation")
+    reason: str = described(
+        "Why it has none.", "TRL GRPOTrainer generates completions of the evaluation set and scores them."
+    )
+
+
 class RunAnswer(Answer):
     """Every phase of a run, and the verdict on the whole."""
 
@@ -112,8 +121,12 @@ class RunAnswer(Answer):
     method: dict[str, Any] = described("The method with every setting.", {"name": "lora", "r": 16})
     run: dict[str, Any] = described("The settings of the run.", {"per_device_eval_batch_size": 8})
     phases: tuple[RunPhaseAnswer, ...] = described("The phases, in order.", [{"name": "load"}])
+    unanswered: tuple[UnansweredPhaseAnswer, ...] = described(
+        "Phases of the run without figures, which the verdict does not count; mostly empty.", [{"name": "evaluation"}]
+    )
     verdict: Verdict | None = described(
-        "The verdict on the run: the worst of its phases; null without a device and without limits.", "does_not_fit"
+        "The verdict on the run: the worst of the phases with figures; null without a device and without limits.",
+        "does_not_fit",
     )
     ended_in: RunPhaseName | None = described("The phase that ends the run; null if none does.", "evaluation")
     sentence: str = described("The verdict in words.", "The run ends in the evaluation: it needs 35.55 GiB of the GPU.")
@@ -147,6 +160,7 @@ class RunAnswer(Answer):
             "method": settings(value.estimate.method),
             "run": asdict(value.run),
             "phases": [_phase(phase) for phase in value.phases],
+            "unanswered": [{"name": each.name, "reason": each.reason} for each in value.unanswered],
             "verdict": value.verdict,
             "ended_in": ended and ended.name,
             "sentence": run_text.sentence(value),

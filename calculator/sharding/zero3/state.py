@@ -86,6 +86,19 @@ class PartitionedState:
         }
         return [own[id(each)] for each in every]
 
+    @property
+    def persistent(self) -> list[Partitioned]:
+        """Every parameter that stays gathered, those of all layers."""
+        return [each for each in self._parameters if each.persists]
+
+    @property
+    def modules(self) -> list[list[Partitioned]]:
+        """The parameters of each module, once for all of its copies."""
+        found: dict[str, dict[str, Partitioned]] = {}
+        for each in self._parameters:
+            found.setdefault(each.key.name.rpartition(".")[0], {})[each.key.name] = each
+        return [[*own.values()] for own in found.values()]
+
     def reuses_over(self, repetition: Repetition) -> int:
         """The copies of the repeated layers in which a parameter stays gathered until it is used again, at most."""
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
@@ -176,6 +189,11 @@ class PartitionedState:
             base=False,
             trained=True,
         )
+
+    @property
+    def states(self) -> tuple[ResidentTensors, ...]:
+        """The optimizer's states on the device, which its first step makes."""
+        return () if self.sizes.offloads_optimizer else (*self._states,)
 
     @cached_property
     def _states(self) -> list[ResidentTensors]:

@@ -20,6 +20,7 @@ LLAMA = {
 }
 
 FSDP = {"count": 2, "sharding": "fsdp"}
+ZERO3 = {"count": 2, "sharding": "zero3"}
 SHARDED = {"state_dict_type": "SHARDED_STATE_DICT"}
 
 
@@ -196,6 +197,35 @@ def test_labels_of_tokens_are_gathered_next_to_their_scores():
     assert evaluation.host_bytes == 20_000 * 32 * (2 * 4 + 8)
 
 
+@pytest.mark.parametrize("trainer", ["trl-grpo", "trl-rloo"])
+def test_an_evaluation_that_generates_completions_has_no_figures_and_the_other_phases_have(trainer):
+    found = answer(
+        training={"trainer": trainer, "micro_batch_size": 2},
+        run={"eval_strategy": "steps"},
+        device={"memory_bytes": 8 << 30},
+    )
+    assert [each.name for each in found.phases] == ["load", "first_step", "training_step", "checkpoint"]
+    assert [each.name for each in found.unanswered] == ["evaluation"]
+    assert "generates completions" in found.unanswered[0].reason
+    assert found.verdict is Verdict.FITS
+
+
+def test_a_run_under_zero_3_has_its_steps_and_the_partitions_of_its_checkpoint():
+    training = {"autocast": "bfloat16"}
+    found = answer(device=ZERO3, method={"name": "full"}, training=training, run={"eval_strategy": "steps"})
+    assert [each.name for each in found.phases] == ["first_step", "training_step", "checkpoint"]
+    assert [each.name for each in found.unanswered] == ["load", "evaluation"]
+    parameters = 2 * 3000 * 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 160 + 2 * 64) + 64
+    (states,) = found.files
+    assert states.bytes == 3 * 4 * parameters + 2 * 2 * 4
+    checkpoint = phase(found, "checkpoint")
+    assert checkpoint.gpu_bytes == checkpoint.resident_bytes
+    gathering = {"zero_optimization": {"stage3_gather_16bit_weights_on_model_save": True}}
+    gathered = answer(device=ZERO3, method={"name": "full"}, training={**training, "deepspeed": gathering})
+    assert gathered.files[0].name == "model.safetensors"
+    assert phase(gathered, "checkpoint").host_bytes == 2 * parameters
+
+
 def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     run = {"eval_strategy": "steps", "eval_samples": 4}
     without, gathered = (
@@ -210,7 +240,16 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
 @pytest.mark.parametrize(
     ("parts", "loc"),
     [
-        ({"device": {"count": 2, "sharding": "zero3"}, "training": {"autocast": "bfloat16"}}, "device.sharding"),
+        (
+            {
+                "device": ZERO3,
+                "method": {"name": "full"},
+                "training": {"autocast": "bfloat16"},
+                "run": {"save_only_model": True},
+            },
+            "run.save_only_model",
+        ),
+        ({"device": ZERO3, "training": {"autocast": "bfloat16", "trainer": "trl-sft"}}, "training.trainer"),
         ({"device": FSDP, "run": {"merge_and_unload": True}}, "run.merge_and_unload"),
         ({"device": FSDP, "run": {"save_only_model": True, **SHARDED}}, "run.save_only_model"),
         ({"device": FSDP, "method": {"name": "ia3"}}, "method.name"),
@@ -242,7 +281,6 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ({"stack": {"transformers": "5.0"}}, "stack.transformers"),
         ({"run": {"load_best_model_at_end": True}}, "run.load_best_model_at_end"),
         ({"run": {"predict_with_generate": True}}, "run.predict_with_generate"),
-        ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-grpo"}}, "run.eval_strategy"),
         ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft", "packing": True}}, "run.eval_strategy"),
         (
             {"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}, "stack": {"trl": "1.9"}},

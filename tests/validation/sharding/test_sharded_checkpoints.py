@@ -22,6 +22,9 @@ LLAMA = {
 }
 
 
+GATHERS = {"zero_optimization": {"stage3_gather_16bit_weights_on_model_save": True}}
+
+
 def body(sharding, method, count=2, **run):
     return {
         "model": {"config": LLAMA},
@@ -54,3 +57,11 @@ def test_deepspeed_writes_tensors_of_the_predicted_sizes(tmp_path):
     assert_equal_to_the_written_files(
         [body("zero1", {"name": "full"}), body("zero2", {"name": "lora"}, 3)], 6, tmp_path
     )
+
+
+def test_zero_3_writes_partitions_and_gathered_weights_of_the_predicted_sizes(tmp_path):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
+    gathers = body("zero3", {"name": "full"}, 3)
+    gathers["training"]["deepspeed"] = GATHERS
+    requests = [body("zero3", {"name": "full"}), body("zero3", {"name": "lora"}), gathers]
+    assert_equal_to_the_written_files(requests, 5, tmp_path)

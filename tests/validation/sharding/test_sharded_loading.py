@@ -14,3 +14,11 @@ def test_sharding_a_model_and_gathering_its_weights_have_the_recorded_peaks():
     case = json.loads((CASE_FILES / "run" / "loading.jsonl").read_text().splitlines()[1])
     body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
     assert trace_sharding(body) == (case["load_bytes"], case["gathered_bytes"])
+
+
+def test_the_weights_that_zero_3_gathers_for_a_checkpoint_have_the_recorded_peak():
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
+    recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())
+    case = next(each for each in recorded if each["request"]["device"]["sharding"] == "zero3")
+    body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
+    assert trace_sharding(body)[1] == case["gathered_bytes"]
