@@ -13,6 +13,7 @@ from app.http.problems import shortened
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD, value_of
 from app.interop.imports.pinned import pins
+from app.interop.imports.script_bases import METHODS, OF_TORCHAO
 from app.interop.imports.tasks import LOADS, trains_for
 from calculator.common.errors import refusal
 
@@ -31,9 +32,9 @@ _CODE = re.compile(
 #: The calls whose arguments describe a run. Earlier ones count where several have the same argument.
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
-    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|GPTQConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
+    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
     rf"|AutoModelForCausalLM\.from_pretrained|{'|'.join(map(re.escape, LOADS))}|get_peft_model"
-    r"|prepare_model_for_kbit_training"
+    rf"|prepare_model_for_kbit_training|{'|'.join(map(re.escape, METHODS))}|{OF_TORCHAO}"
 )
 
 
@@ -41,6 +42,8 @@ def _first(name: str) -> str | None:
     """Return the name of the first argument of a call, where it may be a text."""
     if name.endswith("from_pretrained"):
         return "model_name"
+    if name == "TorchAoConfig":
+        return "quant_type"
     return "model" if name.endswith("Trainer") else None
 
 
@@ -168,6 +171,8 @@ class _Calls(ast.NodeVisitor):
         value = value_of(argument, self.names)
         if key in _OBJECTS or (key == "model" and not isinstance(value, str)):
             return
+        if value is UNREAD and key == "quant_type":
+            return  # a call of one of torchao's classes, which is noted by itself
         if value is UNREAD:
             self.unread.setdefault(key, str(shortened(ast.unparse(argument))))
         else:

@@ -15,26 +15,13 @@ from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import reference
+from app.interop.imports.script_bases import quantized_base
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.common.names import TrainerName
-
-#: Arguments of GPTQConfig that quantise, or that choose a kernel.
-OF_QUANTISING = (
-    "backend",
-    "dataset",
-    "tokenizer",
-    "sym",
-    "damp_percent",
-    "true_sequential",
-    "use_exllama",
-    "disable_exllama",
-    "exllama_config",
-    "max_input_length",
-)
 
 #: The trainer of each class, and of each configuration class.
 CLASSES = {
@@ -138,6 +125,10 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
     adapts = "LoraConfig" in calls or any(name.endswith(".get_peft_model") for name in calls)
     if not adapts and in_8_bits:
         keys.miss("load_in_8bit", True, "8-bit weights are not trained themselves: half-precision weights are used")
+    base = quantized_base(keys, calls)
+    if not adapts and base:
+        why = "quantized weights are not trained themselves: half-precision weights are used"
+        keys.miss("quantization_config", base["quant_method"], why)
     if not adapts and not in_4_bits:
         return {"name": "full"}
     if not adapts:
@@ -155,18 +146,13 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
     }
     if in_4_bits:
         return {"name": "qlora", **method, **_quantization(keys, calls, is_unsloth=is_unsloth)}
-    if "GPTQConfig" in calls:
-        method |= _gptq(keys)
+    if base:
+        method |= {"quantization_config": base}
+    if base.get("quant_method") in ("awq", "fp8"):
+        method["prepare_model_for_kbit_training"] = _prepares(calls)
     if in_8_bits:
         method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepares(calls)}
     return {"name": "lora", **method}
-
-
-def _gptq(keys: Keys) -> dict[str, Any]:
-    """Return the base that GPTQConfig describes. Its other arguments quantise, or choose a kernel."""
-    keys.forget(OF_QUANTISING)
-    config = {"quant_method": "gptq", "bits": keys.integer("bits", 4), "desc_act": keys.flag("desc_act")}
-    return {"quantization_config": {**config, "group_size": keys.integer("group_size", 128)}}
 
 
 def _targets(keys: Keys, *, is_unsloth: bool) -> Any:

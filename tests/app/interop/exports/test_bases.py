@@ -19,6 +19,13 @@ CONFIG = {
     "intermediate_size": 128,
     "vocab_size": 128,
 }
+DYNAMIC = "dynamic"
+FLOAT8 = "Float8WeightOnlyConfig"
+SCRIPT = (
+    "quantization = {}\nmodel = AutoModelForCausalLM.from_pretrained('Qwen/Qwen2.5-0.5B', dtype='bfloat16',"
+    " quantization_config=quantization)\nmodel = get_peft_model(model, LoraConfig(r=8))\n"
+    "Trainer(model=model, args=TrainingArguments('out'))\n"
+)
 LOC = "method.quantization_config.quant_method"
 
 
@@ -132,3 +139,39 @@ def test_layers_by_turns_are_named_with_the_reason(file, key):
     (missed,) = [each for each in read(file).not_understood if each.key.startswith(key[:4]) or "badam" in each.key]
     assert missed.key == key
     assert "not modelled" in missed.why
+
+
+@pytest.mark.parametrize(
+    ("call", "base"),
+    [
+        ("AwqConfig(bits=4, group_size=64)", {"quant_method": "awq", "desc_act": False, "bits": 4, "group_size": 64}),
+        ("TorchAoConfig(quant_type=Float8WeightOnlyConfig())", {"quant_method": "torchao", "quant_type": FLOAT8}),
+        ("TorchAoConfig('int8_weight_only')", {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"}),
+        (
+            "FineGrainedFP8Config()",
+            {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
+        ),
+        ("FineGrainedFP8Config(dequantize=True)", None),
+        ("Mxfp4Config(dequantize=True)", None),
+        ("HqqConfig(nbits=2, group_size=16)", {"quant_method": "hqq", "bits": 2, "group_size": 16}),
+    ],
+)
+def test_a_script_s_config_of_the_base_is_read(call, base):
+    found = read(SCRIPT.format(call))
+    assert found.request["method"].get("quantization_config") == base
+    assert not [each for each in found.not_understood if each.key != "max_length"]
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ("TorchAoConfig(quant_type=Int4WeightOnlyConfig(group_size=128))", "weights in 8 bits"),
+        ("TorchAoConfig(Int8DynamicActivationInt8WeightConfig())", "without quantized inputs"),
+        ("Mxfp4Config()", "does not train over it"),
+        ("AqlmConfig()", "output head"),
+        ("HqqConfig(nbits=4, axis=0)", "axis 1 is used"),
+        ("0\nAutoHQQHFModel.quantize_model(model, quant_config=own(2))", "not evaluated"),
+    ],
+)
+def test_a_script_s_config_that_is_not_modelled_is_named(call, why):
+    assert any(why in each.why for each in read(SCRIPT.format(call)).not_understood)
