@@ -28,8 +28,9 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if training.attention != "sdpa":
         message = f"seq_2_seq_lm is modelled with sdpa only, not {training.attention}: use sdpa"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
-    if "float16" in (training.dtype, training.autocast):
-        message = "encoder-decoders clamp float16 states by their values, which is not modelled: use bfloat16"
+    if training.dtype == "float16":
+        message = "encoder-decoders clamp float16 states by their values, which is not modelled: use bfloat16, or "
+        message += "float32 with autocast float16 (fp16=True)"
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
     if model.config.get("pad_token_id", 0) is None:
         message = "is required to make the decoder's input from the labels: give a token's number"
