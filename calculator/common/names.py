@@ -95,6 +95,7 @@ MethodName = Literal[
     "psoft",
     "c3a",
     "unilora",
+    "lily",
     "bitfit",
 ]
 

@@ -17,6 +17,7 @@ from calculator.methods.gralora.method import GraLoRA
 from calculator.methods.hira.method import HiRA
 from calculator.methods.hra.method import HRA
 from calculator.methods.ia3.method import IA3
+from calculator.methods.lily.method import Lily
 from calculator.methods.ln_tuning.method import LNTuning
 from calculator.methods.loha.method import LoHa
 from calculator.methods.lokr.method import LoKr
@@ -72,6 +73,7 @@ Method = (
     | PSOFT
     | C3A
     | UniLoRA
+    | Lily
     | BitFit
 )
 
@@ -103,6 +105,7 @@ __all__ = [
     "GraLoRA",
     "HiRA",
     "LNTuning",
+    "Lily",
     "LoHa",
     "LoKr",
     "LoRA",

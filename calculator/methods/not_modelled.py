@@ -8,7 +8,6 @@ NOT_MODELLED: dict[str, str] = {
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
     "CPT": "its prompt and the weights of its loss are those of given tokens",
     "FROD": "its matrices come from one decomposition of the weights of all layers",
-    "LILY": "some layers share matrices, and others do not",
     "MULTITASK_PROMPT_TUNING": "its prompts depend on each sample's task",
     "OSF": "it trains the smaller singular values of each weight with projected gradients",
     "POLY": "its mixtures of adapters depend on each sample's task",

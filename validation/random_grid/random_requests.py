@@ -150,6 +150,7 @@ OPTIONS: dict[MethodName, Options] = {
         "psoft_dropout": DROPOUT,
     },
     "c3a": {"block_size": (0.95, (2, 8, 16, 32, 64, 128)), "bias": (0.2, ("all", "c3a_only"))},
+    "lily": {"r": (0.9, RANKS), "stride_A": (0.7, (2, 3)), "num_B": (0.5, (3, 4))},
     "unilora": {
         "r": (0.9, RANKS),
         "theta_d_length": (0.6, (1, 100, 4096, 100_000)),

@@ -39,6 +39,8 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
         ({"name": "psoft", "r": 600, "target_modules": ["k_proj"]}, "method.r", "512 singular values"),
         ({"name": "c3a", "block_size": 96, "target_modules": ["k_proj"]}, "method.block_size", "both sides of"),
         ({"name": "bitfit"}, "method.name", "no biases"),
+        ({"name": "lily", "num_B": 1}, "method.num_B", "2"),
+        ({"name": "lily", "target_modules": "all-linear"}, "method.target_modules", "list names (down_proj,"),
         ({"name": "vblora", "topk": 300}, "method.topk", "256 vectors"),
         (
             {"name": "vblora", "vector_length": 100, "target_modules": ["k_proj"]},
@@ -67,6 +69,20 @@ def test_the_bank_of_vb_lora_counts_once():
     found = answer("vblora", target_modules=["q_proj", "v_proj"])
     logits = 16 * 4 * 256 * (2048 * 2 + 2048 + 512) // 256
     assert found.parameters.trainable == 256 * 256 + logits
+
+
+def test_lilys_layers_share_a_in_blocks_and_b_in_all():
+    found = answer("lily", r=8, stride_A=6, num_B=3, target_modules=["q_proj", "k_proj"])
+    blocks, layers = 3, 16
+    a, b, routers = 2 * blocks * 8 * 2048, 3 * 8 * (2048 + 512), 2 * layers * 3 * 8
+    assert found.parameters.trainable == a + b + routers
+
+
+def test_lilys_file_has_every_layers_matrices():
+    """The size in PEFT's method comparison (run of 14 April 2026), but for the header of 252 tensors."""
+    method = {"r": 140, "stride_A": 14, "target_modules": ["gate_proj", "up_proj", "down_proj"]}
+    saved = answer("lily", "meta-llama/Llama-3.2-3B", **method).saved_bytes
+    assert 0 < 835_056_616 - saved < 252 * 150
 
 
 def test_only_the_loop_that_updates_adaloras_importance_keeps_it():

@@ -1,0 +1,56 @@
+"""A linear layer with an update whose B is mixed from shared matrices (peft.tuners.lily.layer.Linear)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine import products
+from calculator.engine.autograd import Node
+from calculator.methods.lily.sharing import ROUTER, A, B
+from calculator.methods.reshaping import tokens_of
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+
+
+def forward(bound: BoundModule, x: Tensor) -> Tensor:
+    """The frozen module's product plus the update."""
+    result = bound.base(x)
+    a, b, router = _matrix(bound, A), _matrix(bound, B), bound.added[ROUTER]
+    x = ops.cast(x, a.dtype, "input in the matrices' dtype")
+    hidden = products.matmul(x, a, None, a.shape[0], "A·x")
+    logits = products.matmul(hidden, router, None, router.shape[0], "router's logits")
+    probabilities = ops.softmax(logits)
+    of_experts = _mean_of_tokens(probabilities)
+    mixed = _mixed(of_experts, b, a.shape[0])
+    delta = products.matmul(hidden, ops.view(mixed, mixed.shape[::-1]), None, mixed.shape[1], "update")
+    return ops.add(result, _scaled(delta, result), "result + update")
+
+
+def _scaled(delta: Tensor, result: Tensor) -> Tensor:
+    return ops.cast(ops.scale(delta, "update, scaled"), result.dtype, "update in the output's dtype")
+
+
+def _matrix(bound: BoundModule, name: str) -> Tensor:
+    return next(tensor for own, tensor in bound.added.items() if own.startswith(f"{name}."))
+
+
+def _mean_of_tokens(probabilities: Tensor) -> Tensor:
+    """The mean over all tokens: (num_B)."""
+    number = probabilities.shape[-1]
+    flat = ops.view(probabilities, (tokens_of(probabilities), number))
+    node = Node(flat.tape, _mean_back, (flat.edge,), flat.shape) if flat.edge else None
+    return flat.tape.new((number,), flat.dtype, "mean probabilities", node)
+
+
+def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "mean probabilities: gradient"),)
+
+
+def _mixed(weights: Tensor, b: Tensor, r: int) -> Tensor:
+    """torch.einsum("e,eio->io", weights, B): (r, out_features)."""
+    number, width = weights.shape[0], b.shape[1]
+    rows, matrices = ops.view(weights, (1, 1, number)), ops.view(b, (1, number, r * width))
+    return ops.view(products.bmm(rows, matrices, (1, 1, r * width), "mixed B"), (r, width))

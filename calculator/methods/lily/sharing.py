@@ -1,0 +1,124 @@
+"""Which targets of Lily share a matrix: A in blocks of layers, B in all layers of a kind of module.
+
+Source: peft 0.21, tuners/lily/model.py, LilyModel._post_injection_hook.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from calculator.architecture.model import Layer, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.methods.targeted.method import TargetModules
+
+A, B, ROUTER = "lily_A", "lily_B", "lily_router.weight"
+
+
+class Shares(Protocol):
+    """What sharing depends on."""
+
+    @property
+    def stride_A(self) -> int:  # noqa: N802  PEFT's name
+        """The number of consecutive targets that share A."""
+
+    @property
+    def target_modules(self) -> TargetModules:
+        """The names of the targets. Which share with `all-linear` is not modelled."""
+
+    def names(self, model: Model) -> tuple[str, ...]:
+        """Return the names that targets are grouped by."""
+
+    def is_target(self, path: str, module: Module, model: Model) -> bool:
+        """Return whether a module is adapted."""
+
+
+class Group(NamedTuple):
+    """The names of a target's matrices in the whole model; None for one of its own."""
+
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A module of one layer: its whole name, and its path with `*` in place of the layer's number."""
+
+    name: str
+    path: str
+    module: Module
+
+
+def own_name(matrix: str, module: Module) -> str:
+    """The name of a matrix within its module, which says the first layer of the kind if there are several."""
+    return f"{matrix}.weight" if module.layer is None else f"{matrix}.from_layer_{module.layer}.weight"
+
+
+def targets(method: Shares, model: Model) -> list[Place]:
+    """Every target of every layer, in the model's order."""
+    return [each for each in _places(model) if method.is_target(each.path, each.module, model)]
+
+
+def groups(method: Shares, model: Model) -> dict[str, Group]:
+    """The matrices of each target by its whole name: those with the same last name and shape share them."""
+    if method.target_modules == "all-linear":
+        return {}
+    names, kinds = method.names(model), defaultdict[tuple[str, int, int], list[Place]](list)
+    for each in targets(method, model):
+        suffix = max((name for name in names if each.name.endswith(name)), key=len)
+        kinds[suffix, int(each.module.out_features), int(each.module.in_features)].append(each)
+    found: dict[str, Group] = {}
+    for alike in kinds.values():
+        b = f"{_owner(alike, model)}.{B}.weight"
+        for start in range(0, len(alike), method.stride_A):
+            block = alike[start : start + method.stride_A]
+            a = None if method.stride_A == 1 else f"{_owner(block, model)}.{A}.weight"
+            found |= {each.name: Group(a, b) for each in block}
+    return found
+
+
+def _owner(places: list[Place], model: Model) -> str:
+    """The name of the first module of those that the step runs; of the first one if it runs none."""
+    return next((each.name for each in places if not model.is_idle(each.path)), places[0].name)
+
+
+def with_sharing(method: Shares, model: Model) -> Model:
+    """The model with a kind of layer for each set of shared matrices, and with their names in `tied`."""
+    shared = groups(method, model)
+    if not shared or any(module.layer is not None for module in model.modules):
+        return model
+    parts = tuple(_split(part, shared) if isinstance(part, Stack) else part for part in model.parts)
+    split = replace(model, parts=parts)
+    tied = dict(model.tied)
+    for each in _places(split):
+        group = shared.get(each.name)
+        for matrix, name in zip((A, B), group or (), strict=False):
+            if name is not None:
+                tied[f"{each.path}.{own_name(matrix, each.module)}"] = name
+    return replace(split, tied=tied)
+
+
+def _split(stack: Stack, shared: dict[str, Group]) -> Stack:
+    kinds: dict[object, Layer] = {}
+    layers = []
+    for index, layer in enumerate(stack.layers):
+        treatment = tuple(shared.get(f"{stack.name}.{index}.{module.name}") for module in layer.modules)
+        numbered = replace(layer, modules=tuple(replace(module, layer=index) for module in layer.modules))
+        layers.append(kinds.setdefault((layer, treatment), numbered))
+    return Stack(name=stack.name, layers=tuple(layers))
+
+
+def _places(model: Model) -> Iterator[Place]:
+    for part in model.parts:
+        if not isinstance(part, Stack):
+            yield Place(part.name, part.name, part)
+            continue
+        for index, layer in enumerate(part.layers):
+            for module in layer.modules:
+                yield Place(f"{part.name}.{index}.{module.name}", f"{part.name}.*.{module.name}", module)
