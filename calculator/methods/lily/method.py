@@ -40,10 +40,18 @@ class Lily(AdaptedLinear):
 
     r: int = setting(32, label="Rank", help="The rank of the update.", minimum=1, maximum=65_536, example=64)
     stride_A: int = setting(  # noqa: N815  PEFT's name
-        1, label="Layers that share A", help="The number of consecutive layers that share one A.", minimum=1
+        1,
+        label="Layers that share A",
+        help="The number of consecutive layers that share one A.",
+        minimum=1,
+        maximum=65_536,
     )
     num_B: int = setting(  # noqa: N815  PEFT's name
-        2, label="Shared B", help="The number of matrices that B is mixed from, which all layers share.", minimum=2
+        2,
+        label="Shared B",
+        help="The number of matrices that B is mixed from, which all layers share.",
+        minimum=2,
+        maximum=65_536,
     )
     scaling: float = setting(1.0, label="Scaling", help="The update is multiplied by it; memory is the same.")
     target_modules: TargetModules = settings.target_modules()
