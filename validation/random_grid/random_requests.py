@@ -98,6 +98,7 @@ OPTIONS: dict[MethodName, Options] = {
         "block_share": (0.3, (True,)),
         "num_cayley_neumann_terms": (0.4, (2, 3, 4, 8)),
         "bias": (0.2, ("all", "oft_only")),
+        "use_cayley_neumann": (0.3, (False,)),
     },
     "road": {"variant": (0.6, ("road_2", "road_4")), "group_size": (0.8, (2, 4, 8, 16, 32))},
     "trainable_tokens": {"token_indices": (0.7, ([0], [1, 2, 3], list(range(17)), list(range(100, 400))))},

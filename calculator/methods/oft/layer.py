@@ -9,6 +9,7 @@ from calculator.engine import in_place, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.methods.reshaping import copied, permuted, tokens_of
+from calculator.methods.solving import solved
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -29,7 +30,7 @@ def forward(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _rotated(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:
-    rotations = _rotations(bound, method.num_cayley_neumann_terms)
+    rotations = _rotations(bound, method.num_cayley_neumann_terms) if method.use_cayley_neumann else _solved(bound)
     size = rotations.shape[1]
     blocks, tokens = x.shape[-1] // size, tokens_of(x)
     if method.block_share:
@@ -51,6 +52,15 @@ def _rotations(bound: BoundModule, terms: int) -> Tensor:
         if terms > 2:
             total = _higher_powers(total, skew, terms)
     return total
+
+
+def _solved(bound: BoundModule) -> Tensor:
+    """The Cayley transform (I + Q)⁻¹ (I - Q), with an identity matrix in float32."""
+    skew = _skew_symmetric(bound)
+    eye = skew.tape.scratch(skew.shape[1:], "float32", "identity matrix")
+    identities = ops.expand(eye, skew.shape)
+    rotations = solved(ops.add(identities, skew, "I + Q"), ops.subtract(identities, skew, "I - Q"))
+    return ops.cast(rotations, skew.dtype, "rotations in their entries' dtype")
 
 
 def _higher_powers(total: Tensor, skew: Tensor, terms: int) -> Tensor:

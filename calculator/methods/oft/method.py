@@ -59,13 +59,17 @@ class OFT(AdaptedLinear):
     )
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Neither or both sizes, and rotations that are solved for."""
+        """Neither or both sizes, and blocks of 1, which have no elements to train."""
         if (self.r == 0) == (self.oft_block_size == 0):
             message = "set either r or oft_block_size, and the other one to 0"
             yield Problem(loc="method.oft_block_size", msg=message, input=self.oft_block_size)
-        if not self.use_cayley_neumann:
-            message = "what torch.linalg.solve allocates is not modelled: use true"
-            yield Problem(loc="method.use_cayley_neumann", msg=message, input=False)
+            return
+        for path, module in found.items():
+            width = int(module.in_features)
+            if self._blocks(width)[1] == 1:
+                name = "oft_block_size" if self.oft_block_size else "r"
+                message = f"PEFT divides the input of {path} ({width:,}) into blocks of 1: use a divisor of it"
+                yield Problem(loc=f"method.{name}", msg=message, input=getattr(self, name))
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
         """The elements above the diagonal of each block, and their indices, which are buffers."""

@@ -8,6 +8,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
+from calculator.methods.solving import solved
 
 if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
@@ -35,7 +36,7 @@ def _rotation(method: PSOFT, weight: Tensor) -> Tensor:
     if method.use_cayley_neumann:
         return _series(skew, identity, method.num_cayley_neumann_terms)
     skew = ops.cast(skew, "float32", "Q - Qᵀ in float32")
-    return _solved(ops.subtract(identity, skew, "I - Q"), ops.add(identity, skew, "I + Q"))
+    return solved(ops.subtract(identity, skew, "I - Q"), ops.add(identity, skew, "I + Q"))
 
 
 def _skew_symmetric(weight: Tensor, r: int) -> Tensor:
@@ -64,30 +65,6 @@ def _series(skew: Tensor, identity: Tensor, terms: int) -> Tensor:
             total = _add_(total, power, doubled=True)
         total = _add_(total, _times(power, skew), doubled=False)
     return total
-
-
-def _solved(left: Tensor, right: Tensor) -> Tensor:
-    """torch.linalg.solve(I - Q, I + Q, left=False): the first matrix, its factors, the pivots and the result are saved.
-
-    Source: derivatives.yaml, _linalg_solve_ex; FunctionsManual.cpp, linalg_solve_backward.
-    """
-    tape = left.tape
-    node = Node(tape, _solved_back, (left.edge, right.edge)) if left.edge or right.edge else None
-    out = tape.new(left.shape, left.dtype, "rotation", node)
-    factors = tape.new(left.shape, left.dtype, "factors of I - Q")
-    pivots = tape.new(left.shape[:1], "int32", "pivots")
-    if node is not None:
-        for tensor in (left, factors, pivots, out):
-            node.save(tensor)
-    return out
-
-
-def _solved_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
-    of_right = grad.tape.new(grad.shape, grad.dtype, "solve: gradient of I + Q")
-    transposed = grad.tape.scratch(grad.shape, grad.dtype, "rotation, negated")
-    of_left = grad.tape.new(grad.shape, grad.dtype, "solve: gradient of I - Q")
-    del transposed
-    return of_left, of_right
 
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
