@@ -54,6 +54,14 @@ def mul_(x: Tensor) -> Tensor:
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
+def mul_by_buffer_(x: Tensor) -> Tensor:
+    """`x *= buffer`: the buffer is saved, so that checkpointing recomputes before the gradient is multiplied."""
+    node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None
+    if node is not None:
+        node.save(Tensor(x.tape, None, (), x.dtype, None))
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
 def _mul_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
 

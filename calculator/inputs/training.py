@@ -430,9 +430,13 @@ class Training:
         return DrawnRow(**{**values, **sizes, "of_samples": samples})
 
     def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None) -> "Training":
-        """The training of a trainer's model while it generates from prompts of that length, within autocast or not."""
+        """The training of a trainer's model while it generates from prompts of that length, within autocast or not.
+
+        No prompt of one token is shorter than another: they have no padding.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changes = {"gradient_checkpointing": False, "autocast": autocast, "sequence_length": prompt}
+        changes["padding"] = self.padding and prompt > 1
         return GeneratingTraining(**{**values, **changes})
 
     @property

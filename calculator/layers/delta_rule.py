@@ -17,15 +17,16 @@ from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tape
 
 #: The positions of a chunk.
 CHUNK = 64
 
 
 def chunk_gated_delta_rule(
-    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the output, (batch, sequence, value heads, value size), and the last state."""
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, *, returns_state: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the output, (batch, sequence, value heads, value size), and the last state or None."""
     dtype, length, heads = query.dtype, query.shape[1], value.shape[2]
     chunks = int(-(-length // CHUNK))
     layout = _Layout(query, heads, chunks)
@@ -50,9 +51,7 @@ def chunk_gated_delta_rule(
     query, key = _in_chunks(query, chunks), _in_chunks(key, chunks)
     k_beta, v_beta = _in_chunks(k_beta, chunks, copies=True), _in_chunks(v_beta, chunks, copies=True)
     decay = ops.view(decay, (*decay.shape[:2], chunks, CHUNK))
-    whole = query.tape.new((CHUNK, CHUNK), "bool", "mask of ones")
-    mask = query.tape.new((CHUNK, CHUNK), "bool", "mask of later positions")
-    del whole
+    mask = _later_positions(query.tape)
     cum_decay = scans.cumsum(decay, "decay, summed")
     pairwise = _pairwise(cum_decay, mask)
     square = (*cum_decay.shape, CHUNK)
@@ -78,11 +77,14 @@ def chunk_gated_delta_rule(
         decayed = ops.mul(state, _chunk(of_chunk), "state, decayed")
         state = ops.add(decayed, products.bmm(layout.chunk(key), v_new, state.shape, "update of the state"), "state")
         del decayed
+    last = state if returns_state else None
+    del state
     whole = ops.contiguous(out, "output by positions")
+    del out
     whole = ops.view(whole, (*value.shape[:2], chunks * CHUNK, value.shape[-1]))
     whole = ops.narrow(whole, (*whole.shape[:2], length, whole.shape[3]))
     shape = (whole.shape[0], length, heads, whole.shape[3])
-    return ops.cast(ops.view(whole, shape), dtype, "output in the model's dtype"), state
+    return ops.cast(ops.view(whole, shape), dtype, "output in the model's dtype"), last
 
 
 class _Layout:
@@ -144,6 +146,14 @@ def _in_chunks(x: Tensor, chunks: int, *, copies: bool = False) -> Tensor:
 
 def _copied_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "chunks: gradient by positions"),)
+
+
+def _later_positions(tape: Tape) -> Tensor:
+    """Return the mask of a chunk's later positions, made from one of ones."""
+    whole = tape.new((CHUNK, CHUNK), "bool", "mask of ones")
+    mask = tape.new((CHUNK, CHUNK), "bool", "mask of later positions")
+    del whole
+    return mask
 
 
 def _pairwise(cum_decay: Tensor, mask: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class FullLogits:
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, and the logits, which the model's output refers to."""
         head = context.hooks.module("head")
-        logits = head.after(context.bind(context.model.output)(head.before(hidden_states)))
-        logits = context.forward.logits(context, logits)
+        output = context.bind(context.model.output)
+        logits = context.forward.logits(context, head.after(output(head.before(hidden_states))))
         if context.older & {"reassigned_logits", "logits_reassigned_by_mistral"}:
             logits = float32_logits(context, logits)
         return causal_lm_loss(context, logits, self.num_items), [logits]

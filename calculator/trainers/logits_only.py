@@ -38,6 +38,5 @@ class LogitsWithoutCache(LogitsOnly):
 
 def all_logits(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the logits of every position, in place of a loss too."""
-    logits = context.bind(context.model.output)(hidden_states)
-    logits = forward_of(context.model).logits(context, logits)
+    logits = forward_of(context.model).logits(context, context.bind(context.model.output)(hidden_states))
     return logits, [logits]

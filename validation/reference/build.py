@@ -52,8 +52,9 @@ class ReferenceModel:
     root: str
 
     def wrapped_as(self, wrapper: nn.Module) -> ReferenceModel:
-        """The same model in a method's wrapper."""
-        return replace(self, model=wrapper, root=_path(wrapper, self.model) or "")
+        """The same model in a method's wrapper, which may be the one that it has."""
+        outer = _path(wrapper, self.model) or ""
+        return replace(self, model=wrapper, root=".".join(filter(None, (outer, self.root))))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter, under the name that it had before the method was applied."""

@@ -153,7 +153,6 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         return model
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=training.adapter_dtype == "float32")
     cast(wrapped, training.adapter_dtype)
-    separate_indices(wrapped)
     return wrapped
 
 
@@ -220,6 +219,7 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
         }
     for name, tokens in getattr(wrapped, "prompt_tokens", {}).items():
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
+    separate_indices(wrapped)
     return wrapped
 
 

@@ -27,8 +27,11 @@ def _rotate(context: Context, query_states: Tensor, key_states: Tensor) -> tuple
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     straight = ops.mul(ops.cast(x, "float32", f"{name}: input in float32"), cos, f"{name} · cos")
-    swapped = ops.cast(rotary.rotate_half(x), "float32", f"{name}: swapped halves in float32")
-    return ops.add(straight, ops.mul(swapped, sin, f"{name}, rotated · sin"), name)
+    return ops.add(straight, ops.mul(_swapped(x, name), sin, f"{name}, rotated · sin"), name)
+
+
+def _swapped(x: Tensor, name: str) -> Tensor:
+    return ops.cast(rotary.rotate_half(x), "float32", f"{name}: swapped halves in float32")
 
 
 ERNIE4_5 = DecoderForward(

@@ -85,15 +85,18 @@ class Gemma4Layer:
         hidden_states = norm(modules["pre_feedforward_layernorm"], hidden_states)
         feed_forward = mlp.gated if "experts" in modules else self.mlp
         hidden_states = run_sublayer(context, modules, "mlp", feed_forward, hidden_states)
+        experts_locals: tuple[Tensor, ...] = ()
         if "experts" in modules:
-            hidden_states = _with_experts(context, modules, residual, hidden_states)
+            hidden_states, experts_locals = _with_experts(context, modules, residual, hidden_states)
         hidden_states = norm(modules["post_feedforward_layernorm"], hidden_states)
         hidden_states = ops.add(residual, hidden_states, "residual after MLP")
         if own_input is not None:
             residual = hidden_states
             hidden_states = _with_own_input(context, modules, hidden_states, own_input)
             hidden_states = ops.add(residual, hidden_states, "residual after the layer's own input")
-        return in_place.mul_(hidden_states)
+        hidden_states = in_place.mul_by_buffer_(hidden_states)
+        del experts_locals
+        return hidden_states
 
 
 def _own_input(context: Context) -> Tensor | None:
@@ -113,8 +116,13 @@ def _with_own_input(context: Context, modules: LayerModules, hidden_states: Tens
     return rms_norm(modules["post_per_layer_input_norm"], projected)
 
 
-def _with_experts(context: Context, modules: LayerModules, residual: Tensor, mlp_output: Tensor) -> Tensor:
-    """Add the experts' output to the MLP's, each after a norm. The experts read what the MLP's norm reads."""
+def _with_experts(
+    context: Context, modules: LayerModules, residual: Tensor, mlp_output: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Add the experts' output to the MLP's, each after a norm. The experts read what the MLP's norm reads.
+
+    Returns the sum, and what the layer's local variables refer to until it returns.
+    """
     of_mlp = rms_norm(modules["post_feedforward_layernorm_1"], mlp_output)
     flat = ops.view(residual, (residual.shape[0] * residual.shape[1], residual.shape[2]))
     context.attn_weights, weights, indices = _router(context, modules, flat)
@@ -122,7 +130,7 @@ def _with_experts(context: Context, modules: LayerModules, residual: Tensor, mlp
     routed = experts(context, modules["experts"], routed, indices, weights)
     routed = ops.view(routed, residual.shape)
     routed = rms_norm(modules["post_feedforward_layernorm_2"], routed)
-    return ops.add(of_mlp, routed, "MLP + experts")
+    return ops.add(of_mlp, routed, "MLP + experts"), (of_mlp, flat, weights, indices, routed)
 
 
 def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -177,12 +177,12 @@ def _delta_net(
         beta = ops.unary(projected.b, "beta", saves="result")
         g = _decay(modules["linear_attn"], projected.a)
         packaged = "fla" in (context.training.kernels or ())
-        state: Tensor | None
+        cached = context.cache is not None
         if packaged:
-            cached, block = context.cache is not None, context.kernels.delta_rule_block
+            block = context.kernels.delta_rule_block
             out, state = fla.chunk_gated_delta_rule((query, key, value, g, beta), returns_state=cached, block=block)
         else:
-            out, state = chunk_gated_delta_rule(query, key, value, g, beta)
+            out, state = chunk_gated_delta_rule(query, key, value, g, beta, returns_state=cached)
         if context.cache is not None and state is not None:
             context.cache.update_recurrent_state(state)
         by_heads = out.dtype == "float32" and not (values == 1 and (batch == 1 or length % CHUNK == 0))

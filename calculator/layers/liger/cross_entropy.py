@@ -28,8 +28,8 @@ class CrossEntropyOfLogits:
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, and the logits, which the model's output refers to."""
         head = context.hooks.module("head")
-        logits = head.after(context.bind(context.model.output)(head.before(hidden_states)))
-        logits = context.forward.logits(context, logits)
+        output = context.bind(context.model.output)
+        logits = context.forward.logits(context, head.after(output(head.before(hidden_states))))
         in_float32 = float32_logits(context, logits)
         shifted, labels = shifted_labels(context, *logits.shape[:2])
         rows = named(logits.shape[0] * logits.shape[1], "B × S")

@@ -32,10 +32,14 @@ _STATISTICS = ("maximum", "sum of exp", "sum of x · exp", "sum of exp²", "sum 
 
 
 class _Tiles(NamedTuple):
-    """The tiles of a call: their dtype, the head's, and the sizes of up to three chunks of tokens and of the head."""
+    """The tiles of a call: their dtype, the head's, and the sizes of up to three chunks of tokens and of the head.
+
+    `bias_dtype` is that of the head's bias, or of the tiles without one.
+    """
 
     dtype: DType
     weight_dtype: DType
+    bias_dtype: DType
     width: int
     tokens: tuple[int, ...]
     rows: tuple[int, ...]
@@ -84,7 +88,7 @@ def _log_probs(
     """hidden: (N, hidden_size); weight: (vocab_size, hidden_size); returns tensors of N elements."""
     tape, shape = hidden.tape, hidden.shape[:1]
     statistics = [tape.new(shape, "float32", name) for name in _STATISTICS]
-    tiles = _tiles(hidden, weight)
+    tiles = _tiles(hidden, weight, bias)
     buffer = _buffer(tape, tiles)
     for tokens in tiles.tokens:
         chunk = _copy(tape, hidden.dtype, tiles.dtype, (tokens, tiles.width), "tokens")
@@ -139,6 +143,7 @@ def _log_probs_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | Non
         chunk = _copy(tape, hidden.dtype, tiles.dtype, (tokens, tiles.width), "tokens")
         for rows in tiles.rows:
             weight = _copy(tape, tiles.weight_dtype, tiles.dtype, (rows, tiles.width), "head")
+            _copy(tape, tiles.bias_dtype, tiles.dtype, (rows,), "bias")
     cast = [
         ops.cast(total, edge[3], f"{name}: gradient") if total is not None and edge else None
         for total, (edge, name) in zip(sums, parts, strict=True)
@@ -155,11 +160,13 @@ def _sum(tape: Tape, shape: Shape, term: str, name: str) -> Tensor:
     return out
 
 
-def _tiles(hidden: Tensor, weight: Tensor) -> _Tiles:
+def _tiles(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> _Tiles:
     region = hidden.tape.autocast
+    dtype = hidden.dtype if region is None else region.dtype
     return _Tiles(
-        dtype=hidden.dtype if region is None else region.dtype,
+        dtype=dtype,
         weight_dtype=weight.dtype,
+        bias_dtype=dtype if bias is None else bias.dtype,
         width=hidden.shape[1],
         tokens=_chunks(hidden.shape[0], TOKEN_CHUNK_SIZE),
         rows=_chunks(weight.shape[0], VOCAB_CHUNK_SIZE),

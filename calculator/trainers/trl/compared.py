@@ -33,9 +33,7 @@ def compared(prepared: Subject) -> Compared | None:
 
 
 def copies_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield why PEFT refuses a copy of the adapters."""
-    if compared(prepared) != "adapter copies":
-        return
+    """Yield why PEFT refuses a reference that is a copy of the adapters."""
     sharding = prepared.device.sharding
     if sharding not in ("none", "ddp"):
         message = f"a reference that is a copy of the adapters is not modelled under {sharding}: use float32"

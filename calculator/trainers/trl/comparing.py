@@ -25,7 +25,7 @@ class ComparingTrainer(TrlTrainer):
         """Yield what the trainer refuses, and what of it is not modelled."""
         yield from TrlTrainer.problems(self, prepared)
         yield from check.head_problems(prepared)
-        yield from copies_problems(prepared)
+        yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the reference is."""

@@ -59,7 +59,7 @@ def model_and_config(
         if config is None or method.quantizes_base or training.adapter_dtype == "float32":
             return reference, config
         with device:
-            wrapped = methods.get_peft_model(model, config)
+            wrapped = methods.get_peft_model(model, config, autocast_adapter_dtype=False)
         methods.cast(wrapped, training.adapter_dtype)
     return reference.wrapped_as(wrapped), None
 
