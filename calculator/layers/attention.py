@@ -308,4 +308,5 @@ def weigh_values(context: Context, attn_weights: Tensor, value: Tensor) -> Tenso
     value = expand_single_head(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
     out = products.bmm(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
+    del attn_weights, value
     return by_positions(out, "attention output, transposed")
