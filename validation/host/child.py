@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.trainer_pt_utils import EvalLoopContainer
 
-_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident() -> dict[str, int]:
@@ -49,7 +49,7 @@ def main(case: dict[str, Any], tiny: str) -> None:
     load(tiny, "float32")
     gather(3, (2, 4, 8), 2)
     gc.collect()
-    _CLEAR_REFS.write_text("5")
+    CLEAR_REFS.write_text("5")
     before = resident()
     kept = load(**case["load"]) if "load" in case else gather(**case["gather"])
     after = resident()

@@ -4,10 +4,14 @@ python -m validation checkpoints REQUEST.json ...
 
 The real Trainer takes one step under FSDP2 or DeepSpeed. Of DeepSpeed's files, which have its own state in them too,
 the tensors are compared.
+
+With --host, the growth of the resident sets is compared too. What a GPU would have is in them: under FSDP and
+ZeRO-3, the first process gathers tensors besides. Only of large models is the growth more than what Python allocates.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -28,6 +32,7 @@ from transformers import Trainer, TrainingArguments
 from calculator.inputs.sharding import parse_sharding
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
+from validation.host.child import CLEAR_REFS, resident
 from validation.reference.build import build_model
 from validation.reference.trainers.meta_device import CAPABILITIES
 from validation.sharding.launch import arguments as distributing
@@ -36,9 +41,15 @@ from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from calculator.run.answer import SavedFile
+    from calculator.run.answer import SavedFile, WholeRun
+
+#: The largest error of host memory that passes.
+MOST_HOST = 0.03
+
+#: glibc returns freed memory of this size and above to the system, so that what is freed before is not used again.
+RETURNS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "10000000"}
 
 #: The tokens of the only row of the data set.
 TOKENS = 8
@@ -46,6 +57,7 @@ TOKENS = 8
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument("--host", action="store_true", help="compare the host memory of saving, of large models")
     parser.add_argument("requests", nargs="+", help="files of run requests with device.count and device.sharding")
 
 
@@ -56,13 +68,45 @@ def run(args: argparse.Namespace) -> int:
     differ = False
     for name in args.requests:
         body = json.loads(Path(name).read_text(encoding="utf-8"))
-        predicted = whole_run(parse_run(body)).files
+        answer = whole_run(parse_run(body))
+        predicted = answer.files
         with TemporaryDirectory() as folder:
-            _train(body, folder)
+            _train(body, folder, measures=args.host)
+            if args.host:
+                expected, grown = on_host(answer, body["device"]), _grown(folder, body["device"])
+                differ = differ or abs(expected / grown - 1) > MOST_HOST
+                print(f"{name}: host: predicted {expected:,}, measured {grown:,}, error {expected / grown - 1:+.2%}")
             for file, written in compared(predicted, Path(folder, "run", "checkpoint-1")):
                 differ = differ or file.bytes != written
                 print(f"{name}: {file.name}: predicted {file.bytes:,}, written {written:,}")
     return int(differ)
+
+
+def on_host(answer: WholeRun, device: dict[str, Any]) -> int:
+    """The bytes that saving adds to the processes that write, on a CPU; under FSDP and ZeRO-3, to the first one."""
+    saved = next(each for each in answer.phases if each.name == "checkpoint")
+    gathers = device["sharding"] in ("fsdp", "zero3")
+    return saved.host_bytes + (saved.gpu_bytes - saved.resident_bytes if gathers else 0)
+
+
+def _grown(folder: str, device: dict[str, Any]) -> int:
+    """The bytes by which these processes grew at most."""
+    ranks = range(device["count"] if device["sharding"] in ("zero1", "zero2") else 1)
+    return sum(int(Path(folder, f"grown-{rank}").read_text(encoding="utf-8")) for rank in ranks)
+
+
+def _measured(save: Callable[..., None], file: Path) -> Callable[..., None]:
+    """Save a checkpoint, and write the most bytes by which the process grew to a file."""
+
+    def run(*args: Any, **kwargs: Any) -> None:
+        gc.collect()
+        dist.barrier()
+        CLEAR_REFS.write_text("5", encoding="utf-8")
+        before = resident()["VmRSS"]
+        save(*args, **kwargs)
+        file.write_text(str(resident()["VmHWM"] - before), encoding="utf-8")
+
+    return run
 
 
 def compared(predicted: Iterable[SavedFile], folder: Path) -> list[tuple[SavedFile, int]]:
@@ -79,9 +123,11 @@ def _bytes(path: Path) -> int:
         return sum(each.file_size for each in archive.infolist() if "/data/" in each.filename)
 
 
-def _train(body: dict[str, Any], folder: str) -> None:
+def _train(body: dict[str, Any], folder: str, *, measures: bool = False) -> None:
     """Train for a step in as many processes as there are GPUs, and save."""
-    context, count = multiprocessing.get_context("fork"), body["device"]["count"]
+    os.environ |= RETURNS_MEMORY if measures else {}
+    context: Any = multiprocessing.get_context("spawn" if measures else "fork")
+    count = body["device"]["count"]
     processes = [context.Process(target=_run_rank, args=(body, rank, folder)) for rank in range(count)]
     for process in processes:
         process.start()
@@ -92,6 +138,8 @@ def _train(body: dict[str, Any], folder: str) -> None:
 
 
 def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
+    silence_libraries()
+    torch.set_num_threads(1)
     parsed, device = parse_run(body), body["device"]
     sharding = parse_sharding({name: body[name] for name in body if name != "run"}, device["sharding"], device["count"])
     os.environ |= {
@@ -134,6 +182,9 @@ def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
             **given,
         )
         row = {name: torch.ones(TOKENS, dtype=torch.long) for name in ("input_ids", "labels")}
-        Trainer(model=model, args=settings, train_dataset=[row] * sharding.count).train()
+        trainer = Trainer(model=model, args=settings, train_dataset=[row] * sharding.count)
+        measured = _measured(trainer._save_checkpoint, Path(folder, f"grown-{rank}"))
+        stack.enter_context(mock.patch.object(trainer, "_save_checkpoint", measured))
+        trainer.train()
     dist.barrier()
     dist.destroy_process_group()

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
+from calculator.run.request import parse_run
+from calculator.run.run import whole_run
 from tests.paths import ROOT
+from validation.sharding.checkpoints import on_host
 
 pytestmark = [pytest.mark.trace]
 
@@ -65,3 +68,11 @@ def test_zero_3_writes_partitions_and_gathered_weights_of_the_predicted_sizes(tm
     gathers["training"]["deepspeed"] = GATHERS
     requests = [body("zero3", {"name": "full"}), body("zero3", {"name": "lora"}), gathers]
     assert_equal_to_the_written_files(requests, 5, tmp_path)
+
+
+@pytest.mark.parametrize(("sharding", "gathered"), [("fsdp", 3000 * 64 * 4), ("zero2", 0)])
+def test_what_a_gpu_gathers_is_on_the_host_where_the_host_is_the_gpu(sharding, gathered):
+    request = body(sharding, {"name": "full"})
+    answer = whole_run(parse_run(request))
+    saved = next(each for each in answer.phases if each.name == "checkpoint")
+    assert on_host(answer, request["device"]) == saved.host_bytes + gathered
