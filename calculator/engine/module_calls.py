@@ -7,12 +7,15 @@ Source: deepspeed/runtime/zero/parameter_offload.py, _register_deepspeed_module.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import Mark
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.autograd import Node
@@ -27,6 +30,11 @@ PINNED = "pinned: "
 UNPINNED = "unpinned: "
 KEPT = "kept: "
 EXTERNAL = "external: "
+LEAF = "leaf: "
+
+#: The mark where a pass without a graph begins, with what runs in it, and the one where it ends.
+NO_GRAPH = "pass without a graph: "
+NO_GRAPH_ENDS = "pass without a graph ends"
 
 
 class NamedParameter(Tensor):
@@ -40,18 +48,47 @@ class NamedParameter(Tensor):
 
 
 class Pinned(Tensor):
-    """A trained parameter that a recomputation saved: it keeps alive what the parameter was then, until it is used."""
+    """An alias or a view of a parameter: it keeps alive what the parameter was when it was made."""
 
-    __slots__ = ("label",)
+    __slots__ = ("label", "parameter")
 
     def __init__(self, parameter: NamedParameter) -> None:
         tape = parameter.tape
         super().__init__(tape, None, parameter.shape, parameter.dtype, None)
+        self.parameter = parameter
         self.label = f"{len(tape.marks)} {parameter.name}"
         tape.mark(f"{PINNED}{self.label}")
 
     def __del__(self) -> None:
         self.tape.mark(f"{UNPINNED}{self.label}")
+
+    def detach(self) -> Pinned:
+        """The same without a gradient."""
+        return Pinned(self.parameter)
+
+
+def transposed(parameter: Tensor) -> Tensor:
+    """Return a transposed view of a parameter, with the parameter's shape. It keeps alive what was gathered."""
+    if not isinstance(parameter, NamedParameter):
+        return parameter
+    view = Pinned(parameter)
+    view.edge = parameter.edge
+    return view
+
+
+@contextmanager
+def leaf(path: str, tape: Tape) -> Iterator[None]:
+    """Mark no calls inside a module, whose parameters and those of all modules in it are gathered together.
+
+    Source: deepspeed/runtime/zero/leaf_module_config.py, DEFAULT_LEAF_MODULE_CLASSES.
+    """
+    outer, tape.in_leaf = tape.in_leaf, True
+    if tape.calls_modules:
+        tape.mark(f"{LEAF}{path}")
+    try:
+        yield
+    finally:
+        tape.in_leaf = outer
 
 
 def saved_copy(tensor: Tensor) -> Tensor:
@@ -67,20 +104,24 @@ def kept(name: str, x: Tensor) -> None:
 
     Source: bitsandbytes/autograd/_functions.py, MatMul4Bit.forward, which sets an attribute of its context.
     """
-    if x.tape.calls_modules and x.edge is not None:
+    if x.tape.calls_modules and x.tape.grad_enabled and x.edge is not None:
         x.tape.mark(f"{KEPT}{name}")
 
 
 def begin(tape: Tape, path: str) -> None:
     """Begin the call of a module whose arguments have names: nothing runs once their gradients are complete."""
-    if tape.calls_modules:
+    if _marks(tape):
         tape.mark(f"{BEFORE_FORWARD}{path}")
+
+
+def _marks(tape: Tape) -> bool:
+    return tape.calls_modules and not tape.in_leaf
 
 
 def enter(path: str, x: Tensor) -> Tensor:
     """Begin the call of a module with a positional argument; return what it receives."""
     tape = x.tape
-    if not tape.calls_modules:
+    if not _marks(tape):
         return x
     tape.mark(f"{BEFORE_FORWARD}{path}")
     if x.edge is None:
@@ -97,7 +138,7 @@ def leave(path: str, x: Tensor) -> Tensor:
 def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:
     """End the call of a module; return its outputs."""
     tape = outputs[0].tape
-    if not tape.calls_modules:
+    if not _marks(tape):
         return [*outputs]
     tape.mark(f"{AFTER_FORWARD}{path}")
     return [x if x.edge is None else _alias(x, Mark(tape, _before_backward, (x.edge,), path)) for x in outputs]
@@ -114,7 +155,7 @@ def external(path: str, parameter: Tensor) -> None:
 
 def passed(tape: Tape, path: str) -> None:
     """Call a module that runs without a graph, or that changes nothing."""
-    if tape.calls_modules:
+    if _marks(tape):
         tape.mark(f"{BEFORE_FORWARD}{path}")
         tape.mark(f"{AFTER_FORWARD}{path}")
 

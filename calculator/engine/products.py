@@ -23,6 +23,11 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
     """
     if x.tape.calls_modules:
         return _linear_of_stage_3(x, weight, bias, out_features, name)
+    return addmm(x, weight, bias, out_features, name)
+
+
+def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
+    """The same product by an operation that DeepSpeed's stage 3 leaves as it is: Conv1D's."""
     autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
     if autocast is not None:
         bias = None if bias is None else autocast.cached_cast(bias, "bias")

@@ -66,6 +66,7 @@ class Tape:
         "folds_loops",
         "grad_enabled",
         "hooks",
+        "in_leaf",
         "loops",
         "marked_rows",
         "marks",
@@ -99,6 +100,8 @@ class Tape:
         self.autocast: Autocast | None = None
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 does (module_calls.py).
         self.calls_modules = False
+        #: Whether a module runs inside of which no calls are marked.
+        self.in_leaf = False
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.

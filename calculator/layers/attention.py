@@ -13,6 +13,7 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.engine import autocast, products
 from calculator.engine import operations as ops
 from calculator.engine.layout import by_positions, mergeable
+from calculator.layers.dropout import dropout
 from calculator.layers.kernels import Samples, efficient, flash
 from calculator.layers.math_attention import math_attention
 
@@ -297,6 +298,12 @@ def float32_scores(query: Tensor, key: Tensor) -> Tensor:
 def drop_and_weigh(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
     """Apply dropout to the probabilities and weigh values by them: (batch, heads, sequence, head_dim)."""
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    return weigh_values(context, attn_weights, value)
+
+
+def drop_in_module_and_weigh(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+    """The same where the dropout is a module."""
+    attn_weights = dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
     return weigh_values(context, attn_weights, value)
 
 

@@ -70,9 +70,9 @@ class Parameters:
         return parameter
 
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
-        if trained and not self.graph:
+        if trained and not self.graph and not self.tape.calls_modules:
             return LeafTensor(self.tape, None, shape, dtype, AccumulateGrad(self.tape, name))
-        if not trained or not self.tape.trains:
+        if not trained or not self.tape.trains or not self.graph:
             return self.plain(name, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
         leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
@@ -132,6 +132,8 @@ class BoundModule:
 
     def _dense(self, x: Tensor) -> Tensor:
         weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features
+        if self.module.kind == "conv1d":
+            return products.addmm(x, weight, bias, width, "output")
         if not self.module.separate_bias:
             return products.matmul(x, weight, bias, width, "output")
         product = products.matmul(x, ops.view(weight, weight.shape), None, width, "output")

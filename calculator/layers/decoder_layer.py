@@ -33,11 +33,20 @@ _LLAMA_ATTENTION = SelfAttention()
 
 
 def run_sublayer(
-    context: Context, modules: LayerModules, name: Literal["attention", "mlp"], sublayer: Sublayer, x: Tensor
+    context: Context,
+    modules: LayerModules,
+    name: Literal["attention", "mlp"],
+    sublayer: Sublayer,
+    x: Tensor,
+    *,
+    positional: bool = False,
 ) -> Tensor:
-    """Run a sublayer and what the method adds after it. The sublayer's input stays alive meanwhile."""
+    """Run a sublayer and what the method adds after it. The sublayer's input stays alive meanwhile.
+
+    `positional`: whether attention is called with its input as a positional argument, as the MLP is.
+    """
     path = f"{modules.prefix}{name}"
-    if name == "mlp":
+    if positional or name == "mlp":
         x = enter(path, x)
     else:
         begin(x.tape, path)

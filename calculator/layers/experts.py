@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import transposed
 from calculator.layers.activation import activation
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _biases(own: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
 
 def _product(own: Weights, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Multiply every row with its expert's matrix, and add its bias in place."""
-    weight = own[name]
+    weight = transposed(own[name])
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
     out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)
     return out if biases is None else in_place.add_(out, biases)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers.decoder_forward import embed
+from calculator.layers.dropout import dropout as dropped
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -18,11 +20,11 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
     `given`: whether the layers receive the position_ids.
     """
     position_ids = context.position_ids(inputs_embeds.shape[1])
-    position_embeds = embed(context, position_ids, table)
+    position_embeds = leave(table, embed(context, enter(table, position_ids), table))
     context.position_tables = (position_ids,) if given else ()
     context.decoder_locals += [position_ids, position_embeds]
     hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")
-    return ops.dropout(hidden_states, context.config[dropout], "words + positions, dropped")
+    return dropped(hidden_states, context.config[dropout], "words + positions, dropped")
 
 
 def position_ids(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:

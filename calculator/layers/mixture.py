@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import leaf
 from calculator.layers import mlp, routers
 from calculator.layers.experts import experts, gated
 
@@ -36,8 +37,18 @@ class Mixture:
 
     activate: Gate = gated
 
+    #: Whether DeepSpeed's stage 3 gathers all of it together.
+    is_leaf: bool = False
+
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
+        if not self.is_leaf:
+            return self.mixed(context, modules, x)
+        with leaf(f"{modules.prefix}mlp", x.tape):
+            return self.mixed(context, modules, x)
+
+    def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        """Run the router and the experts: (batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
         hidden_states = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers.activation import activation
+from calculator.layers.dropout import dropout as dropped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,6 @@ def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None
         hidden_states = modules[down](hidden_states)
         if dropout is None:
             return hidden_states
-        return ops.dropout(hidden_states, context.config[dropout], "MLP, dropped")
+        return dropped(hidden_states, context.config[dropout], "MLP, dropped")
 
     return run

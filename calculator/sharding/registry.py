@@ -11,7 +11,7 @@ from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.shards import FSDPShards
 from calculator.sharding.shards import Shards
 from calculator.sharding.zero.hooks import stage_1, stage_2
-from calculator.sharding.zero3.hooks import PartitionedHooks
+from calculator.sharding.zero3.hooks import stage_3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ SHARDS: dict[ShardingName, type[Shards]] = {"fsdp": FSDPShards}
 HOOKS: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {
     "zero1": stage_1,
     "zero2": stage_2,
-    "zero3": PartitionedHooks,
+    "zero3": stage_3,
     "fsdp": MicroBatch,
 }
 

@@ -11,6 +11,7 @@ from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
 from validation.sharding.fsdp import meshes_of
+from validation.sharding.host_reads import HostReads
 from validation.sharding.launch import arguments, launched
 from validation.sharding.process_group import one_rank_of
 from validation.sharding.refusals import check
@@ -54,7 +55,7 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         stack.enter_context(accelerate_on_meta())
         stack.enter_context(launched(sharding, rank, streams))
         folder = stack.enter_context(TemporaryDirectory())
-        with meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
+        with HostReads(), meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
             run = build_run(replace(recipe, distribution=arguments(training, sharding)), folder)
         engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
         stack.enter_context(patched_model_code())

@@ -41,7 +41,7 @@ class TrainerStep:
         track_model(self.tracker, self.reference)
         if self.frozen is not None:
             for name, tensor in (*self.frozen.named_parameters(), *self.frozen.named_buffers()):
-                shard = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+                shard = getattr(tensor, "ds_tensor", getattr(tensor, "_local_tensor", tensor))  # DeepSpeed's, DTensor's
                 self.tracker.track_external(f"ref_model.{name}", shard, "base_weights")
         self._before(self.trainer, "get_batch_samples", self._begin_step)
         self._before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))

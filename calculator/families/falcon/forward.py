@@ -27,7 +27,9 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     two = "ln_attn" in modules
     attention_layernorm_out = norms.layer_norm(modules["ln_attn" if two else "input_layernorm"], hidden_states)
     mlp_layernorm_out = norms.layer_norm(modules["ln_mlp"], hidden_states) if two else attention_layernorm_out
-    attention_output = run_sublayer(context, modules, "attention", self_attention, attention_layernorm_out)
+    attention_output = run_sublayer(
+        context, modules, "attention", self_attention, attention_layernorm_out, positional=True
+    )
     if "post_attention_layernorm" in modules:
         residual = _dropped_and_added(attention_output, residual, config["attention_dropout"], "after attention")
         mlp_layernorm_out = norms.layer_norm(modules["post_attention_layernorm"], residual)

@@ -12,6 +12,7 @@ from calculator.engine.layout import mergeable
 from calculator.layers import attention, learned_positions, mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.decoder_layer import run_sublayer
+from calculator.layers.dropout import dropout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ class Block:
         """(batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
-        attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states)
+        attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states, positional=True)
         hidden_states = ops.add(attn_output, residual, "residual after attention")
         residual = hidden_states
         hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
@@ -50,7 +51,7 @@ def _attention(project: Projection, context: Context, modules: LayerModules, hid
     key_states, value_states = context.update_cache(key_states, value_states)
     attn_output = attention.attend(context, query_states, key_states, value_states, _eager(context))
     attn_output = modules["attn.c_proj"](attn_output)
-    return ops.dropout(attn_output, context.config["resid_pdrop"], "attention, dropped")
+    return dropout(attn_output, context.config["resid_pdrop"], "attention, dropped")
 
 
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
@@ -88,7 +89,7 @@ _not_upcast = partial(attention.eager, upcast=False)
 def _upcast_and_reordered(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     probabilities = ops.softmax(attention.add_mask(context, _upcast_scores(query, key)), "float32")
     probabilities = ops.cast(probabilities, value.dtype, "probabilities")
-    return attention.drop_and_weigh(context, probabilities, value)
+    return attention.drop_in_module_and_weigh(context, probabilities, value)
 
 
 def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:

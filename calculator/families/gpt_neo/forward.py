@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import selection
+from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.families.gpt2.forward import Block
 from calculator.layers import attention, learned_positions, mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.decoder_layer import config_dropout
+from calculator.layers.dropout import dropout
 from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """Call the attention of a type, which GPTNeoAttention calls."""
+    path = f"{modules.prefix}attn.attention"
+    return leave(path, _of_type(context, modules, enter(path, hidden_states)))
+
+
+def _of_type(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     projections = [modules[f"attn.attention.{name}_proj"](hidden_states) for name in "qkv"]
     context.set_scope(f"{modules.prefix}attn: ")
     query, key, value = (split_heads(context, x, context.config["num_attention_heads"]) for x in projections)
@@ -39,7 +47,7 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
     attn_weights = attention.add_mask(context, attn_weights)
     attn_weights = ops.softmax(attn_weights, "float32")
     attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
-    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    attn_weights = dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
     return attention.weigh_values(context, attn_weights, value)
 
 

@@ -9,6 +9,7 @@ from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.decoder_layer import run_sublayer
+from calculator.layers.dropout import dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -20,9 +21,9 @@ _MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """Run one block: (batch, sequence, hidden_size) to the same."""
     normed = norms.layer_norm(modules["input_layernorm"], hidden_states)
-    attn_output = run_sublayer(context, modules, "attention", _attention, normed)
+    attn_output = run_sublayer(context, modules, "attention", _attention, normed, positional=True)
     del normed
-    attn_output = ops.dropout(attn_output, context.config["hidden_dropout"], "attention, dropped")
+    attn_output = dropout(attn_output, context.config["hidden_dropout"], "attention, dropped")
     if context.config["use_parallel_residual"]:
         mlp_output = _mlp(context, modules, hidden_states)
         both = ops.add(mlp_output, attn_output, "MLP + attention")
@@ -36,7 +37,7 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
     normed = norms.layer_norm(modules["post_attention_layernorm"], hidden_states)
     mlp_output = run_sublayer(context, modules, "mlp", _MLP, normed)
     del normed
-    return ops.dropout(mlp_output, context.config["hidden_dropout"], "MLP, dropped")
+    return dropout(mlp_output, context.config["hidden_dropout"], "MLP, dropped")
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> li
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("gpt_neox.")
-    return ops.dropout(inputs_embeds, context.config["hidden_dropout"], "words, dropped")
+    return dropout(inputs_embeds, context.config["hidden_dropout"], "words, dropped")
 
 
 GPT_NEOX = DecoderForward(

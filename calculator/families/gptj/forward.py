@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import passed
 from calculator.layers import attention, mlp, norms, rotary
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.decoder_layer import ParallelLayer, config_dropout
@@ -57,6 +58,7 @@ def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Look up sines and cosines, one tensor of both, and return them with position_ids."""
     context.set_scope("transformer.")
+    passed(context.tape, "transformer.rotary")
     tape, length = context.tape, hidden_states.shape[1]
     position_ids = context.position_ids(length)
     rows = tape.new(

@@ -6,4 +6,4 @@ from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.mixture import Mixture
 
-MIXTRAL = DecoderForward(layer=SequentialLayer(mlp=Mixture(jitter="router_jitter_noise")))
+MIXTRAL = DecoderForward(layer=SequentialLayer(mlp=Mixture(jitter="router_jitter_noise", is_leaf=True)))

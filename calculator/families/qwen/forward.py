@@ -24,8 +24,8 @@ class WithSharedExpert(Mixture):
 
     shared: str = "mlp.shared_expert"
 
-    def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+    def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        """Run the shared expert, the router and the experts: (batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
         shared_expert_output = mlp.gated(context, modules, hidden_states, self.shared)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
@@ -45,10 +45,12 @@ QWEN2 = DecoderForward(layer=SequentialLayer(), masks=("full_attention",))
 QWEN3 = DecoderForward(layer=SequentialLayer(attention=_QWEN3), masks=("full_attention",))
 
 QWEN2_MOE = DecoderForward(
-    layer=SequentialLayer(mlp=in_sparse_layers(WithSharedExpert(router=routers.softmax_and_cast_back))),
+    layer=SequentialLayer(mlp=in_sparse_layers(WithSharedExpert(router=routers.softmax_and_cast_back, is_leaf=True))),
     masks=("full_attention", "sliding_attention"),
 )
 
 QWEN3_MOE = DecoderForward(
-    layer=SequentialLayer(attention=_QWEN3, mlp=in_sparse_layers(Mixture(router=routers.softmax_and_cast_back)))
+    layer=SequentialLayer(
+        attention=_QWEN3, mlp=in_sparse_layers(Mixture(router=routers.softmax_and_cast_back, is_leaf=True))
+    )
 )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
+#: What the coordinator does with the order of modules: nothing, record it, or follow it.
+INVALID, RECORD, COMPLETE = range(3)
+
 #: The innermost modules in their backward pass that a state lists. Others matter only if they have parameters: those
 #: whose inputs get no gradient stay there, and a layer has few.
 INNERMOST = 4
@@ -32,7 +35,7 @@ class Coordinator:
     def __init__(self, sizes: Sizes, live: Live, parameters: list[Partitioned]) -> None:
         self._sizes, self._live, self.parameters = sizes, live, parameters
         self._in_flight: dict[Partitioned, Gather] = {}
-        self._passes = self._step = self._available = 0
+        self._mode, self._step, self._available = INVALID, 0, 0
         #: The bytes that all-gathers have resulted in.
         self.sent = 0
         self._recorded: list[Module] = []
@@ -53,18 +56,16 @@ class Coordinator:
 
     @property
     def _is_complete(self) -> bool:
-        return self._passes > 1
+        return self._mode == COMPLETE
 
     def begin(self) -> None:
-        """Begin a forward pass."""
-        for each, gather in self._in_flight.items():
-            gather.wait()
-            self._release(each)
-            gather.drop()
-        self._in_flight = {}
-        self._passes += 1
-        if self._passes == 2:
+        """Begin a forward pass. The first one is recorded, up to the next."""
+        self._clean()
+        if self._mode == INVALID:
+            self._mode, self._recorded, self._skipped = RECORD, [], []
+        elif self._mode == RECORD:
             self._complete()
+            self._mode = COMPLETE
         self._queue = deque(self._trace)
         self._fetched_for = {}
         self._step = self._available = self._passed = 0
@@ -72,7 +73,23 @@ class Coordinator:
 
     def record(self, modules: Iterable[Module], skipped: Iterable[tuple[int, int]]) -> None:
         """Run the first pass, which gathers and releases each module by itself, for its order alone."""
-        self._passes, self._recorded, self._skipped = 1, [*modules], [*skipped]
+        self._mode, self._recorded, self._skipped = RECORD, [*modules], [*skipped]
+
+    def _clean(self) -> None:
+        """Release what was gathered for modules that were not called."""
+        for each, gather in self._in_flight.items():
+            gather.wait()
+            self._release(each)
+            gather.drop()
+        self._in_flight = {}
+
+    def _follow(self, module: Module) -> None:
+        """Drop the order if another module runs than the recorded one. The next pass is recorded anew."""
+        if self._step >= len(self._recorded) or self._recorded[self._step] is not module:
+            self._mode = INVALID
+            self._queue.clear()
+            self._fetched_for = {}
+            self._clean()
 
     @property
     def place(self) -> int:
@@ -86,15 +103,17 @@ class Coordinator:
 
     def skip(self, elements: int, available: int) -> None:
         """Pass modules that do as those before them: the elements they use, and how many of these stay gathered."""
-        if self._passes == 1:
+        if self._mode == RECORD:
             self._skipped.append((self._step, elements))
         self._passed += 1
         self._available += available
 
     def used_since(self, place: int) -> int:
         """The elements that the modules from a place in the order on use, up to this one."""
-        if self._passes == 1:
+        if self._mode == RECORD:
             return sum(each.elements for module in self._recorded[place:] for each in module.parameters)
+        if self._mode == INVALID:
+            return 0
         return self._before[self._step] - self._before[place]
 
     def looks_ahead_to(self, place: int) -> bool:
@@ -132,6 +151,9 @@ class Coordinator:
         return parameters, gathers, in_backward, ahead
 
     def _complete(self) -> None:
+        self._before, self._entries, self._trace = [0], [0], []
+        for each in self.parameters:
+            each.in_order.clear()
         for place, module in enumerate(self._recorded):
             for each in module.parameters:
                 self._trace.append((each, place))
@@ -141,8 +163,10 @@ class Coordinator:
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
         """Gather a module's parameters, then those of the modules to come."""
-        if self._passes == 1:
+        if self._mode == RECORD:
             self._recorded.append(module)
+        elif self._mode == COMPLETE:
+            self._follow(module)
         if backward:
             self._in_backward[module.number] = module
         if module.parameters:

@@ -15,7 +15,7 @@ from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
 from calculator.sharding.zero3.followed import choices
-from calculator.sharding.zero3.parameters import Live
+from calculator.sharding.zero3.parameters import Live, Partitioned
 from calculator.sharding.zero3.program import Program
 from calculator.sharding.zero3.steady import Steady
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.followed import Followed
-    from calculator.sharding.zero3.parameters import Module, Partitioned, Storage
+    from calculator.sharding.zero3.parameters import Module, Parameters, Storage
     from calculator.sharding.zero3.program import Event, Segment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.state import PartitionedState
@@ -47,6 +47,10 @@ class Moment(NamedTuple):
     after: int
     gradient: Partitioned | None = None
     is_event: bool = True
+
+
+#: The number of a view, and the parameter that it is of.
+Pin = tuple[str, Partitioned]
 
 
 class Track(NamedTuple):
@@ -69,18 +73,21 @@ class Gathering:
         self,
         program: Program,
         followed: Followed,
-        parameters: list[Partitioned],
-        sizes: Sizes,
+        parameters: Parameters,
+        sizes: tuple[Sizes, Sizes],
         micro_batches: int,
         *,
         keeps_loss: bool,
     ) -> None:
         self.program, self.followed = program, followed
         self._live = Live()
-        self._coordinator = Coordinator(sizes, self._live, parameters)
-        self._pins: dict[str, Storage] = {}
-        #: The parameter of each pin, for states that are compared.
-        self._pinned: dict[str, Partitioned] = {}
+        self._coordinator = Coordinator(sizes[0], self._live, parameters.own)
+        #: That of a second model, and the one whose model runs.
+        self._second = Coordinator(sizes[1], self._live, parameters.of_second)
+        self._running = self._coordinator
+        #: What views refer to, by their numbers in each copy, and those that recomputations made.
+        self._pins: dict[Pin, Storage] = {}
+        self._recomputed: dict[Pin, None] = {}
         #: What the graphs of the last loss and of the one before refer to.
         self._kept: list[Storage] = []
         self._kept_before: list[Storage] = []
@@ -102,13 +109,18 @@ class Gathering:
     def _run(self, micro_batches: int) -> None:
         """Run the first step, and those up to one that is like all later ones.
 
-        A step is, unless the graph of the loss before keeps what was gathered then.
+        A step is, unless the graph of the loss before keeps what was gathered then, or a second model keeps parameters
+        that the first recorded order releases. A model that also runs without its adapters drops each recorded order.
         """
-        count = min(MICRO_BATCHES, micro_batches)
-        steps = 2 + any(event.kind == module_calls.KEPT for each in self.program.segments for event in each.events)
-        for step in range(steps):
+        count, program = min(MICRO_BATCHES, micro_batches), self.program
+        events = [event for each in program.segments for event in each.events]
+        longer = any(event.kind == module_calls.KEPT or _is_of_second(event) for event in events)
+        runs_twice = sum(
+            [event.kind == module_calls.BEFORE_FORWARD and event.module is program.root for event in events]
+        )
+        for step in range(2 + longer):
             self.sent = 0
-            if step == 0 and count == 1:
+            if step == 0 and count == 1 and runs_twice == 1:
                 self._record()
             else:
                 self._micro_batches(count, micro_batches)
@@ -118,24 +130,30 @@ class Gathering:
 
     def _record(self) -> None:
         """Run a first step of one micro-batch, which leaves nothing but the order of modules."""
-        modules, skipped = [], []
-        for segment in self.program.segments:
-            own = [event.module for event in segment.events if event.module is not None and _fetches(event)]
-            modules += own
-            if segment.skipped:
-                used = sum(each.elements for module in own for each in module.parameters)
-                skipped.append((len(modules), used * segment.skipped))
-        self._coordinator.record(modules, skipped)
+        for coordinator in (self._coordinator, self._second):
+            modules, skipped = [], []
+            for segment in self.program.segments:
+                fetched = [event.module for event in segment.events if event.module is not None and _fetches(event)]
+                own = [module for module in fetched if module.of_second == (coordinator is self._second)]
+                modules += own
+                if segment.skipped and own:
+                    used = sum(each.elements for module in own for each in module.parameters)
+                    skipped.append((len(modules), used * segment.skipped))
+            coordinator.record(modules, skipped)
 
     def _micro_batches(self, count: int, micro_batches: int) -> None:
         self.passes = []
         for number in range(count):
-            before = self._coordinator.sent
+            before = self._gathered_bytes
             if not self._keeps_loss:
                 _free(self._kept)
             self.passes.append(self._pass())
             alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
-            self.sent += alike * (self._coordinator.sent - before)
+            self.sent += alike * (self._gathered_bytes - before)
+
+    @property
+    def _gathered_bytes(self) -> int:
+        return self._coordinator.sent + self._second.sent
 
     def _end_step(self) -> None:
         live, coordinator = self._live, self._coordinator
@@ -148,24 +166,23 @@ class Gathering:
         self.sent += coordinator.sent - before
 
     def _pass(self) -> list[Track]:
-        self._coordinator.begin()
         self._kept, self._kept_before = [], self._kept
         tracks = []
         steady = Steady(self)
         for segment in self.program.segments:
             self._live.in_copies = segment.copy is not None
-            before, at = self._live.bytes, self._coordinator.place
-            sent, available = self._coordinator.sent, self._coordinator.available
+            running = self._running
+            before, at, sent, available = self._live.bytes, running.place, running.sent, running.available
             moments = self._moments(segment.events)
             tracks.append(Track(segment, before, self._live.bytes, moments))
             if segment.copy is not None:
-                steady.compare(tracks[-1], self._coordinator.sent - sent, self._coordinator.available - available)
+                steady.compare(tracks[-1], running.sent - sent, running.available - available)
             if segment.skipped:
                 count = segment.skipped
                 self._live.bytes += count * (self._live.bytes - before)
-                self._coordinator.sent += count * (self._coordinator.sent - sent)
-                kept = count * (self._coordinator.available - available)
-                self._coordinator.skip(count * self._coordinator.used_since(at), kept)
+                running.sent += count * (running.sent - sent)
+                kept = count * (running.available - available)
+                running.skip(count * running.used_since(at), kept)
         self._live.in_copies = False
         self._live.reset()
         self._coordinator.end_backward()
@@ -190,8 +207,10 @@ class Gathering:
         return found
 
     def _call(self, kind: str, module: Module, *, recomputes: bool) -> None:
-        coordinator = self._coordinator
+        coordinator = self._running = self._second if module.of_second else self._coordinator
         if kind == module_calls.BEFORE_FORWARD:
+            if module in (self.program.root, self.program.second_root):
+                coordinator.begin()
             coordinator.fetch(module, recomputes=recomputes)
         elif kind == module_calls.AFTER_FORWARD:
             coordinator.release(module)
@@ -202,14 +221,19 @@ class Gathering:
 
     def _of_parameter(self, event: Event, parameter: Partitioned) -> None:
         if event.kind == module_calls.UNPINNED:
-            pinned = self._pins.pop(event.serial, None)
+            pin = event.serial, parameter
+            pinned = self._pins.pop(pin, None)
+            self._recomputed.pop(pin, None)
             if pinned is not None:
                 pinned.drop()
         elif parameter.storage is None:
             return
         elif event.kind == module_calls.PINNED:
             parameter.storage.references += 1
-            self._pins[event.serial], self._pinned[event.serial] = parameter.storage, parameter
+            pin = event.serial, parameter
+            self._pins[pin] = parameter.storage
+            if event.position > self.program.backward:
+                self._recomputed[pin] = None
         elif event.position <= self.program.backward:
             parameter.storage.references += 1
             self._kept.append(parameter.storage)
@@ -224,27 +248,35 @@ class Gathering:
                 return key
             return key.name, key.layer - own * followed.period, followed.slots[own] - slot
 
-        pinned = frozenset(relative(self._pinned[serial].key) for serial in self._pins)
-        return self._coordinator.state(relative), pinned
+        pinned = frozenset(relative(parameter.key) for _, parameter in self._recomputed)
+        return self._running.state(relative), pinned
 
-    def looks_ahead(self, *, backward: bool) -> bool:
-        """Whether the modules after the copies of this pass are prefetched."""
-        return self._coordinator.looks_ahead_to(self._ends[backward])
+    def looks_ahead(self, window: int) -> bool:
+        """Whether the modules after the copies of this window are prefetched."""
+        return self._running.looks_ahead_to(self._ends[window])
 
     @property
     def is_limited(self) -> bool:
         """Whether a prefetch of this pass was smaller because too many parameters were gathered."""
-        return self._coordinator.is_limited
+        return self._coordinator.is_limited or self._second.is_limited
 
     @cached_property
-    def _ends(self) -> list[int]:
-        """The places in the order of modules after the copies of the forward and of the backward pass."""
-        ends, place = [], 0
+    def _ends(self) -> dict[int, int]:
+        """The places in the order of modules after the copies of each window. An order begins where its model does."""
+        ends, places = {}, [0, 0]
         for segment, following in pairwise(self.program.segments):
-            place += sum(map(_fetches, segment.events))
-            if segment.copy is not None and following.copy is None:
-                ends.append(place)
+            second = False
+            for module in (event.module for event in segment.events if _fetches(event)):
+                assert module is not None
+                second = module.of_second
+                places[second] = 1 if module in (self.program.root, self.program.second_root) else places[second] + 1
+            if segment.window is not None and following.copy is None:
+                ends[segment.window] = places[second]
         return ends
+
+
+def _is_of_second(event: Event) -> bool:
+    return event.module is not None and event.module.of_second
 
 
 def _fetches(event: Event) -> bool:
@@ -271,10 +303,10 @@ def _gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, w
     for followed in choices(repetition, state.reuses_over(repetition)):
         parameters = state.parameters(followed)
         found = Gathering(
-            Program(tape, windows, followed, parameters, state.prepared.model.tied),
+            Program(tape, windows, followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),
             followed,
             parameters,
-            state.sizes,
+            (state.sizes, state.sizes_of_second),
             training.gradient_accumulation_steps,
             keeps_loss=training.trainer is None,
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine.module_calls import begin, enter, external, leave, leave_with
+from calculator.engine.module_calls import NO_GRAPH, NO_GRAPH_ENDS, begin, enter, external, leave, leave_with
 from calculator.engine.repetition import repetition_before_last
 from calculator.layers.sharding_hooks import Unit
+from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.hooks import FlatHooks
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule, Parameters
+    from calculator.layers.method_hooks import Prepared
     from calculator.layers.sharding_hooks import Role
     from calculator.methods.prepared_model import PreparedModel
 
@@ -59,16 +61,18 @@ class AfterDecoder(Unit):
 class PartitionedHooks(FlatHooks):
     """The hooks of stage 3, which marks calls for the coordinator."""
 
-    __slots__ = ("_decoder", "_embeddings", "_outer", "_tape")
+    __slots__ = ("_decoder", "_embeddings", "_outer", "_runs", "_tape")
 
     couples_layers = True
     calls_modules = True
 
-    def __init__(self, prepared: PreparedModel) -> None:
+    def __init__(self, prepared: Prepared, outer: tuple[str, ...], runs: str | None = None) -> None:
         super().__init__(prepared, adds=False)
         self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
         #: The modules around the decoder, outermost first.
-        self._outer = outer_modules(prepared.method.name)
+        self._outer = outer
+        #: What runs in a pass without a graph inside the step; None in the pass that has one.
+        self._runs = runs
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
         """Interpret the last layer too."""
@@ -77,6 +81,8 @@ class PartitionedHooks(FlatHooks):
     def begin(self, parameters: Parameters) -> None:
         """Begin the calls of the model and what is around it."""
         self._tape = parameters.tape
+        if self._runs is not None:
+            self._tape.mark(f"{NO_GRAPH}{self._runs}")
         for path in (*self._outer, self._decoder):
             begin(self._tape, path)
 
@@ -94,7 +100,20 @@ class PartitionedHooks(FlatHooks):
         """End the calls around the decoder. The gradients of their outputs reach them."""
         for path in reversed(self._outer):
             loss, *outputs = leave_with(path, loss, *outputs)
+        if self._runs is not None:
+            self._tape.mark(NO_GRAPH_ENDS)
         return loss, outputs
+
+    def without_graph(self, prepared: Prepared, *, is_second: bool) -> PartitionedHooks:
+        """The hooks of a pass of a second model, which DeepSpeed shards too, or of the model without its adapters."""
+        if is_second:
+            return PartitionedHooks(prepared, outer_modules("full"), SECOND)
+        return PartitionedHooks(prepared, self._outer, "")
+
+
+def stage_3(prepared: PreparedModel) -> PartitionedHooks:
+    """The hooks of stage 3."""
+    return PartitionedHooks(prepared, outer_modules(prepared.method.name))
 
 
 def outer_modules(method: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Source: deepspeed/runtime/zero/partition_parameters.py.
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.sharding.zero.parameters import Key
@@ -116,13 +116,24 @@ class Partitioned:
             self.storage = None
 
 
+class Parameters(NamedTuple):
+    """The parameters of the model that is trained, and those of a second one."""
+
+    own: list[Partitioned]
+    of_second: list[Partitioned]
+
+
 class Module:
     """A module of the running step, with its own parameters and those that its code uses of others."""
 
-    __slots__ = ("key", "number", "parameters", "recomputed")
+    __slots__ = ("key", "number", "of_second", "parameters", "recomputed")
 
-    def __init__(self, number: int, parameters: list[Partitioned], key: Key | None = None) -> None:
+    def __init__(
+        self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
+    ) -> None:
         self.number, self.parameters = number, parameters
+        #: Whether it is of a second model, which a coordinator of its own gathers.
+        self.of_second = of_second
         #: Its path, and the number of its layer.
         self.key = key or Key(str(number), None)
         #: Frozen parameters that a recomputation gathered while this module's backward pass ran.

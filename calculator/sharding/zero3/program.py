@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
+from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero3.parameters import Module
 
@@ -26,7 +27,11 @@ PREFIXES = {
     module_calls.PINNED,
     module_calls.UNPINNED,
     module_calls.KEPT,
+    module_calls.EXTERNAL,
 }
+
+#: The number of the window of the backward pass.
+BACKWARD = 1
 
 #: The names under which PEFT's layers keep the module that they wrap, and the parameter whose dtype their code reads.
 WRAPPED, READ = "base_layer", "lora_A"
@@ -47,12 +52,16 @@ class Event(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A mark with its text, and the position among the interpreted layers of the one that runs."""
+    """A mark with its text, and the position among the interpreted layers of the one that runs.
+
+    `wraps`: whether it is in a pass without adapters, where PEFT's layer calls the module that it wraps alone.
+    """
 
     position: int
     kind: str
     text: str
     at: int | None
+    wraps: bool = False
 
 
 class Segment(NamedTuple):
@@ -61,6 +70,7 @@ class Segment(NamedTuple):
     Attributes:
         start: The position on the tape at which it starts.
         end: The position at which it ends.
+        window: The number of its window: forward, backward, or that of a pass without a graph.
         repeats: How many copies came before in the forward and in the backward pass.
         copy: The number of the copy in the forward pass; None outside of the copies.
         skipped: How many copies are skipped after it.
@@ -69,6 +79,7 @@ class Segment(NamedTuple):
 
     start: int
     end: int
+    window: int | None
     repeats: tuple[int, ...]
     copy: int | None
     skipped: int
@@ -91,14 +102,24 @@ class Program:
         marks = {label: at for at, label in tape.marks if label in {"forward", "backward", "epilogue"}}
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [*_parts(tape, self.end, windows, followed)]
-        self._modules = _modules(self._called(parts), parameters)
-        for name, of in tied.items():
-            if (owner := (name.rpartition(".")[0], None)) in self._modules:
-                self._modules[owner].parameters.append(self._by_name[of, None])
-        for _, label in tape.marks:
-            if label.startswith(module_calls.EXTERNAL):
-                path, _, name = label.removeprefix(module_calls.EXTERNAL).partition(": ")
-                self._modules[path, None].parameters.append(self._by_name[name, None])
+        leaves = {
+            label.removeprefix(module_calls.LEAF) for _, label in tape.marks if label.startswith(module_calls.LEAF)
+        }
+        self._modules = _modules(self._called(parts), parameters, leaves)
+        for model in ("", SECOND):
+            for name, of in tied.items():
+                if (owner := (model + name.rpartition(".")[0], None)) in self._modules:
+                    self._modules[owner].parameters.append(self._by_name[model + of, None])
+        for each in (each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL):
+            path, _, name = each.text.partition(": ")
+            own, model = self._modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
+            if (parameter := self._by_name[model + name, None]) not in own:
+                own.append(parameter)
+        begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
+        #: The outermost modules, of the model and of a second one.
+        self.root = self._modules[begun[0], None]
+        second = next((each for each in begun if each.startswith(SECOND)), None)
+        self.second_root = None if second is None else self._modules[second, None]
         self.segments = [*self._segments(parts, windows)]
 
     def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> set[Name]:
@@ -125,23 +146,33 @@ class Program:
         repeats = [0] * len(windows)
         for window, marks in parts:
             if window is None:
-                end = next((each.start for each in windows if each.start >= at), self.end)
-                yield Segment(at, end, tuple(repeats), None, 0, self._events(marks, 0))
+                end = min([each.start for each in windows if each.start >= at], default=self.end)
+                yield Segment(at, end, None, tuple(repeats), None, 0, self._events(marks, 0))
                 at = end
                 continue
-            before_gap = followed.before + followed.skipped if window else followed.representative
-            for copy in reversed(followed.numbers) if window else followed.numbers:
-                repeats[window] = last - copy if window else copy
+            backward = window == BACKWARD
+            before_gap = followed.before + followed.skipped if backward else followed.representative
+            for copy in reversed(followed.numbers) if backward else followed.numbers:
+                repeats[window] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
                 start, end = windows[window].start, windows[window].end
-                yield Segment(start, end, tuple(repeats), copy, skipped, self._events(marks, copy))
+                yield Segment(start, end, window, tuple(repeats), copy, skipped, self._events(marks, copy))
             at = windows[window].end
 
     def _events(self, marks: Iterable[Placed], copy: int) -> list[Event]:
-        return [self._event(each, copy) for each in marks]
+        return [event for each in marks if each.kind != module_calls.EXTERNAL for event in self._wrapped(each, copy)]
+
+    def _wrapped(self, mark: Placed, copy: int) -> Iterator[Event]:
+        """The event of a mark, and that of the module which an adapter's layer calls."""
+        inner = f"{mark.text}.{WRAPPED}"
+        if not mark.wraps or (inner, self._layer(inner, mark.at, copy)) not in self._modules:
+            yield self._event(mark, copy)
+            return
+        events = [self._event(mark, copy), self._event(mark._replace(text=inner), copy)]
+        yield from events if mark.kind == module_calls.BEFORE_FORWARD else reversed(events)
 
     def _event(self, mark: Placed, copy: int) -> Event:
-        position, kind, text, at = mark
+        position, kind, text, at, _ = mark
         if kind in (module_calls.PINNED, module_calls.UNPINNED):
             serial, name = text.split(maxsplit=1)
             return Event(position, kind, None, self._by_name[name, self._layer(name, at, copy)], serial)
@@ -157,6 +188,9 @@ def _parts(
     """The marks up to a position: those outside of the windows, and those of each window, with its number."""
     _, start, stop = followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
+    without_graph, inside = "", False
+    names = dict.fromkeys(label.partition("layer ")[0] for _, label in tape.marks if label.endswith(" forward"))
+    cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
     entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
     left = {last for _, last in cuts[: len(windows)]}
     window: int | None = None
@@ -165,11 +199,16 @@ def _parts(
     for position, label in tape.marks:
         if position > end:
             continue
+        if label.startswith(module_calls.NO_GRAPH):
+            without_graph, inside = label.removeprefix(module_calls.NO_GRAPH), True
+        elif label == module_calls.NO_GRAPH_ENDS:
+            without_graph, inside = "", False
         if label in entered or label in left:
             yield window, marks
             window, marks = entered.get(label), []
-        if label.startswith("layer ") and label.endswith(("forward", "backward")):
-            number = int(label.split()[1])
+        name, is_layer, number_and_pass = label.partition("layer ")
+        if is_layer and name in names and label.endswith((" forward", " backward")):
+            number = int(number_and_pass.split()[0])
             at = number if label.endswith("forward") else number - 1
             continue
         if label.startswith(GRADIENT_OF):
@@ -177,17 +216,22 @@ def _parts(
             continue
         kind, colon, text = label.partition(": ")
         if colon and f"{kind}: " in PREFIXES:
-            marks.append(Placed(position, f"{kind}: ", text, at))
+            marks.append(Placed(position, f"{kind}: ", without_graph + text, at, inside and not without_graph))
     yield window, marks
 
 
-def _modules(keys: set[Name], parameters: Sequence[Partitioned]) -> Mapping[Name, Module]:
-    """The modules that are called, with their parameters."""
-    modules = {key: Module(number, [], Key(*key)) for number, key in enumerate(sorted(keys, key=str))}
+def _modules(keys: set[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> Mapping[Name, Module]:
+    """The modules that are called, with their parameters. `leaves` are those with the parameters of all inside."""
+    modules = {
+        key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND))
+        for number, key in enumerate(sorted(keys, key=str))
+    }
     for each in parameters:
         name, layer = each.key
         owner = name.rpartition(".")[0]
-        for path in (f"{owner}.{WRAPPED}", owner):
+        model = SECOND if name.startswith(SECOND) else ""
+        leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
+        for path in (f"{owner}.{WRAPPED}", owner, *leaf):
             if (path, layer) in modules:
                 modules[path, layer].parameters.append(each)
                 break

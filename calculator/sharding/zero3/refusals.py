@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.methods.prepared_model import PreparedModel
 
-#: The families whose modules are known to be called in the order of the real model: dense decoders.
+#: The families whose modules are known to be called in the order of the real model.
 FAMILIES = frozenset(
     {
         "apertus",
@@ -30,6 +30,11 @@ FAMILIES = frozenset(
         "gemma3_text",
         "glm",
         "glm4",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
         "granite",
         "hunyuan_v1_dense",
         "internlm3",
@@ -39,6 +44,7 @@ FAMILIES = frozenset(
         "ministral",
         "ministral3",
         "mistral",
+        "mixtral",
         "nemotron",
         "olmo",
         "olmo2",
@@ -46,7 +52,9 @@ FAMILIES = frozenset(
         "phi",
         "phi3",
         "qwen2",
+        "qwen2_moe",
         "qwen3",
+        "qwen3_moe",
         "seed_oss",
         "smollm3",
         "stablelm",
@@ -79,9 +87,6 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
-    if training.trainer == "trl-dpo":
-        message = f"DeepSpeed drops the order of modules when its reference runs, which is not modelled: {_INSTEAD}"
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
     if is_trl and prepared.method.name != "full" and given is not None and training.gradient_checkpointing:

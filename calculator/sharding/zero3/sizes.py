@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import fields, replace
+from typing import NamedTuple
 
-from calculator.inputs.sharding import Offload
-
-if TYPE_CHECKING:
-    from calculator.inputs.sharding import ZeroOptimization
+from calculator.inputs.sharding import Offload, ZeroOptimization
 
 
 class Sizes(NamedTuple):
@@ -23,6 +21,16 @@ class Sizes(NamedTuple):
     offloads_parameters: bool
     offloads_optimizer: bool
     reduce_scatter: bool
+
+
+def sizes_of_second(zero: ZeroOptimization, count: int) -> Sizes:
+    """The sizes of a second model, for which TRL sets no hidden size: DeepSpeed's defaults take the place of `auto`.
+
+    Source: trl/models/utils.py, prepare_deepspeed; deepspeed/runtime/config_utils.py, DeepSpeedConfigModel.__init__.
+    """
+    defaults = ZeroOptimization()
+    autos = [each.name for each in fields(zero) if getattr(zero, each.name) == "auto"]
+    return sizes_of(replace(zero, **{name: getattr(defaults, name) for name in autos}), count, 0)
 
 
 def sizes_of(zero: ZeroOptimization, count: int, hidden_size: int) -> Sizes:

@@ -5,19 +5,23 @@ Source: deepspeed/runtime/zero/stage3.py, DeepSpeedZeroOptimizer_Stage3.__init__
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.methods.compared import REFERENCE as SECOND
+from calculator.methods.compared import compared_model
 from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.zero.parameters import Key, in_order, one_by_one
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.host import host_bytes
-from calculator.sharding.zero3.parameters import Partitioned
-from calculator.sharding.zero3.sizes import sizes_of
+from calculator.sharding.zero3.parameters import Parameters, Partitioned
+from calculator.sharding.zero3.sizes import sizes_of, sizes_of_second
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.gathering import Gathering
+    from calculator.sharding.zero3.sizes import Sizes
 
 #: The numbers that stay from step to step: the flag of infinite gradients, and the norm of the last step.
 KEPT_NUMBERS = 2
@@ -51,37 +56,55 @@ class PartitionedState:
         self.dtype: DType = prepared.cast_to or "float32"
         self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
         self._groups = [{tensor.name for tensor in group} for group in groups]
+        self.sizes_of_second = sizes_of_second(self.zero, prepared.device.count)
         #: What the run gathers, once it is known.
         self.gatherings: list[Gathering] = []
 
-    def parameters(self, followed: Followed) -> list[Partitioned]:
+    def parameters(self, followed: Followed) -> Parameters:
         """The parameters in their state before the first step, in the order of `named_parameters()`.
 
         They are those of the followed copies of the repeated layers, and those outside the copies.
         """
+        second = self._in_state(self._second, followed, self.sizes_of_second)
+        for each in second:
+            each.key = Key(f"{SECOND}{each.key.name}", each.key.layer)
+        return Parameters(self._in_state(self.tensors, followed, self.sizes), second)
+
+    @cached_property
+    def _second(self) -> list[ResidentTensor]:
+        """The parameters of a second model, by their names in it."""
+        compared = trainer_of(self.prepared.training).compared(self.prepared)
+        if compared != "model":
+            return []
+        tensors = resident_tensors(compared_model(self.prepared, compared))
+        return [replace(each, trained=False) for each in tensors if each.parameters]
+
+    def _in_state(self, tensors: Sequence[ResidentTensor], followed: Followed, sizes: Sizes) -> list[Partitioned]:
         found, part = [], 0
-        ordered = in_order(self.prepared.model, self.tensors, frozen=True, layers=followed.layers())
+        ordered = in_order(self.prepared.model, tensors, frozen=True, layers=followed.layers())
         for number, each in enumerate(ordered):
             layer = each.key.layer
             # Odd parts are layers, even ones what is around them.
             part += (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
-            own = self._partitioned(each.key, each.tensor)
+            own = _partitioned(each.key, each.tensor, sizes)
             own.order, own.represents = (part, layer or 0, number), 1 + represents * followed.skipped
             found.append(own)
         return found
 
-    def _partitioned(self, key: Key, tensor: ResidentTensor) -> Partitioned:
-        size = int(elements(tensor.shape))
-        persists = size <= self.sizes.persistence_threshold
-        return Partitioned(key, size, tensor.dtype, self.sizes.ranks, trained=tensor.trained, persists=persists)
-
     @cached_property
     def _parameters(self) -> list[Partitioned]:
         """Every parameter in order. Those of the layers are the same object for all of them."""
-        every = one_by_one(self.prepared.model, self.tensors, frozen=True)
+        return self._every(self.tensors)
+
+    @cached_property
+    def _of_second(self) -> list[Partitioned]:
+        return self._every(self._second)
+
+    def _every(self, tensors: Sequence[ResidentTensor]) -> list[Partitioned]:
+        every = one_by_one(self.prepared.model, tensors, frozen=True)
         own = {
-            id(each): self._partitioned(Key(each.name, None), each)
+            id(each): _partitioned(Key(each.name, None), each, self.sizes)
             for each in {id(each): each for each in every}.values()
         }
         return [own[id(each)] for each in every]
@@ -133,7 +156,9 @@ class PartitionedState:
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device between steps, without the parameters that stay gathered."""
-        return (*(tensor for tensor in self.tensors if not tensor.parameters), *self.divided)
+        sharded = {f"{SECOND}{tensor.name}" for tensor in self._second}
+        buffers = [tensor for tensor in self.tensors if not tensor.parameters and tensor.name not in sharded]
+        return (*buffers, *self.divided)
 
     @cached_property
     def divided(self) -> tuple[ResidentTensors, ...]:
@@ -156,7 +181,8 @@ class PartitionedState:
     def _frozen(self) -> Iterator[ResidentTensor]:
         """The partitions of frozen parameters, each a tensor of its own."""
         count = named(self.sizes.ranks, "count")
-        for tensor in self.tensors:
+        second = [replace(each, name=f"{SECOND}{each.name}") for each in self._second]
+        for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
                 whole = int(elements(tensor.shape))
                 size = -(-whole // self.sizes.ranks)
@@ -213,7 +239,7 @@ class PartitionedState:
         """Bytes of host memory that a rank uses; None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
-        return host_bytes(self._parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
+        return host_bytes([*self._parameters, *self._of_second], self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:
         """The collectives of a step: gathers around each module, and reductions in each micro-batch.
@@ -229,3 +255,9 @@ class PartitionedState:
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         reduced = reduce(sent * ITEMSIZE[self.dtype] * steps, count, what)
         return all_gather(gathered, count, "gathered weights"), reduced
+
+
+def _partitioned(key: Key, tensor: ResidentTensor, sizes: Sizes) -> Partitioned:
+    size = int(elements(tensor.shape))
+    persists = size <= sizes.persistence_threshold
+    return Partitioned(key, size, tensor.dtype, sizes.ranks, trained=tensor.trained, persists=persists)

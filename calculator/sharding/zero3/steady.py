@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.sharding.zero3.program import BACKWARD
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
@@ -31,7 +33,8 @@ class Steady:
         """Compare a copy with those before it, if all are next to the skipped ones."""
         copy, before = track.segment.copy, self._before
         slot = None if copy is None else self._slots.get(copy)
-        backward = track.segment.start >= self._gathering.program.backward
+        window = track.segment.window
+        backward = window == BACKWARD
         near = (before + 1, before, before - 1) if backward else (before - 2, before - 1, before)
         if slot not in near:
             return
@@ -46,7 +49,7 @@ class Steady:
         if slot == near[1]:
             self._done = done
             return
-        self._is_so = self._is_so and done == self._done and not self._gathering.looks_ahead(backward=backward)
+        self._is_so = self._is_so and done == self._done and not (window is None or self._gathering.looks_ahead(window))
 
     def ends(self) -> bool:
         """Whether all comparisons of a pass found the same. A prefetch that is limited depends on all before it."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
+#: What a batch has if the reference's log-probabilities are precomputed.
+LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
+
 #: Further settings that a loss needs.
 _NEEDS_SMOOTHING = "needs label_smoothing, which is not modelled"
 
@@ -59,7 +62,7 @@ class TrlDpo(ComparingTrainer):
         tensors = ComparingTrainer.fetched(self, prepared)
         if training.precompute_ref_log_probs:
             rows: Shape = (training.micro_batch_size,)
-            tensors += [(name, rows, "float32") for name in ("ref_chosen_logps", "ref_rejected_logps")]
+            tensors += [(name, rows, "float32") for name in LOGPS]
         return tensors
 
     def batch(self, context: Context) -> list[Tensor]:
@@ -67,6 +70,17 @@ class TrlDpo(ComparingTrainer):
         batch = ComparingTrainer.batch(self, context)
         context.num_items = None
         return batch
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant.
+
+        Under ZeRO-3, TRL sets use_reentrant for adapters, and applies it when the first reference has run.
+        Source: trl/models/utils.py, disable_gradient_checkpointing.
+        """
+        training = context.training
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        runs = prepared.device.sharding == "zero3" and not training.precompute_ref_log_probs
+        return (runs and self.compared(prepared) == "without adapters") or training.use_reentrant
 
     def head(self, context: Context) -> LossHead:
         """Return the fused head. That of a second model computes the log-probabilities alone."""
@@ -76,6 +90,7 @@ class TrlDpo(ComparingTrainer):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model and then its reference, and compute the loss from the log-probabilities of whole sequences."""
         tape, dtype = context.tape, context.training.autocast
+        inputs = _cast_inputs(context)
         labels = masked_labels(context)
         with autocast.region(tape, dtype):
             model_loss, outputs = forward()
@@ -85,7 +100,7 @@ class TrlDpo(ComparingTrainer):
         rows = context.training.micro_batch_size
         reference = self._reference(context, forward)
         loss = _loss(halves(policy, rows), halves(reference, rows))
-        del labels, model_loss, outputs, policy, reference
+        del labels, model_loss, outputs, policy, reference, inputs
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -97,6 +112,18 @@ class TrlDpo(ComparingTrainer):
         with autocast.region(context.tape, context.training.autocast):
             _, outputs = forward.without_graph("reference: ", reference=True)
         return sums(context, outputs[0])
+
+
+def _cast_inputs(context: Context) -> list[Tensor]:
+    """Return copies of the precomputed log-probabilities in the dtype of DeepSpeed's weights, where that is another.
+
+    Source: transformers/trainer.py, _prepare_input.
+    """
+    dtype = context.prepared.cast_to
+    if dtype in (None, "float32") or not context.training.precompute_ref_log_probs:
+        return []
+    rows = (context.training.micro_batch_size,)
+    return [context.tape.new(rows, dtype, f"{name}, cast") for name in LOGPS]
 
 
 def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.sharding.zero3.parameters import Live
+from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.reduction import Bucket
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ class Passes:
         for reading in readings:
             self._read(reading)
         if segment.skipped:
-            window = int(segment.start > self._program.backward)
+            window = segment.window or 0
             gathered = track.after - track.before
             growth = self._curve.growth[window] + gathered
-            alike = self._skip(readings, window, segment.skipped, growth, gathered) if window else None
+            alike = self._skip(readings, window, segment.skipped, growth, gathered) if window == BACKWARD else None
             self.batches[-1].skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
 
     def _read_fullest(self, track: Track) -> None:

@@ -14,11 +14,11 @@ CASES = [json.loads(line) for line in (CASE_FILES / "sharded.jsonl").read_text()
 
 
 #: Cases that an estimate refuses, and words of the reason. DDP: two accumulation steps with bucket views, and outputs
-#: with a cache. FSDP: a prefix in another dtype than the queries, which only the emulated kernels run. ZeRO-3: families
-#: and methods whose order of calls is not modelled.
+#: with a cache. FSDP: a prefix in another dtype than the queries, which only the emulated kernels run. ZeRO-3: a
+#: method whose order of calls is not modelled.
 REFUSED = dict.fromkeys(("ddp-002", "ddp-005", "ddp-010", "ddp-037"), "not modelled yet") | {
     "fsdp-012": "attention refuses keys in another dtype",
-    **dict.fromkeys(("zero3-014", "zero3-015", "zero3-019"), "not modelled under zero3"),
+    "zero3-015": "not modelled under zero3",
 }
 
 #: A case in which the trace has 512 bytes more, whose tensor is not found yet.

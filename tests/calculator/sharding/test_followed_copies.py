@@ -20,6 +20,7 @@ LLAMA = {
     "vocab_size": 1000,
 }
 GEMMA = {**LLAMA, "model_type": "gemma2", "head_dim": 16, "sliding_window": 32, "query_pre_attn_scalar": 16}
+MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 METHODS = (
     {"name": "full"},
     {"name": "lora", "target_modules": "all-linear", "r": 2},
@@ -61,6 +62,19 @@ def drawn(seed):
     }
 
 
+def drawn_with_experts(seed):
+    """The same of Mixtral, whose experts stay gathered between the passes."""
+    body = drawn(seed)
+    methods = ({"name": "full"}, {"name": "lora", "target_modules": ["q_proj"], "r": 2})
+    return body | {"model": {"config": MIXTRAL}, "method": methods[seed % 2]}
+
+
+def drawn_with_reference(seed):
+    """The same of DPOTrainer, whose reference runs between the passes."""
+    body = drawn(seed)
+    return body | {"training": body["training"] | {"trainer": "trl-dpo"}}
+
+
 def figures(body):
     answer = estimate(parse_request(body), SeriesCache())
     memory = answer.memory
@@ -76,6 +90,14 @@ def figures(body):
 
 def follow_all(repetition, _after):
     yield followed.Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("draw", [drawn_with_experts, drawn_with_reference])
+def test_figures_with_experts_or_a_reference_are_those_of_every_copy(draw, seed, monkeypatch):
+    few = figures(draw(seed))
+    monkeypatch.setattr(gathering, "choices", follow_all)
+    assert few == figures(draw(seed))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -82,7 +82,6 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
         ("device.sharding", {"sharding": "ddp", "trainer": "trl-kto", "micro_batch_size": 2}),
-        ("training.trainer", {"sharding": "zero3", "trainer": "trl-dpo"}),
         ("training.adapter_dtype", {"sharding": "zero2", "trainer": "trl-dpo", "adapter_dtype": "model"}),
         ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
         (

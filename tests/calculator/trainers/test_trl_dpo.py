@@ -114,13 +114,16 @@ def test_what_is_refused_names_its_field(changes, loc):
     assert [problem.loc for problem in refused.value.problems] == [loc]
 
 
-@pytest.mark.parametrize("sharding", ["zero3"])
-def test_zero3_is_refused(sharding):
+def test_zero3_shards_a_second_model():
     training = {"trainer": "trl-dpo", "autocast": "bfloat16"}
-    body = {"model": MODEL, "method": LORA, "training": training}
-    with pytest.raises(PlanError, match="is not modelled"):
-        estimate(parse_request({**body, "device": {"count": 2, "sharding": sharding}}))
-    assert estimate(parse_request({**body, "device": {"count": 2, "sharding": "ddp"}})).reserved == "replay"
+
+    def resident(count, **changes):
+        device = {"count": count, "sharding": "zero3"}
+        body = {"model": MODEL, "method": {"name": "full"}, "training": training | changes, "device": device}
+        return estimate(parse_request(body)).memory.phases[-1].peak_bytes
+
+    shares = [resident(count) - resident(count, precompute_ref_log_probs=True) for count in (2, 4)]
+    assert shares[0] > shares[1] > 0
 
 
 def test_every_token_of_both_sequences_may_be_labelled():
