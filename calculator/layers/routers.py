@@ -27,6 +27,14 @@ def compute_logits(context: Context, gate: BoundModule, hidden_states: Tensor) -
     return products.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
 
 
+def logits_in_float32(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
+    """Return a score for each expert, from input and weight in float32. A sharding may have cast the weight before."""
+    x = ops.cast(hidden_states, "float32", "input in float32")
+    context.set_scope(f"{gate.name}: ")
+    weight = ops.cast(gate.own["weight"], "float32", "weight in float32")
+    return products.matmul(x, weight, gate.own.get("bias"), gate.module.out_features, "logits")
+
+
 def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Softmax over all experts, then the k largest, divided by their sum (Mixtral)."""
     router_logits = compute_logits(context, gate, hidden_states)
@@ -56,7 +64,7 @@ def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
 
 def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Softmax in float32, then the k largest, with `group_limited_greedy` from the best groups alone (DeepSeek V2)."""
-    router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
+    router_logits = logits_in_float32(context, gate, hidden_states)
     scores = ops.softmax(router_logits, "float32")
     _alive: list[Tensor] = []
     if context.config["topk_method"] == "group_limited_greedy":
@@ -68,7 +76,7 @@ def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) 
 
 def sigmoid_with_correction(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Sigmoid scores, chosen with a correction from the groups with the largest sums of two scores (DeepSeek V3)."""
-    router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
+    router_logits = logits_in_float32(context, gate, hidden_states)
     scores = ops.unary(router_logits, "scores", saves="result")
     scores_for_choice = ops.shift(scores, "scores, corrected")
     grouped = _by_groups(context, scores_for_choice)

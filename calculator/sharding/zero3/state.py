@@ -223,7 +223,7 @@ class PartitionedState:
 
     @cached_property
     def _states(self) -> list[ResidentTensors]:
-        return [each for master in self._masters for each in optimizer_states([master], self.optimizer)]
+        return [*optimizer_states(self._masters, self.optimizer)]
 
     @cached_property
     def _gradients(self) -> ResidentTensor:
