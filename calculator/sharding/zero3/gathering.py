@@ -209,7 +209,7 @@ class Gathering:
     def _call(self, kind: str, module: Module, *, recomputes: bool) -> None:
         coordinator = self._running = self._second if module.of_second else self._coordinator
         if kind == module_calls.BEFORE_FORWARD:
-            if module in (self.program.root, self.program.second_root):
+            if module in self._roots:
                 coordinator.begin()
             coordinator.fetch(module, recomputes=recomputes)
         elif kind == module_calls.AFTER_FORWARD:
@@ -260,16 +260,25 @@ class Gathering:
         """Whether a prefetch of this pass was smaller because too many parameters were gathered."""
         return self._coordinator.is_limited or self._second.is_limited
 
+    def _begins(self, event: Event) -> bool:
+        """Whether a forward pass begins with an event."""
+        return event.kind == module_calls.BEFORE_FORWARD and event.module in self._roots
+
+    @property
+    def _roots(self) -> tuple[Module | None, Module | None]:
+        return self.program.root, self.program.second_root
+
     @cached_property
     def _ends(self) -> dict[int, int]:
         """The places in the order of modules after the copies of each window. An order begins where its model does."""
         ends, places = {}, [0, 0]
         for segment, following in pairwise(self.program.segments):
             second = False
-            for module in (event.module for event in segment.events if _fetches(event)):
-                assert module is not None
-                second = module.of_second
-                places[second] = 1 if module in (self.program.root, self.program.second_root) else places[second] + 1
+            for event in segment.events:
+                if event.module is None or not _fetches(event):
+                    continue
+                second = event.module.of_second
+                places[second] = 1 if self._begins(event) else places[second] + 1
             if segment.window is not None and following.copy is None:
                 ends[segment.window] = places[second]
         return ends
