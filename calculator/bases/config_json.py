@@ -40,7 +40,7 @@ _NOT_MODELLED = "it is not modelled"
 REFUSED = {
     "aqlm": "transformers 5.24 stores the output head in it, too, which published checkpoints have dense",
     "vptq": _NOT_TRAINABLE,
-    "quanto": "PEFT has no LoRA layer for it",
+    "quanto": "PEFT has no LoRA layer of its own for it, and what its tensors allocate is not modelled",
     "eetq": "PEFT takes its layers where the package eetq is installed, whose kernels are not modelled",
     "higgs": _NOT_TRAINABLE,
     "fbgemm_fp8": _NOT_TRAINABLE,
