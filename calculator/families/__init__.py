@@ -63,6 +63,7 @@ FOLDERS = (
     "phi",
     "qwen",
     "qwen3_5",
+    "qwen3_5_vl",
     "qwen_vl",
     "seed_oss",
     "smollm3",

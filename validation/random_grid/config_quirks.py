@@ -173,6 +173,21 @@ def _with_tiles(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "image_grid_pinpoints": [[side, 2 * side], [side, side]]}
 
 
+def _with_linear_attention_and_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add the tower of Qwen 3.5 to its text model."""
+    rng = draw.rng
+    vision = {
+        "depth": rng.randint(1, 2),
+        "hidden_size": 8 * rng.randint(1, 4),
+        "intermediate_size": rng.randint(1, 9),
+        "num_heads": 2,
+        "patch_size": rng.randint(2, 5),
+        "out_hidden_size": draw.hidden,
+    }
+    outer = {"vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
+    return {"text_config": _with_linear_attention(text, draw), **outer}
+
+
 def _with_tiled_siglip(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Add the encoder of Idefics 3."""
     rng = draw.rng
@@ -346,6 +361,8 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "olmo3": _per_type_rope,
     "nemotron_h": _nemotron_h,
     "modernbert": _per_type_rope,
+    "qwen3_5": _with_linear_attention_and_vision,
+    "qwen3_5_moe": _with_linear_attention_and_vision,
     "qwen3_5_moe_text": _with_linear_attention,
     "qwen3_5_text": _with_linear_attention,
     "qwen3_next": _with_linear_attention,

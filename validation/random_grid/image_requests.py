@@ -110,6 +110,8 @@ _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = 
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_5_vl": _qwen,
+    "qwen3_5": _qwen,
+    "qwen3_5_moe": _qwen,
     "qwen3_vl": _qwen,
     "smolvlm": _idefics3,
 }

@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 _AXES = 3
 
 
-def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
-    """Return cos, sin, (batch, sequence, rotated dimensions) each, and the positions."""
+def interleaved_tables(
+    context: Context, hidden_states: Tensor, dtype: DType | None = None, *, of_sequences: bool = False
+) -> tuple[Tensor, ...]:
+    """Return cos, sin, (batch, sequence, rotated dimensions) each, and the positions.
+
+    `of_sequences`: whether each sequence has positions of its own.
+    """
     context.set_scope("model.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
-    position_ids = tape.new((length,), "int64", "position_ids")
+    position_ids = tape.new((_AXES, batch, length) if of_sequences else (length,), "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
@@ -237,7 +242,7 @@ _EXPERTS = WithSharedExpert(router=routers.softmax_and_cast_back)
 
 QWEN3_5 = DecoderForward(
     layer=SequentialLayer(attention=mixer(apart, _ATTENTION), mlp=mlp.gated, norm=_NORM),
-    tables=_tables,
+    tables=interleaved_tables,
     final_norm=final(norms.offset_rms_norm),
     masks=("full_attention",),
     partial_rotary=True,

@@ -127,13 +127,18 @@ def _layer(config: Config, kind: LayerKind, delta_net: Callable[[Config], Owned]
     return (*mixer, *mlp, *norms(config, *PRE_NORMS))
 
 
+def qwen3_5_layer(config: Config, kind: LayerKind) -> Owned:
+    """A layer of Qwen 3.5."""
+    return _layer(config, kind, _with_own_projections)
+
+
 def _qwen3_5_text(config: Config) -> Parts:
-    return decoder(config, kinds_by_attention(config), lambda kind: _layer(config, kind, _with_own_projections))
+    return decoder(config, kinds_by_attention(config), lambda kind: qwen3_5_layer(config, kind))
 
 
 def _qwen3_5_moe_text(config: Config) -> Parts:
     kinds = kinds_by_attention(config, mlp="sparse")
-    return decoder(config, kinds, lambda kind: _layer(config, kind, _with_own_projections))
+    return decoder(config, kinds, lambda kind: qwen3_5_layer(config, kind))
 
 
 def _qwen3_next(config: Config) -> Parts:
@@ -166,11 +171,24 @@ _LAYERS: tuple[Entry, ...] = (
 _ROTARY: tuple[Entry, ...] = (positions(32_768), *rope(share=0.25, always=True))
 _SECTIONS = Check(name="rope_parameters", problem=_wrong_sections)
 
+#: The fields of Qwen3_5TextConfig and of Qwen3_5MoeTextConfig.
+QWEN3_5_TEXT: tuple[Entry, ...] = (*_SIZES, *_ROTARY, _SECTIONS, *_LAYERS)
+QWEN3_5_MOE_TEXT: tuple[Entry, ...] = (
+    *_SIZES_OF_EXPERTS,
+    *_ROTARY,
+    _SECTIONS,
+    *_LAYERS,
+    *experts(8),
+    Computed(name="norm_topk_prob", value=lambda _config: True),
+    size("moe_intermediate_size", 512),
+    size("shared_expert_intermediate_size", 512),
+)
+
 FAMILIES = (
     Family(
         model_type="qwen3_5_text",
         folder="qwen3_5",
-        entries=(*_SIZES, *_ROTARY, _SECTIONS, *_LAYERS),
+        entries=QWEN3_5_TEXT,
         parts=_qwen3_5_text,
         forward=forward.QWEN3_5,
         notes=(WITHOUT_KERNELS,),
@@ -178,16 +196,7 @@ FAMILIES = (
     Family(
         model_type="qwen3_5_moe_text",
         folder="qwen3_5_moe",
-        entries=(
-            *_SIZES_OF_EXPERTS,
-            *_ROTARY,
-            _SECTIONS,
-            *_LAYERS,
-            *experts(8),
-            Computed(name="norm_topk_prob", value=lambda _config: True),
-            size("moe_intermediate_size", 512),
-            size("shared_expert_intermediate_size", 512),
-        ),
+        entries=QWEN3_5_MOE_TEXT,
         parts=_qwen3_5_moe_text,
         forward=forward.QWEN3_5_MOE,
         notes=(WITHOUT_KERNELS,),

@@ -20,6 +20,8 @@ MODELS = {
     "gemma3": "google/gemma-3-4b-pt",
     "llava": "llava-hf/llava-1.5-7b-hf",
     "llava_next": {"config": {"model_type": "llava_next"}},
+    "qwen3_5": {"config": {"model_type": "qwen3_5"}},
+    "qwen3_5_moe": {"config": {"model_type": "qwen3_5_moe"}},
     "idefics3": {"config": {"model_type": "idefics3", "vision_config": {"image_size": 364, "patch_size": 14}}},
     "smolvlm": {
         "config": {"model_type": "smolvlm", "scale_factor": 4, "vision_config": {"image_size": 512, "patch_size": 16}}
