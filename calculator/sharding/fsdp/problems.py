@@ -108,6 +108,12 @@ def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
 def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
     """Trained parameters of several dtypes in one unit, and how to train those of one."""
     why = f"FSDP refuses {unit}, whose trained parameters are in {' and '.join(dtypes)}"
+    if getattr(prepared.method, "use_dora", False) and (prepared.training.trainer or "").startswith("trl-"):
+        message = (
+            f"{why}; TRL leaves DoRA's magnitudes of a 4-bit model in float32: set use_dora to false, or use the "
+            "trainer transformers"
+        )
+        return Problem(loc="method.use_dora", msg=message, input=True)
     if prepared.method.facts.quantizes_base:
         message = f"{why}; accelerate does not cast a 4-bit model: set bias to none and omit modules_to_save"
         return Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))

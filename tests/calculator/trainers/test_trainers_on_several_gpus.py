@@ -101,6 +101,15 @@ def test_what_a_trainer_refuses_on_several_gpus_names_its_field(loc, kwargs):
     assert [problem.loc for problem in caught.value.problems] == [loc]
 
 
+def test_dora_of_a_4_bit_model_under_fsdp_needs_transformers_own_trainer():
+    dora = {"name": "qlora", "r": 4, "use_dora": True, "quant_storage": "bfloat16", "target_modules": "all-linear"}
+    dora["prepare_model_for_kbit_training"] = False
+    assert phases("fsdp", dora)
+    with pytest.raises(PlanError) as refused:
+        answer("fsdp", dora, "trl-sft")
+    assert "method.use_dora" in str(refused.value)
+
+
 def test_the_frozen_head_that_trl_gathers_under_fsdp_is_whole():
     wider = [phases("fsdp", trainer="trl-sft", dtype=dtype)["forward"] for dtype in ("bfloat16", "float32")]
     head = CONFIG["vocab_size"] * CONFIG["hidden_size"]
