@@ -133,12 +133,14 @@ NOT_MODELLED = frozenset(
         "gemma3",
         "gpt_oss",
         "llama4_text",
+        "llava",
         "mixtral",
         "qwen2_5_vl",
         "qwen3_5_moe_text",
         "qwen3_moe",
         "qwen3_next",
         "qwen3_vl",
+        "smolvlm",
     }
 )
 
