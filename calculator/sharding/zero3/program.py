@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
@@ -115,6 +116,8 @@ class Program:
             own, model = self._modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
             if (parameter := self._by_name[model + name, None]) not in own:
                 own.append(parameter)
+        for module in self._modules.values():
+            module.parameters.sort(key=attrgetter("order"))  # DeepSpeed records them by their numbers (ds_id)
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
         #: The outermost modules, of the model and of a second one.
         self.root = self._modules[begun[0], None]
