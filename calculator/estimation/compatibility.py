@@ -23,6 +23,7 @@ from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.layers.decoder_forward import identity
 from calculator.layers.masks import attention_types
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.prepared_model import PreparedModel
@@ -166,6 +167,12 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
         return
     if model.idle:
         message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        return
+    if training.trainer != "transformers" and forward_of(model).head_input is not identity:
+        message = (
+            f"{model.model_type} is modelled in the reference step and with transformers: use that, or leave it out"
+        )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
         return
     of_row = training.sequence_length - 1 + bool(request.method.virtual_tokens)

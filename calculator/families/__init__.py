@@ -51,6 +51,7 @@ FOLDERS = (
     "llama",
     "llama4",
     "llava",
+    "mamba2",
     "ministral",
     "mistral3",
     "mixtral",

@@ -386,7 +386,10 @@ def layer_classes(context: Context) -> list[int]:
     if context.prepared.offloads_inputs:
         classes[-1] = -2
     lowered = context.training.autocast or context.dtype
-    first_differs = context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
+    raised = context.forward.raises_dtype(context.config) and context.dtype != "float32"
+    first_differs = (
+        raised or context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
+    )
     return [-1, *classes[1:]] if first_differs else classes
 
 

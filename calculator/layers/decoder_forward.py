@@ -145,8 +145,8 @@ def never_refused(_: Config) -> None:
     """Refuse nothing."""
 
 
-def never_coupled(_: Config) -> bool:
-    """Couple no layers."""
+def never(_: Config) -> bool:
+    """Return False for every config."""
     return False
 
 
@@ -246,6 +246,9 @@ class DecoderForward:
     #: What reads images; None if the model reads none, or that is not modelled.
     tower: Tower | None = None
 
+    #: The final norm's output to the output head's input, in a language model's own code.
+    head_input: Callable[[Context, Tensor], Tensor] = identity
+
     #: What follows the output head.
     logits: Callable[[Context, Tensor], Tensor] = identity
 
@@ -256,7 +259,10 @@ class DecoderForward:
     dropout_modules: tuple[str, ...] = ()
 
     #: Whether layers share tensors that need a gradient, besides the hidden states, so that every layer is run.
-    couples_layers: Callable[[Config], bool] = never_coupled
+    couples_layers: Callable[[Config], bool] = never
+
+    #: Whether a layer's output is in float32 whatever the dtype of the embeddings.
+    raises_dtype: Callable[[Config], bool] = never
 
     #: Why passes of `generate` and evaluations are refused, if they are not modelled.
     trains_only: str = ""

@@ -36,7 +36,8 @@ class FullLogits:
         """Return the loss, and the logits, which the model's output refers to."""
         head = context.hooks.module("head")
         output = context.bind(context.model.output)
-        logits = context.forward.logits(context, head.after(output(head.before(hidden_states))))
+        logits = head.after(output(head.before(context.forward.head_input(context, hidden_states))))
+        logits = context.forward.logits(context, logits)
         if context.older & {"reassigned_logits", "logits_reassigned_by_mistral"}:
             logits = float32_logits(context, logits)
         return causal_lm_loss(context, logits, self.num_items), [logits]

@@ -83,8 +83,10 @@ def mamba2_chunk_scan(
     b_decay = ops.mul(b, ops.view(decay_states, (batch, chunks, chunk, heads, 1)), "B, decayed")
     state = (heads, width, b.shape[-1])
     copies = (layout.of_chunks, layout.by_heads)
-    states = _product(x, b_decay, (batch, chunks, *state), "states of chunks", copies=copies, back=layout.of_chunks)
-    previous = states.tape.new((batch, 1, *state), "float32", "previous states")
+    states = _product(
+        x, b_decay, (batch, chunks, *state), "states of chunks", copies=copies, back=layout.of_chunks, swapped=True
+    )
+    previous = states.tape.new((batch, 1, *state), states.dtype, "previous states")
     whole = (batch, chunks + 1, *state)
     states = ops.cat((previous, states), whole, "states")
     decay_chunk = _decay_of_chunks(a_cumsum, chunks)
@@ -154,9 +156,25 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def _product(
-    left: Tensor, right: Tensor, shape: Shape, name: str, *, copies: tuple[bool, bool], back: bool = False
+    left: Tensor,
+    right: Tensor,
+    shape: Shape,
+    name: str,
+    *,
+    copies: tuple[bool, bool],
+    back: bool = False,
+    swapped: bool = False,
 ) -> Tensor:
-    """torch.einsum of two tensors: one product of matrices. `back`: whether the gradient is copied for it."""
+    """torch.einsum of two tensors, which autocast casts: one product of matrices.
+
+    `back`: whether the gradient is copied for it. `swapped`: whether the left factor is einsum's second operand.
+    """
+    autocast = left.tape.autocast
+    if autocast is not None and swapped:
+        right, left = autocast.cast_factors(right, left, (f"{name}: right", f"{name}: left"))
+    elif autocast is not None:
+        left, right = autocast.cast_factors(left, right, (f"{name}: left", f"{name}: right"))
+    _operands = left, right  # they stay until the call returns
     if copies[0]:
         left = ops.contiguous(left, f"{name}: left")
     if copies[1]:

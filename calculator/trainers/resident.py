@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
+#: Norms that are no torch.nn.LayerNorm, of a name that is none of these: those of Mamba 2 and Nemotron-H.
+_WITH_DECAY = {"backbone.norm_f", "model.norm_f"}
+
 
 #: The scalar in which a trainer keeps the norm of the gradients.
 GRADIENT_NORM = "grad_norm"
@@ -106,7 +109,7 @@ def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor])
     trained = tuple(trained)
     if not facts.decay_groups:
         return [trained]
-    norms = {path for path, module in model.paths if module.kind == "norm"}
+    norms = {path for path, module in model.paths if module.kind == "norm"} - _WITH_DECAY
     without = {each.name for each in trained if _has_no_decay(each.name, norms)}
     both = [each for each in trained if each.name not in without], [each for each in trained if each.name in without]
     return [tuple(group) for group in both if group]

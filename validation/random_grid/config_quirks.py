@@ -332,6 +332,23 @@ def _nemotron_h(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**kept, **sizes, **rng.choice([spelled, {"hybrid_override_pattern": "".join(kinds)}])}
 
 
+def _mamba2(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw heads that make up a multiple of the hidden size, and groups that divide them."""
+    rng = draw.rng
+    groups, head, expand = rng.randint(1, 3), 8 * rng.randint(1, 8), rng.choice([1, 2])
+    sizes = {
+        "expand": expand,
+        "num_heads": expand * groups * rng.randint(1, 4),
+        "head_dim": head,
+        "n_groups": groups,
+        "state_size": rng.choice([8, 16, 32]),
+        "conv_kernel": rng.choice([2, 4]),
+        "chunk_size": rng.choice([16, 64, 256]),
+    }
+    kept = {key: value for key, value in config.items() if key != "use_cache"}
+    return {**kept, **sizes, "hidden_size": sizes["num_heads"] * head // expand}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "cwm": _with_window,
@@ -344,6 +361,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "iquestcoder": _without_window,
     "lfm2": _with_convolutions,
     "llama4_text": _with_chunks,
+    "mamba2": _mamba2,
     "ministral3": _scaled_queries,
     "llava": _with_clip,
     "llava_next": _with_tiles,

@@ -18,7 +18,7 @@ ROUTERS: dict[str, str] = {"llama4_text": "router", "phimoe": "router"}
 
 #: The models of Mamba, the methods and the names of modules that PEFT refuses to adapt.
 #: Source: peft 0.21, peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba.
-_MAMBA_MODELS = ("falcon_h1", "nemotron_h")
+_MAMBA_MODELS = ("falcon_h1", "mamba2", "nemotron_h")
 _MAMBA_METHODS = ("LORA", "ADALORA", "RANDLORA")
 _MAMBA_NAMES = ("out_proj", "conv1d")
 
