@@ -89,6 +89,8 @@ def _row(row: dict[str, Any]) -> ModelTypeAnswer:
     known = [entry.id for entry in catalogue.models() if entry.model_type == row["model_type"]]
     found_only_in_traces: dict[str, Any] = {"kernel_packages": {}, "unchecked_operations": ()}
     tasks = [name for task, name in TASKS.items() if row["model_type"] in _modelled(task)]
+    if row["model_type"] in FAMILIES and FAMILIES[row["model_type"]].auto_class == "speech-seq2seq":
+        tasks.append("speech to text")
     own = {"catalogue": known, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
     return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **own})
 

@@ -48,6 +48,7 @@ def test_tasks_of_a_traced_type_can_be_modelled(client):
         ["sequence classification", *of_tokens],
     )
     assert rows["t5"]["modelled_tasks"] == ["seq2seq LM"]
+    assert rows["whisper"]["modelled_tasks"] == ["speech to text"]
     assert rows["llama"]["modelled_tasks"] == ["causal LM", "sequence classification", "token classification"]
     assert "modelled: sequence classification" in client.get("/models", params={"q": "bert"}).text
 
