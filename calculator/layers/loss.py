@@ -36,8 +36,9 @@ class FullLogits:
         """Return the loss, and the logits, which the model's output refers to."""
         head = context.hooks.module("head")
         output = context.bind(context.model.output)
-        logits = head.after(output(head.before(context.forward.head_input(context, hidden_states))))
-        logits = context.forward.logits(context, logits)
+        forward = context.forward
+        # nested: a call may free its argument before it returns
+        logits = forward.logits(context, head.after(output(head.before(forward.head_input(context, hidden_states)))))
         if context.older & {"reassigned_logits", "logits_reassigned_by_mistral"}:
             logits = float32_logits(context, logits)
         return causal_lm_loss(context, logits, self.num_items), [logits]
