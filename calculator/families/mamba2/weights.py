@@ -57,7 +57,8 @@ FAMILIES = (
             flag("residual_in_fp32", True),
             activation(),
             number("layer_norm_epsilon", 1e-5),
-            # a prefix is counted by them before it is refused
+            # no layer attends: costs and a refused prefix are counted by the mixer's heads
+            Computed(name="num_attention_heads", value=lambda config: config["mamba_n_heads"]),
             Computed(name="num_key_value_heads", value=lambda config: config["mamba_n_heads"]),
             Computed(name="head_dim", value=lambda config: config["mamba_d_head"]),
             # in training the model makes no cache, whatever its config says

@@ -51,6 +51,8 @@ def attention_projections(model: Model) -> tuple[str, ...]:
     paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
     named = [parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1])]
     named = named or [parts[-1] for parts in paths if _PROJECTION.fullmatch(parts[-1])]
+    if model.model_type in _MAMBA_MODELS and not named:
+        named = [parts[-1] for parts in paths if parts[-1] not in (*_MAMBA_NAMES, model.head)]
     return tuple(dict.fromkeys(named))
 
 

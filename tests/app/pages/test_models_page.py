@@ -57,3 +57,8 @@ def test_a_type_of_the_catalogue_links_to_its_plans(client):
     (row,) = (each for each in client.get("/api/v1/models/types").json()["types"] if each["model_type"] == "llama")
     page = client.get("/models", params={"q": "llama"}).text
     assert all(f'href="/?model={model.replace("/", "%2F")}"' in page for model in row["catalogue"][:3])
+
+
+def test_the_page_of_a_model_without_attention_is_shown(client):
+    plan = "/?model=mistralai/Mamba-Codestral-7B-v0.1&method=lora&target_modules=in_proj"
+    assert client.get(plan).status_code == 200
