@@ -29,6 +29,9 @@ UNSUPPORTED = {
     "trainable_token_indices": "trainable tokens",
 }
 
+#: Methods that PEFT renamed: MiSS runs the step of Bone. Source: peft 0.18, tuners/bone/layer.py, BoneLinear.forward.
+OLDER_NAMES = {"BONE": "MISS"}
+
 #: Explanations of errors, by method.
 REMARKS = {
     "FULL": (
@@ -132,7 +135,8 @@ def _method(row: Row) -> dict[str, Any] | str:
         return {"name": "full"}
     if row["method"] == "LORA":
         return _lora(row)
-    name = next((name for name, cls in METHODS.items() if cls.facts.peft_type == row["method"]), None)
+    kind = OLDER_NAMES.get(row["method"], row["method"])
+    name = next((name for name, cls in METHODS.items() if cls.facts.peft_type == kind), None)
     if name is None:
         return "a method that the calculator does not have"
     if config.get("decomposition_method") == "qr":

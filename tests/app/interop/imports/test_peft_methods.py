@@ -84,3 +84,10 @@ def test_other_spellings_of_loras_settings_are_read(written, read_as, tmp_path):
     found = imported(tmp_path, "lora", settings)
     assert found.request["method"] == {"name": "lora", **config_arguments(METHODS["lora"]()), **settings, **read_as}
     assert [each.key for each in found.not_understood] == ["quantization_config"]
+
+
+def test_bone_is_read_as_miss_its_later_name():
+    settings = {"r": 16, "init_weights": "bat", "target_modules": ["q_proj"], "bias": "none", "exclude_modules": None}
+    file = {"peft_type": "BONE", "base_model_name_or_path": LLAMA, "task_type": "CAUSAL_LM", **settings}
+    method = read(json.dumps(file)).request["method"]
+    assert (method["name"], method["r"], method["init_weights"]) == ("miss", 16, "bat")
