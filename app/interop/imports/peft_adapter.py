@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 #: Methods by PEFT's name. QLoRA's file is LoRA's: the base model's config.json states that it is stored in 4 bits.
 #: Bone, which PEFT had until release 0.18, is MiSS under its older name: the same settings, parameters and step.
 NAMES: dict[str, MethodName] = {
-    cls.facts.peft_type: name for name, cls in METHODS.items() if cls.facts.peft_type and name != "qlora"
-} | {"BONE": "miss"}
+    **{cls.facts.peft_type: name for name, cls in METHODS.items() if cls.facts.peft_type and name != "qlora"},
+    "BONE": "miss",
+}
 
 
 def imported(keys: Keys, given: Any) -> Imported:
