@@ -130,6 +130,13 @@ def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
     return (f"The figures are of rank {rank}, which has the highest peak{others}.",)
 
 
+def _in_float32(request: Request) -> bool:
+    """Whether PEFT makes the adapters in float32."""
+    facts = request.method.facts
+    adds = not facts.trains_base and not facts.trains_copies
+    return adds and (facts.always_float32 or request.training.adapter_dtype == "float32")
+
+
 def _distributed(request: Request, model: Model) -> Iterator[str]:
     """What a sharding adds, and what of it is not counted."""
     device, config = request.device, request.training.ddp or DDPConfig()
@@ -240,7 +247,9 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines += fsdp.warnings(prepared(request, model))
     if request.device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
-        lines += zero.warnings(request.training, request.device, quantized=quantized)
+        lines += zero.warnings(
+            request.training, request.device, quantized=quantized, float32_adapters=_in_float32(request)
+        )
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions and not model.hears:

@@ -66,8 +66,20 @@ def _stage_3(*, quantized: bool) -> Iterator[str]:
         )
 
 
-def warnings(training: Training, device: Device, *, quantized: bool) -> Iterator[str]:
-    """Risks that a user should know."""
+#: Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision, which leaves the parameters of a model that was
+#: built under zero.Init; compared by the files of the real Trainer in two processes.
+NOT_CAST = (
+    "The figures are of a model that is given whole to DeepSpeed, which casts its adapters. If TrainingArguments exist"
+    " before from_pretrained, as in most scripts, transformers builds it under deepspeed.zero.Init, and DeepSpeed casts"
+    " no adapters: they, and what their layers compute, stay in float32 and need more memory. With"
+    " autocast_adapter_dtype=False (adapter_dtype model), the data types are the same either way."
+)
+
+
+def warnings(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
+    """Risks that a user should know. `float32_adapters`: whether PEFT makes adapters in float32."""
+    if device.sharding == "zero3" and float32_adapters and not quantized:
+        yield NOT_CAST
     if quantized and device.sharding == "zero3":
         until = (
             "the optimizer's step and the next forward pass too" if training.trainer is None else "the optimizer's step"

@@ -241,3 +241,12 @@ def test_what_is_not_modelled_is_refused_by_its_field(loc, changes):
     with pytest.raises(PlanError) as caught:
         estimate(request(**changes))
     assert [problem.loc for problem in caught.value.problems] == [loc]
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter_dtype", "warned"),
+    [("lora", "float32", True), ("lora", "model", False), ("full", "float32", False), ("qlora", "float32", False)],
+)
+def test_adapters_that_a_model_under_zero_init_keeps_in_float32_are_named(method, adapter_dtype, warned):
+    found = estimate(request(method={"name": method}, training={"adapter_dtype": adapter_dtype})).warnings
+    assert any("casts no adapters" in line for line in found) is warned
