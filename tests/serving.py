@@ -1,7 +1,9 @@
-"""A real server in a thread."""
+"""A real server in a thread, and coroutines in a thread."""
 
+import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import uvicorn
@@ -20,3 +22,9 @@ def served(app):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
+
+
+def run(coroutine):
+    """Run a coroutine in a thread of its own: the loop of Playwright may run in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

@@ -59,7 +59,7 @@ def configured(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  #
 
 
 def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None = None) -> Sublayer:
-    """Return the MLP down(act(up(x))), with dropout of probability `config[dropout]` on its result."""
+    """Return the MLP down(act(up(x))), with a dropout module of probability `config[dropout]` on its result."""
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         hidden_states = modules[up](x)

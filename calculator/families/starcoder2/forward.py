@@ -12,7 +12,9 @@ from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context
+    from calculator.layers.context import Context, LayerModules
+
+_PLAIN = mlp.plain("mlp.c_fc", "mlp.c_proj")
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
@@ -20,11 +22,16 @@ def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     return ops.dropout(inputs_embeds, context.config["embedding_dropout"], "dropped")
 
 
+def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    hidden_states = _PLAIN(context, modules, x)
+    return ops.dropout(hidden_states, context.config["residual_dropout"], "MLP, dropped")
+
+
 STARCODER2 = DecoderForward(
     before_layers=_before_layers,
     layer=SequentialLayer(
         attention=SelfAttention(dropout="residual_dropout"),
-        mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),
+        mlp=_mlp,
         norm=norm_by_name(norms.layer_norm),
     ),
     final_norm=final(norms.layer_norm),

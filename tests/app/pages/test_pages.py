@@ -336,7 +336,7 @@ def test_no_text_in_an_input_meets_a_fault(client, name):
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:5]))
 def test_no_text_in_every_input_meets_a_fault(client, text):
     typed = dict.fromkeys(DEFAULTS.keys() - {"model", "config", "method"}, text)
-    assert client.post("/", data=typed).status_code in (200, 422)
+    assert client.post("/", data=typed).status_code in (200, 413, 422)
 
 
 def test_the_first_page_is_small(client):

@@ -4,6 +4,7 @@ import asyncio
 
 from app.service.admission import Admission
 from app.service.observation import ENDPOINT
+from tests.serving import run
 
 SCOPE = {"type": "http", "method": "POST", "path": "/api/v1/plan", "headers": [], ENDPOINT: "/api/v1/plan"}
 
@@ -39,14 +40,14 @@ async def _answers(requests, *, fail=False):
 
 
 def test_the_third_of_two_is_refused_and_the_health_check_is_not():
-    answers, present = asyncio.run(_answers([{}, {}, {}, {ENDPOINT: "/healthz"}]))
+    answers, present = run(_answers([{}, {}, {}, {ENDPOINT: "/healthz"}]))
     assert [status for status, _ in answers] == [200, 200, 503, 200]
     assert answers[2][1][b"retry-after"] == b"5"
     assert present == 0
 
 
 def test_a_request_that_fails_leaves_its_place():
-    answers, present = asyncio.run(_answers([{}, {}], fail=True))
+    answers, present = run(_answers([{}, {}], fail=True))
     assert [status for status, _ in answers] == [500, 500]
     assert present == 0
 

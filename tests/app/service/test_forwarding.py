@@ -6,6 +6,7 @@ import pytest
 
 from app.service.forwarding import Forwarded
 from app.service.observation import ENDPOINT
+from tests.serving import run
 
 SCOPE = {
     "type": "http",
@@ -54,12 +55,12 @@ def socket(tmp_path):
 
 
 def test_a_request_waits_until_the_processes_have_started(socket):
-    start, *bodies = asyncio.run(_answered(socket, 0.3, 30))
+    start, *bodies = run(_answered(socket, 0.3, 30))
     assert start["status"] == 200
     assert b"".join(body["body"] for body in bodies) == b"hello"
 
 
 def test_a_request_is_refused_where_none_starts(socket):
-    start, *_ = asyncio.run(_answered(socket, None, 0.2))
+    start, *_ = run(_answered(socket, None, 0.2))
     assert start["status"] == 503
     assert (b"retry-after", b"5") in [(name.lower(), value) for name, value in start["headers"]]

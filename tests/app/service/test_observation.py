@@ -1,6 +1,5 @@
 """Every request is counted under a bounded set of names, and is a line of the access log without its plan."""
 
-import asyncio
 import json
 import logging
 import re
@@ -10,6 +9,7 @@ import pytest
 
 from app.service.observation import Observed
 from app.service.served import endpoints
+from tests.serving import run
 
 
 def value(client, name):
@@ -79,5 +79,5 @@ def test_a_request_without_a_response_is_of_a_client_that_left_or_an_error(clien
     before = value(client, name)
     scope = {"type": "http", "method": "GET", "path": "/nothing", "headers": []}
     with pytest.raises(ValueError, match=r"^$") if fails else nullcontext():
-        asyncio.run(Observed(app, endpoints(), logged=False)(scope, None, None))
+        run(Observed(app, endpoints(), logged=False)(scope, None, None))
     assert value(client, name) == before + 1

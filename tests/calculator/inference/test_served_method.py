@@ -27,7 +27,7 @@ OF_TRAINING = {
 #: What classifiers ask. Only models of causal_lm are served.
 OF_TASKS = {"classifier_copy", "for_model"}
 
-#: What plans, merging and the check of a base in 4 bits read from the method itself.
+#: What plans, merging, and the checks of a base in 4 bits and of unmerged serving read from the method itself.
 OF_PLANS = {
     "assumptions",
     "differs_between_layers",
@@ -36,11 +36,12 @@ OF_PLANS = {
     "quality_tier",
     "quantizes_base",
     "refuses_4_bits",
+    "refuses_unmerged",
     "title",
 }
 
 #: What a training run writes.
-OF_CHECKPOINTS = {"refuses_checkpoint", "saved_name", "saved_tensors", "saves_frozen"}
+OF_CHECKPOINTS = {"refuses_checkpoint", "saved_again", "saved_name", "saved_tensors", "saves_frozen"}
 
 
 def test_every_hook_of_the_step_is_passed_on():
