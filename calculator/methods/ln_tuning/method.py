@@ -37,7 +37,6 @@ class LNTuning(TargetedMethod):
     facts = FACTS
     # PEFT copies any module (tuners/ln_tuning/layer.py, LNTuningLayer.update_layer).
     adaptable: ClassVar[tuple[Kind, ...]] = get_args(Kind)
-    usual = "norms"
     adapts_linear = False
 
     target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
@@ -84,6 +83,10 @@ class LNTuning(TargetedMethod):
         """The names of the norms that the model runs."""
         named = (path.rpartition(".")[2] for path, module in model.running if module.kind == "norm")
         return tuple(dict.fromkeys(named))
+
+    def usual(self, model: Model) -> str:  # noqa: ARG002
+        """Norms."""
+        return "norms"
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Targets, PEFT's own for the family among them, that hold other modules, which PEFT copies whole."""

@@ -51,9 +51,15 @@ def attention_projections(model: Model) -> tuple[str, ...]:
     paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
     named = [parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1])]
     named = named or [parts[-1] for parts in paths if _PROJECTION.fullmatch(parts[-1])]
-    if model.model_type in _MAMBA_MODELS and not named:
-        named = [parts[-1] for parts in paths if parts[-1] not in (*_MAMBA_NAMES, model.head)]
     return tuple(dict.fromkeys(named))
+
+
+def mamba_projections(model: Model) -> tuple[str, ...]:
+    """The names of the linear layers in the layers of Mamba that every method of PEFT adapts."""
+    if model.model_type not in _MAMBA_MODELS:
+        return ()
+    names = (path.rpartition(".")[2] for path, module in model.running if module.kind == "linear")
+    return tuple(dict.fromkeys(name for name in names if name not in (*_MAMBA_NAMES, model.head)))
 
 
 def names_of_mamba(method: TargetedMethod, model: Model) -> tuple[str, ...]:
@@ -62,9 +68,14 @@ def names_of_mamba(method: TargetedMethod, model: Model) -> tuple[str, ...]:
     return _MAMBA_NAMES if refused else ()
 
 
+def proposed(method: TargetedMethod, model: Model) -> str:
+    """The names of this model that a refusal proposes, and what they are."""
+    return f"name {method.usual(model)} ({', '.join(method.usual_targets(model))})"
+
+
 def way_out(method: TargetedMethod, model: Model) -> str:
     """What a refusal proposes: names of this model, and `all-linear` where that is accepted."""
-    named = f"name {method.usual} ({', '.join(method.usual_targets(model))})"
+    named = proposed(method, model)
     return f'{named}, or use "all-linear"' if method.adapts_linear and not method.refused_names(model) else named
 
 

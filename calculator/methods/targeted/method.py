@@ -32,8 +32,6 @@ class TargetedMethod(Method, ABC):
     __slots__ = ()
     #: The kinds of modules that the method can adapt.
     adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
-    #: What the names of `usual_targets` are.
-    usual: ClassVar[str] = "the attention's projections"
     #: Whether a refusal may propose `all-linear`.
     adapts_linear: ClassVar[bool] = True
 
@@ -81,7 +79,12 @@ class TargetedMethod(Method, ABC):
 
     def usual_targets(self, model: Model) -> tuple[str, ...]:
         """Names that a refusal proposes."""
-        return matching.attention_projections(model)
+        return matching.attention_projections(model) or matching.mamba_projections(model)
+
+    def usual(self, model: Model) -> str:
+        """What the names of `usual_targets` are."""
+        without_attention = not matching.attention_projections(model) and matching.mamba_projections(model)
+        return "the input projection of Mamba's layers" if without_attention else "the attention's projections"
 
     def is_target(self, path: str, module: Module, model: Model) -> bool:
         """Whether the module at a path is adapted."""

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.methods.targeted import modules_to_save
-from calculator.methods.targeted.matching import ROUTERS, is_named, is_requested, names_of_mamba, target_names, way_out
+from calculator.methods.targeted.matching import (
+    ROUTERS,
+    is_named,
+    is_requested,
+    names_of_mamba,
+    proposed,
+    target_names,
+    way_out,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,8 +81,7 @@ def _head(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Ite
     if model.task.name not in ("token_cls", "question_ans"):
         return
     if method.target_modules == "all-linear" or (model.head or "") in requested:
-        names = ", ".join(method.usual_targets(model))
-        message = f"PEFT adapts the head {model.head} too and can't train a copy of it: name {method.usual} ({names})"
+        message = f"PEFT adapts the head {model.head} too and can't train a copy of it: {proposed(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
@@ -86,8 +93,7 @@ def _copied(method: TargetedMethod, model: Model, requested: Iterable[str]) -> I
     copied = (path for path in requested if path.rpartition(".")[2].endswith(heads))
     for path in copied:
         if path not in heads:
-            names = ", ".join(method.usual_targets(model))
-            message = f"PEFT trains a copy of {path} and can't adapt it too: name {method.usual} ({names})"
+            message = f"PEFT trains a copy of {path} and can't adapt it too: {proposed(method, model)}"
             yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
