@@ -12,6 +12,7 @@ from app.api.examples import GetExample
 from app.api.responses import json_response, problem_responses
 from calculator import catalogue
 from calculator.common.names import TaskName
+from calculator.estimation.image_requests import image_families
 from calculator.families import FAMILIES
 from calculator.families.tasks import families_of
 
@@ -91,6 +92,8 @@ def _row(row: dict[str, Any]) -> ModelTypeAnswer:
     tasks = [name for task, name in TASKS.items() if row["model_type"] in _modelled(task)]
     if row["model_type"] in FAMILIES and FAMILIES[row["model_type"]].auto_class == "speech-seq2seq":
         tasks.append("speech to text")
+    if row["model_type"] in image_families():
+        tasks.append("image-text to text")
     own = {"catalogue": known, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
     return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **own})
 

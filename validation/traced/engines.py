@@ -2,7 +2,7 @@
 
 Prints a line for each request: whether parameters, phases, components, saved bytes and reserved memory are equal.
 Parameters and phases must be equal to the byte. With --write, the operations that allocate in the equal steps are
-added to the validated ones, `operations.json`.
+added to the validated ones, `operations.json`, but for those whose kernels allocate workspaces.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.traced.answer import traced_estimate
 from calculator.families import FAMILIES_WITH_FORWARD
 from validation.random_grid.random_requests import random_request
-from validation.traced.operations import FILE
+from validation.traced.operations import FILE, WITH_WORKSPACE
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _write(operations: list[str], command: str) -> None:
     document = {
         "commands": [*dict.fromkeys((*before["commands"], command))],
         "versions": releases,
-        "operations": sorted({*before["operations"], *operations}),
+        "operations": sorted({*before["operations"], *operations} - WITH_WORKSPACE),
     }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

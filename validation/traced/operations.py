@@ -1,6 +1,7 @@
 """The operations that allocate memory in steps of the families that the calculator models.
 
 Estimates of these steps equal their traces to the byte, so the emulations cover what these operations allocate on CUDA.
+Operations whose CUDA kernels allocate workspaces are left out: neither a trace nor an estimate counts those.
 `python -m validation engines --write` compares them, and writes `operations.json`.
 """
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from validation.tracing.ledger import Storage
 
 FILE = "operations.json"
+
+#: Operations whose CUDA kernels allocate memory that no trace shows, so that equal steps do not validate them.
+#: Source: PyTorch, aten/src/ATen/native/cudnn/Conv_v8.cpp (cuDNN's workspaces) and
+#: aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLibBlas.cpp, apply_triangular_solve_batched (pointers).
+WITH_WORKSPACE = frozenset({"convolution", "convolution_backward", "linalg_solve_triangular"})
 
 
 @cache

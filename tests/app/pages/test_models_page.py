@@ -49,6 +49,8 @@ def test_tasks_of_a_traced_type_can_be_modelled(client):
     )
     assert rows["t5"]["modelled_tasks"] == ["seq2seq LM"]
     assert rows["whisper"]["modelled_tasks"] == ["speech to text"]
+    assert rows["llava"]["modelled_tasks"] == ["image-text to text"]
+    assert rows["mistral3"]["modelled_tasks"] == []
     assert rows["llama"]["modelled_tasks"] == ["causal LM", "sequence classification", "token classification"]
     assert "modelled: sequence classification" in client.get("/models", params={"q": "bert"}).text
 

@@ -10,6 +10,7 @@ from tests.tiny_models import GPT2
 from tests.tiny_models import LLAMA as TINY_LLAMA
 from validation.traced.engine import answer
 from validation.traced.engines import differences
+from validation.traced.operations import WITH_WORKSPACE, validated
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -40,3 +41,7 @@ def test_both_engines_find_the_same_bytes(config, method, training):
     document = TraceDocument.from_json(answer(request).to_json())
     assert dict(differences(estimate(request), traced_estimate(request, document))) == {}
     assert document.unchecked == ()
+
+
+def test_operations_with_workspaces_are_not_validated():
+    assert not WITH_WORKSPACE & validated()
