@@ -33,9 +33,9 @@ def refused(model_type, targets):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_every_family_has_projections_of_attention_that_can_be_adapted(model_type):
+def test_every_family_has_usual_projections_that_can_be_adapted(model_type):
     model = family(model_type)
-    names = attention_projections(model)
+    names = LoRA().usual_targets(model)
     assert names
     check(LoRA(target_modules=names), model)
     for name in names:
