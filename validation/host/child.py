@@ -1,4 +1,6 @@
-"""A process that loads a model, or gathers logits, and prints how much its resident set grew: `child.py CASE FOLDER`.
+"""A process that loads or merges a model, or gathers logits, and prints how much its resident set grew.
+
+`child.py CASE FOLDER`
 
 The libraries are warm before the measurement. Linux resets the peak of the resident set through /proc/self/clear_refs.
 """
@@ -8,12 +10,20 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+import safetensors.torch
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from transformers.trainer_pt_utils import EvalLoopContainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -44,14 +54,39 @@ def gather(batches: int, shape: tuple[int, ...], steps: int | None) -> Any:
     return container.get_arrays()
 
 
+def adapted(folder: str, r: int) -> Any:
+    """A model in float32 with an adapter of LoRA on every linear layer."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return get_peft_model(base, LoraConfig(r=r, target_modules="all-linear"))
+
+
+def merge(model: Any) -> Any:
+    """Merge an adapter and save the model. safetensors moves tensors of a GPU to the host; here, it clones them."""
+    as_array = safetensors.torch._to_ndarray
+    cloned = mock.patch.object(safetensors.torch, "_to_ndarray", lambda tensor: as_array(tensor.clone()))
+    with TemporaryDirectory() as saved, cloned:
+        merged = model.merge_and_unload()
+        merged.save_pretrained(saved)
+    return merged
+
+
+def task(case: dict[str, Any]) -> Callable[[], Any]:
+    """What a case measures."""
+    if "merge" in case:
+        return partial(merge, adapted(**case["merge"]))
+    return partial(load, **case["load"]) if "load" in case else partial(gather, **case["gather"])
+
+
 def main(case: dict[str, Any], tiny: str) -> None:
     """Warm the libraries, run a case, and print the growth of the peak."""
     load(tiny, "float32")
     gather(3, (2, 4, 8), 2)
+    merge(adapted(tiny, 1))
+    run = task(case)
     gc.collect()
     CLEAR_REFS.write_text("5")
     before = resident()
-    kept = load(**case["load"]) if "load" in case else gather(**case["gather"])
+    kept = run()
     after = resident()
     del kept
     sys.stdout.write(json.dumps({"bytes": after["VmHWM"] - before["VmRSS"]}))

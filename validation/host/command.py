@@ -1,4 +1,6 @@
-"""Measure the host memory of loading and of gathering logits on the CPU, and compare it with the prediction.
+"""Measure the host memory of loading, evaluation and merging on the CPU, and compare it with the prediction.
+
+One process runs, then two (gloo).
 
 python -m validation host
 """
@@ -10,7 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from validation.host.measure import evaluation_cases, loading_cases, measured, model_config, write_model
+from validation.host.measure import (
+    evaluation_cases,
+    loading_cases,
+    measured,
+    merging_case,
+    model_config,
+    write_model,
+)
+from validation.host.several import measured_on_node, node_evaluation_cases, node_loading_cases
 
 if TYPE_CHECKING:
     import argparse
@@ -27,15 +37,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each case; the status is 1 if an error is above 3 %."""
-    worst = 0.0
     with TemporaryDirectory() as folder:
-        large, tiny = Path(folder, "large"), Path(folder, "tiny")
-        config = model_config(args.hidden_size, args.layers)
-        write_model(config, large)
-        write_model(model_config(16, 1), tiny)
-        for case in (*loading_cases(config, large), *evaluation_cases(4, 256, 32_000, 8)):
-            found = measured(case, tiny)
-            error = case.predicted / found - 1
-            worst = max(worst, abs(error))
-            sys.stdout.write(f"{case.name}: predicted {case.predicted:,}, measured {found:,}, error {error:+.2%}\n")
-    return int(worst > MOST)
+        large, tiny, wide = Path(folder, "large"), Path(folder, "tiny"), Path(folder, "wide")
+        config, of_logits = model_config(args.hidden_size, args.layers), model_config(64, 1)
+        for each, where in ((config, large), (model_config(16, 1), tiny), (of_logits, wide)):
+            write_model(each, where)
+        one = (*loading_cases(config, large), *evaluation_cases(4, 256, 32_000, 8), merging_case(config, large))
+        several = (*node_loading_cases(config, large), *node_evaluation_cases(of_logits, wide, 64, 8))
+        errors = [_error(case.name, case.predicted, measured(case, tiny)) for case in one]
+        errors += [_error(case.name, case.predicted, measured_on_node(case, tiny)) for case in several]
+    return int(max(errors) > MOST)
+
+
+def _error(name: str, predicted: int, found: int) -> float:
+    error = predicted / found - 1
+    sys.stdout.write(f"{name}: predicted {predicted:,}, measured {found:,}, error {error:+.2%}\n")
+    return abs(error)

@@ -86,6 +86,20 @@ def evaluation_cases(rows: int, tokens: int, vocabulary: int, batches: int) -> I
         )
 
 
+def merging_case(config: dict[str, Any], folder: Path) -> Case:
+    """Merging an adapter, and saving the model. A clone stands for a copy of a tensor that is on a GPU."""
+    body = {
+        "model": {"config": config},
+        "method": {"name": "lora", "r": 8, "target_modules": "all-linear"},
+        "training": {"dtype": "float32", "sequence_length": 8},
+        "reserved": "rule",
+        "run": {"merge_and_unload": True},
+    }
+    predicted = whole_run(parse_run(body)).phases[-1].host_bytes
+    child = {"merge": {"folder": str(folder), "r": 8}}
+    return Case(name="merge and save in float32", child=child, predicted=predicted)
+
+
 def measured(case: Case, tiny: Path) -> int:
     """Run a case in a process of its own; the bytes by which its resident set grew at most."""
     command = [sys.executable, "-m", "validation.host.child", json.dumps(case.child), str(tiny)]

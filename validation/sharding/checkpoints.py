@@ -15,7 +15,7 @@ import gc
 import json
 import multiprocessing
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,8 +41,9 @@ from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from calculator.inputs.sharding import Sharding
     from calculator.run.answer import SavedFile, WholeRun
 
 #: The largest error of host memory that passes.
@@ -125,10 +126,18 @@ def _bytes(path: Path) -> int:
 
 def _train(body: dict[str, Any], folder: str, *, measures: bool = False) -> None:
     """Train for a step in as many processes as there are GPUs, and save."""
+    in_processes(_run_rank, body["device"]["count"], (body, folder), measures=measures)
+
+
+def in_processes(run: Callable[..., None], count: int, given: tuple[Any, ...], *, measures: bool) -> None:
+    """Run a function in several processes, each with its rank as the last argument.
+
+    Raises:
+        RuntimeError: if one fails.
+    """
     os.environ |= RETURNS_MEMORY if measures else {}
     context: Any = multiprocessing.get_context("spawn" if measures else "fork")
-    count = body["device"]["count"]
-    processes = [context.Process(target=_run_rank, args=(body, rank, folder)) for rank in range(count)]
+    processes = [context.Process(target=run, args=(*given, rank)) for rank in range(count)]
     for process in processes:
         process.start()
     for process in processes:
@@ -137,11 +146,9 @@ def _train(body: dict[str, Any], folder: str, *, measures: bool = False) -> None
         raise RuntimeError("a process failed; its message is above")
 
 
-def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
-    silence_libraries()
-    torch.set_num_threads(1)
-    parsed, device = parse_run(body), body["device"]
-    sharding = parse_sharding({name: body[name] for name in body if name != "run"}, device["sharding"], device["count"])
+@contextmanager
+def rank_of(sharding: Sharding, rank: int, folder: str) -> Iterator[None]:
+    """Make this process one of several on the CPU (gloo), as accelerate finds one with a GPU, inside the context."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -154,14 +161,25 @@ def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", rank=rank, world_size=sharding.count, store=dist.FileStore(f"{folder}/store", sharding.count)
     )
-    given = distributing(parsed.estimate.training, sharding)
-    if "fsdp_config" in given:
-        given["fsdp_config"] |= {"state_dict_type": parsed.run.state_dict_type}
     with ExitStack() as stack:
         found = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)  # noqa: E731
         stack.enter_context(mock.patch.object(PartialState, "_prepare_backend", found))
         for name, answer in CAPABILITIES.items():
             stack.enter_context(mock.patch(name, answer))
+        yield
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _run_rank(body: dict[str, Any], folder: str, rank: int) -> None:
+    silence_libraries()
+    torch.set_num_threads(1)
+    parsed, device = parse_run(body), body["device"]
+    sharding = parse_sharding({name: body[name] for name in body if name != "run"}, device["sharding"], device["count"])
+    given = distributing(parsed.estimate.training, sharding)
+    if "fsdp_config" in given:
+        given["fsdp_config"] |= {"state_dict_type": parsed.run.state_dict_type}
+    with rank_of(sharding, rank, folder), ExitStack() as stack:
         if sharding.stage:
             from validation.sharding import accelerator  # noqa: PLC0415  (DeepSpeed is optional)
 
@@ -186,5 +204,3 @@ def _run_rank(body: dict[str, Any], rank: int, folder: str) -> None:
         measured = _measured(trainer._save_checkpoint, Path(folder, f"grown-{rank}"))
         stack.enter_context(mock.patch.object(trainer, "_save_checkpoint", measured))
         trainer.train()
-    dist.barrier()
-    dist.destroy_process_group()

@@ -1,0 +1,119 @@
+"""One of several processes that load a model, or evaluate one, and write how much their resident sets grew.
+
+The real Trainer evaluates, and accelerate shards the model. What a GPU would have is in the processes too.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+from calculator.inputs.sharding import parse_sharding
+from calculator.run.request import parse_run
+from validation.host.child import CLEAR_REFS, load, resident
+from validation.sharding.checkpoints import rank_of
+from validation.sharding.launch import arguments
+from validation.tracing.silence import silence_libraries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.run.request import RunRequest
+
+_FULLY_SHARD = "torch.distributed.fsdp.fully_shard"
+
+
+def proportional() -> int:
+    """The resident set of the process, each page divided by the number of processes that have it, in bytes."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+class Growth:
+    """The growth of this process, from its creation to a moment."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        dist.barrier()
+        CLEAR_REFS.write_text("5", encoding="utf-8")
+        self._before, self._proportional = resident()["VmRSS"], proportional()
+        dist.barrier()
+
+    @cached_property
+    def found(self) -> dict[str, int]:
+        """The most bytes until this is first read, and the bytes of the proportional resident set then."""
+        peak = resident()["VmHWM"] - self._before
+        dist.barrier()
+        now = proportional() - self._proportional
+        dist.barrier()
+        return {"bytes": peak, "proportional": now}
+
+
+def run_rank(body: dict[str, Any], phase: str, large: str, tiny: str, folder: str, rank: int) -> None:
+    """Warm the libraries with a tiny model, run a phase of a request, and write the growth to a file of the folder."""
+    silence_libraries()
+    torch.set_num_threads(1)
+    parsed, device = parse_run(body), body["device"]
+    sharding = parse_sharding({name: body[name] for name in body if name != "run"}, device["sharding"], device["count"])
+    run = {"load": _load, "evaluation": _evaluate}[phase]
+    with rank_of(sharding, rank, folder):
+        given = arguments(parsed.estimate.training, sharding)
+        run(tiny, parsed, given, folder)
+        found = run(large, parsed, given, folder)
+    Path(folder, f"grown-{rank}").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _trainer(model: Any, request: RunRequest, given: dict[str, Any], folder: str, **more: Any) -> Trainer:
+    run, training = request.run, request.estimate.training
+    settings = TrainingArguments(
+        output_dir=f"{folder}/run",
+        bf16=training.autocast == "bfloat16",
+        per_device_eval_batch_size=run.per_device_eval_batch_size,
+        eval_accumulation_steps=run.eval_accumulation_steps,
+        report_to=[],
+        disable_tqdm=True,
+        **given,
+    )
+    return Trainer(model=model, args=settings, **more)
+
+
+def _load(model: str, request: RunRequest, given: dict[str, Any], folder: str) -> dict[str, int]:
+    """Load a model, and under FSDP2 let accelerate cast it. The growth is that until the first unit is sharded."""
+    growth = Growth()
+    loaded = load(model, request.estimate.training.dtype)
+    if "fsdp" in given:
+        trainer = _trainer(loaded, request, given, folder)
+        with mock.patch(_FULLY_SHARD, _after(growth)):
+            trainer.accelerator.prepare(trainer.model, torch.optim.SGD(trainer.model.parameters()))
+    return growth.found
+
+
+def _after(growth: Growth) -> Callable[..., Any]:
+    """`fully_shard`, before whose first call the growth is read."""
+    shard = torch.distributed.fsdp.fully_shard
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        _ = growth.found
+        return shard(*args, **kwargs)
+
+    return run
+
+
+def _evaluate(model: str, request: RunRequest, given: dict[str, Any], folder: str) -> dict[str, int]:
+    """Evaluate with compute_metrics, which has all logits."""
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, request.estimate.training.dtype))
+    row = torch.ones(request.estimate.training.sequence_length, dtype=torch.long)
+    rows = [{"input_ids": row, "labels": row}] * request.run.eval_samples
+    trainer = _trainer(loaded, request, given, folder, eval_dataset=rows, compute_metrics=lambda _: {})
+    trainer.evaluate(rows[: 2 * request.run.per_device_eval_batch_size])
+    growth = Growth()
+    trainer.evaluate()
+    return growth.found
