@@ -58,6 +58,7 @@ OptimizerName = Literal[
     "schedule_free_sgd",
     "schedule_free_radam",
     "stable_adamw",
+    "lorafa",
 ]
 
 #: A fine-tuning method, as a request's `method.name` gives it.

@@ -38,6 +38,11 @@ DECOMPOSED = (
     "The workspace of cuSOLVER's singular value decomposition (gesvdj) is not known without a CUDA device and not"
     " counted: it comes on top in the optimizer's step."
 )
+WITHOUT_A = "LoRA-FA trains only B of each pair: PEFT's create_lorafa_optimizer freezes every lora_A."
+PSEUDOINVERSE = (
+    "The workspace of cuSOLVER's singular value decomposition (gesvdj) of an r x r matrix, in torch.linalg.pinv, is not"
+    " known without a CUDA device and not counted: it comes on top in the optimizer's step."
+)
 ON_HOST = (
     "GrokAdamW keeps its three states of each parameter in host memory, and copies those of one parameter to the GPU in"
     " turn."
@@ -224,6 +229,16 @@ OPTIMIZERS: dict[str, Optimizer] = {
             in_full=(("kahan_comp", "uint8"),),
             on_one_gpu=True,
             source="optimi/stableadamw.py, with its Triton kernels",
+        ),
+        Optimizer(
+            name="lorafa",
+            names=_ADAM,
+            storage="parameter",
+            on_one_gpu=True,
+            of_trainer=False,
+            refuses_ddp="LoRA-FA's step is compared on one GPU only",
+            assumptions=(WITHOUT_A, PSEUDOINVERSE),
+            source="peft/optimizers/lorafa.py",
         ),
     )
 }

@@ -153,7 +153,16 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         return model
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=training.adapter_dtype == "float32")
     cast(wrapped, training.adapter_dtype)
+    if training.optimizer == "lorafa":
+        freeze_a(wrapped)
     return wrapped
+
+
+def freeze_a(model: nn.Module) -> None:
+    """Freeze A, as create_lorafa_optimizer does; the gradients of parameters are labelled before it is called."""
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            parameter.requires_grad_(False)
 
 
 def train_biases(model: nn.Module, heads: tuple[str, ...]) -> None:

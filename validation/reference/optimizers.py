@@ -9,7 +9,8 @@ from unittest import mock
 
 import bitsandbytes as bnb
 import torch
-from peft.optimizers import create_loraplus_optimizer
+from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
+from peft.optimizers.lorafa import LoraFAOptimizer
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
@@ -56,6 +57,8 @@ def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Opti
         return updating(training, model)
     if training.loraplus_lr_ratio is not None:
         return loraplus_optimizer(training.optimizer, model, training.loraplus_lr_ratio)
+    if training.optimizer == "lorafa":
+        return lorafa_optimizer(model)
     if training.optimizer == "muon":
         return MuonWithAdamW(model)
     if MODELLED[training.optimizer].projects:
@@ -123,6 +126,12 @@ def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float
     return create_loraplus_optimizer(model, made.func, lr=1e-4, loraplus_lr_ratio=ratio, **made.keywords)
 
 
+def lorafa_optimizer(model: Any) -> torch.optim.Optimizer:
+    """PEFT's optimizer for LoRA-FA, which freezes A."""
+    config = model.peft_config["default"]
+    return create_lorafa_optimizer(model, r=config.r, lora_alpha=config.lora_alpha, lr=1e-4)
+
+
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
     for each in _each(optimizer):
@@ -134,6 +143,9 @@ def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramete
 
 
 def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
+    if isinstance(optimizer, LoraFAOptimizer):
+        yield from _lorafa_states(optimizer)
+        return
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and not getattr(value, "is_paged", False):
@@ -143,6 +155,17 @@ def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramet
                     yield parameter, name, value
             elif name == "projector":
                 yield parameter, name, value.ortho_matrix
+
+
+def _lorafa_states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
+    """LoRA-FA's states, which it keeps by the names of parameters, those of B by what A's and B's have in common."""
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            owner = f"{name.partition('lora_B')[0]}lora" if "lora_B" in name else name
+            state: Any = optimizer.state
+            for kind, value in state.get(owner, {}).items():
+                if isinstance(value, torch.Tensor):
+                    yield parameter, kind.removesuffix("_B"), value
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device) -> torch.Tensor:

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers import trainer_optimizer
 from transformers.trainer_optimizer import OptimizerContext
 
+from validation.tracing.emulations import autocast
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -192,6 +194,10 @@ def states_alone(name: OptimizerName) -> Iterator[None]:
     if name.startswith("apollo"):
         patches.append(mock.patch("apollo_torch.random_projector.stable_randn", _standard_normal))
         patches.append(mock.patch("apollo_torch.apollo.max", lambda growth, _: growth, create=True))
+    if name == "lorafa":
+        patches.append(mock.patch("peft.optimizers.lorafa.infer_device", return_value="cuda"))
+        patches.append(mock.patch("peft.optimizers.lorafa.is_bf16_available", return_value=True))
+        patches.append(mock.patch("peft.optimizers.lorafa.autocast", autocast.autocast))
     with ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)

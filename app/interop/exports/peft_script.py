@@ -73,6 +73,9 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     "lomo": "lomo_optim.Lomo(model, lr=LEARNING_RATE)",
     "adalomo": "lomo_optim.AdaLomo(model, lr=LEARNING_RATE)",
     "grokadamw": "grokadamw.GrokAdamW(trainable, lr=LEARNING_RATE)",
+    "lorafa": "create_lorafa_optimizer(\n"
+    '        model, r=model.peft_config["default"].r, lora_alpha=model.peft_config["default"].lora_alpha,'
+    " lr=LEARNING_RATE\n    )",
 }
 
 #: The modules that these calls name besides, by package.

@@ -48,10 +48,10 @@ def adapted(
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
         return {"trained": trained, "added": tokens.rows(method, path, model, own)}
-    return {"trained": trained, "added": _updates(method, path, module, own)}
+    return {"trained": trained, "added": _updates(method, path, module, own, trains_a=training.optimizer != "lorafa")}
 
 
-def _updates(method: LowRank, path: str, module: Module, own: DType) -> tuple[Added, ...]:
+def _updates(method: LowRank, path: str, module: Module, own: DType, *, trains_a: bool) -> tuple[Added, ...]:
     r = named(layers.rank(method, layers.full_name(path, module)), "r")
     trains_b = method.init_lora_weights != "mica"
     if module.kind == "embedding":
@@ -59,7 +59,7 @@ def _updates(method: LowRank, path: str, module: Module, own: DType) -> tuple[Ad
             Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),
             Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own, trained=trains_b),
         )
-    a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own)
+    a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own, trained=trains_a)
     b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own, trained=trains_b)
     if method.lora_bias:
         return a, b, Added(name="lora_B.bias", shape=(module.out_features,), dtype=own)

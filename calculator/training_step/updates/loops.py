@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.training_step.updates import adafactor, grokadamw, lomo, low_rank, muon
+from calculator.training_step.updates import adafactor, grokadamw, lomo, lorafa, low_rank, muon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,4 +23,5 @@ LOOPS: Mapping[OptimizerName, Loop] = {
     "lomo": lomo.lomo,
     "adalomo": lomo.adalomo,
     "grokadamw": grokadamw.step,
+    "lorafa": lorafa.step,
 }

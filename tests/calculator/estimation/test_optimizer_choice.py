@@ -50,7 +50,9 @@ def test_shards_are_refused(optimizer, sharding):
 
 @pytest.mark.parametrize("optimizer", [name for name in ON_ONE_GPU if OPTIMIZERS[name].refuses_ddp])
 def test_ddp_is_refused_where_a_backward_pass_updates(optimizer):
-    with pytest.raises(PlanError, match=r"is modelled on one GPU only: .*(NotImplementedError|before DDP)"):
+    with pytest.raises(
+        PlanError, match=r"is modelled on one GPU only: .*(NotImplementedError|before DDP|compared on one GPU)"
+    ):
         estimate(parse_request(body(optimizer, device={"count": 2, "sharding": "ddp"})))
 
 
@@ -101,6 +103,42 @@ def test_muon_keeps_one_state_for_the_matrices_of_layers():
 @pytest.mark.parametrize("optimizer", ["adamw_torch_8bit", "stable_adamw", "muon"])
 def test_an_answer_says_what_is_not_traced(optimizer):
     assert set(OPTIMIZERS[optimizer].assumptions) <= set(estimate(parse_request(body(optimizer))).assumptions)
+
+
+def test_lorafa_trains_and_keeps_states_of_b_alone():
+    lora = {"name": "lora", "r": 8, "target_modules": ["down_proj"]}
+    answer = estimate(parse_request(body("lorafa", lora)))
+    rows = {part.name: part.bytes for part in answer.memory.components}
+    assert answer.parameters.trainable == 3 * 256 * 8
+    assert rows["optimizer_states"] == 2 * 3 * 256 * 8 * 4
+    assert rows["adapter_weights"] == 3 * (256 + 688) * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "reason"),
+    [
+        ({"name": "full"}, {}, r"training\.optimizer: Full fine-tuning has no A and B: use method lora or qlora"),
+        ({"name": "lora", "use_dora": True}, {}, r"method\.use_dora: .* a magnitude is neither: use false"),
+        ({"name": "lora", "lora_bias": True}, {}, r"method\.lora_bias: .* a bias of B is neither"),
+        ({"name": "lora", "init_lora_weights": "mica"}, {}, r"method\.init_lora_weights: MiCA freezes B"),
+        (
+            {"name": "lora", "trainable_token_indices": [1]},
+            {},
+            r"method\.trainable_token_indices: is not modelled with",
+        ),
+        ({"name": "lora", "target_modules": ["embed_tokens"]}, {}, r"method\.target_modules: .* leave embeddings out"),
+        (
+            {"name": "lora"},
+            {"optimizer_in_bwd": True},
+            r"training\.optimizer_in_bwd: LoRA-FA's optimizer needs A and B",
+        ),
+        ({"name": "lora"}, {"loraplus_lr_ratio": 16}, "is not modelled with lorafa: use adamw_torch"),
+        ({"name": "lora"}, {"trainer": "trl-sft"}, r"TrainingArguments\.optim does not have it"),
+    ],
+)
+def test_lorafa_is_refused_where_parameters_are_no_pairs(method, more, reason):
+    with pytest.raises(PlanError, match=reason):
+        estimate(parse_request(body("lorafa", method, **more)))
 
 
 def test_galore_keeps_a_projection_and_states_of_its_rank():

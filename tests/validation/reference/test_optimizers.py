@@ -41,7 +41,7 @@ def stepped(name, dtype=torch.bfloat16):
 
 
 def test_every_optimizer_of_a_request_has_a_constructor():
-    of_models = {name for name, each in MODELLED.items() if each.projects or each.package == "lomo-optim"}
+    of_models = {name for name, each in MODELLED.items() if each.projects or each.package == "lomo-optim"} | {"lorafa"}
     assert set(OPTIMIZERS) | of_models == set(get_args(OptimizerName)) == set(MODELLED)
 
 

@@ -157,7 +157,7 @@ def _lora(row: Row) -> dict[str, Any] | str:
     if variants:
         return f"{', '.join(variants)}, which a LoRA request has no setting for"
     if row["optimizer"] != "AdamW":
-        return "PEFT's optimizer for LoRA-FA, which trains only B and which a LoRA request has no setting for"
+        return "PEFT's optimizer for LoRA-FA, whose rows are not compared"
     names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
     settings = {name: config[name] for name in names if name in config}
     if config.get("init_lora_weights") not in (True, None):

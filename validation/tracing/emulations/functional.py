@@ -198,3 +198,16 @@ def linalg_svd(
     copied = torch.empty_like(matrix)
     del copied, info
     return left, values, right
+
+
+def linalg_pinv(matrix: torch.Tensor) -> torch.Tensor:
+    """The pseudoinverse from singular vectors, with the default tolerances; a trace does not see its operations.
+
+    Source: aten/src/ATen/native/LinearAlgebra.cpp, linalg_pinv and get_atol_rtol.
+    """
+    absolute = matrix.new_zeros((), dtype=torch.float64)
+    relative = matrix.new_full((), 1.0, dtype=torch.float64)
+    left, values, right = linalg_svd(matrix)
+    tolerance = torch.max(absolute.unsqueeze(-1), relative.unsqueeze(-1) * values.narrow(-1, 0, 1))
+    inverted = torch.where(values > tolerance, values.reciprocal(), values.new_zeros(()))
+    return torch.matmul(right.mH * inverted.unsqueeze(-2), left.mH)

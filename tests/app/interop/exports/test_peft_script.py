@@ -216,7 +216,9 @@ def test_values_cannot_leave_their_place(tmp_path):
     assert runpy.run_path(str(file))["CONFIG"] == hostile
 
 
-@pytest.mark.parametrize("name", [name for name, each in OPTIMIZERS.items() if not each.package and name != "muon"])
+@pytest.mark.parametrize(
+    "name", [name for name, each in OPTIMIZERS.items() if not each.package and name not in ("muon", "lorafa")]
+)
 def test_the_optimizer_is_the_one_of_the_figures(name):
     trainable = [torch.nn.Parameter(torch.zeros(2, 2))]
     known = {"torch": torch, "bnb": bnb, "Adafactor": Adafactor, "trainable": trainable, "LEARNING_RATE": 1e-4}
@@ -225,6 +227,14 @@ def test_the_optimizer_is_the_one_of_the_figures(name):
     assert ours.defaults == theirs.defaults
     if name not in ("sgd", "adafactor", "adagrad", "rmsprop") and "torch" not in name:
         assert (vars(ours.args), ours.is_paged) == (vars(theirs.args), theirs.is_paged)
+
+
+def test_the_script_of_lorafa_lists_what_is_trained_after_a_is_frozen():
+    text = script(body({"name": "lora"}, LLAMA, optimizer="lorafa"))
+    assert "from peft.optimizers import create_lorafa_optimizer" in text
+    assert text.count("optimizer = create_lorafa_optimizer(") == 1
+    assert text.index("create_lorafa_optimizer(\n") < text.index("trainable = [")
+    compile(text, "train.py", "exec")
 
 
 def test_the_script_of_muon_updates_hidden_matrices_with_it(tmp_path):
