@@ -71,7 +71,14 @@ def own_muon(training: Training, tool: str) -> Iterator[NotExpressed]:
 def assembled(
     planned: Planned, filename: str, run: Sequence[str], parts: Sequence[Part], files: tuple[AdditionalFile, ...] = ()
 ) -> Exported:
-    """Return the YAML file of some parts, with the estimate in a comment at its head."""
+    """Return the YAML file of some parts, with the estimate in a comment at its head.
+
+    Raises:
+        PlanError: if the optimizer is one that only a script can make.
+    """
+    if planned.request.training.optimizer == "lorafa":
+        message = "only a script makes PEFT's optimizer of LoRA-FA: export the peft script, or use adamw_torch_fused"
+        raise refusal("training.optimizer", message, "lorafa")
     not_expressed = tuple(each for part in parts for each in part.not_expressed)
     blocks = [f"# {part.heading}\n{dumped(part.keys)}" for part in parts if part.keys]
     return Exported(

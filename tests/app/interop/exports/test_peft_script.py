@@ -237,6 +237,13 @@ def test_the_script_of_lorafa_lists_what_is_trained_after_a_is_frozen():
     compile(text, "train.py", "exec")
 
 
+@pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
+def test_a_file_with_lorafa_is_refused(tool):
+    request = parse_request(body({"name": "lora"}, LLAMA, optimizer="lorafa"))
+    with pytest.raises(PlanError, match=r"training\.optimizer: only a script makes .*: export the peft script"):
+        export(request, tool)
+
+
 def test_the_script_of_muon_updates_hidden_matrices_with_it(tmp_path):
     request = body({"name": "full"}, LLAMA, optimizer="muon")
     file = tmp_path / "train.py"
