@@ -105,7 +105,7 @@ class BoundModule:
         own_path = f"{path}.{module_spec.copied}" if module_spec.copied else path
         self.own: dict[str, Tensor] = {}
         for p in module.parameters:
-            dtype, trained = module_spec.dtype_of(p), p.name in module_spec.trained
+            dtype, trained = module_spec.trained_dtype_of(p), p.name in module_spec.trained
             if trained or parameters.tied:
                 self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
             else:

@@ -43,6 +43,8 @@ class ModuleSpec:
     keeps_after_a: bool = False
     #: The name of its trained copy, which runs in its place; the frozen original stays in memory.
     copied: CopyName | None = None
+    #: The dtype that the trained copy is cast to; None if it has that of the original.
+    copy_dtype: DType | None = None
     #: Whether it runs in the step.
     runs: bool = True
     #: The dtype that every parameter is cast to after the method is applied; None if each keeps its own.
@@ -55,6 +57,10 @@ class ModuleSpec:
         if self.cast_to is not None:
             return self.cast_to
         return self.dtype if parameter.dtype == "model" else parameter.dtype
+
+    def trained_dtype_of(self, parameter: Parameter) -> DType:
+        """A parameter's dtype in the module that runs: the trained copy, if there is one."""
+        return self.copy_dtype if self.copied and self.copy_dtype is not None else self.dtype_of(parameter)
 
 
 def owner_of(name: str) -> str:

@@ -224,7 +224,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
             copy = Added(
                 name=f"{module_spec.copied}.{parameter.name}",
                 shape=parameter.shape,
-                dtype=module_spec.dtype_of(parameter),
+                dtype=module_spec.trained_dtype_of(parameter),
             )
             tensors.append(_added(copy, name, count))
     tensors += [_added(added, name, count) for added in module_spec.added if f"{name}.{added.name}" not in tied]

@@ -14,14 +14,16 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.layers.classification import ScoredSequences
 from calculator.trainers.transformers.loop import in_float32
+from calculator.trainers.trl import qlora
 from calculator.trainers.trl.compared import BY_PEFT
-from calculator.trainers.trl.trainer import TrlTrainer
+from calculator.trainers.trl.trainer import TrlTrainer, in_4_bits
 from calculator.trainers.trl_reward.facts import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
@@ -73,7 +75,9 @@ class TrlReward(TrlTrainer):
         spec = TrlTrainer.module_spec(self, prepared, path, spec)
         if path != prepared.model.head or prepared.method.name not in BY_PEFT:
             return spec
-        return replace(spec, trained=("weight",), copied="modules_to_save", added=())
+        cast = in_4_bits(prepared) and not qlora.prepares(prepared.stack)
+        copy_dtype: DType | None = "bfloat16" if cast else None
+        return replace(spec, trained=("weight",), copied="modules_to_save", copy_dtype=copy_dtype, added=())
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return the head that scores sequences."""
