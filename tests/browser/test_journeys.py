@@ -147,7 +147,7 @@ def test_a_suggestion_links_to_its_plan_and_its_difference(open_page):
     row.get_by_role("link", name="row by row").click()
     assert page.locator("table data").nth(1).get_attribute("value") == required
     page.get_by_role("link", name="QLoRA").last.click()
-    assert page.locator(f".facts data[value='{required}']").count() == 1
+    page.locator(f".facts data[value='{required}']").wait_for(state="attached")
 
 
 def test_the_timeline_is_redrawn_after_an_update(open_page):

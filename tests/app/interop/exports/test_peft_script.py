@@ -191,7 +191,8 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
     for name in [name for name, each in OPTIMIZERS.items() if each.on_one_gpu]:
         for trainer in (None, "transformers") if OPTIMIZERS[name].projects else (None,):
             named = "all-linear" if name == "galore_adamw" else ["q_proj", "mlp"]
-            request = body({"name": "full"}, trainer=trainer, **optimizing(name, named))
+            method = {"name": "lora" if name == "lorafa" else "full"}
+            request = body(method, trainer=trainer, **optimizing(name, named))
             (tmp_path / f"{name}_{trainer}.py").write_text(script(request))
     (tmp_path / "released.py").write_text(script(body({"name": "full"}, optimizer_in_bwd=True)))
     for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):

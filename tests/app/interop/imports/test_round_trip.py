@@ -42,6 +42,9 @@ LAYERS = (
     {"init_lora_weights": "pissa"},
 )
 
+#: Optimizers that no configuration file can name: a script makes them.
+OF_SCRIPTS = ("lorafa",)
+
 
 def drawn(chance):
     """A request of a method that the tools have; the training settings as a person might set them."""
@@ -55,7 +58,7 @@ def drawn(chance):
         "gradient_checkpointing": chance.random() < 0.7,
         "attention": chance.choice(["sdpa", "eager", "flash_attention_2"]),
         "padding": chance.random() < 0.3,
-        "optimizer": chance.choice(list(OPTIMIZERS)),
+        "optimizer": chance.choice([name for name in OPTIMIZERS if name not in OF_SCRIPTS]),
         "max_grad_norm": chance.choice([1.0, 0.3, None]),
         "trainer": chance.choice([None, "transformers"]),
     }
