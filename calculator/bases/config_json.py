@@ -109,7 +109,7 @@ def read(stated: Any) -> QuantizationConfig | None:
 
 
 def kept(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
-    """The base of a checkpoint that transformers would dequantise, where a method chooses to train over it as it is."""
+    """The quantised base of a checkpoint that transformers would dequantise, where a method keeps it quantised."""
     name = method_of(stated)
     if chosen is None or name not in DEQUANTIZED or chosen.quant_method != name or any(_of_settings(stated)):
         return None

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.bases.base import Base
 from calculator.common.errors import Problem
-from calculator.resident.torchao_float8 import torchao_float8
-from calculator.resident.torchao_int8 import torchao_int8
+from calculator.resident.torchao_8bit import torchao_float8, torchao_int8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,7 +27,7 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 
 
 def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """The same product by an operation that DeepSpeed's stage 3 leaves as it is: Conv1D's."""
+    """The same product by torch.addmm, which DeepSpeed's stage 3 does not patch: Conv1D's."""
     autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
     if autocast is not None:
         bias = None if bias is None else autocast.cached_cast(bias, "bias")

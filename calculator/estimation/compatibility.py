@@ -15,6 +15,7 @@ from calculator.estimation import (
     image_requests,
     kernel_packages,
     lorafa,
+    loraplus,
     seq_2_seq,
     several_gpus,
     stated_base,
@@ -26,7 +27,6 @@ from calculator.families import forward_of, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.decoder_forward import identity
 from calculator.layers.masks import attention_types
-from calculator.methods import LoRA, QLoRA
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident import optim_args
 from calculator.resident.optimizers import OPTIMIZERS
@@ -81,7 +81,7 @@ def check(request: Request, model: Model) -> None:
         *stated_base.problems(request.method, request.model),
         *stated_base.problems_of_card(request.method, request.device),
         *_plain_steps(request),
-        *_loraplus(request),
+        *loraplus.problems(request),
         *_optimizer(request, model),
         *lorafa.problems(request, model),
         *updates_in_backward.problems(request, model),
@@ -350,24 +350,6 @@ def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
     elif request.training.trainer is not None:
         message = f"{method.title} is modelled in the reference step on several GPUs: leave the trainer out"
         yield Problem(loc="training.trainer", msg=message, input=request.training.trainer)
-
-
-def _loraplus(request: Request) -> Iterator[Problem]:
-    """LoRA+ without LoRA, and where its groups are not modelled."""
-    training, method = request.training, request.method
-    if training.loraplus_lr_ratio is None:
-        return
-    message = None
-    if not isinstance(method, LoRA | QLoRA):
-        message = f"{method.facts.label} has no B: use lora or qlora, or leave it out"
-    elif training.trainer is not None:
-        message = "is modelled in the reference step only: leave the trainer out"
-    elif request.device.sharding != "none":
-        message = "is modelled on one GPU only: use device.sharding none"
-    elif OPTIMIZERS[training.optimizer].on_one_gpu:
-        message = f"is not modelled with {training.optimizer}: use adamw_torch, or leave it out"
-    if message is not None:
-        yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
 
 
 def _optimizer(request: Request, model: Model) -> Iterator[Problem]:

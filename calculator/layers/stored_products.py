@@ -13,8 +13,7 @@ from calculator.resident.gptq import GPTQWeight
 from calculator.resident.hqq import HQQWeight
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
-from calculator.resident.torchao_float8 import TorchAOFloat8
-from calculator.resident.torchao_int8 import TorchAOInt8
+from calculator.resident.torchao_8bit import TorchAOFloat8, TorchAOInt8
 from calculator.resident.torchao_nf4 import TorchAONF4
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from calculator.resident.awq import AWQWeight
 from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
 from calculator.resident.hqq import HQQWeight
-from calculator.resident.torchao_float8 import TorchAOFloat8
-from calculator.resident.torchao_int8 import TorchAOInt8
+from calculator.resident.torchao_8bit import TorchAOFloat8, TorchAOInt8
 
 if TYPE_CHECKING:
     from collections.abc import Callable

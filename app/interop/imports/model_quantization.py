@@ -18,7 +18,7 @@ READ = ("weight_block_size", "activation_scheme")
 
 
 def kept_base(keys: Keys, name: str) -> dict[str, Any]:
-    """Return the base of LoRA that stays in FP8; empty for a model that is dequantised as it is loaded."""
+    """Return the base of LoRA that stays in FP8; empty for a model that is dequantised while it is loaded."""
     kind, given = keys.take(KEY), keys.take(ARGUMENTS)
     arguments = dict(given) if isinstance(given, dict) else {}
     if kind is None or arguments.pop("dequantize", False) is True:

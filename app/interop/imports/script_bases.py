@@ -94,7 +94,7 @@ def _dequantised(keys: Keys, name: str) -> dict[str, Any]:
     if keys.flag("dequantize"):
         return {}
     if name != "fp8":
-        keys.miss("quantization_config", name, f"transformers does not train over it as it is: {_USED}")
+        keys.miss("quantization_config", name, f"transformers does not train over it while it is quantised: {_USED}")
         return {}
     size, scheme = keys.take("weight_block_size", (128, 128)), keys.take("activation_scheme", "dynamic")
     block = list(size) if isinstance(size, list | tuple) else size

@@ -1,4 +1,4 @@
-"""torchao's storage of weights as floats of 8 bits, with a scale for each output (Float8WeightOnlyConfig)."""
+"""torchao's storage of weights in 8 bits, with a scale for each output: whole numbers or floats."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TorchAOFloat8(StoredWeight):
-    """Float8Tensor. Source: torchao 0.18, quantization/quantize_/workflows/float8/float8_tensor.py."""
+class TorchAO8Bit(StoredWeight):
+    """A weight in 8 bits, with a scale for each output."""
 
     casts: ClassVar[Casts] = "sum"
+    #: The dtype of the stored weight.
+    stored: ClassVar[DType]
 
     #: The dtype of the dense weight that it stands for.
     dtype: DType
@@ -29,11 +31,34 @@ class TorchAOFloat8(StoredWeight):
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """The weight, one byte per element."""
-        return shape, "float8_e4m3fn"
+        return shape, self.stored
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
         """The scale of each output."""
         return (("scale", (shape[0], 1), "float32"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchAOInt8(TorchAO8Bit):
+    """Int8Tensor (Int8WeightOnlyConfig). Source: torchao 0.18, quantization/quantize_/workflows/int8/int8_tensor.py."""
+
+    stored: ClassVar[DType] = "int8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchAOFloat8(TorchAO8Bit):
+    """Float8Tensor (Float8WeightOnlyConfig).
+
+    Source: torchao 0.18, quantization/quantize_/workflows/float8/float8_tensor.py.
+    """
+
+    stored: ClassVar[DType] = "float8_e4m3fn"
+
+
+@cache
+def torchao_int8(dtype: DType) -> TorchAOInt8:
+    """A cached format: all modules of a model share it."""
+    return TorchAOInt8(dtype=dtype)
 
 
 @cache

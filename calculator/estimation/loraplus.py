@@ -1,0 +1,32 @@
+"""Where LoRA+ is not modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.methods import LoRA, QLoRA
+from calculator.resident.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimation.request import Request
+
+
+def problems(request: Request) -> Iterator[Problem]:
+    """LoRA+ without LoRA, and where its groups are not modelled."""
+    training, method = request.training, request.method
+    if training.loraplus_lr_ratio is None:
+        return
+    message = None
+    if not isinstance(method, LoRA | QLoRA):
+        message = f"{method.facts.label} has no B: use lora or qlora, or leave it out"
+    elif training.trainer is not None:
+        message = "is modelled in the reference step only: leave the trainer out"
+    elif request.device.sharding != "none":
+        message = "is modelled on one GPU only: use device.sharding none"
+    elif OPTIMIZERS[training.optimizer].on_one_gpu:
+        message = f"is not modelled with {training.optimizer}: use adamw_torch, or leave it out"
+    if message is not None:
+        yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
