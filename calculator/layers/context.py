@@ -360,10 +360,10 @@ def layer_classes(context: Context) -> list[int]:
     """Return a number for each layer, equal for layers that allocate the same.
 
     Layers differ by their modules, and by their attention type if the masks differ, or if the sharding has every layer
-    make its own tensors of a cache. The first layer differs from the
-    others if its attention weights are returned, since they may not be saved, and if its input is of another dtype than
-    its output: two different half-precision dtypes under autocast. The last one differs if it alone keeps its input on
-    the device.
+    make its own tensors of a cache. The first layer of an attention type differs from the others: its backward pass
+    frees the mask and the position tables of the type. The first layer of all differs if its attention weights are
+    returned, since they may not be saved, and if its input is of another dtype than its output: two different
+    half-precision dtypes under autocast. The last one differs if it alone keeps its input on the device.
 
     The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
     last one makes. So are layers that share other tensors.
@@ -380,6 +380,9 @@ def layer_classes(context: Context) -> list[int]:
             known.append((kind, layer.modules))
         numbers[layer] = known.index((kind, layer.modules))
     classes = [*map(numbers.__getitem__, context.layers)]
+    if not types_differ:
+        for position in _first_of_types(context):
+            classes[position] = len(context.layers) + position
     if context.training.has_images and context.forward.tower is not None:
         featured = context.forward.tower.featured_layers(context.config)
         classes = [*range(-1 - featured, -1), *classes[featured:]]
@@ -391,6 +394,17 @@ def layer_classes(context: Context) -> list[int]:
         raised or context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
     )
     return [-1, *classes[1:]] if first_differs else classes
+
+
+def _first_of_types(context: Context) -> list[int]:
+    """Return where the first layers with and without a window are, if each type has a mask or tables of its own.
+
+    The first two layers are left out: they are interpreted by themselves, or the second after the first.
+    """
+    if not context.forward.has_tables_of_types and not masks.every_type_has_one(context):
+        return []
+    has_window = [layer.kind != _without_window(layer.kind) for layer in context.layers]
+    return [has_window.index(each) for each in set(has_window) if has_window.index(each) > 1]
 
 
 def _without_window(kind: LayerKind) -> LayerKind:

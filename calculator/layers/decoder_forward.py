@@ -304,3 +304,8 @@ class DecoderForward:
 
     #: The fields of a config that make the forward pass fail, each with the reason.
     unsupported_fields: Callable[[Config], Iterable[tuple[str, str]]] = no_unsupported_fields
+
+    @property
+    def has_tables_of_types(self) -> bool:
+        """Whether the layers of each attention type have position tables of their own."""
+        return self.tables_for is not same_tables

@@ -97,6 +97,13 @@ def sliding_masks_differ(context: Context) -> bool:
     )
 
 
+def every_type_has_one(context: Context) -> bool:
+    """Return whether the layers of every attention type get a mask, as a tensor."""
+    if context.forward.own_masks:
+        return False
+    return context.attention == "eager" or (context.attention == "sdpa" and _needed(context, "full_attention"))
+
+
 def cached_tokens(context: Context, attention: MixerType) -> int:
     """Return how many tokens of earlier passes a layer of an attention type has keys of.
 

@@ -80,6 +80,8 @@ def before_the_prefix(passes):
 CHOSEN["llama", "lora of the head"] = {
     "request": {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora", "target_modules": ["lm_head"]}}
 }
+#: The first layer of an attention type comes after two others, whose masks another backward pass frees.
+CHOSEN |= {("masks by type", case["id"]): case for case in cases("rotary.jsonl") if "masks-by-type" in case["id"]}
 
 
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=[" ".join(key) for key in CHOSEN])
