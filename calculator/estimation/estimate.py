@@ -16,7 +16,7 @@ from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
-from calculator.estimation import textbook
+from calculator.estimation import initialization, textbook
 from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
@@ -95,7 +95,11 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         fit=verdict,
         saved_bytes=request.method.saved_bytes(resident.whole, model),
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
-        warnings=warnings(request, model, resident.tensors) + _card_caveats(request),
+        warnings=(
+            *warnings(request, model, resident.tensors),
+            *initialization.warnings(resident, memory.peak_allocated_bytes),
+            *_card_caveats(request),
+        ),
         communication=step.communication,
         grade="from source, not traced" if trainer_of(request.training).facts.is_interval else "modelled",
     )

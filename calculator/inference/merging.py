@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
-from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.inference.answer import Merge
@@ -51,18 +50,7 @@ def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = Fal
 
 def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
     """Every module that is merged, in the model's order."""
-    for part in prepared.model.parts:
-        if not isinstance(part, Stack):
-            module_spec = prepared.module_spec(part.name, part)
-            if merges(module_spec):
-                yield part.name, part, module_spec
-            continue
-        for layer in part.layers:
-            for module in layer.modules:
-                path = f"{part.name}.*.{module.name}"
-                module_spec = prepared.module_spec(path, module)
-                if merges(module_spec):
-                    yield path, module, module_spec
+    return (each for each in prepared.modules if merges(each[2]))
 
 
 def merges(module_spec: ModuleSpec) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from calculator.methods.low_rank.initialization import LOFTQ_CONFIG
 from calculator.methods.low_rank.method import LowRank
 
 if TYPE_CHECKING:
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 def config_arguments(method: Method) -> dict[str, Any]:
     """The arguments of `facts.config_class` but the task."""
-    return {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
+    arguments = {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
+    if arguments.get("init_lora_weights") == "loftq":
+        arguments["loftq_config"] = dict(LOFTQ_CONFIG)  # LoraConfig requires it
+    return arguments
 
 
 def argument_names(cls: type) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.model import Stack
 from calculator.devices.kernels import kernels_of
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.sharding import precision
@@ -11,7 +12,7 @@ from calculator.stack.changes import older_behaviour
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from calculator.architecture.config import Config
     from calculator.architecture.model import Model
@@ -116,6 +117,18 @@ class PreparedModel:
             known = precision.cast(known, self.cast_to)
             self.module_specs[path, id(module)] = known
         return known
+
+    @property
+    def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
+        """Every module with its path and how it is treated, in the model's order; layers one after another."""
+        for part in self.model.parts:
+            if not isinstance(part, Stack):
+                yield part.name, part, self.module_spec(part.name, part)
+                continue
+            for layer in part.layers:
+                for module in layer.modules:
+                    path = f"{part.name}.*.{module.name}"
+                    yield path, module, self.module_spec(path, module)
 
     def for_run(self, training: Training, device: Device) -> PreparedModel:
         """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""

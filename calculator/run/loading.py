@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.loading import Loading
 from calculator.common.dtype import ITEMSIZE, DType
 from calculator.estimation.answer import Row
+from calculator.estimation.initialization import initialization_peak, replaced_on_host
 from calculator.run.evaluation import PhasePeak
 from calculator.run.sharded_loading import sharding_moments
 
@@ -30,6 +31,12 @@ _DTYPES: dict[str, DType] = {"bfloat16": "bfloat16", "float16": "float16", "floa
 
 #: The threads that read weights; a single one where they are quantised.
 WORKERS = 4
+
+#: What the host has where the model is there when its adapter is initialised.
+ON_HOST = (
+    "The adapter is initialised on the host: the weights that it replaces and the largest decomposition are counted,"
+    " without LAPACK's workspaces."
+)
 
 _SOURCE = "transformers/core_model_loading.py; safetensors"
 
@@ -65,11 +72,19 @@ class ModelLoading:
     def peak(self, usable: int | None) -> PhasePeak:
         """The most bytes alive on the GPU, and what is alive then."""
         if self.prepared.device.sharding in ("none", "ddp"):
-            return self._of_reading(usable)
+            return max(self._on_gpu(usable), key=lambda moment: moment.bytes)
         moments = [PhasePeak(rows=_merged(alive), operation=what) for alive, what in sharding_moments(self.resident)]
         if self.reads_onto_gpu:
-            moments.append(self._of_reading(usable))
+            moments += self._on_gpu(usable)
         return max(moments, key=lambda moment: moment.bytes)
+
+    def _on_gpu(self, usable: int | None) -> list[PhasePeak]:
+        """The peaks until the whole model is on the GPU, and of adding an adapter to it there."""
+        added = initialization_peak(self.resident) if self.reads_onto_gpu else None
+        moments = [self._of_reading(usable)]
+        if added is not None:
+            moments.append(PhasePeak(rows=added.rows, operation=added.operation))
+        return moments
 
     def _of_reading(self, usable: int | None) -> PhasePeak:
         """The peak until the whole model is on the GPU."""
@@ -96,11 +111,19 @@ class ModelLoading:
         weights = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
         base = [tensor for tensor in weights if tensor.name.split(".")[0] not in heads]
         new = sum(each.parameters * each.count * ITEMSIZE[self.dtype] for each in weights if each not in base)
-        read = self._of_files(base)
+        read = self._with_adapter(self._of_files(base))
         if not new or self.reads_onto_gpu:
             return read
         sentence = f"{read.sentence} The head is not in the files: it is new."
         return HostPeak(bytes=read.bytes + new, file_bytes=read.file_bytes, sentence=sentence)
+
+    def _with_adapter(self, read: HostPeak) -> HostPeak:
+        """The same with what an initialisation of the adapter adds, where it runs on the host."""
+        added = 0 if self.reads_onto_gpu else replaced_on_host(self.resident)
+        if not added:
+            return read
+        sentence = f"{read.sentence} {ON_HOST}"
+        return HostPeak(bytes=read.bytes + added, file_bytes=read.file_bytes, sentence=sentence)
 
     def _of_files(self, base: list[ResidentTensor]) -> HostPeak:
         """The bytes for weights that the files have."""

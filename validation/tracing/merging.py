@@ -56,7 +56,7 @@ def trace_merge(
         merged = reference.model
         del reference
         referred = [each for each in merged.parameters() if each.requires_grad] if in_run else []
-        with torch.no_grad(), no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), _quantizing_on_meta():
+        with torch.no_grad(), no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), quantizing_on_meta():
             before = ledger.live_bytes
             ledger.enter("merge")
             merged.merge_and_unload()
@@ -64,12 +64,14 @@ def trace_merge(
     return before, ledger.peaks["merge"].bytes
 
 
-def _quantizing_on_meta() -> Any:
-    """Quantise a packed weight that moves back from the CPU on the meta device, as CUDA does on a GPU."""
+def quantizing_on_meta() -> Any:
+    """Quantise a weight that moves to the meta device or is there, as CUDA does on a GPU."""
     return mock.patch.object(bnb.nn.Params4bit, "to", _quantized)
 
 
 def _quantized(weight: bnb.nn.Params4bit, device: torch.device) -> bnb.nn.Params4bit:
+    if weight.device == device:
+        return weight._quantize(device)
     dense = bnb.nn.Params4bit(
         torch.empty(weight.shape, dtype=weight.dtype, device=device),
         requires_grad=False,

@@ -45,6 +45,8 @@ VERSIONS = "LLaMA-Factory 0.9.6 supports transformers up to 5.8, and peft 0.18."
 #: The values of flash_attn, by attention implementation. Source: extras/constants.py, AttentionFunction.
 FLASH_ATTN = {"eager": "disabled", "sdpa": "sdpa", "flash_attention_2": "fa2"}
 
+#: pissa_iter, by PiSSA's initialisation; -1 decomposes the whole weight. Source: model/adapter.py.
+PISSA_ITER: dict[bool | str, int] = {"pissa": -1, "pissa_niter_4": 4, "pissa_niter_16": 16}
 
 _UPCAST = "LLaMA-Factory keeps trained weights in float32, or with pure_bf16 in bfloat16 without autocast"
 _LOADED = "LLaMA-Factory loads weights in the checkpoint's dtype: assumed here are bfloat16, or float16 with fp16"
@@ -134,8 +136,8 @@ def _low_rank(planned: Planned) -> Part:
     }
     if method.modules_to_save:
         keys["additional_target"] = ",".join(method.modules_to_save)
-    if method.init_lora_weights == "pissa":
-        keys["pissa_init"] = True
+    if method.init_lora_weights in PISSA_ITER:
+        keys |= {"pissa_init": True, "pissa_iter": PISSA_ITER[method.init_lora_weights]}
     return Part(
         heading="Method",
         keys=keys,
@@ -145,7 +147,7 @@ def _low_rank(planned: Planned) -> Part:
 
 def _without_keys(method: LowRank) -> tuple[str, ...]:
     """The settings of LoRA that LLaMA-Factory has no key for; of initialisations it has PiSSA."""
-    of_initialization = () if method.init_lora_weights == "pissa" else ("init_lora_weights",)
+    of_initialization = () if method.init_lora_weights in PISSA_ITER else ("init_lora_weights",)
     of_modules = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "target_parameters")
     return (*of_modules, "lora_bias", "trainable_token_indices", *of_initialization)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 ATTENTION = {"auto": "sdpa", **{flag: name for name, flag in llama_factory.FLASH_ATTN.items()}}
 
+#: PiSSA's initialisations by pissa_iter; other numbers have the memory of 16.
+PISSA = {iterations: name for name, iterations in llama_factory.PISSA_ITER.items()}
+
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that the file names."""
@@ -71,9 +74,10 @@ def _method(keys: Keys) -> dict[str, Any]:
         "use_rslora": keys.flag("use_rslora"),
         "modules_to_save": keys.names("additional_target"),
     }
-    keys.forget(("pissa_iter", "pissa_convert"))
+    keys.forget(("pissa_convert",))
+    iterations = keys.integer("pissa_iter", 16)
     if keys.flag("pissa_init"):
-        method["init_lora_weights"] = "pissa"
+        method["init_lora_weights"] = PISSA.get(iterations, "pissa_niter_16")
     return {"name": "qlora" if "quant_type" in quantized else "lora", **method, **quantized}
 
 

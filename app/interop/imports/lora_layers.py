@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.inputs.settings import declared, mismatch
 from calculator.methods import LoRA
+from calculator.methods.low_rank.initialization import INSTEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,10 +49,10 @@ def layers_pattern(keys: Keys) -> Any:
 
 
 def init_lora_weights(keys: Keys) -> Any:
-    """Return how A and B begin; PiSSA's number of iterations changes no memory of a step."""
+    """Return how A and B begin; the number of PiSSA's iterations changes no memory."""
     value = keys.left.get("init_lora_weights")
-    if isinstance(value, str) and value.startswith("pissa_niter_"):
-        keys.left["init_lora_weights"] = "pissa"
+    if value in INSTEAD:
+        keys.left["init_lora_weights"] = "pissa_niter_16"
     return _typed(keys, "init_lora_weights", True)
 
 

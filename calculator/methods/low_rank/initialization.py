@@ -14,32 +14,55 @@ if TYPE_CHECKING:
 
     from calculator.methods.low_rank.method import LowRank
 
-Initialization = Literal["gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga", "mica"]
+Initialization = Literal[
+    "gaussian",
+    "eva",
+    "olora",
+    "pissa",
+    "pissa_niter_4",
+    "pissa_niter_16",
+    "corda",
+    "loftq",
+    "orthogonal",
+    "lora_ga",
+    "mica",
+]
 
 #: What to use instead of values that PEFT has too.
-INSTEAD = {
-    **{f"pissa_niter_{n}": "pissa has the same memory in a step" for n in (1, 2, 4, 8, 16, 32, 64)},
-}
+INSTEAD = {f"pissa_niter_{n}": "pissa_niter_16 has the same memory" for n in (1, 2, 8, 32, 64)}
+
+#: The defaults of PEFT's LoftQConfig.
+LOFTQ_CONFIG = {"loftq_bits": 4, "loftq_iter": 1}
 
 #: Those that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
-DENSE_ONLY = ("pissa", "corda", "loftq", "lora_ga", "mica")
+DENSE_ONLY = ("pissa", "pissa_niter_4", "pissa_niter_16", "corda", "loftq", "lora_ga", "mica")
 
+_OF_WEIGHTS = (
+    "That memory is part of loading in the answer about a whole run (/run), without cuSOLVER's workspaces; all else is"
+    " of steps after that"
+)
 _NOT_COUNTED = "The figures are of steps after that"
+_FAST = (
+    "PiSSA approximates the largest singular values of each adapted weight in float32, one after another, and replaces"
+    f" the weight by the remainder, in its dtype, before the first step. {_OF_WEIGHTS}."
+)
 _SENTENCES = {
     "pissa": "PiSSA computes the singular value decomposition of each adapted weight in float32, one after another,"
-    f" and replaces the weight by the remainder before the first step. {_NOT_COUNTED}.",
+    f" and replaces the weight by the remainder, in its dtype, before the first step. {_OF_WEIGHTS}.",
+    "pissa_niter_4": _FAST,
+    "pissa_niter_16": _FAST,
     "olora": "OLoRA computes the QR decomposition of each adapted weight in float32, one after another, and replaces"
-    f" the weight by the remainder before the first step. {_NOT_COUNTED}.",
+    f" the weight by the remainder, in its dtype, before the first step. {_OF_WEIGHTS}.",
     "loftq": "LoftQ quantises each adapted weight, decomposes the error, and replaces the weight by the dequantised one"
-    f" before the first step. {_NOT_COUNTED}, over weights in the model's dtype.",
+    f" before the first step (4 bits, loftq_iter 1). {_OF_WEIGHTS}, over weights in the model's dtype.",
     "corda": "CorDA runs the model on samples and decomposes each adapted weight before the first step (PEFT's"
-    f" preprocess_corda). {_NOT_COUNTED}.",
+    f" preprocess_corda), for which it keeps a float32 matrix of in_features × in_features for each. {_NOT_COUNTED}.",
     "eva": "EVA runs the model on samples before the first step (PEFT's initialize_lora_eva_weights), and gives modules"
     f" other ranks unless rho is 1: put those into rank_pattern. {_NOT_COUNTED}.",
-    "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga)."
-    f" {_NOT_COUNTED}.",
+    "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga), and"
+    f" keeps all of them. {_NOT_COUNTED}.",
     "mica": "MiCA computes the singular value decomposition of each adapted weight in float32, one after another,"
-    f" before the first step, and freezes B. {_NOT_COUNTED}.",
+    f" before the first step, and freezes B. {_OF_WEIGHTS}.",
 }
 
 

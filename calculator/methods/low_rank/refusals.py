@@ -37,14 +37,24 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
         yield Problem(loc="method.use_dora", msg=message, input=True)
     if method.lora_bias:
         yield from _bias(method, embedding=embedding)
-    if method.init_lora_weights == "olora" and any(module.kind == "conv1d" for module in found.values()):
-        message = "PEFT's OLoRA gives Conv1D layers matrices of other shapes: use true, or pissa"
-        yield Problem(loc="method.init_lora_weights", msg=message, input="olora")
+    yield from _shapes(method, found)
     yield from initialization.problems(method)
     yield from _singular_vectors(method, found)
     yield from _keys(method)
     yield from _layers(method, model, found)
     yield from tokens.problems(method, model, found)
+
+
+def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+    """Initialisations that fail for a kind of module (LoraLayer.olora_init and loftq_init; Embedding.update_layer)."""
+    kind = method.init_lora_weights
+    label = {"olora": "OLoRA", "loftq": "LoftQ"}.get(str(kind))
+    if label is not None and any(module.kind == "conv1d" for module in found.values()):
+        message = f"PEFT's {label} gives Conv1D layers matrices of other shapes: use true, or pissa"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+    if kind == "loftq" and any(module.kind == "embedding" for module in found.values()):
+        message = "PEFT's LoftQ fails on an embedding: leave the embedding out, or use pissa"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
 
 
 def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:

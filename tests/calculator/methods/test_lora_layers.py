@@ -76,6 +76,13 @@ def test_initialisations_leave_the_figures_and_state_what_they_take():
     assert next(line for line in pissa.assumptions if line not in plain.assumptions).startswith("PiSSA computes")
 
 
+def test_an_initialisation_that_takes_more_than_a_step_is_warned_of():
+    whole = answer(init_lora_weights="loftq", target_modules=["down_proj"], layers_to_transform=[15])
+    few = answer(init_lora_weights="olora", target_modules=["k_proj"])
+    assert any(line.startswith("Adding the adapter") for line in whole.warnings)
+    assert not any(line.startswith("Adding the adapter") for line in few.warnings)
+
+
 @pytest.mark.parametrize(
     ("settings", "loc", "message"),
     [
@@ -94,6 +101,11 @@ def test_initialisations_leave_the_figures_and_state_what_they_take():
         ({"init_lora_weights": "orthogonal", "r": 3}, "init_lora_weights", "even ranks"),
         ({"init_lora_weights": "mica", "use_dora": True}, "init_lora_weights", "no MiCA with DoRA"),
         ({"init_lora_weights": "mica", "r": 600}, "r", "at most 512 singular vectors"),
+        (
+            {"init_lora_weights": "loftq", "target_modules": ["embed_tokens"]},
+            "init_lora_weights",
+            "fails on an embedding",
+        ),
         ({"name": "qlora", "init_lora_weights": "pissa"}, "init_lora_weights", "16 or 32 bits only"),
         ({"name": "qlora", "init_lora_weights": "olora", "blocksize": 128}, "init_lora_weights", "blocks of 64"),
     ],

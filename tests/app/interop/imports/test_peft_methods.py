@@ -74,7 +74,7 @@ def test_the_file_of_a_method_is_read_whole(name, tmp_path):
             {"layers_to_transform": 5, "layers_pattern": "layers"},
             {"layers_to_transform": [5], "layers_pattern": ["layers"]},
         ),
-        ({"init_lora_weights": "pissa_niter_16"}, {"init_lora_weights": "pissa"}),
+        ({"init_lora_weights": "pissa_niter_32"}, {"init_lora_weights": "pissa_niter_16"}),
         ({"lora_bias": True}, {"lora_bias": True}),
         ({"trainable_token_indices": {"embed_tokens": [1, 2]}}, {"trainable_token_indices": [1, 2]}),
     ],

@@ -40,6 +40,7 @@ LAYERS = (
     {"rank_pattern": {"q_proj": 32}, "alpha_pattern": {"q_proj": 64}},
     {"layers_to_transform": [0, 3], "layers_pattern": ["layers"], "target_modules": ["q_proj"]},
     {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "pissa_niter_16"},
 )
 
 #: Optimizers that no configuration file can name: a script makes them.

@@ -1,0 +1,73 @@
+"""PEFT's get_peft_model over a model that is on the GPU, traced on the meta device: what initialising takes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import peft
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.overrides import TorchFunctionMode
+
+from validation.reference.build import META, build_base
+from validation.reference.methods import is_prepared, peft_config
+from validation.tracing.initial_tensors import track_model
+from validation.tracing.known_values import KnownValues
+from validation.tracing.ledger import Ledger
+from validation.tracing.memory_tracker import MemoryTracker
+from validation.tracing.merging import CopyMetaToCPU, quantizing_on_meta
+from validation.tracing.module_tracker import ModuleTracker
+from validation.tracing.shims import emulate_cuda
+from validation.tracing.step import no_garbage_collection
+
+if TYPE_CHECKING:
+    from calculator.estimation.request import Request
+
+
+class _CUDAIsMeta(TorchFunctionMode):
+    """Moves to the meta device what a library moves to "cuda", and lets data on the host become data on it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function."""
+        if func == torch.Tensor.data.__set__ and args[0].device != args[1].device:
+            return torch.utils.swap_tensors(args[0], torch.nn.Parameter(args[1]))
+        on_meta = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_on_meta, args), **on_meta)
+
+
+def _on_meta(value: Any) -> Any:
+    return META if isinstance(value, str) and value == "cuda" else value
+
+
+def trace_initialization(request: Request) -> int:
+    """The most bytes alive while PEFT adds and initialises a request's adapter."""
+    ledger: Ledger[str] = Ledger()
+    with emulate_cuda():
+        reference = build_base(request)
+        if is_prepared(request.method):
+            peft.prepare_model_for_kbit_training(reference.model, use_gradient_checkpointing=False)
+        modules = ModuleTracker(reference.model, reference.root)
+        tracker = MemoryTracker(ledger, modules, reference.head, KnownValues(request.training.sequence_length))
+        track_model(tracker, reference)
+        config, model = peft_config(request), reference.model
+        del reference
+        with ExitStack() as stack:
+            for each in (no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), quantizing_on_meta()):
+                stack.enter_context(each)
+            stack.enter_context(_CUDAIsMeta())
+            stack.enter_context(mock.patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _moved))
+            ledger.enter("load")
+            peft.get_peft_model(model, config, autocast_adapter_dtype=request.training.adapter_dtype == "float32")
+    return ledger.peaks["load"].bytes
+
+
+def _moved(layer: BaseTunerLayer, adapter_name: str, device: torch.device | None = None) -> None:
+    """PEFT's function of that name, which leaves out what is on the meta device."""
+    own, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+    for name in layer.adapter_layer_names:
+        adapters = getattr(layer, name, {})
+        if adapter_name in adapters:
+            to = {"dtype": dtype} if dtype is not None and dtype.is_floating_point else {}
+            adapters[adapter_name] = adapters[adapter_name].to(device=device or own, **to)
