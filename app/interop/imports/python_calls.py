@@ -15,24 +15,28 @@ from app.interop.imports.literals import UNREAD, value_of
 from app.interop.imports.pinned import pins
 from app.interop.imports.script_bases import METHODS, OF_TORCHAO
 from app.interop.imports.tasks import LOADS, trains_for
+from app.interop.imports.trainer_classes import TRL_CLASSES, other_trainers, trainer_of
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-#: The longest code that is read, in characters.
+    #: The name of an argument, its value, and the expression.
+    Argument = tuple[str, Any, ast.expr]
+
+#: The longest code that is read, in characters; the outputs of a notebook's cells do not count.
 LONGEST = 1 << 17
 
 #: Code that sets up a run: a call of one of the classes below.
 _CODE = re.compile(
-    r"(?m)^(?![ \t]*#).*(?<!\w)(?:Fast(?:Language)?Model\.\w+|AutoModel\w*\.from_pretrained|LoraConfig"
+    r"(?m)^(?![ \t]*#).*(?<!\w)(?:Fast(?:Language|Vision)?Model\.\w+|AutoModel\w*\.from_pretrained|LoraConfig"
     r"|BitsAndBytesConfig|TrainingArguments|\w{0,20}Trainer|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)Config|get_peft_model)\("
 )
 
 #: The calls whose arguments describe a run. Earlier ones count where several have the same argument.
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
-    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
+    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language|Vision)?Model\.(?:from_pretrained|get_peft_model)"
     rf"|AutoModelForCausalLM\.from_pretrained|{'|'.join(map(re.escape, LOADS))}|get_peft_model"
     rf"|prepare_model_for_kbit_training|{'|'.join(map(re.escape, METHODS))}|{OF_TORCHAO}"
 )
@@ -62,31 +66,44 @@ def keys_of(text: str) -> Keys:
     Raises:
         PlanError: if the code is too long, cannot be parsed, or sets up no run.
     """
-    if len(text) > LONGEST:
+    parts = _cells(text) if _notebook(text) else [text]
+    code = "\n".join(parts)
+    if len(code) > LONGEST:
         raise refusal("content", f"is longer than {LONGEST:,} characters: paste the cells with the settings", None)
-    code = _cells(text) if _notebook(text) else text
-    found = _Calls()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found.visit(ast.parse(_plain_python(code)))
-    except SyntaxError as error:
-        message = f"is not Python: line {error.lineno}: {error.msg}"
-        raise refusal("content", message, shortened(text)) from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise refusal("content", "is nested too deeply, or has characters that Python refuses", None) from error
+    found, wrong = _Calls(), []
+    for part in parts:
+        try:
+            found.visit(_parsed(part))
+        except SyntaxError as error:
+            wrong.append(error)
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise refusal("content", "is nested too deeply, or has characters that Python refuses", None) from error
+    if wrong and not found.calls:
+        message = f"is not Python: line {wrong[0].lineno}: {wrong[0].msg}"
+        raise refusal("content", message, shortened(text)) from wrong[0]
     if not found.calls:
         raise refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)
     found.settle()
-    return Keys(found.arguments, Script(calls=tuple(found.calls), unread=found.unread, pins=pins(text)))
+    keys = Keys(found.arguments, Script(calls=tuple(found.calls), unread=found.unread, pins=pins(code)))
+    for each in wrong:
+        keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python: {each.msg}: the cell is not read")
+    for name in other_trainers(found.calls):
+        keys.miss(name, None, f"sets up another run, before that of {trainer_of(found.calls)}: paste its cells alone")
+    return keys
+
+
+def _parsed(code: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(_plain_python(code))
 
 
 def _notebook(text: str) -> bool:
     return text.lstrip().startswith("{") and '"cells"' in text and '"cell_type"' in text
 
 
-def _cells(text: str) -> str:
-    """Return the code of a notebook, without cells of other languages."""
+def _cells(text: str) -> list[str]:
+    """Return the code of a notebook's cells, without those of other languages."""
     try:
         cells = json.loads(text)["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -94,7 +111,7 @@ def _cells(text: str) -> str:
         raise refusal(
             "content", "is not a notebook: cells with cell_type and source are read", shortened(text)
         ) from error
-    return "\n".join(part for part in code if not part.lstrip().startswith(("%%bash", "%%writefile", "%%html")))
+    return [part for part in code if not part.lstrip().startswith(("%%bash", "%%writefile", "%%html"))]
 
 
 def _plain_python(code: str) -> str:
@@ -121,7 +138,9 @@ class _Calls(ast.NodeVisitor):
         self.calls: list[str] = []
         self.arguments: dict[str, Any] = {}
         #: Those of the calls that load a model for a task, which may score answers only.
-        self.of_tasks: dict[str, list[tuple[str, ast.expr]]] = {}
+        self.of_tasks: dict[str, list[Argument]] = {}
+        #: Those of the calls that set up a run with TRL, of which one is read.
+        self.of_trainers: list[tuple[str, list[Argument]]] = []
         self.unread: dict[str, str] = {}
 
     def visit_If(self, node: ast.If) -> None:
@@ -145,16 +164,20 @@ class _Calls(ast.NodeVisitor):
         if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
             return
         self.calls.append(name[0])
+        given = [(key, value_of(argument, self.names), argument) for key, argument in self._arguments(name[0], node)]
         if name[0] in LOADS:
-            self.of_tasks[name[0]] = [*self._arguments(name[0], node)]
-            return
-        for key, argument in self._arguments(name[0], node):
-            self._note(key, argument)
+            self.of_tasks[name[0]] = given
+        elif name[0] in TRL_CLASSES:
+            self.of_trainers.append((name[0], given))
+        else:
+            self._note(given)
 
     def settle(self) -> None:
-        """Note the arguments of the call that loads the model, if it is one of a task."""
-        for key, argument in self.of_tasks.get(trains_for(self.calls) or "", ()):
-            self._note(key, argument)
+        """Note the arguments of the trainer that is read, and of the call that loads a task's model."""
+        for name, given in self.of_trainers:
+            if TRL_CLASSES[name] == trainer_of(self.calls):
+                self._note(given)
+        self._note(self.of_tasks.get(trains_for(self.calls) or "", ()))
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         first = _first(name)
@@ -167,16 +190,14 @@ class _Calls(ast.NodeVisitor):
                 named = first if first and keyword.arg.startswith("pretrained_model_name") else None
                 yield named or keyword.arg, keyword.value
 
-    def _note(self, key: str, argument: ast.expr) -> None:
-        value = value_of(argument, self.names)
-        if key in _OBJECTS or (key == "model" and not isinstance(value, str)):
-            return
-        if value is UNREAD and key == "quant_type":
-            return  # a call of one of torchao's classes, which is noted by itself
-        if value is UNREAD:
-            self.unread.setdefault(key, str(shortened(ast.unparse(argument))))
-        else:
-            self.arguments.setdefault(key, value)
+    def _note(self, given: Iterable[Argument]) -> None:
+        for key, value, argument in given:
+            if key in _OBJECTS or (key == "model" and not isinstance(value, str)):
+                continue
+            if value is not UNREAD:
+                self.arguments.setdefault(key, value)
+            elif key != "quant_type":  # a call of one of torchao's classes, which is noted by itself
+                self.unread.setdefault(key, str(shortened(ast.unparse(argument))))
 
 
 def _tail(function: ast.expr) -> str:

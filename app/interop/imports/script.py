@@ -16,34 +16,13 @@ from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import reference
 from app.interop.imports.script_bases import quantized_base
+from app.interop.imports.trainer_classes import CLASSES, trainer_of
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.common.names import TrainerName
-
-#: The trainer of each class, and of each configuration class.
-CLASSES = {
-    "SFTTrainer": "trl-sft",
-    "DPOTrainer": "trl-dpo",
-    "KTOTrainer": "trl-kto",
-    "RewardTrainer": "trl-reward",
-    "ORPOTrainer": "trl-orpo",
-    "GRPOTrainer": "trl-grpo",
-    "RLOOTrainer": "trl-rloo",
-    "SFTConfig": "trl-sft",
-    "DPOConfig": "trl-dpo",
-    "KTOConfig": "trl-kto",
-    "RewardConfig": "trl-reward",
-    "ORPOConfig": "trl-orpo",
-    "GRPOConfig": "trl-grpo",
-    "RLOOConfig": "trl-rloo",
-    "Seq2SeqTrainer": "transformers",
-    "Trainer": "transformers",
-    "TrainingArguments": "transformers",
-    "Seq2SeqTrainingArguments": "transformers",
-}
 
 #: The modules that Unsloth adapts by default.
 UNSLOTH_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -56,7 +35,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     calls = keys.script.calls
     keys.forget(WITHOUT_EFFECT["script"])
     _list_unread(keys)
-    is_unsloth = any(name.startswith(("FastLanguageModel", "FastModel")) for name in calls)
+    is_unsloth = any(name.startswith(unsloth.MODELS) for name in calls)
     trainer = _trainer(keys, calls, is_unsloth=is_unsloth)
     keys.rename("torch_dtype", "dtype")
     by_name = keys.left.get("model_name") is None
@@ -71,12 +50,17 @@ def imported(keys: Keys, given: Any) -> Imported:
         training = unsloth.training(keys, training, arguments(keys, "unsloth", defaults))
     else:
         training |= arguments(keys, trainer, defaults)
+    if is_unsloth:
+        training = unsloth.in_groups(keys, training)
     if is_unsloth and training["trainer"] != "unsloth":
         keys.warn(
             "Unsloth",
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
             "one of TRL's SFTTrainer with the same settings",
         )
+    if any(name.startswith("FastVisionModel") for name in calls):
+        effect = "The vision tower runs for each, and their tokens count in a sequence."
+        keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
     if tasks.has_fixed_length(keys, task):
         training = tasks.without_length(keys, training)
     spread = distributed(keys, "script", training)
@@ -93,8 +77,7 @@ def _list_unread(keys: Keys) -> None:
 
 
 def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> TrainerName:
-    named = next((CLASSES[name] for name in CLASSES if name in calls), "trl-sft" if is_unsloth else "transformers")
-    return trainer_or_warn(keys, named)
+    return trainer_or_warn(keys, trainer_of(calls) or ("trl-sft" if is_unsloth else "transformers"))
 
 
 def _defaults(keys: Keys, calls: tuple[str, ...], trainer: str, *, is_unsloth: bool) -> Any:

@@ -1,6 +1,7 @@
 """What a script of Unsloth says besides the settings of TRL's SFTTrainer.
 
-Source: unsloth at 015bdef, models/llama.py, get_peft_model, and models/rl.py, which sets bf16 and fp16.
+Source: unsloth at 015bdef, models/llama.py, get_peft_model, and models/rl.py, which sets bf16 and fp16, and the batch
+of GRPO.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.interop.imports.keys import Keys
+
+#: The classes that load a model: of text, of images, and of either.
+MODELS = ("FastLanguageModel", "FastVisionModel", "FastModel")
 
 
 def is_modelled(calls: Iterable[str], trainer: str, method: dict[str, Any], model: Any) -> bool:
@@ -45,3 +49,13 @@ def training(keys: Keys, read: dict[str, Any], arguments: dict[str, Any]) -> dic
     if keys.take("activation_offloading") is False and found["gradient_checkpointing"]:
         found["activation_offloading"] = False
     return found
+
+
+def in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training with the batch that Unsloth sets where rows are no whole groups of completions."""
+    group = training.get("num_generations", 1)
+    rows = training["micro_batch_size"]
+    if rows * training["gradient_accumulation_steps"] % group == 0:
+        return training
+    keys.miss("per_device_train_batch_size", rows, f"Unsloth replaces it by num_generations, {group}")
+    return {**training, "micro_batch_size": group}

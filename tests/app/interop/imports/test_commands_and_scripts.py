@@ -242,3 +242,47 @@ def test_beta_has_no_effect_with_a_trainer_that_always_has_a_reference():
     found = read("trl dpo --model_name_or_path gpt2 --beta 0.3")
     assert "beta" not in found.request["training"]
     assert "beta" in found.without_effect
+
+
+def notebook(*cells, output=""):
+    """A notebook of code cells, the first of which printed something."""
+    code = [{"cell_type": "code", "source": [cell], "outputs": [{"text": [output]}]} for cell in cells]
+    return json.dumps({"cells": code})
+
+
+def test_outputs_of_a_notebook_do_not_count_in_its_length():
+    assert read(notebook(UNSLOTH, output="x" * python_calls.LONGEST)).request == read(UNSLOTH).request
+    assert "is longer than" in refused(notebook(UNSLOTH, "#" * python_calls.LONGEST)).msg
+
+
+def test_a_cell_that_is_not_python_is_listed_and_the_others_are_read():
+    found = read(notebook(UNSLOTH, "print(f'{[}')"))
+    assert found.request == read(UNSLOTH).request
+    assert missed(found).keys() - missed(read(UNSLOTH)).keys() == {"a cell"}
+    assert "is not Python" in refused(notebook("SFTConfig(")).msg
+
+
+GRPO = """
+model, tokenizer = FastLanguageModel.from_pretrained(model_name="unsloth/Qwen3-4B-Base", max_seq_length=1024)
+model = FastLanguageModel.get_peft_model(model, r=32)
+sft = SFTTrainer(model=model, args=SFTConfig(per_device_train_batch_size=2, optim="adamw_torch"))
+args = GRPOConfig(per_device_train_batch_size=1, gradient_accumulation_steps=1, num_generations=4, max_prompt_length=64)
+trainer = GRPOTrainer(model=model, args=args)
+"""
+
+
+def test_the_last_trainer_of_a_script_is_read_and_the_others_are_listed():
+    found = read(GRPO)
+    assert (found.request["training"]["trainer"], found.request["training"]["optimizer"]) == ("trl-grpo", "adamw_8bit")
+    assert {"SFTTrainer", "SFTConfig"} <= missed(found).keys()
+
+
+def test_unsloth_replaces_a_batch_that_is_no_whole_groups_of_completions():
+    assert read(GRPO).request["training"]["micro_batch_size"] == 4
+    accumulated = GRPO.replace("accumulation_steps=1", "accumulation_steps=4")
+    assert read(accumulated).request["training"]["micro_batch_size"] == 1
+
+
+def test_a_script_that_loads_a_model_of_images_is_read_with_a_warning():
+    found = read(UNSLOTH.replace("FastLanguageModel", "FastVisionModel"))
+    assert any("images of a dataset" in warning for warning in found.warnings)
