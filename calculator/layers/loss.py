@@ -77,10 +77,12 @@ def shifted_labels(context: Context, batch: int, length: int) -> tuple[Tensor, T
 
 
 def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
-    """Return the loss of a copy of the logits without each sequence's last position."""
+    """Return the loss of the logits without each sequence's last position: of a copy, where they are not contiguous."""
     batch, length, vocabulary = logits.shape
     shorter = named(length - 1, "(S - 1)")
-    kept = ops.contiguous(ops.narrow(logits, (batch, shorter, vocabulary)), "logits, shifted")
+    kept = ops.narrow(logits, (batch, shorter, vocabulary))
+    if batch > 1:
+        kept = ops.contiguous(kept, "logits, shifted")
     labels = context.tape.new((batch, shorter), "int64", "labels, shifted") if batch > 1 else None
     flat = ops.view(kept, (named(batch * shorter, "B × (S - 1)"), vocabulary))
     return nll_loss(log_softmax(flat), labels)

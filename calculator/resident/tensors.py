@@ -180,6 +180,8 @@ def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
                 yield from _tables_of_all_positions(prepared.model)
             if "tables_of_every_layer" in older:
                 continue
+        if "embeddings_scaled_by_a_number" in older and buffer.name.endswith("embed_scale"):
+            continue
         if "one_inv_freq" in older and buffer.name.endswith("original_inv_freq"):
             continue
         yield buffer, buffer.name, 1

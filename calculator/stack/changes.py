@@ -30,6 +30,7 @@ ChangeName = Literal[
     "cache_without_copies",
     "windows_without_counters",
     "tables_of_all_positions",
+    "embeddings_scaled_by_a_number",
     "inputs_of_frozen_4bit_layers",
 ]
 
@@ -78,7 +79,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 48),
         sentence="every layer computes and keeps cosines and sines of its own",
         source="transformers 4.47.1, models/mistral/modeling_mistral.py, MistralSdpaAttention.forward",
-        model_types=("mistral",),
+        model_types=("mistral", "gemma"),
     ),
     "tables_of_all_positions": Change(
         package="transformers",
@@ -159,6 +160,13 @@ CHANGES: dict[ChangeName, Change] = {
         before=(5, 0),
         sentence="the original inverse frequencies are no buffer of their own",
         source="transformers 4.57.6, models/llama/modeling_llama.py, LlamaRotaryEmbedding",
+    ),
+    "embeddings_scaled_by_a_number": Change(
+        package="transformers",
+        before=(5, 4),
+        sentence="the embeddings are multiplied with a number behind their module, which has no buffer for it",
+        source="transformers 4.57.6, models/gemma/modeling_gemma.py, GemmaModel.forward (normalizer)",
+        model_types=("gemma",),
     ),
     "inputs_of_frozen_4bit_layers": Change(
         package="bitsandbytes",

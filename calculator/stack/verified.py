@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: The first release of transformers that was compared, by model type.
 FIRST: dict[str, Release] = {
+    "gemma": (4, 45),
     "llama": (4, 45),
     "mistral": (4, 39),
     "phi3": (4, 57),
@@ -28,6 +29,7 @@ FIRST: dict[str, Release] = {
 
 #: The older releases of transformers of which steps were traced, by model type: tests/calculator/stack/traced.json.
 TRACED: dict[str, tuple[Release, ...]] = {
+    "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
     "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
     "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
     "phi3": ((4, 57),),

@@ -42,8 +42,21 @@ _SANDWICH = SequentialLayer(
 
 _SCALED = partial(embed, scaled=True)
 
+
+def _embed(context: Context, ids: Tensor) -> Tensor:
+    return embed(context, ids, scaled="embeddings_scaled_by_a_number" not in context.older)
+
+
+def _scale(context: Context, hidden_states: Tensor) -> Tensor:
+    """Scale embeddings that their module does not scale."""
+    if "embeddings_scaled_by_a_number" not in context.older:
+        return hidden_states
+    return ops.scale(hidden_states, "embeddings, scaled")
+
+
 GEMMA = DecoderForward(
-    embeddings=_SCALED,
+    embeddings=_embed,
+    before_layers=_scale,
     layer=SequentialLayer(norm=_NORM),
     final_norm=final(norms.offset_rms_norm),
 )
