@@ -11,6 +11,7 @@ COMMANDS = {
     "trace": "validation.comparison.show",
     "cases": "validation.comparison.cases",
     "phases": "validation.comparison.phases",
+    "replays": "validation.comparison.replays",
     "record": "validation.comparison.record",
     "compare": "validation.comparison.compare",
     "grid": "validation.random_grid.grid",
