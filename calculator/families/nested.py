@@ -10,7 +10,7 @@ from calculator.architecture.config import Check, Computed, Field, read
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from calculator.architecture.config import Entry
+    from calculator.architecture.config import Config, Entry
 
 #: What belongs to the outer config in a file that does not nest the text model's.
 _OUTER = ("model_type", "vision_config", "architectures", "torch_dtype", "dtype", "transformers_version")
@@ -20,6 +20,16 @@ def nested(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
     """A nested config, null for the class's defaults."""
     field = Field(name=name, type="object", default=None, nullable=True)
     return field, Computed(name=name, value=lambda config: read(entries, config[name] or {}, f"model.config.{name}"))
+
+
+def optional(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
+    """A nested config of a part that the model does not have where it is null."""
+    field = Field(name=name, type="object", default=None, nullable=True)
+
+    def value(config: Config) -> Config | None:
+        return None if config[name] is None else read(entries, config[name], f"model.config.{name}")
+
+    return field, Computed(name=name, value=value)
 
 
 def from_text(entries: tuple[Entry, ...]) -> tuple[Computed, ...]:

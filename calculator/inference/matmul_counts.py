@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
+from calculator.architecture.layer_kind import RECURRENT_TYPES
 
 if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
     from calculator.architecture.model import Layer, Model
     from calculator.architecture.module import Module
 
@@ -30,14 +33,21 @@ class Products:
 def products(model: Model) -> Products:
     """Count the products of one token's forward pass; of experts, those that the token is routed to."""
     config = model.config
-    share = config["num_experts_per_tok"] / config["num_experts"] if "num_experts" in config else 1.0
-    heads = int(config["num_attention_heads"])
-    width = heads * int(config.get("head_dim") or config["hidden_size"] // heads)
+    share = config["num_experts_per_tok"] / config["num_experts"] if config.get("num_experts") else 1.0
     return Products(
         layers=round(sum(_per_token(layer, share) * times for layer, times in model.decoder.distinct)),
         head=int(elements(model.embedding.weight.shape)) if "embedding" in model.kinds else 0,
-        attention=2 * width * sum(times for _, times in model.decoder.distinct),
+        attention=2 * sum(_width(config, layer.kind) * times for layer, times in model.decoder.distinct),
     )
+
+
+def _width(config: Config, kind: LayerKind) -> int:
+    """The width of all heads of a layer's queries; 0 for a layer without attention."""
+    if kind.attention in RECURRENT_TYPES or kind.attention == "mlp":
+        return 0
+    heads = int(config["num_attention_heads"])
+    own = config.get("global_head_dim") if kind.attention == "full_attention" else None
+    return heads * int(own or config.get("head_dim") or config["hidden_size"] // heads)
 
 
 def _per_token(layer: Layer, share: float) -> float:

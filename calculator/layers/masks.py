@@ -48,6 +48,11 @@ def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     tower = context.forward.tower
     if context.images and tower is not None and tower.masks is not None:
         return tower.masks(context)
+    return of_text(context)
+
+
+def of_text(context: Context) -> dict[MixerType, Tensor | None]:
+    """Return the masks as without images."""
     types = {*context.forward.masks, *attention_types(context.layers)}
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}

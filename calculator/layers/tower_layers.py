@@ -59,18 +59,19 @@ def run_layers(
     after: Callable[[int, Tensor], None] = lambda _index, _x: None,
     *,
     dropout: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
 
     `inputs`: the first layer's input alone, which is removed from the list, so that no caller keeps it alive.
     `captured`: what the checkpoint of a layer keeps besides the layer's input. `after`: what follows each layer.
-    `dropout`: the probability in attention.
+    `dropout`: the probability in attention. `mask`: that of attention, if there is one.
     """
     x = inputs.pop()
-    with _of_tower(context, dropout):
+    with _of_tower(context, dropout, mask):
         for index, modules in enumerate(_layers(context, name)):
             check_budget()
-            run = partial(_within, context, dropout, partial(layer, index, modules))
+            run = partial(_within, context, dropout, mask, partial(layer, index, modules))
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
                 x = checkpoint(run, x, captured=captured(index))
             else:
@@ -91,17 +92,19 @@ def _layers(context: Context, name: str) -> Iterator[LayerModules]:
         yield LayerModules(modules, prefix, stack.layers[0].kind)
 
 
-def _within(context: Context, dropout: float, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _within(
+    context: Context, dropout: float, mask: Tensor | None, layer: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
     """Run a layer of a tower, also where a backward pass recomputes it."""
-    with _of_tower(context, dropout):
+    with _of_tower(context, dropout, mask):
         return layer(x)
 
 
 @contextmanager
-def _of_tower(context: Context, dropout: float) -> Iterator[None]:
-    """Attend in both directions, without a mask and with the tower's dropout."""
+def _of_tower(context: Context, dropout: float, mask: Tensor | None) -> Iterator[None]:
+    """Attend in both directions, with the tower's mask and dropout."""
     outer = context.mask, context.is_causal, context.attention_dropout
-    context.mask, context.is_causal, context.attention_dropout = None, False, dropout
+    context.mask, context.is_causal, context.attention_dropout = mask, False, dropout
     try:
         yield
     finally:

@@ -131,6 +131,7 @@ NOT_MODELLED = frozenset(
         "deepseek_v3",
         "falcon_h1",
         "gemma3",
+        "gemma4",
         "gpt_oss",
         "llama4_text",
         "llava",

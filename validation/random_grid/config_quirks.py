@@ -235,6 +235,34 @@ def _with_shared_keys(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     }
 
 
+def _with_towers(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add a vision tower to a text model of Gemma 4, and an audio tower to some."""
+    rng = draw.rng
+    groups = rng.randint(1, 2)
+    vision = {
+        "hidden_size": rng.randint(3, 40),
+        "intermediate_size": rng.randint(1, 9),
+        "num_hidden_layers": rng.randint(1, 2),
+        "num_attention_heads": 2 * groups,
+        "num_key_value_heads": groups,
+        "head_dim": rng.choice([8, 16]),
+        "patch_size": rng.choice([4, 16]),
+        "position_embedding_size": 512,
+        "use_clipped_linears": rng.random() < 0.5,
+        "standardize": rng.random() < 0.5,
+    }
+    audio = {
+        "hidden_size": 2 * rng.randint(2, 9),
+        "num_hidden_layers": rng.randint(1, 2),
+        "num_attention_heads": 2,
+        "subsampling_conv_channels": [8, 4],
+        "output_proj_dims": rng.randint(4, 20),
+    }
+    both = {"use_bidirectional_attention": rng.choice([None, "vision"])}
+    outer = {"audio_config": rng.choice([None, audio]), "tie_word_embeddings": rng.random() < 0.5}
+    return {"text_config": {**_with_shared_keys(text, draw), **both}, "vision_config": vision, **outer}
+
+
 def _with_linear_attention(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """List the layers' types or leave them to an interval, with heads of linear attention that divide."""
     rng = draw.rng
@@ -375,6 +403,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "phimoe": _long_rope_only,
     "gemma3": _with_vision,
     "gemma3_text": _per_type_rope,
+    "gemma4": _with_towers,
     "gemma4_text": _with_shared_keys,
     "olmo3": _per_type_rope,
     "nemotron_h": _nemotron_h,

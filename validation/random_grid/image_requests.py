@@ -86,6 +86,22 @@ def _gemma3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision, "mm_tokens_per_image": rng.randint(1, side) ** 2}
 
 
+def _gemma4(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    groups = rng.choice((1, 2, 3))
+    vision = {
+        **config["vision_config"],
+        "hidden_size": 8 * rng.randint(1, 20),
+        "intermediate_size": rng.choice((33, 96, 128, 300)),
+        "num_hidden_layers": rng.randint(1, 4),
+        "num_attention_heads": groups * rng.choice((1, 1, 2)),
+        "num_key_value_heads": groups,
+        "head_dim": rng.choice((8, 36, 64)),
+        "pooling_kernel_size": rng.choice((2, 3, 3)),
+        "patch_size": rng.choice((8, 16)),
+    }
+    return {"vision_config": vision}
+
+
 def _llava(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": _encoder(rng, config)}
 
@@ -106,6 +122,7 @@ def _idefics3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
 
 _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = {
     "gemma3": _gemma3,
+    "gemma4": _gemma4,
     "idefics3": _idefics3,
     "llava": _llava,
     "llava_next": _llava_next,

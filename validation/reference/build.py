@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 META = torch.device("meta")
 
+#: Towers whose attention runs eager alone, which transformers chooses where no implementation is named.
+_EAGER_TOWERS = ("gemma4_audio",)
+
 #: Model types whose class ties the output head whatever the file says, though their checkpoints may have one.
 _TIED_BY_CLASS = ("t5", "mt5")
 
@@ -225,11 +228,15 @@ def refusing(loc: str) -> Iterator[None]:
         raise refusal(loc, f"the libraries refuse it: {error}") from error
 
 
-def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str:
-    """The attention implementation that runs: eager for a family without SDPA support."""
-    if training.attention == "sdpa" and not _get_model_class(config, auto_model._model_mapping)._supports_sdpa:
+def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
+    """The attention implementation that runs: eager for a family, and for a tower of one, without SDPA support."""
+    if training.attention != "sdpa":
+        return training.attention
+    if not _get_model_class(config, auto_model._model_mapping)._supports_sdpa:
         return "eager"
-    return training.attention
+    towers = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    eager = {name: "eager" for name, part in towers.items() if part.model_type in _EAGER_TOWERS}
+    return {"": "sdpa", **dict.fromkeys(towers, "sdpa"), **eager} if eager else "sdpa"
 
 
 def _path(model: nn.Module, wanted: nn.Module | None) -> str | None:

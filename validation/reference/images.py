@@ -8,6 +8,7 @@ import torch
 
 from calculator.estimation.estimate import model_of
 from calculator.families import forward_of
+from calculator.families.gemma4.processor import most_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,19 @@ def _of_gemma3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> 
     }
 
 
+def _of_gemma4(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Patches that are padded to the processor's number, with their columns and rows; -1 for padding."""
+    patches = most_patches({"vision_config": config.vision_config.to_dict()})
+    places = torch.full((count, patches, 2), -1)
+    places[:, : image.patches, 0] = torch.arange(image.patches) % image.columns
+    places[:, : image.patches, 1] = torch.arange(image.patches) // image.columns
+    return {
+        "pixel_values": torch.empty(count, patches, 3 * config.vision_config.patch_size**2, device="meta"),
+        "image_position_ids": places,
+        "mm_token_type_ids": (ids == config.image_token_id).long(),
+    }
+
+
 def _of_llava(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"pixel_values": _pixels(config, count)}
 
@@ -89,6 +103,7 @@ def _pixels(config: Any, count: int) -> torch.Tensor:
 
 _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch.Tensor]]] = {
     "gemma3": _of_gemma3,
+    "gemma4": _of_gemma4,
     "idefics3": _of_idefics3,
     "llava": _of_llava,
     "llava_next": _of_llava_next,

@@ -38,27 +38,31 @@ class Passed:
         self.keys_and_values: dict[MixerType, tuple[Tensor, Tensor]] = {}
 
 
-def _embeddings(context: Context, ids: Tensor) -> Tensor:
-    """Look up word embeddings, and those of the layers' own inputs (get_per_layer_inputs)."""
-    inputs_embeds = embed(context, ids, scaled=True)
+def rows_of_layers(context: Context, ids: Tensor, path: str = "model") -> Tensor | None:
+    """Look up the embeddings of the layers' own inputs, if there are any (get_per_layer_inputs)."""
     own = context.config["hidden_size_per_layer_input"]
-    rows = embed(context, ids, "model.embed_tokens_per_layer", scaled=True) if own else None
-    context.passed = Passed(rows)
+    return embed(context, ids, f"{path}.embed_tokens_per_layer", scaled=True) if own else None
+
+
+def _embeddings(context: Context, ids: Tensor) -> Tensor:
+    """Look up word embeddings, and those of the layers' own inputs."""
+    inputs_embeds = embed(context, ids, scaled=True)
+    context.passed = Passed(rows_of_layers(context, ids))
     return inputs_embeds
 
 
-def _project_inputs(context: Context, inputs_embeds: Tensor) -> Tensor:
+def project_inputs(context: Context, inputs_embeds: Tensor, path: str = "model") -> Tensor:
     """Project word embeddings to an input for each layer, and add the rows of those (project_per_layer_inputs)."""
     rows = context.passed.per_layer_inputs
     if rows is None:
         return inputs_embeds
-    projected = context.outer("model.per_layer_model_projection")(inputs_embeds)
-    context.set_scope("model: ")
+    projected = context.outer(f"{path}.per_layer_model_projection")(inputs_embeds)
+    context.set_scope(f"{path}: ")
     count, own = context.config["num_hidden_layers"], context.config["hidden_size_per_layer_input"]
     shape = (*inputs_embeds.shape[:2], count, own)
     projected = ops.view(ops.scale(projected, "inputs of the layers, scaled"), shape)
-    projected = rms_norm(context.outer("model.per_layer_projection_norm"), projected)
-    context.set_scope("model: ")
+    projected = rms_norm(context.outer(f"{path}.per_layer_projection_norm"), projected)
+    context.set_scope(f"{path}: ")
     summed = ops.add(projected, ops.view(rows, shape), "inputs of the layers, summed")
     context.passed.per_layer_inputs = ops.scale(summed, "inputs of the layers")
     return inputs_embeds
@@ -156,7 +160,7 @@ def _refused(config: Config) -> str | None:
 
 GEMMA4_TEXT = DecoderForward(
     embeddings=_embeddings,
-    before_layers=_project_inputs,
+    before_layers=project_inputs,
     tables=rotary_tables_per_type,
     tables_for=tables_of_type,
     layer=Gemma4Layer(),

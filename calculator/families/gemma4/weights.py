@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Computed, Field, shown
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import ATTENTION_TYPES, LayerKind
-from calculator.architecture.model import stack
+from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.blocks import Owned, norms
 from calculator.families.family import Family, Parts
@@ -23,14 +23,19 @@ from calculator.families.fields import (
     size,
     tie,
 )
-from calculator.families.gemma.weights import EMBED_SCALE, SANDWICH
-from calculator.families.gemma4 import forward
+from calculator.families.gemma.weights import SANDWICH
+from calculator.families.gemma4 import forward, with_images
+from calculator.families.gemma4.audio import AUDIO, audio_tower
 from calculator.families.gemma4.sharing import missing_inputs, sharing_modes, wrong_number
 from calculator.families.gemma4.sizes import GLOBAL_GROUPS, ROTATIONS, sizes_by_type
+from calculator.families.gemma4.vision import VISION, vision_tower
+from calculator.families.nested import from_text, nested, optional, with_defaults
 from calculator.families.rope import frequencies
 from calculator.families.windows import every, layer_types, window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from calculator.architecture.config import Config, Entry
 
 #: The norms of a layer with experts in parallel with its MLP.
@@ -120,20 +125,21 @@ def _layer(config: Config, kind: LayerKind) -> Owned:
     )
 
 
-def _inputs_of_layers(config: Config) -> Parts:
+def _inputs_of_layers(config: Config, path: str) -> Parts:
     own, hidden = config["hidden_size_per_layer_input"], config["hidden_size"]
     if not own:
         return ()
     width = config["num_hidden_layers"] * own
     return (
-        embedding("model.embed_tokens_per_layer", config["vocab_size_per_layer_input"], width),
-        Buffer(name="model.embed_tokens_per_layer.embed_scale", shape=(), dtype="model"),
-        linear("model.per_layer_model_projection", hidden, width),
-        norm("model.per_layer_projection_norm", own),
+        embedding(f"{path}.embed_tokens_per_layer", config["vocab_size_per_layer_input"], width),
+        Buffer(name=f"{path}.embed_tokens_per_layer.embed_scale", shape=(), dtype="model"),
+        linear(f"{path}.per_layer_model_projection", hidden, width),
+        norm(f"{path}.per_layer_projection_norm", own),
     )
 
 
-def _gemma4_text(config: Config) -> Parts:
+def text_model(config: Config, path: str) -> Parts:
+    """Gemma4TextModel: everything but the output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     modes = zip(config["layer_types"], config["kv_sharing_modes"], strict=True)
     kinds = [LayerKind(attention=attention, shares=mode) for attention, mode in modes]
@@ -141,16 +147,39 @@ def _gemma4_text(config: Config) -> Parts:
         each
         for kind in ATTENTION_TYPES
         if kind in config["layer_types"]
-        for each in frequencies("model.rotary_emb", config["rotary_dim_by_type"][kind], f"{kind}_")
+        for each in frequencies(f"{path}.rotary_emb", config["rotary_dim_by_type"][kind], f"{kind}_")
     )
     return (
-        embedding("model.embed_tokens", vocabulary, hidden),
-        EMBED_SCALE,
-        stack("model.layers", kinds, lambda kind: _layer(config, kind)),
-        norm("model.norm", hidden),
+        embedding(f"{path}.embed_tokens", vocabulary, hidden),
+        Buffer(name=f"{path}.embed_tokens.embed_scale", shape=(), dtype="model"),
+        stack(f"{path}.layers", kinds, lambda kind: _layer(config, kind)),
+        norm(f"{path}.norm", hidden),
         *rotary,
-        *_inputs_of_layers(config),
-        linear("lm_head", hidden, vocabulary),
+        *_inputs_of_layers(config, path),
+    )
+
+
+def _gemma4_text(config: Config) -> Parts:
+    return (*text_model(config, "model"), linear("lm_head", config["hidden_size"], config["vocab_size"]))
+
+
+def _whole(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Read the sizes of full attention of the text model's file."""
+    text = raw.get("text_config")
+    return {**raw, "text_config": sizes_by_type(text)} if isinstance(text, dict) else raw
+
+
+def _gemma4(config: Config) -> Parts:
+    text, vision, audio = config["text_config"], config["vision_config"], config["audio_config"]
+    hidden = text["hidden_size"]
+    projected = [("vision", vision["hidden_size"])] if vision else []
+    projected += [("audio", audio["output_proj_dims"])] if audio else []
+    return (
+        *(vision_tower(vision, "model.vision_tower") if vision else ()),
+        *text_model(text, "model.language_model"),
+        *(audio_tower(audio, "model.audio_tower") if audio else ()),
+        *(linear(f"model.embed_{name}.embedding_projection", width, hidden) for name, width in projected),
+        linear("lm_head", hidden, text["vocab_size"]),
     )
 
 
@@ -189,7 +218,42 @@ GEMMA4_TEXT: tuple[Entry, ...] = (
     *padding(0),
 )
 
+#: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
+#: Source: transformers/models/gemma4/configuration_gemma4.py, Gemma4TextConfig.
+_SIZES = {
+    "vocab_size": 262_144,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 8,
+}
+
+_TEXT = with_defaults(GEMMA4_TEXT, _SIZES)
+
+_AUDIO = ("model.audio_tower.", "model.embed_audio")
+
 FAMILIES = (
+    Family(
+        model_type="gemma4",
+        auto_class="image-text-to-text",
+        entries=(
+            *nested("text_config", _TEXT),
+            *optional("vision_config", VISION),
+            *optional("audio_config", AUDIO),
+            *from_text(GEMMA4_TEXT),
+            count("image_token_id", 258_880),
+            tie(default=True),
+        ),
+        text=_TEXT,
+        prepare=_whole,
+        sizes_per_layer=True,
+        parts=_gemma4,
+        forward=with_images.GEMMA4,
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.vision_tower.", "model.embed_vision", *_AUDIO),
+        idle_with_images=lambda _config: _AUDIO,
+    ),
     Family(
         model_type="gemma4_text",
         folder="gemma4",

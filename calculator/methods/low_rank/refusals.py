@@ -9,6 +9,7 @@ from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
 from calculator.methods.low_rank import initialization, layers, parameters, tokens
 from calculator.methods.low_rank.targets import expert_problems
+from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from calculator.methods.targeted.refusals import listed, names_one_layer
 
 if TYPE_CHECKING:
@@ -155,6 +156,10 @@ def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Itera
     if isinstance(method.target_modules, str):
         message = f"PEFT chooses layers only where target_modules lists names, not with {method.target_modules}"
         yield Problem(loc="method.layers_to_transform", msg=message, input=list(chosen))
+        return
+    if method.target_modules is None and model.model_type in DEFAULT_PATTERNS:
+        message = f"PEFT's default target_modules for {model.model_type} is a pattern, with which it chooses no layers"
+        yield Problem(loc="method.layers_to_transform", msg=f"{message}: leave this out", input=list(chosen))
         return
     odd = next((name for name in pattern or () if not re.fullmatch(r"\w+", name)), None)
     if odd is not None:

@@ -12,6 +12,7 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "gemma": ("q_proj", "v_proj"),
     "gemma2": ("q_proj", "v_proj"),
     "gemma3_text": ("q_proj", "v_proj"),
+    "gemma4": ("q_proj", "v_proj"),
     "gpt2": ("c_attn",),
     "gpt_bigcode": ("c_attn",),
     "gpt_neo": ("q_proj", "v_proj"),
@@ -32,6 +33,9 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "t5": ("q", "v"),
     "xlm-roberta": ("query", "value"),
 }
+
+#: The model types whose default is a pattern in PEFT, which leaves out the towers: "language_model" and these names.
+DEFAULT_PATTERNS = ("gemma4",)
 
 #: The same of methods that adapt only attention in phi.
 #: Source: peft/utils/constants.py, the mappings of VeRA and SHiRA.

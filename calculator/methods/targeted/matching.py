@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.methods.targeted.method import TargetedMethod
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 #: Linear layers whose class returns a tuple, which PEFT's layers can't adapt, by model_type.
 #: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
 ROUTERS: dict[str, str] = {"llama4_text": "router", "phimoe": "router"}
+
+#: The ends of linear layers whose module PEFT can't adapt, only the layer inside it, by model_type.
+#: Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4ClippableLinear.
+WRAPPED: dict[str, str] = {"gemma4": ".linear"}
 
 #: The models of Mamba, the methods and the names of modules that PEFT refuses to adapt.
 #: Source: peft 0.21, peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba.
@@ -66,6 +72,15 @@ def names_of_mamba(method: TargetedMethod, model: Model) -> tuple[str, ...]:
     """The names of modules that PEFT refuses because the model is one of Mamba."""
     refused = model.model_type in _MAMBA_MODELS and method.facts.peft_type in _MAMBA_METHODS
     return _MAMBA_NAMES if refused else ()
+
+
+def wrapped(names: Iterable[str], model: Model) -> tuple[str, ...]:
+    """The modules with one of the names that PEFT can't adapt, only the linear layer inside."""
+    end = WRAPPED.get(model.model_type)
+    if end is None:
+        return ()
+    outer = (path.removesuffix(end) for path, _ in model.paths if path.endswith(end))
+    return tuple(path for path in outer if is_named(path, tuple(names)))
 
 
 def proposed(method: TargetedMethod, model: Model) -> str:

@@ -14,6 +14,7 @@ from calculator.methods.targeted.matching import (
     proposed,
     target_names,
     way_out,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def check(method: TargetedMethod, model: Model) -> None:
     names = target_names(method, model)
     paths = dict(model.paths)
     requested = {path: module for path, module in paths.items() if is_requested(path, module, method, model)}
-    problems = [*_numbered(method), *_idle(method, model, requested)]
+    problems = [*_numbered(method), *_wrapped(method, model), *_idle(method, model, requested)]
     problems += modules_to_save.problems(method.modules_to_save, model, [*requested])
     problems += [*_copied(method, model, requested), *_head(method, model, requested)]
     found = {path: module for path, module in requested.items() if not method.is_saved(path)}
@@ -114,6 +115,17 @@ def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iter
     router = ROUTERS.get(model.model_type)
     if router in method.refused_names(model) and any(is_named(path, (router,)) for path in found):
         message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"
+        yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
+
+
+def _wrapped(method: TargetedMethod, model: Model) -> Iterator[Problem]:
+    """Names that also match modules around linear layers. PEFT's default matches the language model alone."""
+    names = method.target_modules if isinstance(method.target_modules, tuple) else ()
+    paths = [path for path in wrapped(names, model) if not is_named(path, method.exclude_modules or ())]
+    if paths:
+        default = method.facts.default_targets.get(model.model_type)
+        way = f"leave it out for {' and '.join(default)} of the language model, or " if default else ""
+        message = f'PEFT can\'t adapt {paths[0]}, a linear layer inside another module: {way}use "all-linear"'
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 

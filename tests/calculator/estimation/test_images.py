@@ -18,6 +18,7 @@ MODELS = {
     "qwen2_5_vl": QWEN,
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
     "gemma3": "google/gemma-3-4b-pt",
+    "gemma4": {"config": {"model_type": "gemma4", "vision_config": {}}},
     "llava": "llava-hf/llava-1.5-7b-hf",
     "llava_next": {"config": {"model_type": "llava_next"}},
     "qwen3_5": {"config": {"model_type": "qwen3_5"}},
@@ -123,6 +124,12 @@ def test_a_larger_image_needs_more():
             {"model": LLAVA, "method": {"name": "ln_tuning"}, "training": {"sequence_length": 1024}},
             "method.target_modules",
             "holds other",
+        ),
+        ({"model": {"model_type": "gemma4"}}, "training.images", "no vision_config"),
+        (
+            {"model": {"model_type": "gemma4", "vision_config": {"pooling_kernel_size": 1}}},
+            "model.config.vision_config.pooling_kernel_size",
+            "selects the padding",
         ),
         (
             {"model": "google/gemma-3-4b-pt", "images": {**IMAGE, "max_pixels": 9000}},

@@ -71,3 +71,50 @@ def test_switches_in_a_nested_config_are_refused_too():
 def test_a_nested_config_that_a_family_does_not_read_is_ignored():
     config = {**catalogue.model("openai-community/gpt2").config, "text_config": "none of its keys"}
     assert estimate(parse_request({"model": {"config": config}, "method": {"name": "prompt"}})).parameters.base
+
+
+GEMMA_4 = {
+    "model_type": "gemma4",
+    "text_config": {
+        "vocab_size": 1000,
+        "vocab_size_per_layer_input": 1000,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "global_head_dim": 32,
+        "hidden_size_per_layer_input": 8,
+    },
+    "vision_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2},
+}
+
+
+def gemma_4(method, **changed):
+    training = {"sequence_length": 64}
+    return estimate(parse_request({"model": {"config": GEMMA_4 | changed}, "method": method, "training": training}))
+
+
+def test_the_default_targets_of_gemma_4_leave_out_its_towers():
+    towers = {"vision_config": GEMMA_4["vision_config"], "audio_config": {"hidden_size": 16, "num_hidden_layers": 1}}
+    added = {gemma_4({"name": "lora"}, **changed).parameters.added for changed in (towers, {"vision_config": None})}
+    assert len(added) == 1
+    assert gemma_4({"name": "lora", "target_modules": "all-linear"}).parameters.added > added.pop()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "lora", "target_modules": ["q_proj"]}, "a linear layer inside another module"),
+        ({"name": "lora", "layers_to_transform": [0]}, "a pattern, with which it chooses no layers"),
+        ({"name": "prompt"}, "from which it can't look up its layers' inputs"),
+    ],
+)
+def test_what_peft_refuses_of_gemma_4_is_refused(method, message):
+    with pytest.raises(PlanError, match=message):
+        gemma_4(method)
+
+
+def test_without_towers_the_names_of_gemma_4_are_those_of_its_text_model():
+    assert gemma_4({"name": "lora", "target_modules": ["q_proj"]}, vision_config=None).parameters.added

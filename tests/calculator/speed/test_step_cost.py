@@ -25,6 +25,21 @@ def test_the_products_of_a_model_are_its_linear_weights():
     assert counted.attention == 2 * 32 * 4096
 
 
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [
+        ("Qwen/Qwen3.5-0.8B", 6 * 8 * 256),
+        ("nvidia/NVIDIA-Nemotron-Nano-9B-v2", 4 * 40 * 128),
+        ("tiiuae/Falcon-H1-0.5B-Base", 36 * 8 * 64),
+        ("google/gemma-4-E2B", 28 * 8 * 256 + 7 * 8 * 512),
+    ],
+)
+def test_only_layers_that_attend_have_products_of_attention(model, width):
+    """By the config.json: one layer of four of Qwen 3.5, four layers of Nemotron's, all of Falcon-H1."""
+    counted = products(model_of(parse_request({"model": model, "method": {"name": "full"}}).model))
+    assert counted.attention == 2 * width
+
+
 def test_a_token_meets_only_the_experts_that_it_is_sent_to():
     """Mixtral 8x7B is published with 46.7 billion parameters, 12.9 billion of them used by a token."""
     request = parse_request({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}})

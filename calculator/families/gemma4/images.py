@@ -1,0 +1,257 @@
+"""Gemma 4's vision tower: padded patches with learned positions, layers as in the text model, and pooling by products.
+
+Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4VisionModel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import indexing, products
+from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+from calculator.families.gemma4 import clipped
+from calculator.families.gemma4.norms import rms_norm, unscaled_rms_norm
+from calculator.families.gemma4.processor import most_patches, process
+from calculator.layers import attention, image_encoder, masks, rotary
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import Tower
+from calculator.layers.tower_layers import run_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.layer_kind import MixerType
+    from calculator.common.dtype import DType
+    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.decoder_forward import BatchTensor
+    from calculator.layers.tower import Processed
+
+_TOWER, _EMBEDDER = "model.vision_tower", "model.embed_vision"
+
+
+def _batch(context: Context, _image: Processed, count: int) -> list[BatchTensor]:
+    images, patches = named(count, "images"), named(most_patches(context.config), "patches")
+    pixels = named(3 * int(context.config["vision_config"]["patch_size"]) ** 2, "pixels of a patch")
+    return [
+        ("pixel_values", (images, patches, pixels), "float32"),
+        ("image_position_ids", (images, patches, 2), "int64"),
+        ("mm_token_type_ids", (context.batch, context.length), "int64"),
+    ]
+
+
+def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Run the tower, project its tokens, and put them in the places of the placeholders."""
+    last_hidden_state = _tower(context, context.images[0])
+    context.set_scope(f"{_EMBEDDER}.embedding_pre_projection_norm: ")
+    normed = unscaled_rms_norm(last_hidden_state)
+    pooler_output = context.outer(f"{_EMBEDDER}.embedding_projection")(normed)
+    context.forward_locals += [last_hidden_state, pooler_output]
+    del last_hidden_state, normed
+    context.set_scope("images: ")
+    image_features = ops.cast(ops.cat((pooler_output,), pooler_output.shape, "tokens"), inputs_embeds.dtype, "cast")
+    del pooler_output
+    mask = context.decoder_locals[0]
+    context.decoder_locals.append(image_features)
+    return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
+
+
+def _tower(context: Context, pixel_values: Tensor) -> Tensor:
+    """(images, patches, pixels) to (tokens of all images, hidden_size)."""
+    images, patches, _ = pixel_values.shape
+    context.set_scope(f"{_TOWER}: ")
+    padding = context.tape.new((images, patches), "bool", "padding")
+    inputs = [_patches(context, pixel_values, padding)]
+    dtype = inputs[0].dtype
+    hidden_states = _pooled(context, _encoded(context, inputs), padding)
+    return ops.cast(hidden_states, dtype, "tokens, cast")
+
+
+def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
+    """Run the layers on their input alone, which is removed from the list. The caller refers to the mask's argument."""
+    images, patches, _ = inputs[0].shape
+    context.set_scope(f"{_TOWER}.encoder: ")
+    _attention_mask = context.tape.new((images, patches), "bool", "no padding")
+    mask = _mask(context, images, patches)
+    tables = _tables(context, images, patches, inputs[0].dtype)
+
+    def run(_index: int, modules: LayerModules, x: Tensor) -> Tensor:
+        return _layer(context, modules, x, tables)
+
+    captured = [*tables, mask] if mask is not None else [*tables]
+    dropout = float(context.config["vision_config"]["attention_dropout"] or 0)
+    return run_layers(
+        context, f"{_TOWER}.encoder.layers", inputs, run, lambda _index: captured, dropout=dropout, mask=mask
+    )
+
+
+def _patches(context: Context, pixel_values: Tensor, padding: Tensor) -> Tensor:
+    """Project scaled pixels, and add the embeddings of a patch's row and column, which are zero for padding."""
+    path = f"{_TOWER}.patch_embedder"
+    project, own = context.outer(f"{path}.input_proj"), context.outer(path).own["position_embedding_table"]
+    context.set_scope(f"{path}: ")
+    pixel_values = ops.scale(ops.shift(pixel_values, "pixels - 0.5"), "pixels, scaled")
+    if project.module_spec.quantization is None:
+        pixel_values = ops.cast(pixel_values, project.own["weight"].dtype, "pixels, cast")
+    hidden_states = project(pixel_values)
+    context.set_scope(f"{path}: ")
+    places = context.tape.new((*padding.shape, 2), "int64", "positions, at least 0")
+    table = (own.shape[1], own.shape[2])
+    rows = [
+        products.embedding(ops.narrow(places, padding.shape), ops.narrow(own, table), table[1], f"embeddings of {name}")
+        for name in ("columns", "rows")
+    ]
+    positions = ops.add(rows[0], rows[1], "embeddings of positions")
+    del rows, places
+    by_patch = ops.view(padding, (*padding.shape, 1))
+    positions = ops.where(by_patch, positions, positions.shape, "embeddings of positions, no padding")
+    return ops.add(hidden_states, positions, "patches with positions")
+
+
+def _mask(context: Context, images: int, patches: int) -> Tensor | None:
+    """Return a mask (images, 1, patches, patches) of padding, if there is any."""
+    if context.image.patches == patches:
+        return None
+    tape = context.tape
+    every = tape.new((1, patches, 1), "bool", "every patch")
+    valid = tape.new((images, 1, patches), "bool", "no padding, by patches")
+    mask = tape.new((images, patches, patches), "bool", "patches that are seen")
+    del every, valid
+    return mask
+
+
+def _tables(context: Context, images: int, patches: int, dtype: DType) -> list[Tensor]:
+    """Return cos and sin of every patch: half of a head turns with its column, half with its row."""
+    head = int(context.config["vision_config"]["head_dim"])
+    context.set_scope(f"{_TOWER}.encoder.rotary_emb: ")
+    freqs = context.tape.new((images, patches, 2, head // 4), "float32", "freqs")
+    tables = [ops.scale(ops.unary(freqs, name, saves="input"), f"{name}, scaled") for name in ("cos", "sin")]
+    del freqs
+    for index, name in enumerate(("cos", "sin")):
+        tables[index] = ops.cat((tables[index],), (images, patches, head), f"{name}, whole")
+    return [ops.cast(table, dtype, "cast") for table in tables]
+
+
+def _layer(context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    normed = rms_norm(modules["input_layernorm"], x)
+    attended = _attention(context, modules, normed, tables)
+    del normed
+    attended = rms_norm(modules["post_attention_layernorm"], attended)
+    x = ops.add(x, attended, "residual after attention")
+    del attended
+    normed = rms_norm(modules["pre_feedforward_layernorm"], x)
+    output = _mlp(context, modules, normed)
+    del normed
+    output = rms_norm(modules["post_feedforward_layernorm"], output)
+    return ops.add(x, output, "residual after MLP")
+
+
+def _attention(context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    """Attend among the patches of each image: (images, patches, hidden_size) to the same."""
+    query, key = (_rotated(modules, _heads(context, modules, x, name), name, tables) for name in ("q", "k"))
+    value = _heads(context, modules, x, "v")
+    context.set_scope(f"{modules.prefix}self_attn.v_norm: ")
+    value = unscaled_rms_norm(value)
+    context.set_scope(f"{modules.prefix}self_attn: ")
+    return clipped.run(context, modules, "self_attn.o_proj", attention.attend(context, query, key, value))
+
+
+def _heads(context: Context, modules: LayerModules, x: Tensor, name: str) -> Tensor:
+    head = context.config["vision_config"]["head_dim"]
+    x = clipped.run(context, modules, f"self_attn.{name}_proj", x)
+    return ops.view(x, (x.shape[0], x.shape[2] // head, x.shape[1], head))
+
+
+def _rotated(modules: LayerModules, x: Tensor, name: str, tables: Sequence[Tensor]) -> Tensor:
+    """Norm heads, and rotate their halves with the columns and the rows (apply_multidimensional_rope)."""
+    x = rms_norm(modules[f"self_attn.{name}_norm"], x)
+    x.tape.scope = f"{modules.prefix}self_attn: "
+    half = (*x.shape[:-1], x.shape[-1] // 2)
+    cos, sin = (ops.view(table, (table.shape[0], 1, *table.shape[1:])) for table in tables)
+    parts = [
+        rotary.rotate(ops.narrow(x, half), ops.narrow(cos, _half(cos)), ops.narrow(sin, _half(sin)), f"{name}, part")
+        for _ in range(2)
+    ]
+    return ops.cat(parts, x.shape, f"{name}, rotated")
+
+
+def _half(table: Tensor) -> tuple[int, ...]:
+    return (*table.shape[:-1], table.shape[-1] // 2)
+
+
+def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """down(act(gate(x)) · up(x)), with the tower's activation."""
+    gate = clipped.run(context, modules, "mlp.gate_proj", x)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    act_gate = activation(context.config["vision_config"]["hidden_act"])(gate)
+    del gate
+    up = clipped.run(context, modules, "mlp.up_proj", x)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    product = ops.mul(act_gate, up, "activated gate · up")
+    del act_gate, up
+    return clipped.run(context, modules, "mlp.down_proj", product)
+
+
+def _pooled(context: Context, hidden_states: Tensor, padding: Tensor) -> Tensor:
+    """Average the patches of each token, scale, and leave the padding out: (tokens of all images, hidden_size)."""
+    tape, (images, patches, width) = context.tape, hidden_states.shape
+    vision, dtype = context.config["vision_config"], hidden_states.dtype
+    context.set_scope(f"{_TOWER}.pooler: ")
+    hidden_states = indexing.masked_fill(hidden_states, ops.view(padding, (images, patches, 1)), "patches")
+    length = named(patches // int(vision["pooling_kernel_size"]) ** 2, "tokens")
+    weights = tape.new((images, patches, length), "float32", "weights")
+    hidden_states = ops.cast(hidden_states, "float32", "patches in float32")
+    weights = ops.view(weights, (images, length, patches))
+    hidden_states = products.bmm(weights, hidden_states, (images, length, width), "tokens")
+    hidden_states = ops.cast(hidden_states, dtype, "tokens, cast back")
+    mask = tape.new((images, length), "bool", "tokens that are no padding")
+    del weights
+    hidden_states = ops.scale(ops.cast(hidden_states, "float32", "tokens in float32"), "tokens, scaled")
+    context.set_scope(f"{_TOWER}: ")
+    count = named(context.image.tokens * int(images), "image tokens")
+    hidden_states = indexing.masked_rows(hidden_states, mask, count, "tokens, without padding")
+    return _standardized(context, hidden_states) if vision["standardize"] else hidden_states
+
+
+def _standardized(context: Context, hidden_states: Tensor) -> Tensor:
+    """Subtract a buffer and multiply by another, both cast to float32."""
+    bias, scale = (
+        ops.cast(Tensor(context.tape, None, hidden_states.shape[-1:], context.buffer_dtype, None), "float32", name)
+        for name in ("std_bias in float32", "std_scale in float32")
+    )
+    return ops.mul(ops.subtract(hidden_states, bias, "tokens, shifted"), scale, "tokens, standardized")
+
+
+def _masks(context: Context) -> dict[MixerType, Tensor | None]:
+    """Return the decoder's masks: in windows, an image's tokens see each other where the config says `vision`."""
+    made = masks.of_text(context)
+    if context.config["use_bidirectional_attention"] != "vision":
+        return made
+    tape, shape = context.tape, (context.batch, context.length)
+    context.decoder_locals.append(tape.new(shape, "int64", "images by number"))
+    return {**made, "sliding_attention": _sliding_mask(context)}
+
+
+def _sliding_mask(context: Context) -> Tensor:
+    """Return a mask (batch, 1, sequence, sequence): causal or of one image, in the window, no padding."""
+    tape, batch, length = context.tape, context.batch, context.length
+    causal = tape.new((1, length, length), "bool", "causal")
+    same = tape.new((batch, length, length), "bool", "same image")
+    mask = tape.new((batch, length, length), "bool", "causal or of one image")
+    del causal, same
+    mask = tape.new((batch, length, length), "bool", "and in the window")
+    if context.training.padding:
+        mask = tape.new((batch, length, length), "bool", "and not padding")
+    return mask
+
+
+GEMMA4_IMAGES = Tower(
+    process=process,
+    batch=_batch,
+    kept=image_encoder.nothing_kept,
+    run=_run,
+    chunks=image_encoder.one_chunk,
+    masks=_masks,
+    source="transformers/models/gemma4/image_processing_gemma4.py",
+)

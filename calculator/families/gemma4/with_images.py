@@ -1,0 +1,84 @@
+"""Gemma 4 with its towers.
+
+Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4Model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine import selection
+from calculator.families.gemma4.forward import GEMMA4_TEXT, Passed, project_inputs, rows_of_layers
+from calculator.families.gemma4.images import GEMMA4_IMAGES
+from calculator.families.gemma4.norms import rms_norm
+from calculator.layers.decoder_forward import embed, final
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+_PATH = "model.language_model"
+
+
+def _refused(_: Config) -> str:
+    """Refuse FlashAttention: it has no mask with which an image's tokens attend to each other."""
+    return "transformers refuses it for a model that reads images: use sdpa"
+
+
+def _embeddings(context: Context, ids: Tensor) -> Tensor:
+    """Look up word embeddings of ids in which padding replaces placeholders, and those of the layers' own inputs.
+
+    The code refers to these ids and to both kinds of embeddings until the decoder returns. It receives embeddings in
+    place of ids where PEFT has looked them up.
+    """
+    if context.method.embeds_inputs and not context.past:
+        context.passed = Passed(None)
+        return embed(context, ids, f"{_PATH}.embed_tokens", scaled=True)
+    places = _placeholders(context)
+    given = context.tape.new(ids.shape, "int64", "ids, copied")
+    ids = context.tape.new(ids.shape, "int64", "ids of words")
+    del given
+    context.decoder_locals.append(ids)
+    inputs_embeds = embed(context, ids, f"{_PATH}.embed_tokens", scaled=True)
+    if context.config["hidden_size_per_layer_input"]:
+        context.set_scope("model: ")
+        table = context.outer(f"{_PATH}.embed_tokens").own["weight"]
+        padding = ops.view(ops.narrow(table, (1, table.shape[1])), (1, 1, table.shape[1]))
+        context.decoder_locals.append(selection.where(places, padding, inputs_embeds, "words and padding"))
+    rows = rows_of_layers(context, ids, _PATH)
+    context.passed = Passed(rows)
+    context.decoder_locals += [rows] if rows is not None else []
+    return inputs_embeds
+
+
+def _placeholders(context: Context) -> Tensor:
+    """Make the masks of placeholders, which the code refers to, that of images first; return that of any."""
+    shape = (context.batch, context.length)
+    context.set_scope("model: ")
+    of_kinds = [context.tape.new(shape, "bool", f"places of {name}") for name in ("images", "videos", "sounds")]
+    visual = context.tape.new(shape, "bool", "places of images and videos")
+    places = context.tape.new(shape, "bool", "places of any")
+    del visual
+    context.decoder_locals += [*of_kinds, places]
+    return places
+
+
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Project embeddings to an input for each layer; of embeddings alone, the masks of placeholders are made here."""
+    if context.method.embeds_inputs and not context.past:
+        _placeholders(context)
+    return project_inputs(context, inputs_embeds, _PATH)
+
+
+GEMMA4 = replace(
+    GEMMA4_TEXT,
+    embeddings=_embeddings,
+    before_layers=_before_layers,
+    final_norm=final(rms_norm, f"{_PATH}.norm"),
+    masks=(),
+    refuses_flash=_refused,
+    tower=GEMMA4_IMAGES,
+)
