@@ -83,6 +83,10 @@ class CachingAllocator:
             self._streams[stream] = self._new_pools()
         return self._streams[stream]
 
+    def every_pool(self) -> list[Pool]:
+        """The pools of all streams that requests were made on."""
+        return [pool for pools in self._streams.values() for pool in pools]
+
     def pool(self, size: int, stream: int = 0) -> Pool:
         """The pool that serves requests of a rounded size (get_pool)."""
         if stream:
@@ -180,7 +184,7 @@ class CachingAllocator:
             aged = [each for each in aged if each[0] < average]
 
     def _out_of_memory(self, size: int) -> OutOfMemoryError:
-        cached = sum(pool.free_bytes() for pools in self._streams.values() for pool in pools)
+        cached = sum(pool.free_bytes() for pool in self.every_pool())
         return OutOfMemoryError(
             requested=size,
             segment=self.segment_bytes(size),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.flat_replay import FlatReplay, FlatRun
-from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
@@ -148,7 +147,7 @@ class CappedReplays:
 
     def _spare(self, device: DeviceMemory) -> int:
         """By how much the device could be smaller before the load requests something else."""
-        return int(device.total - UNTOUCHED) - self._run.loading.warmup
+        return self._run.loading.spare(device.total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +246,7 @@ def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
     """
     kinds: dict[int, str] = {id(block): "left" for _, block in run.left}
     kinds |= {id(block): "free" for _, block in run.gradients}
-    return [[_runs(chain, kinds) for chain in pool.chains()] for pool in run.allocator.pools(0)]
+    return [[_runs(chain, kinds) for chain in pool.chains()] for pool in run.allocator.every_pool()]
 
 
 def _runs(chain: list[Block], kinds: Mapping[int, str]) -> list[tuple[object, int]]:

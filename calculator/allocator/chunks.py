@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
+from calculator.sharding.streams import STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.training_step.unrolled import Unrolled, Window
 
-#: The largest size in the small pool, in units of 512 bytes.
+#: The largest size in a small pool, in units of 512 bytes.
 SMALL = SMALL_REQUEST // BLOCK
 _NEVER = 1 << 60
 
@@ -47,8 +48,21 @@ class Chunk:
         self.carried = carried
 
 
+def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
+    """The number of each row's pool: a small and a large one for each stream, the first stream's first."""
+    if not streams:
+        return [size > SMALL for size in sizes]
+    rest = [0] * (len(sizes) - len(streams))
+    return [2 * stream + (size > SMALL) for size, stream in zip(sizes, [*streams, *rest], strict=True)]
+
+
+def pool_count(streams: Sequence[int]) -> int:
+    """The number of pools of rows on these streams."""
+    return 2 * (len(STREAMS) if streams else 1)
+
+
 class Cut(NamedTuple):
-    """The chunks of a micro-batch, and the rows that outlive it; all of them for the small and for the large pool.
+    """The chunks of a micro-batch, and the rows that outlive it; all of them for each pool.
 
     Attributes:
         gradients, left: The rows of gradients, and the others.
@@ -57,11 +71,11 @@ class Cut(NamedTuple):
         counts: How many chunks each window of each pass has.
     """
 
-    gradients: tuple[list[int], list[int]]
-    left: tuple[list[int], list[int]]
-    passes: tuple[list[Repeated], list[Repeated]]
-    chunks: tuple[list[Chunk], list[Chunk]]
-    counts: tuple[list[list[int]], list[list[int]]]
+    gradients: list[list[int]]
+    left: list[list[int]]
+    passes: list[list[Repeated]]
+    chunks: list[list[Chunk]]
+    counts: list[list[list[int]]]
 
 
 def cut_of(unrolled: Unrolled, passes: Sequence[Sequence[Window]], sizes: Sequence[int], workspace: int) -> Cut:
@@ -84,6 +98,8 @@ class ShortBatch:
         "_middle",
         "_passes",
         "_placed",
+        "_pool_count",
+        "_pools",
         "_rows",
         "_sizes",
         "_stride",
@@ -95,22 +111,27 @@ class ShortBatch:
     ) -> None:
         self._base, self._stride, self._copies = unrolled.base, unrolled.stride, unrolled.copies
         self._rows, self._sizes, self._workspace = unrolled.rows, sizes, workspace
+        self._pools = pools_of(sizes, unrolled.streams)
+        self._pool_count = pool_count(unrolled.streams)
         #: Rows that are placed; one of them speaks for its copies in all periods.
         self._placed: set[int] = set()
         self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
         forward, backward = ([event for _, short in windows for event in short] for windows in self._passes)
         self._middle = len(forward)
         self._deaths: dict[int, int] = {}
+        if unrolled.takes:
+            self._place_taken([*forward, *backward])
         self._place([*forward, *backward])
 
     def cut(self) -> Cut:
         """Cut the passes into chunks."""
         #: For each pool, the transients that are alive; their numbers as in the short micro-batch.
-        self._alive: tuple[dict[int, None], dict[int, None]] = {}, {}
+        pools = range(self._pool_count)
+        self._alive: list[dict[int, None]] = [{} for _ in pools]
         placed = self._all_placed()
-        passes: tuple[list[Repeated], list[Repeated]] = [], []
-        once: tuple[list[Chunk], list[Chunk]] = [], []
-        counts: tuple[list[list[int]], list[list[int]]] = [], []
+        passes: list[list[Repeated]] = [[] for _ in pools]
+        once: list[list[Chunk]] = [[] for _ in pools]
+        counts: list[list[list[int]]] = [[] for _ in pools]
         for windows in self._passes:
             cut = [(window, self._cut(window, short, placed)) for window, short in windows]
             for n, repeated in enumerate(passes):
@@ -126,14 +147,14 @@ class ShortBatch:
                 )
         return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once, counts)
 
-    def _outliving(self, *, gradients: bool) -> tuple[list[int], list[int]]:
+    def _outliving(self, *, gradients: bool) -> list[list[int]]:
         """All rows that are never freed: gradients, or the others; those of each pool."""
-        found: tuple[list[int], list[int]] = [], []
+        found: list[list[int]] = [[] for _ in range(self._pool_count)]
         for row, death in self._deaths.items():
             if death == _NEVER and row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
                 repeated = self._base + self._stride <= row < self._base + 2 * self._stride
                 start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row), 1)
-                found[self._sizes[start] > SMALL].extend(range(start, start + repeats * self._stride, self._stride))
+                found[self._pools[start]].extend(range(start, start + repeats * self._stride, self._stride))
         return found
 
     def _all_placed(self) -> set[int]:
@@ -169,6 +190,12 @@ class ShortBatch:
         later = self._base + 2 * self._stride <= row < self._workspace
         return row + self._copies * self._stride if later else row
 
+    def _place_taken(self, events: Sequence[int | None]) -> None:
+        """Place every row that is freed and not allocated."""
+        allocated = {event for event in events if event is not None and event >= 0}
+        freed = {~event for event in events if event is not None and event < 0}
+        self._placed.update(map(self._kind, freed - allocated))
+
     def _place(self, events: Sequence[int | None]) -> None:
         """Place every row that outlives its pass, or is alive while a placed one of its pool is allocated."""
         births = []
@@ -176,7 +203,7 @@ class ShortBatch:
             if event is None:
                 continue
             if event >= 0:
-                births.append((at, event, self._kind(event), self._sizes[event] > SMALL))
+                births.append((at, event, self._kind(event), self._pools[event]))
                 self._deaths[event] = _NEVER
             else:
                 self._deaths[~event] = at
@@ -186,26 +213,26 @@ class ShortBatch:
             before = len(self._placed)
             self._place_once(births)
 
-    def _place_once(self, births: Sequence[tuple[int, int, int, bool]]) -> None:
+    def _place_once(self, births: Sequence[tuple[int, int, int, int]]) -> None:
         placed, deaths, middle = self._placed, self._deaths, self._middle
-        following = [_NEVER, _NEVER]
-        for at, row, kind, large in births:
+        following = [_NEVER] * self._pool_count
+        for at, row, kind, pool in births:
             death = deaths[row]
-            if kind not in placed and not (following[large] < death or at < middle <= death or death == _NEVER):
+            if kind not in placed and not (following[pool] < death or at < middle <= death or death == _NEVER):
                 continue
             placed.add(kind)
-            following[large] = at
+            following[pool] = at
 
-    def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> tuple[list[Chunk], list[Chunk]]:
+    def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> list[list[Chunk]]:
         """Cut the events of a window into chunks of each pool."""
-        sizes, lives = self._sizes, self._alive
-        both = [self._chunk(window, 0)], [self._chunk(window, 1)]
+        sizes, pools, lives = self._sizes, self._pools, self._alive
+        of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
         for event, numbered in zip(window.events, short, strict=True):
-            size = sizes[event if event >= 0 else ~event]
-            if not size:
+            row = event if event >= 0 else ~event
+            if not sizes[row]:
                 continue
-            pool = size > SMALL
-            chunk = both[pool][-1]
+            pool = pools[row]
+            chunk = of_pools[pool][-1]
             if numbered is None or (numbered if numbered >= 0 else ~numbered) in placed:
                 if event >= 0:
                     chunk.ends_stretch = True
@@ -217,7 +244,7 @@ class ShortBatch:
                 continue
             if chunk.ends_stretch:
                 chunk = self._chunk(window, pool)
-                both[pool].append(chunk)
+                of_pools[pool].append(chunk)
             chunk.gap.append(event)
             chunk.transients.append(event)
             if event >= 0:
@@ -225,7 +252,7 @@ class ShortBatch:
                 lives[pool][numbered] = None
             else:
                 del lives[pool][~numbered]
-        return both
+        return of_pools
 
     def _chunk(self, window: Window, pool: int) -> Chunk:
         alive = self._alive[pool]

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
-from calculator.allocator.loading import Loading, one_by_one
-from calculator.allocator.replay import LATER_MICRO_BATCHES, MAX_STEPS
+from calculator.allocator.loading import one_by_one
+from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+from calculator.allocator.sharded_loading import loading_of
 from calculator.allocator.transients import MicroBatch, play
+from calculator.training_step.step_batches import step_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from calculator.allocator.flat_pool import Placed
+    from calculator.allocator.loading import Loading
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
@@ -54,19 +57,21 @@ class Beginning:
 
 
 class FastReplay:
-    """A training run's allocations, in order, from a small and a large pool that never run out."""
+    """A training run's allocations, in order, from a small and a large pool of each stream that never run out."""
 
     def __init__(self, resident: ResidentState, workspaces: tuple[int, int], loading: Loading | None = None) -> None:
         """`loading` is that of the run, if it is known."""
         self.resident = resident
-        prepared = resident.prepared
-        self.training = prepared.training
-        alone = self.training.first_micro_batch
-        unrolled = resident.unrolled.of
-        self.first = MicroBatch(unrolled(prepared.first_micro_batch), workspaces)
-        self.later = MicroBatch(unrolled(prepared), None) if self.training != alone else None
-        self.loading = loading or Loading(resident.tensors, self.training)
-        #: For each pool, the sizes of optimizer states, and of what each optimizer step allocates and frees.
+        self.training = resident.prepared.training
+        batches = step_batches(resident)
+        self.first = MicroBatch(batches.first, workspaces)
+        self.later = MicroBatch(batches.later, None) if batches.later is not None else None
+        self.repeats = batches.repeats
+        #: The last micro-batch where it is not like those before it, and what it takes of the first.
+        self.last = MicroBatch(batches.last, None) if batches.last is not None else None
+        self.taken = batches.taken
+        self.loading = loading or loading_of(resident)
+        #: For each pool of the first stream, the sizes of optimizer states, and of what each optimizer step allocates.
         self.states = _sizes(resident.optimizer_states)
         self.temporaries = _sizes(resident.step_temporaries)
         sizes = [*self.loading.sizes, *self.first.sizes]
@@ -79,16 +84,19 @@ class FastReplay:
         ]
         sizes += (size for both in self.buckets for kind in both for size in kind)
         sizes += self.later.sizes if self.later is not None else []
+        sizes += self.last.sizes if self.last is not None else []
         shift = (_TIMES * (sum(sizes) + len(sizes) * LARGE_SEGMENT // BLOCK)).bit_length()
-        self.pools = FlatPool(shift, small=True), FlatPool(shift, small=False)
+        pools = range(len(self.first.passes))
+        self.pools = [FlatPool(shift, small=n % 2 == 0) for n in pools]
         self.steps = 0
         #: For each pool, the blocks that the last micro-batch left, and those of the step's gradients.
-        self.left: list[list[Placed]] = [[], []]
-        self.gradients: list[list[Placed]] = [[], []]
-        self.placed_buckets: list[list[Placed]] = [[], []]
+        self.left: list[list[Placed]] = [[] for _ in pools]
+        self.gradients: list[list[Placed]] = [[] for _ in pools]
+        self.placed_buckets: list[list[Placed]] = [[] for _ in pools]
         #: For each pool, what each step began with, but for the first, which is another.
-        self.beginnings: list[list[Beginning]] = [[], []]
-        self.repeats = [False, False]
+        self.beginnings: list[list[Beginning]] = [[] for _ in pools]
+        #: Whether the steps of each pool repeat an earlier one.
+        self.is_repeating = [False for _ in pools]
 
     @property
     def reserved(self) -> int:
@@ -102,7 +110,7 @@ class FastReplay:
         large = [size > SMALL for size in sizes]
         small = [not each for each in large]
         events = self.loading.events
-        for n, (pool, own) in enumerate(zip(self.pools, (small, large), strict=True)):
+        for n, (pool, own) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
             # The events of a row, `n` and `~n`, are indices of the same element.
             pool.play(compress(events, map([*own, *reversed(own)].__getitem__, events)), sizes, places)
             if self.buckets:
@@ -111,15 +119,15 @@ class FastReplay:
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
         for n, pool in enumerate(self.pools):
-            if not self.repeats[n]:
+            if not self.is_repeating[n]:
                 pool.free(self.gradients[n])
                 if self.steps == 1 and len(self.buckets) > 1:
                     pool.free(self.placed_buckets[n])
                     self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
                 beginning = Beginning(pool, self.left[n])
-                self.repeats[n] = any(map(beginning.repeats, self.beginnings[n]))
+                self.is_repeating[n] = any(map(beginning.repeats, self.beginnings[n]))
                 self.beginnings[n] += [beginning] if self.steps else []
-            if not self.repeats[n]:
+            if not self.is_repeating[n]:
                 self._step(n, pool)
         if not self.steps:
             self.first.forget_workspaces()
@@ -129,11 +137,19 @@ class FastReplay:
         self._micro_batch(n, pool, self.first)
         self.gradients[n] = _blocks(self.first, self.first.gradients[n])
         if self.later is not None:
-            for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
+            for _ in range(self.repeats):
                 self._micro_batch(n, pool, self.later)
+        if self.last is not None:
+            self.last.take(self.taken, self.first)
+            self._micro_batch(n, pool, self.last)
+            self.gradients[n] = _blocks(self.last, self.last.gradients[n])
         if self.training.has_bucket_views:
             pool.free(self.gradients[n])
             self.gradients[n] = []
+        if n < len(self.states):
+            self._optimizer_step(n, pool)
+
+    def _optimizer_step(self, n: int, pool: FlatPool) -> None:
         if not self.steps:
             _allocate(pool, self.states[n])
         temporaries = self.temporaries[n]
@@ -145,7 +161,7 @@ class FastReplay:
         outliving = [*batch.gradients[n], *batch.left[n]]
         if not self.steps:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
-        saved = pool.save() if len(outliving) <= FEW else None
+        saved = pool.save() if len(outliving) <= FEW and not batch.takes else None
         play(pool, batch.passes[n][0], batch.sizes, batch.places)
         pool.free(self.left[n])
         stopped = play(pool, batch.passes[n][1], batch.sizes, batch.places, stops=saved is not None)

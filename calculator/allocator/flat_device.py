@@ -1,4 +1,4 @@
-"""Both pools of a device as flat lists, with a capacity: the placements of `CachingAllocator` with default settings.
+"""The pools of a device as flat lists, with a capacity: the placements of `CachingAllocator` with default settings.
 
 Sizes and addresses are in units of 512 bytes. A block is its address and the one behind it; it is no object.
 """
@@ -23,7 +23,7 @@ SMALL = SMALL_REQUEST // BLOCK
 
 
 class FlatDevice:
-    """A small and a large pool, the large one with higher addresses, on a device with a capacity.
+    """A small and a large pool of each stream, each with higher addresses than those before it, on a device.
 
     Attributes:
         capacity: What the device offers, bytes; None where it never runs out.
@@ -33,6 +33,7 @@ class FlatDevice:
     """
 
     __slots__ = (
+        "_bits",
         "_pools",
         "_shift",
         "capacity",
@@ -42,52 +43,54 @@ class FlatDevice:
         "retries",
     )
 
-    def __init__(self, shift: int) -> None:
-        """`shift`: bits of the largest address."""
+    def __init__(self, shift: int, count: int = 2) -> None:
+        """`shift`: bits of the largest address; `count`: the number of pools."""
         self.capacity: int | None = None
         self.max_reserved = self.retries = 0
         self.least_refused: int | None = None
         self.last_refused: int | None = None
         self._shift = shift
-        self._pools = FlatPool(shift, small=True), FlatPool(shift, small=False, start=self._first_large)
+        #: The bits of an address below those that are the number of its pool.
+        self._bits = shift - (count - 1).bit_length()
+        self._pools = [FlatPool(shift, small=n % 2 == 0, start=(n << self._bits) or 1) for n in range(count)]
 
     @property
     def reserved(self) -> int:
         """The size of all segments."""
-        small, large = self._pools
-        return small.reserved + large.reserved
+        return sum([pool.reserved for pool in self._pools])
 
     def on(self, capacity: int, total: int) -> None:  # noqa: ARG002  expandable segments depend on the device's memory
         """Set what the device offers."""
         self.capacity = capacity
 
     def keys(self, sizes: Sequence[int]) -> list[int]:
-        """The pool of each request."""
+        """The pool of each request on the first stream."""
         return [int(size > SMALL) for size in sizes]
 
     def saved(self) -> FlatDevice:
         """A device in the same state."""
         other = copy(self)
-        small, large = self._pools
-        other._pools = small.copied(), large.copied()  # noqa: SLF001  its own class
+        other._pools = [pool.copied() for pool in self._pools]  # noqa: SLF001  its own class
         return other
 
     def plays_apart(self, play: Callable[[int, FlatPool], None]) -> bool:
-        """Play events of small and of large rows one after the other with `play`, which gets a pool and its number.
+        """Play the events of one pool after those of another with `play`, which gets a pool and its number.
 
         The pools are independent of each other as long as no segment is refused. Where one would be, the result is
         False, and nothing has changed but what `play` changes.
         """
-        small, large = (pool.copied() for pool in self._pools)
+        pools = [pool.copied() for pool in self._pools]
+        spare = None if self.capacity is None else self.capacity // BLOCK - self.reserved
         try:
-            small.limit = self.capacity // BLOCK - large.reserved if self.capacity is not None else None
-            play(0, small)
-            large.limit = self.capacity // BLOCK - small.reserved if self.capacity is not None else None
-            play(1, large)
+            for number, pool in enumerate(pools):
+                before = pool.reserved
+                pool.limit = None if spare is None else before + spare
+                play(number, pool)
+                pool.limit = None
+                spare = None if spare is None else spare - (pool.reserved - before)
         except RefusedError:
             return False
-        small.limit = large.limit = None
-        self._pools = small, large
+        self._pools = pools
         self.max_reserved = max(self.max_reserved, self.reserved)
         return True
 
@@ -125,7 +128,7 @@ class FlatDevice:
                         del free[place]
                         del edges[behind]
                 else:
-                    address, behind = self._grow(size, event)
+                    address, behind = self._grow(size, event, keys[event])
                 addresses[event] = address
                 behinds[event] = behind
             else:
@@ -146,8 +149,9 @@ class FlatDevice:
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks, in any order."""
-        for large, pool in enumerate(self._pools):
-            own = [block for block in blocks if (block[0] >= self._first_large) == large]
+        bits = self._bits
+        for number, pool in enumerate(self._pools):
+            own = [block for block in blocks if block[0] >> bits == number]
             if own:
                 pool.free(own)
 
@@ -174,11 +178,11 @@ class FlatDevice:
                 if parts and parts[-1][0] == number and parts[-1][2:] == (start, False) and not kept:
                     start = parts.pop()[1]
                 parts.append((number, start, end, kept))
-        return [(key >> self._shift, key & mask >= self._first_large) for key in keys], parts
+        return [(key >> self._shift, (key & mask) >> self._bits) for key in keys], parts
 
     def pools(self, addresses: Sequence[int]) -> list[int]:
         """The pools of blocks, as keys have them."""
-        return [int(address >= self._first_large) for address in addresses]
+        return [address >> self._bits for address in addresses]
 
     def small_blocks(self) -> list[int]:
         """The free blocks of the small pool, on which the places of its further requests depend."""
@@ -201,18 +205,14 @@ class FlatDevice:
         """The most that the device had mapped: segments are whole pages."""
         return self.max_reserved
 
-    @property
-    def _first_large(self) -> int:
-        return 1 << self._shift - 1
-
-    def _grow(self, size: int, row: int) -> Placed:
+    def _grow(self, size: int, row: int, number: int) -> Placed:
         segment = segment_bytes(size * BLOCK) // BLOCK
         if not self._has_room(segment):
             self.empty_cache()
             self.retries += 1
             if not self._has_room(segment):
                 raise self._out_of_memory(size, segment, row)
-        block = self._pools[size > SMALL].grow(size)
+        block = self._pools[number].grow(size)
         self.max_reserved = max(self.max_reserved, self.reserved)
         return block
 

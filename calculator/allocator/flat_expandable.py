@@ -30,7 +30,7 @@ class FlatExpandable:
     """A device with expandable segments (see `flat_device.FlatDevice` for its attributes)."""
 
     __slots__ = (
-        "_first_large",
+        "_bits",
         "_ranges",
         "_shift",
         "capacity",
@@ -41,33 +41,33 @@ class FlatExpandable:
         "retries",
     )
 
-    def __init__(self, bits: int) -> None:
-        """`bits`: those of an address that no segment of a single range would reach."""
+    def __init__(self, bits: int, count: int = 2) -> None:
+        """`bits`: those of an address that no segment of a single range would reach; `count`: the number of ranges."""
         self.capacity: int | None = None
         self.reserved = self.max_reserved = self.retries = 0
         self.least_refused: int | None = None
         self.last_refused: int | None = None
-        self._shift = bits + _SEGMENTS.bit_length() + 1
-        self._first_large = 1 << self._shift - 1
-        small, large = SMALL_SEGMENT // BLOCK, LARGE_SEGMENT // BLOCK
-        self._ranges = (
-            Range(self._shift, small, small, _whole(1 << bits, small)),
-            Range(self._shift, large, self._first_large, _whole(1 << bits, large)),
-        )
+        #: The bits of an address below those that are the number of its range.
+        self._bits = bits + _SEGMENTS.bit_length()
+        self._shift = self._bits + (count - 1).bit_length()
+        pages = SMALL_SEGMENT // BLOCK, LARGE_SEGMENT // BLOCK
+        self._ranges = [
+            Range(self._shift, pages[n % 2], (n << self._bits) or pages[0], _whole(1 << bits, pages[n % 2]))
+            for n in range(count)
+        ]
 
     def keys(self, sizes: Sequence[int]) -> list[int]:
-        """The range of each request."""
+        """The range of each request on the first stream."""
         return [int(size > SMALL) for size in sizes]
 
     def pools(self, addresses: Sequence[int]) -> list[int]:
         """The ranges of blocks, as keys have them."""
-        return [int(address >= self._first_large) for address in addresses]
+        return [address >> self._bits for address in addresses]
 
     def saved(self) -> FlatExpandable:
         """A device in the same state."""
         other = copy(self)
-        small, large = self._ranges
-        other._ranges = small.saved(), large.saved()  # noqa: SLF001  its own class
+        other._ranges = [each.saved() for each in self._ranges]  # noqa: SLF001  its own class
         return other
 
     def on(self, capacity: int, total: int) -> None:
@@ -131,13 +131,12 @@ class FlatExpandable:
                 insort(free, behind - address << shift | address)
 
     def plays_apart(self, play: Callable[[int, _Apart], None]) -> bool:
-        """Play events of small and of large rows one after the other, as `FlatDevice.plays_apart`."""
+        """Play the events of one range after those of another, as `FlatDevice.plays_apart`."""
         before = copy(self)
-        small, large = before._ranges  # noqa: SLF001  its own class
-        self._ranges = small.saved(), large.saved()
+        self._ranges = [each.saved() for each in before._ranges]  # noqa: SLF001  its own class
         try:
-            for large_ in (0, 1):
-                play(large_, _Apart(self, self._ranges[large_]))
+            for number, each in enumerate(self._ranges):
+                play(number, _Apart(self, each))
         except RefusedError:
             for name in self.__slots__:
                 setattr(self, name, getattr(before, name))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.chunks import pool_count, pools_of
 from calculator.allocator.flat_device import FlatDevice
 from calculator.allocator.flat_expandable import FlatExpandable
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.parts import ListedPart, Rows, TemporaryPart, parts_of
-from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
+from calculator.allocator.replay import PASSES, WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.transients import PARTS, MicroBatch
 from calculator.common.deferred import Deferred
@@ -37,6 +38,7 @@ class Stage(NamedTuple):
         rows: Their rows.
         ends_pass: Whether the old loss and its graph are freed after it.
         ends_batch: The micro-batch that ends with it.
+        takes: Pairs of rows before it that are gradients of an earlier micro-batch, and of the places of these.
     """
 
     phase: ReplayPhase
@@ -44,6 +46,7 @@ class Stage(NamedTuple):
     rows: Rows
     ends_pass: bool = False
     ends_batch: FlatBatch | None = None
+    takes: Sequence[tuple[int, int]] = ()
 
 
 class FlatRun:
@@ -53,11 +56,27 @@ class FlatRun:
     the optimizer step allocates and frees, and DDP's buckets; and others the load.
     """
 
-    __slots__ = ("accumulated", "batches", "buckets", "device", "frees_gradients", "load", "loading", "rows", "stages")
+    __slots__ = (
+        "_last",
+        "_taken",
+        "accumulated",
+        "batches",
+        "buckets",
+        "device",
+        "frees_gradients",
+        "load",
+        "loading",
+        "rows",
+        "stages",
+    )
 
     def __init__(self, run: Replay, *, expandable: bool = False) -> None:
         workspaces = run.workspaces
         self.batches = [FlatBatch(run.first, workspaces), *([FlatBatch(run.later, None)] if run.later else [])]
+        self._last = FlatBatch(run.last, None) if run.last else None
+        first = self.batches[0]
+        places = {row: n for n, row in enumerate(row for row in first.gradients if first.rows.sizes[row])}
+        self._taken = [(row, places[of_first]) for row, of_first in run.taken if of_first in places]
         self.rows = Rows()
         states = self.rows.add_resident(run.resident.optimizer_states)
         temporaries = self.rows.add_resident(run.resident.step_temporaries)
@@ -68,16 +87,19 @@ class FlatRun:
             for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
         ]
         self.frees_gradients = run.training.has_bucket_views
-        self.accumulated = min(run.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)
+        self.accumulated = run.repeats
         self.loading = run.loading
         load = Rows()
         load.add([size // BLOCK for size in run.loading.sizes], run.loading.names.__getitem__)
-        every = [*(batch.rows for batch in self.batches), self.rows, load]
+        every = [*(batch.rows for batch in self.batches), *([self._last.rows] if self._last else []), self.rows, load]
+        count = max(pool_count(rows.streams) for rows in every)
         most = sum(sum(rows.sizes) + len(rows.sizes) * LARGE_SEGMENT // BLOCK for rows in every)
         bits = (_TIMES * most).bit_length()
-        self.device: FlatDevice | FlatExpandable = FlatExpandable(bits) if expandable else FlatDevice(bits + 1)
+        self.device: FlatDevice | FlatExpandable = (
+            FlatExpandable(bits, count) if expandable else FlatDevice(bits + (count - 1).bit_length(), count)
+        )
         for rows in every:
-            rows.keys = self.device.keys(rows.sizes)
+            rows.keys = pools_of(rows.sizes, rows.streams)
         self.load = self._listed("load", run.loading.events, load)
         clipped = Stage("optimizer_step", TemporaryPart(temporaries, self.rows), self.rows)
         others = [*self._passes(first=False), clipped]
@@ -100,10 +122,27 @@ class FlatRun:
     def _passes(self, *, first: bool) -> Iterator[Stage]:
         """The stages of all micro-batches. The first one of the first step allocates the workspaces."""
         for number, batch in enumerate([self.batches[0], *self.batches[1:] * self.accumulated]):
-            for n, parts in enumerate(batch.parts_of_first if first and not number else batch.parts):
-                for part in parts[:-1]:
-                    yield Stage(PASSES[n], part, batch.rows)
-                yield Stage(PASSES[n], parts[-1], batch.rows, ends_pass=True, ends_batch=batch if n else None)
+            yield from self._stages(batch, batch.parts_of_first if first and not number else batch.parts)
+        if self._last is not None:
+            start, *rest = self._stages(self._last, self._last.parts)
+            yield start._replace(takes=self._taken)
+            yield from rest
+
+    @staticmethod
+    def _stages(batch: FlatBatch, passes: list[list[Part]]) -> Iterator[Stage]:
+        for n, parts in enumerate(passes):
+            for part in parts[:-1]:
+                yield Stage(PASSES[n], part, batch.rows)
+            yield Stage(PASSES[n], parts[-1], batch.rows, ends_pass=True, ends_batch=batch if n else None)
+
+    def makes_gradients(self, batch: FlatBatch | None) -> bool:
+        """Whether the gradients of a micro-batch are those of the step, from its end on."""
+        return batch is not None and batch in (self.batches[0], self._last)
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows of a micro-batch."""
+        return max(len(batch.rows.sizes) for batch in (*self.batches, *([self._last] if self._last else [])))
 
 
 class FlatBatch:
@@ -116,12 +155,13 @@ class FlatBatch:
         self.rows = Rows()
         rows = batch.given.rows
         self.rows.add([row[4] // BLOCK for row in rows], lambda n: rows[n][0])
+        self.rows.streams = batch.given.streams
         own = self.rows.add([size // BLOCK for size in workspaces or ()], lambda _: WORKSPACE)
         self.parts: list[list[Part]]
         self.parts_of_first: list[list[Part]]
         if isinstance(batch.given, Unrolled):
             cut = MicroBatch(batch.given, workspaces)
-            self.gradients, self.left = ([*small, *large] for small, large in (cut.gradients, cut.left))
+            self.gradients, self.left = ([row for rows in of for row in rows] for of in (cut.gradients, cut.left))
             self.parts_of_first = [[*parts_of(cut, n)] for n in range(len(PASSES))]
             self.parts = [[part.without(own) for part in parts_of(cut, n)] for n in range(len(PASSES))]
             return
@@ -161,8 +201,7 @@ class FlatReplay:
         self.run = run
         self.allocator = run.device.saved()
         #: The places of a micro-batch's rows, and of others.
-        most = max(len(batch.rows.sizes) for batch in run.batches)
-        self.places: tuple[Places, Places] = _places(most), _places(len(run.rows.sizes))
+        self.places: tuple[Places, Places] = _places(run.most_rows), _places(len(run.rows.sizes))
         #: The device's memory; None where it does not change what is requested.
         self.total: int | None = None
         self.steps = 0
@@ -196,7 +235,7 @@ class FlatReplay:
             self._play_stage(run.load, _places(len(sizes)))
         else:
             units = [size // BLOCK for size in sizes]
-            self._play(events, run.load.rows, units, self.allocator.keys(units), _places(len(sizes)))
+            self._play(events, run.load.rows, units, pools_of(units, ()), _places(len(sizes)))
         if run.buckets:
             self._play(run.buckets[0], run.rows, run.rows.sizes, run.rows.keys, self.places[1])
         self.phase = "forward"
@@ -218,13 +257,15 @@ class FlatReplay:
         if stage.phase == "optimizer_step" and self.run.frees_gradients and self.gradients:
             self.allocator.free(self.gradients)
             self.gradients = []
+        for row, place in stage.takes:
+            self.places[0][0][row], self.places[0][1][row] = self.gradients[place]
         self._play_stage(stage, self.places[stage.rows is self.run.rows])
         if stage.ends_pass:
             self.allocator.free(self.left)
             self.left = []
         if stage.ends_batch is not None:
             self.left = self._blocks(stage.ends_batch.left, stage.rows)
-            if stage.ends_batch is self.run.batches[0]:
+            if self.run.makes_gradients(stage.ends_batch):
                 self.gradients = self._blocks(stage.ends_batch.gradients, stage.rows)
         self.stage += 1
         if self.stage == len(stages):
@@ -245,7 +286,7 @@ class FlatReplay:
             self.refused.discard(self.stage)
 
     def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
-        return self.allocator.plays_apart(lambda large, pool: part.play(large, pool, rows.sizes, places))
+        return self.allocator.plays_apart(lambda number, pool: part.play(number, pool, rows.sizes, places))
 
     def layout(self) -> Layout:
         """What the requests of the next step depend on: it begins by freeing all gradients."""

@@ -94,6 +94,10 @@ class Loading:
         warmup = rounded(max(0, int(total - UNTOUCHED)))
         return [warmup, *self.sizes[1:]], self.events if warmup else self.events[2:]
 
+    def spare(self, total: int) -> int:
+        """By how much a device of a size could be smaller before something else is requested."""
+        return int(total - UNTOUCHED) - self.warmup
+
     def _read(self, base: list[ResidentTensor], reads: dict[ResidentTensor, _Read]) -> dict[str, list[int]]:
         """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.allocator.transients import Item, MicroBatch, Pool
     from calculator.resident.per_parameter import ResidentTensors
 
-#: Windows of a pass with the shift of a repetition, each with its items for the small and for the large pool.
+#: Windows of a pass with the shift of a repetition, each with its items for each pool.
 _Repetition = tuple[Window, int, list["list[Item]"]]
 _NO_WINDOW = Window((), 0, (0,))
 
@@ -25,10 +25,12 @@ _NO_WINDOW = Window((), 0, (0,))
 class Rows:
     """Rows of tensors: their sizes, pools and names."""
 
-    __slots__ = ("_names", "keys", "sizes")
+    __slots__ = ("_names", "keys", "sizes", "streams")
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        #: The numbers of their streams; empty where all are on the first.
+        self.streams: Sequence[int] = ()
         self.keys: list[int] = []
         self._names: list[tuple[int, Callable[[int], str]]] = []
 
@@ -56,8 +58,8 @@ class Part(Protocol):
     def events(self) -> Sequence[int]:
         """All its events, in order."""
 
-    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
-        """Play the events of small rows, or those of large ones; what leaves no trace may be left out."""
+    def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+        """Play the events of the rows of a pool; what leaves no trace may be left out."""
 
     def split(self) -> Sequence[Part]:
         """The smaller parts that it consists of, or itself."""
@@ -71,19 +73,20 @@ class ListedPart:
     def __init__(self, events: Sequence[int], rows: Rows) -> None:
         self._events = events
         self._rows = rows
-        self._apart: tuple[list[int], list[int]] | None = None
+        #: The events of each pool that has some.
+        self._apart: dict[int, list[int]] | None = None
 
     def events(self) -> Sequence[int]:
         """All events."""
         return self._events
 
-    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+    def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a pool."""
         if self._apart is None:
-            self._apart, keys = ([], []), self._rows.keys
+            self._apart, keys = {}, self._rows.keys
             for event in self._events:
-                self._apart[keys[event if event >= 0 else ~event]].append(event)
-        pool.play(self._apart[large], sizes, places)
+                self._apart.setdefault(keys[event if event >= 0 else ~event], []).append(event)
+        pool.play(self._apart.get(number, ()), sizes, places)
 
     def split(self) -> Sequence[Part]:
         """Itself."""
@@ -97,15 +100,17 @@ class TemporaryPart(ListedPart):
 
     def __init__(self, allocated: Sequence[int], rows: Rows) -> None:
         super().__init__([*allocated, *(~row for row in allocated)], rows)
-        #: The sizes of small rows, and of large ones.
+        #: The sizes of small rows, and of large ones; all are on the first stream.
         self._requests = [[rows.sizes[row] for row in allocated if rows.keys[row] == large] for large in (0, 1)]
         self._needs = [*map(Need.of_sizes, self._requests)]
 
-    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+    def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a pool where they may not fit."""
-        need = self._needs[large]
-        if not pool.serves(need.quick, need.needs) and not pool.serves_all(self._requests[large]):
-            super().play(large, pool, sizes, places)
+        if number >= len(self._needs):
+            return
+        need = self._needs[number]
+        if not pool.serves(need.quick, need.needs) and not pool.serves_all(self._requests[number]):
+            super().play(number, pool, sizes, places)
 
 
 class WindowedPart:
@@ -122,8 +127,9 @@ class WindowedPart:
         self._following = following
         self._split: list[WindowedPart] = []
         #: For each pool, its items, and the first of those at the end that are all placed.
-        self._items = [[item for _, _, both in repeated for item in both[large]] for large in (0, 1)]
-        ends = [_carries(following[2][large]) if following else False for large in (0, 1)]
+        pools = range(len(repeated[0][2]))
+        self._items = [[item for _, _, of_pools in repeated for item in of_pools[pool]] for pool in pools]
+        ends = [_carries(following[2][pool]) if following else False for pool in pools]
         self._until = [
             _last_end(items) if carries else len(items) for items, carries in zip(self._items, ends, strict=True)
         ]
@@ -138,9 +144,9 @@ class WindowedPart:
             if sizes[event if event >= 0 else ~event]
         ]
 
-    def play(self, large: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
+    def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a pool, but for transients that fit for certain."""
-        play(pool, self._items[large], sizes, places, until=self._until[large])
+        play(pool, self._items[number], sizes, places, until=self._until[number])
 
     def split(self) -> Sequence[Part]:
         """A part for each repetition."""
@@ -206,12 +212,13 @@ def parts_of(batch: MicroBatch, number: int) -> list[WindowedPart]:
 
 def _repetitions(batch: MicroBatch, number: int) -> list[_Repetition]:
     found: list[_Repetition] = []
-    starts = [0, 0]
+    pools = range(len(batch.passes))
+    starts = [0 for _ in pools]
     for place, window in enumerate(batch.windows[number]):
-        counts = [batch.counts[large][number][place] for large in (0, 1)]
+        counts = [batch.counts[pool][number][place] for pool in pools]
         for by in window.shifts:
             ends = [start + count for start, count in zip(starts, counts, strict=True)]
-            items = [batch.passes[large][number][starts[large] : ends[large]] for large in (0, 1)]
+            items = [batch.passes[pool][number][starts[pool] : ends[pool]] for pool in pools]
             found.append((window, by, items))
             starts = ends
     return found

@@ -10,24 +10,28 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.block_pool import Block, Pool
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.loading import Loading, one_by_one
+from calculator.allocator.loading import one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.sharded_loading import loading_of
 from calculator.sharding import ddp
+from calculator.training_step.step_batches import step_batches
 from calculator.training_step.unrolled import Unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from calculator.allocator.loading import Loading
     from calculator.common.names import PhaseName
     from calculator.devices.outcome import ReplayPhase
     from calculator.inputs.training import Training
-    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.step_batches import StepBatches
     from calculator.training_step.unrolled import Events
 
 #: A block in use, and the pool that must free it.
@@ -35,9 +39,6 @@ Allocated = tuple[Pool, Block]
 
 PASSES: tuple[PhaseName, PhaseName] = ("forward", "backward")
 WORKSPACE = "cuBLAS workspace"
-
-#: How many micro-batches after a step's first are replayed. Further ones find the allocator in the same state.
-LATER_MICRO_BATCHES = 2
 
 #: The most steps of a run that keeps growing.
 MAX_STEPS = 5
@@ -66,10 +67,16 @@ class Tensors:
 
     __slots__ = ("blocks", "name", "pools", "sizes")
 
-    def __init__(self, allocator: CachingAllocator, sizes: list[int], name: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self,
+        allocator: CachingAllocator,
+        sizes: list[int],
+        name: Callable[[int], str] | None = None,
+        streams: Sequence[int] = (),
+    ) -> None:
         self.sizes = [*map(allocator.conf.round_size, sizes)] if allocator.conf.rounds_to_divisions else sizes
         self.name = name
-        self.pools = [*map(allocator.pool, self.sizes)]
+        self.pools = [*map(allocator.pool, self.sizes, streams or repeat(0))]
         self.blocks: list[Block] = [Block(0, 0)] * len(sizes)
 
     def play(self, events: Sequence[int]) -> None:
@@ -92,6 +99,11 @@ class Tensors:
     def blocks_of(self, rows: Sequence[int]) -> list[Allocated]:
         """The blocks of allocated rows."""
         return [(self.pools[row], self.blocks[row]) for row in rows]
+
+    def take(self, pairs: Sequence[tuple[int, int]], other: Tensors) -> None:
+        """Let rows be rows of other tensors, which are allocated: pairs of an own one and another's."""
+        for row, of_other in pairs:
+            self.blocks[row] = other.blocks[of_other]
 
 
 class Batch:
@@ -133,7 +145,7 @@ class Batch:
 
     def _tensors(self, allocator: CachingAllocator) -> Tensors:
         rows = self.events.rows
-        return Tensors(allocator, [row[4] for row in rows], lambda row: rows[row][0])
+        return Tensors(allocator, [row[4] for row in rows], lambda row: rows[row][0], self.events.streams)
 
 
 def _without(rows: set[int], events: Sequence[int]) -> Sequence[int]:
@@ -149,12 +161,15 @@ class Replay:
         "buckets",
         "first",
         "gradients",
+        "last",
         "later",
         "left",
         "loading",
         "phase",
+        "repeats",
         "resident",
         "steps",
+        "taken",
         "training",
         "workspaces",
     )
@@ -171,23 +186,21 @@ class Replay:
         self.resident = resident
         self.workspaces = workspaces
         self.training = self._training()
-        first, later = self._micro_batches()
-        self.first = Batch(allocator, first)
-        self.later = Batch(allocator, later) if later is not None else None
-        self.loading = loading or Loading(resident.tensors, self.training)
+        batches = self._micro_batches()
+        self.first = Batch(allocator, batches.first)
+        self.later = Batch(allocator, batches.later) if batches.later is not None else None
+        #: The last micro-batch where it is not like those before it, and what it takes of the first.
+        self.last = Batch(allocator, batches.last) if batches.last is not None else None
+        self.taken = batches.taken
+        self.repeats = batches.repeats
+        self.loading = loading or loading_of(resident)
         self._start()
 
     def _training(self) -> Training:
         return self.resident.prepared.training
 
-    def _micro_batches(self) -> tuple[Events | Unrolled, Events | Unrolled | None]:
-        """A step's first micro-batch, and the later ones if there are some."""
-        prepared = self.resident.prepared
-        first = self._unrolled(prepared.first_micro_batch)
-        return first, self._unrolled(prepared) if self.training != self.training.first_micro_batch else None
-
-    def _unrolled(self, prepared: PreparedModel) -> Unrolled:
-        return self.resident.unrolled.of(prepared)
+    def _micro_batches(self) -> StepBatches[Unrolled] | StepBatches[Events]:
+        return step_batches(self.resident)
 
     def _start(self) -> None:
         self.steps = 0
@@ -203,6 +216,7 @@ class Replay:
         run.allocator = allocator
         run.first = self.first.on(allocator)
         run.later = self.later.on(allocator) if self.later is not None else None
+        run.last = self.last.on(allocator) if self.last is not None else None
         run._start()  # noqa: SLF001  its own class
         return run
 
@@ -227,8 +241,12 @@ class Replay:
         self._micro_batch(self.first)
         self.gradients = self.first.tensors.blocks_of(self.first.events.gradients)
         if self.later is not None:
-            for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
+            for _ in range(self.repeats):
                 self._micro_batch(self.later)
+        if self.last is not None:
+            self.last.tensors.take(self.taken, self.first.tensors)
+            self._micro_batch(self.last)
+            self.gradients = self.last.tensors.blocks_of(self.last.events.gradients)
         if self.training.has_bucket_views:
             self._free(self.gradients)
             self.gradients = []

@@ -7,7 +7,8 @@ placed one is allocated. The others, the transients, come in stretches between t
 end in the same stretch. Where it is certain that a stretch's transients fit into what is free at its start, it needs
 no placing: it leaves everything as it was. Otherwise its events are played one by one.
 
-Small and large tensors never share a segment, so that each pool has events and transients of its own.
+Small and large tensors never share a segment, and those of two streams do not, so that each pool has events and
+transients of its own.
 """
 
 from __future__ import annotations
@@ -119,17 +120,19 @@ _NOTHING = Need(0, {})
 
 
 class MicroBatch:
-    """A micro-batch's events for two pools, with its rows' sizes in units of 512 bytes.
+    """A micro-batch's events for each pool, with its rows' sizes in units of 512 bytes.
 
     `workspaces` are allocated in the first step where each pass first multiplies matrices; their rows follow the
     micro-batch's. `kept` are rows that outlive it: gradients, and what the loss keeps.
     """
 
-    __slots__ = ("counts", "gradients", "left", "passes", "places", "sizes", "windows", "workspace_rows")
+    __slots__ = ("counts", "gradients", "left", "passes", "places", "sizes", "takes", "windows", "workspace_rows")
 
     def __init__(self, unrolled: Unrolled, workspaces: tuple[int, int] | None) -> None:
         one, period = unrolled.rows[: unrolled.base], unrolled.rows[unrolled.base : unrolled.base + unrolled.stride]
         self.sizes = [row[4] // BLOCK for row in one]
+        #: Whether it frees tensors of an earlier micro-batch.
+        self.takes = unrolled.takes
         if len(unrolled.rows) > len(one):
             self.sizes += [row[4] // BLOCK for row in period] * (3 + unrolled.copies)
         self.workspace_rows = range(len(self.sizes), len(self.sizes))
@@ -141,16 +144,16 @@ class MicroBatch:
                 _insert_workspace(windows[n], unrolled, row)
         self.places: Places = [0] * len(self.sizes), [0] * len(self.sizes)
         cut = self._cut(unrolled, windows)
-        #: The windows of each pass; and for the small and the large pool, how many chunks each of them has.
+        #: The windows of each pass; and for each pool, how many chunks each of them has.
         self.windows = windows
         self.counts = cut.counts
-        #: For the small and the large pool, the rows that outlive it: gradients, and what the loss keeps.
+        #: For each pool, the rows that outlive it: gradients, and what the loss keeps.
         self.gradients = cut.gradients
         self.left = cut.left
-        #: For the small and the large pool, the items of the forward and of the backward pass.
+        #: For each pool, the items of the forward and of the backward pass.
         self.passes: list[list[list[Item]]] = []
-        for chunks, passes, waste in zip(cut.chunks, cut.passes, (0, SMALL), strict=True):
-            needs = _needs(chunks, self.sizes, waste)
+        for pool, (chunks, passes) in enumerate(zip(cut.chunks, cut.passes, strict=True)):
+            needs = _needs(chunks, self.sizes, SMALL if pool % 2 else 0)
             self.passes.append([_items(repeated, needs) for repeated in passes])
 
     def _cut(self, unrolled: Unrolled, windows: list[list[Window]]) -> Cut:
@@ -162,6 +165,12 @@ class MicroBatch:
             unrolled.known[key] = cut_of(unrolled, windows, self.sizes, start)
         cut: Cut = unrolled.known[key]
         return cut
+
+    def take(self, pairs: Sequence[tuple[int, int]], other: MicroBatch) -> None:
+        """Let rows be where rows of another micro-batch are: pairs of an own one and the other's."""
+        for own, of_other in zip(self.places, other.places, strict=True):
+            for row, of_first in pairs:
+                own[row] = of_other[of_first]
 
     def forget_workspaces(self) -> None:
         """Leave the allocation of workspaces out of the passes: only the first step makes them."""

@@ -8,6 +8,7 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import WARMUP
 from calculator.allocator.replay import WORKSPACE, Allocated, Batch, Replay, Tensors
 from calculator.resident.per_parameter import tensors
+from calculator.training_step.step_batches import step_batches
 from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import ReplayPhase
     from calculator.estimation.device_replay import DeviceReplay
-    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.step_batches import StepBatches
     from calculator.training_step.unrolled import Events, Unrolled
 
 #: The steps that are recorded: the first creates the optimizer's states, and later ones repeat the second.
@@ -131,9 +132,9 @@ class RecordedReplay(Replay):
         self.journal.log.append(~self.journal.owners.pop(id(block)))
         self.journal.allocated -= block.size
 
-    def _unrolled(self, prepared: PreparedModel) -> Unrolled:
-        """The micro-batch with the shapes of its rows, which a cache does without."""
-        return unrolled(prepared)
+    def _micro_batches(self) -> StepBatches[Unrolled]:
+        """The micro-batches with the shapes of their rows, which a cache does without."""
+        return step_batches(self.resident, unrolled)
 
     def _loaded(self, sizes: list[int], names: Sequence[str]) -> Tensors:
         return _RecordedTensors(self, sizes, lambda row: self.kind(names[row]))

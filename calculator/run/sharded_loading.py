@@ -13,21 +13,18 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from calculator.allocator.sharded_loading import CODE_BOOK, in_order
 from calculator.inputs.sharding import offloads_optimizer
 from calculator.sharding.fsdp.parameters import is_sharded, shard
-from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units
+from calculator.sharding.fsdp.units import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.tensors import ResidentTensor
-    from calculator.sharding.fsdp.units import UnitParameters
     from calculator.sharding.zero.state import FlatState
     from calculator.training_step.resident_state import ResidentState
-
-#: How the name of the code book of nested constants ends.
-CODE_BOOK = ".nested_code"
 
 #: What is alive at a moment: names of tensors, and their bytes.
 Alive = list[tuple[str, int]]
@@ -55,7 +52,7 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     buffers = [each for each in resident.whole if not each.parameters]
     referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
     kept: Alive = []
-    for unit in _in_order(prepared):
+    for unit in in_order(prepared):
         own = [_one(each) for each in unit.parameters]
         shards = _shards(own, prepared)
         uploaded = [max(shards, key=itemgetter(1))] if offloads and shards else shards
@@ -63,13 +60,6 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
         yield [*kept, *_named([*own, *moved]), *uploaded], f"fully_shard: {unit.name}"
         kept += [] if offloads else shards
         kept += _named(each for each in own if each.name in referred)
-
-
-def _in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
-    """The units in the order in which they are sharded: layers, embeddings, the tail, and what is left."""
-    outer = outer_units(prepared)
-    yield from (layer_unit(prepared, layer) for layer in prepared.model.decoder.layers)
-    yield from (each for each in (outer.embeddings, outer.tail, outer.root) if each is not None)
 
 
 def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:

@@ -17,6 +17,7 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.loops import expanded
 from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN
+from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.training_context import training_context
 
@@ -40,6 +41,7 @@ class Events:
     """One forward and backward pass: event `n` allocates row `n`, event `~n` frees it.
 
     At the end the `gradients` are alive, and the rows in `left`: the batch, the loss, and what the loss's graph keeps.
+    `streams` are the numbers of the rows' streams; it is empty where all are on the first.
     """
 
     rows: Sequence[Allocation]
@@ -47,6 +49,7 @@ class Events:
     backward: Sequence[int]
     gradients: Sequence[int]
     left: Sequence[int]
+    streams: Sequence[int] = ()
 
     def first_product(self, events: Sequence[int]) -> int:
         """The position of the first matrix product in a pass."""
@@ -76,7 +79,9 @@ class Unrolled:
     """A micro-batch in windows.
 
     From row `base` on, there are `stride` rows for each of these periods in turn: the second, the third, its `copies`,
-    and the fourth, which is the last. `known` is what was found of the windows alone; those of other sizes share it.
+    and the fourth, which is the last. `streams` are the numbers of the rows' streams; it is empty where all are on the
+    first. With `takes`, rows that are freed and not allocated are tensors of an earlier micro-batch. `known` is what
+    was found of the windows alone; those of other sizes share it.
     """
 
     rows: Sequence[Allocation]
@@ -85,6 +90,8 @@ class Unrolled:
     base: int
     stride: int
     copies: int
+    streams: Sequence[int] = ()
+    takes: bool = False
     known: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def events(self) -> Events:
@@ -93,7 +100,7 @@ class Unrolled:
             [event for window in windows for by in window.shifts for event in shifted(window.events, window.lowest, by)]
             for windows in (self.forward, self.backward)
         )
-        return _passes(self.rows, forward, backward)
+        return _passes(self.rows, forward, backward, self.streams)
 
 
 def shifted(events: Sequence[int], lowest: int, by: int) -> Sequence[int]:
@@ -109,12 +116,15 @@ def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
 
 
 @without_frame_snapshots
-def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSizes | None = None) -> Unrolled:
+def unrolled(
+    prepared: PreparedModel, *, reduces: bool = True, periods: int = PERIODS, symbols: SymSizes | None = None
+) -> Unrolled:
     """Interpret a micro-batch, and unroll its layers in windows.
 
-    With `symbols`, sizes of the training are symbolic, and rows have the indices of their dimensions and bytes instead.
+    `reduces`: whether it is the last of its step, in which a sharding reduces gradients. With `symbols`, sizes of the
+    training are symbolic, and rows have the indices of their dimensions and bytes instead.
     """
-    context = training_context(prepared)
+    context, sharding = training_context(prepared, reduces=reduces), prepared.device.sharding
     if symbols is not None:
         context.tape.sizes = symbols
     repetition = context.repetition
@@ -142,6 +152,7 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
             base=len(tape.events),
             stride=1,
             copies=0,
+            streams=streams_of(tape.rows, sharding),
         )
     spread = _Periods(tape, marks, repetition, more)
     return Unrolled(
@@ -151,6 +162,7 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
         base=spread.base,
         stride=spread.stride,
         copies=more,
+        streams=streams_of(spread.rows, sharding),
     )
 
 
@@ -158,7 +170,7 @@ def _once(events: Sequence[int], lowest: int = 0) -> Window:
     return Window(events, lowest, (0,))
 
 
-def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int]) -> Events:
+def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int], streams: Sequence[int]) -> Events:
     alive = dict.fromkeys(forward)
     alive.update(dict.fromkeys(backward))
     kept = [row for row in alive if row >= 0 and ~row not in alive]
@@ -168,6 +180,7 @@ def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int])
         backward=backward,
         gradients=[row for row in kept if rows[row][3] == "gradients"],
         left=[row for row in kept if rows[row][3] != "gradients"],
+        streams=streams,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine.kinds import numbered
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.methods.prepared_model import PreparedModel
 
-#: The first micro-batch of a step and the later ones.
-MICRO_BATCHES = 2
+#: The first micro-batch of a step, those after it, and the last where that is another.
+MICRO_BATCHES = 3
 
 
 class UnrolledCache:
@@ -29,15 +30,16 @@ class UnrolledCache:
         self._model: Model | None = None
         self._by_settings: dict[tuple[object, ...], BySizes[Unrolled]] = {}
 
-    def of(self, prepared: PreparedModel) -> Unrolled:
-        """The unrolled micro-batch of a request."""
-        settings = settings_of(prepared)
+    def of(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
+        """The unrolled micro-batch of a request; `reduces`: whether it is the last of its step."""
+        settings = (*settings_of(prepared), reduces)
         known = self._by_settings
         if prepared.model is not self._model or (settings not in known and len(known) >= MICRO_BATCHES):
             self._model = prepared.model
             known.clear()
         by_sizes = known.setdefault(settings, BySizes())
-        return by_sizes.of(prepared, unrolled, UnrolledTrace) or unrolled(prepared)
+        plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
+        return by_sizes.of(prepared, plain, traced) or plain(prepared)
 
 
 class UnrolledTrace:
@@ -45,9 +47,9 @@ class UnrolledTrace:
 
     __slots__ = ("_kinds", "_of_row", "_shape_env", "_unrolled")
 
-    def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel) -> None:
+    def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel, *, reduces: bool = True) -> None:
         self._shape_env = shape_env
-        self._unrolled = unrolled(prepared, symbols=SymSizes(shape_env))
+        self._unrolled = unrolled(prepared, reduces=reduces, symbols=SymSizes(shape_env))
         rows = self._unrolled.rows
         kinds = [(name, dtype, component, size) for name, _, dtype, component, size in rows]
         #: The name, the dtype, the component, and the index of the size of each kind.
@@ -68,5 +70,6 @@ class UnrolledTrace:
             base=own.base,
             stride=own.stride,
             copies=own.copies,
+            streams=own.streams,
             known=own.known,
         )

@@ -13,6 +13,7 @@ from calculator.allocator.loading import Loading
 from calculator.allocator.replay import Replay, steady_reserved
 from calculator.estimation.device_replay import DeviceReplay
 from calculator.resident.tensors import ResidentTensor
+from calculator.training_step.step_batches import LATER_MICRO_BATCHES, StepBatches
 from calculator.training_step.unrolled import Events
 
 if TYPE_CHECKING:
@@ -144,8 +145,9 @@ class TracedReplay(Replay):
     def _training(self) -> Training:
         return self.resident.training
 
-    def _micro_batches(self) -> tuple[Events, Events | None]:
-        return self.resident.micro_batches
+    def _micro_batches(self) -> StepBatches[Events]:
+        first, later = self.resident.micro_batches
+        return StepBatches(first, later, min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES))
 
 
 class TracedDeviceReplay(DeviceReplay):

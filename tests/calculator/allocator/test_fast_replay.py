@@ -263,7 +263,7 @@ def test_a_pool_that_begins_a_step_as_an_earlier_one_is_not_played_again():
     run.load()
     for _ in range(5):
         run.step()
-    assert run.repeats[1]
+    assert run.is_repeating[1]
     assert run.reserved == full_peak_reserved(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
 
 

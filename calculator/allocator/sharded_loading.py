@@ -1,0 +1,132 @@
+"""The allocations that load a model which FSDP2 shards: on the host, and in 4 bits on the card.
+
+Source: accelerate/utils/fsdp_utils.py (fsdp2_prepare_model); torch/distributed/fsdp/_fully_shard/_fully_shard.py
+(fully_shard) and _fsdp_init.py (_move_states_to_device), which move a unit's whole parameters to the card one by one,
+and _fsdp_param.py (_init_sharded_param), which copies this rank's part of each. They are freed where `fully_shard`
+returns, but for the weights of the embeddings and of the head: locals of fsdp2_prepare_model refer to these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.allocator.loading import Loading, one_by_one
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ITEMSIZE, allocated, rounded
+from calculator.inputs.sharding import FSDPConfig
+from calculator.methods.compared import REFERENCE
+from calculator.sharding.fsdp.parameters import is_sharded, shard_shape
+from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.fsdp.units import UnitParameters
+    from calculator.training_step.resident_state import ResidentState
+
+#: How the name of the code book of nested constants ends.
+CODE_BOOK = ".nested_code"
+
+
+def loading_of(resident: ResidentState) -> Loading:
+    """The load of a run."""
+    prepared = resident.prepared
+    if prepared.device.sharding != "fsdp":
+        return Loading(resident.tensors, prepared.training)
+    return LoadedWhole(resident) if prepared.method.facts.quantizes_base else LoadedOnHost(resident)
+
+
+def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
+    """FSDP2's units in the order in which they are sharded: layers, embeddings, the tail, and what is left."""
+    outer = outer_units(prepared)
+    yield from (layer_unit(prepared, layer) for layer in prepared.model.decoder.layers)
+    yield from (each for each in (outer.embeddings, outer.tail, outer.root) if each is not None)
+
+
+class LoadedOnHost(Loading):
+    """A model that is read into host memory. Each unit's whole parameters are on the card until they are sharded."""
+
+    __slots__ = ("_offloads",)
+
+    def __init__(self, resident: ResidentState) -> None:
+        prepared = resident.prepared
+        self.training = prepared.training
+        self.names, self.sizes, self.events = [], [], []
+        self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
+        referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
+        kept: list[int] = []
+        for unit in in_order(prepared):
+            whole = [(each, self._add(each.name, _size(each))) for each in unit.parameters]
+            if unit.name == ROOT:
+                self._stay(each for each in resident.whole if not each.parameters and not _is_second(each))
+            self._shard(unit.parameters, prepared.device.count)
+            self.events += [~row for each, row in whole if each.name not in referred]
+            kept += [row for each, row in whole if each.name in referred]
+        self.events += [~row for row in kept]
+        self._stay(each for each in resident.tensors if _is_second(each))
+
+    @property
+    def warmup(self) -> int:
+        """Nothing is allocated before the weights are read."""
+        return 0
+
+    def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
+        """Sizes and events on a device of any size."""
+        return self.sizes, self.events
+
+    def spare(self, total: int) -> int:
+        """By how much a device could be smaller before the load requests something else: it never does."""
+        return total
+
+    def _shard(self, parameters: Iterable[ResidentTensor], count: int) -> None:
+        for each in parameters:
+            row = self._add(each.name, _shard_size(each, count))
+            if self._offloads:
+                self.events.append(~row)
+
+    def _stay(self, tensors: Iterable[ResidentTensor]) -> None:
+        for each in one_by_one(tensors):
+            self._add(each.name, rounded(each.bytes // each.count))
+
+    def _add(self, name: str, size: int) -> int:
+        self._request([name], [size])
+        return len(self.sizes) - 1
+
+
+class LoadedWhole(Loading):
+    """A model in 4 bits, which is whole on the card until all of it is sharded: accelerate keeps its state dict.
+
+    The state dict has copies of nested constants' code books (bitsandbytes, functional.py, QuantState.as_dict).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, resident: ResidentState) -> None:
+        prepared = resident.prepared
+        super().__init__(resident.whole, prepared.training)
+        sharded = {each.name for each in resident.whole if is_sharded(each)}
+        freed = {~event for event in self.events if event < 0}
+        whole = [row for row, name in enumerate(self.names) if row not in freed and name in sharded]
+        books = one_by_one(each for each in resident.whole if each.name.endswith(CODE_BOOK))
+        start = len(self.sizes)
+        self._request([each.name for each in books], [rounded(each.bytes // each.count) for each in books])
+        copies = range(start, len(self.sizes))
+        for unit in in_order(prepared):
+            sizes = [_shard_size(each, prepared.device.count) for each in unit.parameters]
+            self._request([each.name for each in unit.parameters], sizes)
+        self.events += [~row for row in (*whole, *copies)]
+
+
+def _is_second(tensor: ResidentTensor) -> bool:
+    """Whether it is of a second model, which a trainer compares the first with."""
+    return tensor.name.startswith(REFERENCE)
+
+
+def _size(tensor: ResidentTensor) -> int:
+    return allocated(elements(tensor.shape), ITEMSIZE[tensor.dtype])
+
+
+def _shard_size(tensor: ResidentTensor, count: int) -> int:
+    return allocated(elements(shard_shape(tensor.shape, count)), ITEMSIZE[tensor.dtype])

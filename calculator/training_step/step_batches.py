@@ -1,0 +1,88 @@
+"""The micro-batches of a step, each with its layers unrolled, and the gradients that one takes over from another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from calculator.training_step.unrolled import Events, Unrolled, Window, shifted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from calculator.training_step.resident_state import ResidentState
+
+#: How many micro-batches after a step's first are replayed. Further ones find the allocator in the same state.
+LATER_MICRO_BATCHES = 2
+
+MicroBatch = TypeVar("MicroBatch", bound=Events | Unrolled)
+
+
+class StepBatches(NamedTuple, Generic[MicroBatch]):
+    """The micro-batches that a step's replay runs, in order.
+
+    Attributes:
+        first: The first one.
+        later: One that adds to its gradients; None where no such one is replayed.
+        repeats: How often that one is replayed.
+        last: The last one where it is not like those before it: it takes the gradients of the first, and reduces them.
+        taken: Pairs of a row of the last and a row of the first that are the same gradient.
+    """
+
+    first: MicroBatch
+    later: MicroBatch | None = None
+    repeats: int = 0
+    last: MicroBatch | None = None
+    taken: Sequence[tuple[int, int]] = ()
+
+
+def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | None = None) -> StepBatches[Unrolled]:
+    """The micro-batches of a run's step; `unrolled` interprets one without a cache."""
+    prepared, unrolled = resident.prepared, unrolled or resident.unrolled.of
+    steps = prepared.training.gradient_accumulation_steps
+    if not resident.differs_before_last:
+        first = unrolled(prepared.first_micro_batch)
+        if prepared.training == prepared.training.first_micro_batch:
+            return StepBatches(first)
+        return StepBatches(first, unrolled(prepared), min(steps - 1, LATER_MICRO_BATCHES))
+    first, last = unrolled(prepared.first_micro_batch, reduces=False), unrolled(prepared)
+    repeats = min(steps - 2, LATER_MICRO_BATCHES)
+    later = unrolled(prepared, reduces=False) if repeats else None
+    whole, windows, known = _taking(last)
+    taking = replace(last, forward=windows, takes=True, known=known)
+    return StepBatches(first, later, repeats, taking, [*_pairs(whole, last, first)])
+
+
+def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
+    """The rows of whole gradients, the windows of the forward pass without them, and what is found of these."""
+    if "taking" not in last.known:
+        events = [event for window in last.forward for by in window.shifts for event in _at(window, by)]
+        whole = [event for event in events if event >= 0 and last.rows[event][3] == "gradients"]
+        last.known["taking"] = whole, [_without({*whole}, window) for window in last.forward], {}
+    found: tuple[list[int], list[Window], dict[object, object]] = last.known["taking"]
+    return found
+
+
+def _at(window: Window, by: int) -> Sequence[int]:
+    return shifted(window.events, window.lowest, by)
+
+
+def _without(rows: set[int], window: Window) -> Window:
+    """A window without the allocations of rows, all of whose repetitions are among them."""
+    own = _at(window, window.shifts[0])
+    events = [event for event, row in zip(window.events, own, strict=True) if row not in rows]
+    return Window(events, window.lowest, window.shifts)
+
+
+def _pairs(whole: list[int], last: Unrolled, first: Unrolled) -> Iterator[tuple[int, int]]:
+    """Each whole gradient of the last micro-batch, and the same of the first.
+
+    Those of one name are in the order of the layers in the forward pass of the last, and in reverse in the backward
+    pass of the first.
+    """
+    made: defaultdict[str, list[int]] = defaultdict(list)
+    for row in first.events().gradients:
+        made[first.rows[row][0]].append(row)
+    for row in whole:
+        yield row, made[last.rows[row][0]].pop()
