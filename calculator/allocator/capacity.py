@@ -140,6 +140,9 @@ class CappedReplays:
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
         """A run that begins on a device, or goes on from where it is the same as on a larger one."""
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
+        if self._conf.expandable_segments and flat.has_streams:
+            # Where blocks are cached for several streams, the addresses that a segment has left decide more often.
+            states = []
         run = states[-1].saved() if states and self._spare(device) >= 0 else FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total

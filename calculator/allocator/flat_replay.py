@@ -64,6 +64,7 @@ class FlatRun:
         "buckets",
         "device",
         "frees_gradients",
+        "has_streams",
         "load",
         "loading",
         "rows",
@@ -95,6 +96,8 @@ class FlatRun:
         count = max(pool_count(rows.streams) for rows in every)
         most = sum(sum(rows.sizes) + len(rows.sizes) * LARGE_SEGMENT // BLOCK for rows in every)
         bits = (_TIMES * most).bit_length()
+        #: Whether some tensors are not on the first stream.
+        self.has_streams = count > 2
         self.device: FlatDevice | FlatExpandable = (
             FlatExpandable(bits, count) if expandable else FlatDevice(bits + (count - 1).bit_length(), count)
         )

@@ -15,6 +15,7 @@ from calculator.allocator.replay import PASSES, WORKSPACE
 from calculator.common.budget import check_budget
 from calculator.devices.outcome import OutOfMemory
 from calculator.sharding import ddp
+from calculator.training_step.step_batches import same_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +100,8 @@ class History:
         self._phase: ReplayPhase = "load"
         self._left: list[Placed] = []
         self._gradients: list[Placed] = []
+        #: The names of the gradients that the step's first micro-batch made.
+        self._made: list[str] = []
         self._buckets: list[Placed] = []
         self._retries: list[int] = []
 
@@ -154,9 +157,12 @@ class History:
             machine.free(self._buckets)
             self._create(self.run.buckets.steady)
         for number, batch in enumerate(step):
-            program, sizes = self.run.micro_batch(batch, later=number > 0)
+            last = number == len(step) - 1
+            program, sizes = self.run.micro_batch(batch, later=number > 0, last=last)
             self._micro_batch(program, sizes, empties=empties is not None and empties.after_forward)
             if not number:
+                self._made = [program.names[row] for row in program.gradients]
+            if not number or (last and self.run.differs_before_last):
                 self._gradients = machine.placed(program.gradients)
         if self.run.frees_gradients:
             machine.free(self._gradients)
@@ -185,8 +191,12 @@ class History:
         machine, names, count = self.machine, program.names, len(sizes)
         first = not self.steps and not self._gradients
         machine.begin(
-            [*sizes, *self.run.workspaces] if first else sizes, lambda row: names[row] if row < count else WORKSPACE
+            [*sizes, *self.run.workspaces] if first else sizes,
+            lambda row: names[row] if row < count else WORKSPACE,
+            program.streams,
         )
+        if program.taken:
+            self._take(program)
         for number, (events, start) in enumerate(zip(program.passes, program.products, strict=True)):
             self._phase = PASSES[number]
             machine.play([*events[:start], count + number, *events[start:]] if first else events)
@@ -195,6 +205,12 @@ class History:
                 if empties:
                     machine.empty_cache()
         self._left = machine.placed(program.left)
+
+    def _take(self, program: Program) -> None:
+        """Let the last micro-batch of a step have the gradients that the first one made."""
+        own = [(row, program.names[row]) for row in program.taken]
+        for row, place in same_gradients(own, enumerate(self._made)):
+            self.machine.take([row], [self._gradients[place]])
 
     def _optimizer_step(self) -> None:
         self._phase = "optimizer_step"

@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
+from calculator.allocator.chunks import pool_count
 from calculator.allocator.history import History
-from calculator.allocator.loading import UNTOUCHED, Loading, one_by_one
+from calculator.allocator.loading import one_by_one
 from calculator.allocator.machines import ConfiguredMachine, FlatMachine
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+from calculator.allocator.sharded_loading import loading_of
 from calculator.training_step.batch_trace import BatchTraces
 
 if TYPE_CHECKING:
@@ -31,23 +33,29 @@ class HistoryRun:
 
     def __init__(self, resident: ResidentState, workspaces: tuple[int, int]) -> None:
         self.workspaces = workspaces
-        self.loading = Loading(resident.tensors, resident.prepared.training)
+        self.loading = loading_of(resident)
+        self.differs_before_last = resident.differs_before_last
         self.states = _each(resident.optimizer_states)
         self.temporaries = _each(resident.step_temporaries)
         self.buckets = resident.buckets
         self.frees_gradients = resident.prepared.training.has_bucket_views
         self._prepared = resident.prepared
-        self._traces: dict[tuple[bool, bool], BatchTraces] = {}
+        self._traces: dict[tuple[bool, bool, bool], BatchTraces] = {}
         self._unlimited: dict[Hashable, _Unlimited] = {}
 
-    def micro_batch(self, batch: Padded, *, later: bool) -> tuple[Program, list[int]]:
-        """The events of a micro-batch, and its rows' bytes. A `later` one of a step adds to gradients."""
-        key = batch.padding, later
+    def micro_batch(self, batch: Padded, *, later: bool, last: bool = True) -> tuple[Program, list[int]]:
+        """The events of a micro-batch, and its rows' bytes.
+
+        A `later` one of a step adds to gradients; one that is not the `last` may reduce none.
+        """
+        reduces = last or not self.differs_before_last
+        key = batch.padding, later, reduces
         if key not in self._traces:
             training = replace(self._prepared.training, padding=batch.padding)
             if not later:
                 training = training.first_micro_batch
-            self._traces[key] = BatchTraces(self._prepared.for_run(training, self._prepared.device))
+            prepared = self._prepared.for_run(training, self._prepared.device)
+            self._traces[key] = BatchTraces(prepared, reduces=reduces)
         return self._traces[key].sized(batch.length)
 
     def replay(
@@ -66,9 +74,13 @@ class HistoryRun:
             return History(self, ConfiguredMachine(conf, device), empty_cache).finish(steps, device)
         key = tuple(steps), empty_cache
         if key not in self._unlimited:
-            self._unlimited[key] = _Unlimited(self, FlatMachine(self._units(steps)), empty_cache, steps)
+            machine = FlatMachine(self._units(steps), self._pools(steps))
+            self._unlimited[key] = _Unlimited(self, machine, empty_cache, steps)
         unlimited = self._unlimited[key]
         return unlimited.result if device is None else unlimited.on(device)
+
+    def _pools(self, steps: Sequence[Step]) -> int:
+        return pool_count(self.micro_batch(steps[0][0], later=False)[0].streams)
 
     def _units(self, steps: Sequence[Step]) -> int:
         """More than all segments that the steps can request, in units of 512 bytes."""
@@ -96,7 +108,7 @@ class _Unlimited:
     def on(self, device: DeviceMemory) -> HistoryResult:
         """The replay on a device: the same up to the first step in which more is reserved than it has."""
         capacity, state = device.capacity, self._start
-        if self._run.loading.warmup <= device.total - UNTOUCHED and self._states[0][0].loaded <= capacity:
+        if self._run.loading.spare(device.total) >= 0 and self._states[0][0].loaded <= capacity:
             if self.result.peak_reserved_bytes <= capacity:
                 return self.result
             state = next(each for each in self._states if self.result.reserved[each[0].steps] > capacity)

@@ -6,6 +6,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.chunks import pools_of
 from calculator.allocator.flat_device import FlatDevice
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import Tensors
@@ -31,8 +32,11 @@ class Machine(Protocol):
     def most_reserved(self) -> int:
         """The most bytes reserved since the last call."""
 
-    def begin(self, sizes: Sequence[int], name: Callable[[int], str]) -> None:
-        """Start a list of rows, of some bytes each. `name` is that of a row's tensor."""
+    def begin(self, sizes: Sequence[int], name: Callable[[int], str], streams: Sequence[int] = ()) -> None:
+        """Start a list of rows, of some bytes each. `name` is that of a row's tensor, and `streams` are theirs."""
+
+    def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
+        """Let rows have blocks that are allocated."""
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`.
@@ -54,8 +58,8 @@ class Machine(Protocol):
 class FlatMachine:
     """Flat lists, with default settings. `units` is more than all its segments, in units of 512 bytes."""
 
-    def __init__(self, units: int) -> None:
-        self._device = FlatDevice(units.bit_length() + 2)
+    def __init__(self, units: int, pools: int = 2) -> None:
+        self._device = FlatDevice(units.bit_length() + 1 + (pools - 1).bit_length(), pools)
         self._sizes: list[int] = []
         self._keys: list[int] = []
         self._places: tuple[list[int], list[int]] = [], []
@@ -72,12 +76,18 @@ class FlatMachine:
         self._device.max_reserved = self._device.reserved
         return most * BLOCK
 
-    def begin(self, sizes: Sequence[int], name: Callable[[int], str]) -> None:
+    def begin(self, sizes: Sequence[int], name: Callable[[int], str], streams: Sequence[int] = ()) -> None:
         """Start a list of rows."""
         self._sizes = [size // BLOCK for size in sizes]
-        self._keys = self._device.keys(self._sizes)
+        self._keys = pools_of(self._sizes, streams)
         self._places = [0] * len(sizes), [0] * len(sizes)
         self._name = name
+
+    def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
+        """Let rows be where blocks are."""
+        addresses, behinds = self._places
+        for row, block in zip(rows, blocks, strict=True):
+            addresses[row], behinds[row] = block
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate and free rows."""
@@ -130,9 +140,15 @@ class ConfiguredMachine:
         self._allocator.max_reserved = self._allocator.reserved
         return most
 
-    def begin(self, sizes: Sequence[int], name: Callable[[int], str]) -> None:
+    def begin(self, sizes: Sequence[int], name: Callable[[int], str], streams: Sequence[int] = ()) -> None:
         """Start a list of rows."""
-        self._tensors = Tensors(self._allocator, [*sizes], name)
+        rest = [0] * (len(sizes) - len(streams)) if streams else ()
+        self._tensors = Tensors(self._allocator, [*sizes], name, [*streams, *rest])
+
+    def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
+        """Let rows have blocks."""
+        for row, (_, block) in zip(rows, blocks, strict=True):
+            self._tensors.blocks[row] = block
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate and free rows."""

@@ -53,12 +53,17 @@ RULE_OF_TRACES = (
 )
 SHARDED_RULE = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the largest"
-    " block twice if layers leave as much alive. A replay of the allocator is not modelled under this sharding, whose"
-    " streams have blocks of their own. The rule has not been compared with one."
+    " block twice if layers leave as much alive. Set reserved to replay for a replay of the allocator, in which each"
+    " stream has blocks of its own; the rule counts them together."
 )
 REPLAY = (
     "Reserved memory is from a replay of PyTorch's caching allocator: the model is loaded, then steps of one batch"
     " shape run until they reserve nothing more. Batches of changing lengths can need more."
+)
+REPLAY_OF_STREAMS = (
+    "Reserved memory is from a replay of PyTorch's caching allocator: the model is sharded, then steps of one batch"
+    " shape run until they reserve nothing more. Each stream has blocks of its own: those of gathered shards, those of"
+    " reduced gradients, and all others. Batches of changing lengths can need more."
 )
 
 SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"

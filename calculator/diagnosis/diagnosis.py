@@ -13,7 +13,6 @@ from calculator.diagnosis.matching import Match, OtherLength, alive, matches, ot
 from calculator.diagnosis.snapshot_match import SnapshotMatch, match_snapshot
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sample_lengths import of_one_length
-from calculator.inputs.sharding import REPLAYED
 from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import Request
+    from calculator.inputs.sharding import ShardingName
+
+#: The shardings of runs that are diagnosed: those whose tensors are all on one stream.
+DIAGNOSED: frozenset[ShardingName] = frozenset({"none", "ddp"})
 
 #: How many tensors of the run have the requested size.
 Found = Literal["one", "several", "none"]
@@ -136,10 +139,10 @@ def replayable(request: Request) -> Request:
     if request.accounting == "textbook":
         message = "textbook accounting has no allocations in order: leave accounting out, or set it to exact"
         raise refusal("accounting", message, request.accounting)
-    if request.device.sharding not in REPLAYED:
+    if request.device.sharding not in DIAGNOSED:
         message = (
             f"the allocations of a run with {request.device.sharding} are not replayed in order: diagnose runs on one"
-            f" GPU or with {', '.join(sorted(REPLAYED))}"
+            f" GPU or with {', '.join(sorted(DIAGNOSED - {'none'}))}"
         )
         raise refusal("device.sharding", message, request.device.sharding)
     return replace(of_one_length(request), reserved="replay")

@@ -10,15 +10,17 @@ from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.capacity import minimum, replay_within
 from calculator.allocator.fast_replay import peak_reserved
-from calculator.allocator.loading import UNTOUCHED, Loading
+from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
+from calculator.allocator.sharded_loading import loading_of
 from calculator.common.deferred import Deferred
 from calculator.devices.outcome import Course, ExpandableSegments, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from calculator.allocator.loading import Loading
     from calculator.training_step.resident_state import ResidentState
 
 
@@ -120,7 +122,7 @@ class DeviceReplay:
 
     @cached_property
     def _loading(self) -> Loading:
-        return Loading(self.resident.tensors, self.resident.prepared.training)
+        return loading_of(self.resident)
 
     @cached_property
     def _run(self) -> Replay:

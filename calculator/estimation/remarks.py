@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
+from calculator.allocator.reserved_rule import REPLAY, REPLAY_OF_STREAMS, RULE, RULE_OF_ZERO, SHARDED_RULE
 from calculator.bases import config_json
 from calculator.estimation import image_requests, kernel_packages, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
 from calculator.estimation.stated_base import stated
 from calculator.families import forward_of
-from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig
+from calculator.inputs.sharding import STAGES, DDPConfig
 from calculator.methods import QLoRA
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
@@ -94,7 +94,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         )
     if returns_cache(model, request.training):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
-    casts_at_uses = request.training.autocast is not None and request.device.sharding in REPLAYED
+    casts_at_uses = request.training.autocast is not None and request.device.sharding in ("none", "ddp")
     if casts_at_uses and not trainer.facts.is_interval:
         lines.append(AUTOCAST)
     if request.training.autocast == "float16":
@@ -115,7 +115,7 @@ def _reserved(request: Request) -> str:
     if request.device.sharding in STAGES:
         return RULE_OF_ZERO
     if request.device.sharding == "fsdp":
-        return SHARDED_RULE
+        return REPLAY_OF_STREAMS if request.reserved == "replay" else SHARDED_RULE
     return REPLAY if request.reserved == "replay" else RULE
 
 

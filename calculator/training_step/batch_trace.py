@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 from typing import TYPE_CHECKING
 
 from calculator.engine.symbolic_sizes import ShapeEnv
@@ -26,6 +27,8 @@ class Program:
         products: The position of each pass's first matrix product.
         gradients: The rows of gradients.
         left: The other rows that are alive at the end: the batch, the loss, and what its graph keeps.
+        streams: The numbers of the rows' streams; empty where all are on the first.
+        taken: Gradients of a step's first micro-batch, which the last one frees and does not allocate.
     """
 
     names: Sequence[str]
@@ -33,6 +36,8 @@ class Program:
     products: tuple[int, int]
     gradients: Sequence[int]
     left: Sequence[int]
+    streams: Sequence[int]
+    taken: Sequence[int]
 
 
 class BatchTrace:
@@ -40,12 +45,12 @@ class BatchTrace:
 
     __slots__ = ("_empty", "_env", "_indices", "_kinds", "program")
 
-    def __init__(self, prepared: PreparedModel) -> None:
+    def __init__(self, prepared: PreparedModel, *, reduces: bool = True) -> None:
         self._env = ShapeEnv()
         length = self._env.create_symint(prepared.training.sequence_length)
         training = replace(prepared.training, sequence_length=length)
         symbolic = PreparedModel(prepared.model, prepared.method, training, prepared.device, prepared.stack)
-        events = unrolled(symbolic, symbols=SymSizes(self._env)).events()
+        events = unrolled(symbolic, reduces=reduces, symbols=SymSizes(self._env)).events()
         sizes = [row[4] for row in events.rows]
         self._indices = [*dict.fromkeys(sizes)]
         numbers = {index: number for number, index in enumerate(self._indices)}
@@ -68,10 +73,12 @@ class BatchTrace:
 class BatchTraces:
     """The traces of a run's micro-batches: as many as run different operations."""
 
-    __slots__ = ("_prepared", "_traces")
+    __slots__ = ("_prepared", "_reduces", "_traces")
 
-    def __init__(self, prepared: PreparedModel) -> None:
+    def __init__(self, prepared: PreparedModel, *, reduces: bool = True) -> None:
+        """`reduces`: whether they are the last of their steps, in which a sharding reduces gradients."""
         self._prepared = prepared
+        self._reduces = reduces
         self._traces: list[BatchTrace] = []
 
     def sized(self, length: int) -> tuple[Program, list[int]]:
@@ -81,7 +88,8 @@ class BatchTraces:
             if sizes is not None:
                 return trace.program, sizes
         training = replace(self._prepared.training, sequence_length=length)
-        self._traces.append(BatchTrace(self._prepared.for_run(training, self._prepared.device)))
+        prepared = self._prepared.for_run(training, self._prepared.device)
+        self._traces.append(BatchTrace(prepared, reduces=self._reduces))
         return self.sized(length)
 
 
@@ -90,10 +98,15 @@ def _program(events: Events, empty: set[int]) -> Program:
         [event for event in passed if max(event, ~event) not in empty] if empty else [*passed]
         for passed in (events.forward, events.backward)
     )
+    taken = [row for row in forward if row >= 0 and events.rows[row][3] == "gradients"]
+    if taken:
+        forward = [*filterfalse({*taken}.__contains__, forward)]
     return Program(
         names=[row[0] for row in events.rows],
         passes=(forward, backward),
         products=(events.first_product(forward), events.first_product(backward)),
         gradients=[row for row in events.gradients if row not in empty],
         left=[row for row in events.left if row not in empty],
+        streams=events.streams,
+        taken=taken,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from calculator.training_step.unrolled import Events, Unrolled, Window, shifted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from calculator.training_step.resident_state import ResidentState
 
@@ -51,7 +51,28 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
     later = unrolled(prepared, reduces=False) if repeats else None
     whole, windows, known = _taking(last)
     taking = replace(last, forward=windows, takes=True, known=known)
-    return StepBatches(first, later, repeats, taking, [*_pairs(whole, last, first)])
+    own, made = ([(row, of.rows[row][0]) for row in rows] for of, rows in ((last, whole), (first, _gradients(first))))
+    return StepBatches(first, later, repeats, taking, [*same_gradients(own, made)])
+
+
+def same_gradients(own: Iterable[tuple[int, str]], made: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
+    """Pair the rows of a last micro-batch's whole gradients with those of the first, which made them; each by its name.
+
+    Those of one name are in the order of the layers in the forward pass of the last, and in reverse in the backward
+    pass of the first.
+    """
+    of_first: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in made:
+        of_first[name].append(row)
+    for row, name in own:
+        yield row, of_first[name].pop()
+
+
+def _gradients(first: Unrolled) -> Sequence[int]:
+    if "gradients" not in first.known:
+        first.known["gradients"] = first.events().gradients
+    found: Sequence[int] = first.known["gradients"]
+    return found
 
 
 def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
@@ -73,16 +94,3 @@ def _without(rows: set[int], window: Window) -> Window:
     own = _at(window, window.shifts[0])
     events = [event for event, row in zip(window.events, own, strict=True) if row not in rows]
     return Window(events, window.lowest, window.shifts)
-
-
-def _pairs(whole: list[int], last: Unrolled, first: Unrolled) -> Iterator[tuple[int, int]]:
-    """Each whole gradient of the last micro-batch, and the same of the first.
-
-    Those of one name are in the order of the layers in the forward pass of the last, and in reverse in the backward
-    pass of the first.
-    """
-    made: defaultdict[str, list[int]] = defaultdict(list)
-    for row in first.events().gradients:
-        made[first.rows[row][0]].append(row)
-    for row in whole:
-        yield row, made[last.rows[row][0]].pop()
