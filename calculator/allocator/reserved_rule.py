@@ -85,7 +85,14 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
     of_step = whole_segments(resident.loaded_bytes) + in_segments(kept) + in_segments(steps) + again
+    if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
+        of_step = max(of_step, _whole_and_shards(resident))
     return max(of_step, of_generation(step, workspaces)) if step.generation else of_step
+
+
+def _whole_and_shards(resident: ResidentState) -> int:
+    """What a model in 4 bits leaves cached that is whole on the card until FSDP2 has sharded all of it."""
+    return whole_segments(sum(tensor.bytes for tensor in (*resident.whole, *resident.tensors) if tensor.parameters))
 
 
 def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:

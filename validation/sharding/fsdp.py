@@ -16,6 +16,7 @@ from torch.distributed.fsdp._fully_shard import _fsdp_param_group, _fully_shard
 from torch.distributed.tensor import DTensor
 
 from validation.sharding.engine import Engine
+from validation.sharding.streams import name_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,8 +110,9 @@ class FSDPEngine(Engine):
             self.model.set_requires_gradient_sync(True)
 
     def track(self, record: Record) -> None:
-        """Track the gathered weights, which have no memory while they are sharded."""
+        """Track the gathered weights, which have no memory while they are sharded, and name the streams."""
         names = {id(parameter): name for name, parameter in self.reference.named_parameters()}
+        name_streams(self.model._get_fsdp_state()._comm_ctx)
         for state in (m._get_fsdp_state() for m in self.model.modules() if isinstance(m, FSDPModule)):
             for parameter in (each for group in state._fsdp_param_groups for each in group.fsdp_params):
                 name = names[id(parameter.sharded_param)]

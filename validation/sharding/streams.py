@@ -26,7 +26,7 @@ class Event:
 
 
 class Stream:
-    """A stream with a number; 0 is the default stream."""
+    """A stream with a number, and a name if a library gives it one; 0 is the default stream."""
 
     _created: ClassVar[int] = 0
 
@@ -34,11 +34,8 @@ class Stream:
         type(self)._created += 1
         self.number = type(self)._created
         self.device = None
-
-    @property
-    def name(self) -> str:
-        """The name in a trace; empty for the default stream."""
-        return f"stream {self.number}" if self.number else ""
+        #: The name in a trace; empty for the default stream.
+        self.name = f"stream {self.number}" if self.number else ""
 
     def wait_event(self, *_: Any) -> None:
         """Wait for nothing."""
@@ -55,6 +52,13 @@ class Stream:
 
 
 _Stream = Stream
+
+
+def name_streams(owner: object) -> None:
+    """Give the streams of an object the names of its attributes."""
+    for name, value in vars(owner).items():
+        if isinstance(value, Stream) and value.number:
+            value.name = name
 
 
 class Streams:

@@ -1,9 +1,11 @@
 """A plain transcription of PyTorch's allocator, against which the fast one is compared.
 
-Each method has the name of the function in c10/cuda/CUDACachingAllocator.cpp that it transcribes. It serves one stream.
+Each method has the name of the function in c10/cuda/CUDACachingAllocator.cpp that it transcribes. Blocks are ordered by
+stream, then size, then address (BlockComparatorSize), so that a search of a pool ends where a stream's blocks do.
 The driver places each segment above those before it; a device has `capacity` bytes in pages of 2 MiB.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from math import inf
 
@@ -26,6 +28,7 @@ class Block:
     mapped: bool = True
     expandable: bool = False
     gc_base: int = 0
+    stream: int = 0
 
     def is_split(self):
         return self.before is not None or self.after is not None
@@ -35,7 +38,10 @@ class Pool:
     def __init__(self, is_small, top):
         self.is_small = is_small
         self.blocks, self.unmapped = [], []
-        self.calls, self.top = 0, top
+        self.calls, self.tops = 0, defaultdict(lambda: top)
+
+    def of(self, stream):
+        return [block for block in self.blocks if block.stream == stream]
 
     def insert(self, block):
         block.gc_base = self.calls
@@ -88,23 +94,31 @@ class Plain:
             return self.large_buffer
         return ROUND_LARGE * ((size + ROUND_LARGE - 1) // ROUND_LARGE)
 
-    def malloc(self, size):
+    def malloc(self, size, stream=0):
         size = self.round_size(size)
         pool = self.small if size <= SMALL_SIZE else self.large
-        block = self.get_free_block(pool, size)
+        block = self.get_free_block(pool, size, stream)
         if block is None:
             if self.allowed is not None and self.threshold > 0:
                 self.garbage_collect_cached_blocks()
-            block = self.alloc_block(pool, size, is_retry=False)
-            if block is None and self.release_available_cached_blocks(pool, size):
-                block = self.alloc_block(pool, size, is_retry=False)
+            block = self.alloc_block(pool, size, stream, is_retry=False)
+            if block is None and self.release_available_cached_blocks(pool, size, stream):
+                block = self.alloc_block(pool, size, stream, is_retry=False)
             if block is None:
                 self.release_cached_blocks()
-                block = self.alloc_block(pool, size, is_retry=True)
+                block = self.alloc_block(pool, size, stream, is_retry=True)
             if block is None:
                 raise PlainOutOfMemoryError
         if self.should_split(block, size):
-            rest = Block(block.address + size, block.size - size, pool, block, block.after, expandable=block.expandable)
+            rest = Block(
+                block.address + size,
+                block.size - size,
+                pool,
+                block,
+                block.after,
+                expandable=block.expandable,
+                stream=stream,
+            )
             if block.after:
                 block.after.before = rest
             block.after, block.size = rest, size
@@ -118,10 +132,10 @@ class Plain:
             return remaining >= 512
         return size < self.max_split and remaining > SMALL_SIZE
 
-    def get_free_block(self, pool, size):
+    def get_free_block(self, pool, size, stream):
         if self.allowed is not None and self.threshold > 0:
             pool.calls += 1
-        fitting = [block for block in pool.blocks if block.size >= size]
+        fitting = [block for block in pool.of(stream) if block.size >= size]
         if not fitting:
             return None
         block = fitting.pop(0)
@@ -153,17 +167,17 @@ class Plain:
         self.device -= (size + 2 * MIB - 1) // (2 * MIB) * 2 * MIB
         self.reserved -= size
 
-    def alloc_block(self, pool, size, *, is_retry):
+    def alloc_block(self, pool, size, stream, *, is_retry):
         self.retries += is_retry
         segment = self.get_allocation_size(size)
         if self.allowed is not None and self.reserved + segment > self.allowed:
             return None
         if self.expandable:
-            return self.try_allocate_expandable_block(pool, size)
+            return self.try_allocate_expandable_block(pool, size, stream)
         if not self.map(segment):
             return None
-        block = Block(pool.top, segment, pool)
-        pool.top += segment + 512
+        block = Block(pool.tops[stream], segment, pool, stream=stream)
+        pool.tops[stream] += segment + 512
         return block
 
     def garbage_collect_cached_blocks(self):
@@ -185,16 +199,16 @@ class Plain:
                     count -= 1
                     self.release_block(block)
 
-    def release_available_cached_blocks(self, pool, size):
+    def release_available_cached_blocks(self, pool, size, stream):
         if self.max_split == inf:
             return False
         key = max(size, self.max_split)
-        fitting = [block for block in pool.blocks if block.size >= key]
+        fitting = [block for block in pool.of(stream) if block.size >= key]
         if fitting and not fitting[0].expandable:
             self.release_block(fitting[0])
             return True
         released = 0
-        for block in reversed(list(pool.blocks)):
+        for block in reversed(pool.of(stream)):
             if released >= key or block.size < self.max_split:
                 break
             if not block.expandable:
@@ -219,11 +233,12 @@ class Plain:
     def page(self, pool):
         return SMALL_BUFFER if pool.is_small else self.large_buffer
 
-    def find_expandable_block(self, pool, size):
+    def find_expandable_block(self, pool, size, stream):
         def allocatable(block):
             return block is not None and not block.allocated
 
-        for block in sorted(pool.unmapped, key=lambda b: b.address):
+        unmapped = [block for block in pool.unmapped if block.stream == stream]
+        for block in sorted(unmapped, key=lambda b: b.address):
             candidate = block.before if allocatable(block.before) else block
             bytes_, at = 0, candidate
             while bytes_ < size and allocatable(at):
@@ -233,8 +248,8 @@ class Plain:
                 return candidate
         page = self.page(pool)
         space = (self.total + self.total // 8 + page - 1) // page * page
-        block = Block(pool.top, space, pool, mapped=False, expandable=True)
-        pool.top += space
+        block = Block(pool.tops[stream], space, pool, mapped=False, expandable=True, stream=stream)
+        pool.tops[stream] += space
         pool.unmapped.append(block)
         return block
 
@@ -248,6 +263,7 @@ class Plain:
         if pages < block.size:
             address = block.address + pages
             rest = Block(address, block.size - pages, pool, block, block.after, mapped=False, expandable=True)
+            rest.stream = block.stream
             if block.after:
                 block.after.before = rest
             block.after, block.size = rest, pages
@@ -257,8 +273,8 @@ class Plain:
         pool.insert(block)
         return True
 
-    def try_allocate_expandable_block(self, pool, size):
-        candidate = self.find_expandable_block(pool, size)
+    def try_allocate_expandable_block(self, pool, size, stream):
+        candidate = self.find_expandable_block(pool, size, stream)
         if not candidate.mapped and not self.map_block(candidate, min(candidate.size, size)):
             return None
         while candidate.size < size:
@@ -279,12 +295,14 @@ class Plain:
         pool.blocks.remove(block)
         if start > block.address:
             before = Block(block.address, start - block.address, pool, block.before, block, expandable=True)
+            before.stream = block.stream
             if block.before:
                 block.before.after = before
             block.before = before
             pool.insert(before)
         if end < block.address + block.size:
             after = Block(end, block.address + block.size - end, pool, block, block.after, expandable=True)
+            after.stream = block.stream
             if block.after:
                 block.after.before = after
             block.after = after

@@ -1,5 +1,6 @@
 """The caching allocator's rules, one by one, and compared with a plain transcription of PyTorch's."""
 
+from itertools import cycle
 from math import inf
 
 import pytest
@@ -20,6 +21,8 @@ SIZES = st.one_of(
 )
 
 
+#: The streams of requests in turn, most often one.
+STREAMS = st.lists(st.integers(0, 2), min_size=1, max_size=5)
 ACTIONS = st.lists(st.one_of(SIZES, st.integers(-30, -1)), max_size=60)
 #: Settings as PYTORCH_CUDA_ALLOC_CONF spells them, and as the transcription does.
 CONFS = {
@@ -43,43 +46,43 @@ CONFS = {
 }
 
 
-def served(allocator, size):
+def served(allocator, size, stream):
     try:
-        return allocator.allocate(size)
+        return allocator.allocate(size, stream)
     except OutOfMemoryError:
         return None
 
 
-def served_plainly(plain, size):
+def served_plainly(plain, size, stream):
     try:
-        return plain.malloc(size)
+        return plain.malloc(size, stream)
     except PlainOutOfMemoryError:
         return None
 
 
 @pytest.mark.parametrize("conf", CONFS)
-@given(ACTIONS, st.one_of(st.none(), st.integers(1, 80)))
-def test_it_places_every_block_where_pytorchs_own_steps_do(conf, actions, pages):
+@given(ACTIONS, STREAMS, st.one_of(st.none(), st.integers(1, 80)))
+def test_it_places_every_block_where_pytorchs_own_steps_do(conf, actions, streams, pages):
     capacity, settings = pages and pages * 2 * MIB, dict(CONFS[conf])
     if "allowed" in settings:
         settings["allowed"] = int(settings["allowed"] * capacity) if capacity else None
     allocator = CachingAllocator(parse_alloc_conf(conf), capacity=capacity)
     plain, alive = Plain(capacity=capacity or inf, total=capacity or 1 << 97, **settings), []
-    for action in actions:
+    for action, stream in zip(actions, cycle(streams), strict=False):
         if action > 0:
-            placed, block = served(allocator, action), served_plainly(plain, action)
+            placed, block = served(allocator, action, stream), served_plainly(plain, action, stream)
             assert (placed is None) == (block is None)
             if placed is not None:
                 pool, fast = placed
                 assert (fast.address, fast.size) == (block.address, block.size)
-                assert (pool is allocator.small) == block.pool.is_small
+                assert pool is allocator.pools(block.stream)[not block.pool.is_small]
                 alive.append((pool, fast, block))
         elif alive:
             pool, fast, block = alive.pop(action % len(alive))
             pool.free(fast)
             plain.free(block)
         assert (allocator.reserved, allocator.retries) == (plain.reserved, plain.retries)
-        assert allocator.reserved == allocator.small.reserved + allocator.large.reserved
+        assert allocator.reserved == sum(pool.reserved for pool in allocator.every_pool())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """A device whose pools are played one after the other, against the order of its events."""
 
+from itertools import cycle, islice
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calculator.allocator.chunks import pools_of
 from calculator.allocator.flat_device import SMALL, FlatDevice
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK
@@ -25,18 +28,20 @@ def events_of(actions, sizes, alive):
             yield ~alive.pop(action % len(alive))
 
 
-@given(ACTIONS, ACTIONS, st.integers(0, 60 * SMALL))
-def test_pools_that_are_played_apart_end_as_in_the_order_of_events_unless_a_segment_is_refused(before, stage, spare):
+@given(ACTIONS, ACTIONS, st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(0, 60 * SMALL))
+def test_pools_that_are_played_apart_end_as_in_the_order_of_events_unless_a_segment_is_refused(
+    before, stage, streams, spare
+):
     sizes, alive = [], []
     begun, events = [*events_of(before, sizes, alive)], [*events_of(stage, sizes, alive)]
-    device, places = FlatDevice(SHIFT), ([0] * len(sizes), [0] * len(sizes))
-    keys = device.keys(sizes)
+    device, places = FlatDevice(SHIFT, 6), ([0] * len(sizes), [0] * len(sizes))
+    keys = pools_of(sizes, [*islice(cycle(streams), len(sizes))])
     device.play(begun, sizes, keys, places)
     device.capacity = (device.reserved + spare) * BLOCK
     other, others = device.saved(), tuple(place.copy() for place in places)
     found = device.layout([], [])
-    apart = tuple([event for event in events if keys[max(event, ~event)] == pool] for pool in (0, 1))
-    played = device.plays_apart(lambda large, pool: pool.play(apart[large], sizes, places))
+    apart = tuple([event for event in events if keys[max(event, ~event)] == pool] for pool in range(6))
+    played = device.plays_apart(lambda number, pool: pool.play(apart[number], sizes, places))
     try:
         other.play(events, sizes, keys, others)
     except OutOfMemoryError:

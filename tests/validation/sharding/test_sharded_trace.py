@@ -7,7 +7,10 @@ import pytest
 
 from calculator.common.dtype import rounded
 from calculator.common.errors import PlanError
+from calculator.estimation.estimate import resident_state
 from calculator.estimation.sharded_request import parse_sharded_request
+from calculator.sharding.streams import STREAMS
+from calculator.training_step.step_batches import step_batches
 from validation.__main__ import main
 from validation.sharding.trace import trace
 from validation.tracing.trace import trace as trace_one_gpu
@@ -83,9 +86,55 @@ def test_units_are_gathered_for_their_passes_and_named_after_their_parameters():
 
 
 def test_gathers_and_reductions_have_streams_of_their_own():
-    streams = {(s.op, bool(s.stream)) for s in traced("fsdp").ledger.storages if s.op.startswith("foreach")}
-    assert ("foreach_all_gather", True) in streams
-    assert ("foreach_reduce", False) in streams
+    streams = {(s.op, s.stream) for s in traced("fsdp").ledger.storages if s.op.startswith("foreach")}
+    assert ("foreach_all_gather", "all_gather_copy_in_stream") in streams
+    assert ("foreach_reduce", "") in streams
+    assert {stream for _, stream in streams} == {*STREAMS}
+
+
+def in_trace(found):
+    """The events of each stream but the first in the micro-batches of a trace."""
+    ledger, starts = found.ledger, found.ledger.phase_starts
+    end = next(at for at, phase in starts if phase == "optimizer_step")
+    rows = [(event >= 0, ledger.storages[max(event, ~event)]) for event in ledger.events[starts[0][0] : end]]
+    return {name: [(born, row.bytes) for born, row in rows if row.stream == name] for name in STREAMS[1:]}
+
+
+def in_calculator(request):
+    """The same of the calculator's tape."""
+    batches = step_batches(resident_state(request))
+    played = [each.events() for each in (batches.first, *[batches.later] * bool(batches.later), batches.last) if each]
+    rows = [
+        (event >= 0, each.rows[max(event, ~event)][4], each.streams[max(event, ~event)])
+        for each in played
+        for event in (*each.forward, *each.backward)
+    ]
+    return {
+        name: [(born, size) for born, size, stream in rows if stream == number]
+        for number, name in enumerate(STREAMS)
+        if number
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [
+        (None, {"autocast": "bfloat16"}),
+        (None, {"gradient_checkpointing": True, "gradient_accumulation_steps": 3}),
+        (LORA, {"autocast": "bfloat16", "fsdp_config": {"reshard_after_forward": False}}),
+        (LORA, {"autocast": "bfloat16", "fsdp_config": {"cpu_offload": True}}),
+        ({**LORA, "name": "qlora", "quant_storage": "bfloat16"}, {"gradient_checkpointing": True}),
+    ],
+    ids=["full", "accumulated", "gathered", "offloaded", "qlora"],
+)
+def test_every_stream_allocates_and_frees_in_the_order_of_the_calculators_tape(method, training):
+    calculated = in_calculator(parse_sharded_request(body("fsdp", method, **training)).request)
+    assert in_trace(traced("fsdp", method, **training)) == calculated
+
+
+@pytest.mark.parametrize("config", [{}, {"gradient_as_bucket_view": True}, {"find_unused_parameters": True}])
+def test_ddp_allocates_on_one_stream(config):
+    assert {storage.stream for storage in traced("ddp", ddp=config).ledger.storages} == {""}
 
 
 def test_weights_that_are_not_resharded_stay_gathered_through_the_step():
@@ -139,7 +188,7 @@ def test_the_command_traces_a_rank_and_names_the_streams(tmp_path, capsys):
     assert main(["trace", str(path), "--rank", "1", "--rows", "40"]) == 0
     shown = capsys.readouterr().out
     assert "foreach_all_gather" in shown
-    assert "on stream" in shown
+    assert "on all_gather_copy_in_stream" in shown
 
 
 ZERO = {
