@@ -31,6 +31,7 @@ from calculator.estimation.several_gpus import check_device
 from calculator.estimation.step_figures import figures_of, reserved_by_rule
 from calculator.families import model_from_config
 from calculator.resident.tensors import parameters
+from calculator.sharding.registry import SHARDS
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     return (
         request.method,
         request.drawn or request.training,
-        request.device.sharding,
+        request.device.divided if request.device.sharding in SHARDS else request.device.sharding,
         request.stack,
         kernels,
         forward,

@@ -85,8 +85,8 @@ class _WithOutputs(HistoryRun):
         self._model = model
         self._kept: dict[int, tuple[Program, Program]] = {}
 
-    def micro_batch(self, batch: Padded, *, later: bool) -> tuple[Program, list[int]]:
-        program, sizes = super().micro_batch(batch, later=later)
+    def micro_batch(self, batch: Padded, *, later: bool, last: bool = True) -> tuple[Program, list[int]]:
+        program, sizes = super().micro_batch(batch, later=later, last=last)
         if id(program) not in self._kept:
             self._kept[id(program)] = program, with_outputs(program, self._model)
         return self._kept[id(program)][1], sizes
