@@ -174,9 +174,17 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = 
     head_dim = query.shape[-1]
     if head_dim % 8 == 0:
         return flash(query, key, value, samples)
-    query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
-    out = ops.narrow(flash(query, key, value, samples), (*query.shape[:-1], head_dim))
+    out = ops.narrow(_flash_of_padded(query, key, value, samples), (*query.shape[:-1], head_dim))
     return ops.contiguous(out, "attention output, cut back")
+
+
+def _flash_of_padded(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None) -> Tensor:
+    """Run FlashAttention on padded heads, which are freed before the caller copies a part of the result.
+
+    Source: aten/src/ATen/native/transformers/attention.cpp, post_process_flash_output.
+    """
+    query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
+    return flash(query, key, value, samples)
 
 
 def _padded(x: Tensor, name: str) -> Tensor:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from calculator.methods.targeted.method import TargetedMethod
 
 
+#: The dimensions of a linear layer's weight; a convolution's has more.
+_MATRIX = 2
+
 #: The number of methods that a model remembers to have accepted.
 MAX_ACCEPTED = 64
 
@@ -67,10 +70,22 @@ def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> 
 
 
 def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator[Problem]:
+    """Targets that PEFT can't adapt, and convolutions, which some of its methods can."""
+    adaptable = [path for path, module in found.items() if module.kind in method.adaptable]
+    others = sorted({".".join(path.split(".")[-2:]) for path in adaptable})
     for path, module in found.items():
-        if module.kind not in method.adaptable:
-            message = f"{path} is no linear layer: PEFT can't adapt it"
-            yield Problem(loc="method.target_modules", msg=message, input=path)
+        if module.kind in method.adaptable:
+            continue
+        message = f"{path} is no linear layer: PEFT can't adapt it"
+        if _is_convolution(module):
+            way = f"name {', '.join(others)}" if others else "name linear layers"
+            message = f"{path} is a convolution, whose adapter is not modelled: {way}"
+        yield Problem(loc="method.target_modules", msg=message, input=path)
+
+
+def _is_convolution(module: Module) -> bool:
+    weight = next((each for each in module.parameters if each.name == "weight"), None)
+    return module.kind == "other" and weight is not None and len(weight.shape) > _MATRIX
 
 
 def _head(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:

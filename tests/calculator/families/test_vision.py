@@ -118,3 +118,11 @@ def test_what_peft_refuses_of_gemma_4_is_refused(method, message):
 
 def test_without_towers_the_names_of_gemma_4_are_those_of_its_text_model():
     assert gemma_4({"name": "lora", "target_modules": ["q_proj"]}, vision_config=None).parameters.added
+
+
+def test_a_convolution_among_the_targets_is_refused_with_the_names_of_the_others():
+    body = {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "method": {"name": "lora", "target_modules": ["q_proj", "proj"]}}
+    with pytest.raises(PlanError, match=r"patch_embed.proj is a convolution, .*: name attn.proj, self_attn.q_proj"):
+        estimate(parse_request(body))
+    body["method"]["target_modules"] = ["q_proj", "attn.proj"]
+    assert estimate(parse_request(body)).parameters.added
