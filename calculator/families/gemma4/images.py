@@ -52,8 +52,8 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("images: ")
     image_features = ops.cast(ops.cat((pooler_output,), pooler_output.shape, "tokens"), inputs_embeds.dtype, "cast")
     del pooler_output
-    mask = context.decoder_locals[0]
-    context.decoder_locals.append(image_features)
+    mask, number = context.decoder_locals[0], context.tape.new((), "int64", "number of tokens")
+    context.decoder_locals += [image_features, number]
     return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
 
 

@@ -11,7 +11,7 @@ from calculator.common.errors import Problem, refusal
 from calculator.inputs.settings import setting
 from calculator.methods.costs import MergeStep
 from calculator.methods.ln_tuning.facts import FACTS
-from calculator.methods.ln_tuning.targets import DEFAULT_TARGETS
+from calculator.methods.ln_tuning.targets import DEFAULT_TARGETS, norms_without_weight
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.matching import is_named
 from calculator.methods.targeted.method import TargetedMethod
@@ -97,6 +97,10 @@ class LNTuning(TargetedMethod):
         for name in names:
             if any(is_named(owner, (name,)) for owner in owners):
                 message = f"{name} holds other modules, whose copy is not modelled: name those, or save it whole"
+                yield Problem(loc="method.target_modules", msg=message, input=list(names))
+        for path in norms_without_weight(model):
+            if is_named(path, names):
+                message = f"{path} of {model.model_type} has no weight, for want of which PEFT fails: leave out its name"
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:

@@ -1,4 +1,13 @@
-"""Which modules LN Tuning copies by default."""
+"""Which modules LN Tuning copies by default, and which it fails to copy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
 
 _PRE_NORMS = ("input_layernorm", "post_attention_layernorm")
 _GEMMA2 = (*_PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm")
@@ -24,3 +33,19 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "qwen3": ("post_attention_layernorm",),
     "t5": ("layer_norm", "final_layer_norm"),
 }
+
+
+def norms_without_weight(model: Model) -> Iterator[str]:
+    """The paths of norms without parameters, of which PEFT asks the device.
+
+    Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4RMSNorm; peft/tuners/tuners_utils.py, _replace_module.
+    """
+    if not model.model_type.startswith("gemma4"):
+        return
+    for path, _ in model.paths:
+        if path.endswith(".k_norm"):
+            yield f"{path.removesuffix('k_norm')}v_norm"
+        elif path.endswith(".router.proj"):
+            yield f"{path.removesuffix('proj')}norm"
+        elif path.endswith(".embedding_projection"):
+            yield f"{path.removesuffix('embedding_projection')}embedding_pre_projection_norm"

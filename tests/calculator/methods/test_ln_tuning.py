@@ -88,3 +88,17 @@ def test_a_base_in_4_bits_is_refused_only_where_a_copy_would_be_in_4_bits():
     for method in ({"target_modules": ["q_proj"]}, {"modules_to_save": ["q_proj"]}):
         with pytest.raises(PlanError, match="4 bits"):
             served(method, storage="nf4")
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("v_norm", True), ("norm", True), ("model.norm", False), ("k_norm", False)]
+)
+def test_names_of_norms_without_weights_are_refused(name, refused):
+    """Gemma 4 with experts: `norm` is also the name of its routers' norms, which have no weight."""
+    method = {"name": "ln_tuning", "target_modules": [name, "q_norm"]}
+    body = {"model": "google/gemma-4-26B-A4B", "method": method, "reserved": "rule"}
+    if refused:
+        with pytest.raises(PlanError, match="has no weight"):
+            estimate(parse_request(body))
+    else:
+        assert estimate(parse_request(body)).parameters.trainable
