@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora.layer import ParamWrapper
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.models.auto.auto_factory import _get_model_class
 
 from calculator import catalogue
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 
 META = torch.device("meta")
-
-#: Towers whose attention runs eager alone, which transformers chooses where no implementation is named.
-_EAGER_TOWERS = ("gemma4_audio",)
 
 #: Model types whose class ties the output head whatever the file says, though their checkpoints may have one.
 _TIED_BY_CLASS = ("t5", "mt5")
@@ -229,14 +226,22 @@ def refusing(loc: str) -> Iterator[None]:
 
 
 def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
-    """The attention implementation that runs: eager for a family, and for a tower of one, without SDPA support."""
+    """The attention implementation that runs: eager for a family, and for a tower of one, without SDPA support.
+
+    A tower's is chosen as transformers does where none is named.
+    """
     if training.attention != "sdpa":
         return training.attention
     if not _get_model_class(config, auto_model._model_mapping)._supports_sdpa:
         return "eager"
-    towers = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
-    eager = {name: "eager" for name, part in towers.items() if part.model_type in _EAGER_TOWERS}
-    return {"": "sdpa", **dict.fromkeys(towers, "sdpa"), **eager} if eager else "sdpa"
+    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    chosen = {name: "sdpa" if _has_sdpa(part) else "eager" for name, part in parts.items()}
+    return {"": "sdpa", **chosen} if "eager" in chosen.values() else "sdpa"
+
+
+def _has_sdpa(config: PreTrainedConfig) -> bool:
+    mapping = AutoModel._model_mapping
+    return type(config) not in mapping or _get_model_class(config, mapping)._supports_sdpa
 
 
 def _path(model: nn.Module, wanted: nn.Module | None) -> str | None:

@@ -100,7 +100,9 @@ class LNTuning(TargetedMethod):
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
         for path in norms_without_weight(model):
             if is_named(path, names):
-                message = f"{path} of {model.model_type} has no weight, for want of which PEFT fails: leave out its name"
+                message = (
+                    f"{path} of {model.model_type} has no weight, for want of which PEFT fails: leave out its name"
+                )
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
