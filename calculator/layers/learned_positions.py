@@ -19,12 +19,19 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
 
     `given`: whether the layers receive the position_ids.
     """
-    position_ids = context.position_ids(inputs_embeds.shape[1])
+    position_ids = _positions(context, inputs_embeds.shape[1])
     position_embeds = leave(table, embed(context, enter(table, position_ids), table))
     context.position_tables = (position_ids,) if given else ()
     context.decoder_locals += [position_ids, position_embeds]
     hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")
     return dropped(hidden_states, context.config[dropout], "words + positions, dropped")
+
+
+def _positions(context: Context, length: int) -> Tensor:
+    """Return the positions; older code counts those of every sequence from the mask that it is given."""
+    if "masks_in_every_pass" in context.older and context.training.passes_mask:
+        return context.tape.new((context.batch, length), "int64", "position_ids")
+    return context.position_ids(length)
 
 
 def position_ids(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:

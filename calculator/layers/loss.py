@@ -51,11 +51,14 @@ def float32_logits(context: Context, logits: Tensor) -> Tensor:
 
 
 def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = None) -> Tensor:
-    """Return the mean negative log-likelihood of shifted labels, in float32, or their sum over a number of items.
+    """Return the mean negative log-likelihood of shifted labels, or their sum over a number of items.
+
+    It is in float32, but for models whose older code has it in the dtype of the logits.
 
     logits: (batch, sequence, vocab_size).
     """
-    logits = float32_logits(context, logits)
+    if "logits_in_their_own_dtype" not in context.older:
+        logits = float32_logits(context, logits)
     if "shifted_logits" in context.older:
         loss = _loss_of_shifted_logits(context, logits)
         return loss if num_items is None else ops.mul(loss, num_items, "loss, divided")
@@ -85,7 +88,7 @@ def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
         kept = ops.contiguous(kept, "logits, shifted")
     labels = context.tape.new((batch, shorter), "int64", "labels, shifted") if batch > 1 else None
     flat = ops.view(kept, (named(batch * shorter, "B × (S - 1)"), vocabulary))
-    return nll_loss(log_softmax(flat), labels)
+    return cross_entropy(flat, labels)
 
 
 def log_softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
@@ -126,7 +129,7 @@ def _nll_loss_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(log_probabilities.shape, grad.dtype, "gradient of the log-probabilities"),)
 
 
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(scores: Tensor, labels: Tensor | None) -> Tensor:
     """torch.nn.functional.cross_entropy, whose log_softmax keeps its dtype under autocast, and nll_loss does not.
 
     Source: aten/src/ATen/native/LossNLL.cpp, cross_entropy_loss; torch/include/ATen/autocast_mode.h.

@@ -133,7 +133,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
-    if _masks_packed_sequences(context) or _keeps_samples_apart(context):
+    if _masks_packed_sequences(context) or _keeps_samples_apart(context) or "masks_in_every_pass" in context.older:
         return True
     if context.training.padding or beyond or context.forward.always_masked or both_ways:
         return True
@@ -173,7 +173,19 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
         return _additive(context, attention)
     if context.attention != "sdpa" or not _needed(context, attention):
         return None
+    if "masks_in_every_pass" in context.older:
+        return _of_every_pass(context)
     return _additive(context, attention) if "float_masks" in context.older else _boolean(context, attention)
+
+
+def _of_every_pass(context: Context) -> Tensor:
+    """Return a mask in the model's dtype, which older code makes of a buffer and of the padding, if there is some."""
+    tape, length, width = context.tape, context.length, context.past + context.length
+    batch = context.batch if context.training.passes_mask else 1
+    padding = [tape.new((batch, length, width), "bool", "causal, of no padding")] if batch is context.batch else []
+    mask = tape.new((batch, 1, length, width), context.dtype, "additive")
+    del padding
+    return mask
 
 
 def _after_prefix(context: Context) -> Tensor:

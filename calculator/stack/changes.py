@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from calculator.stack.releases import release
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from calculator.inputs.stack import StackVersions
     from calculator.stack.releases import Release
 
@@ -31,6 +33,9 @@ ChangeName = Literal[
     "windows_without_counters",
     "tables_of_all_positions",
     "embeddings_scaled_by_a_number",
+    "masks_in_every_pass",
+    "logits_in_their_own_dtype",
+    "caches_of_checkpointed_layers",
     "inputs_of_frozen_4bit_layers",
 ]
 
@@ -46,12 +51,19 @@ class Change:
     source: str
     #: The model types that it is of; none for every model.
     model_types: tuple[str, ...] = ()
+    #: The first release in which a model type runs the code that changed; it had its own before.
+    shared_since: Mapping[str, Release] = field(default_factory=dict)
 
     def applies(self, versions: StackVersions, model_type: str | None) -> bool:
         """Return whether a stack has this difference for a model."""
         own = release(getattr(versions, self.package))
+        if own < self.shared_since.get(model_type or "", own):
+            return False
         return self.since <= own < self.before and (not self.model_types or model_type in self.model_types)
 
+
+#: Since when a model type runs the shared code of attention and of its masks.
+_SHARED_ATTENTION: dict[str, Release] = {"gpt_bigcode": (4, 54)}
 
 CHANGES: dict[ChangeName, Change] = {
     "shifted_logits": Change(
@@ -65,6 +77,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 46),
         sentence="the float32 logits replace the half-precision ones, which are freed before the loss",
         source="transformers 4.45.2, models/llama/modeling_llama.py, LlamaForCausalLM.forward",
+        shared_since={"gpt_bigcode": (4, 46)},
     ),
     "logits_reassigned_by_mistral": Change(
         package="transformers",
@@ -119,6 +132,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 54),
         sentence="sdpa repeats keys and values to the number of the queries' heads",
         source="transformers 4.53.3, integrations/sdpa_attention.py, sdpa_attention_forward",
+        shared_since=_SHARED_ATTENTION,
     ),
     "repeated_keys_of_flash": Change(
         package="transformers",
@@ -140,12 +154,14 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 56),
         sentence="sdpa copies queries, keys and values to be contiguous by heads, and its output back",
         source="transformers 4.53.3, integrations/sdpa_attention.py, sdpa_attention_forward",
+        shared_since=_SHARED_ATTENTION,
     ),
     "float_masks": Change(
         package="transformers",
         before=(4, 53),
         sentence="sdpa's masks have the model's dtype; all layers share them",
         source="transformers 4.52.4, models/llama/modeling_llama.py, LlamaModel._update_causal_mask",
+        shared_since=_SHARED_ATTENTION,
     ),
     "masks_without_cache": Change(
         package="transformers",
@@ -154,6 +170,7 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="without a cache and an attention mask, sdpa gets a mask for packed sequences, so that it runs the"
         " memory-efficient kernel on repeated keys and values",
         source="transformers 4.57.6, masking_utils.py, find_packed_sequence_indices",
+        shared_since=_SHARED_ATTENTION,
     ),
     "one_inv_freq": Change(
         package="transformers",
@@ -167,6 +184,27 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="the embeddings are multiplied with a number behind their module, which has no buffer for it",
         source="transformers 4.57.6, models/gemma/modeling_gemma.py, GemmaModel.forward (normalizer)",
         model_types=("gemma",),
+    ),
+    "masks_in_every_pass": Change(
+        package="transformers",
+        before=(4, 54),
+        sentence="every pass has a mask in the model's dtype, with which sdpa runs the memory-efficient kernel",
+        source="transformers 4.53.3, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeModel.forward",
+        model_types=("gpt_bigcode",),
+    ),
+    "logits_in_their_own_dtype": Change(
+        package="transformers",
+        before=(4, 48),
+        sentence="the loss is computed in the dtype of the logits",
+        source="transformers 4.47.1, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeForCausalLM.forward",
+        model_types=("gpt_bigcode",),
+    ),
+    "caches_of_checkpointed_layers": Change(
+        package="transformers",
+        before=(4, 53),
+        sentence="use_cache stays on under checkpointing: the output refers to the keys and values of every layer",
+        source="transformers 4.52.4, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeModel.forward",
+        model_types=("gpt_bigcode",),
     ),
     "inputs_of_frozen_4bit_layers": Change(
         package="bitsandbytes",
@@ -190,6 +228,8 @@ OF_STEPS: frozenset[ChangeName] = frozenset(
         "reassigned_logits",
         "logits_reassigned_by_mistral",
         "masks_without_cache",
+        "logits_in_their_own_dtype",
+        "caches_of_checkpointed_layers",
         "inputs_of_frozen_4bit_layers",
     }
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: The first release of transformers that was compared, by model type.
 FIRST: dict[str, Release] = {
     "gemma": (4, 45),
+    "gpt_bigcode": (4, 45),
     "llama": (4, 45),
     "mistral": (4, 39),
     "phi3": (4, 57),
@@ -30,6 +31,7 @@ FIRST: dict[str, Release] = {
 #: The older releases of transformers of which steps were traced, by model type: tests/calculator/stack/traced.json.
 TRACED: dict[str, tuple[Release, ...]] = {
     "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
+    "gpt_bigcode": ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57)),
     "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
     "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
     "phi3": ((4, 57),),
@@ -47,6 +49,10 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
     "mistral": ((4, 57),),
     "qwen2": ((4, 48),),
 }
+
+#: Since when GPT-BigCode runs the shared attention, and caches as others do; and since when it checkpoints again.
+SHARED_BIGCODE: Release = (4, 54)
+CHECKPOINTED_BIGCODE: Release = (5, 0)
 
 #: The first release whose caches of layers with a window keep no more than the window.
 WINDOWED_CACHES: Release = (4, 56)
@@ -106,8 +112,9 @@ def passes_problems(
     if not _is_older(versions):
         return
     own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if release(versions.transformers)[:2] < FIRST_PASSES:
-        known = f"from {dotted(FIRST_PASSES)} on they are known: use {newest}"
+    first = SHARED_BIGCODE if model_type == "gpt_bigcode" else FIRST_PASSES
+    if release(versions.transformers)[:2] < first:
+        known = f"from {dotted(first)} on they are known: use {newest}"
         message = f"the passes of generate in {own} are not known for {model_type}; {known}"
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
     if release(versions.transformers)[:2] < WINDOWED_CACHES and window is not None and tokens >= window:
@@ -148,6 +155,31 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if training.use_liger_kernel:
         message = f"what Liger's kernels patch in {own} is not known: use false, or stack.transformers {newest}"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+
+
+def bigcode_problems(
+    versions: StackVersions, model_type: str | None, config: Mapping[str, Any], training: Training
+) -> Iterator[Problem]:
+    """Yield what GPT-BigCode's own code in older releases does otherwise, or not at all.
+
+    Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn) and 4.57.6
+    (GPTBigCodeBlock, no GradientCheckpointingLayer).
+    """
+    own = release(versions.transformers)[:2]
+    if model_type != "gpt_bigcode" or own >= CHECKPOINTED_BIGCODE:
+        return
+    name, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
+    if own >= SHARED_BIGCODE:
+        if training.gradient_checkpointing:
+            message = f"{name} checkpoints no layer of gpt_bigcode: use false, or stack.transformers {newest}"
+            yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
+        return
+    if training.attention != "sdpa":
+        message = f"gpt_bigcode's {training.attention} in {name} is not known: use sdpa, or stack.transformers {newest}"
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
+    if not config["multi_query"]:
+        message = f"gpt_bigcode with a key for each head in {name} is not known: use {newest}"
+        yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
 
 
 def _knows_trainer(versions: StackVersions, trainer: str | None) -> bool:

@@ -58,7 +58,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
     context.hooks.begin(context.parameters)
-    checkpoints = context.training.gradient_checkpointing
+    checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     context.caches = bool(context.config.get("use_cache")) and trainer.facts.uses_cache and not checkpoints
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
