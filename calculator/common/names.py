@@ -97,6 +97,7 @@ MethodName = Literal[
     "c3a",
     "unilora",
     "lily",
+    "shira",
     "bitfit",
 ]
 

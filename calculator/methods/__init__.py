@@ -33,6 +33,7 @@ from calculator.methods.pvera.method import PVeRA
 from calculator.methods.qlora.method import QLoRA
 from calculator.methods.randlora.method import RandLoRA
 from calculator.methods.road.method import RoAd
+from calculator.methods.shira.method import SHiRA
 from calculator.methods.tinylora.method import TinyLoRA
 from calculator.methods.trainable_tokens.method import TrainableTokens
 from calculator.methods.unilora.method import UniLoRA
@@ -74,6 +75,7 @@ Method = (
     | C3A
     | UniLoRA
     | Lily
+    | SHiRA
     | BitFit
 )
 
@@ -119,6 +121,7 @@ __all__ = [
     "QLoRA",
     "RandLoRA",
     "RoAd",
+    "SHiRA",
     "TinyLoRA",
     "TrainableTokens",
     "UniLoRA",

@@ -12,7 +12,6 @@ NOT_MODELLED: dict[str, str] = {
     "OSF": "it trains the smaller singular values of each weight with projected gradients",
     "POLY": "its mixtures of adapters depend on each sample's task",
     "SHADOW": "a second small model runs with each layer",
-    "SHIRA": "what sums of dense and sparse tensors allocate on a GPU is not modelled",
     "SUPERTUNING": "what its sparse updates allocate on a GPU is not modelled",
     "WAVEFT": "what its wavelet transforms allocate is not modelled",
     "XLORA": "the model runs twice in each step, to mix other adapters",

@@ -151,6 +151,7 @@ OPTIONS: dict[MethodName, Options] = {
         "psoft_dropout": DROPOUT,
     },
     "c3a": {"block_size": (0.95, (2, 8, 16, 32, 64, 128)), "bias": (0.2, ("all", "c3a_only"))},
+    "shira": {"r": (0.95, RANKS)},
     "lily": {"r": (0.9, RANKS), "stride_A": (0.7, (2, 3)), "num_B": (0.5, (3, 4))},
     "unilora": {
         "r": (0.9, RANKS),

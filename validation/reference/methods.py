@@ -8,11 +8,13 @@ from unittest import mock
 import bitsandbytes as bnb
 import peft
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.oft.layer import OFTRotationModule
 from peft.tuners.psoft.layer import OrthLayer, PsoftLayer
+from peft.tuners.shira.layer import ShiraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.unilora.layer import UniLoraLayer
 from peft.tuners.unilora.model import UniLoraModel
@@ -218,14 +220,23 @@ def peft_config(request: Request, task_type: str | None = None, *, has_type: boo
 def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) -> nn.Module:
     """PEFT's `get_peft_model`; indices of virtual tokens and of frequencies are on the CPU.
 
-    PEFT copies them from there in every step.
+    PEFT copies them from there in every step. SHiRA's indices are buffers here, to be listed with all others.
     """
+    if isinstance(config, peft.ShiraConfig):
+        config.mask_fn = None  # the indices of a random mask need its values
     with mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes):
         wrapped = peft.get_peft_model(model, config, **options)
     for layer in (module for module in wrapped.modules() if isinstance(module, FourierFTLayer)):
         layer.indices = {
             name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in layer.indices.items()
         }
+    for layer in (module for module in wrapped.modules() if isinstance(module, ShiraLayer)):
+        layer.shira_indices = BufferDict(
+            {
+                name: torch.zeros((2, len(each)), dtype=torch.int, device=each.device)
+                for name, each in layer.shira_weight.items()
+            }
+        )
     for name, tokens in getattr(wrapped, "prompt_tokens", {}).items():
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
     separate_indices(wrapped)

@@ -49,7 +49,7 @@ class HostValues:
             return self._copied_to_host(args[0], kwargs.get("dtype"))
         leaves = tree_flatten((args, kwargs))[0]
         inputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        if not any(map(_on_meta, leaves)):
+        if not any(map(_on_meta, leaves)) or "sparse" in func._schema.name or any(map(_is_sparse, inputs)):
             return func(*args, **kwargs)
         if self._all_known(inputs) if inputs else func._schema.name in FACTORIES:
             return self._run_on_both(func, args, kwargs)
@@ -128,6 +128,11 @@ class HostValues:
         """Drop the values of a tensor that an operation overwrites with unknown ones."""
         if func._schema.is_mutable and inputs:
             self._drop(inputs[0].untyped_storage()._cdata)
+
+
+def _is_sparse(tensor: torch.Tensor) -> bool:
+    """Whether it is a sparse COO tensor, which has no storage of its own."""
+    return tensor.layout is torch.sparse_coo
 
 
 def _on_meta(leaf: Any) -> bool:

@@ -147,6 +147,8 @@ class MemoryTracker(TorchDispatchMode):
                 self._record(item, op)
 
     def _record_tensor(self, tensor: torch.Tensor, op: str) -> None:
+        if tensor.layout is torch.sparse_coo:
+            return  # its indices and values are dense tensors
         storage = tensor.untyped_storage()
         if tensor.device.type != self._device:
             return

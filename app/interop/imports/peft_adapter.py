@@ -107,6 +107,11 @@ def _check_adalora(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001 
     keys.forget(("r", "rank_pattern"))
 
 
+def _check_shira(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
+    """Leave out how the elements are chosen: any mask has as many."""
+    keys.forget(("mask_type",))
+
+
 def _check_p_tuning(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
     """List an encoder other than PEFT's default, an MLP, which has no such layers or dropout."""
     kind = keys.take("encoder_reparameterization_type", "MLP")
@@ -146,5 +151,6 @@ CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
     "adalora": _check_adalora,
     "prefix": _check_prefix,
     "p_tuning": _check_p_tuning,
+    "shira": _check_shira,
     "trainable_tokens": _check_trainable_tokens,
 }

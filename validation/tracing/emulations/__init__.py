@@ -6,7 +6,7 @@ from typing import Any
 import bitsandbytes  # noqa: F401  (registers its operations)
 import torch
 
-from validation.tracing.emulations import attention, eightbit, experts, fourbit, functional
+from validation.tracing.emulations import attention, eightbit, experts, fourbit, functional, sparse
 
 _ATEN = torch.ops.aten
 
@@ -30,6 +30,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN._linalg_svd.default: functional.linalg_svd,
     _ATEN.linalg_pinv.atol_rtol_tensor: functional.linalg_pinv,
     _ATEN._grouped_mm.default: experts.grouped_mm,
+    _ATEN.add_.Tensor: sparse.add_,
+    _ATEN.sparse_mask.default: sparse.sparse_mask,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,
     **{
@@ -54,7 +56,13 @@ def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
         return None
     if func in _LAYER_NORMS and not functional.needs_copies(func, args):
         return None
+    if func is _ATEN.add_.Tensor and not _is_sparse(args[1]):
+        return None
     return KERNELS.get(func)
+
+
+def _is_sparse(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.sparse_coo
 
 
 #: Descriptions of the emulations, for a trace's output.
@@ -66,6 +74,7 @@ EMULATIONS = (
     "a sampled token: exponential numbers for each probability, and their quotients in place",
     "pseudoinverse: its operations one by one, without cuSOLVER's workspace",
     "layer norm: copies of an input and a gradient in another layout",
+    "sums and masks of sparse tensors: with their temporaries",
     "log-sigmoid: no buffer; mean squared error, binary cross entropy: with their temporaries",
     "two gradients of one tensor: added in place if nothing else refers to the first, as without a dispatch mode",
     "fused optimizers: no temporaries; paged states of 100,000 elements or more are in managed memory and not counted",
