@@ -142,7 +142,10 @@ def _distributed(request: Request, model: Model) -> Iterator[str]:
     device, config = request.device, request.training.ddp or DDPConfig()
     if device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
-        yield from zero.assumptions(request.training, request.device, quantized=quantized)
+        float32_adapters = _in_float32(request)
+        yield from zero.assumptions(
+            request.training, request.device, quantized=quantized, float32_adapters=float32_adapters
+        )
     if device.sharding == "fsdp":
         yield from fsdp.assumptions(prepared(request, model))
     if device.sharding != "ddp":
@@ -247,9 +250,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines += fsdp.warnings(prepared(request, model))
     if request.device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
-        lines += zero.warnings(
-            request.training, request.device, quantized=quantized, float32_adapters=_in_float32(request)
-        )
+        lines += zero.warnings(request.training, request.device, quantized=quantized)
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions and not model.hears:

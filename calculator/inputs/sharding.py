@@ -214,6 +214,14 @@ class DeepSpeedConfig:
         help="The object zero_optimization of a DeepSpeed config.",
         example={"overlap_comm": True},
     )
+    zero3_init_flag: bool = setting(
+        True,
+        label="Build under zero.Init",
+        help="Whether transformers builds the model under deepspeed.zero.Init, as it does if TrainingArguments or the"
+        " Accelerator exist before from_pretrained (accelerate's zero3_init_flag): DeepSpeed then casts no adapters."
+        " Only in stage 3; a 4-bit model is not built so.",
+        form=False,
+    )
 
     @property
     def zero(self) -> ZeroOptimization:
@@ -241,6 +249,7 @@ class Sharding:
     ddp: DDPConfig = field(default_factory=DDPConfig)
     fsdp_config: FSDPConfig = field(default_factory=FSDPConfig)
     zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
+    zero3_init_flag: bool = True
     quant_storage: QuantStorage = "uint8"
 
     @property
@@ -276,10 +285,10 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
     if "quant_storage" in method and method.get("name") != "qlora":
         reason = "only qlora stores weights in 4 bits: leave it out"
         problems.append(Problem(loc="method.quant_storage", msg=reason, input=method["quant_storage"]))
-    zero = ZeroOptimization()
+    deepspeed = DeepSpeedConfig()
     if "deepspeed" in training:
         try:
-            zero = parse_deepspeed(training["deepspeed"], STAGES.get(name))
+            deepspeed = parse_deepspeed(training["deepspeed"], STAGES.get(name))
         except PlanError as error:
             problems.extend(error.problems)
     sharding = Sharding(
@@ -287,7 +296,8 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
         count=count,
         ddp=part(DDPConfig, training.get("ddp") or {}, "training.ddp"),
         fsdp_config=part(FSDPConfig, training.get("fsdp_config") or {}, "training.fsdp_config"),
-        zero_optimization=zero,
+        zero_optimization=deepspeed.zero,
+        zero3_init_flag=deepspeed.zero3_init_flag,
         quant_storage=storage.quant_storage,
     )
     if problems:
@@ -320,17 +330,17 @@ def _contradictions(name: ShardingName, count: int, training: dict[str, Any]) ->
             yield Problem(loc=f"training.{key}", msg=reason, input=training[key])
 
 
-def parse_deepspeed(body: Any, stage: int | None) -> ZeroOptimization:
+def parse_deepspeed(body: Any, stage: int | None) -> DeepSpeedConfig:
     """Parse `training.deepspeed`, the config that DeepSpeed reads, for a stage of ZeRO.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
-    zero = parse(DeepSpeedConfig, body, "training.deepspeed").zero
-    problems = [*stage_problems(zero, stage)]
+    deepspeed = parse(DeepSpeedConfig, body, "training.deepspeed")
+    problems = [*stage_problems(deepspeed.zero, stage)]
     if problems:
         raise PlanError(*problems)
-    return zero
+    return deepspeed
 
 
 def stage_problems(zero: ZeroOptimization, stage: int | None) -> Iterator[Problem]:

@@ -414,6 +414,11 @@ class Training:
         return (self.deepspeed or DeepSpeedConfig()).zero
 
     @property
+    def zero3_init_flag(self) -> bool:
+        """Whether transformers knows of ZeRO-3 before it builds the model."""
+        return (self.deepspeed or DeepSpeedConfig()).zero3_init_flag
+
+    @property
     def first_micro_batch(self) -> "Training":
         """The training of a step that ends after its first micro-batch, which leaves gradients for the later ones."""
         if self.gradient_accumulation_steps == 1:

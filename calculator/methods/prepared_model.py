@@ -58,7 +58,7 @@ class PreparedModel:
         #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
         self.adapter_dtype = training.adapter_dtype
         #: The training that the step runs.
-        self.training = precision.of_step(training, device)
+        self.training = precision.of_step(training, device, method)
         self.device = device
         self.stack = stack
         #: The dtype in which a sharding gathers every parameter; None for each in its own.
@@ -114,7 +114,7 @@ class PreparedModel:
         if known is None:
             known = self.method.module_spec(path, module, self.model, self.given)
             known = trainer_of(self.training).module_spec(self, path, known)
-            known = precision.cast(known, self.cast_to)
+            known = precision.cast(known, self.cast_to, self.training)
             self.module_specs[path, id(module)] = known
         return known
 

@@ -46,11 +46,6 @@ OF_DEEPSPEED = (
     "Of DeepSpeed's files, the tensors are counted. Besides them, a file has some kilobytes, and more where a model has"
     " many parameters."
 )
-OF_STAGE_3 = (
-    "Under ZeRO-3, the model is given whole to DeepSpeed, which casts its adapters. If TrainingArguments exist before"
-    " from_pretrained, transformers builds it under deepspeed.zero.Init: then DeepSpeed casts no adapters, and their"
-    " weights and files stay in the data type that PEFT made them in (adapter_dtype)."
-)
 OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all shards, is not counted."
 
 
@@ -60,8 +55,6 @@ def several_gpus(device: Device, run: RunSettings) -> Iterator[str]:
         yield SEVERAL_GPUS
     if device.sharding in STAGES and run.saves and not run.save_only_model:
         yield OF_DEEPSPEED
-    if device.sharding == "zero3":
-        yield OF_STAGE_3
     if run.state_dict_type == "SHARDED_STATE_DICT":
         yield OF_SHARDS
 

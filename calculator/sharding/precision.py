@@ -1,9 +1,9 @@
 """The precision of a run under DeepSpeed: what Trainer's `bf16=True` does to its weights.
 
 DeepSpeed casts every floating-point parameter of the model to bfloat16 and keeps float32 masters of what it trains. The
-step runs without autocast.
+step runs without autocast. A model under deepspeed.zero.Init is made in bfloat16, and what PEFT adds to it is not cast.
 
-Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision.
+Source: deepspeed/runtime/engine.py, _configure_distributed_model and _cast_module_mixed_precision.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.device import Device
     from calculator.inputs.training import Training
+    from calculator.methods.base import Method
     from calculator.resident.module_spec import ModuleSpec
 
 
@@ -25,17 +26,26 @@ def cast_to(training: Training, device: Device) -> DType | None:
     return training.autocast if device.sharding in STAGES else None
 
 
-def of_step(training: Training, device: Device) -> Training:
+def is_built_partitioned(training: Training, device: Device, method: Method) -> bool:
+    """Whether transformers builds the model under deepspeed.zero.Init, which it does for none in 4 bits."""
+    return device.sharding == "zero3" and training.zero3_init_flag and not method.facts.quantizes_base
+
+
+def of_step(training: Training, device: Device, method: Method) -> Training:
     """The training that the step runs: in the weights' dtype instead of under autocast."""
     if cast_to(training, device) is None:
         return training
     dtype = training.autocast or training.dtype
-    return replace(training, dtype=dtype, autocast=None, adapter_dtype="model")
+    keeps_adapters = is_built_partitioned(training, device, method)
+    adapter_dtype = training.adapter_dtype if keeps_adapters else "model"
+    return replace(training, dtype=dtype, autocast=None, adapter_dtype=adapter_dtype)
 
 
-def cast(spec: ModuleSpec, dtype: DType | None) -> ModuleSpec:
+def cast(spec: ModuleSpec, dtype: DType | None, of_step: Training) -> ModuleSpec:
     """How a module is stored once its parameters are cast. Weights in 4 bits and their constants stay."""
     if dtype is None:
         return spec
-    added = tuple(replace(each, dtype=dtype) for each in spec.added)
+    added = spec.added
+    if of_step.adapter_dtype == "model":
+        added = tuple(replace(each, dtype=dtype) for each in added)
     return replace(spec, dtype=dtype, added=added, cast_to=dtype)

@@ -123,11 +123,13 @@ def _partitioned(seed: int, number: int, families: Sequence[str]) -> dict[str, A
     config, zero = _config(rng, family), _set(rng, ZERO)
     if "offload_optimizer" in zero:
         training["optimizer"] = rng.choice(ON_HOST)
+    count = rng.choice(COUNTS)
+    deepspeed = {"zero_optimization": zero} | _set(rng, {"zero3_init_flag": (0.25, (False,))})
     return {
         "model": {"config": config},
         "method": method,
-        "training": training | {"deepspeed": {"zero_optimization": zero}},
-        "device": {"count": rng.choice(COUNTS), "sharding": "zero3"},
+        "training": training | {"deepspeed": deepspeed},
+        "device": {"count": count, "sharding": "zero3"},
     }
 
 

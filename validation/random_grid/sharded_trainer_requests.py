@@ -35,6 +35,9 @@ SETTINGS: dict[str, tuple[str, Options]] = {
     "zero3": ("deepspeed", ZERO),
 }
 
+#: The share of requests under ZeRO-3 whose model is built whole.
+WHOLE = 0.25
+
 #: Optimizers that run on FSDP2's shards.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 
@@ -61,7 +64,10 @@ def random_sharded_trainer_request(
             training["autocast"] = "bfloat16"
         training.pop("gradient_checkpointing_kwargs", None)
         settings = {"zero_optimization": settings}
+    count = rng.choice(COUNTS)
+    if sharding == "zero3" and rng.random() < WHOLE:
+        settings["zero3_init_flag"] = False
     return request | {
         "training": training | {name: settings},
-        "device": {"count": rng.choice(COUNTS), "sharding": sharding},
+        "device": {"count": count, "sharding": sharding},
     }

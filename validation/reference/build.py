@@ -78,13 +78,18 @@ class ReferenceModel:
 
     def parameter_counts(self) -> dict[str, int]:
         """The number of parameters in the base model, added by the method, trainable, and in total."""
-        added = sum(p.numel() for name, p in self.named_parameters() if name not in self.base)
+        added = sum(size_of(p) for name, p in self.named_parameters() if name not in self.base)
         return {
             "base": self.base_parameters,
             "added": added,
-            "trainable": sum(parameter.numel() for parameter in self.trainable().values()),
+            "trainable": sum(size_of(parameter) for parameter in self.trainable().values()),
             "total": self.base_parameters + added,
         }
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """The elements of a parameter, which may be partitioned."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def config_of(request: Request) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def build_base(
     with refusing("model"), META if packed else device:
         model = _model(request, dtype, auto_model or _auto_model(request))
     check(model, request)
-    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    base_parameters = sum(size_of(parameter) for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
     if packed:
         methods.quantize(model, packed, dtype, device, quant_storage)

@@ -37,6 +37,7 @@ from validation.reference.build import build_model
 from validation.reference.trainers.meta_device import CAPABILITIES
 from validation.sharding.launch import arguments as distributing
 from validation.sharding.streams import Streams
+from validation.sharding.zero_init import applies
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -186,8 +187,9 @@ def _run_rank(body: dict[str, Any], folder: str, rank: int) -> None:
             accelerator.forget_groups()
             stack.enter_context(accelerator.posing_as_cuda("cpu", Streams(), "gloo"))
         training = parsed.estimate.training
-        # Under stage 3, a model that is built later is one of deepspeed.zero.Init.
-        model = build_model(parsed.estimate, torch.device("cpu")).model
+        # transformers builds a model under deepspeed.zero.Init if the settings exist before.
+        is_whole = not applies(parsed.estimate, sharding)
+        model = build_model(parsed.estimate, torch.device("cpu")).model if is_whole else None
         settings = TrainingArguments(
             output_dir=f"{folder}/run",
             optim=training.optimizer,
@@ -199,6 +201,7 @@ def _run_rank(body: dict[str, Any], folder: str, rank: int) -> None:
             disable_tqdm=True,
             **given,
         )
+        model = model or build_model(parsed.estimate, torch.device("cpu")).model
         row = {name: torch.ones(TOKENS, dtype=torch.long) for name in ("input_ids", "labels")}
         trainer = Trainer(model=model, args=settings, train_dataset=[row] * sharding.count)
         measured = _measured(trainer._save_checkpoint, Path(folder, f"grown-{rank}"))

@@ -27,6 +27,7 @@ from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import one_rank_of
 from validation.sharding.streams import Streams
 from validation.sharding.trace import ENGINES
+from validation.sharding.zero_init import applies, zero_init
 from validation.tracing.initial_tensors import quantization_constants
 from validation.tracing.shims import emulate_cuda, patched_model_code
 
@@ -90,8 +91,10 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
             stack.enter_context(context)
         stack.enter_context(mock.patch.object(_fsdp_init, "_move_states_to_device", _moved))
         on_host = is_fsdp and not quantizes
-        reference = build_model(request, torch.device("cpu") if on_host else META, quant_storage=sharding.quant_storage)
-        if sharding.stage and request.training.autocast:
+        device = torch.device("cpu") if on_host else META
+        with zero_init(request, sharding, streams, device):
+            reference = build_model(request, device, quant_storage=sharding.quant_storage)
+        if sharding.stage and request.training.autocast and not applies(request, sharding):
             reference.model.to(getattr(torch, request.training.autocast))
         peak.count(_tensors(reference.model))
         engine = ENGINES[sharding.name](reference, request.training, sharding, streams)
@@ -121,7 +124,8 @@ def _gathered_by_deepspeed(engine: Engine, peak: PeakOnMeta, **given: bool) -> i
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
+    for each in model.parameters():
+        yield getattr(each, "ds_tensor", each)
     yield from model.buffers()
     for module in model.modules():
         yield from (

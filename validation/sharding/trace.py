@@ -15,6 +15,7 @@ from validation.sharding.process_group import one_rank_of
 from validation.sharding.refusals import check
 from validation.sharding.step import ShardedStep
 from validation.sharding.streams import Streams
+from validation.sharding.zero_init import zero_init
 from validation.tracing.emulations import EMULATIONS
 from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trace import Trace
@@ -71,7 +72,8 @@ def trace_in_group(
     """
     request, sharding = sharded.request, sharded.sharding
     with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta(request.training.optimizer):
-        reference = build_model(request, device, quant_storage=sharding.quant_storage)
+        with zero_init(request, sharding, streams, device):
+            reference = build_model(request, device, quant_storage=sharding.quant_storage)
         counts = reference.parameter_counts()
         with patched_model_code():
             with HostReads():

@@ -7,7 +7,10 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from transformers import TrainingArguments
+
 from validation.reference.optimizers import optimizers_on_meta
+from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
 from validation.sharding.fsdp import meshes_of
@@ -18,6 +21,7 @@ from validation.sharding.refusals import check
 from validation.sharding.streams import Streams
 from validation.sharding.trace import ENGINES
 from validation.sharding.trainer_step import ShardedTrainerStep
+from validation.sharding.zero_init import applies
 from validation.tracing.emulations import EMULATIONS
 from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trace import Trace
@@ -55,8 +59,13 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         stack.enter_context(accelerate_on_meta())
         stack.enter_context(launched(sharding, rank, streams))
         folder = stack.enter_context(TemporaryDirectory())
+        recipe = replace(recipe, distribution=arguments(training, sharding))
         with HostReads(), meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
-            run = build_run(replace(recipe, distribution=arguments(training, sharding)), folder)
+            known = (
+                TrainingArguments(**training_arguments(recipe, folder)) if applies(recipe.request, sharding) else None
+            )
+            run = build_run(recipe, folder)
+            del known  # transformers knows of ZeRO-3 as long as these arguments exist
         engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
         stack.enter_context(patched_model_code())
         yield Launched(run, engine, streams)

@@ -10,6 +10,7 @@ from unittest import mock
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero import partitioned_param_coordinator
 
 from validation.reference.optimizers import states
 from validation.sharding.accelerator import forget_groups, posing_as_cuda
@@ -74,6 +75,18 @@ KEPT: dict[str, ComponentName] = {
 }
 
 
+class InOrder(set[Any]):
+    """A set of parameters in the model's order.
+
+    DeepSpeed waits for the parameters of a module in the order of a set, which is that of their addresses. Where two
+    buffers have them, it decides whether both are alive at once, and differs from run to run.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate in the order in which they were partitioned."""
+        return iter(sorted(super().__iter__(), key=lambda each: getattr(each, "ds_id", 0)))
+
+
 class ZeROEngine(Engine):
     """A model whose optimizer states, gradients or weights DeepSpeed partitions.
 
@@ -93,7 +106,8 @@ class ZeROEngine(Engine):
         model = self.reference.model
         hidden_size = model.config.get_text_config().hidden_size
         self.create_optimizer()
-        forget_groups()
+        if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            forget_groups()
         with self.running(), self._survivors:
             self.model, self._zero, *_ = deepspeed.initialize(
                 model=model, optimizer=self.optimizer, config=config_of(self.training, self._sharding, hidden_size)
@@ -109,7 +123,8 @@ class ZeROEngine(Engine):
     def running(self) -> Iterator[None]:
         """DeepSpeed runs on the device as on CUDA."""
         backend = "fake" if self._device == "meta" else "gloo"
-        with posing_as_cuda(self._device, self._streams, backend):
+        in_order = mock.patch.object(partitioned_param_coordinator, "set", InOrder, create=True)
+        with posing_as_cuda(self._device, self._streams, backend), in_order:
             yield
 
     @contextmanager

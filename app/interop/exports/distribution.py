@@ -19,6 +19,7 @@ from app.interop.exports.several_gpus import (
 if TYPE_CHECKING:
     from app.interop.exports.exported import AdditionalFile, NotExpressed
     from app.interop.exports.planned import Planned
+    from calculator.estimation.request import Request
 
 _HEADING = "Several GPUs"
 
@@ -52,7 +53,7 @@ def axolotl(planned: Planned) -> tuple[Part, ...]:
             not_expressed += of_reference_step(planned, "axolotl")
         case _:
             keys = {"deepspeed": DEEPSPEED}
-            not_expressed += of_reference_step(planned, "axolotl")
+            not_expressed += (*of_reference_step(planned, "axolotl"), *loaded_whole(request, "axolotl"))
     return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
 
 
@@ -73,7 +74,7 @@ def llama_factory(planned: Planned) -> tuple[Part, ...]:
             not_expressed += of_reference_step(planned, "LLaMA-Factory")
         case _:
             keys = {"deepspeed": DEEPSPEED}
-            not_expressed += of_reference_step(planned, "LLaMA-Factory")
+            not_expressed += (*of_reference_step(planned, "LLaMA-Factory"), *loaded_whole(request, "LLaMA-Factory"))
     return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
 
 
@@ -83,6 +84,17 @@ def of_reference_step(planned: Planned, tool: str) -> tuple[NotExpressed, ...]:
         return ()
     why = f"{tool} trains with a Trainer: the figures are of a plain loop"
     return (differs("training.trainer", None, why),)
+
+
+def loaded_whole(request: Request, tool: str) -> tuple[NotExpressed, ...]:
+    """Return a model that is loaded before ZeRO-3 is known; a tool parses its TrainingArguments first.
+
+    Source: axolotl, setup_deepspeed_env, which sets ACCELERATE_DEEPSPEED_ZERO3_INIT; LLaMA-Factory, get_train_args.
+    """
+    if request.device.sharding != "zero3" or request.training.zero3_init_flag or request.method.facts.quantizes_base:
+        return ()
+    why = f"{tool} builds the model under deepspeed.zero.Init"
+    return (differs("training.deepspeed.zero3_init_flag", False, why),)
 
 
 def axolotl_command(planned: Planned) -> str:

@@ -14,6 +14,7 @@ import yaml
 
 from app.interop.exports.exported import AdditionalFile, NotExpressed
 from calculator.inputs.sharding import STAGES, DDPConfig, FSDPConfig, ZeroOptimization
+from calculator.sharding.precision import is_built_partitioned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def partitions_while_loading(request: Request) -> bool:
 
     transformers loads 4-bit models whole (modeling_utils.py, _load_pretrained_model).
     """
-    return request.device.sharding == "zero3" and not request.method.facts.quantizes_base
+    return is_built_partitioned(request.training, request.device, request.method)
 
 
 def fsdp_config(request: Request) -> dict[str, Any]:

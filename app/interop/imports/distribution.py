@@ -125,7 +125,7 @@ def _zero(keys: Keys) -> zero_config.ZeroRun | None:
     if keys.take("deepcompile"):
         keys.warn("deepcompile: true", "DeepCompile compiles the model and gathers weights itself.", "one without it")
     is_used, config = keys.flag("use_deepspeed"), keys.take("deepspeed") or keys.take("deepspeed_config_file")
-    plugin = _plugin(keys)
+    plugin, builds_partitioned = _plugin(keys), keys.flag("zero3_init_flag", default=True)
     if isinstance(config, str):
         known = zero_config.by_name(config)
         if known is None:
@@ -133,16 +133,21 @@ def _zero(keys: Keys) -> zero_config.ZeroRun | None:
             keys.warn(f"deepspeed: {text_of(config)}", effect, _WHOLE)
             return None
         config = known
-    if isinstance(config, dict) and config:
-        return zero_config.read(keys, config)
-    return zero_config.read(keys, {"zero_optimization": plugin}) if plugin or is_used else None
+    if not (isinstance(config, dict) and config):
+        if not plugin and not is_used:
+            return None
+        config = {"zero_optimization": plugin}
+    run = zero_config.read(keys, config)
+    if run.sharding == "zero3" and not builds_partitioned:
+        run.training["deepspeed"] = run.training.get("deepspeed", {}) | {"zero3_init_flag": False}
+    return run
 
 
 def _plugin(keys: Keys) -> dict[str, Any]:
     """Return ZeRO's settings among accelerate's own keys of DeepSpeed. Its default stage is 2."""
     names = ("zero_stage", "offload_optimizer_device", "offload_param_device")
     given = {name: keys.take(name) for name in names}
-    keys.forget(key for key in ("zero3_init_flag", "zero3_save_16bit_model", "deepspeed_multinode_launcher"))
+    keys.forget(key for key in ("zero3_save_16bit_model", "deepspeed_multinode_launcher"))
     if all(value is None for value in given.values()):
         return {}
     stage = given.pop("zero_stage")

@@ -13,16 +13,36 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
 
 
-def assumptions(training: Training, device: Device, *, quantized: bool) -> Iterator[str]:
-    """What DeepSpeed does to the weights, and what of it is not counted."""
+#: Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision, which leaves the parameters of a model that was
+#: built under zero.Init.
+NOT_CAST = (
+    "transformers builds the model under deepspeed.zero.Init, as it does if TrainingArguments or accelerate's"
+    " Accelerator exist before from_pretrained. DeepSpeed then casts no adapters: they, and what their layers compute,"
+    " stay in float32, and gradients are cast when they are reduced. A model that is loaded before"
+    " (training.deepspeed.zero3_init_flag false) or adapters in its data type (adapter_dtype model, PEFT's"
+    " autocast_adapter_dtype=False) need less memory."
+)
+CAST = (
+    "The model is given whole to DeepSpeed (zero3_init_flag false), which casts its adapters: it is loaded before"
+    " TrainingArguments and accelerate's Accelerator exist."
+)
+
+
+def assumptions(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
+    """What DeepSpeed does to the weights, and what of it is not counted.
+
+    `float32_adapters`: whether PEFT makes adapters in float32.
+    """
     if training.autocast is not None:
         yield (
             "DeepSpeed casts every parameter to bfloat16 and keeps float32 masters of those that are trained, as with"
             " Trainer's bf16=True. There is no autocast."
         )
+        if device.sharding == "zero3" and float32_adapters and not quantized:
+            yield NOT_CAST if training.zero3_init_flag else CAST
     yield from _offload(training, device)
     if device.sharding == "zero3":
-        yield from _stage_3(quantized=quantized)
+        yield from _stage_3(quantized=quantized, is_built_partitioned=training.zero3_init_flag)
     yield "NCCL's buffers are outside the caching allocator and not counted."
     yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
 
@@ -45,7 +65,7 @@ def _offload(training: Training, device: Device) -> Iterator[str]:
         )
 
 
-def _stage_3(*, quantized: bool) -> Iterator[str]:
+def _stage_3(*, quantized: bool, is_built_partitioned: bool) -> Iterator[str]:
     yield (
         "DeepSpeed gathers a module's weights before it runs, and those of the modules after it up to"
         " stage3_prefetch_bucket_size elements. It frees them after the module unless they are used again within"
@@ -57,29 +77,17 @@ def _stage_3(*, quantized: bool) -> Iterator[str]:
             "Quantization constants are not partitioned: every GPU keeps all of them. Loading is not counted:"
             " transformers loads a 4-bit model whole on each GPU before DeepSpeed partitions it."
         )
-    else:
+    elif is_built_partitioned:
         yield (
-            "Loading is not counted. transformers builds the model under deepspeed.zero.Init if TrainingArguments or"
-            " accelerate's Accelerator exist before it: each GPU then has its partitions and the weights of one module"
-            " at a time, and only the first process reads the checkpoint into host memory. Otherwise each GPU has the"
-            " whole model when DeepSpeed starts."
+            "Loading is not counted. Under deepspeed.zero.Init, each GPU has its partitions and the weights of one"
+            " module at a time, and only the first process reads the checkpoint into host memory."
         )
+    else:
+        yield "Loading is not counted. Each GPU has the whole model when DeepSpeed starts."
 
 
-#: Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision, which leaves the parameters of a model that was
-#: built under zero.Init; compared by the files of the real Trainer in two processes.
-NOT_CAST = (
-    "The figures are of a model that is given whole to DeepSpeed, which casts its adapters. If TrainingArguments exist"
-    " before from_pretrained, as in most scripts, transformers builds it under deepspeed.zero.Init, and DeepSpeed casts"
-    " no adapters: they, and what their layers compute, stay in float32 and need more memory. With"
-    " autocast_adapter_dtype=False (adapter_dtype model), the data types are the same either way."
-)
-
-
-def warnings(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
-    """Risks that a user should know. `float32_adapters`: whether PEFT makes adapters in float32."""
-    if device.sharding == "zero3" and float32_adapters and not quantized:
-        yield NOT_CAST
+def warnings(training: Training, device: Device, *, quantized: bool) -> Iterator[str]:
+    """Risks that a user should know."""
     if quantized and device.sharding == "zero3":
         until = (
             "the optimizer's step and the next forward pass too" if training.trainer is None else "the optimizer's step"

@@ -68,6 +68,7 @@ class PartitionedHooks(FlatHooks):
 
     def __init__(self, prepared: Prepared, outer: tuple[str, ...], runs: str | None = None) -> None:
         super().__init__(prepared, adds=False)
+        self.param_dtype = None  # modules have the dtypes that they are gathered in; adapters may have their own
         self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
         #: The modules around the decoder, outermost first.
         self._outer = outer

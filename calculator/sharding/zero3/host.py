@@ -55,14 +55,14 @@ def host_bytes(
     dtype: DType,
     optimizer: Optimizer,
 ) -> int:
-    """The bytes of a rank's partitions that are offloaded, with their gradients, masters and states."""
+    """The bytes of a rank's partitions that are offloaded, with their gradients (of this dtype), masters and states."""
     sizes = [sum(each.partition for each in group) for group in sub_groups]
-    pinned, item = PinnedMemory(), ITEMSIZE[dtype]
+    pinned, item = PinnedMemory(), ITEMSIZE[sub_groups[0][0].dtype]
     weights = _weights(parameters, sizes, zero.offload_param or Offload(), item, pinned)
     weights += _cast(zero, item) * max(sizes)
     if not offloads_optimizer(zero):
         return pinned.bytes + weights
-    gradients = [*(4 * size for size in sizes), item * sum(sizes)]
+    gradients = [*(4 * size for size in sizes), ITEMSIZE[dtype] * sum(sizes)]
     if zero.offload_optimizer is not None and zero.offload_optimizer.pin_memory:
         for size in gradients:
             pinned.allocate(size)

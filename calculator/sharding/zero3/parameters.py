@@ -83,8 +83,9 @@ class Partitioned:
 
     def __init__(self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool) -> None:
         self.key, self.elements, self.dtype = key, elements, dtype
-        #: Its place among the model's parameters: before, in or after the layers, its layer, and its number.
-        self.order = 0, 0, 0
+        #: Its place among the model's parameters: 1 for those that are partitioned after all others; before, in or
+        #: after the layers, its layer, and its number.
+        self.order = 0, 0, 0, 0
         self.trained, self.persists = trained, persists
         #: How many copies of its layer it represents.
         self.represents = 1
@@ -104,8 +105,8 @@ class Partitioned:
     def in_layer(self, before: int) -> Partitioned:
         """The same parameter in a layer that is some layers before its own."""
         own = copy(self)
-        part, layer, number = self.order
-        own.order = part, layer - before, number
+        after, part, layer, number = self.order
+        own.order = after, part, layer - before, number
         return own
 
     def release(self) -> None:

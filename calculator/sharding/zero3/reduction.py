@@ -26,14 +26,14 @@ NORM_ELEMENTS = 250_000_000
 class Bucket:
     """The gradients that wait for their reduction."""
 
-    __slots__ = ("_elements", "_item", "_large", "_live", "_parameters", "_sizes", "is_last")
+    __slots__ = ("_cast", "_elements", "_item", "_large", "_live", "_parameters", "_sizes", "is_last")
 
     def __init__(self, sizes: Sizes, live: Live, dtype: DType) -> None:
         self._sizes, self._live, self._item = sizes, live, ITEMSIZE[dtype]
         self._parameters: list[Partitioned] = []
         self._elements = 0
-        #: The bytes of gradients that are too large for the buffer.
-        self._large = 0
+        #: The bytes of gradients that are too large for the buffer, and of their copies in the dtype of the reduction.
+        self._large = self._cast = 0
         #: Whether the step's last micro-batch runs, in which offloaded gradients go to the optimizer.
         self.is_last = True
 
@@ -44,8 +44,10 @@ class Bucket:
     def add(self, parameter: Partitioned) -> None:
         """Copy a gradient to the buffer; one that is too large stays where it is."""
         if self._elements + parameter.elements > self._sizes.reduce_bucket:
-            size = allocated(parameter.elements, self._item)
+            own = ITEMSIZE[parameter.dtype]
+            size = allocated(parameter.elements, own)
             self._large += size
+            self._cast += allocated(parameter.elements, self._item) if own != self._item else 0
             self._live.add(size)
         self._parameters.append(parameter)
         self._elements += parameter.elements
@@ -76,12 +78,12 @@ class Bucket:
         fits = self._elements <= self._sizes.reduce_bucket
         scatters = self._sizes.reduce_scatter or not fits
         size, pieces = self._scattered() if scatters else (self._averaged(), 0)
-        self._live.add(size + pieces)
-        self._live.bytes -= pieces
+        self._live.add(self._cast + size + pieces)
+        self._live.bytes -= pieces + self._cast
         if self._sizes.offloads_optimizer:
             self._offload(sorted(self._parameters, key=attrgetter("order")) if scatters else self._parameters)
         self._live.bytes -= size + self._large
-        self._parameters, self._elements, self._large = [], 0, 0
+        self._parameters, self._elements, self._large, self._cast = [], 0, 0, 0
 
     def _offload(self, parameters: Iterable[Partitioned]) -> None:
         """Copy each partition to the host and back, and keep its norm and a float32 copy for the optimizer."""
@@ -104,7 +106,8 @@ class Bucket:
         """Interleave the parts of all ranks, with padding; a single gradient without padding stays in place."""
         count = self._sizes.ranks
         if len(self._parameters) == 1 and self._elements % count == 0:
-            return 0, 0
+            own, self._cast = self._cast, 0
+            return own, 0
         padded = sum(each.partition for each in self._parameters) * count
         return allocated(padded, self._item), sum(self._padding(each) for each in self._parameters)
 

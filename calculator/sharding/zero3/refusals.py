@@ -94,6 +94,21 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=asdict(given))
 
 
+def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
+    """Trained biases of the model beside adapters that are not cast.
+
+    DeepSpeed flattens what is trained to one tensor (deepspeed/runtime/zero/utils.py, defragment).
+    """
+    if prepared.training.adapter_dtype != "float32" or prepared.cast_to is None or not prepared.method.trains_biases:
+        return
+    if any(prepared.module_spec(path, module).trained for path, module in prepared.model.paths):
+        message = (
+            "DeepSpeed flattens what is trained, and fails on biases in bfloat16 beside adapters in float32: use none, "
+            "training.adapter_dtype model, or training.deepspeed.zero3_init_flag false"
+        )
+        yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
+
+
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     method, model = prepared.method, prepared.model
     if method.name not in METHODS:
@@ -102,6 +117,7 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
         return
     if getattr(method, "use_dora", False):
         yield Problem(loc="method.use_dora", msg=f"DoRA is not modelled under zero3: {_INSTEAD}", input=True)
+    yield from _of_biases(prepared)
     if getattr(method, "lora_bias", False):
         yield Problem(loc="method.lora_bias", msg=f"it is not modelled under zero3: {_INSTEAD}", input=True)
     if getattr(method, "modules_to_save", None):

@@ -16,6 +16,7 @@ from calculator.methods.compared import compared_model
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
+from calculator.sharding.precision import is_built_partitioned
 from calculator.sharding.zero.parameters import Key, in_order, one_by_one
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.host import host_bytes
@@ -53,6 +54,8 @@ class PartitionedState:
     ) -> None:
         self.prepared, self.optimizer, self.tensors = prepared, optimizer, tensors
         self.zero = prepared.training.zero
+        self.is_built_partitioned = is_built_partitioned(prepared.given, prepared.device, prepared.method)
+        #: The dtype in which gradients are reduced and accumulated.
         self.dtype: DType = prepared.cast_to or "float32"
         self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
         self._groups = [{tensor.name for tensor in group} for group in groups]
@@ -88,7 +91,9 @@ class PartitionedState:
             part += (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
             own = _partitioned(each.key, each.tensor, sizes)
-            own.order, own.represents = (part, layer or 0, number), 1 + represents * followed.skipped
+            # Under zero.Init, the model is partitioned before PEFT adds to it.
+            after = self.is_built_partitioned and not each.tensor.base
+            own.order, own.represents = (int(after), part, layer or 0, number), 1 + represents * followed.skipped
             found.append(own)
         return found
 
@@ -138,6 +143,11 @@ class PartitionedState:
             found += [*self._divided(own)]
         return found
 
+    @property
+    def trained_dtype(self) -> DType:
+        """The dtype of the trained parameters, which is the same for all."""
+        return self.sub_groups[0][0].dtype
+
     def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
         if self.sizes.sub_group >= sum(each.partition for each in own):
             yield own
@@ -174,7 +184,8 @@ class PartitionedState:
         trains_base = self.prepared.method.facts.trains_base
         component: ComponentName = "base_weights" if trains_base else "adapter_weights"
         trained = sum(each.partition for group in self.sub_groups for each in group)
-        flat = row("flat partitions of weights", trained, "trained parameters, padded, / count", self.dtype, component)
+        formula = "trained parameters, padded, / count"
+        flat = row("flat partitions of weights", trained, formula, self.trained_dtype, component)
         return [flat, *self._frozen]
 
     @property
@@ -239,7 +250,8 @@ class PartitionedState:
         """Bytes of host memory that a rank uses; None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
-        return host_bytes([*self._parameters, *self._of_second], self.sub_groups, self.zero, self.dtype, self.optimizer)
+        parameters = [*self._parameters, *self._of_second]
+        return host_bytes(parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:
         """The collectives of a step: gathers around each module, and reductions in each micro-batch.

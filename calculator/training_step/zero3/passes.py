@@ -84,7 +84,7 @@ class Passes:
         self, gathering: Gathering, curve: Curve, sizes: Sizes, dtype: DType, *, keeps_moments: bool = False
     ) -> None:
         self._keeps_moments = keeps_moments
-        self._program, self._curve, self._item = gathering.program, curve, ITEMSIZE[dtype]
+        self._program, self._curve = gathering.program, curve
         self._period = gathering.followed.period
         self._reducing = Live()
         self._bucket = Bucket(sizes, self._reducing, dtype)
@@ -199,7 +199,7 @@ class Passes:
         self._note(position, event, size, gathered)
         bucket.add(gradient)
         reducing.reset()
-        self._note(position, event, size - allocated(gradient.elements, self._item), gathered)
+        self._note(position, event, size - allocated(gradient.elements, ITEMSIZE[gradient.dtype]), gathered)
 
     def _skip(
         self, readings: Sequence[Reading], window: int, count: int, growth: int, gathered: int

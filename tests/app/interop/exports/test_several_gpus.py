@@ -86,6 +86,15 @@ def test_a_4_bit_model_is_loaded_before_zero_3_is_known():
     assert config["zero3_init_flag"] is False
 
 
+def test_a_model_that_is_loaded_whole_is_loaded_before_zero_3_is_known():
+    whole = request("zero3", LORA, trainer="transformers", deepspeed={"zero3_init_flag": False})
+    exported = export(whole, "peft")
+    assert exported.content.index("= load(") < exported.content.index("arguments(args),")
+    assert yaml.safe_load(others(exported)["accelerate.yaml"])["deepspeed_config"]["zero3_init_flag"] is False
+    for tool in ("axolotl", "llama-factory"):
+        assert "training.deepspeed.zero3_init_flag" in {each.loc for each in export(whole, tool).not_expressed}
+
+
 def test_deepspeed_gets_the_plan():
     found = json.loads(others(export(request("zero1", micro_batch_size=4, deepspeed=ZERO), "peft"))["deepspeed.json"])
     assert found["zero_optimization"] == {"stage": 1, "reduce_bucket_size": "auto", "overlap_comm": True}

@@ -33,6 +33,17 @@ num_processes: 4
 """
 
 
+def test_a_model_that_is_loaded_before_zero_3_is_read_from_a_file_of_accelerate():
+    config = {"distributed_type": "DEEPSPEED", "num_processes": 4, "mixed_precision": "bf16"}
+    config["deepspeed_config"] = {"zero_stage": 3, "zero3_init_flag": False}
+    plan = {"model": "gpt2", "method": {"name": "lora"}}
+    found = read(yaml.safe_dump(config), plan=plan)
+    assert found.request["device"] == {"count": 4, "sharding": "zero3"}
+    assert found.request["training"]["deepspeed"] == {"zero3_init_flag": False}
+    config["deepspeed_config"]["zero3_init_flag"] = True
+    assert "deepspeed" not in read(yaml.safe_dump(config), plan=plan).request["training"]
+
+
 @pytest.mark.parametrize(
     ("text", "sharding", "training"),
     [
