@@ -161,7 +161,11 @@ def final_norm(prepared: PreparedModel) -> str | None:
     PEFT's tuners hide a base model of the name `model`, and wrap norms that they train.
     """
     method = prepared.method
-    norms = [module.name for module in prepared.model.outer.values() if _is_child_norm(module.name, module.kind)]
+    norms = [
+        module.name
+        for module in prepared.model.outer.values()
+        if _is_child_norm(module.name, module.kind) and not prepared.module_spec(module.name, module).copied
+    ]
     if not norms:
         return None
     wraps = method.name not in ("full", "adapter", "prompt", "prefix", "p_tuning")

@@ -43,10 +43,16 @@ def test_every_error_is_computed_from_its_rows_bytes():
 
 
 def test_peaks_of_the_optimizers_step_under_fsdp_are_within_a_hundred_thousandth():
-    sharded = [row for name, row in ROWS.items() if name.startswith("several_gpus/") and "error" in row]
+    several = [row for name, row in ROWS.items() if name.startswith("several_gpus/") and "error" in row]
+    sharded = [row for row in several if row["statistic"] == "max_memory_allocated"]
     assert {row["phase"] for row in sharded} == {"optimizer_step"}
     assert len(sharded) == 10
     assert max(abs(row["error"]) for row in sharded) < 2e-5
+
+
+def test_what_torchtitan_reserves_under_fsdp_is_a_little_more_than_the_replay_of_accelerates_wrapping():
+    errors = {name: ROWS[f"several_gpus/{name}/max_memory_reserved"]["error"] for name in (297, 303)}
+    assert errors == {297: -0.064949, 303: -0.071657}
 
 
 def test_the_figures_that_are_expressed_as_a_whole():

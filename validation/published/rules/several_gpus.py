@@ -2,7 +2,8 @@
 
 Full fine-tuning under FSDP1 peaks in the optimizer's step where batches are small, as the peaks of two batch sizes show
 that differ by the ids of their tokens alone. FSDP1 and FSDP2 keep the same there: the rank's weights, gradients and
-optimizer states, and a foreach step's temporaries. The other rows have no request, with the reason.
+optimizer states, and a foreach step's temporaries. Reserved memory of torchtitan's runs in bfloat16 is predicted with a
+request that differs from them. The other rows have no request, with the reason.
 """
 
 from __future__ import annotations
@@ -36,10 +37,21 @@ REASONS = {
     "device_map": "layers split over the GPUs by a device_map",
     "EP": "expert parallelism of torchtitan",
     "float8": "training in float8",
-    "torchtitan": "torchtitan's own model and wrapping, and reserved memory under FSDP is by a rule",
+    "torchtitan": "torchtitan's own model, of which every second layer is checkpointed",
 }
+
+#: What a request has otherwise than torchtitan's runs in bfloat16.
+TORCHTITAN = (
+    "torchtitan's own model, which repeats keys and values for each query head",
+    "gradients are reduced in float32, where accelerate reduces in bfloat16",
+    "shards are allocated empty, where accelerate moves whole weights to the GPU",
+)
+TORCHTITAN_CONF = "the allocator's settings are not stated: expandable segments, as torchtitan's run_train.sh sets them"
 READING = "nothing but a reading of nvidia-smi on a nearly full GPU: the run probably ended out of memory"
 COMMENT = "a comment in a script or a README, rounded, that does not state how it was read"
+
+#: torchtitan's words for a model none or all of whose layers are checkpointed.
+CHECKPOINTED = {"none": False, "full": True}
 
 #: A share of an A100's memory above which nvidia-smi reads a GPU that is full.
 FULL = 0.95 * 81920
@@ -69,7 +81,29 @@ def _run(row: Row) -> Run:
     if row.get("peak") == "optimizer_step":
         unknown = (LENGTH,) if "weights" in row else (LENGTH, FLOAT32)
         return Run(request=_request(row), differs=(FSDP1,), unknown=unknown)
+    if row["sharding"] == "FSDP2 (torchtitan), eager bf16" and row["gradient_checkpointing"] in CHECKPOINTED:
+        return Run(request=_of_torchtitan(row), differs=TORCHTITAN, unknown=(TORCHTITAN_CONF,))
     return Run(differs=(_reason(row),))
+
+
+def _of_torchtitan(row: Row) -> dict[str, Any]:
+    return {
+        "model": "meta-llama/Meta-Llama-3-8B",
+        "method": {"name": "full"},
+        "training": {
+            "micro_batch_size": row["batch_size"],
+            "sequence_length": row["seq_len"],
+            "dtype": "float32",
+            "autocast": "bfloat16",
+            "gradient_checkpointing": CHECKPOINTED[row["gradient_checkpointing"]],
+        },
+        "device": {
+            "gpu": "h100-sxm5-80gb",
+            "count": row["num_gpus"],
+            "sharding": "fsdp",
+            "alloc_conf": "expandable_segments:True",
+        },
+    }
 
 
 def _reason(row: Row) -> str:
