@@ -158,10 +158,6 @@ def _plugin(keys: Keys) -> dict[str, Any]:
 def _under_fsdp(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return training under FSDP: that of a trainer that is modelled there, or of the reference step."""
     found = dict(training)
-    if (found.get("gradient_checkpointing_kwargs") or {}).pop("use_reentrant", False):
-        keys.miss("use_reentrant", True, "FSDP2 needs checkpointing that is not re-entrant, which is used")
-    if not found.get("gradient_checkpointing_kwargs"):
-        found.pop("gradient_checkpointing_kwargs", None)
     trainer = found.get("trainer")
     if trainer in TRAINERS_UNDER_FSDP:
         return found

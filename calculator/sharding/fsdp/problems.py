@@ -43,9 +43,6 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if training.trainer not in TRAINERS:
         message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
-    if training.use_reentrant and training.gradient_checkpointing:
-        message = "re-entrant checkpointing under fsdp is not modelled: set it false"
-        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
     if training.trainer is not None and training.optimizer in EARLY:
         message = "the Trainer creates its states for whole parameters, which FSDP2 then shards: use adamw_torch"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)

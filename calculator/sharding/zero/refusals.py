@@ -65,9 +65,6 @@ def zero_problems(
             " modelled: use another optimizer"
         )
         yield Problem(loc="training.optimizer", msg=message, input="adagrad")
-    if training.use_reentrant and training.gradient_checkpointing:
-        message = "re-entrant checkpointing runs DeepSpeed's reductions in phases, which is not modelled: set it false"
-        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
 
 
 def _precision(training: Training, *, quantizes: bool) -> Iterator[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -89,9 +88,10 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
-    if is_trl and prepared.method.name != "full" and given is not None and training.gradient_checkpointing:
-        message = "TRL sets use_reentrant to true in it with adapters under zero3, which is not modelled: leave it out"
-        yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=asdict(given))
+    sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
+    if sets_true and given is not None and not given.use_reentrant:
+        message = "TRL sets it to true with adapters under zero3: set it true, or leave the options out"
+        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=False)
 
 
 def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:

@@ -222,7 +222,7 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
         ("method.modules_to_save", {"method": {"name": "lora", "modules_to_save": ["lm_head"]}}),
         ("method.target_modules", {"method": {"name": "lora", "target_modules": ["embed_tokens"]}}),
         (
-            "training.gradient_checkpointing_kwargs",
+            "training.gradient_checkpointing_kwargs.use_reentrant",
             {
                 "method": {"name": "lora"},
                 "training": {
