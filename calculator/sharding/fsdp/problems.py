@@ -9,6 +9,7 @@ from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp.units import outer_units, units_of
 from calculator.trainers import trainer_of
+from calculator.trainers.liger import computes_logits, is_patched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_units(prepared)
     yield from _of_method(prepared)
     yield from _of_reference(prepared)
-    yield from _of_head(prepared) if (training.trainer or "").startswith("trl") else ()
+    yield from _of_head(prepared)
 
 
 def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
@@ -72,12 +73,16 @@ def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
-    """A head that TRL gathers alone, because no other module of its unit runs."""
+    """A head whose weight is read without calling it, where no other module of its unit runs, which would gather it."""
     tail, training = outer_units(prepared).tail, prepared.training
     head = prepared.model.head
     if tail.name != head:
         return
-    if tail.trained:
+    if not (training.trainer or "").startswith("trl"):
+        if is_patched(prepared.model, training) and not computes_logits(prepared.model, training):
+            message = f"Liger reads the weight of {head}, which FSDP2 has not gathered, so that PyTorch raises an error"
+            yield Problem(loc="training.use_liger_kernel", msg=f"{message}: use false", input=True)
+    elif tail.trained:
         message = f"TRL gathers {head} outside of its unit, of which FSDP then sees no gradient: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif training.fsdp_config is not None and training.fsdp_config.cpu_offload:

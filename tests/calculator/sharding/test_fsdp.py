@@ -204,6 +204,11 @@ def test_a_limit_is_found_under_fsdp():
             {"method": {**LORA, "modules_to_save": ["lm_head"]}, "config": {**CONFIG, "tie_word_embeddings": True}},
         ),
         ("device.count", {"count": 1}),
+        # PEFT hides the final norm, so that the head is a unit of its own, which Liger does not call.
+        (
+            "training.use_liger_kernel",
+            {"method": LORA, "trainer": "transformers", "use_liger_kernel": True, "autocast": "bfloat16"},
+        ),
     ],
 )
 def test_what_is_refused_names_its_field(loc, kwargs):
