@@ -100,7 +100,7 @@ class Hooks:
         adds = training.gradient_accumulation_steps > 1
         return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
 
-    def without_graph(self, prepared: Prepared, *, is_second: bool) -> Hooks:  # noqa: ARG002  a hook's signature
+    def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:  # noqa: ARG002  a hook's signature
         """Return the hooks of a pass without a graph inside the step: of the model that is trained, or a second one."""
         return NO_HOOKS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import Dim, elements
+from calculator.architecture.dimension import Dim, elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.estimation.ledger import FSDP, rows
@@ -17,6 +17,7 @@ from calculator.trainers import trainer_of
 from calculator.trainers.task_labels import LABELS, output_names
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.generation import Generation
+from calculator.training_step.zero3.evaluation import PartitionedEvaluation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from calculator.training_step.evaluation import EvaluationPass
     from calculator.training_step.resident_state import ResidentState
 
+_COORDINATOR = "deepspeed/runtime/zero/partitioned_param_coordinator.py"
 _BATCH = "transformers/trainer.py, prediction_step"
 
 
@@ -58,6 +60,18 @@ class Evaluation:
         self.resident, self.run = resident, run
         #: A forward pass of a number of rows.
         self.passed = cache(self._passed)
+
+    @cached_property
+    def _stage_3(self) -> PartitionedEvaluation | None:
+        """The weights that stage 3 gathers."""
+        state = self.resident.partitioned
+        return None if state is None else PartitionedEvaluation(state)
+
+    @property
+    def resident_bytes(self) -> int:
+        """The bytes that stage 3 has gathered when the evaluation begins."""
+        state = self.resident.partitioned
+        return 0 if state is None else sum(each.with_padding for each in state.persistent)
 
     @property
     def length(self) -> int:
@@ -107,11 +121,12 @@ class Evaluation:
     def _at(self, moment: Moment) -> PhasePeak:
         batch = tuple(self._batch(moment.batch))
         if not moment.in_forward:
-            kept = (*moment.kept, *batch, *self._weights())
+            kept = (*moment.kept, *batch, *self._weights(), *self._gathered_by_stage_3(self._left(moment)))
             return PhasePeak(rows=kept, operation="nested_concat: gathered logits with the batch")
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         count = [_count_of_labels()] if self._counts_labels else []
-        return PhasePeak(rows=(*moment.kept, *batch, *count, *listed(passed.alive)), operation=passed.operation)
+        own = (*listed(passed.alive), *self._gathered_by_stage_3(passed.gathered))
+        return PhasePeak(rows=(*moment.kept, *batch, *count, *own), operation=passed.operation)
 
     def _batch(self, count: int) -> Iterator[Row]:
         """The tensors of a batch."""
@@ -128,10 +143,22 @@ class Evaluation:
                 size = allocated(elements(shape), ITEMSIZE[dtype]) * count
                 yield Row(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
 
+    def _left(self, moment: Moment) -> int:
+        """The bytes that the batch of a moment leaves gathered under stage 3."""
+        return 0 if self._stage_3 is None else self._stage_3.left(is_first=moment.is_first)
+
+    def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
+        """The weights that stage 3 has gathered, besides those that stay gathered."""
+        dtype, more = self.resident.prepared.cast_to or "float32", size - self.resident_bytes
+        if more:
+            shape = (named(more // ITEMSIZE[dtype], "gathered parameters"),)
+            yield Row(name="gathered weights", count=1, bytes=more, shape=shape, dtype=dtype, source=_COORDINATOR)
+
     def _passed(self, count: int, *, is_first: bool) -> EvaluationPass:
         given = self.resident.prepared.given
         again = self.run.gathers_logits and self.is_of_trl
-        return evaluation_pass(self._for_batch(count, given), logits=again, is_first=is_first)
+        prepared = self._for_batch(count, given)
+        return evaluation_pass(prepared, logits=again, is_first=is_first, partitioned=self._stage_3)
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
         """The model for a batch of the evaluation."""

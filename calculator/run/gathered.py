@@ -97,7 +97,8 @@ class Gathered:
             new = min(self.together, self.samples - before * self.together)
             yield from self._in_concat(before * self.together, new, batch=self.rows)
         else:
-            yield Moment(kept=tuple(self._in_gather()), batch=self.rows, in_forward=False)
+            is_first = self.batches == 1
+            yield Moment(kept=tuple(self._in_gather()), batch=self.rows, in_forward=False, is_first=is_first)
 
     def _in_gather(self) -> Iterator[Row]:
         """What is kept while the outputs of the first batch of each GPU are gathered."""

@@ -87,7 +87,7 @@ class _Run:
     @cached_property
     def unanswered(self) -> tuple[UnansweredPhase, ...]:
         """The phases without figures."""
-        return tuple(unanswered(self.request))
+        return tuple(unanswered(self.request, self.prepared))
 
     @cached_property
     def files(self) -> tuple[SavedFile, ...]:
@@ -197,7 +197,8 @@ class _Run:
         gathered = evaluation.gathered
         host = host_of_evaluation(gathered)
         arrays = gathered.host_bytes * self._processes
-        yield self._phase("evaluation", evaluation.peak(), host_bytes=arrays, host=host)
+        found = self.between_steps + evaluation.resident_bytes
+        yield self._phase("evaluation", evaluation.peak(), resident=found, host_bytes=arrays, host=host)
         if self.run.predict_with_generate:
             yield self._phase("generation", evaluation.generation(self.run.generation_max_length or 0))
 

@@ -24,9 +24,6 @@ def sharded_problems(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="run.state_dict_type", msg=message, input=run.state_dict_type)
     if sharding in ("none", "ddp"):
         return
-    if own.training.trainer != "transformers":
-        message = f"the phases of a run under {sharding} are modelled for transformers: use it, or ddp"
-        yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
     if run.merge_and_unload:
         message = f"merging under {sharding} is not modelled: use false, and merge on one GPU"
         yield Problem(loc="run.merge_and_unload", msg=message, input=True)

@@ -5,34 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.run.answer import UnansweredPhase
-from calculator.trainers import TRAINERS
+from calculator.trainers import TRAINERS, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.run.request import RunRequest
 
 LOAD_UNDER_ZERO3 = (
     "What DeepSpeed allocates on a GPU while it partitions a model, with zero.Init or after from_pretrained, is not"
     " modelled."
 )
-EVALUATION_UNDER_ZERO3 = (
-    "Which weights ZeRO-3 has gathered ahead in passes without a graph is not modelled. A training step with the same"
-    " rows gathers as much, and keeps activations too."
-)
 
 
-def unanswered(request: RunRequest) -> Iterator[UnansweredPhase]:
+LOAD_OF_SECOND = "What sharding the reference model takes, which TRL prepares by itself, is not modelled."
+
+
+def unanswered(request: RunRequest, prepared: PreparedModel) -> Iterator[UnansweredPhase]:
     """Yield the phases of the request that have no figures."""
     own, run = request.estimate, request.run
-    partitions = own.device.sharding == "zero3"
-    if partitions:
+    sharding = own.device.sharding
+    if sharding == "zero3":
         yield UnansweredPhase(name="load", reason=LOAD_UNDER_ZERO3)
+    elif sharding not in ("none", "ddp") and trainer_of(own.training).compared(prepared) == "model":
+        yield UnansweredPhase(name="load", reason=LOAD_OF_SECOND)
     if not run.evaluates:
         return
     facts = TRAINERS[own.training.trainer].facts
     if facts.generates:
         reason = f"{facts.label} generates completions of the evaluation set and scores them, which is not modelled."
         yield UnansweredPhase(name="evaluation", reason=reason)
-    elif partitions:
-        yield UnansweredPhase(name="evaluation", reason=EVALUATION_UNDER_ZERO3)

@@ -48,4 +48,7 @@ def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
 
 def evaluation_hooks(prepared: PreparedModel, *, is_first: bool) -> Hooks:
     """The hooks of a batch of an evaluation; `is_first`: whether none ran before it."""
-    return EvaluationBatch(prepared, is_first=is_first) if prepared.device.sharding == "fsdp" else NO_HOOKS
+    sharding = prepared.device.sharding
+    if sharding == "fsdp":
+        return EvaluationBatch(prepared, is_first=is_first)
+    return stage_3(prepared) if sharding == "zero3" else NO_HOOKS

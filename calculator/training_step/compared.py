@@ -62,7 +62,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         dtype = prepared.param_dtype
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
         prepared.param_dtype = dtype
-    hooks = outer.hooks.without_graph(prepared, is_second=compared == "model")
+    hooks = outer.hooks.without_graph(prepared, compared=compared)
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length
     if outer.unrolls:

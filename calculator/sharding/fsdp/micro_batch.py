@@ -149,10 +149,10 @@ class MicroBatch(Hooks):
             of = self.layer_units[id(layer)] = layer_unit(self.prepared, layer)
         return of
 
-    def without_graph(self, prepared: Prepared, *, is_second: bool) -> Hooks:
+    def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:
         """Return the hooks of a pass without a graph: of the same units, or of a second model's only unit."""
         whole: PreparedModel = prepared  # type: ignore[assignment]  # a step's model is prepared
-        return SecondModel(self, whole) if is_second else SameUnits(self)
+        return SecondModel(self, whole) if compared == "model" else SameUnits(self)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """End the root's forward pass, and cast its outputs with mixed precision."""

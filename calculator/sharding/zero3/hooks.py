@@ -72,7 +72,7 @@ class PartitionedHooks(FlatHooks):
         self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
         #: The modules around the decoder, outermost first.
         self._outer = outer
-        #: What runs in a pass without a graph inside the step; None in the pass that has one.
+        #: What runs in a pass without a graph inside the step; None in one that runs the trained model.
         self._runs = runs
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
@@ -105,11 +105,11 @@ class PartitionedHooks(FlatHooks):
             self._tape.mark(NO_GRAPH_ENDS)
         return loss, outputs
 
-    def without_graph(self, prepared: Prepared, *, is_second: bool) -> PartitionedHooks:
-        """The hooks of a pass of a second model, which DeepSpeed shards too, or of the model without its adapters."""
-        if is_second:
+    def without_graph(self, prepared: Prepared, *, compared: str | None) -> PartitionedHooks:
+        """The hooks of a pass: of a second model, which DeepSpeed shards too, or of the model, adapted or not."""
+        if compared == "model":
             return PartitionedHooks(prepared, outer_modules("full"), SECOND)
-        return PartitionedHooks(prepared, self._outer, "")
+        return PartitionedHooks(prepared, self._outer, None if compared is None else "")
 
 
 def stage_3(prepared: PreparedModel) -> PartitionedHooks:

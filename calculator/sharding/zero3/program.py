@@ -99,31 +99,41 @@ class Program:
         tied: Mapping[str, str],
     ) -> None:
         self.marks, self._followed = tape.marks, followed
-        self._by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
+        #: The parameters by their names and layers.
+        self.by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
         marks = {label: at for at, label in tape.marks if label in {"forward", "backward", "epilogue"}}
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [*_parts(tape, self.end, windows, followed)]
         leaves = {
             label.removeprefix(module_calls.LEAF) for _, label in tape.marks if label.startswith(module_calls.LEAF)
         }
-        self._modules = _modules(self._called(parts), parameters, leaves)
+        #: The modules by their paths and layers.
+        self.modules = _modules(self._called(parts), parameters, leaves)
         for model in ("", SECOND):
             for name, of in tied.items():
-                if (owner := (model + name.rpartition(".")[0], None)) in self._modules:
-                    self._modules[owner].parameters.append(self._by_name[model + of, None])
+                if (owner := (model + name.rpartition(".")[0], None)) in self.modules:
+                    self.modules[owner].parameters.append(self.by_name[model + of, None])
         for each in (each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL):
             path, _, name = each.text.partition(": ")
-            own, model = self._modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
-            if (parameter := self._by_name[model + name, None]) not in own:
+            own, model = self.modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
+            if (parameter := self.by_name[model + name, None]) not in own:
                 own.append(parameter)
-        for module in self._modules.values():
+        for module in self.modules.values():
             module.parameters.sort(key=attrgetter("order"))  # DeepSpeed records them by their numbers (ds_id)
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
         #: The outermost modules, of the model and of a second one.
-        self.root = self._modules[begun[0], None]
+        self.root = self.modules[begun[0], None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
-        self.second_root = None if second is None else self._modules[second, None]
+        self.second_root = None if second is None else self.modules[second, None]
         self.segments = [*self._segments(parts, windows)]
+
+    def module(self, path: str, layer: int | None) -> Module:
+        """A module. One that the micro-batch does not call gathers its own parameters."""
+        found = self.modules.get((path, layer))
+        if found is None:
+            own = [each for (name, of), each in self.by_name.items() if (name.rpartition(".")[0], of) == (path, layer)]
+            found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
+        return found
 
     def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> set[Name]:
         """The modules that are called: their paths, and the numbers of their layers."""
@@ -168,7 +178,7 @@ class Program:
     def _wrapped(self, mark: Placed, copy: int) -> Iterator[Event]:
         """The event of a mark, and that of the module which an adapter's layer calls."""
         inner = f"{mark.text}.{WRAPPED}"
-        if not mark.wraps or (inner, self._layer(inner, mark.at, copy)) not in self._modules:
+        if not mark.wraps or (inner, self._layer(inner, mark.at, copy)) not in self.modules:
             yield self._event(mark, copy)
             return
         events = [self._event(mark, copy), self._event(mark._replace(text=inner), copy)]
@@ -178,11 +188,11 @@ class Program:
         position, kind, text, at, _ = mark
         if kind in (module_calls.PINNED, module_calls.UNPINNED):
             serial, name = text.split(maxsplit=1)
-            return Event(position, kind, None, self._by_name[name, self._layer(name, at, copy)], serial)
+            return Event(position, kind, None, self.by_name[name, self._layer(name, at, copy)], serial)
         layer = self._layer(text, at, copy)
         if kind in (GRADIENT_OF, module_calls.KEPT):
-            return Event(position, kind, None, self._by_name[text, layer])
-        return Event(position, kind, self._modules[text, layer], None)
+            return Event(position, kind, None, self.by_name[text, layer])
+        return Event(position, kind, self.modules[text, layer], None)
 
 
 def _parts(
@@ -223,7 +233,7 @@ def _parts(
     yield window, marks
 
 
-def _modules(keys: set[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> Mapping[Name, Module]:
+def _modules(keys: set[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> dict[Name, Module]:
     """The modules that are called, with their parameters. `leaves` are those with the parameters of all inside."""
     modules = {
         key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND))

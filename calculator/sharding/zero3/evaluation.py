@@ -1,0 +1,107 @@
+"""What stage 3 gathers in the batches of an evaluation, which follows a step of the training.
+
+The order of modules that the training recorded goes on to its backward pass. At the end of a batch, weights are
+gathered ahead for that, which the next batch drops; those that it uses soon stay gathered, which the next batch finds.
+
+Sources: deepspeed/runtime/zero/parameter_offload.py (_start_of_forward_hook) and partitioned_param_coordinator.py
+(reset_step).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine import module_calls
+from calculator.sharding.zero3.followed import Followed
+from calculator.sharding.zero3.gathering import Gathering, Moment
+from calculator.sharding.zero3.program import WRAPPED, Event, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.engine.memory_curve import Window
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.tape import Tape
+    from calculator.sharding.zero3.state import PartitionedState
+
+
+class Batch(NamedTuple):
+    """What a batch finds gathered, in bytes, and what it gathers and releases."""
+
+    found: int
+    moments: list[Moment]
+
+    @property
+    def left(self) -> int:
+        """The bytes that it leaves gathered."""
+        return self.moments[-1].after
+
+
+class EvaluationGathering(Gathering):
+    """The batches of an evaluation after the steps of a training, all of whose layers are followed."""
+
+    def batches(self, tape: Tape) -> tuple[Batch, Batch]:
+        """The first batch of an evaluation, and any later one. The tape is that of a batch with all layers."""
+        self._kept_before = []
+        for each in self._kept:
+            each.drop()
+        self._kept = []
+        events = [*_events(tape, self.program)]
+        return self._batch(events), self._batch(events)
+
+    def _batch(self, events: list[Event]) -> Batch:
+        self._live.reset()
+        found = self._live.bytes
+        return Batch(found, self._moments(events))
+
+
+def evaluation_gathering(
+    state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]
+) -> EvaluationGathering:
+    """The gathers after a training whose micro-batch is on the tape."""
+    followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
+    parameters = state.parameters(followed)
+    return EvaluationGathering(
+        Program(tape, windows, followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),
+        followed,
+        parameters,
+        (state.sizes, state.sizes_of_second),
+        state.prepared.training.gradient_accumulation_steps,
+        keeps_loss=state.prepared.training.trainer is None,
+    )
+
+
+def _events(tape: Tape, program: Program) -> Iterator[Event]:
+    """The calls of a batch in which every layer is interpreted, by the modules of the training."""
+    layer: int | None = None
+    model, inside = "", False
+    for position, label in tape.marks:
+        if label.startswith(module_calls.NO_GRAPH):
+            model, inside = label.removeprefix(module_calls.NO_GRAPH), True
+        elif label == module_calls.NO_GRAPH_ENDS:
+            model, inside = "", False
+        _, is_layer, rest = label.partition("layer ")
+        if is_layer and rest.endswith(" forward"):
+            layer = int(rest.split()[0])
+            continue
+        kind, _, text = label.partition(": ")
+        kind += ": "
+        if kind in (module_calls.PINNED, module_calls.UNPINNED):
+            serial, name = text.split(maxsplit=1)
+            yield Event(position, kind, None, program.by_name[name, layer if "*" in name else None], serial)
+        elif kind in (module_calls.BEFORE_FORWARD, module_calls.AFTER_FORWARD):
+            yield from _calls(
+                program, Event(position, kind, None, None), (model + text, layer), wraps=inside > bool(model)
+            )
+
+
+def _calls(program: Program, event: Event, name: tuple[str, int | None], *, wraps: bool) -> Iterator[Event]:
+    """The event of a module, and that of the module which an adapter's layer calls where adapters are off."""
+    path, layer = name
+    inner = (f"{path}.{WRAPPED}", layer)
+    own = event._replace(module=program.module(path, layer if "*" in path else None))
+    if not wraps or inner not in program.modules:
+        yield own
+        return
+    events = [own, event._replace(module=program.modules[inner])]
+    yield from events if event.kind == module_calls.BEFORE_FORWARD else reversed(events)
