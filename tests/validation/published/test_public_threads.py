@@ -14,6 +14,8 @@ FOUND = {
     "23": ("transformer.h.*.attn: scores, scaled", False),
     "88": ("loss: gradient of the logits", False),
     "329": ("model.layers.*.self_attn: scores, scaled", False),
+    "1": ("model.layers.*.self_attn: softmax", False),
+    "31": ("loss: logits in float32", False),
     "218": None,
     "189": None,
     "522": None,
