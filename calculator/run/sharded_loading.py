@@ -3,17 +3,19 @@
 Sources: accelerate 1.15, utils/fsdp_utils.py (fsdp2_prepare_model), whose locals refer to the whole weights of the
 embeddings and of the output head to its end; PyTorch 2.13, torch/distributed/fsdp/_fully_shard/_fully_shard.py
 (fully_shard), which moves a unit to the GPU, and _fsdp_param.py (_init_sharded_param); deepspeed 0.19.8,
-runtime/engine.py (_configure_distributed_model) and runtime/zero/stage_1_and_2.py (__init__,
-initialize_optimizer_states).
+runtime/engine.py (_configure_distributed_model), runtime/zero/stage_1_and_2.py (__init__, initialize_optimizer_states)
+and, of stage 3, runtime/zero/partition_parameters.py (_partition_param) and stage3.py (__init__).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, chain, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from calculator.allocator.sharded_loading import CODE_BOOK, in_order
+from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import offloads_optimizer
 from calculator.sharding.fsdp.parameters import is_sharded, shard
 from calculator.sharding.fsdp.units import ROOT
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.state import FlatState
+    from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
 
 #: What is alive at a moment: names of tensors, and their bytes.
@@ -34,6 +38,8 @@ def sharding_moments(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     """What is alive at the moments that may be the peak, and what runs then."""
     if resident.flat is not None:
         return _flattened(resident, resident.flat)
+    if resident.partitioned is not None:
+        return chain((_partitioned(resident, resident.partitioned),), _set_up(resident, resident.partitioned))
     return _fully_sharded(resident)
 
 
@@ -83,6 +89,58 @@ def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Aliv
     if not offloads_optimizer(state.zero):
         zeros = [state.like_partition(number, "zeros for gradients") for number in range(len(groups))]
         yield [*whole, *flat, *_named(zeros)], "initialize_optimizer_states"
+
+
+def _partitioned(resident: ResidentState, state: PartitionedState) -> tuple[Alive, str]:
+    """The fullest moment while stage 3 partitions a model that is whole on the GPU, one parameter after another."""
+    whole = [(each.key.name, each.whole) for each in state.every]
+    parts = _partitions(state)
+    added = accumulate(size for _, size in parts)
+    freed = accumulate((size for _, size in whole), initial=0)
+    alive = [more - less for more, less in zip(added, freed, strict=False)]
+    at = max(range(len(alive)), key=alive.__getitem__)
+    buffers = [each for each in resident.tensors if not each.parameters]
+    return [*_named(buffers), *parts[: at + 1], *whole[at:]], f"partition: {whole[at][0]}"
+
+
+def _partitions(state: PartitionedState) -> Alive:
+    """The partition of each parameter on the GPU, where none is if parameters are offloaded."""
+    if state.sizes.offloads_parameters:
+        return [(f"{each.key.name}: partition", 0) for each in state.every]
+    return [(f"{each.key.name}: partition", allocated(each.partition, ITEMSIZE[each.dtype])) for each in state.every]
+
+
+def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
+    """The moments while stage 3 makes masters, zeros for gradients, its bucket and partitions of gradients.
+
+    Then it gathers each trained parameter to add hooks to it.
+    """
+    kept = [*_named(each for each in resident.tensors if not each.parameters), *_named(state.weights)]
+    numbers = range(len(state.sub_groups))
+    masters: Alive = []
+    if not state.sizes.offloads_optimizer:
+        kept.append(("inf_or_nan_tracker", 512))
+        before: Alive = []
+        for master in map(state.like_sub_group, numbers, repeat("master weights")) if state.dtype != "float32" else ():
+            cast = [(f"{master.name}: cast", master.bytes)]
+            yield [*kept, *masters, *before, *cast], "_create_fp32_partitions"
+            masters += _named([master])
+            yield [*kept, *masters, *cast], "_create_fp32_partitions"
+            before = cast
+        largest = max((state.like_sub_group(number, "zeros for gradients") for number in numbers), key=_bytes)
+        yield [*kept, *masters, *_named([largest])], "initialize_optimizer_states"
+    kept += [*masters, *_named(state.buckets)]
+    largest_parameter = max((each for each in state.every if each.trained), key=_gathered_bytes)
+    gathered = [(f"{largest_parameter.key.name}: gathered", largest_parameter.with_padding)]
+    yield [*kept, *gathered], "create_reduce_and_remove_grad_hooks"
+
+
+def _bytes(tensor: ResidentTensor) -> int:
+    return tensor.bytes
+
+
+def _gathered_bytes(parameter: Partitioned) -> int:
+    return parameter.with_padding
 
 
 def _named(found: Iterable[ResidentTensor]) -> Alive:

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.request import RunRequest
 
-LOAD_UNDER_ZERO3 = (
-    "What DeepSpeed allocates on a GPU while it partitions a model, with zero.Init or after from_pretrained, is not"
-    " modelled."
-)
-
-
 LOAD_OF_SECOND = "What sharding the reference model takes, which TRL prepares by itself, is not modelled."
 
 
@@ -26,9 +20,7 @@ def unanswered(request: RunRequest, prepared: PreparedModel) -> Iterator[Unanswe
     """Yield the phases of the request that have no figures."""
     own, run = request.estimate, request.run
     sharding = own.device.sharding
-    if sharding == "zero3":
-        yield UnansweredPhase(name="load", reason=LOAD_UNDER_ZERO3)
-    elif sharding not in ("none", "ddp") and trainer_of(own.training).compared(prepared) == "model":
+    if sharding not in ("none", "ddp") and trainer_of(own.training).compared(prepared) == "model":
         yield UnansweredPhase(name="load", reason=LOAD_OF_SECOND)
     if not run.evaluates:
         return

@@ -98,7 +98,7 @@ class PartitionedState:
         return found
 
     @cached_property
-    def _parameters(self) -> list[Partitioned]:
+    def every(self) -> list[Partitioned]:
         """Every parameter in order. Those of the layers are the same object for all of them."""
         return self._every(self.tensors)
 
@@ -117,13 +117,13 @@ class PartitionedState:
     @property
     def persistent(self) -> list[Partitioned]:
         """Every parameter that stays gathered, those of all layers."""
-        return [each for each in self._parameters if each.persists]
+        return [each for each in self.every if each.persists]
 
     @property
     def modules(self) -> list[list[Partitioned]]:
         """The parameters of each module, once for all of its copies."""
         found: dict[str, dict[str, Partitioned]] = {}
-        for each in self._parameters:
+        for each in self.every:
             found.setdefault(each.key.name.rpartition(".")[0], {})[each.key.name] = each
         return [[*own.values()] for own in found.values()]
 
@@ -139,7 +139,7 @@ class PartitionedState:
         """The trained parameters that the optimizer updates at a time."""
         found = []
         for names in self._groups:
-            own = [each for each in self._parameters if each.trained and each.key.name in names]
+            own = [each for each in self.every if each.trained and each.key.name in names]
             found += [*self._divided(own)]
         return found
 
@@ -173,11 +173,20 @@ class PartitionedState:
     @cached_property
     def divided(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device between steps besides the model's buffers."""
-        weights = () if self.sizes.offloads_parameters else self._weights
         if self.sizes.offloads_optimizer:
-            return (*weights, self._bucket)
+            return (*self.weights, self._bucket)
         numbers = row("flag and norm", 1, "", "float32", count=KEPT_NUMBERS)
-        return (*weights, *self._masters, *self._states, self._gradients, self._bucket, numbers)
+        return (*self.weights, *self._masters, *self._states, self._gradients, self._bucket, numbers)
+
+    @property
+    def weights(self) -> list[ResidentTensor]:
+        """The partitions of weights on the device."""
+        return [] if self.sizes.offloads_parameters else self._weights
+
+    @property
+    def buckets(self) -> list[ResidentTensor]:
+        """The bucket of the reduction, and the partitions of gradients on the device."""
+        return [self._bucket] if self.sizes.offloads_optimizer else [self._bucket, self._gradients]
 
     @cached_property
     def _weights(self) -> list[ResidentTensor]:
@@ -250,7 +259,7 @@ class PartitionedState:
         """Bytes of host memory that a rank uses; None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
-        parameters = [*self._parameters, *self._of_second]
+        parameters = [*self.every, *self._of_second]
         return host_bytes(parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:
