@@ -57,6 +57,7 @@ _OTHERS: tuple[tuple[str, str], ...] = (
         r"CUDA (driver )?error: out of memory|ALLOC_FAILED|Error out of memory at line|MemoryAllocation|OUT_OF_MEMORY",
         "an error of the driver or of a library that allocates on its own, which states no size",
     ),
+    (r"NVIDIA-SMI \d", "a table of nvidia-smi, which states the memory in use and no request"),
     (r"No available memory for the cache blocks", "a message of vLLM about its KV cache"),
     (r"Tried to allocate more than 1EB memory", "about a tensor of more than 2^60 bytes, which no GPU holds"),
 )

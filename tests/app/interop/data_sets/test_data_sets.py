@@ -109,7 +109,7 @@ def test_a_parquet_file_has_the_same_lengths(tmp_path, tokenizer, capsys):
         ([{"text": 5}], (), "--field: text of sample 1 is no text"),
         ([{"messages": [{"content": [1]}]}], (), "--field: messages of sample 1 is no text"),
         ([{"text": "a"}], (), "DATA: no sample has two tokens"),
-        ([], (), "DATA: no sample has two tokens"),
+        ([], (), "DATA: the file is empty"),
         ([{"text": "a a"}], ("--model", "no-such-model", "--method", "full"), "model: "),
     ],
 )
@@ -147,3 +147,10 @@ def test_without_the_package_the_command_says_how_to_install_it(lengths, monkeyp
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
     status, _, err = lengths([{"text": "a a"}])
     assert (status, "headroom-gpu[lengths]" in err) == (2, True)
+
+
+def test_a_line_in_another_encoding_is_refused_by_its_byte(tmp_path, tokenizer, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(b'\xef\xbb\xbf{"text": "a a"}\n{"text": "a\xe9"}\n')
+    assert main(["lengths", str(data), "--tokenizer", tokenizer]) == 2
+    assert "DATA: line 2 is not UTF-8 (byte 12 is 0xe9)" in capsys.readouterr().err
