@@ -46,6 +46,11 @@ OF_DEEPSPEED = (
     "Of DeepSpeed's files, the tensors are counted. Besides them, a file has some kilobytes, and more where a model has"
     " many parameters."
 )
+OF_FSDP = (
+    "FSDP is without cpu_ram_efficient_loading, as by default in transformers: every process reads the weights."
+    " Exported files set it: then the first process alone reads them, the tensors of the others are empty, which takes"
+    " no memory, and weights reach the GPUs in another order than the load's figures are of."
+)
 OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all shards, is not counted."
 
 
@@ -55,6 +60,8 @@ def several_gpus(device: Device, run: RunSettings) -> Iterator[str]:
         yield SEVERAL_GPUS
     if device.sharding in STAGES and run.saves and not run.save_only_model:
         yield OF_DEEPSPEED
+    if device.sharding == "fsdp":
+        yield OF_FSDP
     if run.state_dict_type == "SHARDED_STATE_DICT":
         yield OF_SHARDS
 

@@ -316,3 +316,8 @@ def test_what_is_not_modelled_is_refused_at_its_field(parts, loc):
     with pytest.raises(PlanError) as refused:
         answer(**parts)
     assert [problem.loc for problem in refused.value.problems] == [loc]
+
+
+def test_a_run_under_fsdp_states_which_processes_read_the_weights():
+    found = answer(device={"count": 2, "sharding": "fsdp"}, training={"autocast": "bfloat16"})
+    assert any("cpu_ram_efficient_loading" in each for each in found.assumptions)
