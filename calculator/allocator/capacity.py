@@ -11,6 +11,7 @@ from calculator.allocator.flat_replay import FlatReplay, FlatRun
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
+from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class CappedReplay:
     last_refused: int | None
 
 
+@without_collections
 def replay_within(run: Replay, device: DeviceMemory, conf: AllocConf = DEFAULT) -> CappedReplay:
     """Replay a run on a device, until a step leaves the allocator as one before it did."""
     return CappedReplays(run, conf).within(device)
@@ -166,6 +168,7 @@ class Minimum:
     without_retry_bytes: int
 
 
+@without_collections
 def minimum(
     run: Replay,
     live_bytes: int,

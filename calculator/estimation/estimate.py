@@ -12,6 +12,7 @@ from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import between_steps, fragmentation, of_generation, whole_segments
 from calculator.common.budget import check_budget
 from calculator.common.errors import refusal
+from calculator.common.garbage import without_collections
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
@@ -57,6 +58,7 @@ ONE_ESTIMATE = (
 )
 
 
+@without_collections
 def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
     """Answer a request.
 
