@@ -93,8 +93,9 @@ class ShortBatch:
     __slots__ = (
         "_alive",
         "_base",
+        "_by_event",
         "_copies",
-        "_deaths",
+        "_kept",
         "_middle",
         "_passes",
         "_placed",
@@ -113,12 +114,15 @@ class ShortBatch:
         self._rows, self._sizes, self._workspace = unrolled.rows, sizes, workspace
         self._pools = pools_of(sizes, unrolled.streams)
         self._pool_count = pool_count(unrolled.streams)
+        #: The size of an event's row: the events of a row, `n` and `~n`, are indices of equal elements.
+        self._by_event = [*sizes, *reversed(sizes)]
         #: Rows that are placed; one of them speaks for its copies in all periods.
         self._placed: set[int] = set()
         self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
         forward, backward = ([event for _, short in windows for event in short] for windows in self._passes)
         self._middle = len(forward)
-        self._deaths: dict[int, int] = {}
+        #: The rows that are never freed, in the order of their allocations.
+        self._kept: list[int] = []
         if unrolled.takes:
             self._place_taken([*forward, *backward])
         self._place([*forward, *backward])
@@ -150,34 +154,35 @@ class ShortBatch:
     def _outliving(self, *, gradients: bool) -> list[list[int]]:
         """All rows that are never freed: gradients, or the others; those of each pool."""
         found: list[list[int]] = [[] for _ in range(self._pool_count)]
-        for row, death in self._deaths.items():
-            if death == _NEVER and row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
+        for row in self._kept:
+            if row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
                 repeated = self._base + self._stride <= row < self._base + 2 * self._stride
                 start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row), 1)
                 found[self._pools[start]].extend(range(start, start + repeats * self._stride, self._stride))
         return found
 
     def _all_placed(self) -> set[int]:
-        """The rows of the short micro-batch that are placed."""
+        """The events of rows of the short micro-batch that are placed."""
         repeated = [kind for kind in self._placed if self._base <= kind < self._workspace]
-        return self._placed.union(*([kind + n * self._stride for kind in repeated] for n in range(1, 3)))
+        rows = self._placed.union(*([kind + n * self._stride for kind in repeated] for n in range(1, 3)))
+        return rows.union([~row for row in rows])
 
     def _numbered_back(self, window: Window) -> list[int | None]:
         """The events of a window with rows of the short micro-batch, and None for other events."""
-        sizes, last, by = self._sizes, self._base + (2 + self._copies) * self._stride, self._copies * self._stride
+        sizes, last, by = self._by_event, self._base + (2 + self._copies) * self._stride, self._copies * self._stride
         if window.lowest:
-            return [event if sizes[max(event, ~event)] else None for event in window.events]
+            return [event if sizes[event] else None for event in window.events]
         short: list[int | None] = []
         middle = self._base + self._stride
         for event in window.events:
             row = max(event, ~event)
             if row < middle or row >= self._workspace:
-                short.append(event if sizes[row] else None)
+                short.append(event if sizes[event] else None)
             elif row >= last:
-                short.append((event - by if event >= 0 else event + by) if sizes[row] else None)
+                short.append((event - by if event >= 0 else event + by) if sizes[event] else None)
             else:
                 self._placed.add(self._kind(row))
-                short.append(event if row < middle + self._stride and sizes[row] else None)
+                short.append(event if row < middle + self._stride and sizes[event] else None)
         return short
 
     def _kind(self, row: int) -> int:
@@ -198,42 +203,50 @@ class ShortBatch:
 
     def _place(self, events: Sequence[int | None]) -> None:
         """Place every row that outlives its pass, or is alive while a placed one of its pool is allocated."""
-        births = []
-        for at, event in enumerate(events):
+        placed, pools, middle = self._placed, self._pools, self._middle
+        base, stride, workspace = self._base, self._stride, self._workspace
+        deaths = dict[int, int]()
+        births: list[list[tuple[int, int, int]]] = [[] for _ in range(self._pool_count)]
+        for at in reversed(range(len(events))):
+            event = events[at]
             if event is None:
                 continue
-            if event >= 0:
-                births.append((at, event, self._kind(event), self._pools[event]))
-                self._deaths[event] = _NEVER
-            else:
-                self._deaths[~event] = at
-        births.reverse()
-        before = -1
-        while len(self._placed) > before:
-            before = len(self._placed)
-            self._place_once(births)
-
-    def _place_once(self, births: Sequence[tuple[int, int, int, int]]) -> None:
-        placed, deaths, middle = self._placed, self._deaths, self._middle
-        following = [_NEVER] * self._pool_count
-        for at, row, kind, pool in births:
-            death = deaths[row]
-            if kind not in placed and not (following[pool] < death or at < middle <= death or death == _NEVER):
+            if event < 0:
+                deaths[~event] = at
                 continue
-            placed.add(kind)
-            following[pool] = at
+            death = deaths.get(event, _NEVER)
+            kind = event if event < base or event >= workspace else base + (event - base) % stride
+            births[pools[event]].append((at, death, kind))
+            if at < middle <= death or death == _NEVER:
+                placed.add(kind)
+            if death == _NEVER:
+                self._kept.append(event)
+        self._kept.reverse()
+        before = -1
+        while len(placed) > before:
+            before = len(placed)
+            for of_pool in births:
+                self._place_once(of_pool)
+
+    def _place_once(self, births: Sequence[tuple[int, int, int]]) -> None:
+        """Place rows of a pool: where they are allocated, the latest first, and freed, and their kinds."""
+        placed, following = self._placed, _NEVER
+        for at, death, kind in births:
+            if following < death or kind in placed:
+                placed.add(kind)
+                following = at
 
     def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> list[list[Chunk]]:
-        """Cut the events of a window into chunks of each pool."""
-        sizes, pools, lives = self._sizes, self._pools, self._alive
+        """Cut the events of a window into chunks of each pool; `placed` are events."""
+        sizes, pools, lives = self._by_event, self._pools, self._alive
         of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
+        last = [chunk for (chunk,) in of_pools]
         for event, numbered in zip(window.events, short, strict=True):
-            row = event if event >= 0 else ~event
-            if not sizes[row]:
+            if not sizes[event]:
                 continue
-            pool = pools[row]
-            chunk = of_pools[pool][-1]
-            if numbered is None or (numbered if numbered >= 0 else ~numbered) in placed:
+            pool = pools[event if event >= 0 else ~event]
+            chunk = last[pool]
+            if numbered is None or numbered in placed:
                 if event >= 0:
                     chunk.ends_stretch = True
                 if chunk.ends_stretch:
@@ -243,7 +256,7 @@ class ShortBatch:
                     chunk.frees.append(event)
                 continue
             if chunk.ends_stretch:
-                chunk = self._chunk(window, pool)
+                chunk = last[pool] = self._chunk(window, pool)
                 of_pools[pool].append(chunk)
             chunk.gap.append(event)
             chunk.transients.append(event)
