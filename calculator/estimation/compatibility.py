@@ -60,6 +60,9 @@ NO_NAME = re.compile(r"[^\w.\-]|(?:^|\.)\d+(?:\.|$)")
 #: The trainers whose steps are modelled without the optimizers that need a package of their own.
 OWN_OPTIMIZERS = ("torchtune", "unsloth")
 
+#: The trainers whose loops take the model's outputs as DDP returns them if it copies none.
+UNCOPIED_OUTPUTS = ("trl-kto", "trl-reward", "trl-orpo")
+
 
 def check(request: Request, model: Model) -> None:
     """Refuse a request that can't be answered.
@@ -198,6 +201,10 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     if training.activation_offloading is not None and not facts.offloads:
         message = f"{facts.label} is modelled with layer inputs on the GPU only: leave it out, or use unsloth"
         yield Problem(loc="training.activation_offloading", msg=message, input=training.activation_offloading)
+    config = training.ddp
+    if training.trainer in UNCOPIED_OUTPUTS and config is not None and config.copies_outputs:
+        message = f"what DDP copies of the outputs of {facts.label} is not modelled: use false, or static_graph true"
+        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"
         yield Problem(loc="device.sharding", msg=message, input=sharding)

@@ -67,7 +67,7 @@ def prepared(request: Request, model: Model) -> PreparedModel:
 
 
 #: The trainers whose steps on several GPUs are compared with traces.
-TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo")
+TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo")
 
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:

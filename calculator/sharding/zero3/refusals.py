@@ -86,12 +86,20 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
+    if training.trainer == "trl-kto":
+        message = (
+            "which weights its passes without a graph gather is not modelled under zero3: set device.sharding to zero2"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
     if sets_true and given is not None and not given.use_reentrant:
         message = "TRL sets it to true with adapters under zero3: set it true, or leave the options out"
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=False)
+    if training.trainer == "trl-orpo" and training.gradient_checkpointing and given is not None:
+        message = "checkpointing options of ORPOTrainer are not modelled under zero3: leave them out"
+        yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=None)
 
 
 def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
@@ -120,6 +128,12 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_biases(prepared)
     if getattr(method, "lora_bias", False):
         yield Problem(loc="method.lora_bias", msg=f"it is not modelled under zero3: {_INSTEAD}", input=True)
+    if prepared.training.trainer == "trl-reward" and not method.facts.trains_base:
+        message = (
+            "PEFT trains a copy of the head score in bfloat16, which DeepSpeed can't flatten with adapters in float32,"
+            " and copies are not modelled under zero3: use full, or set device.sharding to zero2"
+        )
+        yield Problem(loc="method.name", msg=message, input=method.name)
     if getattr(method, "modules_to_save", None):
         message = f"copies of modules are not modelled under zero3: leave it out, or {_INSTEAD}"
         yield Problem(loc="method.modules_to_save", msg=message, input=None)

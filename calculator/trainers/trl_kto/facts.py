@@ -25,7 +25,6 @@ FACTS = replace(
     source="trl/trainer/kto_trainer.py",
     summary=SUMMARY,
     defaults=(*DEFAULTS, least_rows("TRL 1.16, trainer/kto_trainer.py: the loss kto pairs rows")),
-    on_one_gpu=True,
     compares=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),

@@ -28,7 +28,6 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=(*_DEFAULTS, DEFAULTS[-1]),
     sequences=2,
-    on_one_gpu=True,
     disables_dropout=True,
     batch=(),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),

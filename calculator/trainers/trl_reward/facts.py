@@ -25,7 +25,6 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=DEFAULTS,
     sequences=2,
-    on_one_gpu=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask"),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),

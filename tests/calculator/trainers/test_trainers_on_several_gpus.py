@@ -81,17 +81,16 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             "training.fsdp_config.cpu_offload",
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
-        ("device.sharding", {"sharding": "ddp", "trainer": "trl-kto", "micro_batch_size": 2}),
+        ("device.sharding", {"sharding": "ddp", "trainer": "trl-grpo", "micro_batch_size": 8}),
+        ("training.trainer", {"sharding": "fsdp", "trainer": "trl-orpo"}),
+        ("training.trainer", {"sharding": "zero3", "trainer": "trl-kto", "micro_batch_size": 2}),
+        ("method.name", {"sharding": "zero3", "trainer": "trl-reward"}),
+        (
+            "training.ddp.find_unused_parameters",
+            {"sharding": "ddp", "trainer": "trl-reward", "ddp": {"find_unused_parameters": True}},
+        ),
         ("training.adapter_dtype", {"sharding": "zero2", "trainer": "trl-dpo", "adapter_dtype": "model"}),
         ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
-        (
-            "training.gradient_checkpointing_kwargs.use_reentrant",
-            {
-                "sharding": "fsdp",
-                "gradient_checkpointing": True,
-                "gradient_checkpointing_kwargs": {"use_reentrant": True},
-            },
-        ),
         ("training.ddp.gradient_as_bucket_view", {"sharding": "ddp", "ddp": {"gradient_as_bucket_view": True}}),
     ],
 )
