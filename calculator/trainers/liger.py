@@ -133,6 +133,7 @@ NOT_MODELLED = frozenset(
         "gemma3",
         "gemma4",
         "gpt_oss",
+        "llama4",
         "llama4_text",
         "llava",
         "mixtral",

@@ -388,6 +388,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "internlm3": _same_biases,
     "iquestcoder": _without_window,
     "lfm2": _with_convolutions,
+    "llama4": lambda config, draw: {"text_config": _with_chunks(config, draw)},
     "llama4_text": _with_chunks,
     "mamba2": _mamba2,
     "ministral3": _scaled_queries,

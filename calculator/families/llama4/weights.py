@@ -23,10 +23,11 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.llama4 import forward
+from calculator.families.nested import from_text, nested, with_defaults
 from calculator.families.rope import rope
 
 if TYPE_CHECKING:
-    from calculator.architecture.config import Config
+    from calculator.architecture.config import Config, Entry
     from calculator.architecture.layer_kind import AttentionType
 
 #: How the file spells the attention types.
@@ -95,35 +96,61 @@ def _llama4_text(config: Config) -> Parts:
     return decoder(config, kinds, layer)
 
 
+#: The fields of a text model.
+LLAMA4_TEXT: tuple[Entry, ...] = (
+    *grouped_sizes(kv=8, head=128),
+    size("intermediate_size_mlp", 16_384),
+    positions(131_072),
+    *rope(theta=500_000.0),
+    activation(),
+    number("rms_norm_eps", 1e-5),
+    *dropouts("attention_dropout"),
+    flag("attention_bias", False),
+    *experts(1, spelled="num_local_experts"),
+    size("interleave_moe_layer_step", 1),
+    Field(name="moe_layers", type="indices", default=None, nullable=True, null=_with_experts),
+    flag("use_qk_norm", True),
+    size("no_rope_layer_interval", 4),
+    Field(name="no_rope_layers", type="indices", default=None, nullable=True, null=_rotated),
+    Check(name="no_rope_layers", problem=_too_few),
+    size("attention_chunk_size", 8192, nullable=True, maximum=MOST_TOKENS),
+    Field(name="layer_types", type="names", default=None, nullable=True, null=_usual_types),
+    Check(name="layer_types", problem=_wrong_types),
+    Computed(name="sliding_window", value=lambda config: config["attention_chunk_size"]),
+    flag("attn_temperature_tuning", True),
+    tie(default=False),
+    *padding(),
+)
+
+#: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
+#: Source: transformers/models/llama4/configuration_llama4.py, Llama4TextConfig.
+_SIZES = {
+    "vocab_size": 202_048,
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_experts": 16,
+}
+
+#: What is built of a file with a vision tower.
+_TEXT_ALONE = (
+    "The text model alone, which AutoModelForCausalLM builds of this config. Llama4ForConditionalGeneration, which has"
+    " the vision tower too, fails in transformers 5.24: its forward pass reads image_outputs of an output without it."
+)
+
+
+_TEXT = with_defaults(LLAMA4_TEXT, _SIZES)
+
 FAMILIES = (
+    Family(model_type="llama4_text", folder="llama4", entries=LLAMA4_TEXT, parts=_llama4_text, forward=forward.LLAMA4),
     Family(
-        model_type="llama4_text",
-        folder="llama4",
-        entries=(
-            *grouped_sizes(kv=8, head=128),
-            size("intermediate_size_mlp", 16_384),
-            positions(131_072),
-            *rope(theta=500_000.0),
-            activation(),
-            number("rms_norm_eps", 1e-5),
-            *dropouts("attention_dropout"),
-            flag("attention_bias", False),
-            *experts(1, spelled="num_local_experts"),
-            size("interleave_moe_layer_step", 1),
-            Field(name="moe_layers", type="indices", default=None, nullable=True, null=_with_experts),
-            flag("use_qk_norm", True),
-            size("no_rope_layer_interval", 4),
-            Field(name="no_rope_layers", type="indices", default=None, nullable=True, null=_rotated),
-            Check(name="no_rope_layers", problem=_too_few),
-            size("attention_chunk_size", 8192, nullable=True, maximum=MOST_TOKENS),
-            Field(name="layer_types", type="names", default=None, nullable=True, null=_usual_types),
-            Check(name="layer_types", problem=_wrong_types),
-            Computed(name="sliding_window", value=lambda config: config["attention_chunk_size"]),
-            flag("attn_temperature_tuning", True),
-            tie(default=False),
-            *padding(),
-        ),
-        parts=_llama4_text,
+        model_type="llama4",
+        # tie_word_embeddings is that of the text model, which is built alone
+        entries=(*nested("text_config", _TEXT), *from_text(LLAMA4_TEXT)),
+        text=_TEXT,
+        parts=lambda config: _llama4_text(config["text_config"]),
         forward=forward.LLAMA4,
+        notes=(_TEXT_ALONE,),
     ),
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Linear layers whose class returns a tuple, which PEFT's layers can't adapt, by model_type.
 #: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
-ROUTERS: dict[str, str] = {"llama4_text": "router", "phimoe": "router"}
+ROUTERS: dict[str, str] = {"llama4": "router", "llama4_text": "router", "phimoe": "router"}
 
 #: The ends of linear layers whose module PEFT can't adapt, only the layer inside it, by model_type.
 #: Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4ClippableLinear.
