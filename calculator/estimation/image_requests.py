@@ -143,4 +143,5 @@ def assumptions(request: Request, model: Model) -> Iterator[str]:
         f" {count * (image.tokens + image.around):,} of the {request.training.sequence_length:,} tokens."
         f" Source: transformers, {tower.source}."
     )
-    yield CONVOLUTION
+    if tower.convolves:
+        yield CONVOLUTION

@@ -177,6 +177,9 @@ class Tower:
     #: The file of transformers that has the processor's arithmetic.
     source: str
 
+    #: Whether a convolution embeds the patches.
+    convolves: bool = True
+
     #: The masks of the decoder's attention types; None for those of text.
     masks: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
 

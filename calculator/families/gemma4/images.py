@@ -252,6 +252,7 @@ GEMMA4_IMAGES = Tower(
     kept=image_encoder.nothing_kept,
     run=_run,
     chunks=image_encoder.one_chunk,
+    convolves=False,
     masks=_masks,
     source="transformers/models/gemma4/image_processing_gemma4.py",
 )

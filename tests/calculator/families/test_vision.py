@@ -8,6 +8,7 @@ from calculator import catalogue
 from calculator.architecture.model import TEXT_ALONE
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
+from calculator.estimation.image_requests import CONVOLUTION
 from calculator.estimation.request import parse_request
 
 GEMMA_3_4B = "google/gemma-3-4b-pt"
@@ -94,6 +95,19 @@ GEMMA_4 = {
 def gemma_4(method, **changed):
     training = {"sequence_length": 64}
     return estimate(parse_request({"model": {"config": GEMMA_4 | changed}, "method": method, "training": training}))
+
+
+def test_an_answer_with_images_states_what_they_do_not_reach():
+    """The audio tower; and no convolution embeds the patches."""
+    images = {"images_per_sequence": 1, "image_height": 200, "image_width": 300}
+    body = {
+        "model": {"config": GEMMA_4 | {"audio_config": {"hidden_size": 16, "num_hidden_layers": 1}}},
+        "method": {"name": "lora", "target_modules": "all-linear"},
+        "training": {"sequence_length": 400, "images": images},
+    }
+    answer = estimate(parse_request(body))
+    assert any("get no gradient from text and images" in warning for warning in answer.warnings)
+    assert CONVOLUTION not in answer.assumptions
 
 
 def test_the_default_targets_of_gemma_4_leave_out_its_towers():
