@@ -58,14 +58,19 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _tower(context: Context, pixel_values: Tensor) -> Tensor:
-    """(images, patches, pixels) to (tokens of all images, hidden_size)."""
+    """(images, patches, pixels) to (tokens of all images, hidden_size).
+
+    The code refers to the first layer's input and to the last one's output until it returns.
+    """
     images, patches, _ = pixel_values.shape
     context.set_scope(f"{_TOWER}: ")
     padding = context.tape.new((images, patches), "bool", "padding")
-    inputs = [_patches(context, pixel_values, padding)]
-    dtype = inputs[0].dtype
-    hidden_states = _pooled(context, _encoded(context, inputs), padding)
-    return ops.cast(hidden_states, dtype, "tokens, cast")
+    inputs_embeds = _patches(context, pixel_values, padding)
+    last_hidden_state = _encoded(context, [inputs_embeds])
+    hidden_states = _pooled(context, last_hidden_state, padding)
+    hidden_states = ops.cast(hidden_states, inputs_embeds.dtype, "tokens, cast")
+    del last_hidden_state
+    return hidden_states
 
 
 def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:

@@ -90,6 +90,8 @@ def proposed(method: TargetedMethod, model: Model) -> str:
 
 def way_out(method: TargetedMethod, model: Model) -> str:
     """What a refusal proposes: names of this model, and `all-linear` where that is accepted."""
+    if wrapped(method.usual_targets(model), model):
+        return 'use "all-linear"'
     named = proposed(method, model)
     return f'{named}, or use "all-linear"' if method.adapts_linear and not method.refused_names(model) else named
 

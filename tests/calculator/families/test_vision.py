@@ -121,6 +121,7 @@ def test_the_default_targets_of_gemma_4_leave_out_its_towers():
     ("method", "message"),
     [
         ({"name": "lora", "target_modules": ["q_proj"]}, "a linear layer inside another module"),
+        ({"name": "ia3"}, 'PEFT has no default for gemma4: use "all-linear"'),
         ({"name": "lora", "layers_to_transform": [0]}, "a pattern, with which it chooses no layers"),
         ({"name": "prompt"}, "from which it can't look up its layers' inputs"),
     ],
