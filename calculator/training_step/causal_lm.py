@@ -62,7 +62,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.caches = bool(context.config.get("use_cache")) and trainer.facts.uses_cache and not checkpoints
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
-        context.cache = Cache(windowed=True, given=None if coupled else masks.window_tensors(context))
+        context.cache = Cache(windowed=True, given=None if coupled else _windows(context))
     context.method.before_forward(context)
     hidden_states = decoder(context, ids)
     context.release()
@@ -81,12 +81,19 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     return loss, outputs
 
 
+def _windows(context: Context) -> list[Tensor]:
+    """Return the windows of a cache that is made at once: with images the text model makes it, after the tower."""
+    return [] if context.images else masks.window_tensors(context)
+
+
 def decoder(context: Context, ids: Tensor) -> Tensor:
     """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
     inputs_embeds = _embeddings(context, ids)
     if context.images and forward.tower is not None:
         inputs_embeds = forward.tower.run(context, inputs_embeds)
+        if context.cache is not None and context.cache.given:
+            context.cache.windows = masks.window_tensors(context)
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     hidden_states = forward.before_layers(context, inputs_embeds)
     retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
