@@ -220,7 +220,7 @@ def _histories(request: Request) -> Iterator[str]:
 
 def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
     """Risks that a user should know; `tensors` are the resident tensors."""
-    lines = _without_gradient(tensors, model) if model.idle else []
+    lines = _without_gradient(tensors) if model.idle else []
     casts = request.device.sharding in STAGES and request.training.autocast is not None
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
         lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
@@ -284,8 +284,8 @@ def not_quantized(model: Model) -> list[str]:
     return lines
 
 
-def _without_gradient(tensors: Iterable[ResidentTensor], model: Model) -> list[str]:
-    """Trained parameters that the batch gives no gradient."""
+def _without_gradient(tensors: Iterable[ResidentTensor]) -> list[str]:
+    """Trained parameters that text gives no gradient."""
     count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
     if not count:
         return []
