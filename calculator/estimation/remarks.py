@@ -289,10 +289,7 @@ def _without_gradient(tensors: Iterable[ResidentTensor]) -> list[str]:
     count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
     if not count:
         return []
-    batch = "text" if model.idle == model.towers else "text and images"
-    return [
-        f"{count:,} of the trained parameters get no gradient from {batch}: they are on the card but learn nothing."
-    ]
+    return [f"{count:,} of the trained parameters get no gradient from text: they are on the card but learn nothing."]
 
 
 def _not_counted(model: Model) -> list[str]:
