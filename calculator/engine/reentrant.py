@@ -30,10 +30,16 @@ class _NoGrad:
 
 
 def checkpoint_reentrant(
-    function: Callable[[Tensor], Tensor], x: Tensor, captured: object, *, offloads: bool = False
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    captured: object,
+    arguments: list[Any] | None = None,
+    *,
+    offloads: bool = False,
 ) -> Tensor:
     """Run a function without a graph and save only its input. What it captures stays alive as long as the graph.
 
+    `arguments`: a list that the function reads further inputs from. They are saved as the input is, and freed with it.
     `offloads`: whether the input is saved in host memory, and comes back to a buffer that always exists.
     """
     tape = x.tape
@@ -47,17 +53,19 @@ def checkpoint_reentrant(
     if x.edge is None:
         return out.detach()
     dtype = tape.autocast.dtype if tape.autocast is not None else None
-    node = Node(tape, _recompute, (x.edge,), (function, dtype, captured))
+    node = Node(tape, _recompute, (x.edge,), (function, dtype, captured, arguments))
     node.save(Tensor(tape, None, x.shape, x.dtype, None) if offloads else x)
     return Tensor(tape, out.storage, out.shape, out.dtype, node)
 
 
 def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
     """Run the function again with a graph, then that graph backward. Its output and its gradient stay alive."""
-    function, dtype, _ = node.context
+    function, dtype, _, arguments = node.context
     (x,) = node.saved
     leaf = AccumulateGrad(x.tape, "input of a recomputed layer", "activations")
     with autocast.region(x.tape, dtype):
         out = function(Tensor(x.tape, x.storage, x.shape, x.dtype, leaf))
     backward(x.tape, out, grad)
+    if arguments is not None:
+        arguments.clear()
     return (leaf.grad,)

@@ -282,6 +282,9 @@ class DecoderForward:
     #: Whether a layer returns the attention weights to the decoder, which keeps them until the next layer has run.
     returns_weights: bool = False
 
+    #: Whether a layer receives its mask as a positional argument, which re-entrant checkpointing saves with its input.
+    saves_mask: bool = False
+
     #: Whether a mask is made even if the kernel would not need one.
     always_masked: bool = False
 

@@ -167,13 +167,13 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     unit = context.hooks.layer(layer)
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
-    tables = unit.cast(own)
+    tables, arguments = unit.cast(own), [given_masks]
     hidden_states = unit.before(hidden_states)
     encoder, passed, biases = _encoded(context), context.passed, context.position_biases
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, (context.mask, context.recurrent_mask)
-        context.position_tables, (context.mask, context.recurrent_mask) = tables, given_masks
+        context.position_tables, (context.mask, context.recurrent_mask) = tables, arguments[0]
         encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
         outer_passed, context.passed = context.passed, passed
         outer_biases, context.position_biases = context.position_biases, {**biases}
@@ -193,6 +193,9 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     captured = [*(_shared(context, kind) for kind in types), encoder, passed, biases, context.num_items]
     if trainer_of(context.training).is_reentrant(context):
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
+        if context.forward.saves_mask:
+            captured[: len(types)] = [_shared(context, kind)[0] for kind in types]
+            return unit.after(checkpoint_reentrant(run, hidden_states, captured, arguments, offloads=offloads))
         return unit.after(checkpoint_reentrant(run, hidden_states, captured, offloads=offloads))
     return unit.after(checkpoint(run, hidden_states, captured=captured))
 

@@ -115,6 +115,7 @@ GPT_BIGCODE = DecoderForward(
 
 GPT2 = DecoderForward(
     casts_token_logits=False,
+    saves_mask=True,
     layer=Block(attention=partial(_attention, _split), mlp=_MLP),
     embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop"),

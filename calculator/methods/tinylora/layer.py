@@ -42,8 +42,10 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, dropout: 
 
 
 def _mixed(bound: BoundModule) -> Tensor:
-    """The sum of the random matrices, weighted: (r, r)."""
+    """The sum of the random matrices, weighted: (r, r). Autocast casts the parameter, as torch.einsum receives it."""
     vector, matrices = bound.added[V], bound.added[P]
+    if vector.tape.autocast is not None:
+        vector = vector.tape.autocast.cached_cast(vector, "vector")
     u, r, _ = matrices.shape
     product = products.bmm(ops.view(vector, (1, 1, u)), ops.view(matrices, (1, u, r * r)), (1, 1, r * r), "R")
     return ops.view(product, (r, r))
