@@ -107,7 +107,9 @@ class Model:
     idle_with_images: tuple[str, ...] = ()
     #: Prefixes of paths of the modules that only images use, whether the batch has images or not.
     towers: tuple[str, ...] = ()
-    #: Whether the loss includes the routers' load-balancing loss.
+    #: Whether the model's code computes the routers' load-balancing loss, if it is asked for.
+    has_router_loss: bool = False
+    #: Whether the loss includes it.
     adds_router_loss: bool = False
     #: What it is trained for.
     task: Task = CAUSAL_LM
@@ -286,7 +288,19 @@ class Model:
         parts = (*(part for part in self.parts if part.name != self.head), head)
         own = {f"{self.head}.weight", f"{self.head}.bias"}
         tied = {name: other for name, other in self.tied.items() if name not in own}
-        return replace(self, parts=parts, head=head.name, tied=tied, adds_router_loss=False)
+        return replace(self, parts=parts, head=head.name, tied=tied, has_router_loss=False, adds_router_loss=False)
+
+    @cached_property
+    def with_router_loss(self) -> Model:
+        """The model whose loss includes that of its routers."""
+        return replace(self, adds_router_loss=True)
+
+    @cached_property
+    def without_router_loss(self) -> Model:
+        """The model whose loss leaves out that of its routers, whatever its config says."""
+        if not self.adds_router_loss:
+            return self
+        return replace(self, config={**self.config, "output_router_logits": False}, adds_router_loss=False)
 
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:

@@ -144,5 +144,6 @@ class Family:
             idle=self.idle,
             idle_with_images=self.idle_with_images(config),
             towers=self.idle,
+            has_router_loss=self.adds_router_loss,
             adds_router_loss=self.adds_router_loss and bool(config["output_router_logits"]),
         )

@@ -189,12 +189,13 @@ DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
 def experts(per_token: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = ()) -> tuple[Entry, ...]:
-    """The number of experts (`num_experts`), and how many of them process each token."""
+    """The number of experts (`num_experts`), how many of them process each token, and the loss of their routers."""
     return (
         size("num_experts", spelled=spelled, aliases=aliases),
         size("num_experts_per_tok", per_token),
         Check(name="num_experts_per_tok", problem=_too_few_experts),
         flag("output_router_logits", False, nullable=True),
+        number("router_aux_loss_coef", None, nullable=True),
     )
 
 

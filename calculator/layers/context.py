@@ -172,8 +172,10 @@ class Context:
         self.forward_locals: list[Tensor] = []
         #: Locals of the decoder that stay alive while its layers run.
         self.decoder_locals: list[Tensor] = []
-        #: Each router's logits, None unless the config sets output_router_logits.
-        self.router_logits: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
+        #: Each router's logits, None unless the config sets output_router_logits or a trainer asks for their loss.
+        self.router_logits: list[Tensor] | None = None
+        if model.adds_router_loss or model.config.get("output_router_logits"):
+            self.router_logits = []
         #: The layers that are run, and how many layers each represents.
         self.repetition = self.hooks.repetition(layer_classes(self))
         #: What folds the layers of a pass in which every layer's tensors have rows of their own.
@@ -311,7 +313,7 @@ class Context:
                 pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record_router_logits(self, router_logits: Tensor) -> None:
-        """Keep a router's logits to the end of the forward pass, if the config sets output_router_logits."""
+        """Keep a router's logits to the end of the forward pass, if they are asked for."""
         if self.router_logits is not None:
             self.router_logits.append(router_logits if self.tape.grad_enabled else router_logits.detach())
 

@@ -50,7 +50,7 @@ class PreparedModel:
         device: Device,
         stack: StackVersions = DEFAULT_STACK,
     ) -> None:
-        model = trainer_of(training).model(model)
+        model = trainer_of(training).model(model, stack)
         self.method = method.for_model(model)
         self.model = self.method.with_layers(model)
         #: The training in the request, which the method is applied with.

@@ -11,7 +11,7 @@ from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.run.sharded_refusals import sharded_problems
-from calculator.trainers import TRAINERS, cut_cross_entropy, liger
+from calculator.trainers import TRAINERS, cut_cross_entropy, liger, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,8 +195,10 @@ def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
     if request.run.evaluates and liger.computes_logits(model, request.estimate.training):
         message = f"evaluation of {model.model_type} with Liger's loss is not modelled: use false, or eval_strategy no"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
-    if request.run.evaluates and model.config.get("output_router_logits"):
-        message = "evaluation with output_router_logits is not modelled: switch it off, or use run.eval_strategy no"
+    estimate = request.estimate
+    trained = trainer_of(estimate.training).model(model, estimate.stack)
+    if request.run.evaluates and (trained.adds_router_loss or model.config.get("output_router_logits")):
+        message = "evaluation with the routers' loss is not modelled: switch it off, or use run.eval_strategy no"
         yield Problem(loc="model.config", msg=message, input=True)
 
 

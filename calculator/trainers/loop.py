@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
@@ -78,8 +79,8 @@ class Loop(ABC):
         """Return how a module is stored and trained, from how the method stores and trains it."""
         return spec
 
-    def model(self, model: Model) -> Model:
-        """Return the model that the loop trains: that of the request, or one with another head."""
+    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
+        """Return the model that the loop trains: that of the request, or one with another head or loss."""
         return model
 
     def forward(self, prepared: Subject) -> DecoderForward:

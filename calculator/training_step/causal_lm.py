@@ -15,10 +15,10 @@ from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.engine.tape import Tensor
 from calculator.layers import masks
 from calculator.layers.cache import Cache
+from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
 from calculator.training_step.compared import ModelPasses
 from calculator.training_step.first_layer import FirstLayer, can_skip_first_layer
-from calculator.training_step.router_loss import add_router_loss
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType

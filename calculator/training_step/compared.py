@@ -65,6 +65,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     hooks = outer.hooks.without_graph(prepared, compared=compared)
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length
+    context.router_logits = None  # whose loss trainers ask the trained pass for
     if outer.unrolls:
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition

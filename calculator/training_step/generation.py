@@ -32,8 +32,8 @@ from calculator.families import forward_of
 from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.layers.context import Context
+from calculator.layers.router_loss import router_loss
 from calculator.training_step.causal_lm import decoder
-from calculator.training_step.router_loss import router_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

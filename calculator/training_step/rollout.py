@@ -151,6 +151,7 @@ class Rollout:
             tape.sizes = SymSizes(self.shape_env)
         tape.grad_enabled = False
         context = Context(self.prepared, forward_for(self.prepared.model, self.prepared.training), tape=tape)
+        context.router_logits = None
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
         # A layer with a window caches other tokens than one without, also where the masks are the same.

@@ -37,6 +37,10 @@ META = torch.device("meta")
 _TIED_BY_CLASS = ("t5", "mt5")
 
 
+#: The name that TRL gives the copy of an adapter (trl/trainer/dpo_trainer.py).
+COPIED_ADAPTER = "ref"
+
+
 @dataclass(frozen=True, slots=True)
 class ReferenceModel:
     """A model ready to train, with the names that a trace needs.
@@ -77,8 +81,15 @@ class ReferenceModel:
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def parameter_counts(self) -> dict[str, int]:
-        """The number of parameters in the base model, added by the method, trainable, and in total."""
-        added = sum(size_of(p) for name, p in self.named_parameters() if name not in self.base)
+        """The number of parameters in the base model, added by the method, trainable, and in total.
+
+        Copies of an adapter that a trainer compares the model with are not counted, as a second model is not.
+        """
+        added = sum(
+            size_of(parameter)
+            for name, parameter in self.named_parameters()
+            if name not in self.base and COPIED_ADAPTER not in name.split(".")
+        )
         return {
             "base": self.base_parameters,
             "added": added,

@@ -13,6 +13,7 @@ from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.layers.router_loss import router_loss
 from calculator.layers.trl.labels import labelled_tokens
 
 if TYPE_CHECKING:
@@ -56,8 +57,13 @@ class FusedHead:
     outputs: tuple[Output, ...] = ()
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the model's loss, and its outputs: log-probabilities, the others, and the mask of labels."""
-        return _run(context, hidden_states, self.outputs)
+        """Return the model's loss, and its outputs: log-probabilities, the others, the mask, and the routers' loss."""
+        loss, outputs = _run(context, hidden_states, self.outputs)
+        aux_loss = router_loss(context)
+        if aux_loss is None:
+            return loss, outputs
+        context.router_logits = None
+        return ops.add(loss, ops.scale(aux_loss, "times the coefficient"), "loss of the model"), [*outputs, aux_loss]
 
 
 def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) -> tuple[Tensor, list[Tensor]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
@@ -53,7 +54,7 @@ class Torchtune(Loop):
         if prepared.method.name == "qlora":
             yield IN_4_BITS
 
-    def model(self, model: Model) -> Model:
+    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
         """Return the model with torchtune's buffers: the table of the rotary embedding, and its frequencies."""
         return model.with_rotary_table if model.model_type in check.FAMILIES else model
 

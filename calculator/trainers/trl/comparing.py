@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.trainers.trl import check
+from calculator.engine import operations as ops
+from calculator.trainers.trl import check, routers
 from calculator.trainers.trl.compared import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.common.errors import Problem
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
+    from calculator.layers.context import Context
     from calculator.trainers.loop import Compared
     from calculator.trainers.subject import Subject
 
@@ -27,9 +32,20 @@ class ComparingTrainer(TrlTrainer):
         yield from check.head_problems(prepared)
         yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
+    def router_problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what is not modelled of the routers' loss, which these trainers add to their own."""
+        yield from routers.problems(prepared.model, self.facts.label.removeprefix("TRL "))
+        if prepared.model.config.get("output_router_logits"):
+            yield routers.unused(self.facts.label.removeprefix("TRL "))
+
+    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
+        """Return the model, with the loss of its routers if it has experts."""
+        return model.with_router_loss if model.has_router_loss and routers.is_added(model) else model
+
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the reference is."""
         yield from TrlTrainer.assumptions(self, prepared)
+        yield from routers.assumptions(prepared.model, self.facts.label.removeprefix("TRL "))
         yield self.reference_sentence(prepared)
 
     def reference_sentence(self, prepared: Subject) -> str:
@@ -39,3 +55,10 @@ class ComparingTrainer(TrlTrainer):
     def compared(self, prepared: Subject) -> Compared | None:
         """Return what the reference is."""
         return compared(prepared)
+
+
+def with_router_loss(context: Context, loss: Tensor, outputs: list[Tensor]) -> Tensor:
+    """Add the routers' loss, the last of the model's outputs, if it has one."""
+    if not context.model.adds_router_loss:
+        return loss
+    return ops.add(loss, ops.scale(outputs[-1], "routers' loss × coefficient"), "loss and routers' loss")

@@ -104,8 +104,11 @@ class GeneratingTrainer(ComparingTrainer):
         """Run what scores the completions, and return the tensors of `scores`."""
 
     @abstractmethod
-    def policy_loss(self, context: Context, logps: Tensor) -> Tensor:
-        """Return the loss. logps: (sequences, completion), as every other tensor for each token."""
+    def policy_loss(self, context: Context, logps: Tensor, aux_loss: Tensor | None) -> Tensor:
+        """Return the loss, with the routers' if there is one.
+
+        logps: (sequences, completion), as every other tensor for each token.
+        """
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return views of the generation batch: no tensors of their own."""
@@ -131,9 +134,12 @@ class GeneratingTrainer(ComparingTrainer):
         logps, entropies = (
             generated.of_completions(context, each, name) for each, name in zip(outputs, _NAMES, strict=False)
         )
+        aux_loss = None
+        if context.model.adds_router_loss:
+            aux_loss = ops.sum_over(ops.scale(outputs[-1], "routers' losses"), (), "routers' loss, mean")
         del labels, model_loss, outputs
-        loss = self.policy_loss(context, logps)
-        del ids, mask, logps, entropies
+        loss = self.policy_loss(context, logps, aux_loss)
+        del ids, mask, logps, entropies, aux_loss
         tape.component = "activations"
         return loss
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl import check, qlora, sentences
+from calculator.trainers.trl import check, qlora, routers, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,12 +47,13 @@ class TrlTrainer(Transformers):
             message = f"sample lengths are not modelled for {self.facts.label}: give sequence_length alone"
             yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
         yield from check.model_problems(prepared, self.facts)
-        yield from check.router_problems(prepared, self.facts) if self.adds_router_loss(prepared) else ()
+        yield from self.router_problems(prepared)
         yield from check.four_bit_problems(prepared)
 
-    def adds_router_loss(self, prepared: Subject) -> bool:
-        """Return whether the loss has a term for the routers of experts: TRL asks every family for one that has it."""
-        return "output_router_logits" in prepared.model.config
+    def router_problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what is not modelled of the routers' loss, which these trainers have only if the config asks for it."""
+        if prepared.model.config.get("output_router_logits"):
+            yield routers.unused(self.facts.label.removeprefix("TRL "))
 
     def _loss_problem(self, given: str) -> Problem:
         """Return why a value of `loss_type` is refused."""

@@ -13,7 +13,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead, Output
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
 from calculator.trainers.ddp_outputs import returned
-from calculator.trainers.trl.comparing import ComparingTrainer
+from calculator.trainers.trl.comparing import ComparingTrainer, with_router_loss
 from calculator.trainers.trl_dpo.facts import FACTS
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class TrlDpo(ComparingTrainer):
         policy = sums(context, outputs[0])
         rows = context.training.micro_batch_size
         reference = self._reference(context, forward)
-        loss = _loss(halves(policy, rows), halves(reference, rows))
+        loss = with_router_loss(context, _loss(halves(policy, rows), halves(reference, rows)), outputs)
         del labels, model_loss, outputs, policy, reference, inputs
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"

@@ -60,7 +60,7 @@ class TrlGrpo(GeneratingTrainer):
         del difference
         return [old, ratio, sampled]
 
-    def policy_loss(self, context: Context, logps: Tensor) -> Tensor:
+    def policy_loss(self, context: Context, logps: Tensor, aux_loss: Tensor | None) -> Tensor:
         """Return the loss `dapo`, in place of every loss."""
         rows, length = logps.shape
         advantages = generated.unowned(context, (rows, 1), "float32")
@@ -76,7 +76,11 @@ class TrlGrpo(GeneratingTrainer):
             per_token = ops.add(per_token, ops.scale(kl, "β · KL"), "loss with KL")
         mask = generated.unowned(context, (rows, length), "int64")
         total = ops.sum_over(ops.mul(per_token, mask, "loss of each token, masked"), (), "loss, summed")
-        return ops.mul(total, context.tape.new((), "float32", "tokens of the step"), "loss")
+        loss = ops.mul(total, context.tape.new((), "float32", "tokens of the step"), "loss")
+        if aux_loss is None:
+            return loss
+        weighted = ops.scale(aux_loss, "routers' loss × coefficient")
+        return ops.add(loss, ops.scale(weighted, "routers' loss / steps"), "loss and routers' loss")
 
     def _kl(self, context: Context, logps: Tensor) -> Tensor:
         """Return an estimate of the KL divergence of each token: exp(d) - d - 1."""

@@ -13,7 +13,7 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
-from calculator.trainers.trl.comparing import ComparingTrainer
+from calculator.trainers.trl.comparing import ComparingTrainer, with_router_loss
 from calculator.trainers.trl_kto.facts import FACTS
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class TrlKto(ComparingTrainer):
         ratios = ops.subtract(policy, reference, "log-ratios")
         losses = ops.unary(ops.scale(ratios, "β · log-ratios"), "sigmoid", saves="result")
         loss = ops.sum_over(ops.scale(losses, "loss of each row"), (), "loss, mean")
+        loss = with_router_loss(context, loss, outputs)
         del counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"

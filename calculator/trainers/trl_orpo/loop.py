@@ -47,10 +47,6 @@ class TrlOrpo(TrlTrainer):
             message = "how ORPOTrainer prepares a model in 4 bits is not modelled: use lora, or the trainer trl-dpo"
             yield Problem(loc="method.name", msg=message, input=prepared.method.name)
 
-    def adds_router_loss(self, prepared: Subject) -> bool:
-        """Return whether the config asks for the routers' logits: the trainer does not."""
-        return bool(prepared.model.config.get("output_router_logits"))
-
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return ids, mask and labels of both sequences of each row, and ids and mask of the prompts."""
         training = prepared.training

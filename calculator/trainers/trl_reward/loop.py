@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
@@ -62,11 +63,7 @@ class TrlReward(TrlTrainer):
             message = f"a model for sequence classification has no {', '.join(names)}: name other modules"
             yield Problem(loc="method.target_modules", msg=message, input=names)
 
-    def adds_router_loss(self, prepared: Subject) -> bool:
-        """Return whether the config asks for the routers' logits: the trainer does not."""
-        return bool(prepared.model.config.get("output_router_logits"))
-
-    def model(self, model: Model) -> Model:
+    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
         """Return the model for sequence classification."""
         return model.reward
 

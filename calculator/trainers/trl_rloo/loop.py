@@ -61,7 +61,7 @@ class TrlRloo(GeneratingTrainer):
             del reference, divergence
         return [sums]
 
-    def policy_loss(self, context: Context, logps: Tensor) -> Tensor:
+    def policy_loss(self, context: Context, logps: Tensor, aux_loss: Tensor | None) -> Tensor:
         """Return the loss of whole sequences, over the number of micro-batches."""
         rows = logps.shape[:1]
         mask = generated.unowned(context, logps.shape, "int64")
@@ -70,4 +70,6 @@ class TrlRloo(GeneratingTrainer):
         ratios = ops.unary(ops.subtract(own, old, "log-ratios"), "ratios", saves="result")
         losses = clipped(ratios, generated.unowned(context, rows, "float32"))
         loss = ops.sum_over(losses, (), "loss, mean")
+        if aux_loss is not None:
+            loss = ops.add(loss, ops.scale(aux_loss, "routers' loss × coefficient"), "loss and routers' loss")
         return ops.scale(loss, "loss / gradient_accumulation_steps")

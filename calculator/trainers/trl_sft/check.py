@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.stack.releases import dotted, release
 from calculator.trainers import flattened
-from calculator.trainers.trl import check
+from calculator.trainers.trl import check, routers
 from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS, SPLITS
 from calculator.trainers.trl_sft.facts import FACTS
 
@@ -25,9 +25,20 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     yield from _loss(prepared)
     yield from _rows(prepared)
     yield from check.model_problems(prepared, FACTS)
-    yield from check.router_problems(prepared, FACTS) if "output_router_logits" in prepared.model.config else ()
+    yield from _router_loss(prepared)
     yield from check.head_problems(prepared) if release(prepared.stack.trl)[:2] >= CHUNKED else ()
     yield from check.four_bit_problems(prepared)
+
+
+def _router_loss(prepared: Subject) -> Iterator[Problem]:
+    """The loss of routers: only the config asks releases before 1.7 for it."""
+    trl = release(prepared.stack.trl)[:2]
+    if trl >= FUSED:
+        yield from routers.problems(prepared.model, "SFTTrainer")
+    elif trl >= CHUNKED and "output_router_logits" in prepared.model.config:
+        yield from check.router_problems(prepared, FACTS)
+    elif prepared.model.config.get("output_router_logits"):
+        yield routers.unused(f"SFTTrainer of TRL {prepared.stack.trl}")
 
 
 def _loss(prepared: Subject) -> Iterator[Problem]:

@@ -13,20 +13,23 @@ from calculator.engine.tape import Tensor
 from calculator.layers.trl.chunked_nll import ChunkedNLL
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.logits_metrics import log_from_logits
+from calculator.stack.releases import release
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.resident import SEQ_IDX
 from calculator.trainers.transformers.loop import Transformers, num_items
-from calculator.trainers.trl import qlora
+from calculator.trainers.trl import qlora, routers
 from calculator.trainers.trl_sft import check, sentences
-from calculator.trainers.trl_sft.eras import finds_bounds, logs_from_logits, loss_of, shifts_first
+from calculator.trainers.trl_sft.eras import FUSED, finds_bounds, logs_from_logits, loss_of, shifts_first
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
@@ -48,6 +51,7 @@ class TrlSft(Transformers):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield how the release of TRL computes the loss, and what it casts."""
         yield from Transformers.assumptions(self, prepared)
+        yield from routers.assumptions(prepared.model, "SFTTrainer")
         yield from sentences.assumptions(prepared.training, prepared.stack, in_4_bits=_in_4_bits(prepared))
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
@@ -55,6 +59,12 @@ class TrlSft(Transformers):
         method, training = prepared.method, prepared.training
         is_prepared = _in_4_bits(prepared) and method.hidden_dtype(training) != training.dtype
         yield from sentences.warnings(training, prepared.stack, is_prepared=is_prepared)
+
+    def model(self, model: Model, stack: StackVersions) -> Model:
+        """Return the model; TRL 1.15 and later add the routers' loss of one with experts."""
+        if model.has_router_loss and release(stack.trl)[:2] >= FUSED:
+            return model.with_router_loss if routers.is_added(model) else model.without_router_loss
+        return model
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return the dtypes that TRL casts a model in 4 bits to."""
@@ -110,10 +120,13 @@ class TrlSft(Transformers):
         total = ops.sum_over(per_token_loss, (), "loss, summed")
         loss = ops.mul(total, tape.new((), "float32", "labels in the step, at least 1"), "loss, divided")
         del total
+        weighted_aux_loss = _weighted(context, outputs)
         loss = ops.scale(loss, "loss × processes")
+        if weighted_aux_loss is not None:
+            loss = ops.add(loss, ops.scale(weighted_aux_loss, "routers' loss / steps"), "loss and routers' loss")
         metrics = [tape.new((), "float32", name) for name in ("labels", "entropy, summed", "correct tokens")]
         tape.component = "activations"
-        del model_loss, metrics
+        del model_loss, metrics, weighted_aux_loss
         return loss
 
     def alive_after_loss(self, context: Context, outputs: list[Tensor]) -> list[Tensor]:
@@ -130,6 +143,11 @@ class TrlSft(Transformers):
         """Compute entropy and accuracy from the logits, where the model returns them."""
         if logs_from_logits(context.training, context.prepared.stack) and outputs:
             log_from_logits(context, outputs[0], shifts_first=shifts_first(context.prepared.stack))
+
+
+def _weighted(context: Context, outputs: list[Tensor]) -> Tensor | None:
+    """Return the routers' loss times its coefficient, if the model returns it."""
+    return ops.scale(outputs[-1], "routers' loss × coefficient") if context.model.adds_router_loss else None
 
 
 def _in_4_bits(prepared: Subject) -> bool:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def add_router_loss(context: Context, loss: Tensor) -> Tensor:
-    """Add the routers' loss in place, if the model has one."""
+    """Add the routers' loss in place, if the model has one and its head has not added it."""
     own = router_loss(context)
     return loss if own is None else in_place.add_(loss, ops.scale(own, "times the coefficient"))
 
 
 def router_loss(context: Context) -> Tensor | None:
-    """Return the routers' loss, which needs no labels, or None if the model has none."""
-    if not context.model.adds_router_loss:
+    """Return the routers' loss, which needs no labels, or None if the model has none or is not asked for it."""
+    if not context.model.adds_router_loss or context.router_logits is None:
         return None
     context.set_scope("router loss: ")
     return _load_balancing(context)

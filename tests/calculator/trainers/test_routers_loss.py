@@ -1,0 +1,80 @@
+"""The loss of routers that TRL's trainers add."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+
+MIXTRAL = {
+    "model_type": "mixtral",
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+}
+DEEPSEEK = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+}
+
+
+def answer(config, trainer="trl-sft", stack=None):
+    training = {"trainer": trainer, "sequence_length": 128, "micro_batch_size": 2}
+    method = {"name": "lora", "target_modules": ["o_proj"]}
+    return estimate(
+        parse_request({"model": {"config": config}, "method": method, "training": training, "stack": stack or {}})
+    )
+
+
+def says(answered):
+    return any("router_aux_loss_coef" in each for each in answered.assumptions)
+
+
+@pytest.mark.parametrize("trainer", ["trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo"])
+def test_the_loss_is_added_unless_its_coefficient_is_0(trainer):
+    assert says(answer(MIXTRAL, trainer))
+    assert not says(answer({**MIXTRAL, "router_aux_loss_coef": 0.0}, trainer))
+
+
+def test_the_logits_of_the_routers_stay_in_memory():
+    with_loss, without = (answer({**MIXTRAL, "router_aux_loss_coef": each}) for each in (0.02, 0.0))
+    assert with_loss.memory.peak_allocated_bytes > without.memory.peak_allocated_bytes
+
+
+def test_a_family_that_declares_no_coefficient_has_no_such_loss():
+    assert not says(answer(DEEPSEEK))
+    with pytest.raises(PlanError, match="router_aux_loss_coef: the routers' loss that SFTTrainer adds to deepseek_v3"):
+        answer({**DEEPSEEK, "router_aux_loss_coef": 0.001})
+
+
+def test_sfttrainer_turns_the_configs_own_loss_off_too():
+    asked = answer({**MIXTRAL, "output_router_logits": True, "router_aux_loss_coef": 0.0})
+    assert asked.memory == answer({**MIXTRAL, "router_aux_loss_coef": 0.0}).memory
+
+
+def test_older_releases_add_it_only_if_the_config_asks_for_it():
+    assert not says(answer(MIXTRAL, stack={"trl": "1.0"}))
+    with pytest.raises(PlanError, match="output_router_logits: with SFTTrainer of TRL 1.0 it is not modelled"):
+        answer({**MIXTRAL, "output_router_logits": True}, stack={"trl": "1.0"})
+    with pytest.raises(PlanError, match=r"SFTTrainer adds to mixtral is not modelled"):
+        answer(MIXTRAL, stack={"trl": "1.9"})
