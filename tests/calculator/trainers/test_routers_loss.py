@@ -63,7 +63,7 @@ def test_the_logits_of_the_routers_stay_in_memory():
 
 def test_a_family_that_declares_no_coefficient_has_no_such_loss():
     assert not says(answer(DEEPSEEK))
-    with pytest.raises(PlanError, match="router_aux_loss_coef: the routers' loss that SFTTrainer adds to deepseek_v3"):
+    with pytest.raises(PlanError, match=r"router_aux_loss_coef: the routers' loss that SFTTrainer adds to deepseek_v3"):
         answer({**DEEPSEEK, "router_aux_loss_coef": 0.001})
 
 
@@ -74,7 +74,7 @@ def test_sfttrainer_turns_the_configs_own_loss_off_too():
 
 def test_older_releases_add_it_only_if_the_config_asks_for_it():
     assert not says(answer(MIXTRAL, stack={"trl": "1.0"}))
-    with pytest.raises(PlanError, match="output_router_logits: with SFTTrainer of TRL 1.0 it is not modelled"):
+    with pytest.raises(PlanError, match=r"output_router_logits: with SFTTrainer of TRL 1\.0 it is not modelled"):
         answer({**MIXTRAL, "output_router_logits": True}, stack={"trl": "1.0"})
     with pytest.raises(PlanError, match=r"SFTTrainer adds to mixtral is not modelled"):
         answer(MIXTRAL, stack={"trl": "1.9"})

@@ -101,7 +101,6 @@ def test_sizes_of_one_series_give_the_figures_of_single_requests():
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
         ({"method": {"name": "prompt"}}, "method.name"),
         ({"method": {**LORA, "bias": "all"}, "adapter_dtype": "model"}, "method.bias"),
-        ({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}}, "training.trainer"),
         ({"completion_tokens": 1023}, "training.completion_tokens"),
         ({"sequence_lengths": [[128, 10]]}, "training.sequence_lengths"),
         ({"trainer": "trl-sft", "precompute_ref_log_probs": True}, "training.precompute_ref_log_probs"),
