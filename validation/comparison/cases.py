@@ -1,4 +1,4 @@
-"""Trace every case of a file of expected figures and show the differences.
+"""Trace every case of a file of expected figures, with its trainer if it has one, and show the differences.
 
 Prints one line per case: its id, the seconds it took, the peak's relative error, and each figure that differs, in bytes
 (traced minus expected). With --results, cases in that file are not traced again.
@@ -11,16 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calculator.common.errors import PlanError
-from calculator.estimation.request import parse_request
 from validation.cli.progress import Progress
+from validation.comparison.record import recorded
+from validation.tracing.isolation import alone
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-
-    from validation.tracing.trace import Trace
 
 #: A case fails if its peak's relative error is larger than this.
 TOLERANCE = 1e-4
@@ -76,29 +74,27 @@ def _selected(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def result(case: dict[str, Any]) -> dict[str, Any]:
     """Trace one case: its `id`, `seconds`, the peak's relative `error` and `differences`, or the reason it `failed`."""
-    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
-
     start = time.perf_counter()
-    try:
-        traced = trace(parse_request(case["request"]))
-    except (PlanError, RuntimeError, ValueError) as error:
-        return {"id": case["id"], "error": None, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
+    has_trainer = case["request"]["training"].get("trainer") is not None
+    traced = alone(recorded, case) if has_trainer else recorded(case)
+    if "refused" in traced:
+        return {"id": case["id"], "error": None, "failed": traced["refused"]}
     expected = case["expected"]
     return {
         "id": case["id"],
         "seconds": round(time.perf_counter() - start, 1),
-        "error": traced.peak_allocated_bytes / expected["peak_allocated_bytes"] - 1,
+        "error": traced["peak_allocated_bytes"] / expected["peak_allocated_bytes"] - 1,
         "differences": differences(traced, expected),
     }
 
 
-def differences(traced: Trace, expected: dict[str, Any]) -> dict[str, int]:
+def differences(traced: dict[str, Any], expected: dict[str, Any]) -> dict[str, int]:
     """Traced minus expected, for every figure that differs."""
     return {
-        f"{group}.{name}": getattr(traced, group)[name] - value
+        f"{group}.{name}": traced[group][name] - value
         for group in ("parameters", "static", "phases")
         for name, value in expected[group].items()
-        if getattr(traced, group)[name] != value
+        if traced[group][name] != value
     }
 
 
