@@ -75,7 +75,7 @@ def _selected(args: argparse.Namespace) -> list[dict[str, Any]]:
 def result(case: dict[str, Any]) -> dict[str, Any]:
     """Trace one case: its `id`, `seconds`, the peak's relative `error` and `differences`, or the reason it `failed`."""
     start = time.perf_counter()
-    has_trainer = case["request"]["training"].get("trainer") is not None
+    has_trainer = case["request"].get("training", {}).get("trainer") is not None
     traced = alone(recorded, case) if has_trainer else recorded(case)
     if "refused" in traced:
         return {"id": case["id"], "error": None, "failed": traced["refused"]}
