@@ -3,9 +3,11 @@
     from validation.runtime import MemoryCheck
     trainer = Trainer(..., callbacks=[MemoryCheck(record="memory.json")])
 
-It predicts when the training begins, measures after steps 2, 3 and the last, and prints both. With `record`, it writes
-them to a file that `python -m validation published --records memory.json` reads. The file has the model's shapes, the
-settings and the versions: no names and no paths. A training that no request describes goes on without it.
+It predicts when the training begins, measures after its steps 2, 3 and the last (those after the checkpoint that it
+resumes from), and prints both. Peaks are of training steps: they begin anew after an evaluation and a checkpoint. With
+`record`, it writes them to a file that `python -m validation published --records memory.json` reads. The file has the
+model's shapes, the settings and the versions: no names and no paths. A training that no request describes goes on
+without it.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class MemoryCheck(TrainerCallback):
         self.request: dict[str, Any] | None = None
         self.predicted: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
+        self._first = 0
 
     def on_train_begin(
         self,
@@ -75,7 +78,7 @@ class MemoryCheck(TrainerCallback):
         **_: Any,
     ) -> None:
         """Predict."""
-        self.request, self.rows = None, []
+        self.request, self.rows, self._first = None, [], state.global_step
         samples = getattr(train_dataloader, "dataset", None)
         try:
             request = run_request(model, args, samples, self.sequence_length)
@@ -84,9 +87,20 @@ class MemoryCheck(TrainerCallback):
             self.write(f"Headroom: no prediction for this training: {error}")
             return
         self.request = request
+        self._begin_peak(args)
+        self.write(f"Headroom predicts {_line(self.predicted)}")
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave the evaluation out of the peaks."""
+        self._begin_peak(args)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave the checkpoint out of the peaks."""
+        self._begin_peak(args)
+
+    def _begin_peak(self, args: TrainingArguments) -> None:
         if args.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(args.device)
-        self.write(f"Headroom predicts {_line(self.predicted)}")
 
     def on_step_end(
         self,
@@ -98,11 +112,12 @@ class MemoryCheck(TrainerCallback):
         **_: Any,
     ) -> None:
         """Measure after a step."""
-        if self.request is None or (state.global_step not in self.steps and state.global_step != state.max_steps):
+        step = state.global_step
+        if self.request is None or (step - self._first not in self.steps and step != state.max_steps):
             return
         found = measured(model, getattr(optimizer, "optimizer", optimizer), args.device)
-        self.rows.append({"step": state.global_step, "measured": found})
-        self.write(f"Headroom, step {state.global_step}: {_compared(self.predicted, found)}")
+        self.rows.append({"step": step, "measured": found})
+        self.write(f"Headroom, step {step}: {_compared(self.predicted, found)}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the record."""

@@ -80,6 +80,28 @@ def test_what_stays_between_steps_is_predicted_to_the_byte(optimizer, tmp_path):
     assert [part for part in ("secret", "somebody", str(tmp_path), "/") if part in text] == []
 
 
+def test_a_resumed_training_is_measured_in_its_own_steps(tmp_path):
+    for resumes in (None, True):
+        check = MemoryCheck(write=lambda _: None)
+        args = TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            max_steps=2 if resumes is None else 8,
+            use_cpu=True,
+            report_to=[],
+            save_steps=2,
+            eval_strategy="steps",
+            eval_steps=2,
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            per_device_train_batch_size=1,
+        )
+        rows = samples([32] * 8)
+        trainer = Trainer(model=tiny(), args=args, train_dataset=rows, eval_dataset=rows[:1], callbacks=[check])
+        trainer.train(resume_from_checkpoint=resumes)
+    assert [each["step"] for each in check.rows] == [4, 5, 8]
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_is_read_from_pefts_configuration(tmp_path):
     model = get_peft_model(tiny(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
