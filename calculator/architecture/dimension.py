@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from math import prod
 from operator import pos
 from typing import TYPE_CHECKING, Self
@@ -19,6 +18,9 @@ class Dim(int):
     """
 
     _name: str | tuple[str, int, int] | Callable[[], str]
+    #: Kept once they are built, because many shapes have the same dimension.
+    _factor: str | None = None
+    _digits: str | None = None
 
     def __new__(cls, size: int, name: str | tuple[str, int, int] | Callable[[], str]) -> Self:
         """Wrap a size with its name, with an operator and two operands, or with a function that returns the name."""
@@ -45,15 +47,19 @@ class Dim(int):
             self._name = self._name()
         return self._name
 
-    @cached_property
+    @property
     def factor(self) -> str:
-        """The name as a factor of a product; kept, because many shapes have the same dimension."""
-        return f"({self.name})" if " + " in self.name else self.name
+        """The name as a factor of a product."""
+        if self._factor is None:
+            self._factor = f"({self.name})" if " + " in self.name else self.name
+        return self._factor
 
-    @cached_property
+    @property
     def digits(self) -> str:
-        """The size as text, kept as the factor is."""
-        return f"{self:,}"
+        """The size as text."""
+        if self._digits is None:
+            self._digits = f"{int(self):,}"
+        return self._digits
 
     def __mul__(self, other: int) -> Dim:
         return Dim(int.__mul__(self, other), ("×", self, other))

@@ -88,6 +88,8 @@ class LiveTensors:
         kinds: Counter[Allocation] = Counter()
         if self.storages is not None:
             allocation = self.storages.allocation
+            if left is None:
+                return Counter({allocation(kind): numbers[kind] for kind in sorted(numbers) if numbers[kind] > 0})
             kinds.update({allocation(kind): numbers[kind] for kind in sorted(numbers)})
         for each, count in left.items() if left is not None else ():
             kinds[each] += count

@@ -59,9 +59,17 @@ class MemoryCurve:
         #: The bytes alive after each event: in a window, those of the copy with the most.
         self.bytes = [*accumulate(changed)]
 
+    def peak_bytes(self, start: int, end: int) -> int:
+        """The most bytes between two positions."""
+        return max(self._before(start), *self.bytes[start:end])
+
+    def _before(self, start: int) -> int:
+        """The bytes alive before the event at a position, with the copies that are counted there."""
+        return (self.bytes[start - 1] if start else 0) + self.copy_changes.get(start, 0)
+
     def peak(self, start: int, end: int) -> Moment:
         """The moment with the most bytes between two positions; the first of several."""
-        before = (self.bytes[start - 1] if start else 0) + self.copy_changes.get(start, 0)
+        before = self._before(start)
         most = max(self.bytes[start:end], default=before)
         if most <= before:
             return Moment(event=start, bytes=before, repeats=self._repeats(start))
@@ -86,7 +94,14 @@ class MemoryCurve:
         repeats[self.windows.index(window)] = copy
         copied = sum([n * g for n, g in zip(repeats, self.growth, strict=True)])
         dropped = sum([size for at, size in self.drops if at <= start])
-        return max(self.without_copies(start, end), default=0) + copied - dropped
+        return self._most_without_copies(start, end) + copied - dropped
+
+    def _most_without_copies(self, start: int, end: int) -> int:
+        """The most bytes alive after an event between two positions, without copies."""
+        copied = [(at, size) for at, size in self.copy_changes.items() if at < end]
+        if any(start < at for at, _ in copied):
+            return max(self.without_copies(start, end), default=0)
+        return max(self.bytes[start:end], default=0) - sum([size for _, size in copied])
 
     def _copy_changes(self) -> dict[int, int]:
         """A window adds its growth once per copy at its start, or at its end where the growth is negative."""

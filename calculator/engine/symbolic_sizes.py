@@ -130,7 +130,15 @@ class SymInt(Dim):
         parts = self.name_parts
         if parts is None:
             return values[self.index]
+        if isinstance(parts, tuple) and self._has_constant_name():
+            self.name_parts = parts = self._name_for(values)
         return Dim(values[self.index], parts if isinstance(parts, str) else partial(self._name_for, values))
+
+    def _has_constant_name(self) -> bool:
+        """Whether its name is the same for all values, since it has no digits of a size."""
+        if not isinstance(self.name_parts, tuple):
+            return self.name_parts is not None
+        return all(part._has_constant_name() for part in self.name_parts[1:] if isinstance(part, SymInt))
 
     def _name_for(self, values: Sequence[int]) -> str:
         assert isinstance(self.name_parts, tuple)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, get_args
 
@@ -72,6 +72,7 @@ def _row(name: str, shape: Shape, dtype: DType, component: ComponentName, count:
     return Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=_source(name, component))
 
 
+@lru_cache(maxsize=4096)
 def _source(name: str, component: ComponentName) -> str:
     """The source of a row."""
     if name.endswith(COPY):

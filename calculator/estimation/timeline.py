@@ -74,7 +74,7 @@ def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
     peaks: list[int] = []
     for span in spans:
         if span not in repeated or window is None:
-            peaks.append(throughout + curve.peak(*span).bytes)
+            peaks.append(throughout + curve.peak_bytes(*span))
         elif span == repeated[0]:
             peaks += _copies(curve, repeated, window, throughout)
     return peaks

@@ -121,11 +121,15 @@ class SymbolicTrace:
 
     def _allocation(self, shared: _Shared, values: Sequence[int], own: dict[int, int], kind: int) -> Allocation:
         """A kind of a run. `own` has the run's dimensions that are known, by the identity of the symbolic ones."""
-        name, shape, dtype, component, size = self.kinds[shared.kinds[kind]]
+        first = shared.kinds[kind]
+        name, shape, dtype, component, _ = self.kinds[first]
+        dims = []
         for dim in shape:
-            if id(dim) not in own:
-                own[id(dim)] = dim.evaluate(values) if isinstance(dim, SymInt) else dim
-        return name, tuple([own[id(dim)] for dim in shape]), dtype, component, values[self.shape_env.index(size)]
+            known = own.get(id(dim))
+            if known is None:
+                known = own[id(dim)] = dim.evaluate(values) if isinstance(dim, SymInt) else dim
+            dims.append(known)
+        return name, tuple(dims), dtype, component, values[self.sizes[self.size_of[first]]]
 
 
 class _Shared(NamedTuple):
