@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
+from calculator.common.budget import check_budget
 from calculator.sharding.streams import STREAMS
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ class ShortBatch:
         self._kept.reverse()
         before = -1
         while len(placed) > before:
+            check_budget()
             before = len(placed)
             for of_pool in births:
                 self._place_once(of_pool)

@@ -13,6 +13,7 @@ from calculator.allocator.parts import ListedPart, Rows, TemporaryPart, parts_of
 from calculator.allocator.replay import PASSES, WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.transients import PARTS, MicroBatch
+from calculator.common.budget import check_budget
 from calculator.common.deferred import Deferred
 from calculator.sharding import ddp
 from calculator.training_step.unrolled import Unrolled
@@ -251,6 +252,7 @@ class FlatReplay:
 
     def advance(self) -> None:
         """Run the next stage of the step."""
+        check_budget()
         if not self.stage:
             self.begun = self.allocator.reserved
             self.allocator.free(self.gradients)

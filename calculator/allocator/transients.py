@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
 from calculator.allocator.segments import BLOCK
+from calculator.common.budget import check_budget
 from calculator.training_step.unrolled import Window, first_product, shifted
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def play(
     With `stops`, what is certain up to the end of the pass is left out altogether; the result is whether any was. From
     item `until` on, all are placed.
     """
+    check_budget()
     last, until = len(items) - 1, len(items) if until is None else until
     while stops and last >= 0 and not items[last].chunk.ends_stretch:
         last -= 1

@@ -130,15 +130,9 @@ class SymInt(Dim):
         parts = self.name_parts
         if parts is None:
             return values[self.index]
-        if isinstance(parts, tuple) and self._has_constant_name():
+        if isinstance(parts, tuple) and _is_constant(parts):
             self.name_parts = parts = self._name_for(values)
         return Dim(values[self.index], parts if isinstance(parts, str) else partial(self._name_for, values))
-
-    def _has_constant_name(self) -> bool:
-        """Whether its name is the same for all values, since it has no digits of a size."""
-        if not isinstance(self.name_parts, tuple):
-            return self.name_parts is not None
-        return all(part._has_constant_name() for part in self.name_parts[1:] if isinstance(part, SymInt))
 
     def _name_for(self, values: Sequence[int]) -> str:
         assert isinstance(self.name_parts, tuple)
@@ -167,6 +161,13 @@ class SymInt(Dim):
 
     def __bool__(self) -> bool:
         return self.compare(ne, 0)
+
+
+def _is_constant(parts: str | tuple[str, int, int] | None) -> bool:
+    """Whether a name is the same for all values, since it has no digits of a size."""
+    if isinstance(parts, tuple):
+        return all(_is_constant(part.name_parts) for part in parts[1:] if isinstance(part, SymInt))
+    return parts is not None
 
 
 def _is_named(size: int) -> bool:

@@ -156,7 +156,7 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
-    problems = tuple(_of_the_base(evaluator))
+    problems = (*_of_the_batch(evaluator), *_of_the_base(evaluator))
     if problems:
         raise PlanError(*problems)
     if "cost" in needs.priorities:
@@ -183,6 +183,14 @@ def _planned(evaluator: Evaluator) -> DevicePlan:
         changes=relaxed,
         estimates=evaluator.estimates,
     )
+
+
+def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
+    """A batch of which the cards cannot have the same number of sequences each."""
+    batch, cards = evaluator.needs.effective_batch_size, evaluator.device.count
+    if batch % cards:
+        message = f"{batch:,} sequences are not the same number on each of {cards:,} GPUs: use a multiple of {cards:,}"
+        yield Problem(loc="needs.effective_batch_size", msg=message, input=batch)
 
 
 def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:

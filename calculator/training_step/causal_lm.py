@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from calculator.common.budget import check_budget
 from calculator.engine.autograd import Mark
 from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
@@ -162,6 +163,7 @@ def _mark_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
+    check_budget()
     number = context.repetition.numbers[position]
     layer, decodes = context.layers[number], number >= context.model.encoder_layers
     unit = context.hooks.layer(layer)

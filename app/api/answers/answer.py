@@ -1,8 +1,10 @@
 """The base class of every response model, and the field that documents itself."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from calculator.common.budget import check_budget
 
 
 class Answer(BaseModel):
@@ -12,6 +14,19 @@ class Answer(BaseModel):
 
     #: Whether the calculator's value keeps its JSON, in `json`, since it is in many answers.
     keeps_json: ClassVar[bool] = False
+
+    @classmethod
+    def model_validate(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return the model of a calculator value.
+
+        Raises:
+            OverBudgetError: if what is computed when it is first read takes too long: Pydantic hides that error.
+        """
+        try:
+            return super().model_validate(*args, **kwargs)
+        except ValidationError:
+            check_budget()
+            raise
 
 
 def described(description: str, example: Any) -> Any:

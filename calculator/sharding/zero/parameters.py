@@ -85,11 +85,15 @@ def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTenso
 
 
 def _layers(stack: Stack, tensors: list[ResidentTensor]) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
-    """The parameters of each layer. Those of one kind of layer follow those of another, and names begin anew."""
+    """The parameters of each layer. Those of one kind of layer follow those of another.
+
+    A kind begins with a name that the one before has too, or with as many layers as another kind has.
+    """
     kinds: list[list[ResidentTensor]] = []
     names: set[str] = set()
+    counts = {count for _, count in stack.distinct}
     for tensor in tensors:
-        if not kinds or tensor.name in names:
+        if not kinds or tensor.name in names or kinds[-1][0].count != tensor.count in counts:
             kinds.append([])
             names = set()
         names.add(tensor.name)

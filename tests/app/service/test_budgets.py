@@ -8,6 +8,7 @@ import pytest
 from app.application import application
 from calculator.common import budget
 from calculator.common.budget import OverBudgetError, check_budget, limited
+from calculator.comparison.methods import compare, parse_comparison
 
 
 @pytest.fixture
@@ -68,7 +69,13 @@ def test_an_estimate_by_replay_and_a_page_are_refused_with_the_limit(client):
 
 @pytest.mark.usefixtures("slow_clock")
 def test_a_streamed_answer_may_take_longer_which_the_refusal_of_another_names(client):
-    body = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}, "solve_for": "r"}
+    body = {
+        "model": "gpt2",
+        "method": {"name": "lora"},
+        "device": {"gpu": "rtx-4090"},
+        "solve_for": "r",
+        "reserved": "rule",
+    }
     refused = client.post("/api/v1/limits", json=body).json()["detail"]
     assert "more than 20 seconds" in refused
     assert refused.endswith("or accept application/x-ndjson: a streamed answer may take 60 seconds")
@@ -78,13 +85,28 @@ def test_a_streamed_answer_may_take_longer_which_the_refusal_of_another_names(cl
 
 @pytest.mark.usefixtures("slow_clock")
 def test_an_answer_that_could_be_streamed_has_a_limit_of_its_own(client_with):
-    body = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}, "solve_for": "r"}
+    body = {
+        "model": "gpt2",
+        "method": {"name": "lora"},
+        "device": {"gpu": "rtx-4090"},
+        "solve_for": "r",
+        "reserved": "rule",
+    }
     client = client_with(MOST_PLAIN_SECONDS="2", MOST_SECONDS="600")
     refused = client.post("/api/v1/limits", json=body)
     assert (refused.status_code, "more than 2 seconds" in refused.json()["detail"]) == (422, True)
     streamed = client.post("/api/v1/limits", json=body, headers={"Accept": "application/x-ndjson"})
     assert json.loads(streamed.text.splitlines()[-1])["status"] == 200
     assert client.get("/limits?model=gpt2&gpu=rtx-4090&reserved=rule").status_code == 200
+
+
+def test_a_limit_met_while_an_answer_is_filled_is_no_server_error(client_with, monkeypatch, request):
+    """The verdicts of a comparison's replays are computed when the answer reads them."""
+    rows = compare(parse_comparison({"model": "gpt2", "device": {"gpu": "rtx-4090"}, "methods": [{"name": "lora"}]}))
+    monkeypatch.setattr("app.api.compare.compare", lambda _: rows)
+    request.getfixturevalue("slow_clock")
+    response = client_with().post("/api/v1/compare", json={"model": "gpt2", "device": {"gpu": "rtx-4090"}})
+    assert (response.status_code, "more than 20 seconds" in response.json()["detail"]) == (422, True)
 
 
 @pytest.mark.usefixtures("slow_clock")

@@ -368,6 +368,10 @@ def test_a_length_that_was_not_named_is_cut_to_the_models_positions():
         ({"model": "gpt2", "device": {"gpu": "t4"}, "needs": {"sequence_length": 4096}}, {"needs.sequence_length"}),
         ({"model": "google-bert/bert-base-uncased", "device": {"gpu": "t4"}}, {"model"}),
         (
+            {"model": "gpt2", "device": {"gpu": "t4", "count": 64, "sharding": "zero1"}, "reserved": "rule"},
+            {"needs.effective_batch_size"},
+        ),
+        (
             {
                 "models": ["gpt2", "google-bert/bert-base-uncased"],
                 "device": {"gpu": "t4"},
