@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.api import GET_EXAMPLES, POST_EXAMPLES
 from app.api.answers.progress import ProgressLine
+from app.api.responses import lines_of
 from app.http.problems import ProblemDocument, invalid_response
 from app.http.progress import NDJSON
 from app.resources import VERSION
@@ -32,6 +33,14 @@ DESCRIPTION = (
     " bytes. Unknown fields are refused, never ignored. Every error is a problem document (RFC 9457)."
 )
 
+#: What the endpoints of each tag are for.
+TAGS = {
+    "Plans": "What a run needs, whether it fits, and which runs do. Each answer follows from the body alone.",
+    "Catalogues": "The models, GPUs, methods and trainers that requests can name.",
+    "Validation": "How far estimates were from measurements.",
+    "Service": "Whether this server answers requests.",
+}
+
 
 def document(app: FastAPI, pause: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Return the application's OpenAPI document. `pause` is called before each example is computed."""
@@ -41,6 +50,8 @@ def document(app: FastAPI, pause: Callable[[], None] = lambda: None) -> dict[str
         summary="Does a fine-tuning run fit a GPU? The answer, with its calculation",
         description=DESCRIPTION,
         routes=app.routes,
+        tags=[{"name": name, "description": description} for name, description in TAGS.items()],
+        servers=[{"url": "/"}],
     )
     _add_models(schema)
     for operation in operations(schema):
@@ -54,7 +65,7 @@ def document(app: FastAPI, pause: Callable[[], None] = lambda: None) -> dict[str
         _add_examples(schema["paths"][examples.path]["post"], examples, pause)
     for path in STREAMED:
         responses = schema["paths"][path]["post"]["responses"]
-        responses["200"]["content"][NDJSON] = {"schema": {"$ref": REF_TEMPLATE.format(model=ProgressLine.__name__)}}
+        responses["200"]["content"][NDJSON] = {"schema": lines_of(ProgressLine)}
     return schema
 
 

@@ -27,6 +27,17 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def lines_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body of lines of JSON: OpenAPI 3.1 has a type for the text, and for the content of a text."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {
+        "type": "string",
+        "description": f"Lines of JSON, each a {model.__name__}.",
+        "contentMediaType": "application/json",
+        "contentSchema": schema,
+    }
+
+
 def json_response(answer: BaseModel | bytes) -> Response:
     """Return the response that carries an answer, or its JSON."""
     content = answer if isinstance(answer, bytes) else answer.model_dump_json()

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from app.api.answers.sweep import MEDIA_TYPES, Format, SweepRow, blocks, lines, row
 from app.api.examples import RUN, PostExamples
 from app.api.requests import SweepRequest
-from app.api.responses import BODY_ERRORS, json_body, problem_responses
+from app.api.responses import BODY_ERRORS, json_body, lines_of, problem_responses
 from app.http.accept import preferred
 from app.http.body_params import JsonBody
 from app.service.metrics import ESTIMATES
@@ -38,7 +38,7 @@ def answer(body: Any) -> str:
         200: {
             "description": "One row per point of the grid, in order.",
             "content": {
-                MEDIA_TYPES["ndjson"]: {"schema": {"$ref": f"#/components/schemas/{SweepRow.__name__}"}},
+                MEDIA_TYPES["ndjson"]: {"schema": lines_of(SweepRow)},
                 MEDIA_TYPES["csv"]: {"schema": {"type": "string"}},
             },
         },
