@@ -15,6 +15,7 @@ from calculator.families.fields import (
     dropouts,
     flag,
     grouped_sizes,
+    listed_layer_types,
     number,
     padding,
     positions,
@@ -44,12 +45,9 @@ def _all_mamba(config: Config) -> tuple[str, ...]:
     return ("linear_attention",) * int(config["num_hidden_layers"])
 
 
-def _wrong_types(config: Config) -> str | None:
-    types, expected = config["layer_types"], config["num_hidden_layers"]
-    if len(types) != expected:
-        return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-    unknown = next((each for each in types if each not in _TYPES), None)
-    return None if unknown is None else f"{shown(unknown)} is none of {', '.join(_TYPES)}"
+def _types(config: Config) -> tuple[str, ...]:
+    """The types by their present names; a name that is not known is refused by the check."""
+    return tuple(_TYPES.get(each, each) for each in config["layer_types"])
 
 
 def _too_few(config: Config) -> str | None:
@@ -102,8 +100,8 @@ FAMILIES = (
             size("shared_intermediate_size", 1024),
             Field(name="position_embedding_type", type="text", default=None, nullable=True),
             Field(name="layer_types", type="names", default=None, nullable=True, null=_all_mamba),
-            Check(name="layer_types", problem=_wrong_types),
-            Computed(name="layer_types", value=lambda config: tuple(_TYPES[each] for each in config["layer_types"])),
+            listed_layer_types(tuple(_TYPES)),
+            Computed(name="layer_types", value=_types),
             *mamba_fields(),
             tie(default=False),
             *padding(),

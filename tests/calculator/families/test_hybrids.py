@@ -126,6 +126,13 @@ def test_an_answer_states_that_gated_delta_net_runs_without_kernel_packages():
     assert WITHOUT_KERNELS in qwen_3_5(sequence_length=64).assumptions
 
 
+def test_an_unknown_type_of_layer_is_refused_by_its_name():
+    granite = model("ibm-granite/granite-4.0-h-tiny").config
+    changed = {**granite, "layer_types": [*granite["layer_types"][:-1], "mambo"]}
+    loc, message = problem(lambda: model_from_config(changed))
+    assert (loc, "mambo" in message) == ("model.config.layer_types", True)
+
+
 def test_a_cache_of_a_model_without_attention_is_refused():
     changed = {**model(QWEN_3_5).config, "layer_types": ["linear_attention"] * 24}
     body = {"model": {"config": changed}, "method": METHOD, "training": {"sequence_length": 64}, "reserved": "rule"}
