@@ -1,7 +1,8 @@
 """Send hostile requests to the application: `make hostile ARGS="--count 1000000 --seed 1 --checkpoint sent.json"`.
 
-A run with --checkpoint continues where an earlier one with the same file ended. With --parsers, mutated texts go to the
-parsers instead. Faults are printed with what caused them, and end in status 1.
+A run with --checkpoint continues where an earlier one with the same file ended. With --large, requests of every model,
+method and sharding are sent instead, a few in a second; with --parsers, mutated texts go to the parsers. Faults are
+printed with what caused them, and end in status 1.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from app.http.problems import HTTPProblem
 from app.service.endpoints import Endpoints
 from calculator.common.errors import PlanError
 from tests.hostile.generated import parsed_text, request, route_paths
+from tests.hostile.large import large_request
 from tests.hostile.parsers import PARSERS
 from tests.hostile.sent import status_of
 from tests.hostile.tally import load, save
@@ -27,7 +29,7 @@ from tests.hostile.tally import load, save
 BUSY = 503
 
 #: How many requests are drawn from one seed, pass between two lines of progress, and are lost by an interruption.
-CHUNK = 5_000
+CHUNK, LARGE_CHUNK = 5_000, 20
 
 
 def main():
@@ -36,17 +38,19 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path, help="a file that keeps what was sent, to continue from")
     parser.add_argument("--parsers", action="store_true", help="send texts to parsers, not requests")
+    parser.add_argument("--large", action="store_true", help="send large requests, not mutated ones")
     args = parser.parse_args()
     if args.parsers:
         return int(parse_all(random.Random(args.seed), args.count) > 0)
-    return int(asyncio.run(send_all(load(args.checkpoint, args.seed), args.count, args.checkpoint)) > 0)
+    drawn = large_request if args.large else request
+    return int(asyncio.run(send_all(load(args.checkpoint, args.seed), args.count, args.checkpoint, drawn)) > 0)
 
 
-async def send_all(tally, count, checkpoint=None):
+async def send_all(tally, count, checkpoint=None, drawn=request):
     """Send requests one after the other until there are `count`; print the statuses and the slowest request."""
     app, endpoints = application(), Endpoints.of(route_paths())
     while tally.sent < count:
-        await send_chunk(app, endpoints, tally, min(CHUNK, count - tally.sent))
+        await send_chunk(app, endpoints, tally, min(LARGE_CHUNK if drawn is large_request else CHUNK, count - tally.sent), drawn)
         print(tally.line(), flush=True)
         if checkpoint is not None:
             save(checkpoint, tally)
@@ -57,11 +61,11 @@ async def send_all(tally, count, checkpoint=None):
     return tally.faults
 
 
-async def send_chunk(app, endpoints, tally, count):
+async def send_chunk(app, endpoints, tally, count, drawn=request):
     """Send the next requests, which follow from the seed and from how many were sent before."""
     chance = random.Random(f"{tally.seed}/{tally.sent}")
     for _ in range(count):
-        hostile = request(chance)
+        hostile = drawn(chance)
         before = time.process_time()
         try:
             status = await status_of(app, hostile)
