@@ -50,7 +50,8 @@ async def send_all(tally, count, checkpoint=None, drawn=request):
     """Send requests one after the other until there are `count`; print the statuses and the slowest request."""
     app, endpoints = application(), Endpoints.of(route_paths())
     while tally.sent < count:
-        await send_chunk(app, endpoints, tally, min(LARGE_CHUNK if drawn is large_request else CHUNK, count - tally.sent), drawn)
+        chunk = LARGE_CHUNK if drawn is large_request else CHUNK
+        await send_chunk(app, endpoints, tally, min(chunk, count - tally.sent), drawn)
         print(tally.line(), flush=True)
         if checkpoint is not None:
             save(checkpoint, tally)
