@@ -56,6 +56,13 @@ WAYS_OUT: dict[ShardingName, str] = {
     "fsdp": _GATHERS,
 }
 
+#: The same for a model in 4 bits that ends out of memory while it is loaded. Source: accelerate/utils/fsdp_utils.py,
+#: fsdp2_prepare_model, whose state dict refers to the whole weights until all of them are sharded.
+WHILE_LOADED = (
+    "accelerate keeps the whole 4-bit model on each GPU until all of it is sharded, so that more GPUs do not help: use "
+    "a card with more memory"
+)
+
 
 def on_one_node(request: Request) -> Request:
     """The request with all GPUs in one node, which needs the same memory of each."""
@@ -99,9 +106,11 @@ def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Li
     value = min(search.ruled.tried.values(), key=lambda probe: (probe.excess, probe.value)).value
     least = search.point(value)
     required, usable = least.estimate.memory.required_bytes, search.ruled.usable
+    ended = least.estimate.fit.out_of_memory if least.estimate.fit else None
+    way_out = WHILE_LOADED if sharding == "fsdp" and ended and ended.phase == "load" else WAYS_OUT[sharding]
     reason = (
         f"the least that was found is {required:,} bytes on each of {value:,} GPUs, of the {usable:,} that a card "
-        f"offers; {WAYS_OUT[sharding]}"
+        f"offers; {way_out}"
     )
     bound = Bound(by="memory", limit=usable, reason=reason)
     return Limit(solve_for="count", bound=bound, at=None, above=None, below=least, guarantee=f"{tried}.")

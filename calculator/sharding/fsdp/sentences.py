@@ -62,3 +62,8 @@ def warnings(prepared: PreparedModel) -> Iterator[str]:
             f"Mixed precision casts gathered parameters to {autocast}, also packed 4-bit weights that are stored as"
             f" {quantization.storage}, which destroys them. Set method.quant_storage {autocast}."
         )
+    if quantization.storage != "uint8":
+        yield (
+            "from_pretrained loads the whole 4-bit model on each GPU, and accelerate keeps it there until all of it is"
+            " sharded. A GPU that the model itself does not fit runs out of memory then, whatever the number of GPUs."
+        )
