@@ -162,6 +162,7 @@ FAMILIES = (
             size("num_experts_per_tok", 2),
             Check(name="num_experts_per_tok", problem=_too_few),
             flag("output_router_logits", False),
+            number("router_aux_loss_coef", None, nullable=True),
             *expert_groups(1, 1, nullable=False),
             LARGE_GROUPS,
             flag("norm_topk_prob", True),

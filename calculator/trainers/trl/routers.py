@@ -34,15 +34,16 @@ def is_added(model: Model) -> bool:
 def problems(model: Model, trainer: str) -> Iterator[Problem]:
     """Yield what TRL 1.15 or later cannot compute of the routers' loss, and what of it is not modelled."""
     added, model_type = is_added(model), model.model_type
+    coefficient = model.config.get("router_aux_loss_coef")
     if added and model_type in UNNAMED_EXPERTS:
         message = (
             f"{trainer} reads num_experts for the routers' loss, which the config of {model_type} does not have:"
             " set it to 0.0, or use transformers"
         )
-        yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=model.config["router_aux_loss_coef"])
+        yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif added and not model.has_router_loss:
         message = f"the routers' loss that {trainer} adds to {model_type} is not modelled: set it to 0.0"
-        yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=model.config["router_aux_loss_coef"])
+        yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif not added and model.config.get("output_router_logits") and not model.has_router_loss:
         yield unused(trainer)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from calculator import catalogue
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
@@ -78,3 +79,15 @@ def test_older_releases_add_it_only_if_the_config_asks_for_it():
         answer({**MIXTRAL, "output_router_logits": True}, stack={"trl": "1.0"})
     with pytest.raises(PlanError, match=r"SFTTrainer adds to mixtral is not modelled"):
         answer(MIXTRAL, stack={"trl": "1.9"})
+
+
+@pytest.mark.parametrize("family", ["granitemoehybrid", "nemotron_h"])
+def test_hybrids_with_experts_say_what_tells_of_the_loss(family):
+    model = next(each for each in catalogue.models() if each.config["model_type"] == family)
+    training = {"trainer": "trl-sft", "sequence_length": 128}
+    body = {"model": model.id, "method": {"name": "full"}, "training": training, "reserved": "rule"}
+    if family == "nemotron_h":
+        assert not says(estimate(parse_request(body)))
+    else:
+        with pytest.raises(PlanError, match=r"router_aux_loss_coef: SFTTrainer reads num_experts"):
+            estimate(parse_request(body))
