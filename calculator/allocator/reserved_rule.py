@@ -19,9 +19,12 @@ from calculator.allocator.segments import (
     SMALL_SEGMENT,
     segment_bytes,
 )
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ITEMSIZE
 from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
+from calculator.sharding.fsdp.units import units_of
 from calculator.training_step import first_layer_bound
 
 if TYPE_CHECKING:
@@ -37,8 +40,9 @@ if TYPE_CHECKING:
 #: How far the rule is from the replay: the median of 1,000 random requests, and the range without 1 % at either end.
 #: Source: docs/decisions/0004-reserved-memory.md.
 RULE_ACCURACY = "7.4 % above the replay in the median of 1,000 random plans, 1 % below to 52 % above in 98 of 100"
-#: The same under FSDP2, of 105 random requests.
-SHARDED_RULE_ACCURACY = "5 % above the replay in the median of 105 random plans, 32 % below to 41 % above in 98 of 100"
+#: The same under FSDP2, of 242 random requests.
+#: Source: docs/decisions/0015-streams.md.
+SHARDED_RULE_ACCURACY = "7 % above the replay in the median of 242 random plans, 19 % below to 44 % above in 98 of 100"
 
 RULE = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the"
@@ -88,13 +92,19 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     again = segment_bytes(largest) if left >= largest else 0
     of_step = whole_segments(resident.loaded_bytes) + in_segments(kept) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
-        of_step = max(of_step, _whole_and_shards(resident))
+        of_step = max(of_step, _of_loaded_whole(resident))
     return max(of_step, of_generation(step, workspaces)) if step.generation else of_step
 
 
-def _whole_and_shards(resident: ResidentState) -> int:
-    """What a model in 4 bits leaves cached that is whole on the card until FSDP2 has sharded all of it."""
-    return whole_segments(sum(tensor.bytes for tensor in (*resident.whole, *resident.tensors) if tensor.parameters))
+def _of_loaded_whole(resident: ResidentState) -> int:
+    """The rule for a model in 4 bits, which is whole on the card until FSDP2 has sharded all of it.
+
+    What it leaves cached is of the first stream: no output of an all-gather finds room there.
+    """
+    loaded = sum(tensor.bytes for tensor in (*resident.whole, *resident.tensors) if tensor.parameters)
+    outputs = [unit.all_gather_output for unit, _ in units_of(resident.prepared)]
+    gathered = sum(segment_bytes(elements(shape) * ITEMSIZE[dtype]) for shape, dtype in outputs)
+    return whole_segments(loaded) + gathered
 
 
 def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:

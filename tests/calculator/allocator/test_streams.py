@@ -1,5 +1,7 @@
 """Runs under FSDP2, whose streams have blocks of their own: every replay reserves what the plain one does."""
 
+from dataclasses import replace
+
 import pytest
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
@@ -106,6 +108,14 @@ def test_micro_batches_of_drawn_lengths_are_replayed_with_their_streams(steps):
     run = HistoryRun(resident_state(with_longest_batch(request)), WORKSPACES)
     plain = History(run, ConfiguredMachine(DEFAULT, None), None).finish(history, None)
     assert run.replay(history) == plain
+
+
+def test_the_rule_counts_what_a_whole_model_in_four_bits_leaves_cached_and_gathers_of_another_stream():
+    request = parse_request(body(method=QLORA, count=64, sequence_length=64))
+    rule, replay = (estimate(replace(request, reserved=by)).memory.peak_reserved_bytes for by in ("rule", "replay"))
+    run = Replay(CachingAllocator(), resident_state(request), WORKSPACES)
+    run.load()
+    assert run.allocator.reserved * 0.9 < rule < 1.1 * replay
 
 
 def test_a_verdict_is_by_the_replay():
