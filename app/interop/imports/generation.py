@@ -26,7 +26,8 @@ _VLLM = ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sl
 
 
 def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
-    """Return lengths and numbers of completions."""
+    """Return lengths and numbers of completions. The longest sequence that a model is loaded for has no effect."""
+    keys.forget(["max_seq_length"])
     completion = keys.integer("max_completion_length", COMPLETION)
     if keys.left.get("max_prompt_length") is None:
         keys.miss("max_prompt_length", None, f"prompts are as long as the dataset's: {PROMPT} tokens are assumed")

@@ -18,6 +18,7 @@ from app.interop.imports.reference import reference
 from app.interop.imports.script_bases import quantized_base
 from app.interop.imports.trainer_classes import CLASSES, trainer_of
 from app.interop.imports.without_effect import WITHOUT_EFFECT
+from calculator.trainers import TRAINERS
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
@@ -56,7 +57,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         keys.warn(
             "Unsloth",
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
-            "one of TRL's SFTTrainer with the same settings",
+            f"one of {TRAINERS[trainer].facts.label} with the same settings",
         )
     if any(name.startswith("FastVisionModel") for name in calls):
         effect = "The vision tower runs for each, and their tokens count in a sequence."
@@ -104,7 +105,8 @@ def _dtype(keys: Keys, *, loads_float32: bool) -> str:
 
 def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:
     in_8_bits, full = keys.flag("load_in_8bit"), keys.flag("full_finetuning")
-    in_4_bits = keys.flag("load_in_4bit", default=is_unsloth and not in_8_bits and not full)
+    in_16_bits = is_unsloth and keys.flag("load_in_16bit")
+    in_4_bits = keys.flag("load_in_4bit", default=is_unsloth and not (in_8_bits or in_16_bits or full))
     adapts = "LoraConfig" in calls or any(name.endswith(".get_peft_model") for name in calls)
     if not adapts and in_8_bits:
         keys.miss("load_in_8bit", True, "8-bit weights are not trained themselves: half-precision weights are used")

@@ -27,7 +27,7 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     plain_only = method.plain_steps_only and prepared.training.trainer != "trl-sft"
     if method.virtual_tokens or plain_only:
         others = "trl-sft or transformers" if plain_only and not method.virtual_tokens else "transformers"
-        message = f"{trainer} with {method.name} is not modelled yet: use the trainer {others}, or another method"
+        message = f"{trainer} with {method.title} is not modelled: use the trainer {others}, or another method"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
         message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
