@@ -54,6 +54,13 @@ class ReservedMemory:
     )
 
 
+#: PEFT's task types whose model computes no loss.
+WITHOUT_LOSS = {
+    "feature_extraction": "PEFT's model for it computes no loss, so that the step depends on the loss of your script: "
+    "use the task whose head and loss come closest, such as seq_cls",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices(ReservedMemory):
     """The request's own options, next to its objects."""
@@ -70,6 +77,7 @@ class Choices(ReservedMemory):
         "AutoModelForSeq2SeqLM, or from audio, with that of AutoModelForSpeechSeq2Seq; image_cls classifies images, "
         "with the model of AutoModelForImageClassification, for which PEFT has no TaskType.",
         example="seq_cls",
+        instead=WITHOUT_LOSS,
     )
     num_labels: int = _setting(
         2,
