@@ -38,7 +38,10 @@ DECOMPOSED = (
     "The workspace of cuSOLVER's singular value decomposition (gesvdj) is not known without a CUDA device and not"
     " counted: it comes on top in the optimizer's step."
 )
-WITHOUT_A = "LoRA-FA trains only B of each pair: PEFT's create_lorafa_optimizer freezes every lora_A."
+WITHOUT_A = (
+    "LoRA-FA trains only B of each pair: PEFT's create_lorafa_optimizer freezes every lora_A. After disable_adapter, A"
+    " requires a gradient again: such a run keeps what LoRA keeps, and A's gradients."
+)
 PSEUDOINVERSE = (
     "The workspace of cuSOLVER's singular value decomposition (gesvdj) of an r x r matrix, in torch.linalg.pinv, is not"
     " known without a CUDA device and not counted: it comes on top in the optimizer's step."

@@ -17,10 +17,11 @@ def by_id(name):
 
 
 @cache
-def trained_parameters(model_and_method):
+def trained_parameters(model_method_and_optimizer):
     """Parameters that a method trains; runs of several releases have the same."""
-    model, method = json.loads(model_and_method)
-    body = {"model": model, "method": method, "training": {"sequence_length": 64}, "reserved": "rule"}
+    model, method, optimizer = json.loads(model_method_and_optimizer)
+    training = {"sequence_length": 64, "optimizer": optimizer}
+    body = {"model": model, "method": method, "training": training, "reserved": "rule"}
     return estimate(parse_request(body)).parameters.trainable
 
 
@@ -103,10 +104,12 @@ def test_the_runs_of_further_methods_have_the_published_number_of_trained_parame
     checked = set()
     for each in measurements():
         if each.source == "peft_metamathqa" and each.point is None and each.expressed == "whole":
-            trained = trained_parameters(json.dumps([each.run.request[name] for name in ("model", "method")]))
+            optimizer = each.run.request["training"].get("optimizer", "adamw_torch")
+            of = [each.run.request["model"], each.run.request["method"], optimizer]
+            trained = trained_parameters(json.dumps(of))
             assert trained == rows[each.id.rpartition("/")[0]]["trainable_params"], each.id
             checked.add(each.run.request["method"]["name"])
-    assert {"adalora", "beft", "miss", "oft", "p_tuning", "randlora", "vblora", "vera"} <= checked
+    assert {"adalora", "beft", "miss", "shira", "oft", "p_tuning", "randlora", "vblora", "vera"} <= checked
 
 
 def test_the_ia3_runs_have_the_published_number_of_trained_parameters():

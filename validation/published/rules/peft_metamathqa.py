@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 UNSUPPORTED = {
     "use_bdlora": "block-diagonal LoRA",
     "alora_invocation_tokens": "activated LoRA",
-    "trainable_token_indices": "trainable tokens",
 }
 
 #: Methods that PEFT renamed: MiSS runs the step of Bone. Source: peft 0.18, tuners/bone/layer.py, BoneLinear.forward.
@@ -69,6 +68,12 @@ COPYING_CACHES = (4, 56)
 #: The releases of PyTorch that a request can state.
 TORCH = ("2.13", "2.14")
 
+#: From this release of PEFT on, the script disables adapters once before the steps.
+DISABLES_ADAPTERS = (0, 19)
+
+#: The optimizer of PEFT's that freezes A, as a row names it.
+LORAFA = "lora-fa"
+
 UNKNOWN = (
     f"the longest sample, assumed to have {LONGEST} tokens in every row",
     f"the other samples' lengths, assumed to be log-normal with the published mean, in multiples of {UNIT}",
@@ -102,6 +107,8 @@ def _run(row: Row) -> Run:
         "adapter_dtype": "float32" if row["autocast_adapter_dtype"] else "model",
         "gradient_checkpointing": row["gradient_checkpointing"],
     }
+    if row["optimizer"] == LORAFA:
+        training["optimizer"] = "lorafa"
     request = {"model": row["model"], "method": method, "training": training, "device": {"gpu": "l40s"}}
     differs = tuple(_differs(row))
     if _release(row, "transformers") < (5, 0) and row["method"] not in VIRTUAL_TOKENS:
@@ -113,6 +120,11 @@ def _differs(row: Row) -> Iterator[str]:
     own = f"transformers {row['versions']['transformers']}"
     if _release(row, "transformers") < COPYING_CACHES:
         yield f"the cache of {own}, which refers to keys and values without copies: the run keeps them, the replay not"
+    if row["optimizer"] == LORAFA and _release(row, "peft") >= DISABLES_ADAPTERS:
+        yield (
+            "disable_adapter before the steps, for a loss of the base model: PEFT makes A require a gradient again when"
+            " it ends, so that the run keeps A's inputs and gradients"
+        )
     if row["method"] in VIRTUAL_TOKENS and _release(row, "transformers") < (5, 0):
         yield f"virtual tokens in {own}: the request has 5.24"
 
@@ -156,9 +168,7 @@ def _lora(row: Row) -> dict[str, Any] | str:
     variants = [variant for name, variant in UNSUPPORTED.items() if config.get(name)]
     if variants:
         return f"{', '.join(variants)}, which a LoRA request has no setting for"
-    if row["optimizer"] != "AdamW":
-        return "PEFT's optimizer for LoRA-FA, whose rows are not compared"
-    names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
+    names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "trainable_token_indices")
     settings = {name: config[name] for name in names if name in config}
     if config.get("init_lora_weights") not in (True, None):
         settings["init_lora_weights"] = config["init_lora_weights"]
