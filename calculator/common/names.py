@@ -98,6 +98,7 @@ MethodName = Literal[
     "unilora",
     "lily",
     "shira",
+    "boft",
     "bitfit",
 ]
 

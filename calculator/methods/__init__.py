@@ -7,6 +7,7 @@ from calculator.methods.adalora.method import AdaLoRA
 from calculator.methods.adapter.method import Adapter
 from calculator.methods.beft.method import BEFT
 from calculator.methods.bitfit.method import BitFit
+from calculator.methods.boft.method import BOFT
 from calculator.methods.c3a.method import C3A
 from calculator.methods.deft.method import DEFT
 from calculator.methods.delora.method import DeLoRA
@@ -76,6 +77,7 @@ Method = (
     | UniLoRA
     | Lily
     | SHiRA
+    | BOFT
     | BitFit
 )
 
@@ -89,6 +91,7 @@ USUAL_METHODS: tuple[MethodName, ...] = tuple(
 
 __all__ = [
     "BEFT",
+    "BOFT",
     "C3A",
     "DEFT",
     "HRA",

@@ -4,7 +4,6 @@
 NOT_MODELLED: dict[str, str] = {
     "ADAMSS": "its subspaces are clusters of a weight's singular vectors, whose sizes depend on the weight",
     "ADAPTION_PROMPT": "it replaces the attention of the topmost layers by one with a gated prompt",
-    "BOFT": "a script decides where its dense permutations are, and a compiled kernel how many rotations there are",
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
     "CPT": "its prompt and the weights of its loss are those of given tokens",
     "FROD": "its matrices come from one decomposition of the weights of all layers",

@@ -9,6 +9,7 @@ import bitsandbytes as bnb
 import peft
 import torch
 from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.boft.layer import BOFTLayer
 from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.lora.layer import ParamWrapper
@@ -157,7 +158,15 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     cast(wrapped, training.adapter_dtype)
     if training.optimizer == "lorafa":
         freeze_a(wrapped)
+    if training.trainer is None:
+        permutations_on_host(wrapped)
     return wrapped
+
+
+def permutations_on_host(model: nn.Module) -> None:
+    """Give BOFT's layers their permutations on the host, where PEFT makes them; only a Trainer moves them."""
+    for layer in (module for module in model.modules() if isinstance(module, BOFTLayer)):
+        layer.boft_P = torch.empty(layer.boft_P.shape, device="cpu")
 
 
 def freeze_a(model: nn.Module) -> None:
@@ -224,7 +233,11 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
     """
     if isinstance(config, peft.ShiraConfig):
         config.mask_fn = None  # the indices of a random mask need its values
-    with mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes):
+    with (
+        mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes),
+        mock.patch("peft.tuners.boft.layer.get_fbd_cuda", return_value=None),  # would compile a kernel
+        mock.patch.object(BOFTLayer, "perm2mat", lambda _, indices: torch.eye(len(indices))),
+    ):
         wrapped = peft.get_peft_model(model, config, **options)
     for layer in (module for module in wrapped.modules() if isinstance(module, FourierFTLayer)):
         layer.indices = {
@@ -282,7 +295,8 @@ def added_buffers(model: nn.Module) -> set[int]:
         if not isinstance(layer, LNTuningLayer)
         for name in (*layer.adapter_layer_names, *layer.other_param_names)
     )
-    return {id(buffer) for owner in owners if isinstance(owner, torch.nn.Module) for buffer in owner.buffers()}
+    buffers = {id(buffer) for owner in owners if isinstance(owner, torch.nn.Module) for buffer in owner.buffers()}
+    return buffers | {id(layer.boft_P) for layer in layers if isinstance(layer, BOFTLayer)}
 
 
 def cast(model: nn.Module, dtype: AdapterDType) -> None:

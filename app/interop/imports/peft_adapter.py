@@ -107,6 +107,13 @@ def _check_adalora(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001 
     keys.forget(("r", "rank_pattern"))
 
 
+def _check_boft(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
+    """List a dropout of blocks, which is not modelled."""
+    dropout = keys.take("boft_dropout", 0.0)
+    if dropout:
+        keys.miss("boft_dropout", dropout, "is not modelled: 0, PEFT's default, is used")
+
+
 def _check_shira(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
     """Leave out how the elements are chosen: any mask has as many."""
     keys.forget(("mask_type",))
@@ -149,6 +156,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
 #: What else is read of a method's file.
 CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
     "adalora": _check_adalora,
+    "boft": _check_boft,
     "prefix": _check_prefix,
     "p_tuning": _check_p_tuning,
     "shira": _check_shira,

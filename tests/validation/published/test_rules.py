@@ -109,7 +109,7 @@ def test_the_runs_of_further_methods_have_the_published_number_of_trained_parame
             trained = trained_parameters(json.dumps(of))
             assert trained == rows[each.id.rpartition("/")[0]]["trainable_params"], each.id
             checked.add(each.run.request["method"]["name"])
-    assert {"adalora", "beft", "miss", "shira", "oft", "p_tuning", "randlora", "vblora", "vera"} <= checked
+    assert {"adalora", "beft", "miss", "boft", "shira", "oft", "p_tuning", "randlora", "vblora", "vera"} <= checked
 
 
 def test_the_ia3_runs_have_the_published_number_of_trained_parameters():

@@ -68,6 +68,7 @@ def written(request):
         (LLAMA, {"name": "psoft", "r": 4}),
         (LLAMA, {"name": "c3a", "block_size": 8}),
         (LLAMA, {"name": "shira", "r": 2}),
+        (LLAMA, {"name": "boft"}),
         (LLAMA, {"name": "unilora", "r": 4}),
         (LLAMA, {"name": "lily", "r": 4, "stride_A": 2, "target_modules": ["q_proj", "gate_proj"]}),
         (LLAMA, {"name": "peanut", "r": 4, "depth": 1}),

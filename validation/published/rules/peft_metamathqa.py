@@ -125,6 +125,8 @@ def _differs(row: Row) -> Iterator[str]:
             "disable_adapter before the steps, for a loss of the base model: PEFT makes A require a gradient again when"
             " it ends, so that the run keeps A's inputs and gradients"
         )
+    if row["method"] == "BOFT" and _release(row, "peft") < (0, 19):
+        yield "BOFT of peft 0.18, which rotates the weight where 0.21 rotates the input"
     if row["method"] in VIRTUAL_TOKENS and _release(row, "transformers") < (5, 0):
         yield f"virtual tokens in {own}: the request has 5.24"
 

@@ -44,6 +44,7 @@ OTHER = {
     "peanut": {"r": 4, "depth": 2, "act_fn": "tanh", "exclude_modules": ["v_proj"]},
     "glora": {"r": 4, "config_A_B": "vector", "config_C": "none", "config_D_E": "vector", "bias": "glora_only"},
     "psoft": {"r": 8, "psoft_svd": "lowrank", "use_cayley_neumann": True, "num_cayley_neumann_terms": 3},
+    "boft": {"boft_block_size": 8, "bias": "boft_only", "exclude_modules": ["v_proj"]},
     "shira": {"r": 8, "modules_to_save": ["lm_head"]},
     "c3a": {"block_size": 64, "bias": "c3a_only"},
     "lily": {"r": 8, "stride_A": 2, "num_B": 3, "scaling": 0.5},

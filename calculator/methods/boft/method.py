@@ -1,0 +1,103 @@
+"""BOFT, orthogonal fine-tuning by butterfly factors (Liu et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.architecture.dimension import named
+from calculator.common.errors import Problem
+from calculator.inputs.settings import setting
+from calculator.methods.boft import layer
+from calculator.methods.boft.facts import FACTS
+from calculator.methods.targeted import settings
+from calculator.methods.targeted.adapted_linear import AdaptedLinear
+from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
+from calculator.resident.module_spec import Added
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
+    from calculator.resident.tensors import ResidentTensor
+
+#: Where the permutations are.
+PERMUTATIONS = (
+    "BOFT's permutations, float32 matrices of in_features × in_features, stay on the host if the model was on the GPU"
+    " when PEFT added the adapter, as in the exported script, and are copied in each forward pass. A Trainer moves them"
+    " to the GPU."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BOFT(AdaptedLinear):
+    """Blocks that make a rotation of the whole input of each adapted matrix, and a scale of its output."""
+
+    name = "boft"
+    facts = FACTS
+    adaptable = ("linear",)
+
+    boft_block_size: int = setting(
+        4, label="Block size", help="The size of a block; 0 where boft_block_num is set.", minimum=0, maximum=65_536
+    )
+    boft_block_num: int = setting(
+        0, label="Blocks", help="The number of blocks; 0 where boft_block_size is set.", minimum=0, maximum=65_536
+    )
+    boft_n_butterfly_factor: int = setting(
+        1,
+        label="Butterfly factors",
+        help="More than one need a kernel that PEFT compiles; without it, PEFT sets 1.",
+        minimum=1,
+        maximum=16,
+    )
+    target_modules: TargetModules = settings.target_modules()
+    exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
+    bias: Literal["none", "all", "boft_only"] = settings.bias()
+    modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Where the permutations are, and that no kernel is compiled."""
+        return (PERMUTATIONS, "The figures are for BOFT without its compiled kernel (fbd_cuda).")
+
+    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+        """What BOFTConfig and update_layer refuse, and several factors."""
+        if (self.boft_block_size == 0) == (self.boft_block_num == 0):
+            message = "set either boft_block_size or boft_block_num, and the other one to 0"
+            yield Problem(loc="method.boft_block_size", msg=message, input=self.boft_block_size)
+            return
+        if self.boft_n_butterfly_factor > 1:
+            message = "several factors need BOFT's compiled kernel, which is not modelled: use 1"
+            yield Problem(loc="method.boft_n_butterfly_factor", msg=message, input=self.boft_n_butterfly_factor)
+        name = "boft_block_size" if self.boft_block_size else "boft_block_num"
+        number = getattr(self, name)
+        odd = [each for each in found.items() if each[1].kind in self.adaptable and each[1].in_features % number]
+        for path, module in odd[:1]:
+            message = f"the input of {path} ({module.in_features:,}) must be a multiple of it"
+            yield Problem(loc=f"method.{name}", msg=message, input=number)
+
+    def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
+        """The blocks and the scale; with a Trainer also the permutation, a buffer."""
+        size = self.boft_block_size or int(module.in_features) // self.boft_block_num
+        blocks, size = named(int(module.in_features) // size, "blocks"), named(size, "boft_block_size")
+        dtype, n = training.added_dtype, module.in_features
+        trained = (
+            Added(name=layer.ROTATION, shape=(1, blocks, size, size), dtype=dtype),
+            Added(name=layer.SCALE, shape=(module.out_features, 1), dtype=dtype),
+        )
+        if training.trainer is None:
+            return trained
+        permutation = Added(name=layer.PERMUTATION, shape=(1, n, n), dtype="float32", trained=False, buffer=True)
+        return (*trained, permutation)
+
+    def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
+        """Blocks make a rotation, and the scale is read."""
+        return False
+
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
+        """The frozen module's product with the rotated input, scaled."""
+        return layer.forward(bound, x)
