@@ -47,9 +47,10 @@ OF_DEEPSPEED = (
     " many parameters."
 )
 OF_FSDP = (
-    "FSDP is without cpu_ram_efficient_loading, as by default in transformers: every process reads the weights."
-    " Exported files set it: then the first process alone reads them, the tensors of the others are empty, which takes"
-    " no memory, and weights reach the GPUs in another order than the load's figures are of."
+    "FSDP is without cpu_ram_efficient_loading, as by default in transformers and in exported files: every process"
+    " reads the weights. accelerate launch sets it where no file says otherwise: then the first process of each node"
+    " alone reads them, the tensors of the others are empty, which takes no memory, and weights reach the GPUs in"
+    " another order than the load's figures are of."
 )
 OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all shards, is not counted."
 
