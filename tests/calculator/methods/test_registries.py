@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from app.interop.exports import axolotl, llama_factory, peft_script, torchtune
+from app.interop.exports import axolotl, llama_factory, script_kinds, torchtune
 from app.interop.imports import peft_adapter
 from calculator import methods
 from calculator.common.names import MethodName
@@ -21,7 +21,7 @@ REGISTRIES = {
     "the lesson's claims": table.CLAIMS,
     "the lesson's sizes": table.SIZES,
     "the lesson's examples": on_model.SETTINGS,
-    "scripts for PEFT": peft_script.SCRIPTS,
+    "scripts for PEFT": script_kinds.SCRIPTS,
     "axolotl's keys": axolotl.METHOD_PARTS,
     "LLaMA-Factory's keys": llama_factory.METHOD_PARTS,
     "torchtune's keys": torchtune.METHOD_PARTS,
@@ -46,7 +46,7 @@ def test_the_package_exports_every_method():
 
 def test_a_method_that_peft_lacks_has_a_script_of_its_own():
     lacking = {name for name, cls in METHODS.items() if cls.facts.config_class is None}
-    assert lacking <= peft_script.SCRIPTS.keys()
+    assert lacking <= script_kinds.SCRIPTS.keys()
 
 
 def test_a_method_that_plans_try_has_a_reason():

@@ -15,9 +15,10 @@ from app.__main__ import main
 from app.interop.exports import export
 from app.interop.exports.several_gpus import deepspeed_config
 from calculator.estimation.request import parse_request
-from tests.app.interop.exports.test_peft_script import LLAMA, LOW_RANK
+from tests.app.interop.exports.scripts import LOW_RANK
 from tests.app.interop.exports.test_tools import AXOLOTL, LLAMA_FACTORY
 from tests.paths import ROOT
+from tests.tiny_models import LLAMA
 
 LORA = {"name": "lora", **LOW_RANK}
 ZERO = {"zero_optimization": {"reduce_bucket_size": "auto", "overlap_comm": True}}

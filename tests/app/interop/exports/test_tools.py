@@ -220,3 +220,18 @@ def test_a_config_is_read_from_a_folder():
     found = exported("axolotl", {"name": "lora"}, {"config": config}, **CHECKPOINTED)
     assert yaml.safe_load(found.content)["base_model"] == "./model"
     assert found.not_expressed[0].loc == "model.config"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "why"),
+    [
+        ("trl-sft", "computes the loss from all logits"),
+        ("trl-kto", "the figures are of another run"),
+        ("unsloth", "without Unsloth's patches"),
+    ],
+)
+def test_a_file_of_axolotl_names_the_trainer_that_it_does_not_run(trainer, why):
+    own = {"autocast": "bfloat16"} if trainer == "unsloth" else {}
+    length = {"sequence_length": 32, "micro_batch_size": 2}
+    made = exported("axolotl", {"name": "lora"}, "meta-llama/Llama-3.2-1B", trainer=trainer, **length, **own)
+    assert [why in each.why for each in made.not_expressed if each.loc == "training.trainer"] == [True]
