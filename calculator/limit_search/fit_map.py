@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
+    from calculator.inputs.sharding import ShardingName
 
 #: The most rows and columns: a map needs some dozens of estimates.
 MAX_LENGTHS = 8
 MAX_BATCHES = 8
 
-#: The most pairs that are replayed besides the request's own.
+#: The most pairs that are replayed besides the request's own; and of shardings of which more pairs are near the limit.
 MAX_REPLAYED = 12
+MAX_REPLAYED_OF: dict[ShardingName, int] = {"fsdp": 36}
 
 #: The minimum of the request's field.
 MIN_LENGTH = 2
@@ -76,11 +78,14 @@ def fit_map(request: Request) -> FitMap:
     ruled = replace(request, reserved="rule") if replays else request
     cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
     own = (training.micro_batch_size, training.sequence_length)
-    near = sorted((pair for pair in cells if is_near_limit(_fit(cells[pair]))), key=lambda pair: _distance(cells[pair]))
-    for batch, length in dict.fromkeys((own, *near[:MAX_REPLAYED])) if replays else ():
+    sharding = request.device.sharding
+    near = [pair for pair, cell in cells.items() if is_near_limit(_fit(cell), sharding)]
+    near.sort(key=lambda pair: _distance(cells[pair]))
+    most = MAX_REPLAYED_OF.get(sharding, MAX_REPLAYED)
+    for batch, length in dict.fromkeys((own, *near[:most])) if replays else ():
         cells[batch, length] = _cell(request, batch, length, series)
     rows = tuple(tuple(cells[batch, length] for batch in batches) for length in lengths)
-    left = len(near[MAX_REPLAYED:]) if replays else 0
+    left = len(near[most:]) if replays else 0
     return FitMap(own=own, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows, near=left)
 
 

@@ -173,7 +173,7 @@ class Evaluator:
         if candidate not in self._answers:
             ruled = self._estimate(candidate, "rule")
             self._answers[candidate] = ruled
-            if ruled is not None and is_near_limit(ruled.fit):
+            if ruled is not None and is_near_limit(ruled.fit, self.device.sharding):
                 self.stated(candidate)
         return self._answers[candidate]
 

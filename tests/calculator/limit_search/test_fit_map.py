@@ -1,5 +1,6 @@
 """The map of what fits: every cell is the plan's own estimate at its batch and length."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from calculator.common.errors import PlanError
 from calculator.devices import Verdict
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.estimation.sharded_request import parse_sharded_request
 from calculator.limit_search import fit_map as limits_fit_map
 from calculator.limit_search.fit_map import MAX_REPLAYED, doublings, fit_map
 
@@ -102,3 +104,23 @@ def test_a_map_without_a_card_is_refused():
     with pytest.raises(PlanError) as error:
         fit_map(parse_request({**QLORA, "device": {}}))
     assert [problem.loc for problem in error.value.problems] == ["device"]
+
+
+def test_a_four_bit_model_whose_load_decides_is_replayed_where_the_rule_may_be_too_low():
+    body = {
+        "model": "Qwen/Qwen3-0.6B",
+        "method": {"name": "qlora", "quant_storage": "bfloat16"},
+        "training": {"gradient_checkpointing": True, "micro_batch_size": 1, "sequence_length": 32},
+        "device": {"sharding": "fsdp", "count": 4, "memory_bytes": 2_370_000_000},
+    }
+    request = parse_sharded_request(body).request
+    found = fit_map(request)
+    shorter = replace(request, training=replace(request.training, sequence_length=16))
+    ruled = estimate(replace(shorter, reserved="rule")).fit
+    assert ruled.verdict is Verdict.FITS
+    assert ruled.headroom_bytes > ruled.usable_bytes // 20
+    assert estimate(shorter).memory.peak_reserved_bytes == estimate(request).memory.peak_reserved_bytes
+    assert found.near == 0
+    cells = [cell for row in found.rows for cell in row]
+    assert all(cell.estimate.fit.verdict is not Verdict.FITS for cell in cells)
+    assert {cell.estimate.fit.verdict for cell in cells if cell.estimate.reserved == "rule"} == {Verdict.DOES_NOT_FIT}
