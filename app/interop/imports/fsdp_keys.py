@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Keys that do not change the memory of a step under FSDP2.
 WITHOUT_EFFECT = frozenset(
     (
-        *("state_dict_type", "final_state_dict_type", "cpu_ram_efficient_loading", "sync_module_states"),
+        *("state_dict_type", "final_state_dict_type", "sync_module_states"),
         *("backward_prefetch", "backward_prefetch_policy", "forward_prefetch", "limit_all_gathers", "xla"),
         *("cpu_offload_pin_memory", "xla_fsdp_v2", "xla_fsdp_grad_ckpt", "xla_fsdp_settings", "use_orig_params"),
     )
@@ -38,6 +38,9 @@ WORDS: dict[str, dict[str, Any]] = {
 }
 
 _EFFECT = "FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them."
+_LOADING = (
+    "is not modelled: the load is of processes that all read the weights, as they do with a 4-bit model in any case"
+)
 _MODELLED = "one under FSDP2 with the same settings otherwise"
 
 
@@ -84,6 +87,8 @@ def read(keys: Keys, settings: dict[str, Any], version: int) -> FSDPRun:
     training: dict[str, Any] = {"fsdp_config": config} if config else {}
     if _is_true(left.pop("activation_checkpointing", None)):
         training["gradient_checkpointing"] = True
+    if _is_true(left.pop("cpu_ram_efficient_loading", None)):
+        keys.miss("fsdp_config.cpu_ram_efficient_loading", True, _LOADING)
     _list_others(keys, left)
     return FSDPRun(training=training)
 

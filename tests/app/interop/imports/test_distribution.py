@@ -76,8 +76,9 @@ def test_what_a_file_of_accelerate_sets_is_read_for_the_plan_of_the_page():
     training = found.request["training"]
     assert training["fsdp_config"] == {"reshard_after_forward": False, "cpu_offload": True}
     assert (training["autocast"], training["micro_batch_size"], "ddp" in training) == ("bfloat16", 3, False)
-    assert found.not_understood == ()
+    assert [each.key for each in found.not_understood] == ["fsdp_config.cpu_ram_efficient_loading"]
     assert found.warnings == ()
+    assert read(FSDP2.replace("loading: true", "loading: false"), plan=plan).not_understood == ()
 
 
 def test_machines_are_nodes_where_they_divide_the_gpus():
