@@ -12,6 +12,8 @@ from app.presentation.format import gib, size
 from app.presentation.labels import COMPONENTS, PHASES, parts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.devices import Fit
     from calculator.estimation.answer import Estimate, Memory, Moment
 
@@ -40,26 +42,13 @@ def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
 def timeline_figure(memory: Memory) -> str:
     """Return the bytes alive over one step, with the peak and the phases marked."""
     line = memory.timeline
-    figure = go.Figure(layout={"template": go.layout.Template()})
-    captions = [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line]
-    figure.add_trace(
-        go.Scatter(
-            x=list(range(len(line))),
-            y=[gib(moment.bytes) for moment in line],
-            customdata=captions,
-            hovertemplate="%{customdata}<extra></extra>",
-            mode="lines",
-            line={"shape": "hvh", "width": 2},
-            meta="accent",
-        )
+    figure = _line_chart(
+        range(len(line)),
+        [moment.bytes for moment in line],
+        [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line],
+        titles=("the step, in order", "GiB alive"),
     )
-    figure.update_layout(
-        height=320,
-        margin={"l": 8, "r": 16, "t": 32, "b": 32},
-        xaxis={"showticklabels": False, "zeroline": False, "showgrid": False, "title": {"text": "the step, in order"}},
-        yaxis={"title": {"text": "GiB alive"}, "rangemode": "tozero", "automargin": True},
-        showlegend=False,
-    )
+    figure.update_xaxes(showticklabels=False)
     for phase in PHASES:
         first = next((index for index, moment in enumerate(line) if moment.phase == phase), None)
         if first is not None:
@@ -72,12 +61,36 @@ def snapshot_figure(line: tuple[int, ...]) -> str | None:
     """Return the bytes in use over a snapshot's history; None without one."""
     if not line:
         return None
+    captions = [size(most) for most in line]
+    figure = _line_chart(range(len(line)), line, captions, titles=("the history, in order", "GiB in use"))
+    figure.update_xaxes(showticklabels=False)
+    return embedded(figure)
+
+
+def history_figure(memory: Memory) -> str | None:
+    """Return the bytes reserved by step of the worst history, with the most marked; None where there is none."""
+    history = memory.history
+    if history is None:
+        return None
+    steps = range(1, len(history.reserved_by_step) + 1)
+    captions = [
+        f"step {step}, {' + '.join(f'{length:,}' for length in lengths)} tokens: {size(reserved)}"
+        for step, lengths, reserved in zip(steps, history.micro_batches, history.reserved_by_step, strict=False)
+    ]
+    figure = _line_chart(steps, history.reserved_by_step, captions, titles=("step", "GiB reserved"))
+    figure.update_traces(mode="lines+markers")
+    figure.update_layout(height=260, margin_t=16)
+    return embedded(figure)
+
+
+def _line_chart(x: range, y: Sequence[int], captions: list[str], *, titles: tuple[str, str]) -> go.Figure:
+    """Return bytes over a sequence of events, each with its caption. `titles` are those of the axes."""
     figure = go.Figure(layout={"template": go.layout.Template()})
     figure.add_trace(
         go.Scatter(
-            x=list(range(len(line))),
-            y=[gib(most) for most in line],
-            customdata=[size(most) for most in line],
+            x=list(x),
+            y=[gib(value) for value in y],
+            customdata=captions,
             hovertemplate="%{customdata}<extra></extra>",
             mode="lines",
             line={"shape": "hvh", "width": 2},
@@ -87,48 +100,11 @@ def snapshot_figure(line: tuple[int, ...]) -> str | None:
     figure.update_layout(
         height=320,
         margin={"l": 8, "r": 16, "t": 32, "b": 32},
-        xaxis={
-            "showticklabels": False,
-            "zeroline": False,
-            "showgrid": False,
-            "title": {"text": "the history, in order"},
-        },
-        yaxis={"title": {"text": "GiB in use"}, "rangemode": "tozero", "automargin": True},
+        xaxis={"zeroline": False, "showgrid": False, "title": {"text": titles[0]}},
+        yaxis={"title": {"text": titles[1]}, "rangemode": "tozero", "automargin": True},
         showlegend=False,
     )
-    return embedded(figure)
-
-
-def history_figure(memory: Memory) -> str | None:
-    """Return the bytes reserved by step of the worst history, with the most marked; None where there is none."""
-    history = memory.history
-    if history is None:
-        return None
-    steps = list(range(1, len(history.reserved_by_step) + 1))
-    captions = [
-        f"step {step}, {' + '.join(f'{length:,}' for length in lengths)} tokens: {size(reserved)}"
-        for step, lengths, reserved in zip(steps, history.micro_batches, history.reserved_by_step, strict=False)
-    ]
-    figure = go.Figure(layout={"template": go.layout.Template()})
-    figure.add_trace(
-        go.Scatter(
-            x=steps,
-            y=[gib(reserved) for reserved in history.reserved_by_step],
-            customdata=captions,
-            hovertemplate="%{customdata}<extra></extra>",
-            mode="lines+markers",
-            line={"shape": "hvh", "width": 2},
-            meta="accent",
-        )
-    )
-    figure.update_layout(
-        height=260,
-        margin={"l": 8, "r": 16, "t": 16, "b": 32},
-        xaxis={"zeroline": False, "showgrid": False, "title": {"text": "step"}},
-        yaxis={"title": {"text": "GiB reserved"}, "rangemode": "tozero", "automargin": True},
-        showlegend=False,
-    )
-    return embedded(figure)
+    return figure
 
 
 def _mark_phase(figure: go.Figure, first: int, label: str) -> None:

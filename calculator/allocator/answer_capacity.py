@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.answer_replay import Answer, AnswerReplay, AnswerRun
-from calculator.allocator.capacity import CappedReplay
+from calculator.allocator.capacity import capped
 from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, whole_pages
@@ -15,6 +15,7 @@ from calculator.devices.outcome import OutOfMemory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.allocator.capacity import CappedReplay
     from calculator.allocator.out_of_memory import DeviceMemory
     from calculator.devices.outcome import ReplayPhase
 
@@ -75,25 +76,10 @@ class CappedAnswers:
                 retries.append(run.allocator.retries - before)
         except OutOfMemoryError as error:
             failure = _event(run, error, device)
-        allocator = run.allocator
-        same_from: int = device.capacity
-        same_below: int | None = device.capacity + 1
-        if self._spare(device) >= 0:
-            same_from = max(allocator.most_mapped * BLOCK, device.capacity - self._spare(device))
-            same_below = allocator.least_refused * BLOCK if allocator.least_refused is not None else None
-        return CappedReplay(
-            peak_reserved_bytes=allocator.max_reserved * BLOCK,
-            retries=allocator.retries,
-            retries_first_step=retries[0] if retries else 0,
-            retries_per_step=max(retries, default=0),
-            out_of_memory=failure,
-            same_from=same_from,
-            same_below=same_below,
-            last_refused=allocator.last_refused * BLOCK if allocator.last_refused is not None else None,
-        )
+        return capped(device, run.allocator, self._spare(device), retries=retries, steady=retries, failure=failure)
 
     def _on(self, device: DeviceMemory) -> AnswerReplay:
-        """An answer that begins on a device, or goes on from where it is the same as on a larger one."""
+        """An answer that begins on a device, or continues from the last state that it shares with a larger one."""
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
         run = states[-1].saved() if states and self._spare(device) >= 0 else AnswerReplay(self._run)
         run.allocator.on(device.capacity, device.total)

@@ -15,9 +15,11 @@ from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from calculator.allocator.block_pool import Block
+    from calculator.allocator.flat_device import FlatDevice
+    from calculator.allocator.flat_expandable import FlatExpandable
     from calculator.allocator.replay import Replay
 
 #: A capacity that no run needs.
@@ -49,6 +51,44 @@ class CappedReplay:
     same_from: int
     same_below: int | None
     last_refused: int | None
+
+
+def capped(
+    device: DeviceMemory,
+    allocator: CachingAllocator | FlatDevice | FlatExpandable,
+    spare: int,
+    *,
+    retries: Sequence[int],
+    steady: Sequence[int],
+    failure: OutOfMemory | None,
+    unit: int = BLOCK,
+) -> CappedReplay:
+    """Return what a run did on a device.
+
+    Args:
+        device: The device.
+        allocator: Its allocator at the end of the run.
+        spare: How much smaller the device could be for the same load, bytes; negative if it could not.
+        retries: The retries of each step.
+        steady: Those of the steps of the steady state.
+        failure: Where the run ended, if it ran out of memory.
+        unit: The bytes in which the allocator counts.
+    """
+    same_from = device.capacity
+    same_below: int | None = device.capacity + 1
+    if spare >= 0:
+        same_from = max(allocator.most_mapped * unit, device.capacity - spare)
+        same_below = allocator.least_refused * unit if allocator.least_refused is not None else None
+    return CappedReplay(
+        peak_reserved_bytes=allocator.max_reserved * unit,
+        retries=allocator.retries,
+        retries_first_step=retries[0] if retries else 0,
+        retries_per_step=max(steady, default=0),
+        out_of_memory=failure,
+        same_from=same_from,
+        same_below=same_below,
+        last_refused=allocator.last_refused * unit if allocator.last_refused is not None else None,
+    )
 
 
 @without_collections
@@ -122,25 +162,11 @@ class CappedReplays:
             steady = _steady(run, retries)
         except OutOfMemoryError as error:
             steady, failure = retries[-1:], _event(run, error, device)
-        allocator = run.allocator
-        same_from: int = device.capacity
-        same_below: int | None = device.capacity + 1
-        if self._conf.per_process_memory_fraction == 1 and self._spare(device) >= 0:
-            same_from = max(allocator.most_mapped * unit, device.capacity - self._spare(device))
-            same_below = allocator.least_refused * unit if allocator.least_refused is not None else None
-        return CappedReplay(
-            peak_reserved_bytes=allocator.max_reserved * unit,
-            retries=allocator.retries,
-            retries_first_step=retries[0] if retries else 0,
-            retries_per_step=max(steady, default=0),
-            out_of_memory=failure,
-            same_from=same_from,
-            same_below=same_below,
-            last_refused=allocator.last_refused * unit if allocator.last_refused is not None else None,
-        )
+        spare = self._spare(device) if self._conf.per_process_memory_fraction == 1 else -1
+        return capped(device, run.allocator, spare, retries=retries, steady=steady, failure=failure, unit=unit)
 
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
-        """A run that begins on a device, or goes on from where it is the same as on a larger one."""
+        """A run that begins on a device, or continues from the last state that it shares with a larger one."""
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
         if self._conf.expandable_segments and flat.has_streams:
             # Where blocks are cached for several streams, the addresses that a segment has left decide more often.

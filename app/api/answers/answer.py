@@ -32,3 +32,9 @@ class Answer(BaseModel):
 def described(description: str, example: Any) -> Any:
     """Return a field with a description and an example, both shown in the OpenAPI document."""
     return Field(description=description, examples=[example])
+
+
+def described_as(answer: type[Answer], name: str) -> Any:
+    """Return a field with the description and the example of another answer's."""
+    field = answer.model_fields[name]
+    return Field(description=field.description, examples=field.examples)

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from app.api.answers.answer import Answer, described
+from app.api.answers.answer import Answer, described, described_as
 from app.api.answers.estimate import ComparedEstimateAnswer, settings
+from app.api.answers.methods import MethodAnswer
 from app.http.problems import ProblemError
 from calculator.comparison.methods import ComparisonRow
 
@@ -25,16 +26,12 @@ class ComparisonRowAnswer(Answer):
     """One method of the comparison."""
 
     method: dict[str, Any] = described("The method with every setting.", {"name": "lora", "r": 16})
-    label: str = described("The name that the pages show.", "LoRA")
-    trainable: str = described(
-        "What the method trains, as a formula.", "r · (in_features + out_features) per adapted matrix"
-    )
-    inference_overhead: str = described("What the method costs at inference.", "none once merged")
-    mergeable: bool | None = described(
-        "Whether the trained parameters can be merged into the base weights; null if the method adds none.", True
-    )
-    best_for: str = described("When to choose the method.", "most fine-tuning")
-    source: str = described("Source of these statements.", "Hu et al. 2021, arXiv 2106.09685, section 4.1")
+    label: str = described_as(MethodAnswer, "label")
+    trainable: str = described_as(MethodAnswer, "trainable")
+    inference_overhead: str = described_as(MethodAnswer, "inference_overhead")
+    mergeable: bool | None = described_as(MethodAnswer, "mergeable")
+    best_for: str = described_as(MethodAnswer, "best_for")
+    source: str = described_as(MethodAnswer, "source")
     estimate: ComparedEstimateAnswer | None = described("The estimate; null if the combination is refused.", None)
     problems: tuple[ProblemError, ...] = described("Why the combination is refused; empty if it is not.", [])
     alternative: AlternativeAnswer | None = described(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
 from typing import Any, Literal
 
-from app.api.answers.answer import Answer, described
+from app.api.answers.answer import Answer, described, described_as
+from app.api.answers.memory import Memory
 from app.http.problems import ProblemError, shortened
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
@@ -52,19 +53,12 @@ class SweptParameters(Answer):
 class SweptMemory(Answer):
     """The memory of an estimate without its tensors, in whole bytes."""
 
-    peak_phase: PhaseName = described("The phase in which the step peaks.", "backward")
-    peak_operation: str = described("The operation that runs at the peak.", "cross_entropy")
-    peak_allocated_bytes: int = described(
-        "The live tensors at the peak; each is rounded up to a multiple of 512 bytes.", 9_341_251_584
-    )
-    library_workspace_bytes: int = described(
-        "The workspaces of cuBLAS. torch.cuda.max_memory_allocated() reads peak_allocated_bytes plus these.",
-        17_039_360,
-    )
-    peak_reserved_bytes: int = described(
-        "What torch.cuda.max_memory_reserved() reads, workspaces included.", 9_640_607_744
-    )
-    required_bytes: int = described("Reserved memory plus the CUDA context: what nvidia-smi shows.", 10_087_301_120)
+    peak_phase: PhaseName = described_as(Memory, "peak_phase")
+    peak_operation: str = described_as(Memory, "peak_operation")
+    peak_allocated_bytes: int = described_as(Memory, "peak_allocated_bytes")
+    library_workspace_bytes: int = described_as(Memory, "library_workspace_bytes")
+    peak_reserved_bytes: int = described_as(Memory, "peak_reserved_bytes")
+    required_bytes: int = described_as(Memory, "required_bytes")
 
 
 class SweptFit(Answer):
