@@ -85,6 +85,17 @@ class Base(ABC):
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:
         """The format of a module's weight, or of all where it is the same, for hidden states of a dtype."""
 
+    def stored_at(
+        self,
+        path: str,  # noqa: ARG002
+        module: Module,
+        model: Model,  # noqa: ARG002
+        hidden: DType,
+        training: Training,  # noqa: ARG002
+    ) -> StoredWeight:
+        """The format of the weight of a module at a path."""
+        return self.stored(hidden, module)
+
     def adapter_dtype(self, hidden: DType) -> DType:  # noqa: ARG002
         """The dtype of A and B with adapter_dtype `model`; PEFT casts them to no integer dtype."""
         return "float32"

@@ -32,9 +32,24 @@ KEPT_INPUTS = (
 
 #: Biases that are counted in another dtype. Source: bitsandbytes/nn/modules.py, Linear8bitLt.forward.
 CAST_BIASES = (
-    "Under autocast, bitsandbytes casts the bias of each layer in 8 bits to the dtype of the layer's input. The figures"
-    " count all of them in the dtype of the embeddings, which differs by some kilobytes."
+    "Under autocast, bitsandbytes casts the bias of each layer in 8 bits to the dtype of the layer's input, which the"
+    " figures take from the kind of layer before it. Where an activation or an image tower computes in another dtype,"
+    " they differ by some kilobytes."
 )
+
+#: The ends of the paths of output projections of attention, whose products autocast computes in its dtype.
+ATTENTION_OUTPUTS = (
+    "attn.c_proj",
+    "attn.attention.out_proj",
+    "attn.out_proj",
+    "attn.o_proj",
+    "attn.dense",
+    "attention.dense",
+    "mixer.o_proj",
+)
+
+#: How the model types start whose attention is multiplied by a gate, in the dtype of the embeddings, before it.
+GATED = ("qwen3_next", "qwen3_5")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +76,11 @@ class LLMInt8(Base):
         """The format of a module's weight."""
         return eight_bits(hidden, transposed=module is not None and module.kind == "conv1d")
 
+    def stored_at(self, path: str, module: Module, model: Model, hidden: DType, training: Training) -> StoredWeight:
+        """The format of a module's weight, with the dtype that its input has under autocast."""
+        autocast = training.autocast
+        return self.stored(hidden if autocast is None else _input_dtype(path, model, hidden, autocast), module)
+
     def assumptions(self) -> tuple[str, ...]:
         """The outliers."""
         return (NO_OUTLIERS,)
@@ -72,3 +92,17 @@ class LLMInt8(Base):
         biased = any(module.bias is not None and converted(path, module, model) for path, module in model.paths)
         if training.autocast is not None and biased:
             yield CAST_BIASES
+
+
+def _input_dtype(path: str, model: Model, hidden: DType, autocast: DType) -> DType:
+    """The dtype of a layer's input under autocast, to which its first run casts the bias.
+
+    Attention returns autocast's dtype. torch.nn.LayerNorm returns float32, that of Nemotron autocast's dtype, and
+    RMSNorm the dtype of its input; a layer in 8 bits returns that of its input.
+    """
+    if path.endswith(ATTENTION_OUTPUTS) and not model.model_type.startswith(GATED):
+        return autocast
+    if model.model_type == "nemotron":
+        return autocast
+    has_layer_norm = any(module.kind == "norm" and module.bias is not None for _, module in model.paths)
+    return "float32" if has_layer_norm else hidden

@@ -113,7 +113,7 @@ class LoRA(LowRank):
         adapted = layer.adapted(self, path, module, model, training, own)
         if packed and base.keeps_biases_as_buffers:
             adapted["trained"] = ()
-        weight = base.stored(dtype, module) if packed else None
+        weight = base.stored_at(path, module, model, dtype, training) if packed else None
         return ModuleSpec(dtype=dtype, quantization=weight, runs=model.runs(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:

@@ -96,3 +96,20 @@ def test_biases_under_autocast_are_a_warning_where_there_are_any():
         return any("casts the bias" in each for each in estimate(parse_request(request)).warnings)
 
     assert (warned("Qwen/Qwen2.5-0.5B"), warned(LLAMA)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "floats"),
+    [
+        # 12 biases of 768: of attention's output in bfloat16
+        ("openai-community/gpt2", {}, -12 * 768 // 2),
+        # in bfloat16 all but those of attention's output become float32: those of c_attn, c_fc and c_proj
+        ("openai-community/gpt2", {"prepare_model_for_kbit_training": False}, 12 * (3 + 4 + 1) * 768 // 2),
+        ("Qwen/Qwen2.5-0.5B", {"prepare_model_for_kbit_training": False}, 0),
+    ],
+)
+def test_autocast_decides_the_dtype_of_biases_of_layers_in_8_bits(model, method, floats):
+    def weights(**training):
+        return component(estimate(parse_request({**body(method, **training), "model": model})), "base_weights")
+
+    assert weights(autocast="bfloat16") - weights() == 4 * floats
