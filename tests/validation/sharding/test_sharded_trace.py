@@ -1,6 +1,7 @@
 """Traces of one rank: what DDP and FSDP2 add to the step of one GPU, and what is refused."""
 
 import json
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -93,22 +94,27 @@ def test_gathers_and_reductions_have_streams_of_their_own():
 
 
 def in_trace(found):
-    """The events of each stream but the first in the micro-batches of a trace."""
+    """The events of each stream in the micro-batches of a trace."""
     ledger, starts = found.ledger, found.ledger.phase_starts
     end = next(at for at, phase in starts if phase == "optimizer_step")
     rows = [(event >= 0, ledger.storages[max(event, ~event)]) for event in ledger.events[starts[0][0] : end]]
-    return {name: [(born, row.bytes) for born, row in rows if row.stream == name] for name in STREAMS[1:]}
+    return {name: [(born, row.bytes) for born, row in rows if row.stream == name] for name in STREAMS}
+
+
+def in_tape(request):
+    """The events of the calculator's tape, with the numbers of their streams."""
+    batches = step_batches(resident_state(request))
+    played = [each.events() for each in (batches.first, *[batches.later] * bool(batches.later), batches.last) if each]
+    return [
+        (event >= 0, each.rows[max(event, ~event)][4], each.streams[max(event, ~event)] if each.streams else 0)
+        for each in played
+        for event in (*each.forward, *each.backward)
+    ]
 
 
 def in_calculator(request):
     """The same of the calculator's tape."""
-    batches = step_batches(resident_state(request))
-    played = [each.events() for each in (batches.first, *[batches.later] * bool(batches.later), batches.last) if each]
-    rows = [
-        (event >= 0, each.rows[max(event, ~event)][4], each.streams[max(event, ~event)])
-        for each in played
-        for event in (*each.forward, *each.backward)
-    ]
+    rows = in_tape(request)
     return {
         name: [(born, size) for born, size, stream in rows if stream == number]
         for number, name in enumerate(STREAMS)
@@ -129,7 +135,25 @@ def in_calculator(request):
 )
 def test_every_stream_allocates_and_frees_in_the_order_of_the_calculators_tape(method, training):
     calculated = in_calculator(parse_sharded_request(body("fsdp", method, **training)).request)
-    assert in_trace(traced("fsdp", method, **training)) == calculated
+    found = in_trace(traced("fsdp", method, **training))
+    assert {name: found[name] for name in STREAMS[1:]} == calculated
+
+
+def missing(found, request):
+    """How often the trace allocates and frees a size where the model computes and the tape does not, and vice versa."""
+    tape = Counter((born, size) for born, size, stream in in_tape(request) if not stream)
+    real = Counter(in_trace(found)[""])
+    return real - tape, tape - real
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("method", [None, LORA], ids=["full", "lora"])
+def test_where_the_model_computes_fsdp_adds_no_event_that_the_tape_lacks(method, checkpointed):
+    training = {"gradient_checkpointing": checkpointed, **({"adapter_dtype": "model"} if method else {})}
+    one = {key: value for key, value in body("none", method, **training).items() if key != "device"}
+    one = parse_sharded_request(one).request
+    sharded = parse_sharded_request(body("fsdp", method, **training)).request
+    assert missing(traced("fsdp", method, **training), sharded) == missing(trace_one_gpu(one), one)
 
 
 @pytest.mark.parametrize("config", [{}, {"gradient_as_bucket_view": True}, {"find_unused_parameters": True}])
