@@ -111,8 +111,10 @@ class Program:
         self.modules = _modules(self._called(parts), parameters, leaves)
         for model in ("", SECOND):
             for name, of in tied.items():
-                if (owner := (model + name.rpartition(".")[0], None)) in self.modules:
-                    self.modules[owner].parameters.append(self.by_name[model + of, None])
+                owner = model + name.rpartition(".")[0]
+                path = next((path for path in (f"{owner}.{WRAPPED}", owner) if (path, None) in self.modules), None)
+                if path is not None:
+                    self.modules[path, None].parameters.append(self.by_name[model + of, None])
         for each in (each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL):
             path, _, name = each.text.partition(": ")
             own, model = self.modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
