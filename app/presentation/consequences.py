@@ -1,4 +1,4 @@
-"""What a run meets on a card that it fills or does not fit, in sentences."""
+"""Sentences about a run on a card that it fills or does not fit."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
 
 
 def _by_replay(required: str, fit: Fit) -> str:
-    """Say how the run goes on the card, with what it needs at least and at ease."""
+    """Say whether the replayed run fits the card, and the least memory that it needs."""
     assert fit.minimum_bytes is not None
     assert fit.margin_bytes is not None
     least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))

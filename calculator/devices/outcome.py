@@ -44,7 +44,7 @@ class OutOfMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How a run goes on a device.
+    """The result of a run on a device.
 
     Attributes:
         retries: How often cached blocks are freed for a request, from the load to the steady state.

@@ -50,7 +50,9 @@ def plain(raw: bytes) -> Any:
     except PlanError:
         raise
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
-        raise refusal(LOC, f"the snapshot is not a whole pickle: it breaks off at byte {reader.place:,}") from error
+        raise refusal(
+            LOC, f"the snapshot is an incomplete pickle, cut off at byte {reader.place:,}: dump it again"
+        ) from error
 
 
 class _Reader:

@@ -51,7 +51,7 @@ class Lifetimes:
         return self.freed(range(first, self.next_row(start)), start, end)
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
-        """Those of the rows that are freed between two positions."""
+        """Return the rows that are freed between two positions."""
         ends = self.ends
         return [row for row in rows if start <= ends[row] < end]
 

@@ -33,7 +33,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         message += "float32 with autocast float16 (fp16=True)"
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
     if model.config.get("pad_token_id", 0) is None:
-        message = "is required to make the decoder's input from the labels: give a token's number"
+        message = "is required to make the decoder's input from the labels: set it to the id of a token"
         yield Problem(loc="model.config.pad_token_id", msg=message, input=None)
     yield from _tables(method)
     yield from _position_biases(method, model)

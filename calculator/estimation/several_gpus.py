@@ -74,7 +74,9 @@ def not_modelled() -> str:
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
     """Problems of a device with more than one card, where some shardings are modelled."""
     if device.count % device.nodes:
-        message = f"{device.count:,} GPUs are not the same number on each of {device.nodes:,} nodes: use a divisor"
+        message = (
+            f"{device.count:,} GPUs do not divide equally among {device.nodes:,} nodes: use a divisor of device.count"
+        )
         yield Problem(loc=f"{loc}.nodes", msg=message, input=device.nodes)
     if device.sharding not in MODELLED:
         yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled()}", input=device.sharding)

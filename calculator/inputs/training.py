@@ -355,7 +355,7 @@ class Training:
 
     @property
     def is_highest(self) -> bool:
-        """Whether it is that of the high end, where the answer is an interval."""
+        """Whether this training gives the high end of an answer that is an interval."""
         return True
 
     @property
@@ -475,7 +475,7 @@ class LowestTraining(Training):
 
     @property
     def is_highest(self) -> bool:
-        """Whether it is that of the high end."""
+        """Whether this training gives the high end of an answer that is an interval."""
         return False
 
 

@@ -33,7 +33,7 @@ def problems(loc: str, tokens: tuple[int, ...], model: Model) -> Iterator[Proble
     rows = int(model.embedding.in_features)
     odd = next((token for token in tokens if not -rows <= token < rows), None)
     if odd is not None:
-        yield Problem(loc=loc, msg=f"the model has tokens 0 to {rows - 1:,}, not {odd:,}", input=odd)
+        yield Problem(loc=loc, msg=f"the model has tokens 0 to {rows - 1:,}, not {odd:,}: leave it out", input=odd)
 
 
 def tied(model: Model, inside: str = "") -> Model:

@@ -189,7 +189,7 @@ def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
     """A batch of which the cards cannot have the same number of sequences each."""
     batch, cards = evaluator.needs.effective_batch_size, evaluator.device.count
     if batch % cards:
-        message = f"{batch:,} sequences are not the same number on each of {cards:,} GPUs: use a multiple of {cards:,}"
+        message = f"{batch:,} sequences do not divide equally among {cards:,} GPUs: use a multiple of {cards:,}"
         yield Problem(loc="needs.effective_batch_size", msg=message, input=batch)
 
 

@@ -54,7 +54,7 @@ def check_model(request: RunRequest, model: Model) -> None:
 def _of_estimate(request: RunRequest) -> Iterator[Problem]:
     own = request.estimate
     if own.accounting == "textbook":
-        yield Problem(loc="accounting", msg="the phases of a run have no rules of thumb: use exact", input="textbook")
+        yield Problem(loc="accounting", msg="the phases of a run have no textbook formula: use exact", input="textbook")
     if own.training.has_images:
         message = "the phases of a run are modelled for text alone: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
@@ -69,7 +69,7 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         message = f"how {facts.label} loads and saves is not modelled: use the estimate for its step"
         yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
     if own.engine == "traced":
-        yield Problem(loc="engine", msg="a trace has a training step only: use auto or calculator", input="traced")
+        yield Problem(loc="engine", msg="a trace covers one training step only: use auto or calculator", input="traced")
     for name in _LIBRARIES:
         release, modelled = getattr(own.stack, name), getattr(DEFAULT_STACK, name)
         if release != modelled:

@@ -53,7 +53,7 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
         message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
     if request.training.has_images:
-        message = "files are written for text alone: leave images out"
+        message = "exported files train on text only: leave images out"
         raise refusal("training.images", message, asdict(request.training.images or Images()))
     plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(with_longest_batch(request), model), plan=plan, model=model)

@@ -23,16 +23,16 @@ def check(request: Request) -> None:
 def _problems(request: Request) -> Iterator[Problem]:
     training, sharding = request.training, request.device.sharding
     if request.method.name == "adapter":
-        message = "scripts of tasks are written for the methods of PEFT and full: use one of them"
+        message = f"scripts of task {request.task} support full and the methods of PEFT: use one of them"
         yield Problem(loc="method.name", msg=message, input=request.method.name)
     if request.task == "image_cls":
-        message = "scripts of tasks are written for texts: use another task"
+        message = "scripts are written for tasks on text, not on images: use another task"
         yield Problem(loc="task", msg=message, input=request.task)
     if sharding != "none":
-        message = "scripts of tasks are written for one GPU: use none"
+        message = f"scripts of task {request.task} run on one GPU: use none"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
     if training.sequence_lengths:
-        message = "scripts of tasks have sequences of one length: leave it out"
+        message = f"scripts of task {request.task} have sequences of one length: leave it out"
         yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
 
 

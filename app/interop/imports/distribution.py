@@ -77,7 +77,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     count = max(count, FEWEST)
     device = {"count": count, "sharding": name}
     if nodes > 1 and count % nodes:
-        keys.miss("num_machines", nodes, f"{count:,} GPUs are not the same number on each: one node is used")
+        keys.miss("num_machines", nodes, f"{count:,} GPUs do not divide equally among the machines: one node is used")
     elif nodes > 1:
         device["nodes"] = nodes
     return Distribution(device=device, training=found)

@@ -83,5 +83,5 @@ def _precision(training: Training, *, quantizes: bool) -> Iterator[Problem]:
 
 def _options(zero: ZeroOptimization) -> Iterator[Problem]:
     if not zero.contiguous_gradients:
-        message = "gradients without a contiguous buffer are not modelled: leave it true"
+        message = "false is not modelled (gradients without a contiguous buffer): use true"
         yield Problem(loc=f"{_ZERO}.contiguous_gradients", msg=message, input=False)

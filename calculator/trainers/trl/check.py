@@ -74,7 +74,7 @@ def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
     trains_more = method.trains_biases or getattr(method, "modules_to_save", None)
     if trains_more and not qlora.prepares(prepared.stack) and (is_prepared or prepared.training.dtype != "bfloat16"):
         message = (
-            "TRL casts what is trained of a 4-bit model to bfloat16: with biases or modules_to_save, that is modelled "
-            "for training.dtype bfloat16 without preparation only"
+            "TRL casts the trained parameters of a 4-bit model to bfloat16: with biases or modules_to_save, that is "
+            "modelled for training.dtype bfloat16 without preparation only"
         )
         yield Problem(loc="training.dtype", msg=message, input=prepared.training.dtype)

@@ -78,7 +78,7 @@ class FlatPeaks:
         self._forward = recording.curve.peak(marks["forward"], marks["backward"])
 
     def rank(self, number: int) -> Rank:
-        """What one rank has."""
+        """Return the memory of one rank."""
         state = self._state
         own, zeros = state.gradients_of(number)
         step = self._step_of(number, (*own, *zeros))

@@ -150,7 +150,7 @@ class Passes:
         self._note_fullest(most, added, fullest)
 
     def _note_fullest(self, most: int, added: int, fullest: tuple[int, int, int]) -> None:
-        """Note the fullest of some moments, without what copies added, if there are any."""
+        """Record the moment with the most memory, if there is one; `most` is without what copies added."""
         if most >= 0:
             position, event, gathered = fullest
             self._note(position, event, most + added, gathered)
