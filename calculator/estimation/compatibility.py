@@ -31,7 +31,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident import optim_args
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack import verified
-from calculator.trainers import cut_cross_entropy, liger, trainer_of
+from calculator.trainers import cut_cross_entropy, liger, towers, trainer_of
 from calculator.training_step.optimizer_targets import projected_modules
 
 if TYPE_CHECKING:
@@ -170,8 +170,13 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
             message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
             yield Problem(loc=f"training.{name}", msg=message, input=value)
         return
-    if model.idle:
-        message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
+    if model.towers and training.images is None:
+        prepared = PreparedModel(model, request.method, training, request.device, request.stack)
+        yield from towers.problems(prepared, request.device.sharding)
+    elif model.idle and not model.towers:
+        message = (
+            f"{model.model_type} has weights that no batch uses, which is not modelled with a trainer: leave it out"
+        )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
         return
     if training.trainer != "transformers" and forward_of(model).head_input is not identity:

@@ -115,6 +115,10 @@ class Loop(ABC):
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
         return batch(self.facts, prepared.training, self.sample_bounds(prepared))
 
+    def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether the model's config decides about a cache of keys and values."""
+        return self.facts.uses_cache
+
     def scalars(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
         """Return the scalars that the trainer keeps."""
         return self.facts.scalars

@@ -17,7 +17,7 @@ from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.trainers import cut_cross_entropy, flattened, liger, task_labels
+from calculator.trainers import cut_cross_entropy, flattened, liger, task_labels, towers
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.layers.context import Context
@@ -82,7 +83,7 @@ class Transformers(Loop):
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
         model, training = context.model, context.training
-        counts = model.task.name != "question_ans"  # whose labels have other names
+        counts = counts_items(model)
         context.num_items = Tensor(context.tape, None, (), "float32", None) if counts else None
         if model.task.name == "causal_lm":
             shape = (context.batch, context.length)
@@ -98,9 +99,13 @@ class Transformers(Loop):
         dtype = prepared.method.hidden_dtype(training)
         return [*task_labels.inputs(model, training, INPUTS, dtype), *task_labels.labels(model, training)]
 
+    def uses_cache(self, model: Model) -> bool:
+        """Return whether a cache is made: Trainer unsets use_cache in the config, not in that of its text model."""
+        return self.facts.uses_cache or bool(model.towers)
+
     def scalars(self, prepared: Subject) -> tuple[str, ...]:
-        """Return the scalars that the trainer keeps. It counts no labels where these have other names."""
-        if prepared.model.task.name != "question_ans":
+        """Return the scalars that the trainer keeps."""
+        if counts_items(prepared.model):
             return self.facts.scalars
         return tuple(name for name in self.facts.scalars if name != NUM_ITEMS)
 
@@ -115,7 +120,7 @@ class Transformers(Loop):
             return CrossEntropyOfLogits(num_items=num_items(context))
         if liger.is_patched(context.model, context.training):
             return FusedLinearCrossEntropy(num_items=num_items(context))
-        return FullLogits(num_items=num_items(context))
+        return FullLogits(num_items=context.num_items)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model. Its autocast ends with it, and then every output that is not float32 is copied to float32."""
@@ -126,7 +131,7 @@ class Transformers(Loop):
         if dtype is not None:
             outputs = [in_float32(each) for each in outputs]
         loss, outputs = returned(context, loss, outputs)
-        if context.model.task.name != "question_ans":
+        if counts_items(context.model):
             loss = in_place.mul_(loss)
         self.metrics(context, outputs)
         tape.component = "activations"
@@ -162,6 +167,13 @@ def _row_problems(prepared: Subject) -> Iterator[Problem]:
         message = f"is not modelled with transformers {prepared.stack.transformers}: use {DEFAULT_STACK.transformers}"
         yield Problem(loc="training.padding_free", msg=message, input=True)
     yield from flattened.problems(prepared)
+
+
+def counts_items(model: Model) -> bool:
+    """Return whether the labels of a step are counted: not those of other names, nor for models that ignore it."""
+    if model.task.name == "causal_lm":
+        return model.model_type not in towers.MEANS
+    return model.task.name != "question_ans"
 
 
 def num_items(context: Context) -> Tensor:

@@ -84,6 +84,10 @@ class TrlSft(Transformers):
         """Return what the collator of TRL 1.16 makes of the positions."""
         return ("cu_seq_lens_q", "cu_seq_lens_k", SEQ_IDX) if finds_bounds(prepared.stack) else ()
 
+    def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
+        """Return False: SFTTrainer passes use_cache=False to the model."""
+        return False
+
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch; a flattened one may come with the bounds of its samples."""
         if context.training.flattened and finds_bounds(context.prepared.stack):

@@ -9,7 +9,7 @@ from unittest import mock
 import peft
 from datasets import disable_progress_bars
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from calculator.methods import Adapter
 from validation.reference import methods
@@ -39,7 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model_and_config(
-    recipe: Recipe, device: torch.device, auto_model: Any = AutoModelForCausalLM, task_type: str = "CAUSAL_LM"
+    recipe: Recipe, device: torch.device, auto_model: Any = None, task_type: str = "CAUSAL_LM"
 ) -> tuple[ReferenceModel, peft.PeftConfig | None]:
     """The model that a script passes to a trainer of TRL, and the config with which the trainer wraps it.
 

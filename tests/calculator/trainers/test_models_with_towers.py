@@ -1,0 +1,44 @@
+"""Trainers of models that also read images, on text alone. tests/cases/trainers.jsonl has traced steps."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+
+CONFIG = {
+    "model_type": "mistral3",
+    "text_config": {
+        "model_type": "mistral",
+        "vocab_size": 517,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "sliding_window": None,
+    },
+    "vision_config": {
+        "model_type": "pixtral",
+        "hidden_size": 64,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 7,
+        "image_size": 28,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"trainer": "trl-dpo"}, "also reads images, which is modelled with transformers and trl-sft"),
+        ({"trainer": "trl-sft", "use_liger_kernel": True}, "is not modelled with a trainer for mistral3"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(training: dict, words: str) -> None:
+    body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "training": {"sequence_length": 64, **training}}
+    with pytest.raises(PlanError, match=words):
+        estimate(parse_request(body))
