@@ -10,6 +10,7 @@ from calculator.inputs.stack import DEFAULT_STACK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.trainers.subject import Subject
 
 #: The trainers that are modelled with such models.
@@ -27,6 +28,11 @@ _OPEN_IN_4_BITS = ("qwen2_5_vl", "qwen3_vl")
 
 #: Settings whose kernels and rows are not modelled with such models.
 _SETTINGS = ("use_liger_kernel", "cut_cross_entropy", "packing", "padding_free")
+
+
+def is_idle(model: Model) -> bool:
+    """Return whether the model has a tower that the batch does not use: Whisper's batches use theirs."""
+    return bool(model.idle and model.towers)
 
 
 def problems(prepared: Subject, sharding: str) -> Iterator[Problem]:

@@ -101,7 +101,7 @@ class Transformers(Loop):
 
     def uses_cache(self, model: Model) -> bool:
         """Return whether a cache is made: Trainer unsets use_cache in the config, not in that of its text model."""
-        return self.facts.uses_cache or bool(model.towers)
+        return self.facts.uses_cache or towers.is_idle(model)
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:
         """Return the scalars that the trainer keeps."""
