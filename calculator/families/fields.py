@@ -188,14 +188,19 @@ def divisible(name: str, by: str) -> Check:
 DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
-def experts(per_token: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = ()) -> tuple[Entry, ...]:
-    """The number of experts (`num_experts`), how many of them process each token, and the loss of their routers."""
+def experts(
+    per_token: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = (), router_loss: float | None = 0.001
+) -> tuple[Entry, ...]:
+    """The number of experts (`num_experts`), how many of them process each token, and the loss of their routers.
+
+    `router_loss` is the default of its coefficient; None for a config class without one.
+    """
     return (
         size("num_experts", spelled=spelled, aliases=aliases),
         size("num_experts_per_tok", per_token),
         Check(name="num_experts_per_tok", problem=_too_few_experts),
         flag("output_router_logits", False, nullable=True),
-        number("router_aux_loss_coef", None, nullable=True),
+        number("router_aux_loss_coef", router_loss, nullable=True),
     )
 
 

@@ -105,7 +105,7 @@ def latent_attention(config: Config) -> tuple[Module, ...]:
 def routed_experts(per_token: int, *, groups: tuple[int, int]) -> tuple[Entry, ...]:
     """The experts of DeepSeek V3's router. `groups`: the defaults of n_group and topk_group."""
     return (
-        *experts(per_token, spelled="n_routed_experts", aliases=("num_local_experts",)),
+        *experts(per_token, spelled="n_routed_experts", aliases=("num_local_experts",), router_loss=None),
         *shared_experts(1),
         *expert_groups(*groups, nullable=False),
         LARGE_GROUPS,

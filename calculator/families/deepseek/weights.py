@@ -71,7 +71,7 @@ FAMILIES = (
             *kv_heads(),
             positions(2048),
             flag("mlp_bias", False),
-            *experts(REQUIRED, spelled="n_routed_experts", aliases=("num_experts",)),
+            *experts(REQUIRED, spelled="n_routed_experts", aliases=("num_experts",), router_loss=None),
             *shared_experts(2),
             *expert_groups(None, None, nullable=True),
             Field(name="topk_method", type="text", default="greedy", choices=("greedy", "group_limited_greedy")),

@@ -97,7 +97,7 @@ FAMILIES = (
             count("num_experts_per_tok", 2),
             Check(name="num_experts_per_tok", problem=_too_few),
             flag("output_router_logits", False, nullable=True),
-            number("router_aux_loss_coef", None, nullable=True),
+            number("router_aux_loss_coef", 0.001, nullable=True),
             size("shared_intermediate_size", 1024),
             Field(name="position_embedding_type", type="text", default=None, nullable=True),
             Field(name="layer_types", type="names", default=None, nullable=True, null=_all_mamba),

@@ -154,7 +154,7 @@ FAMILIES = (
             number("rms_norm_eps", 1e-5),
             number("clip_qkv", None, nullable=True),
             Check(name="head_dim", problem=uneven_heads),
-            *experts(8, aliases=("num_local_experts",)),
+            *experts(8, aliases=("num_local_experts",), router_loss=0.01),
             flag("norm_topk_prob", False),
         ),
         parts=_olmoe,
