@@ -51,8 +51,8 @@ class Adapter(Method):
         """Refuse a model whose layers have two sublayers in the place of an MLP, or of attention."""
         names = {module.name.partition(".")[0] for layer in set(model.decoder.layers) for module in layer.modules}
         if {"block_sparse_moe", "shared_mlp"} <= names:
-            message = f"{model.model_type} has experts and a shared MLP in every layer, not one MLP: use another method"
-            raise refusal("method.name", message, self.name)
+            message = f"an adapter after the experts and the shared MLP of {model.model_type} is not modelled"
+            raise refusal("method.name", f"{message}: use another method", self.name)
         if "mixer" in names or any(layer.kind.attention == "hybrid" for layer in set(model.decoder.layers)):
             message = f"layers of {model.model_type} are no attention followed by an MLP: use another method"
             raise refusal("method.name", message, self.name)

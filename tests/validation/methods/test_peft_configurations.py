@@ -12,6 +12,7 @@ from calculator.families import FAMILIES
 from calculator.methods import METHODS
 from calculator.methods.config_arguments import config_arguments
 from calculator.methods.not_modelled import NOT_MODELLED
+from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from tests.paths import ROOT
 
 
@@ -32,7 +33,15 @@ def test_a_method_of_peft_is_described_by_its_configuration():
 def test_default_targets_are_those_of_peft(name):
     facts = METHODS[name].facts
     table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{facts.peft_type.replace('_', '')}_TARGET_MODULES_MAPPING")
-    assert facts.default_targets == {family: tuple(table[family]) for family in facts.default_targets}
+    theirs = {family: table[family] for family in facts.default_targets}
+    patterns = {family: each for family, each in theirs.items() if isinstance(each, str)}
+    for family, pattern in patterns.items():
+        assert family in DEFAULT_PATTERNS
+        assert pattern == rf".*language_model\..*\.({'|'.join(facts.default_targets[family])})"
+    assert facts.default_targets == {
+        family: tuple(each) if family not in patterns else facts.default_targets[family]
+        for family, each in theirs.items()
+    }
     assert {family for family in table if family in FAMILIES} <= facts.default_targets.keys()
 
 

@@ -26,9 +26,9 @@ def test_another_seed_gives_other_requests():
 
 
 def test_every_family_and_method_is_drawn():
-    assert {body["model"]["config"]["model_type"] for body in DRAWN} == set(FAMILIES)
-    further = [random_request(7, number, FAMILIES) for number in range(400, 1200)]
-    assert {body["method"]["name"] for body in (*DRAWN, *further)} == set(METHODS)
+    drawn = [*DRAWN, *(random_request(7, number, FAMILIES) for number in range(400, 1200))]
+    assert {body["model"]["config"]["model_type"] for body in drawn} == set(FAMILIES)
+    assert {body["method"]["name"] for body in drawn} == set(METHODS)
 
 
 def test_another_family_leaves_most_requests_unchanged():
