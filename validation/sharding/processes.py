@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
 
 from calculator.common.errors import PlanError
 from calculator.estimation.sharded_request import parse_sharded_request
@@ -38,12 +39,21 @@ if TYPE_CHECKING:
 #: Storages of up to this many bytes hold one number.
 NUMBER = 8
 
-#: Collectives that the libraries call from Python.
-COLLECTIVES = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
+#: Collectives that the libraries call from Python. FSDP2 calls those that end in `single` in PyTorch 2.13.
+COLLECTIVES = (
+    *("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce"),
+    *(name for name in ("all_gather_single", "reduce_scatter_single") if hasattr(dist, name)),
+)
 
-#: Seconds in which a thread of gloo frees the tensors of a finished collective. `wait` may return before that
-#: (ProcessGroupGloo::runLoop drops its work after it has marked it as done).
-RELEASE_SECONDS = 0.01
+#: How often each request is run. What a thread of gloo frees late adds to a peak, so that the least one counts.
+RUNS = 3
+
+#: The most seconds to wait until a thread of gloo frees the tensors of a finished collective. `wait` may return before
+#: that (ProcessGroupGloo::runLoop drops its work after it has marked it as done).
+RELEASE_SECONDS = 0.2
+
+#: The references of a storage that one tensor has, with that of the object which is asked for them.
+OWN_REFERENCES = 2
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,9 +88,14 @@ def compared(bodies: list[Any]) -> list[list[tuple[dict[str, int], dict[str, int
     """
     torch.set_num_threads(1)
     requests = [parse_sharded_request(body) for body in bodies]
-    real = [_in_processes(request) for request in requests]
+    real = [[_in_processes(request) for _ in range(RUNS)] for request in requests]
     fake = [[peaks(trace(request, rank)) for rank in range(request.sharding.count)] for request in requests]
-    return [list(zip(*pair, strict=True)) for pair in zip(real, fake, strict=True)]
+    return [list(zip(map(_least, *runs), ranks, strict=True)) for runs, ranks in zip(real, fake, strict=True)]
+
+
+def _least(*runs: dict[str, int]) -> dict[str, int]:
+    """The least peak of each phase of a rank."""
+    return {phase: min(run[phase] for run in runs) for phase in runs[0]}
 
 
 def _in_processes(sharded: ShardedRequest) -> list[dict[str, int]]:
@@ -116,17 +131,38 @@ def _released_collectives() -> Iterator[None]:
     def released(collective: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(collective)
         def run(*args: Any, **options: Any) -> Any:
+            tensors = [each for each in (*args, *options.values()) if isinstance(each, torch.Tensor)]
+            before = _references(tensors)
             work = collective(*args, **options)
             if work is None:
-                time.sleep(RELEASE_SECONDS)
+                _await(tensors, before)
             return work
 
         return run
 
+    def waited(tensor: torch.Tensor) -> Any:
+        result = wait_tensor(tensor)
+        _await([tensor], OWN_REFERENCES)
+        return result
+
+    wait_tensor = funcol.wait_tensor
     with ExitStack() as stack:
+        stack.enter_context(patch.object(funcol, "wait_tensor", waited))
         for name in COLLECTIVES:
             stack.enter_context(patch.object(dist, name, released(getattr(dist, name))))
         yield
+
+
+def _await(tensors: list[torch.Tensor], references: int) -> None:
+    """Wait until the storages of some tensors have no more than a number of references, but not for long."""
+    until = time.monotonic() + RELEASE_SECONDS
+    while _references(tensors) > references and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+def _references(tensors: list[torch.Tensor]) -> int:
+    """The number of tensors, of Python or of a thread of gloo, that share the storages of these."""
+    return sum(torch._C._storage_Use_Count(each.untyped_storage()._cdata) for each in tensors)
 
 
 def peaks(traced: Trace) -> dict[str, int]:

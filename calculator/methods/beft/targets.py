@@ -12,7 +12,6 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "gpt_neo": ("v_proj",),
     "gptj": ("v_proj",),
     "llama": ("v_proj",),
-    "llama4": ("v_proj",),
     "mistral": ("v_proj",),
     "mixtral": ("v_proj",),
     "mt5": ("v",),

@@ -19,7 +19,6 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "gpt_neox": ("query_key_value",),
     "gptj": ("q_proj", "v_proj"),
     "llama": ("q_proj", "v_proj"),
-    "llama4": ("q_proj", "v_proj"),
     "mistral": ("q_proj", "v_proj"),
     "mixtral": ("q_proj", "v_proj"),
     "mpt": ("Wqkv",),

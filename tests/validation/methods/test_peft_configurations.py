@@ -42,7 +42,8 @@ def test_default_targets_are_those_of_peft(name):
         family: tuple(each) if family not in patterns else facts.default_targets[family]
         for family, each in theirs.items()
     }
-    assert {family for family in table if family in FAMILIES} <= facts.default_targets.keys()
+    # A config.json of llama4 builds its text model, whose own type is not in PEFT's tables.
+    assert {family for family in table if family in FAMILIES} - {"llama4"} <= facts.default_targets.keys()
 
 
 def test_every_method_of_peft_is_modelled_or_refused_with_a_reason():
