@@ -67,7 +67,7 @@ class FastReplay:
         self.first = MicroBatch(batches.first, workspaces)
         self.later = MicroBatch(batches.later, None) if batches.later is not None else None
         self.repeats = batches.repeats
-        #: The last micro-batch where it is not like those before it, and what it takes of the first.
+        #: The last micro-batch if it differs from those before it, and the rows that it reuses of the first one.
         self.last = MicroBatch(batches.last, None) if batches.last is not None else None
         self.taken = batches.taken
         self.loading = loading or loading_of(resident)

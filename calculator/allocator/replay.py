@@ -189,7 +189,7 @@ class Replay:
         batches = self._micro_batches()
         self.first = Batch(allocator, batches.first)
         self.later = Batch(allocator, batches.later) if batches.later is not None else None
-        #: The last micro-batch where it is not like those before it, and what it takes of the first.
+        #: The last micro-batch if it differs from those before it, and the rows that it reuses of the first one.
         self.last = Batch(allocator, batches.last) if batches.last is not None else None
         self.taken = batches.taken
         self.repeats = batches.repeats

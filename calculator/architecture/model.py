@@ -107,7 +107,7 @@ class Model:
     idle_with_images: tuple[str, ...] = ()
     #: Prefixes of paths of the modules that only images use, whether the batch has images or not.
     towers: tuple[str, ...] = ()
-    #: Whether the model's code computes the routers' load-balancing loss, if it is asked for.
+    #: Whether the model's code computes the routers' load-balancing loss if output_router_logits is set.
     has_router_loss: bool = False
     #: Whether the loss includes it.
     adds_router_loss: bool = False

@@ -313,7 +313,7 @@ class Context:
                 pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record_router_logits(self, router_logits: Tensor) -> None:
-        """Keep a router's logits to the end of the forward pass, if they are asked for."""
+        """Keep a router's logits to the end of the forward pass if output_router_logits is set."""
         if self.router_logits is not None:
             self.router_logits.append(router_logits if self.tape.grad_enabled else router_logits.detach())
 

@@ -222,6 +222,16 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
     return mask
 
 
+def causal_or_of_one_image(context: Context) -> Tensor:
+    """Return a mask (batch, sequence, sequence) in which the tokens of an image also see later ones of it."""
+    tape, batch, length = context.tape, context.batch, context.length
+    causal = tape.new((1, length, length), "bool", "causal")
+    same = tape.new((batch, length, length), "bool", "same image")
+    mask = tape.new((batch, length, length), "bool", "causal or of one image")
+    del causal, same
+    return mask
+
+
 def _in_chunks(context: Context, width: int) -> Tensor:
     """Return the mask of tokens in the same chunk, where chunks begin after the padding on the left.
 

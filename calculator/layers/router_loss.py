@@ -28,7 +28,7 @@ def add_router_loss(context: Context, loss: Tensor) -> Tensor:
 
 
 def router_loss(context: Context) -> Tensor | None:
-    """Return the routers' loss, which needs no labels, or None if the model has none or is not asked for it."""
+    """Return the routers' loss, which needs no labels, or None if the model computes none."""
     if not context.model.adds_router_loss or context.router_logits is None:
         return None
     context.set_scope("router loss: ")

@@ -38,7 +38,7 @@ GPU = "h100-sxm5-80gb"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("paths", nargs="*", default=["tests/cases"], help="files of cases, or folders of such files")
-    parser.add_argument("--count", type=int, default=0, help="only so many cases, drawn at random")
+    parser.add_argument("--count", type=int, default=0, help="the number of random cases (all)")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the draw")
 
 

@@ -52,7 +52,7 @@ RUNS = 3
 #: that (ProcessGroupGloo::runLoop drops its work after it has marked it as done).
 RELEASE_SECONDS = 0.2
 
-#: The references of a storage that one tensor has, with that of the object which is asked for them.
+#: The references to the storage of a single tensor: its own, and that of the object that counts them.
 OWN_REFERENCES = 2
 
 

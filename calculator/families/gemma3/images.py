@@ -11,7 +11,7 @@ from calculator.architecture.dimension import named
 from calculator.common.errors import refusal
 from calculator.engine import indexing, pooling, products
 from calculator.engine import operations as ops
-from calculator.layers import image_encoder, norms
+from calculator.layers import image_encoder, masks, norms
 from calculator.layers.decoder_forward import Tower
 from calculator.layers.fixed_images import no_limits
 from calculator.layers.tower import Processed
@@ -109,10 +109,7 @@ def _masks(context: Context) -> dict[MixerType, Tensor | None]:
 def _mask(context: Context) -> Tensor:
     """Return a mask (batch, 1, sequence, sequence): causal or of one image, in the window, no padding."""
     tape, batch, length = context.tape, context.batch, context.length
-    causal = tape.new((1, length, length), "bool", "causal")
-    same = tape.new((batch, length, length), "bool", "same image")
-    mask = tape.new((batch, length, length), "bool", "causal or of one image")
-    del causal, same
+    mask = masks.causal_or_of_one_image(context)
     if context.training.padding:
         mask = tape.new((batch, length, length), "bool", "and not padding")
     return mask

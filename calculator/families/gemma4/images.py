@@ -241,10 +241,7 @@ def _masks(context: Context) -> dict[MixerType, Tensor | None]:
 def _sliding_mask(context: Context) -> Tensor:
     """Return a mask (batch, 1, sequence, sequence): causal or of one image, in the window, no padding."""
     tape, batch, length = context.tape, context.batch, context.length
-    causal = tape.new((1, length, length), "bool", "causal")
-    same = tape.new((batch, length, length), "bool", "same image")
-    mask = tape.new((batch, length, length), "bool", "causal or of one image")
-    del causal, same
+    mask = masks.causal_or_of_one_image(context)
     mask = tape.new((batch, length, length), "bool", "and in the window")
     if context.training.padding:
         mask = tape.new((batch, length, length), "bool", "and not padding")

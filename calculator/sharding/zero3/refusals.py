@@ -103,15 +103,15 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
-    """Trained biases of the model beside adapters that are not cast.
+    """Yield trained biases in another dtype than adapters that stay in float32.
 
-    DeepSpeed flattens what is trained to one tensor (deepspeed/runtime/zero/utils.py, defragment).
+    DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
     """
     if prepared.training.adapter_dtype != "float32" or prepared.cast_to is None or not prepared.method.trains_biases:
         return
     if any(prepared.module_spec(path, module).trained for path, module in prepared.model.paths):
         message = (
-            "DeepSpeed flattens what is trained, and fails on biases in bfloat16 beside adapters in float32: use none, "
+            "DeepSpeed cannot flatten biases in bfloat16 and adapters in float32 into one tensor: use none, "
             "training.adapter_dtype model, or training.deepspeed.zero3_init_flag false"
         )
         yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
