@@ -10,7 +10,7 @@ from calculator import Device, Needs, PlanError, StackVersions, Training, compar
 from calculator.estimation.estimate import estimate as parsed_estimate
 from calculator.estimation.request import Choices, parse_request
 from calculator.inputs.settings import declared
-from calculator.inputs.training import CheckpointingKwargs
+from calculator.inputs.training_settings import CheckpointingKwargs
 from calculator.methods import METHODS, LoRA
 from calculator.planning.request import KNOWN
 from calculator.public.body import body, json_value

@@ -13,7 +13,7 @@ from app.interop.imports import read
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from calculator.inputs.training import CheckpointingKwargs
+from calculator.inputs.training_settings import CheckpointingKwargs
 from calculator.methods import LoRA, QLoRA
 from calculator.resident.optimizers import OPTIMIZERS
 
