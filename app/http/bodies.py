@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 #: The largest body that is accepted, in bytes.
 LARGEST_BODY = 1 << 20
 
+#: The same for the paths that receive files: a notebook has the outputs of its cells.
+LARGEST_FILE = 4 << 20
+FILE_PATHS = frozenset({"/import", "/api/v1/import"})
+
 #: How many bytes of a larger body are read and discarded, so that the client gets to read the response.
 DRAINED = 64 << 20
 
@@ -40,18 +44,19 @@ async def read_body(request: Request) -> bytes:
     """Return the bytes of a request.
 
     Raises:
-        HTTPProblem: 413 if there are more than LARGEST_BODY.
+        HTTPProblem: 413 if there are more than LARGEST_BODY, or than LARGEST_FILE where files are received.
     """
+    largest = LARGEST_FILE if request.scope["path"] in FILE_PATHS else LARGEST_BODY
     body = bytearray()
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if received <= LARGEST_BODY:
+        if received <= largest:
             body += chunk
         elif received > DRAINED:
             break
-    if received > LARGEST_BODY:
-        raise HTTPProblem(413, f"the body is larger than {LARGEST_BODY:,} bytes")
+    if received > largest:
+        raise HTTPProblem(413, f"the body is larger than {largest:,} bytes")
     return bytes(body)
 
 

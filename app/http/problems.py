@@ -34,7 +34,7 @@ MEANINGS: dict[int, tuple[str, str]] = {
         "method-not-allowed",
         "The path does not support this method. The Allow header lists the methods that it supports.",
     ),
-    413: ("body-too-large", "The body is larger than 1 MiB."),
+    413: ("body-too-large", "The body is larger than 1 MiB, or that of an import than 4 MiB."),
     415: ("unsupported-media-type", "The body's Content-Type is not application/json."),
     422: (
         "invalid-request",

@@ -10,6 +10,7 @@ from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.model_quantization import kept_base
 from app.interop.imports.reference import known, reference
+from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
@@ -61,7 +62,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     training = spread.training | _cut_cross_entropy(keys, known(model), spread)
     method: dict[str, Any] = {"name": name}
     if name in ("lora", "qlora"):
-        adapter, training["adapter_dtype"] = _low_rank(keys)
+        adapter, training["adapter_dtype"] = _low_rank(keys, known(model))
         method |= adapter
     kept = kept_base(keys, name)
     layers = keys.take("lisa_n_layers")
@@ -93,13 +94,13 @@ def _method_name(keys: Keys) -> str:
     return adapter or "full"
 
 
-def _low_rank(keys: Keys) -> tuple[dict[str, Any], str]:
+def _low_rank(keys: Keys, model: Model | None) -> tuple[dict[str, Any], str]:
     """Return the settings of an adapter, and its dtype."""
     method = {
         "r": keys.integer("lora_r", 8),
         "lora_alpha": keys.number("lora_alpha", 8),
         "lora_dropout": keys.number("lora_dropout", 0.0),
-        "target_modules": _targets(keys),
+        **_targets(keys, model),
         "use_dora": keys.flag("peft_use_dora"),
         "use_rslora": keys.flag("peft_use_rslora"),
         "modules_to_save": keys.names("lora_modules_to_save"),
@@ -115,13 +116,15 @@ def _low_rank(keys: Keys) -> tuple[dict[str, Any], str]:
     return method, dtype
 
 
-def _targets(keys: Keys) -> Any:
-    names, all_linear = keys.names("lora_target_modules"), keys.flag("lora_target_linear")
+def _targets(keys: Keys, model: Model | None) -> dict[str, Any]:
+    is_named = bool(keys.left.get("lora_target_modules"))
+    found, all_linear = targets(keys, "lora_target_modules", model), keys.flag("lora_target_linear")
+    names = found["target_modules"]
     if all_linear and names:
         keys.miss("lora_target_modules", names, "is set together with lora_target_linear: all linear layers are used")
-    if not all_linear and not names:
+    if not all_linear and not is_named:
         keys.miss("lora_target_modules", None, "names no module: PEFT's default for the family is used")
-    return "all-linear" if all_linear else names
+    return {"target_modules": "all-linear"} if all_linear else found
 
 
 def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:

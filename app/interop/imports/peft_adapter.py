@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from app.interop.imports import lora_layers
 from app.interop.imports.base_storage import on_its_base
-from app.interop.imports.reference import reference
+from app.interop.imports.reference import known, reference
+from app.interop.imports.target_patterns import targets
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
+    from calculator.architecture.model import Model
     from calculator.common.names import MethodName
     from calculator.inputs.settings import Declared
 
@@ -47,10 +49,18 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(set(WITHOUT_EFFECT["peft"]).difference(setting.name for setting in settings))
     if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
         del keys.left["bias"]
-    method = {"name": name, **{setting.name: _read(keys, setting) for setting in settings}}
+    of_pattern = _of_pattern(keys, name, known(model))
+    method = {"name": name, **{setting.name: _read(keys, setting) for setting in settings}, **of_pattern}
     if name in CHECKS:
         CHECKS[name](keys, method)
     return keys.close("peft", {"model": model, **on_its_base(keys, method, model)})
+
+
+def _of_pattern(keys: Keys, name: MethodName, model: Model | None) -> dict[str, Any]:
+    """Return the settings for the modules that a pattern matches: of single layers with LoRA alone."""
+    if keys.left.get("target_modules") == "all-linear" or not isinstance(keys.left.get("target_modules"), str):
+        return {}
+    return targets(keys, "target_modules", model, of_layers=name in ("lora", "qlora"))
 
 
 def _read(keys: Keys, setting: Declared) -> Any:
@@ -72,15 +82,10 @@ def _read(keys: Keys, setting: Declared) -> Any:
 
 
 def _targets(keys: Keys) -> Any:
-    """Return a list of names, or all-linear. PEFT reads other text as a pattern."""
-    targets = keys.left.get("target_modules")
-    if not isinstance(targets, str):
-        return keys.names("target_modules")
-    del keys.left["target_modules"]
-    if targets == "all-linear":
-        return targets
-    keys.miss("target_modules", targets, "patterns are not read: PEFT's default for the family is used")
-    return None
+    """Return a list of names, or all-linear."""
+    if keys.left.get("target_modules") == "all-linear":
+        return keys.take("target_modules")
+    return keys.names("target_modules")
 
 
 def _feedforward(keys: Keys) -> list[str] | None:

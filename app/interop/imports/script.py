@@ -14,8 +14,9 @@ from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOT
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.pinned import stack_of
-from app.interop.imports.reference import reference
+from app.interop.imports.reference import known, reference
 from app.interop.imports.script_bases import quantized_base
+from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_classes import CLASSES, trainer_of
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.trainers import TRAINERS
@@ -23,6 +24,7 @@ from calculator.trainers import TRAINERS
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
+    from calculator.architecture.model import Model
     from calculator.common.names import TrainerName
 
 #: The modules that Unsloth adapts by default.
@@ -42,7 +44,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     by_name = keys.left.get("model_name") is None
     keys.rename("model", "model_name")
     model = reference(keys, "model_name", given)
-    method = base_storage.but_for_stated(_method(keys, calls, is_unsloth=is_unsloth), model)
+    method = base_storage.but_for_stated(_method(keys, calls, known(model), is_unsloth=is_unsloth), model)
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
     task = tasks.task_of(keys)
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
@@ -73,7 +75,7 @@ def imported(keys: Keys, given: Any) -> Imported:
 
 def _list_unread(keys: Keys) -> None:
     for key, text in keys.script.unread.items():
-        if key not in WITHOUT_EFFECT["script"]:
+        if key not in WITHOUT_EFFECT["script"] and not (key == tasks.AUTO_MODEL and tasks.is_read(text)):
             keys.miss(key, text, "is an expression that is not evaluated: the default is used")
 
 
@@ -103,11 +105,14 @@ def _dtype(keys: Keys, *, loads_float32: bool) -> str:
     return keys.choice("dtype", _DTYPES, default, default)
 
 
-def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:
+def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unsloth: bool) -> dict[str, Any]:
     in_8_bits, full = keys.flag("load_in_8bit"), keys.flag("full_finetuning")
     in_16_bits = is_unsloth and keys.flag("load_in_16bit")
     in_4_bits = keys.flag("load_in_4bit", default=is_unsloth and not (in_8_bits or in_16_bits or full))
     adapts = "LoraConfig" in calls or any(name.endswith(".get_peft_model") for name in calls)
+    if adapts and full and is_unsloth:
+        keys.forget(unsloth.OF_ADAPTERS)
+        adapts = False
     if not adapts and in_8_bits:
         keys.miss("load_in_8bit", True, "8-bit weights are not trained themselves: half-precision weights are used")
     base = quantized_base(keys, calls)
@@ -122,7 +127,7 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
         "r": keys.integer("r", 16 if is_unsloth else 8),
         "lora_alpha": keys.number("lora_alpha", 16 if is_unsloth else 8),
         "lora_dropout": keys.number("lora_dropout", 0.0),
-        "target_modules": _targets(keys, is_unsloth=is_unsloth),
+        **_targets(keys, model, is_unsloth=is_unsloth),
         "use_dora": keys.flag("use_dora"),
         "use_rslora": keys.flag("use_rslora"),
         "bias": keys.choice("bias", {name: name for name in ("none", "all", "lora_only")}, "none", "none"),
@@ -140,10 +145,11 @@ def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str
     return {"name": "lora", **method}
 
 
-def _targets(keys: Keys, *, is_unsloth: bool) -> Any:
+def _targets(keys: Keys, model: Model | None, *, is_unsloth: bool) -> dict[str, Any]:
     if keys.left.get("target_modules") == "all-linear":
-        return keys.take("target_modules")
-    return keys.names("target_modules") or (UNSLOTH_TARGETS if is_unsloth else None)
+        return {"target_modules": keys.take("target_modules")}
+    found = targets(keys, "target_modules", model)
+    return found if found["target_modules"] or not is_unsloth else {"target_modules": UNSLOTH_TARGETS}
 
 
 def _quantization(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:

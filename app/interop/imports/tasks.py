@@ -19,27 +19,38 @@ LOADS: dict[str, TaskName] = {f"{name}.from_pretrained": task for task, name in 
 OF_AUDIO = ("AutoModelForSpeechSeq2Seq.from_pretrained", "WhisperForConditionalGeneration.from_pretrained")
 LOADS.update(dict.fromkeys(OF_AUDIO, "seq_2_seq_lm"))
 
+#: The argument of Unsloth's FastModel that names the class to load.
+AUTO_MODEL = "auto_model"
+
 #: The tasks whose model has as many outputs as labels.
 _CLASSIFIERS: tuple[TaskName, ...] = ("seq_cls", "token_cls", "image_cls")
 
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
-def trains_for(calls: Iterable[str]) -> str | None:
+def trains_for(calls: Iterable[str], auto_model: str | None = None) -> str | None:
     """Return the call that loads the model of a task; None where a script trains a language model.
 
-    A script of TRL, or one that loads a language model too, scores answers with a classifier.
+    A script of TRL, or one that loads a language model too, scores answers with a classifier. `auto_model` is the class
+    that Unsloth's FastModel loads.
     """
     known = tuple(calls)
+    if auto_model is not None and is_read(auto_model):
+        return f"{auto_model}.from_pretrained"
     others = ("AutoModelForCausalLM", "Fast", "SFT", "DPO", "KTO", "Reward", "ORPO", "GRPO", "RLOO")
     if any(name.startswith(others) for name in known):
         return None
     return next((name for name in known if name in LOADS), None)
 
 
+def is_read(auto_model: str) -> bool:
+    """Return whether a class that FastModel loads is that of a task."""
+    return f"{auto_model}.from_pretrained" in LOADS
+
+
 def task_of(keys: Keys) -> dict[str, Any]:
     """Return the task of a script's model, and its labels; nothing for a language model."""
-    load = trains_for(keys.script.calls)
+    load = trains_for(keys.script.calls, keys.script.unread.get(AUTO_MODEL))
     if load is None:
         return {}
     task = LOADS[load]
@@ -62,7 +73,8 @@ def _labels(keys: Keys) -> int:
 
 def has_fixed_length(keys: Keys, task: Mapping[str, Any]) -> bool:
     """Return whether the config of a script's model decides its length: that of images, or of audio."""
-    return task.get("task") == "image_cls" or any(name in OF_AUDIO for name in keys.script.calls)
+    load = trains_for(keys.script.calls, keys.script.unread.get(AUTO_MODEL)) if task else None
+    return task.get("task") == "image_cls" or load in OF_AUDIO or any(name in OF_AUDIO for name in keys.script.calls)
 
 
 def without_length(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:

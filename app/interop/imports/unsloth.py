@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
     from app.interop.imports.keys import Keys
 
+#: The arguments of get_peft_model, which has no effect with full_finetuning.
+OF_ADAPTERS = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "use_dora", "modules_to_save",
+    "layers_to_transform", "layers_pattern", "finetune_vision_layers", "finetune_language_layers",
+    "finetune_attention_modules", "finetune_mlp_modules",
+)  # fmt: skip
+
 #: The classes that load a model: of text, of images, and of either.
 MODELS = ("FastLanguageModel", "FastVisionModel", "FastModel")
 

@@ -161,7 +161,7 @@ def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Itera
         message = f"PEFT's default target_modules for {model.model_type} is a pattern, with which it chooses no layers"
         yield Problem(loc="method.layers_to_transform", msg=f"{message}: leave this out", input=list(chosen))
         return
-    odd = next((name for name in pattern or () if not re.fullmatch(r"\w+", name)), None)
+    odd = next((name for name in pattern or () if not re.fullmatch(r"\w+(\.\w+)*", name)), None)
     if odd is not None:
         yield Problem(loc="method.layers_pattern", msg=f"{odd} is not a name such as layers", input=odd)
     elif found and not any(layers.is_transformed(method, name) for name in _full_names(model, found)):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.http.bodies import LARGEST_BODY
+from app.http.bodies import FILE_PATHS, LARGEST_BODY, LARGEST_FILE
 from app.http.problems import MOST_ERRORS, shortened
 
 PATHS = ["/api/v1/estimate", "/api/v1/compare", "/api/v1/export", "/api/v1/import"]
@@ -56,12 +56,19 @@ def test_a_body_that_is_not_strict_json_is_a_400(client, path, raw):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_large_body_is_a_413(client, path):
-    for size in (LARGEST_BODY + 1, 10 << 20):
+    for size in ((LARGEST_FILE if path in FILE_PATHS else LARGEST_BODY) + 1, 10 << 20):
         problem_of(post(client, path, b" " * size), 413)
 
 
 def test_a_body_of_just_the_limit_is_read(client):
     problem_of(post(client, PATHS[0], b" " * LARGEST_BODY), 400)
+
+
+def test_a_notebook_with_outputs_is_larger_than_other_bodies(client):
+    code = '{"cells": [{"cell_type": "code", "source": ["model = AutoModelForCausalLM.from_pretrained(\\"gpt2\\")"]}], '
+    content = f'{code}"outputs": "{"x" * LARGEST_BODY}"}}'
+    answer = post(client, "/api/v1/import", json.dumps({"content": content}).encode())
+    assert (answer.status_code, answer.json()["request"]["model"]) == (200, "openai-community/gpt2")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", None])

@@ -55,6 +55,24 @@ def test_audio_has_no_length_to_read():
     assert estimate(parse_request({**found.request, "reserved": "rule"})).parameters.base == 241_734_912
 
 
+@pytest.mark.parametrize(
+    ("loaded", "class_name", "task"),
+    [
+        ("unsloth/whisper-large-v3", "WhisperForConditionalGeneration", "seq_2_seq_lm"),
+        ("unsloth/ModernBERT-large", "AutoModelForSequenceClassification", "seq_cls"),
+    ],
+)
+def test_fast_model_loads_the_class_of_a_task(loaded, class_name, task):
+    found = read(
+        f'model, tokenizer = FastModel.from_pretrained("{loaded}", auto_model={class_name}, full_finetuning=True)\n'
+        'model = FastModel.get_peft_model(model, r=64, target_modules=["q_proj", "v_proj"])\n'
+        'trainer = Trainer(model, TrainingArguments("out", per_device_train_batch_size=2))\n'
+    )
+    assert (found.request["task"], found.request["method"]) == (task, {"name": "full"})
+    assert "auto_model" not in {each.key for each in found.not_understood}
+    assert {"r", "target_modules"} <= {*found.without_effect}
+
+
 def test_a_script_that_scores_answers_trains_the_language_model():
     request = read(REWARDED).request
     assert request["model"] == "meta-llama/Llama-3.2-1B"
