@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated, rounded
 from calculator.inputs.sharding import FSDPConfig
-from calculator.methods.compared import REFERENCE
+from calculator.methods.compared import is_second
 from calculator.sharding.fsdp.parameters import is_sharded, shard_shape
 from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units
 
@@ -35,6 +36,8 @@ def loading_of(resident: ResidentState) -> Loading:
     prepared = resident.prepared
     if prepared.device.sharding != "fsdp":
         return Loading(resident.tensors, prepared.training)
+    if broadcasts(prepared):
+        return LoadedByBroadcast(resident)
     return LoadedWhole(resident) if prepared.method.facts.quantizes_base else LoadedOnHost(resident)
 
 
@@ -60,12 +63,12 @@ class LoadedOnHost(Loading):
         for unit in in_order(prepared):
             whole = [(each, self._add(each.name, _size(each))) for each in unit.parameters]
             if unit.name == ROOT:
-                self._stay(each for each in resident.whole if not each.parameters and not _is_second(each))
+                self._stay(each for each in resident.whole if not each.parameters and not is_second(each))
             self._shard(unit.parameters, prepared.device.count)
             self.events += [~row for each, row in whole if each.name not in referred]
             kept += [row for each, row in whole if each.name in referred]
         self.events += [~row for row in kept]
-        self._stay(each for each in resident.tensors if _is_second(each))
+        self._stay(each for each in resident.tensors if is_second(each))
 
     @property
     def warmup(self) -> int:
@@ -117,11 +120,6 @@ class LoadedWhole(Loading):
             sizes = [_shard_size(each, prepared.device.count) for each in unit.parameters]
             self._request([each.name for each in unit.parameters], sizes)
         self.events += [~row for row in (*whole, *copies)]
-
-
-def _is_second(tensor: ResidentTensor) -> bool:
-    """Whether it is of a second model, which a trainer compares the first with."""
-    return tensor.name.startswith(REFERENCE)
 
 
 def _size(tensor: ResidentTensor) -> int:

@@ -69,6 +69,13 @@ class FSDPConfig:
         label="CPU offload",
         help="Keep shards, gradients and optimizer states in host memory, and update them there.",
     )
+    cpu_ram_efficient_loading: bool = setting(
+        False,
+        label="Load by broadcasts",
+        help="Send each GPU one whole weight after another from the first process, and keep a shard of it, instead of"
+        " sharding a unit at a time (cpu_ram_efficient_loading). It changes only the load, and not that of 4-bit"
+        " weights. False is transformers' default; accelerate launch and its configuration files set true.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

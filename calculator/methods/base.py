@@ -202,9 +202,10 @@ class Method:
 
     def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
         """Yield what `save_pretrained` writes besides trained parameters: buffers of a whole model."""
-        for buffer in model.buffers if self.facts.trains_base else ():
+        for buffer in model.named_buffers() if self.facts.trains_base else ():
             if buffer.persistent:
-                yield SavedTensor(buffer.name, buffer.shape, parameters[0][1].dtype)
+                dtype = parameters[0][1].dtype if buffer.dtype == "model" else buffer.dtype
+                yield SavedTensor(buffer.name, buffer.shape, dtype)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
         """Whether `save_pretrained` writes an added tensor that is not trained."""

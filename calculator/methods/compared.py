@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 REFERENCE = "ref_model."
 
 
+def is_second(tensor: ResidentTensor) -> bool:
+    """Whether it is of a second model."""
+    return tensor.name.startswith(REFERENCE)
+
+
 def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel:
     """The model that runs in place of the prepared one.
 

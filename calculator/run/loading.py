@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
 from calculator.allocator.loading import Loading
 from calculator.common.dtype import ITEMSIZE, DType
 from calculator.estimation.answer import Row
@@ -73,6 +74,8 @@ class ModelLoading:
         """The most bytes alive on the GPU, and what is alive then."""
         if self.prepared.device.sharding in ("none", "ddp"):
             return max(self._on_gpu(usable), key=lambda moment: moment.bytes)
+        if broadcasts(self.prepared):
+            return _peak_of(LoadedByBroadcast(self.resident), usable)
         moments = [PhasePeak(rows=_merged(alive), operation=what) for alive, what in sharding_moments(self.resident)]
         if self.reads_onto_gpu:
             moments += self._on_gpu(usable)
@@ -91,18 +94,7 @@ class ModelLoading:
         if not self.reads_onto_gpu:
             rows = [_row(tensor.name, tensor.count, tensor.bytes) for tensor in self.resident.tensors]
             return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation="model.to(device)")
-        loading = Loading(self.resident.tensors, self.prepared.training)
-        sizes, events = loading.on(usable)
-        alive = [*accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in events)]
-        at = max(range(len(alive)), key=alive.__getitem__)
-        live: dict[int, None] = {}
-        for event in events[: at + 1]:
-            if event >= 0:
-                live[event] = None
-            else:
-                del live[~event]
-        operation = loading.names[events[at]] if events[at] >= 0 else ""
-        return PhasePeak(rows=_merged((loading.names[row], sizes[row]) for row in live), operation=operation)
+        return _peak_of(Loading(self.resident.tensors, self.prepared.training), usable)
 
     @property
     def host(self) -> HostPeak:
@@ -168,6 +160,21 @@ class ModelLoading:
             return 0
         parts = ("base_weights", "quantization_constants")
         return sum(each.bytes for each in tensors if each.component in parts and (each.packed or not each.parameters))
+
+
+def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:
+    """The peak of some allocations."""
+    sizes, events = loading.on(usable)
+    alive = [*accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in events)]
+    at = max(range(len(alive)), key=alive.__getitem__)
+    live: dict[int, None] = {}
+    for event in events[: at + 1]:
+        if event >= 0:
+            live[event] = None
+        else:
+            del live[~event]
+    operation = loading.names[events[at]] if events[at] >= 0 else ""
+    return PhasePeak(rows=_merged((loading.names[row], sizes[row]) for row in live), operation=operation)
 
 
 def _dtype_of(config: dict[str, Any]) -> DType | None:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
+from calculator.allocator.broadcast_loading import broadcasts
 from calculator.allocator.reserved_rule import whole_segments
 from calculator.devices import Verdict, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
@@ -80,9 +81,14 @@ class _Run:
             verdict=_verdict(phases),
             time=time,
             time_refusal=refusal,
-            assumptions=(*ASSUMPTIONS, *several_gpus(self.device, self.run), NOT_COUNTED, *self.estimate.assumptions),
+            assumptions=(*ASSUMPTIONS, *self._of_several, NOT_COUNTED, *self.estimate.assumptions),
             warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
         )
+
+    @property
+    def _of_several(self) -> Iterator[str]:
+        """What a run on several GPUs means for the figures."""
+        return several_gpus(self.device, self.run, broadcasts=broadcasts(self.prepared))
 
     @cached_property
     def unanswered(self) -> tuple[UnansweredPhase, ...]:

@@ -47,22 +47,27 @@ OF_DEEPSPEED = (
     " many parameters."
 )
 OF_FSDP = (
-    "FSDP is without cpu_ram_efficient_loading, as by default in transformers and in exported files: every process"
-    " reads the weights. accelerate launch sets it where no file says otherwise: then the first process of each node"
-    " alone reads them, the tensors of the others are empty, which takes no memory, and weights reach the GPUs in"
-    " another order than the load's figures are of."
+    "transformers 5 reads the weights in every process, whatever fsdp_config.cpu_ram_efficient_loading is, and with it"
+    " the host's figures are the same. accelerate launch sets it where no file says otherwise; transformers does"
+    " not."
+)
+OF_BROADCASTS = (
+    "The load's figure is of the last GPU, which needs the most while accelerate broadcasts the weights: two whole ones"
+    " are on it at a time."
 )
 OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all shards, is not counted."
 
 
-def several_gpus(device: Device, run: RunSettings) -> Iterator[str]:
-    """Yield what a run on several GPUs means for the figures."""
+def several_gpus(device: Device, run: RunSettings, *, broadcasts: bool) -> Iterator[str]:
+    """Yield what a run on several GPUs means for the figures; `broadcasts`: whether accelerate does so to load."""
     if device.count > 1:
         yield SEVERAL_GPUS
     if device.sharding in STAGES and run.saves and not run.save_only_model:
         yield OF_DEEPSPEED
     if device.sharding == "fsdp":
         yield OF_FSDP
+    if broadcasts:
+        yield OF_BROADCASTS
     if run.state_dict_type == "SHARDED_STATE_DICT":
         yield OF_SHARDS
 

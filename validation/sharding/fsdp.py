@@ -40,7 +40,7 @@ class FSDPEngine(Engine):
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="TRANSFORMER_BASED_WRAP",
-            cpu_ram_efficient_loading=False,
+            cpu_ram_efficient_loading=sharding.fsdp_config.cpu_ram_efficient_loading,
             reshard_after_forward=sharding.fsdp_config.reshard_after_forward,
             state_dict_type="FULL_STATE_DICT",
         )
@@ -51,7 +51,7 @@ class FSDPEngine(Engine):
         accelerator = SimpleNamespace(
             state=SimpleNamespace(fsdp_plugin=plugin),
             mixed_precision=precision,
-            is_main_process=True,
+            is_main_process=torch.distributed.get_rank() == 0,
             device=torch.device(self._device),
             torch_device_mesh=init_device_mesh(self._device, (sharding.count,), mesh_dim_names=("dp_shard",)),
             parallelism_config=SimpleNamespace(fsdp_dim_names=("dp_shard",)),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import gc
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+from accelerate.utils import fsdp_utils
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed._state_dict_utils import _gather_state_dict
 from torch.distributed.fsdp._fully_shard import _fsdp_init
@@ -65,8 +66,13 @@ class PeakOnMeta(TorchDispatchMode):
             if each.device.type == "meta" and not isinstance(each, DTensor | FakeTensor):
                 self._add(each.untyped_storage())
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, allocated(storage.nbytes(), 1)
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors as without memory, which are on meta in a real run too."""
+        for each in tensors:
+            self._add(each.untyped_storage(), 0)
+
+    def _add(self, storage: torch.UntypedStorage, size: int | None = None) -> None:
+        key, size = storage._cdata, allocated(storage.nbytes(), 1) if size is None else size
         if key not in self._alive:
             self._alive[key] = weakref.ref(storage, lambda _: self._freed(key)), size
             self.bytes += size
@@ -85,8 +91,9 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
     sharded = parse_sharded_request(body)
     request, sharding, streams, peak = sharded.request, sharded.sharding, Streams(), PeakOnMeta()
     is_fsdp, quantizes = sharding.name == "fsdp", request.method.facts.quantizes_base
+    broadcasts = sharding.fsdp_config.cpu_ram_efficient_loading and not quantizes
     with ExitStack() as stack:
-        stack.enter_context(one_rank_of(sharding.count, 0, streams))
+        stack.enter_context(one_rank_of(sharding.count, sharding.count - 1 if broadcasts else 0, streams))
         for context in (emulate_cuda(), optimizers_on_meta(), patched_model_code(), HostReads()):
             stack.enter_context(context)
         stack.enter_context(mock.patch.object(_fsdp_init, "_move_states_to_device", _moved))
@@ -102,7 +109,7 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
         gc.collect()
         gc.disable()
         try:
-            with peak:
+            with _broadcasts(peak) if broadcasts else peak:
                 engine.build()
         finally:
             gc.enable()
@@ -113,6 +120,25 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
             adapts = not request.method.facts.trains_base
             return most, _gathered_by_deepspeed(engine, peak, exclude_frozen_parameters=adapts)
     return most, 0
+
+
+@contextmanager
+def _broadcasts(peak: PeakOnMeta) -> Iterator[None]:
+    """Count what accelerate allocates to broadcast and shard weights, and from there on.
+
+    FSDP shards a model on meta before, which has no memory. Its tensors are on a GPU afterwards, so that shards that are
+    not padded are copied.
+    """
+    load = fsdp_utils.fsdp2_load_full_state_dict
+
+    def run(accelerator: Any, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        peak.leave_out(each._local_tensor for each in model.parameters())
+        stack.enter_context(peak)
+        with mock.patch.object(torch.Tensor, "is_meta", new=False, create=True):
+            return load(accelerator, model, *args, **kwargs)
+
+    with ExitStack() as stack, mock.patch.object(fsdp_utils, "fsdp2_load_full_state_dict", run):
+        yield
 
 
 def _gathered_by_deepspeed(engine: Engine, peak: PeakOnMeta, **given: bool) -> int:

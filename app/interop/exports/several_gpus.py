@@ -89,13 +89,11 @@ def partitions_while_loading(request: Request) -> bool:
 def fsdp_config(request: Request) -> dict[str, Any]:
     """Return the settings of FSDP2, without the prefix that accelerate gives them."""
     config = request.training.fsdp_config or FSDPConfig()
-    # An answer is of processes that all read the model, as by default in transformers; `accelerate launch` defaults to
-    # cpu_ram_efficient_loading, with which only the first process of a node does.
     return {
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "reshard_after_forward": config.reshard_after_forward,
         "offload_params": config.cpu_offload,
-        "cpu_ram_efficient_loading": False,
+        "cpu_ram_efficient_loading": config.cpu_ram_efficient_loading,
         "state_dict_type": "FULL_STATE_DICT",
     }
 

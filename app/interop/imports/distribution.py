@@ -32,8 +32,8 @@ DDP_KEYS = {
 TRL_CONFIGS: dict[str, dict[str, Any]] = {
     "single_gpu": {},
     "multi_gpu": {"num_processes": 8},
-    "fsdp1": {"num_processes": 8, "fsdp_version": 1},
-    "fsdp2": {"num_processes": 8, "fsdp_version": 2},
+    "fsdp1": {"num_processes": 8, "fsdp_version": 1, "fsdp_cpu_ram_efficient_loading": True},
+    "fsdp2": {"num_processes": 8, "fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": True},
     **{f"zero{stage}": {"num_processes": 8, "zero_stage": stage} for stage in (1, 2, 3)},
 }
 
@@ -118,7 +118,8 @@ def _fsdp(keys: Keys, format: str) -> fsdp_keys.FSDPRun | None:  # noqa: A002  t
     settings = fsdp_keys.merged(option or is_used, config, others)
     if settings is None:
         return None
-    return fsdp_keys.read(keys, settings, 1 if format == "axolotl" or is_used else 2)
+    # accelerate launch sets cpu_ram_efficient_loading where nothing else does, and transformers does not.
+    return fsdp_keys.read(keys, settings, 1 if format == "axolotl" or is_used else 2, broadcasts=is_used)
 
 
 def _zero(keys: Keys) -> zero_config.ZeroRun | None:

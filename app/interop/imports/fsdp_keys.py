@@ -38,9 +38,6 @@ WORDS: dict[str, dict[str, Any]] = {
 }
 
 _EFFECT = "FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them."
-_LOADING = (
-    "is not modelled: the load is of processes that all read the weights, as they do with a 4-bit model in any case"
-)
 _MODELLED = "one under FSDP2 with the same settings otherwise"
 
 
@@ -68,8 +65,11 @@ def merged(option: Any, config: Any, others: dict[str, Any]) -> dict[str, Any] |
     return found if option or config or others else None
 
 
-def read(keys: Keys, settings: dict[str, Any], version: int) -> FSDPRun:
-    """Return the run of some settings, and list what it does not reproduce. `version` is the default."""
+def read(keys: Keys, settings: dict[str, Any], version: int, *, broadcasts: bool = False) -> FSDPRun:
+    """Return the run of some settings, and list what it does not reproduce.
+
+    `version` and `broadcasts` are the defaults of `version` and `cpu_ram_efficient_loading`.
+    """
     left = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
     given = left.pop("version", version)
     if str(given).isdecimal():
@@ -84,11 +84,11 @@ def read(keys: Keys, settings: dict[str, Any], version: int) -> FSDPRun:
     offloads = [_is_true(left.pop(key, None)) for key in ("offload_params", "cpu_offload")]
     if any(offloads):
         config["cpu_offload"] = True
+    if _is_true(left.pop("cpu_ram_efficient_loading", broadcasts)):
+        config["cpu_ram_efficient_loading"] = True
     training: dict[str, Any] = {"fsdp_config": config} if config else {}
     if _is_true(left.pop("activation_checkpointing", None)):
         training["gradient_checkpointing"] = True
-    if _is_true(left.pop("cpu_ram_efficient_loading", None)):
-        keys.miss("fsdp_config.cpu_ram_efficient_loading", True, _LOADING)
     _list_others(keys, left)
     return FSDPRun(training=training)
 

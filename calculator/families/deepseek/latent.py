@@ -126,6 +126,6 @@ def mixture(config: Config, *correction: Buffer) -> Owned:
 
 def corrected_mixture(config: Config) -> Owned:
     """The same with DeepSeek V3's correction of the router's scores."""
-    return mixture(
-        config, Buffer(name="mlp.gate.e_score_correction_bias", shape=(config["num_experts"],), dtype="float32")
-    )
+    experts = config["num_experts"]
+    correction = Buffer(name="mlp.gate.e_score_correction_bias", shape=(experts,), dtype="float32", persistent=True)
+    return mixture(config, correction)

@@ -119,7 +119,7 @@ def _layer(config: Config, kind: LayerKind) -> Owned:
         *_attention(config, kind),
         *_mlp(config, kind),
         *norms(config, *SANDWICH),
-        Buffer(name="layer_scalar", shape=(Dim(1, "1"),), dtype="model"),
+        Buffer(name="layer_scalar", shape=(Dim(1, "1"),), dtype="model", persistent=True),
         *_own_input(config),
         *_experts(config),
     )

@@ -90,7 +90,7 @@ def _mixture(config: Config) -> Owned:
     return (
         bare("mixer.experts", "experts", up_proj=(among, inner, width), down_proj=(among, width, inner)),
         router(config, "mixer.gate", "float32"),
-        Buffer(name="mixer.gate.e_score_correction_bias", shape=(among,), dtype="float32"),
+        Buffer(name="mixer.gate.e_score_correction_bias", shape=(among,), dtype="float32", persistent=True),
         *_mlp(config, config["moe_shared_expert_intermediate_size"], "mixer.shared_experts"),
         *((linear("mixer.fc1_latent_proj", hidden, latent, bias=bias),) if latent else ()),
         *((linear("mixer.fc2_latent_proj", latent, hidden, bias=bias),) if latent else ()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp.units import outer_units, units_of
@@ -61,6 +62,27 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_method(prepared)
     yield from _of_reference(prepared)
     yield from _of_head(prepared)
+    if (training.fsdp_config or FSDPConfig()).cpu_ram_efficient_loading:
+        yield from _of_broadcasts(prepared)
+
+
+def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
+    """What fails while accelerate shards a model on meta and broadcasts its state dict, all of which must be sharded.
+
+    Source: accelerate/utils/fsdp_utils.py (fsdp2_load_full_state_dict); transformers/modeling_utils.py (tie_weights).
+    """
+    if prepared.method.facts.quantizes_base:
+        return
+    loc, model = "training.fsdp_config.cpu_ram_efficient_loading", prepared.model
+    buffer = next((each.name for each in model.named_buffers() if each.persistent), None)
+    if buffer is not None:
+        message = f"accelerate fails on {buffer}, a buffer of the state dict, which is not sharded: set false"
+        yield Problem(loc=loc, msg=message, input=True)
+    shared = {name.rpartition(".")[0] for name in model.tied}
+    wrapped = [name for name in model.outer if name in shared and prepared.module_spec(name, model.outer[name]).added]
+    if wrapped:
+        message = f"transformers fails to tie the weight of {wrapped[0]} again, which PEFT wraps: set false"
+        yield Problem(loc=loc, msg=message, input=True)
 
 
 def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:

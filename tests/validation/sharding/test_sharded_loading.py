@@ -16,6 +16,14 @@ def test_sharding_a_model_and_gathering_its_weights_have_the_recorded_peaks():
     assert trace_sharding(body) == (case["load_bytes"], case["gathered_bytes"])
 
 
+def test_broadcasting_the_weights_of_a_model_has_the_recorded_peak():
+    recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())
+    broadcast = (each for each in recorded if "cpu_ram_efficient_loading" in json.dumps(each["request"]))
+    case = next(each for each in broadcast if each["request"]["method"]["name"] == "adapter")
+    body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
+    assert trace_sharding(body)[0] == case["load_bytes"]
+
+
 def test_the_weights_that_zero_3_gathers_for_a_checkpoint_have_the_recorded_peak():
     pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
     recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())

@@ -67,9 +67,11 @@ def test_accelerate_knows_every_key_of_its_configuration():
         assert config["num_processes"] == 2
 
 
-def test_every_process_reads_the_weights_under_fsdp_as_an_answer_has_it():
-    config = yaml.safe_load(others(export(request("fsdp"), "peft"))["accelerate.yaml"])
-    assert config["fsdp_config"]["fsdp_cpu_ram_efficient_loading"] is False
+@pytest.mark.parametrize("broadcasts", [True, False])
+def test_weights_are_broadcast_under_fsdp_if_the_plan_is(broadcasts):
+    plan = request("fsdp", fsdp_config={"cpu_ram_efficient_loading": broadcasts})
+    config = yaml.safe_load(others(export(plan, "peft"))["accelerate.yaml"])
+    assert config["fsdp_config"]["fsdp_cpu_ram_efficient_loading"] is broadcasts
 
 
 def test_a_script_for_zero_3_builds_the_model_under_zero_init():

@@ -74,11 +74,20 @@ def test_what_a_file_of_accelerate_sets_is_read_for_the_plan_of_the_page():
     assert found.request["method"] == {"name": "lora"}
     assert found.request["device"] == {"count": 4, "sharding": "fsdp"}
     training = found.request["training"]
-    assert training["fsdp_config"] == {"reshard_after_forward": False, "cpu_offload": True}
+    settings = {"reshard_after_forward": False, "cpu_offload": True}
+    assert training["fsdp_config"] == settings | {"cpu_ram_efficient_loading": True}
     assert (training["autocast"], training["micro_batch_size"], "ddp" in training) == ("bfloat16", 3, False)
-    assert [each.key for each in found.not_understood] == ["fsdp_config.cpu_ram_efficient_loading"]
-    assert found.warnings == ()
-    assert read(FSDP2.replace("loading: true", "loading: false"), plan=plan).not_understood == ()
+    assert (found.not_understood, found.warnings) == ((), ())
+    others = read(FSDP2.replace("loading: true", "loading: false"), plan=plan)
+    assert others.request["training"]["fsdp_config"] == settings
+
+
+def test_accelerate_alone_broadcasts_weights_where_a_file_does_not_say():
+    of_accelerate = read(FSDP2.replace("  fsdp_cpu_ram_efficient_loading: true\n", ""), model="gpt2")
+    assert of_accelerate.request["training"]["fsdp_config"]["cpu_ram_efficient_loading"] is True
+    assert read(TRL + "--accelerate_config fsdp2").request["training"]["fsdp_config"]["cpu_ram_efficient_loading"]
+    axolotl = read(AXOLOTL + "fsdp_version: 2\nfsdp_config: {reshard_after_forward: false}")
+    assert axolotl.request["training"]["fsdp_config"] == {"reshard_after_forward": False}
 
 
 def test_machines_are_nodes_where_they_divide_the_gpus():

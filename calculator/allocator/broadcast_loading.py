@@ -1,0 +1,163 @@
+"""The allocations that load a model which accelerate broadcasts to the GPUs, one weight after another.
+
+A process other than the first has two whole weights at a time, since the buffer of the next is allocated before that
+of the last is freed. `distribute_tensor` pads the parts of a weight that are shorter than the first, of all GPUs, and
+`load_state_dict` copies a GPU's own shorter parts again. The last GPU has most of these: the load is of that one.
+
+Source: accelerate 1.15, utils/fsdp_utils.py (fsdp2_load_full_state_dict); torch/distributed/tensor/placement_types.py
+(Shard._split_tensor, _shard_tensor); torch/distributed/fsdp/_fully_shard/_fsdp_param.py (reset_sharded_param).
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from calculator.allocator.loading import Loading, one_by_one
+from calculator.architecture.dimension import elements
+from calculator.architecture.model import Stack
+from calculator.common.dtype import ITEMSIZE, allocated, rounded
+from calculator.inputs.sharding import FSDPConfig
+from calculator.methods.compared import is_second
+from calculator.resident.tensors import layer_parameters, outer_parameters
+from calculator.sharding.fsdp.parameters import shard_shape, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Layer
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.resident_state import ResidentState
+
+
+#: PEFT's further name of the embeddings of a model with virtual tokens.
+WORD_EMBEDDINGS = "word_embeddings.weight"
+
+
+def broadcasts(prepared: PreparedModel) -> bool:
+    """Whether accelerate broadcasts the weights; it does not broadcast a model with 4-bit ones."""
+    config = prepared.training.fsdp_config or FSDPConfig()
+    return config.cpu_ram_efficient_loading and not prepared.method.facts.quantizes_base
+
+
+class LoadedByBroadcast(Loading):
+    """A model of which the last GPU keeps its shards."""
+
+    __slots__ = ("_count", "_offloads", "_tied")
+
+    def __init__(self, resident: ResidentState) -> None:
+        prepared = resident.prepared
+        self.training = prepared.training
+        self.names, self.sizes, self.events = [], [], []
+        self._count, self._tied = prepared.device.count, prepared.model.tied
+        self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
+        whole: int | None = None
+        shards: dict[int, tuple[str, ResidentTensor]] = {}
+        for name, tensor in state_dict(prepared):
+            own = self._add(tensor.name, _bytes(tensor.shape, tensor))
+            self._free(() if whole is None else (whole,))
+            shards[self._shard(tensor)] = name, tensor
+            whole = own
+        if not self._offloads:
+            shards = self._loaded(shards)
+        self._free(() if whole is None else (whole,))
+        self._stay(each for each in resident.whole if not each.parameters and not is_second(each))
+        if not self._offloads:
+            self._free(row for row, (name, _) in shards.items() if name in self._tied)
+        self._stay(each for each in resident.tensors if is_second(each))
+
+    @property
+    def warmup(self) -> int:
+        """Nothing is allocated before the weights are read."""
+        return 0
+
+    def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
+        """Sizes and events on a device of any size."""
+        return self.sizes, self.events
+
+    def spare(self, total: int) -> int:
+        """By how much a device could be smaller before the load requests something else: it never does."""
+        return total
+
+    def _shard(self, tensor: ResidentTensor) -> int:
+        """Pad the parts that are shorter than the first, and receive this GPU's part."""
+        size = self._shard_size(tensor)
+        padded = [self._add(f"{tensor.name}: padded part", size) for _ in range(self._shorter(tensor))]
+        row = self._add(f"{tensor.name}: shard", size)
+        self._free((*padded, *((row,) if self._offloads else ())))
+        return row
+
+    def _loaded(self, shards: dict[int, tuple[str, ResidentTensor]]) -> dict[int, tuple[str, ResidentTensor]]:
+        """Copy the shorter parts to padded ones. The first ones are freed after the last copy.
+
+        FSDP knows a tied weight by one of its modules: the other keeps what it received until weights are tied again.
+        """
+        loaded: dict[int, tuple[str, ResidentTensor]] = {}
+        for row, (name, tensor) in shards.items():
+            copied = self._shorter(tensor) and name not in self._tied
+            loaded[self._add(f"{tensor.name}: shard", self._shard_size(tensor)) if copied else row] = name, tensor
+        self._free(row for row in shards if row not in loaded)
+        return loaded
+
+    def _shorter(self, tensor: ResidentTensor) -> int:
+        """How many GPUs' parts are shorter than the first's."""
+        rows = int(tensor.shape[0])
+        return self._count - rows // -(-rows // self._count)
+
+    def _shard_size(self, tensor: ResidentTensor) -> int:
+        return _bytes(shard_shape(tensor.shape, self._count), tensor)
+
+    def _stay(self, tensors: Iterable[ResidentTensor]) -> None:
+        for each in one_by_one(tensors):
+            self._add(each.name, rounded(each.bytes // each.count))
+
+    def _add(self, name: str, size: int) -> int:
+        self._request([name], [size])
+        return len(self.sizes) - 1
+
+    def _free(self, rows: Iterable[int]) -> None:
+        self.events += [~row for row in rows]
+
+
+def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
+    """Every parameter in the order of the state dict, by its name there; a shared one by each of its names.
+
+    A model with virtual tokens has the embeddings again under a name of their own (peft/peft_model.py,
+    _setup_prompt_encoder).
+    """
+    model = prepared.model
+    outer = stored(outer_parameters(prepared), prepared.method, prepared.training)
+    by_name = {each.name: each for each in outer}
+    for part in model.parts:
+        if isinstance(part, Stack):
+            of = {layer: _in_order(stored_layer(prepared, layer, part.name)) for layer, _ in part.distinct}
+            yield from ((each.name, each) for layer in part.layers for each in of[layer])
+            continue
+        yield from ((each.name, each) for each in outer if each.name.startswith(f"{part.name}."))
+        aliases = (each for each in model.tied if each.rpartition(".")[0] == part.name)
+        yield from ((each, by_name[model.tied[each]]) for each in aliases)
+    names = tuple(f"{name}." for name in model.outer)
+    yield from ((each.name, each) for each in outer if not each.name.startswith(names))
+    if prepared.method.virtual_tokens:
+        yield WORD_EMBEDDINGS, by_name[f"{model.embedding.name}.weight"]
+
+
+def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
+    """The parameters of a layer, those that a method adds to a module next to the module's own."""
+    first: dict[str, int] = {}
+    paths = {each: [*accumulate(each.name.split("."), "{}.{}".format)] for each in parameters}
+    for number, each in enumerate(parameters):
+        for path in paths[each]:
+            first.setdefault(path, number)
+    return sorted(parameters, key=lambda each: [first[path] for path in paths[each]])
+
+
+def stored_layer(prepared: PreparedModel, layer: Layer, stack: str) -> list[ResidentTensor]:
+    """The parameters of a layer as accelerate stores them."""
+    return stored(layer_parameters(prepared, layer, stack), prepared.method, prepared.training)
+
+
+def _bytes(shape: Shape, tensor: ResidentTensor) -> int:
+    return allocated(elements(shape), ITEMSIZE[tensor.dtype])
