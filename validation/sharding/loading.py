@@ -126,8 +126,8 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
 def _broadcasts(peak: PeakOnMeta) -> Iterator[None]:
     """Count what accelerate allocates to broadcast and shard weights, and from there on.
 
-    FSDP shards a model on meta before, which has no memory. Its tensors are on a GPU afterwards, so that shards that are
-    not padded are copied.
+    FSDP shards a model on meta before, which has no memory. What is loaded is on a GPU, so that shards that are not
+    padded are copied.
     """
     load = fsdp_utils.fsdp2_load_full_state_dict
 
