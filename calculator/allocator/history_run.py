@@ -39,7 +39,7 @@ class HistoryRun:
         self.temporaries = _each(resident.step_temporaries)
         self.buckets = resident.buckets
         self.frees_gradients = resident.prepared.training.has_bucket_views
-        self._prepared = resident.prepared
+        self.prepared = resident.prepared
         self._traces: dict[tuple[bool, bool, bool], BatchTraces] = {}
         self._unlimited: dict[Hashable, _Unlimited] = {}
 
@@ -51,10 +51,10 @@ class HistoryRun:
         reduces = last or not self.differs_before_last
         key = batch.padding, later, reduces
         if key not in self._traces:
-            training = replace(self._prepared.training, padding=batch.padding)
+            training = replace(self.prepared.training, padding=batch.padding)
             if not later:
                 training = training.first_micro_batch
-            prepared = self._prepared.for_run(training, self._prepared.device)
+            prepared = self.prepared.for_run(training, self.prepared.device)
             self._traces[key] = BatchTraces(prepared, reduces=reduces)
         return self._traces[key].sized(batch.length)
 
@@ -74,13 +74,14 @@ class HistoryRun:
             return History(self, ConfiguredMachine(conf, device), empty_cache).finish(steps, device)
         key = tuple(steps), empty_cache
         if key not in self._unlimited:
-            machine = FlatMachine(self._units(steps), self._pools(steps))
-            self._unlimited[key] = _Unlimited(self, machine, empty_cache, steps)
+            self._unlimited[key] = _Unlimited(self, self.machine(steps), empty_cache, steps)
         unlimited = self._unlimited[key]
         return unlimited.result if device is None else unlimited.on(device)
 
-    def _pools(self, steps: Sequence[Step]) -> int:
-        return pool_count(self.micro_batch(steps[0][0], later=False)[0].streams)
+    def machine(self, steps: Sequence[Step], more: int = 0) -> FlatMachine:
+        """A device that has room for some steps, and for `more` bytes besides."""
+        pools = pool_count(self.micro_batch(steps[0][0], later=False)[0].streams)
+        return FlatMachine(self._units(steps) + more // BLOCK, pools)
 
     def _units(self, steps: Sequence[Step]) -> int:
         """More than all segments that the steps can request, in units of 512 bytes."""

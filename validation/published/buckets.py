@@ -3,7 +3,8 @@
 Source: huggingface/peft, method_comparison/MetaMathQA/{run,utils,data}.py. A bucket is 80 rows, sorted from long to
 short and split into 20 batches of 4. The script empties the cache after every tenth step. So the longest batch, the
 first of its bucket, runs with a cache that was just emptied, while the outputs of the shortest batch are still alive.
-The script subtracts what was reserved before the model was loaded: one small segment.
+The passes without a graph, before and between the steps, are in `evaluations`. The script subtracts what was reserved
+before the model was loaded: one small segment.
 
 A request states the lengths and when the cache is emptied. The order within buckets and the kept outputs are the
 script's own. The lengths are not published, except for their mean. They are assumed to follow a log-normal distribution
@@ -12,6 +13,7 @@ with that mean whose longest row is `LONGEST`. That is the only number set here,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from math import exp, log, sqrt
 from random import Random
@@ -24,13 +26,17 @@ from calculator.allocator.segments import SMALL_SEGMENT
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.history_replay import Histories
 from calculator.estimation.sample_lengths import SEEDS, sample_lengths, with_longest_batch
+from calculator.methods.full.method import Full
+from validation.published.evaluations import LoadedAndEvaluated, reserved_by_questions
 from validation.published.outputs import with_outputs
 
 if TYPE_CHECKING:
     from calculator.allocator.history import Step
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.batch_trace import Program
+    from validation.published.measurement import Protocol
 
 #: The longest padded sequence of the 20,000 rows; it is not published.
 LONGEST = 696
@@ -44,6 +50,10 @@ ROWS = 20_000
 BUCKET = 80
 STEPS_BETWEEN = 10
 TOKENS = 4_198_051
+
+#: Evaluations that follow the first ten steps of a bucket, which begin with its longest batch: every second one, as the
+#: script evaluates after each 250th of 5,000 steps.
+EVALUATIONS = 10
 
 #: Whole buckets before the one that begins with the longest batch. The cache is emptied in between.
 BUCKETS_BEFORE = 2
@@ -66,30 +76,50 @@ def histogram() -> tuple[tuple[int, int], ...]:
 
 def bucketed(request: Request, seed: int) -> tuple[Step, ...]:
     """The steps of some buckets of drawn rows, the last of which begins with the longest row."""
+    return _bucketed(request, seed, BUCKETS_BEFORE + 1, longest=True)
+
+
+def _bucketed(request: Request, seed: int, count: int, *, longest: bool) -> tuple[Step, ...]:
     lengths = sample_lengths(request.training)
     assert lengths is not None
     random, size = Random(seed), request.training.micro_batch_size
     values, counts = zip(*lengths.pairs, strict=True)
-    buckets = [random.choices(values, counts, k=BUCKET) for _ in range(BUCKETS_BEFORE + 1)]
-    buckets[-1][0] = lengths.longest
+    buckets = [random.choices(values, counts, k=BUCKET) for _ in range(count)]
+    if longest:
+        buckets[-1][0] = lengths.longest
     rows = [row for bucket in buckets for row in sorted(bucket, reverse=True)]
     batches = [rows[at : at + size] for at in range(0, len(rows), size)]
     return tuple((Padded(batch[0], padding=batch[0] > batch[-1]),) for batch in batches)
 
 
-class _WithOutputs(HistoryRun):
+class RunWithOutputs(HistoryRun):
     """A run whose outputs stay alive until the next step's are assigned."""
 
-    def __init__(self, request: Request, model: Model, workspaces: tuple[int, int]) -> None:
-        super().__init__(resident_state(request), workspaces)
+    def __init__(
+        self, request: Request, model: Model, workspaces: tuple[int, int], protocol: Protocol | None = None
+    ) -> None:
+        resident = resident_state(with_longest_batch(request))
+        super().__init__(resident, workspaces)
+        if protocol in ("buckets_after_loss", "buckets_after_loss_of_base"):
+            self.loading = LoadedAndEvaluated(
+                resident, _evaluated(request, base=protocol == "buckets_after_loss_of_base")
+            )
         self._model = model
         self._kept: dict[int, tuple[Program, Program]] = {}
 
     def micro_batch(self, batch: Padded, *, later: bool, last: bool = True) -> tuple[Program, list[int]]:
+        """The events of a micro-batch that keeps its outputs, and its rows' bytes."""
         program, sizes = super().micro_batch(batch, later=later, last=last)
         if id(program) not in self._kept:
             self._kept[id(program)] = program, with_outputs(program, self._model)
         return self._kept[id(program)][1], sizes
+
+
+def _evaluated(request: Request, *, base: bool) -> PreparedModel:
+    """The model of the passes before the first step, or its base with PEFT's adapters disabled."""
+    training = replace(request.training, sequence_lengths=None, torch_empty_cache_steps=None)
+    method = Full() if base else request.method
+    return resident_state(replace(request, method=method, training=training)).prepared
 
 
 def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
@@ -97,10 +127,9 @@ def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) 
 
     The script subtracts the small segment that was reserved before the model was loaded.
     """
-    request = with_longest_batch(request)
-    resident = resident_state(request)
+    resident = resident_state(with_longest_batch(request))
     always = sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states, *resident.gradients))
-    run = _WithOutputs(request, model, workspaces)
+    run = RunWithOutputs(request, model, workspaces)
     kept: list[int] = []
     for batch in (
         batch for seed in SEEDS for step in bucketed(request, seed)[: BUCKETS_BEFORE * BUCKET // 4] for batch in step
@@ -110,12 +139,17 @@ def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) 
     return always + round(sum(kept) / len(kept)) + sum(workspaces) - SMALL_SEGMENT
 
 
-def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
+def max_reserved(request: Request, model: Model, workspaces: tuple[int, int], protocol: Protocol | None) -> int:
     """The script's result: the most bytes reserved in the worst of some histories."""
     histories = Histories.of(request.training)
     assert histories is not None
-    run = _WithOutputs(with_longest_batch(request), model, workspaces)
+    run = RunWithOutputs(request, model, workspaces, protocol)
     peaks = [
         run.replay(bucketed(request, seed), empty_cache=histories.empty_cache).peak_reserved_bytes for seed in SEEDS
     ]
+    if request.method.name == "prefix" and request.training.torch_empty_cache_steps == STEPS_BETWEEN:
+        peaks += [
+            reserved_by_questions(run, _bucketed(request, seed, EVALUATIONS, longest=False), STEPS_BETWEEN)
+            for seed in SEEDS
+        ]
     return max(peaks) - SMALL_SEGMENT

@@ -16,14 +16,25 @@ if TYPE_CHECKING:
 #: the reading of nvidia-smi, or a statistic that the source does not state.
 Statistic = Literal["max_memory_allocated", "memory_allocated", "max_memory_reserved", "nvidia_smi", "unstated"]
 
-#: The script that a prediction follows, where a request does not state it: PEFT's method comparison (`buckets`); IBM's
-#: fast kernels in transformers' place, with or without Liger's fused head (`fast_kernels`,
-#: `fast_kernels_and_fused_head`); a forward pass with the logits of every token (`logits`); a step whose loss is the
-#: logits' mean (`mean_of_logits`), or one that refers to the model's output until its backward pass is over
-#: (`output_in_backward`).
+#: The script that a prediction follows, where a request does not state it: PEFT's method comparison (`buckets`), which
+#: later computes a loss before the first step, with adapters (`buckets_after_loss`) or without them
+#: (`buckets_after_loss_of_base`); IBM's fast kernels in transformers' place, with or without Liger's fused head
+#: (`fast_kernels`, `fast_kernels_and_fused_head`); a forward pass with the logits of every token (`logits`); a step
+#: whose loss is the logits' mean (`mean_of_logits`), or one that refers to the model's output until its backward pass
+#: is over (`output_in_backward`).
 Protocol = Literal[
-    "buckets", "fast_kernels", "fast_kernels_and_fused_head", "logits", "mean_of_logits", "output_in_backward"
+    "buckets",
+    "buckets_after_loss",
+    "buckets_after_loss_of_base",
+    "fast_kernels",
+    "fast_kernels_and_fused_head",
+    "logits",
+    "mean_of_logits",
+    "output_in_backward",
 ]
+
+#: The protocols of PEFT's method comparison.
+BUCKETS: tuple[Protocol, ...] = ("buckets", "buckets_after_loss", "buckets_after_loss_of_base")
 
 #: The point of the step at which `memory_allocated` was read.
 Point = Literal["loaded", "forward", "backward", "after_step", "between_steps"]

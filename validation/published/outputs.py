@@ -24,21 +24,21 @@ PREFIX = ": prefix, cached"
 
 def with_outputs(program: Program, model: Model) -> Program:
     """The same micro-batch of any length, with the outputs left alive at the end."""
-    kept = {row for row, name in enumerate(program.names) if _is_output(name, model)}
+    kept = {row for row, name in enumerate(program.names) if is_output(name, model)}
     forward, backward = ([event for event in events if event >= 0 or ~event not in kept] for events in program.passes)
     allocated = kept.intersection(forward) | kept.intersection(backward)
     left = [*program.left, *sorted(allocated - set(program.left))]
     return replace(program, passes=(forward, backward), left=left)
 
 
-def _is_output(name: str, model: Model) -> bool:
+def is_output(name: str, model: Model) -> bool:
     """Whether a row is of the logits, or of the cached keys and values."""
     return name == f"{model.head}: output" or (name.endswith(CACHED) and not name.endswith(PREFIX))
 
 
 def keep_outputs(events: Events, model: Model) -> Events:
     """The same events, with the outputs left alive at the end."""
-    kept = {number for number, row in enumerate(events.rows) if _is_output(row[0], model)}
+    kept = {number for number, row in enumerate(events.rows) if is_output(row[0], model)}
     allocated = {event for event in (*events.forward, *events.backward) if event >= 0}
 
     def without_frees(events_of_pass: list[int]) -> list[int]:

@@ -16,6 +16,7 @@ from validation.published import logits_pass, phases
 from validation.published.blocks import max_allocated
 from validation.published.buckets import max_reserved, mean_allocated
 from validation.published.fast_kernels import patched
+from validation.published.measurement import BUCKETS
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -51,8 +52,8 @@ def predicted(measured: Measurement) -> Prediction:
 def _predicted(measured: Measurement, request: Request, model: Model) -> Prediction:
     if measured.point is not None:
         return _at_point(measured, request, model)
-    if measured.run.protocol == "buckets":
-        size = max_reserved(request, model, _workspaces(request))
+    if measured.run.protocol in BUCKETS:
+        size = max_reserved(request, model, _workspaces(request), measured.run.protocol)
         return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
     if measured.run.protocol == "logits":
         return Prediction(bytes=logits_pass.max_allocated(request) + _workspaces(request)[0], phase="forward")
