@@ -44,8 +44,26 @@ class Worst:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many figures of a source there are, by how much of the run a request describes."""
+
+    source: str
+    whole: int
+    in_part: int
+    not_at_all: int
+
+    @property
+    def figures(self) -> int:
+        """All figures of the source."""
+        return self.whole + self.in_part + self.not_at_all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unexpressed:
-    """Figures of a source that a request describes in part or not at all, and the number of figures for each reason."""
+    """Figures of a source that a request describes in part or not at all.
+
+    `reasons`: each with the number of figures that have it. A figure can have several.
+    """
 
     source: str
     figures: int
@@ -74,6 +92,7 @@ def context(published: PublishedAnswer | None) -> dict[str, Any]:
         "published": published,
         "whole": complete,
         "in_part": in_part,
+        "counts": counts(published),
         "figure": measurements_figure((*complete, *in_part)),
         "worst": worst(complete),
         "near_limit": near_limit(published),
@@ -95,6 +114,21 @@ def context(published: PublishedAnswer | None) -> dict[str, Any]:
 def whole(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
     """Return the figures whose run a request describes completely."""
     return tuple(row for row in published.rows if row.expressed == "whole" and row.error is not None)
+
+
+def counts(published: PublishedAnswer) -> tuple[Counts, ...]:
+    """Return the numbers of figures of each source, those with the most complete runs first."""
+    found = Counter((row.source, row.expressed) for row in published.rows)
+    by_source = (
+        Counts(
+            source=source.name,
+            whole=found[source.name, "whole"],
+            in_part=found[source.name, "in part"],
+            not_at_all=found[source.name, "not"],
+        )
+        for source in published.sources
+    )
+    return tuple(sorted(by_source, key=lambda each: (-each.whole, -each.in_part)))
 
 
 def near_limit(published: PublishedAnswer) -> tuple[PublishedRow, ...]:

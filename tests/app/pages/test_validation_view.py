@@ -20,6 +20,14 @@ def test_every_row_is_expressed_whole_in_part_or_not():
     assert sum(counted) + sum(row.expressed == "whole" for row in PUBLISHED.rows) == len(PUBLISHED.rows)
 
 
+def test_the_counts_of_sources_are_those_of_the_rows():
+    counts = validation_view.counts(PUBLISHED)
+    assert {each.source for each in counts} == {source.name for source in PUBLISHED.sources}
+    assert sum(each.figures for each in counts) == len(PUBLISHED.rows)
+    assert sum(each.whole for each in counts) == len(WHOLE)
+    assert [each.whole for each in counts] == sorted((each.whole for each in counts), reverse=True)
+
+
 def test_every_reason_is_counted():
     for group in validation_view.unexpressed(PUBLISHED, "not"):
         rows = [row for row in PUBLISHED.rows if row.source == group.source and row.expressed == "not"]

@@ -59,7 +59,8 @@ def test_the_figures_that_are_expressed_as_a_whole():
     whole = [row for row in COMMITTED["rows"] if row["expressed"] == "whole" and "error" in row]
     assert len(whole) == 341
     assert {row["protocol"] for row in whole if "protocol" in row} == {
-        "buckets",
+        "buckets_after_loss",
+        "buckets_after_loss_of_base",
         "fast_kernels",
         "fast_kernels_and_fused_head",
         "logits",

@@ -23,7 +23,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 #: Why estimates of Qwen2.5 are low, whose MLP's tensors of 35 MiB have blocks of 36 MiB.
 WHOLE_BLOCKS = (
-    "max_memory_allocated counts whole blocks, and a block is not split if at most 1 MiB of it is left; with whole"
+    "what was read counts whole blocks, and a block is not split if at most 1 MiB of it is left; with whole"
     " blocks, the replay is within 0.1 %"
 )
 
