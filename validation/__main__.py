@@ -22,6 +22,7 @@ COMMANDS = {
     "threads": "validation.published.threads",
     "measure": "validation.measure.command",
     "prove": "validation.prove.command",
+    "counts": "validation.comparison.counts",
     "generate": "validation.comparison.generate",
     "processes": "validation.sharding.processes",
     "checkpoints": "validation.sharding.checkpoints",

@@ -100,6 +100,7 @@ MethodName = Literal[
     "shira",
     "boft",
     "bitfit",
+    "waveft",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

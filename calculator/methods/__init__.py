@@ -40,6 +40,7 @@ from calculator.methods.trainable_tokens.method import TrainableTokens
 from calculator.methods.unilora.method import UniLoRA
 from calculator.methods.vblora.method import VBLoRA
 from calculator.methods.vera.method import VeRA
+from calculator.methods.waveft.method import WaveFT
 
 Method = (
     Full
@@ -79,6 +80,7 @@ Method = (
     | SHiRA
     | BOFT
     | BitFit
+    | WaveFT
 )
 
 #: Every method by the name that a request gives.
@@ -130,4 +132,5 @@ __all__ = [
     "UniLoRA",
     "VBLoRA",
     "VeRA",
+    "WaveFT",
 ]

@@ -12,6 +12,5 @@ NOT_MODELLED: dict[str, str] = {
     "POLY": "its mixtures of adapters depend on each sample's task",
     "SHADOW": "a second small model runs with each layer",
     "SUPERTUNING": "what its sparse updates allocate on a GPU is not modelled",
-    "WAVEFT": "what its wavelet transforms allocate is not modelled",
     "XLORA": "the model runs twice in each step, to mix other adapters",
 }

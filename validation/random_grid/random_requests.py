@@ -103,6 +103,12 @@ OPTIONS: dict[MethodName, Options] = {
     "road": {"variant": (0.6, ("road_2", "road_4")), "group_size": (0.8, (2, 4, 8, 16, 32))},
     "trainable_tokens": {"token_indices": (0.7, ([0], [1, 2, 3], list(range(17)), list(range(100, 400))))},
     "fourierft": {"n_frequency": (0.8, (1, 100, 500, 3000)), "bias": (0.2, ("all", "fourier_only"))},
+    "waveft": {
+        "n_frequency": (0.8, (1, 100, 500, 3000)),
+        "wavelet_family": (0.5, ("db2", "db7", "sym4", "coif3")),
+        "use_idwt": (0.2, (False,)),
+        "bias": (0.2, ("all", "waveft_only")),
+    },
     "lokr": {
         "r": (0.9, RANKS),
         "rank_dropout": DROPOUT,

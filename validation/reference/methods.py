@@ -19,6 +19,7 @@ from peft.tuners.shira.layer import ShiraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.unilora.layer import UniLoraLayer
 from peft.tuners.unilora.model import UniLoraModel
+from peft.tuners.waveft.layer import WaveFTLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import HfQuantizer, _assign_is_quantized
@@ -239,10 +240,11 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
         mock.patch.object(BOFTLayer, "perm2mat", lambda _, indices: torch.eye(len(indices))),
     ):
         wrapped = peft.get_peft_model(model, config, **options)
-    for layer in (module for module in wrapped.modules() if isinstance(module, FourierFTLayer)):
-        layer.indices = {
-            name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in layer.indices.items()
-        }
+    for layer in wrapped.modules():
+        if isinstance(layer, FourierFTLayer):
+            layer.indices = _on_host(layer.indices)
+        if isinstance(layer, WaveFTLayer):
+            layer.waveft_indices = _on_host(layer.waveft_indices)
     for layer in (module for module in wrapped.modules() if isinstance(module, ShiraLayer)):
         layer.shira_indices = BufferDict(
             {
@@ -254,6 +256,10 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
     separate_indices(wrapped)
     return wrapped
+
+
+def _on_host(indices: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in indices.items()}
 
 
 def _assign_shapes(model: Any, name: str) -> None:

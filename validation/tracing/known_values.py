@@ -2,7 +2,7 @@
 
 Rotary embeddings that scale with the length compute the largest position and compare it with a limit. Models with
 convolutions or recurrent layers ask whether a mask has only ones; a step that is given a mask has padding. VB-LoRA asks
-whether any of its logits is infinite; none is.
+whether any of its logits is infinite; none is. WaveFT selects the positions that are within a matrix; all are.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class KnownValues:
         """Run an operation, and return the value of a tensor if it is known."""
         if func is _ATEN._local_scalar_dense.default and hasattr(args[0], VALUE):
             return getattr(args[0], VALUE)
+        if func is _ATEN.nonzero.default:
+            return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
         out = func(*args, **kwargs)
         if func is _ATEN.max.default and args[0].dtype == torch.int64:
             setattr(out, VALUE, self._last)

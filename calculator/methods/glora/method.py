@@ -59,9 +59,9 @@ class GLoRA(AdaptedLinear):
         if self.config_A_B == "none" and not (biases and any(module.bias for module in found.values())):
             message = "no path is trained: PEFT has paths C, D and E only where a layer has a bias"
             yield Problem(loc="method.config_A_B", msg=message, input="none")
-        for path in found:
-            if path.endswith(_OF_TORCH):
-                message = f"PEFT's GLoRA refuses {path}, a class of torch's own: leave it out"
+        for path, module in found.items():
+            if path.endswith(_OF_TORCH) or module.separate_bias:
+                message = f"PEFT's GLoRA refuses {path}, a subclass of torch.nn.Linear: leave it out, or use lora"
                 yield Problem(loc="method.target_modules", msg=message, input=path)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002

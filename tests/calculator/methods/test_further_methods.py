@@ -32,6 +32,7 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
             "method.n_frequency",
             "4,194,304 elements",
         ),
+        ({"name": "waveft", "wavelet_family": "haar"}, "method.wavelet_family", "db38"),
         ({"name": "deft", "decomposition_method": "qr"}, "method.decomposition_method", "use relu"),
         ({"name": "adalora", "tinit": 900, "tfinal": 100}, "method.tinit", "below total_step - tfinal (900)"),
         ({"name": "tinylora", "weight_tying": 0.5}, "method.weight_tying", "use 0 or 1"),
@@ -60,7 +61,7 @@ def test_what_peft_refuses_is_refused(method, loc, message):
     assert message in caught.value.problems[0].msg
 
 
-@pytest.mark.parametrize("name", ["fourierft", "trainable_tokens"])
+@pytest.mark.parametrize("name", ["fourierft", "trainable_tokens", "waveft"])
 def test_only_merged_models_are_served(name):
     body = {"model": TIED, "method": {"name": name}}
     assert inference(parse_inference({**body, "serving": {"merged": True}})).parameters.added_per_task == 0

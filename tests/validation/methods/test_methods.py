@@ -1,13 +1,11 @@
 """The parameters that each method adds and trains equal those of PEFT, for every causal family."""
 
-from collections import Counter
-
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
-from calculator.families import FAMILIES, model_from_config
+from calculator.families import FAMILIES
+from validation.comparison.counts import compared, modelled, real
 from validation.random_grid.random_configs import random_config
 from validation.reference.build import build_model
 from validation.tracing.trace import trace
@@ -53,36 +51,6 @@ PAIRS = [
 ]
 
 
-def modelled(request):
-    """The shapes of the added parameters and of the trained ones."""
-    model = model_from_config(request.model.config)
-    request.method.check(model, request.training)
-    added, trained = Counter(), Counter()
-    for tensor in resident_state(request).tensors:
-        shape = tuple(map(int, tensor.shape))
-        if not tensor.base and tensor.parameters:
-            added[shape] += tensor.count
-        if tensor.trained:
-            trained[shape] += tensor.count
-    return added, trained
-
-
-def real(request):
-    """The same of the real modules."""
-    reference = build_model(request)
-    base = {id(parameter) for name, parameter in reference.model.named_parameters() if _is_base(name, reference)}
-    parameters = [*reference.model.parameters()]
-    return (
-        Counter(tuple(each.shape) for each in parameters if id(each) not in base),
-        Counter(tuple(each.shape) for each in parameters if each.requires_grad),
-    )
-
-
-def _is_base(name, reference):
-    own = name.removeprefix(f"{reference.root}.").replace(".base_layer.", ".").replace(".original_module.", ".")
-    return own.replace(".sublayer.", ".") in reference.base
-
-
 @pytest.mark.parametrize(("family", "method"), PAIRS)
 def test_added_and_trainable_parameters_equal_those_of_the_real_modules(family, method):
     config = random_config(FAMILIES[family], seed=f"methods {family}")
@@ -94,4 +62,16 @@ def test_added_and_trainable_parameters_equal_those_of_the_real_modules(family, 
             with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)):
                 trace(request)  # some build, and fail when they run
         return
-    assert real(request) == expected
+    assert real(build_model(request)) == expected
+
+
+def test_a_request_with_other_parameters_is_found(monkeypatch):
+    body = {"model": {"config": random_config(FAMILIES["llama"], seed="other")}, "method": LINEAR, "training": SHORT}
+    assert compared(body).outcome == "equal"
+    monkeypatch.setattr(
+        "validation.comparison.counts.real",
+        lambda _: modelled(parse_request(body | {"method": {"name": "lora", "r": 2}})),
+    )
+    found = compared(body)
+    assert found.outcome == "different"
+    assert found.detail.startswith("added (")

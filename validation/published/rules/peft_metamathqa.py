@@ -51,6 +51,7 @@ REMARKS = {
         " from 440 to 616 tokens, and they give from -8.2 % to +0.5 % of the run of July 2026"
     ),
     "PROMPT_TUNING": "the batches' lengths are assumed, and with 200 virtual tokens more of each batch is kept",
+    "WAVEFT": "the workspaces of cuDNN, which computes the transforms between the other tensors, are not replayed",
 }
 
 #: Explanations of errors of the mean after a step, by method.

@@ -29,7 +29,7 @@ def _names(text: str) -> frozenset[str]:
 
 LOWER = _names("""
     addmm addmv addr matmul einsum mm mv linalg_vecdot vecdot linear addbmm baddbmm bmm chain_matmul
-    multi_dot conv1d conv2d conv3d prelu
+    multi_dot conv1d conv2d conv3d conv_transpose2d prelu
 """)
 FLOAT32 = _names("""
     acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow rpow square softplus

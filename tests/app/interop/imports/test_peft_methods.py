@@ -34,6 +34,7 @@ OTHER = {
     "oft": {"r": 8, "oft_block_size": 0, "block_share": True},
     "road": {"variant": "road_4", "group_size": 32},
     "fourierft": {"n_frequency": 50, "bias": "fourier_only", "exclude_modules": ["v_proj"]},
+    "waveft": {"n_frequency": 50, "wavelet_family": "coif2", "use_idwt": False, "bias": "waveft_only"},
     "trainable_tokens": {"token_indices": [5, 6, 7]},
     "p_tuning": {"encoder_hidden_size": 128},
     "deft": {"r": 4, "alpha": 16, "para": True, "bias": "deft_only"},

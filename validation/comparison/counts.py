@@ -1,0 +1,191 @@
+"""Compare what each method adds and trains with PEFT's own parameters, for every method and family.
+
+A pair of a method and a family is that of random requests, drawn from a seed until one is answered. A refused request
+is built by the real libraries too, to find what only one side refuses.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from calculator.common.errors import PlanError
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of, resident_state
+from calculator.estimation.request import Request, parse_request
+from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
+from calculator.families.tasks import families_of
+from calculator.methods import METHODS
+from validation.cli.progress import Progress
+from validation.random_grid.random_requests import random_request
+from validation.random_grid.task_requests import UNMODELLED, random_task_request
+from validation.reference.build import ReferenceModel, build_model
+from validation.tracing.silence import silence_libraries
+from validation.tracing.trace import trace
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from calculator.common.names import MethodName, TaskName
+
+#: How often each shape is added, and how often it is trained.
+Shapes = tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]
+
+Outcome = Literal["equal", "different", "both refuse", "only Headroom refuses", "only the libraries refuse"]
+
+#: What a drawn request keeps of its training.
+_KEPT = ("dtype", "adapter_dtype", "autocast")
+
+#: The requests of a pair that are drawn until one is answered.
+MOST_DRAWN = 12
+
+#: The task of families without a causal language model, the first that a family has.
+OTHER_TASKS: tuple[TaskName, ...] = ("seq_2_seq_lm", "seq_cls", "image_cls")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A request with its outcome, and what differs or why it is refused."""
+
+    outcome: Outcome
+    request: dict[str, Any]
+    detail: str = ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, metavar="FAMILY", help="only these")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help="only these")
+    parser.add_argument("--refusals", action="store_true", help="also trace requests that only Headroom refuses")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare the pairs, and print those that differ and a table; returns 1 if a count differs."""
+    silence_libraries()
+    families, methods = args.families or list(FAMILIES), args.methods or list(METHODS)
+    found: dict[tuple[str, str], list[Compared]] = {}
+    progress = Progress(len(families) * len(methods), "compared")
+    for family in families:
+        for method in methods:
+            found[family, method] = list(compared_pair(args.seed, family, method, refusals=args.refusals))
+            progress.step()
+        gc.collect()
+    progress.close()
+    for line in document(found):
+        print(line)
+    return int(any(each.outcome == "different" for pair in found.values() for each in pair))
+
+
+def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
+    """What differs, then how many pairs are equal, and why the others have no request that is answered."""
+    for (family, method), pair in found.items():
+        for each in pair:
+            if each.outcome not in ("equal", "both refuse"):
+                yield f"{family} {method}: {each.outcome}: {each.detail}\n    {each.request}"
+    outcomes = Counter(each.outcome for pair in found.values() for each in pair)
+    equal = sum(any(each.outcome == "equal" for each in pair) for pair in found.values())
+    yield f"{equal} of {len(found)} pairs of a family and a method have equal parameters"
+    yield "requests: " + ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
+    refused = {key: pair[-1].detail for key, pair in found.items() if pair[-1].outcome not in ("equal", "different")}
+    for detail, count in Counter(refused.values()).most_common():
+        families = dict.fromkeys(family for (family, _), each in refused.items() if each == detail)
+        yield f"{count} without an answered request ({', '.join(families)}): {detail}"
+
+
+def compared_pair(seed: int, family: str, method: MethodName, *, refusals: bool) -> Iterator[Compared]:
+    """Compare random requests of a pair, until one is answered by both."""
+    for number in range(MOST_DRAWN):
+        found = compared(drawn(seed, number, family, method), refusals=refusals)
+        yield found
+        if found.outcome in ("equal", "different"):
+            return
+
+
+def drawn(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
+    """A random request of a method for a family, whose learned positions are enough for its sequence."""
+    if family in FAMILIES_WITH_FORWARD:
+        request = random_request(seed, number, [family], method)
+    else:
+        request = _of_task(seed, number, family, method)
+    training = {name: request["training"][name] for name in _KEPT if name in request["training"]}
+    lengths = dict.fromkeys(request["training"].keys() & {"sequence_length", "target_length"}, 8)
+    return {**request, "training": training | lengths}
+
+
+def _of_task(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
+    """The same for a family's first task, in whose requests the method is replaced."""
+    task = next((each for each in OTHER_TASKS if family in families_of(FAMILIES, each)), None)
+    request = random_request(seed, number, [family], method)
+    if task is None:
+        return request
+    own = random_task_request(seed, number, task, [family])
+    chosen = {"name": "lora"} if method in UNMODELLED[task] else request["method"]
+    return {**own, "model": request["model"], "method": chosen}
+
+
+def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
+    """Compare the parameters of a request with those of the real modules.
+
+    With `refusals`, a request that Headroom refuses and that the libraries build is traced too: some fail as they run.
+    """
+    try:
+        request = parse_request(body)
+        expected = modelled(request)
+    except PlanError as error:
+        return Compared(_refused_by(body, str(error), refusals=refusals), body, str(error))
+    try:
+        found = real(build_model(request))
+    except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal
+        return Compared("only the libraries refuse", body, f"{type(error).__name__}: {error}"[:300])
+    return Compared("equal", body) if found == expected else Compared("different", body, _differences(expected, found))
+
+
+def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
+    """Whether the libraries refuse a refused request too. What is not modelled is not asked."""
+    if not refusals or "not modelled" in error:
+        return "both refuse"
+    try:
+        trace(parse_request(body))
+    except Exception:  # noqa: BLE001  any error of the real stack is its refusal
+        return "both refuse"
+    return "only Headroom refuses"
+
+
+def _differences(expected: Shapes, found: Shapes) -> str:
+    """The shapes of which the two have other numbers."""
+    parts = []
+    for name, own, other in zip(("added", "trained"), expected, found, strict=True):
+        odd = {shape: (own[shape], other[shape]) for shape in {*own, *other} if own[shape] != other[shape]}
+        parts += [f"{name} {shape}: {ours} for {theirs}" for shape, (ours, theirs) in sorted(odd.items())]
+    return "; ".join(parts)
+
+
+def modelled(request: Request) -> Shapes:
+    """The shapes of the parameters that a method adds, and of those that it trains, as they are modelled.
+
+    Raises:
+        PlanError: if the request is refused.
+    """
+    check(request, model_of(request.model))
+    added: Counter[tuple[int, ...]] = Counter()
+    trained: Counter[tuple[int, ...]] = Counter()
+    for tensor in resident_state(request).tensors:
+        shape = tuple(map(int, tensor.shape))
+        if not tensor.base and tensor.parameters:
+            added[shape] += tensor.count
+        if tensor.trained:
+            trained[shape] += tensor.count
+    return added, trained
+
+
+def real(reference: ReferenceModel) -> Shapes:
+    """The same of the real modules."""
+    named = [*reference.named_parameters()]
+    return (
+        Counter(tuple(each.shape) for name, each in named if name not in reference.base),
+        Counter(tuple(each.shape) for _, each in named if each.requires_grad),
+    )
