@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.flat_replay import FlatReplay, FlatRun
+from calculator.allocator.known_stages import KnownStages
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
+#: The steps of a run's replays from which on they note what each stage leaves: that takes some time at first.
+_FEW_STEPS = 5
 #: The settings besides the default ones for which there are flat devices.
 _EXPANDABLE = AllocConf(expandable_segments=True)
 
@@ -115,6 +118,9 @@ class CappedReplays:
         self._peak = peak_reserved_bytes
         #: What the run is on such a device after the load, and before each stage that adds a segment.
         self._states: list[FlatReplay] = []
+        #: The steps of all replays, and what the later ones tell each other.
+        self._steps = 0
+        self._known: KnownStages | None = None
 
     def share(self) -> None:
         """Run the stages that are the same on all devices which are large enough for them, until nothing is added.
@@ -162,18 +168,22 @@ class CappedReplays:
             steady = _steady(run, retries)
         except OutOfMemoryError as error:
             steady, failure = retries[-1:], _event(run, error, device)
+        self._steps += run.steps
         spare = self._spare(device) if self._conf.per_process_memory_fraction == 1 else -1
         return capped(device, run.allocator, spare, retries=retries, steady=steady, failure=failure, unit=unit)
 
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
         """A run that begins on a device, or continues from the last state that it shares with a larger one."""
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
-        if self._conf.expandable_segments and flat.has_streams:
+        if self._conf.expandable_segments and flat.pools > 2:
             # Where blocks are cached for several streams, the addresses that a segment has left decide more often.
             states = []
         run = states[-1].saved() if states and self._spare(device) >= 0 else FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
+        if self._known is None and self._steps >= _FEW_STEPS and not self._conf.expandable_segments:
+            self._known = KnownStages(flat)
+        run.known = self._known
         return run
 
     def _spare(self, device: DeviceMemory) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.known_stages import KnownStage
 
 #: The largest size in the small pool, in units.
 SMALL = SMALL_REQUEST // BLOCK
@@ -73,21 +74,20 @@ class FlatDevice:
         other._pools = [pool.copied() for pool in self._pools]  # noqa: SLF001  its own class
         return other
 
-    def plays_apart(self, play: Callable[[int, FlatPool], None]) -> bool:
+    def plays_apart(self, play: Callable[[int, FlatPool], None], known: KnownStage | None = None) -> bool:
         """Play the events of one pool after those of another with `play`, which gets a pool and its number.
 
         The pools are independent of each other as long as no segment is refused. Where one would be, the result is
-        False, and nothing has changed but what `play` changes.
+        False, and nothing has changed but what `play` changes. Pools of which it is `known` what is left are not
+        played.
         """
-        pools = [pool.copied() for pool in self._pools]
+        pools: list[FlatPool] = []
         spare = None if self.capacity is None else self.capacity // BLOCK - self.reserved
         try:
-            for number, pool in enumerate(pools):
-                before = pool.reserved
-                pool.limit = None if spare is None else before + spare
-                play(number, pool)
-                pool.limit = None
-                spare = None if spare is None else spare - (pool.reserved - before)
+            for number, before in enumerate(self._pools):
+                limit = None if spare is None else before.reserved + spare
+                pools.append(_played(number, before, limit, play, known))
+                spare = None if spare is None else spare - (pools[-1].reserved - before.reserved)
         except RefusedError:
             return False
         self._pools = pools
@@ -236,3 +236,28 @@ class FlatDevice:
         )
         error.row = row
         return error
+
+
+def _played(
+    number: int,
+    before: FlatPool,
+    limit: int | None,
+    play: Callable[[int, FlatPool], None],
+    known: KnownStage | None,
+) -> FlatPool:
+    """A copy of a pool after its events.
+
+    Raises:
+        RefusedError: where it would reserve more than the limit.
+    """
+    pool = None if known is None else known.left(number, before)
+    if pool is None:
+        pool = before.copied()
+        pool.limit = limit
+        play(number, pool)
+        pool.limit = None
+        if known is not None:
+            known.add(number, pool)
+    elif limit is not None and pool.reserved > limit:
+        raise RefusedError
+    return pool

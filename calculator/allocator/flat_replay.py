@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.known_stages import KnownStages, Left
     from calculator.allocator.parts import Part
     from calculator.allocator.replay import Batch, Replay
     from calculator.devices.outcome import ReplayPhase
@@ -68,6 +69,7 @@ class FlatRun:
         "has_streams",
         "load",
         "loading",
+        "pools",
         "rows",
         "stages",
     )
@@ -97,8 +99,8 @@ class FlatRun:
         count = max(pool_count(rows.streams) for rows in every)
         most = sum(sum(rows.sizes) + len(rows.sizes) * LARGE_SEGMENT // BLOCK for rows in every)
         bits = (_TIMES * most).bit_length()
-        #: Whether some tensors are not on the first stream.
-        self.has_streams = count > 2
+        #: The number of pools; there are more than two where some tensors are not on the first stream.
+        self.pools = count
         self.device: FlatDevice | FlatExpandable = (
             FlatExpandable(bits, count) if expandable else FlatDevice(bits + (count - 1).bit_length(), count)
         )
@@ -191,6 +193,8 @@ class FlatReplay:
         "allocator",
         "begun",
         "gradients",
+        "known",
+        "known_pools",
         "left",
         "phase",
         "places",
@@ -204,6 +208,10 @@ class FlatReplay:
     def __init__(self, run: FlatRun) -> None:
         self.run = run
         self.allocator = run.device.saved()
+        #: What other replays of the run tell about its stages, if they are asked.
+        self.known: KnownStages | None = None
+        #: What they tell of each pool after the last stage, if nothing was allocated or freed since.
+        self.known_pools: list[Left | None] = [None] * run.pools
         #: The places of a micro-batch's rows, and of others.
         self.places: tuple[Places, Places] = _places(run.most_rows), _places(len(run.rows.sizes))
         #: The device's memory; None where it does not change what is requested.
@@ -223,6 +231,7 @@ class FlatReplay:
         other = copy(self)
         other.allocator = self.allocator.saved()
         other.refused = self.refused.copy()
+        other.known_pools = self.known_pools.copy()
         other.keep_places()
         return other
 
@@ -255,18 +264,23 @@ class FlatReplay:
         check_budget()
         if not self.stage:
             self.begun = self.allocator.reserved
-            self.allocator.free(self.gradients)
+            self._free(self.gradients)
         stages = self.run.stages[min(self.steps, 2)]
         stage = stages[self.stage]
         self.phase = stage.phase
         if stage.phase == "optimizer_step" and self.run.frees_gradients and self.gradients:
-            self.allocator.free(self.gradients)
+            self._free(self.gradients)
             self.gradients = []
+        if stage.takes:
+            self._forget_pools()
         for row, place in stage.takes:
             self.places[0][0][row], self.places[0][1][row] = self.gradients[place]
-        self._play_stage(stage, self.places[stage.rows is self.run.rows])
+        is_other = stage.rows is self.run.rows
+        self._play_stage(stage, self.places[is_other])
+        if is_other:
+            self._forget_pools()
         if stage.ends_pass:
-            self.allocator.free(self.left)
+            self._free(self.left)
             self.left = []
         if stage.ends_batch is not None:
             self.left = self._blocks(stage.ends_batch.left, stage.rows)
@@ -280,9 +294,10 @@ class FlatReplay:
     def _play_stage(self, stage: Stage, places: Places) -> None:
         """Play a stage; where a segment was refused in the step before, or is, in smaller parts."""
         if self.stage not in self.refused:
-            if self._plays_apart(stage.part, stage.rows, places):
+            if self._plays_whole(stage, places):
                 return
             self.refused.add(self.stage)
+        self._forget_pools()
         before, rows = self.allocator.retries, stage.rows
         for part in stage.part.split():
             if part is stage.part or not self._plays_apart(part, rows, places):
@@ -290,8 +305,22 @@ class FlatReplay:
         if self.allocator.retries == before:
             self.refused.discard(self.stage)
 
+    def _plays_whole(self, stage: Stage, places: Places) -> bool:
+        allocator, part, sizes = self.allocator, stage.part, stage.rows.sizes
+        if self.known is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
+            return self._plays_apart(part, stage.rows, places)
+        known = self.known.of(stage, places, self.known_pools)
+        return allocator.plays_apart(lambda number, pool: part.play(number, pool, sizes, places), known)
+
     def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
         return self.allocator.plays_apart(lambda number, pool: part.play(number, pool, rows.sizes, places))
+
+    def _free(self, blocks: Sequence[Placed]) -> None:
+        self._forget_pools()
+        self.allocator.free(blocks)
+
+    def _forget_pools(self) -> None:
+        self.known_pools = [None] * self.run.pools
 
     def layout(self) -> Layout:
         """What the requests of the next step depend on: it begins by freeing all gradients."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Windows of a pass with the shift of a repetition, each with its items for each pool.
 _Repetition = tuple[Window, int, list["list[Item]"]]
+#: Rows that a part allocates and does not free, and rows that it frees and does not allocate.
+Net = tuple[set[int], set[int]]
 _NO_WINDOW = Window((), 0, (0,))
 
 
@@ -64,6 +66,9 @@ class Part(Protocol):
     def split(self) -> Sequence[Part]:
         """The smaller parts that it consists of, or itself."""
 
+    def net(self) -> Net:
+        """The rows that are allocated in it and freed later, and those that are freed in it and allocated before."""
+
 
 class ListedPart:
     """Events, each of which is played."""
@@ -91,6 +96,10 @@ class ListedPart:
     def split(self) -> Sequence[Part]:
         """Itself."""
         return (self,)
+
+    def net(self) -> Net:
+        """The rows that are allocated or freed in it alone."""
+        return _net(self._events)
 
 
 class TemporaryPart(ListedPart):
@@ -158,6 +167,24 @@ class WindowedPart:
             ]
         return self._split
 
+    def net(self) -> Net:
+        """The rows that are allocated or freed in it alone."""
+        allocated, freed, sizes = set[int](), set[int](), self._sizes
+        of_windows: dict[int, list[int]] = {}
+        for window, by, _ in self._repeated:
+            if id(window) not in of_windows:
+                own, others = _net(window.events)
+                of_windows[id(window)] = [*own, *(~row for row in others)]
+            for event in shifted(of_windows[id(window)], window.lowest, by):
+                row = max(event, ~event)
+                if event >= 0 and sizes[row]:
+                    allocated.add(row)
+                elif row in allocated:
+                    allocated.remove(row)
+                elif sizes[row]:
+                    freed.add(row)
+        return allocated, freed
+
     def without(self, rows: range) -> WindowedPart:
         """The same part without the allocations of workspaces, which are windows of their own."""
         if not any(_allocates(window, rows) for window, _, _ in self._repeated):
@@ -171,6 +198,12 @@ class WindowedPart:
             for window, by, both in self._repeated
         ]
         return WindowedPart(repeated, self._sizes, self._following)
+
+
+def _net(events: Sequence[int]) -> Net:
+    allocated = {event for event in events if event >= 0}
+    freed = {~event for event in events if event < 0}
+    return allocated - freed, freed - allocated
 
 
 def _carries(items: Sequence[Item]) -> bool:

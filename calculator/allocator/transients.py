@@ -209,7 +209,7 @@ def play(
                 return True
             skips = True
             # Those of the stretch that are placed already go when it ends: that is later than they do, and safe.
-            late = [~row for row in item.events(chunk.carried)]
+            late = [~row for row in item.events(chunk.carried)] if chunk.carried else None
         if chunk.ends_stretch:
             events = item.played(late, skips=skips)
             skips, late = False, None
