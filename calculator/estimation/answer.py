@@ -248,3 +248,8 @@ class Estimate:
     grade: Grade | None = "modelled"
     #: The trace that the figures are from; None for the calculator's.
     trace: TraceSummary | None = None
+
+    @property
+    def sent_bytes(self) -> int:
+        """What one GPU sends to the others in a step, in all collectives."""
+        return sum(each.sent_bytes for each in self.communication or ())

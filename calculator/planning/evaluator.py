@@ -51,10 +51,15 @@ class Candidate:
     micro_batch_size: int = 1
 
 
+def divisors(number: int) -> tuple[int, ...]:
+    """The divisors of a number, smallest first."""
+    return tuple(size for size in range(1, number + 1) if number % size == 0)
+
+
 def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
     """The micro-batch sizes that divide the effective batch evenly over the cards, smallest first."""
     share, left = divmod(effective_batch_size, cards)
-    return () if left else tuple(size for size in range(1, share + 1) if share % size == 0)
+    return () if left else divisors(share)
 
 
 class Evaluator:

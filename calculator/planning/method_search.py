@@ -28,6 +28,8 @@ class SearchResult:
 
     #: The candidates that fit.
     candidates: tuple[Candidate, ...] = ()
+    #: All that were tried, the preferred one first.
+    tried: tuple[Candidate, ...] = ()
     #: The candidate that needs least memory of those tried.
     smallest: Candidate | None = None
     #: Why the method is refused.
@@ -49,7 +51,7 @@ def search(name: MethodName, evaluator: Evaluator, *, confirm: bool = False) -> 
     chosen = _chosen(tried, evaluator, answered)
     while confirm and not all(evaluator.is_confirmed(candidate) for candidate in chosen):
         chosen = _chosen(tried, evaluator, answered)
-    return SearchResult(candidates=chosen, smallest=answered[0])
+    return SearchResult(candidates=chosen, tried=tried, smallest=answered[0])
 
 
 def _chosen(tried: tuple[Candidate, ...], evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, ...]:

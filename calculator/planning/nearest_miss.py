@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.inference.multi_adapter import MultiAdapterFootprint
     from calculator.planning.evaluator import Candidate, Evaluator
     from calculator.planning.relaxations import Relaxation
+    from calculator.planning.sharding_search import MethodResult
     from calculator.speed.step_cost import StepCost
 
 #: The cards that a configuration is tried on where it fits none of the request's: those that the figures are for.
@@ -58,14 +59,17 @@ class NearestMiss:
         return label(self.request.method)
 
 
-def nearest_candidate(evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, Estimate] | None:
-    """The candidate among the methods' smallest that misses by least, with its estimate.
+def nearest_candidate(tried: Iterable[MethodResult]) -> tuple[Evaluator, Candidate, Estimate] | None:
+    """The candidate among the methods' smallest that misses by least, with its estimate and what evaluated it.
 
     Candidates that train, and only miss by their tasks, come first.
     """
-    answers = [(candidate, evaluator.answer(candidate)) for candidate in smallest]
-    known = [(candidate, answer) for candidate, answer in answers if answer is not None]
-    return min(known, key=lambda pair: (not evaluator.trains(pair[0]), evaluator.short_bytes(pair[0])), default=None)
+    known = [
+        (each.evaluator, smallest, answer)
+        for each in tried
+        if (smallest := each.result.smallest) and (answer := each.evaluator.answer(smallest)) is not None
+    ]
+    return min(known, key=lambda found: (not found[0].trains(found[1]), found[0].short_bytes(found[1])), default=None)
 
 
 def nearest_miss(

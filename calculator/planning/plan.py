@@ -10,7 +10,6 @@ from calculator.common.errors import PlanError, Problem
 from calculator.methods import METHODS, USUAL_METHODS
 from calculator.planning.evaluator import Evaluator
 from calculator.planning.label import label
-from calculator.planning.method_search import SearchResult, search
 from calculator.planning.nearest_miss import nearest_candidate, nearest_miss
 from calculator.planning.needs import excluded_by_needs
 from calculator.planning.proposals import RuledOut, proposals
@@ -18,9 +17,12 @@ from calculator.planning.ranking import BY_COST, ORDER
 from calculator.planning.reasons.deployment import serving_reasons
 from calculator.planning.reasons.quality import quality_reasons
 from calculator.planning.reasons.rules import RULES
+from calculator.planning.reasons.sharding import sharding_reasons
 from calculator.planning.reasons.training import training_reasons
 from calculator.planning.rejections import rejections
 from calculator.planning.relaxations import relaxations
+from calculator.planning.sharding_options import sharding_options
+from calculator.planning.sharding_search import best_sharding, fewest_gpus
 from calculator.planning.suggestions import suggestions
 from calculator.planning.trainer_settings import SETTINGS
 from calculator.speed.prices import hour_price
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from calculator.planning.nearest_miss import NearestMiss
     from calculator.planning.reasons.reason import Evaluation, Reason
     from calculator.planning.relaxations import Relaxation
-    from calculator.planning.request import PlanRequest
+    from calculator.planning.request import PlannedDevice, PlanRequest
+    from calculator.planning.sharding_options import ShardingOption
+    from calculator.planning.sharding_search import MethodResult
     from calculator.planning.suggestions import Suggestion
     from calculator.speed.step_cost import StepCost
     from calculator.speed.token_cost import TokenCost
@@ -61,6 +65,8 @@ class Configuration:
     reasons: tuple[Reason, ...]
     #: Single changes that leave more of the card, where this leaves little.
     roomier: tuple[Suggestion, ...]
+    #: The smallest number of GPUs that fits it, of those that divide the batch and are no more than there are.
+    fewest_gpus: int
 
     @property
     def label(self) -> str:
@@ -80,6 +86,8 @@ class DevicePlan:
     ruled_out: tuple[RuledOut, ...]
     miss: NearestMiss | None
     changes: tuple[Relaxation, ...]
+    #: The first configuration's method under each sharding that the plan chose from; empty where it had no choice.
+    shardings: tuple[ShardingOption, ...]
     #: How many estimates were computed.
     estimates: int
 
@@ -117,28 +125,31 @@ def _prices(request: PlanRequest) -> Iterator[str]:
     """The price of each device, where cost is a priority."""
     if "cost" in request.needs.priorities:
         for device in request.devices:
-            price = hour_price(device)
+            price = hour_price(device.requested)
             amount = f"{price.per_hour:g} {price.currency}".strip()
             yield f"{BY_COST} {amount} an hour: {price.origin}."
 
 
-def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, Device]) -> DevicePlan:
+def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, PlannedDevice]) -> DevicePlan:
     places = {
         "model": "model" if len(request.models) == 1 else f"models.{model[0]}",
         "device": "device" if len(request.devices) == 1 else f"devices.{device[0]}",
         "training": "needs",
     }
     try:
-        evaluator = Evaluator(
-            model[1],
-            device[1],
-            request.needs,
-            length_given=request.length_given,
-            reserved=request.reserved,
-            training=request.training,
-            stack=request.stack,
+        evaluators = tuple(
+            Evaluator(
+                model[1],
+                option,
+                request.needs,
+                length_given=request.length_given,
+                reserved=request.reserved,
+                training=request.training,
+                stack=request.stack,
+            )
+            for option in device[1].options
         )
-        return _planned(evaluator)
+        return _planned(device[1].requested, evaluators)
     except PlanError as error:
         raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
 
@@ -154,34 +165,35 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
     return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
 
 
-def _planned(evaluator: Evaluator) -> DevicePlan:
-    needs = evaluator.needs
-    problems = (*_of_the_batch(evaluator), *_of_the_base(evaluator))
+def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
+    """The plan of a model on a device, with an evaluator for each sharding that it chooses from."""
+    first = evaluators[0]
+    needs, model = first.needs, first.model
+    problems = (*_of_the_batch(first), *_of_the_base(first))
     if problems:
         raise PlanError(*problems)
     if "cost" in needs.priorities:
-        hour_price(evaluator.device)
-    excluded = {name: why for name in USUAL_METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
-    tried = {name: search(name, evaluator, confirm=True) for name in USUAL_METHODS if name not in excluded}
-    _refused(tried, evaluator)
-    proposed, dominated = proposals(tried, evaluator)
-    near = (
-        None if proposed else nearest_candidate(evaluator, (each.smallest for each in tried.values() if each.smallest))
-    )
-    relaxed = () if proposed else relaxations(evaluator, near[0] if near else None)
+        hour_price(device)
+    excluded = {name: why for name in USUAL_METHODS if (why := excluded_by_needs(name, needs, model))}
+    tried = {name: best_sharding(name, evaluators) for name in USUAL_METHODS if name not in excluded}
+    _refused(tried)
+    proposed, dominated = proposals(tried)
+    near = None if proposed else nearest_candidate(tried.values())
+    relaxed = () if proposed else relaxations(*(near[:2] if near else (first, None)))
     return DevicePlan(
-        model=evaluator.model.id or evaluator.model.model_type,
-        parameters=evaluator.model.parameters,
-        device=evaluator.device,
+        model=model.id or model.model_type,
+        parameters=model.parameters,
+        device=device,
         configurations=tuple(_configuration(evaluation) for evaluation in proposed),
         ruled_out=(
             *(RuledOut(method=name, rule=RULES[rule], sentence=why) for name, (rule, why) in excluded.items()),
             *dominated,
-            *rejections(tried, evaluator),
+            *rejections(tried.values()),
         ),
-        miss=nearest_miss(evaluator, *near, relaxed) if near else None,
+        miss=nearest_miss(*near, relaxed) if near else None,
         changes=relaxed,
-        estimates=evaluator.estimates,
+        shardings=tuple(sharding_options(tried[proposed[0].method.name], evaluators)) if proposed else (),
+        estimates=sum(each.estimates for each in evaluators),
     )
 
 
@@ -206,34 +218,42 @@ def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
         yield Problem(loc="needs.switch_per_request", msg=message, input=True)
 
 
-def _refused(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> None:
+def _refused(tried: dict[MethodName, MethodResult]) -> None:
     """Raise the problems where every method is refused: those at places that all methods share, if there are any."""
-    if not tried or not all(each.problems for each in tried.values()):
+    if not tried or not all(each.result.problems for each in tried.values()):
         return
-    first, *others = [each.problems for each in tried.values()]
+    first, *others = [each.result.problems for each in tried.values()]
     shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
-    named = [(name, problem) for name, each in tried.items() for problem in each.problems]
-    alike = [(name, problem) for name, problem in named[: len(first)] if problem.loc in shared]
-    every = {(problem.loc, problem.msg): (name, problem) for name, problem in named}
-    raise PlanError(*(_of_the_model(name, problem, evaluator) for name, problem in alike or every.values()))
+    named = [(each, problem) for each in tried.values() for problem in each.result.problems]
+    alike = [(each, problem) for each, problem in named[: len(first)] if problem.loc in shared]
+    every = {(problem.loc, problem.msg): (each, problem) for each, problem in named}
+    raise PlanError(*(_of_the_model(each, problem) for each, problem in alike or every.values()))
 
 
-def _of_the_model(name: MethodName, problem: Problem, evaluator: Evaluator) -> Problem:
+def _of_the_model(tried: MethodResult, problem: Problem) -> Problem:
     """A method's problem, placed at the model: a plan request has no method."""
     if not problem.loc.startswith("method"):
         return problem
-    message = f"{METHODS[name].facts.label} is refused: {problem.msg}"
-    return Problem(loc="model", msg=message, input=evaluator.model.id or evaluator.model.model_type)
+    message, model = f"{METHODS[tried.name].facts.label} is refused: {problem.msg}", tried.evaluator.model
+    return Problem(loc="model", msg=message, input=model.id or model.model_type)
 
 
 def _configuration(evaluation: Evaluation) -> Configuration:
-    request = evaluation.evaluator.request(evaluation.candidate)
+    evaluator, candidate = evaluation.evaluator, evaluation.candidate
+    request = evaluator.request(candidate)
+    fewest = fewest_gpus(evaluator, candidate)
     return Configuration(
         request=request,
         estimate=evaluation.answer,
         cost=evaluation.cost,
         token_cost=evaluation.token_cost,
         task_bytes=evaluation.task_bytes,
-        reasons=(*serving_reasons(evaluation), *quality_reasons(evaluation), *training_reasons(evaluation)),
-        roomier=suggestions(request, evaluation.answer) if evaluation.evaluator.is_close(evaluation.candidate) else (),
+        reasons=(
+            *serving_reasons(evaluation),
+            *quality_reasons(evaluation),
+            *training_reasons(evaluation),
+            *sharding_reasons(evaluation, fewest),
+        ),
+        roomier=suggestions(request, evaluation.answer) if evaluator.is_close(candidate) else (),
+        fewest_gpus=fewest,
     )

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from calculator.methods import METHODS, USUAL_METHODS, LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 from calculator.planning.candidates import low_rank
-from calculator.planning.method_search import SearchResult, attention_only, larger_rank, unprepared
+from calculator.planning.evaluations import evaluated
+from calculator.planning.method_search import attention_only, larger_rank, unprepared
 from calculator.planning.ranking import place
-from calculator.planning.reasons.reason import Evaluation, size
+from calculator.planning.reasons.reason import size
 from calculator.planning.reasons.rules import RULES, Rule
-from calculator.speed.prices import hour_price
-from calculator.speed.step_cost import step_cost
-from calculator.speed.token_cost import token_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from calculator.common.names import MethodName
     from calculator.planning.evaluator import Candidate, Evaluator
+    from calculator.planning.reasons.reason import Evaluation
+    from calculator.planning.sharding_search import MethodResult
 
 #: The largest number of configurations that are proposed for one model on one device: room for the best of each method.
 MOST_CONFIGURATIONS = len(USUAL_METHODS)
@@ -40,36 +40,40 @@ class RuledOut:
         return METHODS[self.method].facts.label
 
 
-def proposals(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> tuple[list[Evaluation], list[RuledOut]]:
+def proposals(tried: dict[MethodName, MethodResult]) -> tuple[list[Evaluation], list[RuledOut]]:
     """The best of each method, then others that are better in some respect, up to MOST_CONFIGURATIONS."""
     evaluation = {
-        name: sorted((_evaluation(candidate, evaluator) for candidate in each.candidates), key=place)
+        name: sorted((_stated(candidate, each.evaluator) for candidate in each.result.candidates), key=place)
         for name, each in tried.items()
     }
-    dominated = _drop_dominated_qlora(evaluation, evaluator)
+    dominated = _drop_dominated_qlora(evaluation)
     best = sorted((each[0] for each in evaluation.values() if each), key=place)
     others = [other for each in evaluation.values() for other in each[1:] if not _dominated(other, each[0])]
-    variants = [candidate for candidate in _variants(best, evaluator) if evaluator.is_confirmed(candidate)]
-    others += [_evaluation(candidate, evaluator) for candidate in variants]
+    others += _variants(best)
     others.sort(key=place)
     return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), dominated
 
 
-def _drop_dominated_qlora(evaluation: dict[MethodName, list[Evaluation]], evaluator: Evaluator) -> list[RuledOut]:
+def _stated(candidate: Candidate, evaluator: Evaluator) -> Evaluation:
+    """A candidate with the estimate that the answer states."""
+    evaluator.stated(candidate)
+    return evaluated(candidate, evaluator)
+
+
+def _drop_dominated_qlora(evaluation: dict[MethodName, list[Evaluation]]) -> list[RuledOut]:
     """Drop QLoRA where LoRA needs no more memory; they are compared with the same micro-batch."""
     lora, qlora = evaluation.get("lora"), evaluation.get("qlora")
     if not lora or not qlora:
         return []
     mine = qlora[0]
-    if _dominated(mine, lora[0]):
-        mine = _evaluation(
-            replace(lora[0].candidate, method=mine.method, optimizer=mine.candidate.optimizer), evaluator
-        )
+    evaluator = mine.evaluator
+    if _dominated(mine, lora[0]) and lora[0].evaluator is evaluator:
+        mine = _stated(replace(lora[0].candidate, method=mine.method, optimizer=mine.candidate.optimizer), evaluator)
         evaluation["qlora"] = [mine]
     method = mine.method
     assert isinstance(method, QLoRA)
     plain = replace(mine.candidate, method=low_rank(LoRA, method.r, method.target_modules))
-    other = _evaluation(plain, evaluator) if evaluator.fits(plain) else None
+    other = _stated(plain, evaluator) if evaluator.fits(plain) else None
     if other is None or other.answer.memory.required_bytes > mine.answer.memory.required_bytes:
         return []
     evaluation["qlora"] = []
@@ -79,14 +83,17 @@ def _drop_dominated_qlora(evaluation: dict[MethodName, list[Evaluation]], evalua
     return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=sentence)]
 
 
-def _variants(best: Iterable[Evaluation], evaluator: Evaluator) -> Iterator[Candidate]:
+def _variants(best: Iterable[Evaluation]) -> Iterator[Evaluation]:
     """Variants of the best low-rank configuration: a larger rank, no preparation, a smaller adapter for many tasks."""
-    first = next((evaluation.candidate for evaluation in best if isinstance(evaluation.method, LowRank)), None)
+    first = next((evaluation for evaluation in best if isinstance(evaluation.method, LowRank)), None)
     if first is None:
         return
-    variants = (larger_rank(first, evaluator), unprepared(first, evaluator))
-    smaller = attention_only(first, evaluator) if evaluator.needs.tasks > 1 else None
-    yield from (candidate for candidate in (*variants, smaller) if candidate is not None)
+    candidate, evaluator = first.candidate, first.evaluator
+    variants = (larger_rank(candidate, evaluator), unprepared(candidate, evaluator))
+    smaller = attention_only(candidate, evaluator) if evaluator.needs.tasks > 1 else None
+    for variant in (*variants, smaller):
+        if variant is not None and evaluator.is_confirmed(variant):
+            yield _stated(variant, evaluator)
 
 
 def _dominated(evaluation: Evaluation, other: Evaluation) -> bool:
@@ -94,19 +101,4 @@ def _dominated(evaluation: Evaluation, other: Evaluation) -> bool:
     return (
         other.cost.relative <= evaluation.cost.relative
         and other.answer.memory.required_bytes <= evaluation.answer.memory.required_bytes
-    )
-
-
-def _evaluation(candidate: Candidate, evaluator: Evaluator) -> Evaluation:
-    answer = evaluator.stated(candidate)
-    assert answer is not None
-    request = evaluator.request(candidate)
-    cost = step_cost(evaluator.model, request, answer)
-    price = hour_price(evaluator.device) if "cost" in evaluator.needs.priorities else None
-    return Evaluation(
-        evaluator=evaluator,
-        candidate=candidate,
-        answer=answer,
-        cost=cost,
-        token_cost=token_cost(request, cost, price) if price else None,
     )

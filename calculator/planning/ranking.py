@@ -14,9 +14,10 @@ ORDER = (
     "layer, then adapters and LoRA on attention only, then prefixes, IA³, LN Tuning and prompts on large models, then"
     " prompts on smaller ones (rules all_linear, learns_less, adapter_quality, prefix_quality, ia3_quality, "
     "ln_tuning_quality, prompt_scale). Speed is the step's relative cost rounded to a twentieth; of equals, a 16-bit "
-    "base ranks before a 4-bit one, because no card dequantises at its rated speed. Memory is the required memory. "
-    "Among configurations that are equal in the first priority, those that leave little of the card rank after those "
-    "that leave more (rule little_room)."
+    "base ranks before a 4-bit one, because no card dequantises at its rated speed, and then the one whose GPUs send "
+    "less in a step, in twentieths of the base in 16 bits. Memory is the required memory. Among configurations that "
+    "are equal in the first priority, those that leave little of the card rank after those that leave more (rule "
+    "little_room)."
 )
 
 #: The same of cost, where it is a priority; the price follows.
@@ -30,10 +31,20 @@ def place(evaluation: Evaluation) -> tuple[float, ...]:
     """The key by which configurations are sorted."""
     figures: dict[str, tuple[float, ...]] = {
         "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),
-        "speed": (round(evaluation.cost.relative * 20), evaluation.method.facts.quantizes_base),
+        "speed": (
+            round(evaluation.cost.relative * 20),
+            evaluation.method.facts.quantizes_base,
+            _sent(evaluation),
+        ),
         "memory": (evaluation.answer.memory.required_bytes,),
         "cost": (evaluation.token_cost.middle if evaluation.token_cost else inf,),
     }
     first, *others = (figures[name] for name in evaluation.needs.order)
     close = evaluation.evaluator.is_close(evaluation.candidate)
     return (*first, close, *(figure for each in others for figure in each), evaluation.cost.relative)
+
+
+def _sent(evaluation: Evaluation) -> int:
+    """What each GPU sends in a step, in twentieths of the base's parameters in 16 bits."""
+    answer = evaluation.answer
+    return round(answer.sent_bytes / (2 * answer.parameters.base) * 20)

@@ -11,29 +11,30 @@ from calculator.planning.reasons.reason import size
 from calculator.planning.reasons.rules import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from calculator.common.names import MethodName
     from calculator.planning.evaluator import Candidate, Evaluator
-    from calculator.planning.method_search import SearchResult
+    from calculator.planning.sharding_search import MethodResult
 
 
-def rejections(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> Iterator[RuledOut]:
+def rejections(tried: Iterable[MethodResult]) -> Iterator[RuledOut]:
     """The methods that are refused or of which nothing fits."""
-    for name, each in tried.items():
-        if each.candidates:
-            continue
-        if each.problems:
-            sentence = "; ".join(problem.msg for problem in each.problems)
-            yield RuledOut(method=name, rule=None, sentence=f"{METHODS[name].facts.label} is refused: {sentence}.")
-        elif each.smallest is None:
-            most = evaluator.needs.max_trainable_fraction
-            sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
-            yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
-        elif evaluator.trains(each.smallest):
-            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.smallest, evaluator))
-        else:
-            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.smallest, evaluator))
+    return (rejection(each) for each in tried if not each.result.candidates)
+
+
+def rejection(tried: MethodResult) -> RuledOut:
+    """Why nothing of a method is proposed."""
+    name, evaluator, result = tried.name, tried.evaluator, tried.result
+    if result.problems:
+        sentence = "; ".join(problem.msg for problem in result.problems)
+        return RuledOut(method=name, rule=None, sentence=f"{METHODS[name].facts.label} is refused: {sentence}.")
+    if result.smallest is None:
+        most = evaluator.needs.max_trainable_fraction
+        sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
+        return RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
+    if evaluator.trains(result.smallest):
+        return RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(result.smallest, evaluator))
+    return RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(result.smallest, evaluator))
 
 
 def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:

@@ -12,6 +12,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.request import ModelReference
 from calculator.limit_search.limits import LimitRequest, limit
 from calculator.methods import METHODS, USUAL_METHODS
+from calculator.planning.evaluator import divisors
 from calculator.planning.method_search import search
 from calculator.planning.needs import Needs, excluded_by_needs
 from calculator.planning.reasons.reason import millions
@@ -19,6 +20,7 @@ from calculator.planning.reasons.reason import millions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.common.names import MethodName
     from calculator.planning.evaluator import Candidate, Evaluator
 
 _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
@@ -26,6 +28,9 @@ _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
 #: The shortest sequence in tokens, and the smallest number of tasks, that are proposed.
 SHORTEST = 64
 FEWEST = 2
+
+#: The methods that are tried on more GPUs.
+BY_MORE_GPUS: tuple[MethodName, ...] = ("full", "lora", "qlora")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +42,9 @@ class Relaxation:
 
 
 def relaxations(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Relaxation, ...]:
-    """What would make something fit on the same card: relaxed needs, or a smaller model."""
+    """What would make something fit on such a card: relaxed needs, more GPUs, or a smaller model."""
     smaller = _smaller_needs(evaluator, candidate) if candidate else ()
-    return (*smaller, *_relaxed(evaluator), *_smaller_model(evaluator))
+    return (*smaller, *_relaxed(evaluator), *_more_gpus(evaluator), *_smaller_model(evaluator))
 
 
 def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Relaxation]:
@@ -75,6 +80,24 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
         ]
         if fitting:
             yield Relaxation(sentence=f"Without {need}, these fit: {', '.join(fitting)}.", sets=changed)
+
+
+def _more_gpus(evaluator: Evaluator) -> Iterator[Relaxation]:
+    """The smallest number of GPUs, of those that divide the batch, on which a usual method fits under FSDP2."""
+    device = evaluator.device
+    for count in divisors(evaluator.needs.effective_batch_size):
+        if count < max(device.count, 2) or (count, "fsdp") == (device.count, device.sharding):
+            continue
+        more = evaluator.other(device=replace(device, count=count, sharding="fsdp", nodes=1))
+        fitting = [
+            METHODS[name].facts.label
+            for name in BY_MORE_GPUS
+            if not excluded_by_needs(name, more.needs, more.model) and search(name, more).candidates
+        ]
+        if fitting:
+            sentence = f"On {count:,} such GPUs under FSDP2, these fit: {', '.join(fitting)}."
+            yield Relaxation(sentence=sentence, sets={"count": count, "sharding": "fsdp"})
+            return
 
 
 def _smaller_model(evaluator: Evaluator) -> Iterator[Relaxation]:

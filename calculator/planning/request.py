@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices.verdict import card_of, given_twice
 from calculator.estimation.request import ModelReference, parse_device, parse_model, parse_reserved
 from calculator.estimation.several_gpus import several_cards
 from calculator.inputs.settings import parse
+from calculator.inputs.sharding import MODELLED, ShardingName
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
 from calculator.planning.needs import Needs
@@ -28,7 +29,23 @@ MOST_OF_A_KIND = 8
 #: The largest number of pairs of a model and a device in one request.
 MOST_PAIRS = 12
 
+#: The shardings that a plan chooses from, where a request of several GPUs names none.
+SHARDINGS = tuple(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+
 KNOWN = ("model", "models", "device", "devices", "training", "needs", "stack", "reserved")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDevice:
+    """A device of a plan request.
+
+    Attributes:
+        requested: As the request has it.
+        options: The same with each sharding that the plan chooses from; one, unless several GPUs have no sharding.
+    """
+
+    requested: Device
+    options: tuple[Device, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +53,7 @@ class PlanRequest:
     """A shortlist of models, the devices at hand, and the needs; `length_given` as an estimate's request has it."""
 
     models: tuple[ModelReference, ...]
-    devices: tuple[Device, ...]
+    devices: tuple[PlannedDevice, ...]
     needs: Needs
     length_given: bool = True
     reserved: ReservedBy = "replay"
@@ -107,12 +124,14 @@ def _model(body: Any, loc: str) -> ModelReference:
     return found
 
 
-def _device(body: Any, loc: str) -> Device:
+def _device(body: Any, loc: str) -> PlannedDevice:
     device = parse_device(body, loc)
-    problems = tuple(_unplanned(device, loc))
+    is_open = device.count > 1 and isinstance(body, dict) and "sharding" not in body
+    options = tuple(replace(device, sharding=name) for name in SHARDINGS) if is_open else (device,)
+    problems = tuple(_unplanned(options[0], loc))
     if problems:
         raise PlanError(*problems)
-    return device
+    return PlannedDevice(requested=device, options=options)
 
 
 def _unplanned(device: Device, loc: str) -> Iterator[Problem]:

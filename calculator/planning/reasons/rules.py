@@ -43,6 +43,23 @@ RULES: dict[str, Rule] = {
             source="python -m validation published: rows of nvidia-smi; calculator/planning/evaluator.py, MARGIN",
         ),
         Rule(
+            name="divided_state",
+            statement="Optimizer states, gradients and weights that GPUs divide leave each of them room for larger"
+            " micro-batches, or for layers that are not recomputed.",
+            source="Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054, section 3",
+        ),
+        Rule(
+            name="communication",
+            statement="What GPUs send to each other takes time that depends on their links: least with NVLink, more"
+            " with PCIe, most between nodes.",
+            source="github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md: bytes by the ring algorithm",
+        ),
+        Rule(
+            name="fewer_gpus",
+            statement="With fewer GPUs, each has a larger share of the batch, in more micro-batches.",
+            source="POST /api/v1/estimate: the same figures",
+        ),
+        Rule(
             name="trained_share",
             statement="The trained share of all parameters may not exceed the requested one.",
             source="needs.max_trainable_fraction",

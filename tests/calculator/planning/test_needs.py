@@ -19,7 +19,7 @@ def test_a_model_and_a_card_are_enough():
     request = parse_plan(PLAN)
     assert request.needs == Needs()
     assert [model.id for model in request.models] == ["meta-llama/Llama-3.1-8B"]
-    assert [device.gpu for device in request.devices] == ["rtx-4090"]
+    assert [device.requested.gpu for device in request.devices] == ["rtx-4090"]
     assert not request.length_given
 
 

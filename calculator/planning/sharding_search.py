@@ -1,0 +1,90 @@
+"""The search of a method over the shardings that a plan chooses from, and what each sharding makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from calculator.planning.evaluations import evaluated
+from calculator.planning.evaluator import divisors
+from calculator.planning.method_search import SearchResult, search
+from calculator.planning.ranking import place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.common.names import MethodName
+    from calculator.planning.evaluator import Candidate, Evaluator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodResult:
+    """The result of searching a method under one sharding, or on one GPU."""
+
+    name: MethodName
+    evaluator: Evaluator
+    result: SearchResult
+
+
+def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodResult:
+    """Search a method under each sharding, and return the result that ranks first; else that which misses by least."""
+    if len(evaluators) == 1:
+        return _confirmed(name, evaluators[0])
+    found = [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in evaluators]
+    for each in sorted((each for each in found if each.result.candidates), key=_place):
+        confirmed = _confirmed(name, each.evaluator)
+        if confirmed.result.candidates:
+            return confirmed
+    return min(found, key=_shortfall)
+
+
+def under_each(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> tuple[MethodResult, ...]:
+    """What each sharding makes of a method, confirmed by the estimates that the answer states."""
+    return tuple(chosen if each is chosen.evaluator else _confirmed(chosen.name, each) for each in evaluators)
+
+
+def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:
+    """The smallest number of GPUs that fits a candidate, of those that divide the batch and are no more than there are.
+
+    One GPU has no sharding. Sequences that fewer GPUs share are accumulated.
+    """
+    device, smallest = evaluator.device, replace(candidate, micro_batch_size=1)
+    for count in divisors(evaluator.needs.effective_batch_size):
+        if count >= device.count:
+            break
+        fewer = device.alone if count == 1 else replace(device, count=count, nodes=1)
+        if evaluator.other(device=fewer).fits(smallest):
+            return count
+    return device.count
+
+
+def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
+    return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
+
+
+def _place(each: MethodResult) -> tuple[float, ...]:
+    """The place of the method's best candidate, by the estimates that the search has.
+
+    Where quality comes first, a candidate that a search prefers ranks before others: a larger r, states in 32 bits.
+    """
+    result, evaluator = each.result, each.evaluator
+    by_preference = evaluator.needs.order[0] == "quality"
+    return min(
+        (_preference(candidate, result) if by_preference else 0, *place(evaluated(candidate, evaluator)))
+        for candidate in result.candidates
+    )
+
+
+def _preference(candidate: Candidate, result: SearchResult) -> int:
+    """The position of a candidate's settings among those that were tried."""
+    settings = [(each.method, each.optimizer) for each in result.tried]
+    return settings.index((candidate.method, candidate.optimizer))
+
+
+def _shortfall(each: MethodResult) -> float:
+    """The bytes that the smallest candidate lacks; results without one come last."""
+    smallest = each.result.smallest
+    if smallest is not None:
+        return each.evaluator.short_bytes(smallest)
+    return inf
