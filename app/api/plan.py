@@ -34,6 +34,8 @@ def answer(body: Any) -> PlanAnswer:
 def post_plan(body: JsonBody) -> Response:
     """Return complete configurations for each model on each device, best first, with the reasons for and against.
 
+    For several GPUs without `device.sharding`, the sharding is chosen too, and `shardings` compares them.
+
     If nothing fits, `nearest_miss` is the configuration that comes closest, and `changes` lists what to change.
     `ruled_out` states for every other method why it is not proposed.
     """
@@ -50,6 +52,15 @@ EXAMPLES = PostExamples(
                 "model": "meta-llama/Llama-3.2-3B",
                 "device": {"gpu": "rtx-4060"},
                 "needs": {"must_merge": True},
+                "reserved": "rule",
+            },
+        ),
+        "sharding": (
+            "1B on two 24 GB GPUs: which sharding",
+            {
+                "model": "meta-llama/Llama-3.2-1B",
+                "device": {"gpu": "rtx-4090", "count": 2},
+                "needs": {"priorities": ["quality", "memory"]},
                 "reserved": "rule",
             },
         ),

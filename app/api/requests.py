@@ -306,7 +306,12 @@ _PLAN: dict[str, Any] = {
     ),
     "device": (
         DeviceModel | None,
-        Field(default=None, title="Device", description="The GPU or GPUs.", examples=[{"gpu": "rtx-4090"}]),
+        Field(
+            default=None,
+            title="Device",
+            description="The GPU or GPUs. Of several GPUs without `sharding`, the plan chooses the sharding.",
+            examples=[{"gpu": "rtx-4090"}],
+        ),
     ),
     "devices": (
         Annotated[list[DeviceModel], Field(min_length=1, max_length=MOST_OF_A_KIND)] | None,  # type: ignore[valid-type]

@@ -87,8 +87,9 @@ def lines(answer: Plan) -> Iterator[str]:
         if part.configurations:
             rows = [_row(f"{rank}.", each) for rank, each in enumerate(part.configurations, start=1)]
             yield table(HEAD, rows, left=4)
+        yield from _shardings(part)
         for rank, each in enumerate(part.configurations, start=1):
-            yield f"\n{rank}. {each.label}"
+            yield f"\n{rank}. {plan_text.title(each)}"
             yield from (f"   ! {line}" for line in part.warnings_of(each))
             if each.token_cost is not None:
                 yield f"   {speed_text.token_cost(each.token_cost)}"
@@ -103,12 +104,30 @@ def lines(answer: Plan) -> Iterator[str]:
     yield from (f"- {line}" for line in answer.assumptions)
 
 
+def _shardings(part: DevicePlan) -> Iterator[str]:
+    """Yield the first configuration's method under each sharding, where the plan chose one."""
+    if part.shardings:
+        yield f"\n{part.configurations[0].request.method.facts.label} under each sharding"
+    for option in part.shardings:
+        if option.request is None or option.estimate is None or option.estimate.fit is None or option.cost is None:
+            yield f"- {option.sharding}: {option.sentence}"
+        else:
+            training = option.request.training
+            yield (
+                f"- {option.sharding}: {size(option.estimate.memory.required_bytes)},"
+                f" {signed(option.estimate.fit.headroom_bytes)} to spare, step cost {option.cost.relative:.2f},"
+                f" batch {number(training.micro_batch_size)} × {number(training.gradient_accumulation_steps)},"
+                f" checkpointing {'on' if training.gradient_checkpointing else 'off'},"
+                f" each GPU sends {size(option.estimate.sent_bytes)} in a step"
+            )
+
+
 def _row(mark: str, configuration: Configuration | NearestMiss) -> tuple[str, ...]:
     training, estimate = configuration.request.training, configuration.estimate
     assert estimate.fit is not None
     return (
         mark,
-        configuration.label,
+        plan_text.title(configuration),
         training.optimizer,
         "on" if training.gradient_checkpointing else "off",
         f"{number(training.micro_batch_size)} × {number(training.gradient_accumulation_steps)}",
@@ -131,7 +150,7 @@ def _missed(part: DevicePlan) -> Iterator[str]:
     miss = part.miss
     if miss is not None:
         training = miss.request.training
-        yield f"Nearest: {miss.label}. {plan_text.shortfall(miss)}"
+        yield f"Nearest: {plan_text.title(miss)}. {plan_text.shortfall(miss)}"
         yield table(HEAD, [_row("", miss)], left=4)
         yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
         yield from (f"! {warning}" for warning in miss.estimate.warnings)

@@ -9,13 +9,20 @@ from calculator.devices.verdict import card_of
 
 if TYPE_CHECKING:
     from calculator.planning.nearest_miss import NearestMiss
-    from calculator.planning.plan import DevicePlan, Plan
+    from calculator.planning.plan import Configuration, DevicePlan, Plan
 
 
 def device_name(plan: DevicePlan) -> str:
     """Return the name of the device, or its memory."""
     card = card_of(plan.device)
-    return card.name if card else f"a card of {size(plan.device.memory_bytes or 0)}"
+    name = card.name if card else f"a card of {size(plan.device.memory_bytes or 0)}"
+    return name if plan.device.count == 1 else f"{plan.device.count:,} × {name}"
+
+
+def title(configuration: Configuration | NearestMiss) -> str:
+    """Return a configuration's label, with the sharding of several GPUs."""
+    device = configuration.request.device
+    return configuration.label if device.count == 1 else f"{configuration.label}, {device.sharding}"
 
 
 def shortfall(miss: NearestMiss) -> str:
@@ -50,4 +57,4 @@ def sentence(plan: DevicePlan) -> str:
     subject = f"{plan.model} on {device_name(plan)}"
     if not plan.configurations:
         return f"{subject}: nothing that meets these needs fits."
-    return f"{subject}: {counted(len(plan.configurations))}, first {plan.configurations[0].label}."
+    return f"{subject}: {counted(len(plan.configurations))}, first {title(plan.configurations[0])}."

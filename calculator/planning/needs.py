@@ -31,7 +31,7 @@ class Needs:
     effective_batch_size: int = setting(
         16,
         label="Effective batch size",
-        help="Sequences per optimizer step: micro-batch size times gradient accumulation steps.",
+        help="Sequences per optimizer step: micro-batch size times gradient accumulation steps times GPUs.",
         minimum=1,
         maximum=65_536,
     )

@@ -10,6 +10,7 @@ from calculator.estimation.request import Request
 from calculator.inference.multi_adapter import MultiAdapterFootprint
 from calculator.planning.nearest_miss import AMONG, NearestMiss
 from calculator.planning.plan import Configuration, DevicePlan, Plan
+from calculator.planning.sharding_options import ShardingOption
 from calculator.planning.suggestions import Suggestion
 from calculator.speed.token_cost import TokenCost
 
@@ -88,6 +89,10 @@ class ConfigurationAnswer(Answer):
     task_bytes: int = described(
         "Bytes that one task adds to the base model; for full fine-tuning, a whole model.", 167_772_160
     )
+    sent_bytes: int = described("Bytes that each GPU sends to the others in a step; 0 on one GPU.", 0)
+    fewest_gpus: int = described(
+        "The smallest number of GPUs that fits it, of those that divide the batch and are at most device.count.", 1
+    )
     cost: CostAnswer = described("The cost of an optimizer step.", {"relative": 1.49})
     token_cost: TokenCostAnswer | None = described(
         "The money for a token; null if cost is no priority, or no published run is near.", None
@@ -113,7 +118,9 @@ class ChangeAnswer(Answer):
     """A change to the request with which something fits."""
 
     sentence: str = described("The change in words.", "With 1,472 tokens a sequence instead of 2,048 it fits.")
-    sets: dict[str, Any] = described("The needs to set, or the model.", {"sequence_length": 1472})
+    sets: dict[str, Any] = described(
+        "The needs to set, the model, or the device's count and sharding.", {"sequence_length": 1472}
+    )
 
 
 class TogetherAnswer(Answer):
@@ -144,6 +151,20 @@ class MissAnswer(Answer):
     estimate: ComparedEstimateAnswer = described("The estimate.", {"memory": {"required_bytes": 50_735_349_760}})
 
 
+class ShardingAnswer(Answer):
+    """What a sharding makes of the first configuration's method."""
+
+    sharding: str = described("The sharding.", "fsdp")
+    sentence: str | None = described("Why the method is refused or does not fit; null if it fits.", None)
+    request: dict[str, Any] | None = described(
+        "The best configuration as a request body; null if there is none.", {"device": {"sharding": "fsdp"}}
+    )
+    required_bytes: int | None = described("Bytes that it requires of each GPU.", 26_719_903_744)
+    headroom_bytes: int | None = described("The headroom on each GPU.", 58_308_075_520)
+    cost: float | None = described("The cost of an optimizer step, relative to the reference step.", 1.49)
+    sent_bytes: int | None = described("Bytes that each GPU sends to the others in a step.", 264_936_000_000)
+
+
 class DevicePlanAnswer(Answer):
     """The proposals for one model on one device."""
 
@@ -159,6 +180,10 @@ class DevicePlanAnswer(Answer):
     )
     changes: tuple[ChangeAnswer, ...] = described(
         "If nothing fits, changes with which something does.", [{"sets": {"model": "gpt2"}}]
+    )
+    shardings: tuple[ShardingAnswer, ...] = described(
+        "The first configuration's method under each sharding, if the request names none for several GPUs; else empty.",
+        [],
     )
     estimates: int = described("How many estimates the search computed.", 37)
 
@@ -204,6 +229,7 @@ def _device_plan(plan: DevicePlan) -> DevicePlanAnswer:
             "ruled_out": plan.ruled_out,
             "changes": plan.changes,
             "nearest_miss": _miss(plan.miss) if plan.miss else None,
+            "shardings": [_sharding(each) for each in plan.shardings],
             "estimates": plan.estimates,
         },
         from_attributes=True,
@@ -219,7 +245,21 @@ def _configuration(configuration: Configuration) -> dict[str, Any]:
         "effective_batch_size": sequences * configuration.request.device.count,
         "roomier": [_roomier(each) for each in configuration.roomier],
         "token_cost": configuration.token_cost and _token_cost(configuration.token_cost),
-        **{name: getattr(configuration, name) for name in ("task_bytes", "cost", "reasons", "estimate")},
+        "sent_bytes": configuration.estimate.sent_bytes,
+        **{name: getattr(configuration, name) for name in ("task_bytes", "fewest_gpus", "cost", "reasons", "estimate")},
+    }
+
+
+def _sharding(option: ShardingOption) -> dict[str, Any]:
+    estimate = option.estimate
+    return {
+        "sharding": option.sharding,
+        "sentence": option.sentence or None,
+        "request": request_body(option.request) if option.request else None,
+        "required_bytes": estimate.memory.required_bytes if estimate else None,
+        "headroom_bytes": estimate.fit.headroom_bytes if estimate and estimate.fit else None,
+        "cost": option.cost.relative if option.cost else None,
+        "sent_bytes": estimate.sent_bytes if estimate else None,
     }
 
 

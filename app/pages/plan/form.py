@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import DEVICE, MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER
+from app.forms.fields import DEVICE, FIELDS, MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER
 from app.forms.plan_form import non_default, typed_fields, typed_model
 from app.forms.typed_form import TypedForm
 from app.pages.inference import form as inference_form
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.estimation.request import Request
 
+#: The number of GPUs of a device, their sharding, and the nodes that they are in.
+SEVERAL = tuple(FIELDS[name] for name in ("count", "sharding", "nodes"))
+
 #: The needs of the bare address.
 DEFAULTS: dict[str, str] = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -29,6 +32,8 @@ DEFAULTS: dict[str, str] = {
     "memory_gib": "",
     "price_per_hour": "",
     "gpus": "",
+    **{field.name: field.text(field.declared.default) for field in SEVERAL},
+    "sharding": "",
     **{field.name: field.text(field.declared.default) for field in NEEDS},
     "priorities": USUAL_PRIORITIES[0],
     **{field.name: field.text(field.declared.default) for field in (*TRAINER, *STACK, *RESERVED)},
@@ -41,6 +46,7 @@ LABELS: dict[str, str] = {
     "memory_gib": MEMORY.declared.setting.label,
     "price_per_hour": PRICE.declared.setting.label,
     "gpus": "More cards",
+    **{field.name: field.declared.setting.label for field in SEVERAL},
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
     **{field.name: field.declared.setting.label for field in (*TRAINER, *STACK, *RESERVED)},
@@ -88,8 +94,8 @@ class NeedsForm(TypedForm):
             return head
         if rest[-1:] == ["memory_bytes"]:
             return "memory_gib"
-        if rest[-1:] == ["price_per_hour"]:
-            return "price_per_hour"
+        if rest and rest[-1] in ("price_per_hour", *(field.name for field in SEVERAL)):
+            return rest[-1]
         if loc == "devices":
             return "gpus"
         fields = [name for name, _ in self._devices()]
@@ -109,9 +115,16 @@ class NeedsForm(TypedForm):
         device = {name: value for name, value in first.items() if value is not None}
         price = PRICE.value(self.typed["price_per_hour"])
         priced = {} if price is None else {"price_per_hour": price}
+        several = self._several()
         more = [name.strip() for name in re.split(r"[,\n]", self.typed["gpus"]) if name.strip()]
-        one = [("gpu" if "gpu" in device else "memory_gib", {**device, **priced})] if device else []
-        return [*one, *(("gpus", {"gpu": name}) for name in more)]
+        one = [("gpu" if "gpu" in device else "memory_gib", {**device, **several, **priced})] if device else []
+        return [*one, *(("gpus", {"gpu": name, **several}) for name in more)]
+
+    def _several(self) -> dict[str, Any]:
+        """Return what differs from one GPU. Without a sharding, the plan chooses it."""
+        typed = {field.name: (field, self.typed[field.name].strip()) for field in SEVERAL}
+        values = {name: field.value(text) for name, (field, text) in typed.items() if text}
+        return {name: value for name, value in values.items() if name == "sharding" or value != 1}
 
 
 def read(pairs: Iterable[tuple[str, str]]) -> NeedsForm:
@@ -123,19 +136,22 @@ def read(pairs: Iterable[tuple[str, str]]) -> NeedsForm:
 def address_of(plan: plan_form.Form, request: Request) -> str:
     """Return the address of the page for a plan's model, card, batch and sequence length."""
     training = request.training
-    batch = training.micro_batch_size * training.gradient_accumulation_steps
+    batch = training.micro_batch_size * training.gradient_accumulation_steps * request.device.count
     names = (
         "model",
         "config",
         "gpu",
         "memory_gib",
         "price_per_hour",
+        "count",
+        "nodes",
         "reserved",
         *(field.name for field in (*TRAINER, *STACK)),
     )
     kept = {name: plan.typed[name] for name in names}
     needs = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
-    return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs}).address()}"
+    sharding = {"sharding": request.device.sharding} if request.device.count > 1 else {}
+    return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs, **sharding}).address()}"
 
 
 def estimate_address(request: Request) -> str:

@@ -1,16 +1,17 @@
 """`/plan`, and its JSON version `/plan.json`."""
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from fastapi.responses import Response
 
 from app.api import plan
-from app.forms.fields import MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER
+from app.forms.fields import MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER, Field
 from app.forms.layout import gpu_choices
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.pages.form_routes import form_routes
 from app.pages.plan import form as needs_form
-from app.pages.plan.form import LABELS, NeedsForm, read
+from app.pages.plan.form import LABELS, SEVERAL, NeedsForm, read
 from app.presentation import plan_text, speed_text
 from app.presentation.changes import changes_text
 from app.presentation.templates import page
@@ -33,13 +34,15 @@ def plan_page(form: NeedsForm) -> Response:
         "memory_field": MEMORY,
         "models": catalogue.models(),
         "needs_fields": NEEDS,
+        "several_fields": SEVERAL,
         "plan_text": plan_text,
         "price_field": PRICE,
         "speed_text": speed_text,
         "reserved_field": RESERVED[0],
         "trainer_fields": TRAINER,
         "stack_fields": STACK,
-        "stack_typed": any(field.text(field.declared.default) != form.typed[field.name] for field in STACK),
+        "trainer_typed": _differs(form, TRAINER[1:]),
+        "stack_typed": _differs(form, STACK),
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
         "priorities": get_args(Priority),
     }
@@ -51,6 +54,11 @@ def plan_page(form: NeedsForm) -> Response:
             "plan/page.html", 422, **context, answer=None, errors=messages, title="These needs can't be planned"
         )
     return page("plan/page.html", **context, answer=answer, errors={}, title=plan_text.sentence(answer.plans[0]))
+
+
+def _differs(form: NeedsForm, fields: Iterable[Field]) -> bool:
+    """Return whether a field has another text than its default."""
+    return any(field.text(field.declared.default) != form.typed[field.name] for field in fields)
 
 
 router = form_routes("/plan", read, plan_page, plan)

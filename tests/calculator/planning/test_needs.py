@@ -53,8 +53,11 @@ def test_needs_that_can_not_be_met_are_named(needs, locs):
     [
         ({"device": {}}, ["device.gpu"]),
         ({"device": {"gpu": "no-such-card"}}, ["device.gpu"]),
-        ({"device": {"gpu": "rtx-4090", "count": 4}}, ["device.count"]),
-        ({"device": None, "devices": [{"gpu": "l4"}, {"gpu": "l4", "count": 2}]}, ["devices.1.count"]),
+        ({"device": {"gpu": "rtx-4090", "count": 4, "sharding": "none"}}, ["device.count"]),
+        (
+            {"device": None, "devices": [{"gpu": "l4"}, {"gpu": "l4", "count": 2, "sharding": "none"}]},
+            ["devices.1.count"],
+        ),
         ({"devices": [{"gpu": "l4"}]}, ["device"]),
         ({"device": None}, ["device"]),
         ({"device": None, "devices": [{"gpu": "l4"}, 7]}, ["devices.1"]),

@@ -275,6 +275,7 @@ def test_every_rule_is_used_somewhere():
         {"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "t4"}},
         {"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}, "needs": {"sequence_length": 8}},
         {**SCENARIOS["70B on 80 GB, 20 tasks"], "needs": {"tasks": 60, "switch_per_request": True}},
+        {"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "rtx-4090", "count": 2, "sharding": "ddp"}},
     ]
     used = set()
     for body in bodies:

@@ -1,0 +1,104 @@
+"""Plans of several GPUs without a sharding choose one. Most are by the rule, for their time."""
+
+from dataclasses import replace
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.devices import Verdict
+from calculator.estimation.estimate import estimate
+from calculator.planning.plan import plan
+from calculator.planning.request import SHARDINGS, parse_plan
+
+SMALL = {"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "rtx-4090", "count": 2}, "reserved": "rule"}
+
+
+def planned(body):
+    (part,) = plan(parse_plan(body)).plans
+    return part
+
+
+@pytest.fixture(scope="module")
+def small():
+    return planned(SMALL)
+
+
+def of_sharding(name, body=SMALL):
+    return planned({**body, "device": {**body["device"], "sharding": name}})
+
+
+def test_every_sharding_is_an_option_and_the_chosen_one_is_first(small):
+    first = small.configurations[0]
+    assert small.shardings[0].sharding == first.request.device.sharding
+    assert small.shardings[0].estimate == first.estimate
+    assert sorted(option.sharding for option in small.shardings) == sorted(SHARDINGS)
+
+
+def test_an_option_is_among_the_configurations_of_a_plan_with_that_sharding(small):
+    first = small.configurations[0]
+    for option in small.shardings:
+        under = of_sharding(option.sharding)
+        same = [each for each in under.configurations if each.request.method.name == first.request.method.name]
+        assert option.request in [each.request for each in same], option.sharding
+
+
+def test_no_sharding_has_a_configuration_of_the_first_method_that_is_cheaper_at_the_same_quality(small):
+    first = small.configurations[0]
+    for name in SHARDINGS:
+        others = [
+            each.cost.relative
+            for each in of_sharding(name).configurations
+            if each.request.method == first.request.method and each.request.training.optimizer == "adamw_torch"
+        ]
+        assert all(round(cost * 20) >= round(first.cost.relative * 20) for cost in others), name
+
+
+def test_full_fine_tuning_that_one_gpu_has_no_room_for_is_sharded():
+    body = {"model": "Qwen/Qwen2.5-7B", "device": {"gpu": "a100-sxm4-80gb", "count": 8}, "reserved": "rule"}
+    full = next(each for each in planned(body).configurations if each.request.method.name == "full")
+    assert full.request.device.sharding in ("zero2", "zero3", "fsdp")
+    assert full.fewest_gpus > 1
+
+
+def test_fewer_gpus_fit_and_still_fewer_do_not():
+    body = {"model": "Qwen/Qwen2.5-7B", "device": {"gpu": "a100-sxm4-80gb", "count": 8, "sharding": "fsdp"}}
+    full = next(
+        each for each in planned({**body, "reserved": "rule"}).configurations if each.request.method.name == "full"
+    )
+    assert 1 < full.fewest_gpus <= 8
+
+    def fits(count):
+        request = full.request
+        training = replace(request.training, micro_batch_size=1, gradient_accumulation_steps=16 // count)
+        device = replace(request.device, count=count)
+        return estimate(replace(request, training=training, device=device)).fit.verdict is Verdict.FITS
+
+    assert fits(full.fewest_gpus)
+    assert full.fewest_gpus == 2 or not fits(full.fewest_gpus // 2)
+
+
+def test_one_gpu_has_no_sharding_to_choose_and_needs_one():
+    part = planned({**SMALL, "device": {"gpu": "rtx-4090"}})
+    assert part.shardings == ()
+    assert {each.fewest_gpus for each in part.configurations} == {1}
+
+
+def test_a_named_sharding_is_not_replaced():
+    part = of_sharding("ddp")
+    assert {each.request.device.sharding for each in part.configurations} == {"ddp"}
+    assert part.shardings == ()
+
+
+def test_where_nothing_fits_more_gpus_are_proposed_and_fit():
+    body = {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "a100-pcie-40gb"}, "reserved": "rule"}
+    part = planned(body)
+    assert not part.configurations
+    (sets,) = [change.sets for change in part.changes if "count" in change.sets]
+    more = planned({**body, "device": {**body["device"], **sets}})
+    assert more.configurations
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(PlanError) as raised:
+        planned({**SMALL, "device": {"gpu": "rtx-4090", "count": 3}})
+    assert [problem.loc for problem in raised.value.problems] == ["needs.effective_batch_size"]
