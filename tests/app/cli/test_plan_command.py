@@ -149,3 +149,13 @@ def test_if_little_memory_is_left_changes_that_leave_more_are_shown(capsys):
 def test_wrong_usage_is_reported_with_status_2(options, message, capsys):
     assert main(["plan", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_several_gpus_without_a_sharding_list_what_each_makes_of_the_first_method(capsys):
+    options = ("--model", "meta-llama/Llama-3.2-1B", "--gpu", "rtx-4090", "--count", "2", "--reserved", "rule")
+    assert main(["plan", *options]) == 0
+    text = capsys.readouterr().out
+    lines = text.partition("under each sharding\n")[2].splitlines()[:5]
+    assert sorted(line.split(":")[0] for line in lines) == ["- ddp", "- fsdp", "- zero1", "- zero2", "- zero3"]
+    assert all("each GPU sends" in line for line in lines)
+    assert "on 2 × GeForce RTX 4090" in text

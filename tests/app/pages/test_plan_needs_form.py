@@ -77,6 +77,7 @@ def test_an_address_contains_everything_that_is_typed(values):
         "?model=meta-llama/Llama-3.2-3B&gpu=rtx-4060",
         "?model=gpt2&gpu=&memory_gib=23.5&sequence_length=512",
         "?model=meta-llama/Llama-3.2-1B&gpu=t4&tasks=3",
+        "?model=meta-llama/Llama-3.2-1B&count=2&reserved=rule",
     ],
 )
 def test_each_configuration_links_to_a_page_with_the_same_figures(address):
@@ -107,3 +108,18 @@ def test_a_trainer_and_its_settings_go_into_the_request_and_the_address():
     assert form.address() == "?trainer=trl-kto&autocast=bfloat16"
     assert "training" not in needs_form.read([]).body()
     assert form.field_of("training.autocast") == "autocast"
+
+
+def test_several_gpus_are_of_every_card_and_have_a_sharding_only_if_it_is_typed():
+    body = typed("?gpus=L4&count=4&nodes=2").body()
+    assert body["devices"] == [{"gpu": "rtx-4090", "count": 4, "nodes": 2}, {"gpu": "L4", "count": 4, "nodes": 2}]
+    assert typed("?count=4&sharding=fsdp").body()["device"] == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp"}
+
+
+def test_a_plan_of_an_estimate_on_several_gpus_keeps_them_and_its_whole_batch():
+    plan_form = form.Form(
+        typed={**form.DEFAULTS, "count": "4", "sharding": "fsdp", "micro_batch_size": "2"},
+    )
+    body = typed(needs_form.address_of(plan_form, parse_request(plan_form.estimate()))).body()
+    assert body["device"] == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp"}
+    assert body["needs"]["effective_batch_size"] == 8

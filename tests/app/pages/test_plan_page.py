@@ -202,3 +202,24 @@ def test_a_plan_by_cost_without_a_price_names_the_field(client):
     assert page.status_code == 422
     assert 'id="price_per_hour-error"' in page.text
     assert "a cost needs a price" in page.text
+
+
+def test_several_gpus_without_a_sharding_have_a_table_of_shardings(client):
+    address = "?model=meta-llama/Llama-3.2-1B&count=2&reserved=rule"
+    body = {"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "rtx-4090", "count": 2}, "reserved": "rule"}
+    answer = client.get(f"/plan.json{address}").json()
+    assert answer == client.post("/api/v1/plan", json=body).json()
+    (part,) = answer["plans"]
+    table = text_of(client, address).partition('class="stacked shardings"')[2].partition("</table>")[0]
+    named = re.findall(r'<th scope="row"><a href="[^"]*count=2[^"]*">(\w+)</a>', table)
+    assert named == [each["sharding"] for each in part["shardings"] if each["request"]]
+    required = [int(value) for value in re.findall(r'data-label="Required"><data value="(\d+)"', table)]
+    assert required == [each["required_bytes"] for each in part["shardings"] if each["request"]]
+    assert part["configurations"][0]["sent_bytes"] == part["shardings"][0]["sent_bytes"] > 0
+
+
+def test_errors_of_several_gpus_are_at_their_fields(client):
+    response = client.get("/plan?count=3")
+    assert response.status_code == 422
+    assert 'is-wrong" data-field="effective_batch_size"' in response.text
+    assert 'is-wrong" data-field="count"' in client.get("/plan?sharding=ddp").text
