@@ -30,8 +30,10 @@ def reference(keys: Keys, key: str, given: Any) -> Any:
     except PlanError as error:
         copied = _original(named)
         if copied is not None:
-            keys.miss(key, named, f"is not in the catalogue: {copied}, of the same name, is used")
-            return copied
+            separated = _separated(named, copied)
+            how = ", of the same name," if separated is None else " with separate projections"
+            keys.miss(key, named, f"is not in the catalogue: {copied}{how} is used")
+            return separated or copied
         keys.miss(key, named, f"{error.problems[0].msg}")
         return named
 
@@ -51,6 +53,20 @@ def _original(named: str) -> str | None:
                 continue
         name = _SUFFIXES.sub("", name)
     return None
+
+
+def _separated(named: str, original: str) -> dict[str, Any] | None:
+    """Return the config of Unsloth's copy of a Phi-3 or Phi-4, whose projections are those of Llama or Mistral.
+
+    Source: what notebooks of github.com/unslothai/notebooks print: Fast Llama patching of Phi-3.5-mini and Phi-4, Fast
+    Mistral patching of Phi-3-medium, and 29,884,416 and 65,536,000 trainable parameters.
+    """
+    config = catalogue.model(original).config
+    if not named.startswith("unsloth/") or config["model_type"] != "phi3":
+        return None
+    window = config.get("sliding_window") or config["max_position_embeddings"]
+    is_windowed = window < config["max_position_embeddings"]
+    return {"config": {**config, "model_type": "mistral" if is_windowed else "llama"}}
 
 
 def known(model: Any) -> Model | None:

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.names import TrainerName
 
-#: The modules that Unsloth adapts by default.
-UNSLOTH_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
 _DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
 
@@ -61,6 +58,8 @@ def imported(keys: Keys, given: Any) -> Imported:
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
             f"one of {TRAINERS[trainer].facts.label} with the same settings",
         )
+    if is_unsloth:
+        unsloth.warn_of_experts(keys, method, known(model))
     if any(name.startswith("FastVisionModel") for name in calls):
         effect = "The vision tower runs for each, and their tokens count in a sequence."
         keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
@@ -146,10 +145,11 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
 
 
 def _targets(keys: Keys, model: Model | None, *, is_unsloth: bool) -> dict[str, Any]:
+    if is_unsloth:
+        return unsloth.targets_of(keys, model)
     if keys.left.get("target_modules") == "all-linear":
         return {"target_modules": keys.take("target_modules")}
-    found = targets(keys, "target_modules", model)
-    return found if found["target_modules"] or not is_unsloth else {"target_modules": UNSLOTH_TARGETS}
+    return targets(keys, "target_modules", model)
 
 
 def _quantization(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:

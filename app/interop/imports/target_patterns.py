@@ -33,32 +33,39 @@ def targets(keys: Keys, key: str, model: Model | None, *, of_layers: bool = True
     if not isinstance(pattern, str) or not _IS_PATTERN.search(pattern):
         return {"target_modules": keys.names(key)}
     keys.take(key)
-    found = _settings(pattern, model) if model is not None else None
+    found = settings(_matched(pattern, model), model) if model is not None else None
     if found is None or (len(found) > 1 and not of_layers):
         keys.miss(key, pattern, "is a pattern, which names cannot say for this model: PEFT's default is used")
         return {"target_modules": None}
     return found
 
 
-def _settings(pattern: str, model: Model) -> dict[str, Any] | None:
-    """Return the names of the modules that match, and the layers where these alone are adapted; None if that differs.
+def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
+    """Return the settings with which the linear layers of these names alone are adapted; None if there are none.
 
     Modules of one list of layers are named with the layers of this list: others may have modules of these names.
     """
-    matched = _matched(pattern, model)
-    names = sorted({name.rpartition(".")[2] for name in matched})
-    named = {name: stack for name, stack in _linear(model) if name.rpartition(".")[2] in names}
-    if not matched:
-        return None
-    if matched == {*named}:
-        return {"target_modules": names}
-    stacks = {named[name] for name in matched}
-    stack = next(iter(stacks))
-    if len(stacks) > 1 or stack is None or matched != {name for name, own in named.items() if own == stack}:
-        return None
+    linear = dict(linear_modules(model))
+    for parts in (1, 2):
+        ends = sorted({_end(name, parts) for name in matched})
+        named = {name for name in linear if any(_end(name, each.count(".") + 1) == each for each in ends)}
+        stacks = {linear[name] for name in matched}
+        if matched and matched == named:
+            return {"target_modules": ends}
+        stack = next(iter(stacks), None)
+        if len(stacks) == 1 and stack is not None and matched == {name for name in named if linear[name] == stack}:
+            return {"target_modules": ends, **_of_stack(stack, model)}
+    return None
+
+
+def _end(name: str, parts: int) -> str:
+    return ".".join(name.split(".")[-parts:])
+
+
+def _of_stack(stack: str, model: Model) -> dict[str, Any]:
+    """Return the settings for every layer of one list."""
     count = next(len(part.layers) for part in model.parts if isinstance(part, Stack) and part.name == stack)
-    pattern_of_stack = ".".join(stack.split(".")[-2:])
-    return {"target_modules": names, "layers_to_transform": [*range(count)], "layers_pattern": [pattern_of_stack]}
+    return {"layers_to_transform": [*range(count)], "layers_pattern": [".".join(stack.split(".")[-2:])]}
 
 
 def _matched(pattern: str, model: Model) -> set[str]:
@@ -69,15 +76,21 @@ def _matched(pattern: str, model: Model) -> set[str]:
         compiled = re.compile(pattern)
     except re.error:
         return set()
-    return {name for name, _ in _linear(model) if compiled.fullmatch(name) or compiled.fullmatch(_in_whole(name))}
+    return matched_by(compiled, model)
+
+
+def matched_by(pattern: re.Pattern[str], model: Model) -> set[str]:
+    """Return the names of the linear layers that a pattern matches."""
+    names = (name for name, _ in linear_modules(model))
+    return {name for name in names if pattern.fullmatch(name) or pattern.fullmatch(_in_whole(name))}
 
 
 def _in_whole(name: str) -> str:
     """Return the name of a text model's module in the model that reads images, which its files are of."""
-    return name.replace("model.", "model.language_model.", 1)
+    return name.replace("model.", "model.language_model.", 1) if name.startswith("model.layers.") else name
 
 
-def _linear(model: Model) -> Iterator[tuple[str, str | None]]:
+def linear_modules(model: Model) -> Iterator[tuple[str, str | None]]:
     """Yield the name of every linear layer, and that of its list of layers."""
     for part in model.parts:
         if isinstance(part, Stack):

@@ -6,15 +6,19 @@ of GRPO.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.reference import known
+from app.interop.imports.target_patterns import linear_modules, matched_by, settings, targets
 from calculator.trainers.unsloth.check import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.interop.imports.keys import Keys
+    from calculator.architecture.model import Model
 
 #: The arguments of get_peft_model, which has no effect with full_finetuning.
 OF_ADAPTERS = (
@@ -22,6 +26,16 @@ OF_ADAPTERS = (
     "layers_to_transform", "layers_pattern", "finetune_vision_layers", "finetune_language_layers",
     "finetune_attention_modules", "finetune_mlp_modules",
 )  # fmt: skip
+
+#: The modules that FastLanguageModel adapts by default.
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+#: What is in the names of the modules that FastModel adapts, by the argument that leaves them out.
+PARTS = {"finetune_vision_layers": "vision|image|visual|patch", "finetune_language_layers": "language|text"}
+MODULES = {
+    "finetune_attention_modules": "self_attn|attention|attn|mixer",
+    "finetune_mlp_modules": "mlp|feed_forward|ffn|dense|mixer",
+}
 
 #: The classes that load a model: of text, of images, and of either.
 MODELS = ("FastLanguageModel", "FastVisionModel", "FastModel")
@@ -58,6 +72,22 @@ def training(keys: Keys, read: dict[str, Any], arguments: dict[str, Any]) -> dic
     return found
 
 
+def warn_of_experts(keys: Keys, method: dict[str, Any], model: Model | None) -> None:
+    """Warn about experts, of which Unsloth quantizes and adapts more than transformers and PEFT do.
+
+    Source: unsloth at 015bdef, models/mapper.py, and models/_utils.py, get_moe_target_parameters.
+    """
+    if model is None or not any(module.kind == "experts" for _, module in model.paths):
+        return
+    if method["name"] == "qlora" and model.model_type == "gpt_oss":
+        effect = "Unsloth loads a copy of gpt-oss whose experts are in 4 bits: about a third of these weights."
+        keys.warn("experts in 4 bits", effect, "one with experts in half precision")
+    targets = method.get("target_modules") or ()
+    if method["name"] != "full" and {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}.intersection(targets):
+        effect = "Unsloth adapts them too, which has many more trained parameters."
+        keys.warn("Unsloth's adapters on experts", effect, "one in which experts are not adapted")
+
+
 def in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with the batch that Unsloth sets where rows are no whole groups of completions."""
     group = training.get("num_generations", 1)
@@ -66,3 +96,50 @@ def in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
         return training
     keys.miss("per_device_train_batch_size", rows, f"Unsloth replaces it by num_generations, {group}")
     return {**training, "micro_batch_size": group}
+
+
+def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return the settings for the modules that get_peft_model adapts.
+
+    FastModel and FastVisionModel adapt linear layers by parts of their names. Source: unsloth at 015bdef,
+    models/vision.py, get_peft_model; unsloth_zoo at ce232d6, peft_utils.py, get_peft_regex.
+    """
+    flags = {name: keys.flag(name, default=True) for name in (*PARTS, *MODULES)}
+    of_parts = any(name in keys.script.calls for name in ("FastModel.get_peft_model", "FastVisionModel.get_peft_model"))
+    if keys.left.get("target_modules") == "all-linear" and of_parts:
+        flags = dict.fromkeys(flags, True)
+        keys.take("target_modules")
+    if keys.left.get("target_modules") == "all-linear":
+        return {"target_modules": keys.take("target_modules")}
+    named = targets(keys, "target_modules", model)
+    if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
+        return named if named["target_modules"] else {"target_modules": TARGETS}
+    pattern = _pattern(flags, _known(named["target_modules"], model) or _repeated(model))
+    found = settings(matched_by(re.compile(pattern), model), model) if pattern else None
+    if found is None:
+        keys.miss("target_modules", None, "Unsloth adapts modules that names cannot say: its usual seven are used")
+    return found or {"target_modules": TARGETS}
+
+
+def _known(names: list[str] | None, model: Model) -> list[str]:
+    """Return those names that are ends of names in the model, each once."""
+    own = {name.rpartition(".")[2] for name, _ in linear_modules(model)}
+    return [name for name in dict.fromkeys(names or ()) if name in own]
+
+
+def _repeated(model: Model) -> list[str]:
+    """Return the names of linear layers that a model has more than once."""
+    counts = Counter(name.rpartition(".")[2] for name, _ in linear_modules(model))
+    return [name for name, count in counts.items() if count > 1]
+
+
+def _pattern(flags: dict[str, bool], names: list[str]) -> str | None:
+    """Return the pattern of whole names that Unsloth gives PEFT; None without a part or modules."""
+    parts = "|".join(text for name, text in PARTS.items() if flags[name])
+    modules = "|".join(text for name, text in MODULES.items() if flags[name])
+    if not parts or not modules:
+        return None
+    named = "|".join(map(re.escape, names))
+    pattern = rf"(?:.*?(?:{parts}).*?(?:{modules}).*?(?:{named}))"
+    of_text = rf"(?:model\.layers\.\d+\.(?:{modules})\.(?:{named}))"
+    return f"{pattern}|{of_text}" if flags["finetune_language_layers"] else pattern

@@ -1,7 +1,7 @@
 """The buffers that Unsloth keeps on the GPU: tables of the rotary embedding, layer inputs, dequantised weights.
 
-Source: unsloth/models/llama.py, LlamaRotaryEmbedding; unsloth_zoo/gradient_checkpointing.py,
-UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.
+Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding;
+unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: The positions of the tables when the model is made, at most, and the multiple that they grow to.
 FIRST_POSITIONS, POSITIONS = 4 * 8192, 8192
+
+#: The positions of LongRoPE's short tables, where the config does not state the original ones.
+SHORT_POSITIONS = 4096
 
 #: Layer inputs with more elements in half precision than this go to the host: 2 MiB of them.
 LEAST_OFFLOADED = 1 << 20
@@ -79,8 +82,14 @@ def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
     if positions > FIRST_POSITIONS:
         positions = -(-positions // POSITIONS) * POSITIONS
     shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
-    for name in ("cos", "sin"):
-        yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, training.dtype)
+    if config.get("rope_type") != "longrope":
+        for name in ("cos", "sin"):
+            yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, training.dtype)
+        return
+    original = named(int(config.get("original_max_position_embeddings") or SHORT_POSITIONS), "original positions")
+    for which, rows in (("short", original), ("long", shape[0])):
+        for name in ("cos", "sin"):
+            yield _buffer(f"model.rotary_emb.multi_gpu_{which}_{name}_cached", (rows, shape[1]), training.dtype)
 
 
 def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:

@@ -1,0 +1,56 @@
+"""Notebooks of Unsloth: the trained parameters are those that their outputs state."""
+
+import pytest
+
+from app.interop.imports import read
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+
+CONFIG = "trainer = SFTTrainer(model=model, args=SFTConfig(per_device_train_batch_size=2, max_seq_length=2048))\n"
+
+
+def notebook(model, cls="FastModel", **arguments):
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return read(
+        f'model, tokenizer = {cls}.from_pretrained("{model}", max_seq_length=2048, load_in_4bit=True)\n'
+        f"model = {cls}.get_peft_model(model, {given})\n{CONFIG}"
+    )
+
+
+def trained(found):
+    return estimate(parse_request({**found.request, "reserved": "rule"})).parameters.trainable
+
+
+# github.com/unslothai/notebooks, "Number of trainable parameters" in the outputs of nb/*.ipynb
+@pytest.mark.parametrize(
+    ("model", "cls", "arguments", "parameters"),
+    [
+        ("unsloth/gemma-3-4b-it", "FastModel", {"r": 8, "finetune_vision_layers": False}, 14_901_248),
+        ("unsloth/gemma-3-4b-pt", "FastVisionModel", {"r": 16, "target_modules": "all-linear"}, 38_497_792),
+        ("unsloth/LFM2-1.2B", "FastModel", {"r": 16, "finetune_vision_layers": False}, 9_142_272),
+        ("unsloth/Phi-3.5-mini-instruct", "FastLanguageModel", {"r": 16}, 29_884_416),
+        ("unsloth/Phi-3-medium-4k-instruct", "FastLanguageModel", {"r": 16}, 65_536_000),
+        ("unsloth/Phi-4", "FastLanguageModel", {"r": 16}, 65_536_000),
+    ],
+)
+def test_the_trained_parameters_are_those_that_the_notebook_printed(model, cls, arguments, parameters):
+    assert trained(notebook(model, cls, **arguments)) == parameters
+
+
+def test_copies_of_phi_have_the_projections_of_llama_and_mistral():
+    types = {
+        name: notebook(f"unsloth/{name}", "FastLanguageModel", r=16).request["model"]["config"]["model_type"]
+        for name in ("Phi-3.5-mini-instruct", "Phi-3-medium-4k-instruct", "Phi-4")
+    }
+    assert types == {"Phi-3.5-mini-instruct": "llama", "Phi-3-medium-4k-instruct": "mistral", "Phi-4": "llama"}
+    assert notebook("microsoft/phi-4", "FastLanguageModel", r=16).request["model"] == "microsoft/phi-4"
+
+
+def test_no_modules_of_attention_leave_the_mlp():
+    found = notebook("unsloth/gemma-3-4b-it", r=8, finetune_vision_layers=False, finetune_attention_modules=False)
+    assert found.request["method"]["target_modules"] == ["down_proj", "gate_proj", "up_proj"]
+
+
+def test_experts_in_4_bits_are_warned_of():
+    found = notebook("unsloth/gpt-oss-20b", "FastLanguageModel", r=8)
+    assert any("experts are in 4 bits" in each for each in found.warnings)
