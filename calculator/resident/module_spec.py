@@ -45,6 +45,8 @@ class ModuleSpec:
     copied: CopyName | None = None
     #: The dtype that the trained copy is cast to; None if it has that of the original.
     copy_dtype: DType | None = None
+    #: Whether the original of a trained copy is in a file, and only the copy in memory.
+    original_in_file: bool = False
     #: Whether it runs in the step.
     runs: bool = True
     #: The dtype that every parameter is cast to after the method is applied; None if each keeps its own.

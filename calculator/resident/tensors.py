@@ -253,10 +253,11 @@ def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
+    shape = (0,) if module_spec.original_in_file else parameter.shape
     return [
         ResidentTensor(
             name=name,
-            shape=parameter.shape,
+            shape=shape,
             dtype=dtype,
             component="base_weights",
             count=count,
@@ -265,7 +266,7 @@ def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -
             dtype_at_optimizer_init=module_spec.dtype
             if parameter.dtype == "model" and dtype != module_spec.dtype
             else None,
-            bytes=allocated(parameter.elements, ITEMSIZE[dtype]) * count,
+            bytes=allocated(elements(shape), ITEMSIZE[dtype]) * count,
         )
     ]
 

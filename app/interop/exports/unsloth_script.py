@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.method import LowRank
 
 #: The settings that get_peft_model passes on to PEFT, where they are not its defaults.
-PASSED_ON = ("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "init_lora_weights")
+PASSED_ON = (
+    "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "init_lora_weights",
+)  # fmt: skip
 
 RUN = (
     "Run it with: python train.py --text corpus.txt --steps 1000 --output trained",
@@ -68,7 +70,8 @@ def _targets(method: LowRank, model: Model) -> tuple[str, ...]:
 def _passed_on(method: LowRank) -> dict[str, Any]:
     given = {each.name: (getattr(method, each.name), each.default) for each in declared(type(method))}
     found = {name: given[name][0] for name in PASSED_ON if given[name][0] != given[name][1]}
-    return {name: dict(value) if hasattr(value, "items") else value for name, value in found.items()}
+    plain = {name: dict(value) if hasattr(value, "items") else value for name, value in found.items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
 def _not_expressed(method: LowRank) -> Iterator[NotExpressed]:

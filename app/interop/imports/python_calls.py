@@ -41,6 +41,9 @@ _READ = re.compile(
     rf"|prepare_model_for_kbit_training|{'|'.join(map(re.escape, METHODS))}|{OF_TORCHAO}"
 )
 
+#: Unsloth's subclasses of TRL's.
+OF_UNSLOTH = {"UnslothTrainer": "SFTTrainer", "UnslothTrainingArguments": "SFTConfig"}
+
 
 def _first(name: str) -> str | None:
     """Return the name of the first argument of a call, where it may be a text."""
@@ -160,7 +163,8 @@ class _Calls(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         """Note the arguments of a call that describes the run, and those of the calls in it."""
         self.generic_visit(node)
-        name = _READ.fullmatch(_tail(node.func))
+        called = _tail(node.func)
+        name = _READ.fullmatch(OF_UNSLOTH.get(called, called))
         if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
             return
         self.calls.append(name[0])

@@ -67,6 +67,10 @@ def training(keys: Keys, read: dict[str, Any], arguments: dict[str, Any]) -> dic
     if found["attention"] == "eager":
         keys.miss("attn_implementation", "eager", "Unsloth runs flash-attn or xformers, whichever is installed")
         found["attention"] = "sdpa"
+    rate = keys.take("embedding_learning_rate")
+    if rate is not None and "8bit" in str(found.get("optimizer")):
+        why = "has embeddings in a group of their own, whose optimizer states are in 8 bits: here they are in 32"
+        keys.miss("embedding_learning_rate", rate, why)
     if keys.take("activation_offloading") is False and found["gradient_checkpointing"]:
         found["activation_offloading"] = False
     return found
@@ -112,6 +116,8 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     if keys.left.get("target_modules") == "all-linear":
         return {"target_modules": keys.take("target_modules")}
     named = targets(keys, "target_modules", model)
+    if not of_parts and model is not None and model.model_type in FAMILIES and named["target_modules"]:
+        named["target_modules"] = _in_layers(keys, named["target_modules"])
     if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
         return named if named["target_modules"] else {"target_modules": TARGETS}
     pattern = _pattern(flags, _known(named["target_modules"], model) or _repeated(model))
@@ -119,6 +125,18 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     if found is None:
         keys.miss("target_modules", None, "Unsloth adapts modules that names cannot say: its usual seven are used")
     return found or {"target_modules": TARGETS}
+
+
+def _in_layers(keys: Keys, names: list[str]) -> list[str]:
+    """Return the names without those of the embeddings, which are trained in full, and of the head.
+
+    Source: models/llama.py, get_peft_model, and CausalLM_fast_forward, which reads the head's weight alone.
+    """
+    if "embed_tokens" in names:
+        keys.left["modules_to_save"] = [*(keys.names("modules_to_save") or ()), "embed_tokens"]
+    if "lm_head" in names:
+        keys.miss("target_modules", "lm_head", "has an adapter that gets no gradient with Unsloth: it is left out")
+    return [name for name in names if name not in ("embed_tokens", "lm_head")]
 
 
 def _known(names: list[str] | None, model: Model) -> list[str]:

@@ -50,6 +50,14 @@ def offloads(model: Model, training: Training) -> bool:
     return _is_patched(training) and _hidden(model, training) > LEAST_OFFLOADED
 
 
+def offloads_modules(training: Training) -> bool:
+    """Whether the originals of embeddings and heads that are trained in full go to a file.
+
+    Source: unsloth/models/_utils.py, offload_input_embeddings and offload_output_embeddings.
+    """
+    return training.gradient_checkpointing and training.activation_offloading is not False
+
+
 def _is_patched(training: Training) -> bool:
     is_long = training.sequence_length >= LEAST_LENGTH
     return training.gradient_checkpointing and is_long and training.activation_offloading is not False

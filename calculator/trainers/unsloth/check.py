@@ -24,10 +24,12 @@ OTHER_PATCHES = ("gemma", "gemma2")
 OF_METHOD = {
     "use_dora": False,
     "bias": "none",
-    "modules_to_save": None,
     "lora_bias": False,
     "trainable_token_indices": None,
 }
+
+#: The modules that Unsloth trains in full. Source: unsloth/models/llama.py, get_peft_model.
+SAVED = ("embed_tokens", "lm_head")
 
 #: The values of settings that Unsloth has, and why it has no others.
 OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {
@@ -82,10 +84,35 @@ def _method(prepared: Subject) -> Iterator[Problem]:
         if given not in (default, ()):
             message = f"{name} with Unsloth is not modelled yet: leave it out, or use the trainer trl-sft"
             yield Problem(loc=f"method.{name}", msg=message, input=given)
-    outer = [module for module in prepared.model.outer.values() if prepared.module_spec(module.name, module).added]
-    for module in outer:
-        message = f"an adapter on {module.name} with Unsloth is not modelled yet: leave it out"
-        yield Problem(loc="method.target_modules", msg=message, input=module.name)
+    yield from _outer(prepared)
+
+
+def _outer(prepared: Subject) -> Iterator[Problem]:
+    """Yield problems of the embeddings and the head.
+
+    Source: unsloth/models/llama.py, get_peft_model, which copies embeddings that target_modules names, and
+    CausalLM_fast_forward, which reads the head's weight alone.
+    """
+    model, saved = prepared.model, getattr(prepared.method, "modules_to_save", None) or ()
+    for module in model.outer.values():
+        if prepared.module_spec(module.name, module).added:
+            why = (
+                "gets no gradient with Unsloth, whose loss reads the weight alone"
+                if module.name == model.output.name
+                else "is what Unsloth replaces by modules_to_save"
+            )
+            message = f"an adapter on {module.name} {why}: leave it out, or name it in method.modules_to_save"
+            yield Problem(loc="method.target_modules", msg=message, input=module.name)
+    other = [name for name in saved if name not in SAVED]
+    if other:
+        message = f"Unsloth trains {' and '.join(SAVED)} in full, no other modules: leave {other[0]} out"
+        yield Problem(loc="method.modules_to_save", msg=message, input=list(saved))
+    elif saved and model.tied:
+        message = "one table for embeddings and head is not modelled with modules_to_save and Unsloth: leave it out"
+        yield Problem(loc="method.modules_to_save", msg=message, input=list(saved))
+    elif saved and prepared.training.dtype != "bfloat16":
+        message = "Unsloth casts copies in float16 to float32, which is not modelled: use bfloat16"
+        yield Problem(loc="training.dtype", msg=message, input=prepared.training.dtype)
 
 
 def _training(prepared: Subject) -> Iterator[Problem]:

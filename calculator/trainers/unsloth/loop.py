@@ -60,9 +60,13 @@ class Unsloth(Transformers):
         yield from sentences.reasons(prepared)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
-        """Return adapters in float32, and everything else as it was loaded: nothing is prepared for k-bit training."""
+        """Return adapters in float32, and everything else as it was loaded: nothing is prepared for k-bit training.
+
+        With use_gradient_checkpointing="unsloth", the originals of copied modules are in a file.
+        """
         added = tuple(replace(each, dtype="float32") for each in spec.added)
-        return replace(spec, added=added, dtype=prepared.training.dtype)
+        in_file = spec.copied is not None and buffers.offloads_modules(prepared.training)
+        return replace(spec, added=added, dtype=prepared.training.dtype, original_in_file=in_file)
 
     def hidden_dtype(self, prepared: Subject) -> DType:
         """Return the dtype that the model was loaded in."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The most bytes that the logits of a chunk have in float32: half of the free memory, but no more than this.
 TARGET_BYTES = 4 << 30
 
+#: The gradients that the function makes: of a frozen head, the first alone.
+_GRADIENTS = ("gradient of the hidden states", "gradient of the head")
+
 #: The number of chunks is a multiple of this, but for one chunk.
 CHUNKS = 4
 
@@ -43,7 +46,10 @@ def fused_loss(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Te
     labels = tape.new((batch, length), "int64", "labels, shifted")
     divisor = tape.new((), "float32", "labels in the step")
     x_grad = tape.new(hidden_states.shape, hidden_states.dtype, "gradient of the hidden states")
-    node = Node(tape, _fused_loss_back, (hidden_states.edge,))
+    grads = [x_grad]
+    if weight.edge is not None:
+        grads.append(tape.new(weight.shape, weight.dtype, f"{context.model.output.name}: gradient"))
+    node = Node(tape, _fused_loss_back, (hidden_states.edge, weight.edge)[: len(grads)])
     loss = tape.new((), "float32", "loss", node)
     tokens, highest = named(batch * length, "B × S"), context.training.is_highest
     size = chunk_size(tokens, weight.shape[0]) if highest else FEWEST
@@ -51,16 +57,19 @@ def fused_loss(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Te
     rows = [tape.scratch((size,), "float32", f"{name} of each token") for name in ("maximum", "sum", "loss")]
     grad = tape.scratch(logits.shape, logits.dtype, "gradient of a chunk's logits") if highest else logits
     del logits, rows
-    tape.scratch((size, width), hidden_states.dtype, "gradient of a chunk")
-    node.save(x_grad)
-    del labels, divisor, grad
+    x_chunk = tape.scratch((size, width), hidden_states.dtype, "gradient of a chunk")
+    if weight.edge is not None:
+        tape.scratch(weight.shape, weight.dtype, "gradient of the head, of a chunk")
+    for each in grads:
+        node.save(each)
+    del labels, divisor, grad, x_chunk, grads
     return loss, []
 
 
 def _fused_loss_back(node: Node, grad: Tensor) -> list[Tensor]:
-    """Scale the gradient out of place."""
-    (x_grad,) = node.saved
+    """Scale the gradients out of place."""
     scale = grad.tape.scratch((), "float32", "scale")
-    out = grad.tape.new(x_grad.shape, x_grad.dtype, "gradient of the hidden states, scaled")
+    named = zip(node.saved, _GRADIENTS[: len(node.saved)], strict=True)
+    out = [grad.tape.new(saved.shape, saved.dtype, f"{name}, scaled") for saved, name in named]
     del scale
-    return [out]
+    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.trainers.unsloth.buffers import offloads
+from calculator.trainers.unsloth.buffers import offloads, offloads_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,12 @@ def assumptions(prepared: Subject) -> Iterator[str]:
         yield (
             "The layers' inputs stay on the GPU: Unsloth moves those of 2 MiB and more to the host, of sequences of"
             ' 512 tokens and more, with use_gradient_checkpointing="unsloth".'
+        )
+    saved = getattr(prepared.method, "modules_to_save", None)
+    if saved and offloads_modules(prepared.training):
+        yield (
+            f"The originals of {' and '.join(saved)} are in a file, with use_gradient_checkpointing"
+            '="unsloth": only their trained copies are on the GPU.'
         )
 
 

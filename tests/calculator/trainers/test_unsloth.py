@@ -152,6 +152,25 @@ def test_modules_that_are_not_fused_run_as_pefts_do():
     assert lowest(config=normed).peak_allocated_bytes > fused.peak_allocated_bytes
 
 
+def test_the_original_of_a_trained_head_is_in_a_file_if_layer_inputs_are_offloaded():
+    saved = {"modules_to_save": ["lm_head", "embed_tokens"]}
+    table = 2 * VOCABULARY * WIDTH
+    in_file, on_gpu = rows(memory(settings=saved)), rows(memory(settings=saved, activation_offloading=False))
+    for name in ("lm_head", "model.embed_tokens"):
+        assert in_file.get(f"{name}.weight", 0) == 0
+        assert (on_gpu[f"{name}.weight"], in_file[f"{name}.modules_to_save.weight"]) == (table, table)
+
+
+def test_a_trained_head_has_its_gradient_from_the_forward_pass_on():
+    config, saved = {**CONFIG, "vocab_size": 64_000}, {"modules_to_save": ["lm_head"]}
+    forward = [
+        next(phase.peak_bytes for phase in memory(config=config, settings=settings).phases if phase.name == "forward")
+        for settings in ({}, saved)
+    ]
+    states = 2 * 64_000 * WIDTH  # in 8 bits
+    assert forward[1] - forward[0] >= 2 * 64_000 * WIDTH + states
+
+
 @pytest.mark.parametrize(
     ("loc", "message", "given"),
     [
@@ -161,8 +180,13 @@ def test_modules_that_are_not_fused_run_as_pefts_do():
             {"config": {**CONFIG, "model_type": "gemma"}},
         ),
         ("method.use_dora", "not modelled yet", {"settings": {"use_dora": True}}),
-        ("method.modules_to_save", "not modelled yet", {"settings": {"modules_to_save": ["lm_head"]}}),
-        ("method.target_modules", "adapter on lm_head", {"settings": {"target_modules": ["lm_head", "q_proj"]}}),
+        ("method.modules_to_save", "no other modules", {"settings": {"modules_to_save": ["norm"]}}),
+        (
+            "method.modules_to_save",
+            "one table",
+            {"settings": {"modules_to_save": ["lm_head"]}, "config": {**CONFIG, "tie_word_embeddings": True}},
+        ),
+        ("method.target_modules", "gets no gradient", {"settings": {"target_modules": ["lm_head", "q_proj"]}}),
         ("method.quant_type", "nf4", {"method": "qlora", "settings": {"quant_type": "fp4"}}),
         ("method.double_quant", "use true", {"method": "qlora", "settings": {"double_quant": False}}),
         ("method.load_in_8bit", "8 bits", {"settings": {"load_in_8bit": True}}),

@@ -41,6 +41,7 @@ def exported(method=METHOD, model=LLAMA, **training):
         ({**METHOD, "use_rslora": True}, {"activation_offloading": False}),
         ({"name": "lora", "target_modules": ["q_proj"]}, {"dtype": "float16", "autocast": "float16"}),
         ({"name": "lora", "target_modules": ["q_proj"]}, {"gradient_checkpointing": False}),
+        ({"name": "lora", "target_modules": ["q_proj"], "layers_to_transform": [0, 1]}, {}),
     ],
 )
 def test_the_script_is_read_back_as_the_request(method, training):
@@ -66,3 +67,9 @@ def test_a_model_without_an_id_has_no_script():
     with pytest.raises(PlanError, match="hub id"):
         exported(model=model)
     assert [each.loc for each in exported({**METHOD, "blocksize": 128}).not_expressed] == ["method.blocksize"]
+
+
+def test_embeddings_and_head_that_are_trained_are_read_back():
+    saved = ["embed_tokens", "lm_head"]
+    content = exported({**METHOD, "modules_to_save": saved}, "meta-llama/Llama-3.1-8B").content
+    assert read(content).request["method"]["modules_to_save"] == saved

@@ -54,3 +54,19 @@ def test_no_modules_of_attention_leave_the_mlp():
 def test_experts_in_4_bits_are_warned_of():
     found = notebook("unsloth/gpt-oss-20b", "FastLanguageModel", r=8)
     assert any("experts are in 4 bits" in each for each in found.warnings)
+
+
+def test_embeddings_among_the_targets_are_trained_in_full():
+    targets = ["q_proj", "v_proj", "embed_tokens", "lm_head"]
+    text = (
+        'model, _ = FastLanguageModel.from_pretrained("unsloth/mistral-7b-v0.3", max_seq_length=2048)\n'
+        f"model = FastLanguageModel.get_peft_model(model, r=128, target_modules={targets})\n"
+        "trainer = UnslothTrainer(model=model, args=UnslothTrainingArguments(\n"
+        '    per_device_train_batch_size=3, embedding_learning_rate=1e-5, optim="adamw_8bit"))\n'
+    )
+    found = read(text)
+    method, training = found.request["method"], found.request["training"]
+    assert (method["target_modules"], method["modules_to_save"]) == (["q_proj", "v_proj"], ["embed_tokens"])
+    assert (training["trainer"], training["micro_batch_size"]) == ("unsloth", 3)
+    assert {"target_modules", "embedding_learning_rate"} <= {each.key for each in found.not_understood}
+    assert trained(found) > 32_768 * 4_096
