@@ -64,8 +64,12 @@ class SeriesCache:
     def resident_state(
         self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
     ) -> ResidentState:
-        """The resident state of a request; batch, length and card change none of its tensors."""
-        key = (id(model), method, other_settings(training), stack, device.divided)
+        """The resident state of a request; length, accumulation and card change none of its tensors.
+
+        Of a batch of one image, the gradient of the class token is a view of a larger tensor.
+        """
+        one_image = model.task.name == "image_cls" and training.micro_batch_size == 1
+        key = (id(model), method, other_settings(training), stack, device.sharding, device.divided, one_image)
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:

@@ -29,8 +29,13 @@ TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Problems of a run on several GPUs, and of options of a sharding that the request does not have."""
+    """Problems of a run on several GPUs, and of options of a sharding that the request does not have.
+
+    Tasks that are modelled on one GPU only have a problem already.
+    """
     yield from _layers_apart(request)
+    if request.device.sharding != "none" and model.task.name != "causal_lm":
+        return
     yield from _ddp(request, model)
     yield from _fsdp(request, model)
     yield from _zero3(request, model)

@@ -75,3 +75,10 @@ def test_limits_solve_for_images_not_for_their_tokens():
     with pytest.raises(PlanError, match="image_cls has no sequence_length: solve for r, micro_batch_size"):
         limit(parse_limit({**request, "solve_for": "sequence_length"}))
     assert fit_map(parse_request(request)).sequence_lengths == (17,)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
+def test_several_gpus_are_refused_with_the_reason(sharding):
+    request = parse_request({**body(), "device": {"count": 2, "sharding": sharding}})
+    with pytest.raises(PlanError, match="image_cls is modelled on one GPU only"):
+        estimate(request)

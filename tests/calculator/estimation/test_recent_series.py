@@ -39,6 +39,33 @@ def test_answers_are_equal_with_and_without_earlier_requests():
         assert estimate(request) == estimate(request, SeriesCache())
 
 
+SHARDINGS = ("none", "ddp", "fsdp", "zero1", "zero2", "zero3")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_8bit"])
+def test_answers_do_not_depend_on_the_shardings_of_earlier_requests(optimizer):
+    shardings = [*SHARDINGS] * 2
+    Random(3).shuffle(shardings)
+    for sharding in ("none", "ddp", "none", *shardings):
+        autocast = "bfloat16" if sharding.startswith("zero") else None
+        training = {"gradient_checkpointing": True, "optimizer": optimizer, "autocast": autocast}
+        device = {"gpu": "h100-sxm5-80gb", "count": 1 if sharding == "none" else 4, "sharding": sharding}
+        body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "reserved": "rule"}
+        request = parse_request({**body, "training": training, "device": device})
+        if sharding == "fsdp" and optimizer == "adamw_8bit":
+            continue  # bitsandbytes fails on FSDP's shards
+        assert estimate(request) == estimate(request, SeriesCache()), sharding
+
+
+def test_answers_of_one_image_and_of_several_do_not_depend_on_each_other():
+    config = {"model_type": "vit", "hidden_size": 96, "num_attention_heads": 3, "image_size": 48, "patch_size": 16}
+    body = {"model": {"config": {**config, "num_hidden_layers": 3, "intermediate_size": 200}}, "task": "image_cls"}
+    for images in (3, 1, 3):
+        training = {"micro_batch_size": images}
+        request = parse_request({**body, "method": {"name": "full"}, "training": training, "reserved": "rule"})
+        assert estimate(request) == estimate(request, SeriesCache())
+
+
 def test_answers_of_several_threads_are_those_of_one():
     requests = [of_length(128 * (1 + number % 6)) for number in range(24)] + [*plans(22, 6)] * 2
     Random(3).shuffle(requests)
