@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.devices import Fit
-    from calculator.estimation.answer import Estimate, Memory, Moment
+    from calculator.estimation.answer import Estimate, Memory, Timeline
 
 
 #: The longest line of a card's label, in characters, so that it fits on a phone.
@@ -117,7 +117,7 @@ def _mark_phase(figure: go.Figure, first: int, label: str) -> None:
     )
 
 
-def _mark_peak(figure: go.Figure, line: tuple[Moment, ...]) -> None:
+def _mark_peak(figure: go.Figure, line: Timeline) -> None:
     index, moment = max(enumerate(line), key=lambda indexed: indexed[1].bytes, default=(0, None))
     if moment is not None:
         marker = {"symbol": "diamond", "size": 11}

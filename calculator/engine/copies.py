@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from calculator.engine.live_tensors import LiveKinds
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from calculator.engine.kinds import Kinds
     from calculator.engine.lifetimes import Lifetimes
-    from calculator.engine.memory_curve import Window
+    from calculator.engine.memory_curve import Moment, Window
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Tape
 
@@ -24,6 +26,10 @@ CountChange = tuple[int, int, int]
 
 #: By number of the size: the peak number alive at once, and the number left at the end.
 Counts = dict[int, tuple[int, int]]
+
+
+#: The most moments whose live tensors copies keep.
+MAX_MOMENTS = 64
 
 
 class Copies:
@@ -41,12 +47,14 @@ class Copies:
         "left",
         "left_cache",
         "lifetimes",
+        "live_cache",
         "marks",
         "net",
         "of_first_layer",
         "remaining",
         "shared_rows",
         "sizes",
+        "spans",
         "surviving",
         "tape",
         "windows",
@@ -101,6 +109,10 @@ class Copies:
         #: What stays alive after the last event, without gradients: the next step sets those to None.
         self.left = self._left()
         self.left_cache: dict[int, dict[int, int]] = {}
+        #: What is alive, by moment, by the rows that copies retain and by what is left.
+        self.live_cache: dict[tuple[object, ...], LiveKinds] = {}
+        #: The spans between marks, by phase.
+        self.spans: dict[str, list[tuple[int, int]]] = {}
         #: Whether the first layer, if it is not interpreted, is like the others as far as this tells.
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts, by which sizes are equal and by the changes that come on top.
@@ -222,6 +234,31 @@ class Copies:
             events = self.lifetimes.events[:position]
             known = self.left_cache[position] = dict(Counter(self.left) - self.of(events))
         return known
+
+    def live_kinds(
+        self, moment: Moment, retained: tuple[int, ...], left: tuple[tuple[int, int], ...] = ()
+    ) -> LiveKinds:
+        """What is alive at a moment, with rows that copies retain and with what is left, by kind in their order."""
+        key = (moment.event, moment.repeats, retained, left)
+        known = self.live_cache.get(key)
+        if known is None:
+            if len(self.live_cache) >= MAX_MOMENTS:
+                self.live_cache.clear()
+            counts = self._live_counts(moment, retained)
+            for kind, count in left:
+                counts[kind] += count
+            known = self.live_cache[key] = LiveKinds({kind: counts[kind] for kind in sorted(counts)}, {})
+        return known
+
+    def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> Counter[int]:
+        counts = self.of((*self.lifetimes.alive(moment.event), *retained))
+        for gained, repeats in zip(self.gained, moment.repeats, strict=True):
+            for kind, count in gained.items():
+                counts[kind] += count * repeats
+        for at, count, kind in self.dropped:
+            if at <= moment.event:
+                counts[kind] -= count
+        return counts
 
     def _left(self) -> dict[int, int]:
         components, of_row = self.kinds.components, self.kinds.of_row

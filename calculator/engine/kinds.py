@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName
     from calculator.engine.skipped_layer import SkippedLayer
+    from calculator.engine.symbolic_sizes import Digits
     from calculator.engine.tape import Allocation, Tape
 
 #: What tells kinds apart.
@@ -67,13 +68,23 @@ class Kinds:
 class Storages:
     """The storages of one run by kind, with their sizes in bytes.
 
-    `make` returns a kind's name, shape, dtype, component and size when they are first read.
+    `make` returns a kind's name, shape, dtype, component and size when they are first read. `traced` returns the same
+    with the symbolic shape, whose sizes in this run are in `digits`; by default, there is none.
     """
 
-    __slots__ = ("_equal_sizes", "kinds", "made", "make", "sizes")
+    __slots__ = ("_equal_sizes", "digits", "kinds", "made", "make", "sizes", "traced")
 
-    def __init__(self, kinds: Kinds, sizes: Sequence[int], make: Callable[[int], Allocation]) -> None:
+    def __init__(
+        self,
+        kinds: Kinds,
+        sizes: Sequence[int],
+        make: Callable[[int], Allocation],
+        traced: Callable[[int], Allocation] | None = None,
+        digits: Digits | None = None,
+    ) -> None:
         self.kinds = kinds
+        self.traced = traced or make
+        self.digits = digits
         #: The bytes of each size, by number.
         self.sizes = sizes
         self.make = make

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from calculator.common.names import ComponentName
 
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 
 COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
 
-#: Kinds of storages with a count each, which is negative where copies free what an interpreted layer keeps.
-Counted = list[tuple[int, int]]
+
+class LiveKinds(NamedTuple):
+    """The number of storages of each kind at a moment; negative where copies free what an interpreted layer keeps.
+
+    Runs in which the same kinds are equal share it. `known` has what was found of it, whatever the sizes.
+    """
+
+    counts: Mapping[int, int]
+    known: dict[str, Any]
 
 
 class StorageCounts(NamedTuple):
@@ -41,22 +48,19 @@ class StorageCounts(NamedTuple):
 class LiveTensors:
     """The resident tensors and the step's own storages."""
 
-    __slots__ = ("counted", "left", "resident_tensors", "single", "storages")
+    __slots__ = ("left", "live_kinds", "resident_tensors", "storages")
 
     def __init__(
         self,
         resident_tensors: Sequence[ResidentTensors],
         storages: Storages | None = None,
-        single: Iterable[int] = (),
-        counted: Counted | None = None,
+        live_kinds: LiveKinds | None = None,
         left: StorageCounts | None = None,
     ) -> None:
         self.resident_tensors = resident_tensors
         self.storages = storages
-        #: The kinds of storages listed one by one.
-        self.single = single
-        #: Storages listed by kind.
-        self.counted = counted or []
+        #: The kinds of these storages, with what the same micro-batch left.
+        self.live_kinds = live_kinds or LiveKinds({}, {})
         #: What another micro-batch left.
         self.left = left
 
@@ -66,32 +70,18 @@ class LiveTensors:
         for tensor in self.resident_tensors:
             totals[tensor.component] += tensor.bytes
         if self.storages is not None:
-            sizes, kinds = self.storages.sizes, self.storages.kinds
-            size_of, components = kinds.size_of, kinds.components
-            for kind in self.single:
-                totals[components[kind]] += sizes[size_of[kind]]
-            _add(totals, self.storages, self.counted)
+            _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:
             _add(totals, self.left.storages, self.left.counts.items())
         return totals
 
     def kinds(self) -> Counter[Allocation]:
         """The number of the step's own storages of each kind, in the order of allocation."""
-        numbers = Counter(self.single)
-        for kind, count in self.counted:
-            numbers[kind] += count
-        left = self.left
-        if left is not None and left.storages is self.storages:
-            for kind, count in left.counts.items():
-                numbers[kind] += count
-            left = None
         kinds: Counter[Allocation] = Counter()
         if self.storages is not None:
             allocation = self.storages.allocation
-            if left is None:
-                return Counter({allocation(kind): numbers[kind] for kind in sorted(numbers) if numbers[kind] > 0})
-            kinds.update({allocation(kind): numbers[kind] for kind in sorted(numbers)})
-        for each, count in left.items() if left is not None else ():
+            kinds.update({allocation(kind): count for kind, count in self.live_kinds.counts.items()})
+        for each, count in self.left.items() if self.left is not None else ():
             kinds[each] += count
         return +kinds
 

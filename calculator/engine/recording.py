@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.copies import Copies
     from calculator.engine.kinds import Storages
-    from calculator.engine.live_tensors import Counted, StorageCounts
+    from calculator.engine.live_tensors import StorageCounts
     from calculator.engine.memory_curve import Moment
     from calculator.resident.per_parameter import ResidentTensors
 
@@ -54,14 +54,11 @@ class Recording:
         self, moment: Moment, resident_tensors: Sequence[ResidentTensors] = (), left: StorageCounts | None = None
     ) -> LiveTensors:
         """The tensors alive at a moment, with resident tensors and with what the previous step left."""
-        copies, of_row = self.copies, self.storages.kinds.of_row
-        counted: Counted = []
-        for gained, repeats in zip(copies.gained, moment.repeats, strict=True):
-            counted += [(kind, count * repeats) for kind, count in gained.items()] if repeats else []
-        counted += [(kind, -count) for at, count, kind in copies.dropped if at <= moment.event]
-        counted += [(of_row[row], 1) for row in self.retained_at(moment.event)]
-        single = [of_row[row] for row in copies.lifetimes.alive(moment.event)]
-        return LiveTensors(resident_tensors, self.storages, single, counted, left)
+        retained = tuple(self.retained_at(moment.event)) if self.retained_by_copies else ()
+        if left is not None and left.storages is self.storages:
+            live_kinds = self.copies.live_kinds(moment, retained, tuple(left.counts.items()))
+            return LiveTensors(resident_tensors, self.storages, live_kinds)
+        return LiveTensors(resident_tensors, self.storages, self.copies.live_kinds(moment, retained), left)
 
     def retained_at(self, event: int) -> list[int]:
         """The rows that the copies keep at a position and the interpreted layer has freed."""

@@ -88,6 +88,20 @@ class ShapeEnv:
         return len(self.values) - 1
 
 
+class Digits(dict[int, str]):
+    """The digits of an environment's values, by index: many shapes have the same dimension."""
+
+    __slots__ = ("values_by_index",)
+
+    def __init__(self, values: Sequence[int]) -> None:
+        super().__init__()
+        self.values_by_index = values
+
+    def __missing__(self, index: int) -> str:
+        digits = self[index] = f"{self.values_by_index[index]:,}"
+        return digits
+
+
 class SymInt(Dim):
     """A dimension whose size is symbolic, or an expression of symbolic sizes.
 
@@ -133,6 +147,11 @@ class SymInt(Dim):
         if isinstance(parts, tuple) and _is_constant(parts):
             self.name_parts = parts = self._name_for(values)
         return Dim(values[self.index], parts if isinstance(parts, str) else partial(self._name_for, values))
+
+    @property
+    def has_constant_name(self) -> bool:
+        """Whether its name is the same for all values."""
+        return _is_constant(self.name_parts)
 
     def _name_for(self, values: Sequence[int]) -> str:
         assert isinstance(self.name_parts, tuple)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
-from calculator.architecture.dimension import Shape, substituted, symbolic
-from calculator.common.dtype import ITEMSIZE
+from calculator.estimation.row_form import RowForm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from calculator.architecture.dimension import Shape
     from calculator.common.names import ComponentName, PhaseName, TaskName
     from calculator.devices import Fit
     from calculator.devices.colocated_engine import ColocatedEngine
+    from calculator.engine.symbolic_sizes import Digits
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.interval import MemoryInterval
     from calculator.estimation.traced.grade import EngineName, Grade, TraceSummary
@@ -25,44 +27,76 @@ if TYPE_CHECKING:
 SHOWN_TERMS = 6
 
 
-@dataclass(slots=True, kw_only=True)
 class Row:
-    """One kind of storage alive at the peak: its name, the number of storages and their total bytes.
+    """One kind of storage alive at the peak: its form, and the total bytes of its storages.
 
-    `shape` has named dimensions; it is None for an overhead that is not a tensor. Each storage is rounded up to 512
-    bytes, so `bytes` can exceed the product. Not frozen: an answer has a hundred rows, and a frozen dataclass takes
-    twice as long to create.
+    Each storage is rounded up to 512 bytes, so `bytes` can exceed the product. `digits` has the sizes of the
+    run where the form's dimensions are symbolic.
     """
 
-    name: str
-    count: int
-    bytes: int
-    shape: Shape | None
-    dtype: str
-    source: str
-    #: The arithmetic, kept once it is built: a component shows that of its first rows too.
-    _formula: str | None = field(default=None, init=False, repr=False, compare=False)
-    _substituted: str | None = field(default=None, init=False, repr=False, compare=False)
-    #: Its JSON, kept by what writes it: rows of resident tensors are those of many answers.
-    json: str | None = field(default=None, init=False, repr=False, compare=False)
+    __slots__ = ("_substituted", "bytes", "digits", "form", "json")
+
+    def __init__(self, form: RowForm, size: int, digits: Digits | None = None) -> None:
+        self.form = form
+        self.bytes = size
+        self.digits = digits
+        self._substituted: str | None = None
+        #: Its JSON, kept by what writes it: rows of resident tensors are those of many answers.
+        self.json: str | None = None
+
+    @classmethod
+    def of(cls, *, name: str, count: int, bytes: int, shape: Shape | None, dtype: str, source: str) -> Row:  # noqa: A002
+        """A row with a form of its own; its shape is None for an overhead that is not a tensor."""
+        return cls(RowForm(name, count, shape, dtype, source), bytes)
+
+    @property
+    def name(self) -> str:
+        """What the storages are."""
+        return self.form.name
+
+    @property
+    def count(self) -> int:
+        """The number of storages."""
+        return self.form.count
+
+    @property
+    def shape(self) -> Shape | None:
+        """The named dimensions of each; None for an overhead that is not a tensor."""
+        return self.form.shape if self.digits is None else self.form.shape_in(self.digits)
+
+    @property
+    def dtype(self) -> str:
+        """The data type; empty for an overhead that is not a tensor."""
+        return self.form.dtype
+
+    @property
+    def source(self) -> str:
+        """The source of the formula."""
+        return self.form.source
 
     @property
     def formula(self) -> str:
         """The arithmetic with names: `B × S × hidden_size × 2`. The last factor is the bytes of an element."""
-        if self._formula is None:
-            self._formula = f"{self.bytes:,}" if self.shape is None else self._times(symbolic(self.shape))
-        return self._formula
+        return f"{self.bytes:,}" if self.form.shape is None else self.form.formula
 
     @property
     def substituted(self) -> str:
-        """The arithmetic with numbers."""
+        """The arithmetic with numbers; kept, because a component shows that of its first rows too."""
         if self._substituted is None:
-            self._substituted = f"{self.bytes:,}" if self.shape is None else self._times(substituted(self.shape))
+            self._substituted = f"{self.bytes:,}" if self.form.shape is None else self.form.substituted(self.digits)
         return self._substituted
 
-    def _times(self, product: str) -> str:
-        size = ITEMSIZE[self.dtype]  # type: ignore[index]  # an overhead, which has none, has no shape either
-        return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"
+    def _compared(self) -> tuple[object, ...]:
+        return self.name, self.count, self.bytes, self.shape, self.dtype, self.source
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __repr__(self) -> str:
+        return f"Row{self._compared()}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,15 +145,63 @@ class Phase:
     peak_bytes: int
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A point of the step's timeline: the operation and the bytes alive. Not frozen, as rows are not."""
+    """A point of the step's timeline: the operation and the bytes alive."""
 
     phase: PhaseName
     operation: str
     bytes: int
-    #: Its JSON, kept by what writes it: runs on other cards have the same timeline.
-    json: str | None = field(default=None, init=False, repr=False, compare=False)
+
+
+class TimelineForm:
+    """A timeline without its bytes: the phase and the operation of each moment. Runs with other sizes share it."""
+
+    __slots__ = ("json", "operations")
+
+    def __init__(self, operations: tuple[tuple[PhaseName, str], ...]) -> None:
+        self.operations = operations
+        #: Its JSON with room for the bytes, kept by what writes it.
+        self.json: str | None = None
+
+
+class Timeline(Sequence[Moment]):
+    """The moments of a step, in order: a form, and the bytes of each moment."""
+
+    __slots__ = ("bytes", "form")
+
+    def __init__(self, form: TimelineForm, sizes: tuple[int, ...]) -> None:
+        self.form = form
+        self.bytes = sizes
+
+    @classmethod
+    def of(cls, moments: Sequence[Moment] = ()) -> Timeline:
+        """A timeline with a form of its own."""
+        operations = tuple([(moment.phase, moment.operation) for moment in moments])
+        return cls(TimelineForm(operations), tuple([moment.bytes for moment in moments]))
+
+    @overload
+    def __getitem__(self, index: int) -> Moment: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Moment, ...]: ...
+    def __getitem__(self, index: int | slice) -> Moment | tuple[Moment, ...]:
+        return tuple(self)[index]
+
+    def __iter__(self) -> Iterator[Moment]:
+        for (phase, operation), size in zip(self.form.operations, self.bytes, strict=True):
+            yield Moment(phase=phase, operation=operation, bytes=size)
+
+    def __len__(self) -> int:
+        return len(self.bytes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"Timeline{tuple(self)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +250,7 @@ class Memory:
     phases: tuple[Phase, ...]
     peak_phase: PhaseName
     peak_operation: str
-    line: Callable[[], tuple[Moment, ...]]
+    line: Callable[[], Timeline]
     peak_allocated_bytes: int
     library_workspace_bytes: int
     peak_reserved_bytes: int
@@ -187,7 +269,7 @@ class Memory:
     interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
 
     @property
-    def timeline(self) -> tuple[Moment, ...]:
+    def timeline(self) -> Timeline:
         """The peak of each part of the step, in order."""
         return self.line()
 

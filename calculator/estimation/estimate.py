@@ -18,7 +18,7 @@ from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import initialization, textbook
-from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
+from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row, Timeline
 from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from calculator.architecture.task import Task
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
-    from calculator.estimation.answer import Component, Moment
+    from calculator.estimation.answer import Component
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import ModelReference, Request
     from calculator.resident.tensors import ResidentTensor
@@ -215,7 +215,7 @@ def memory_and_fit(
     phases: tuple[Phase, ...],
     operation: str,
     reserved: int | None = None,
-    line: Callable[[], tuple[Moment, ...]] = tuple,
+    line: Callable[[], Timeline] = Timeline.of,
     replay: DeviceReplay | None = None,
     colocated: ColocatedEngine | None = None,
 ) -> tuple[Memory, Fit | None]:
@@ -271,7 +271,7 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
 
 def overhead_row(part: Sourced) -> Row:
     """A row for an overhead that is not a tensor."""
-    return Row(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
+    return Row.of(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
 def _card_caveats(request: Request) -> tuple[str, ...]:

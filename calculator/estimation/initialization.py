@@ -121,13 +121,13 @@ def _present(rows: list[Row]) -> tuple[Row, ...]:
 
 
 def _row(name: str, size: int) -> Row:
-    return Row(name=name, count=1, bytes=size, shape=None, dtype="", source=SOURCE)
+    return Row.of(name=name, count=1, bytes=size, shape=None, dtype="", source=SOURCE)
 
 
 def _of_tensor(tensor: Allocated) -> Row:
     name, shape, dtype = tensor
     size = allocated(elements(shape), ITEMSIZE[dtype])
-    return Row(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)
+    return Row.of(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)
 
 
 def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:

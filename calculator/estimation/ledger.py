@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from calculator.common.deferred import Deferred
 from calculator.common.names import ComponentName
 from calculator.engine.autocast import COPY
+from calculator.engine.symbolic_sizes import SymInt
 from calculator.estimation.answer import Component, Row
+from calculator.estimation.row_form import RowForm
 from calculator.resident.per_parameter import tensors
 from calculator.sharding import ddp
 from calculator.sharding.fsdp.units import UNIT_TENSORS
 from calculator.sharding.zero import state as zero
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+    from calculator.engine.kinds import Storages
     from calculator.engine.live_tensors import LiveTensors
+    from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
 
 #: The source of each component's rows.
@@ -53,10 +57,64 @@ def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for each in alive.resident_tensors:
         by_component[each.component] += _of_resident(each)
-    for (name, shape, dtype, component, size), count in alive.kinds().items():
-        if size:
-            by_component[component].append(_row(name, shape, dtype, component, count, count * size))
+    for component, row in _of_storages(alive):
+        by_component[component].append(row)
     return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}
+
+
+def _of_storages(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
+    """The rows of the step's own storages, with their components, in the order of allocation."""
+    storages = alive.storages
+    if storages is None or alive.left is not None:
+        return [
+            (component, _row(name, shape, dtype, component, count, count * size))
+            for (name, shape, dtype, component, size), count in alive.kinds().items()
+            if size
+        ]
+    known: list[_Listed] | None = alive.live_kinds.known.get("rows")
+    if known is None:
+        known = alive.live_kinds.known["rows"] = _listed(storages, alive.live_kinds.counts)
+    sizes, digits = storages.sizes, storages.digits
+    return [
+        (component, Row(form or _form(storages.allocation(kind), count), sizes[size] * count, digits if form else None))
+        for component, form, kind, size, count in known
+        if sizes[size]
+    ]
+
+
+class _Listed(NamedTuple):
+    """A row, whatever the sizes; the form is None if its dimensions have names with digits of them."""
+
+    component: ComponentName
+    form: RowForm | None
+    kind: int
+    size: int
+    number: int
+
+
+def _listed(storages: Storages, counts: Mapping[int, int]) -> list[_Listed]:
+    kinds = storages.kinds
+    return [
+        _Listed(
+            component=kinds.components[kind],
+            form=_form(allocation, count) if all(map(_has_constant_name, allocation[1])) else None,
+            kind=kind,
+            size=kinds.size_of[kind],
+            number=count,
+        )
+        for kind, count in counts.items()
+        if count > 0
+        for allocation in (storages.traced(kind),)
+    ]
+
+
+def _has_constant_name(dim: int) -> bool:
+    return not isinstance(dim, SymInt) or dim.has_constant_name
+
+
+def _form(allocation: Allocation, count: int) -> RowForm:
+    name, shape, dtype, component, _ = allocation
+    return RowForm(name, count, shape, dtype, _source(name, component))
 
 
 def _of_resident(each: ResidentTensors) -> tuple[Row, ...]:
@@ -69,7 +127,7 @@ def _of_resident(each: ResidentTensors) -> tuple[Row, ...]:
 
 
 def _row(name: str, shape: Shape, dtype: DType, component: ComponentName, count: int, size: int) -> Row:
-    return Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=_source(name, component))
+    return Row(RowForm(name, count, shape, dtype, _source(name, component)), size)
 
 
 @lru_cache(maxsize=4096)

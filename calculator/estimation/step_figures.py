@@ -12,7 +12,7 @@ from calculator.estimation.timeline import timeline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.estimation.answer import Component, Moment
+    from calculator.estimation.answer import Component, Timeline
     from calculator.training_step.peak import Peak
     from calculator.training_step.step import TrainingStep
 
@@ -24,7 +24,7 @@ class StepFigures(NamedTuple):
     operation: str
     parts: tuple[Component, ...]
     phases: tuple[Phase, ...]
-    line: Callable[[], tuple[Moment, ...]]
+    line: Callable[[], Timeline]
 
 
 def figures_of(step: TrainingStep) -> StepFigures:

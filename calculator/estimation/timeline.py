@@ -7,14 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
-from calculator.estimation.answer import Moment
+from calculator.estimation.answer import Timeline, TimelineForm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.common.names import PhaseName
     from calculator.engine.memory_curve import MemoryCurve, Window
-    from calculator.training_step.peak import Peak
+    from calculator.training_step.peak import MicroBatchRun, Peak
     from calculator.training_step.step import TrainingStep
 
 #: The passes of `generate` whose peaks are shown.
@@ -23,19 +21,21 @@ PASSES = ("the prompts", "the second token", "the last token")
 #: A span of the tape: its first and last event.
 Span = tuple[int, int]
 
+#: The phase and the operation of moments.
+Operations = tuple[tuple["PhaseName", str], ...]
 
-def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[tuple[Moment, ...]]:
+
+def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[Timeline]:
     """Every span in order, with every repeated layer: passes of `generate` first, the optimizer's step last."""
     return Deferred(partial(_of_layers, step, peaks))
 
 
-def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> tuple[Moment, ...]:
+def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     whole = step.whole
     *generation, before, after, optimizer = peaks if whole is step else whole.every_peak()
-    last, layers = (optimizer.operation, optimizer.bytes), whole.layers
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
     first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
-    ahead, back = _spans(earlier.marks, "forward", "backward"), _spans(later.marks, "backward", "end")
+    ahead, back = _spans(earlier, "forward", "backward"), _spans(later, "backward", "end")
     if whole.partitioned is not None:
         forward = whole.partitioned.line(ahead, backward=False)
         backward = whole.partitioned.line(back, backward=True)
@@ -43,23 +43,25 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> tuple[Moment, ...
         forward = _line(earlier.recording.curve, before.throughout, ahead)
         backward = whole.flat.line() if whole.flat is not None else []
     backward = backward or _line(later.recording.curve, after.throughout, back)
-    return (
-        *_of_generation(step, *generation),
-        *_moments("forward", forward, ("embeddings", "head and loss"), range(layers)),
-        *_moments("backward", backward, ("loss and head", first), range(layers - 1, -1, -1)),
-        Moment(phase="optimizer_step", operation=last[0], bytes=last[1]),
-    )
+    layers = whole.layers
+    ends = ("embeddings", "head and loss"), ("loss and head", first)
+    passes = [peak.throughout + each.moment.bytes for peak in generation for each in step.generation[: len(PASSES)]]
+    ahead_form = _form("forward", ends[0], range(layers), len(forward))
+    back_form = _form("backward", ends[1], range(layers - 1, -1, -1), len(backward))
+    form = _joined(len(passes), ahead_form, back_form, optimizer.operation)
+    forward, backward = forward[: len(ahead_form)], backward[: len(back_form)]
+    return Timeline(form, (*passes, *forward, *backward, optimizer.bytes))
 
 
-def _of_generation(step: TrainingStep, peak: Peak | None = None) -> Iterator[Moment]:
-    """The passes of `generate`."""
-    for name, each in zip(PASSES, step.generation, strict=False):
-        assert peak is not None
-        yield Moment(phase="generation", operation=name, bytes=peak.throughout + each.moment.bytes)
+def _spans(of: MicroBatchRun, phase: str, end: str) -> list[Span]:
+    """The spans between consecutive marks, kept for runs with other sizes."""
+    known = of.run.copies.spans
+    if phase not in known:
+        known[phase] = _between(of.marks, phase, end)
+    return known[phase]
 
 
-def _spans(marks: dict[str, int], phase: str, end: str) -> list[Span]:
-    """The spans between consecutive marks."""
+def _between(marks: dict[str, int], phase: str, end: str) -> list[Span]:
     inner = sorted(
         position for label, position in marks.items() if label.startswith("layer ") and label.endswith(phase)
     )
@@ -87,12 +89,15 @@ def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout
     return [most + copy * growth for copy in range(window.copies + 1) for most in first]
 
 
-def _moments(phase: PhaseName, line: list[int], ends: tuple[str, str], numbers: range) -> list[Moment]:
-    """The spans with labels: layers have their numbers. The last one includes layers that no gradient reaches."""
-    labels = _labels(ends, numbers[: len(line) - 2])
-    return [Moment(phase=phase, operation=label, bytes=most) for label, most in zip(labels, line, strict=False)]
-
-
 @lru_cache(maxsize=64)
-def _labels(ends: tuple[str, str], numbers: range) -> tuple[str, ...]:
-    return (ends[0], *(f"layer {number}" for number in numbers), ends[1])
+def _form(phase: PhaseName, ends: tuple[str, str], numbers: range, count: int) -> Operations:
+    """The operations of the spans of a phase. The last one includes layers that no gradient reaches."""
+    labels = (ends[0], *(f"layer {number}" for number in numbers[: count - 2]), ends[1])
+    return tuple([(phase, label) for label in labels[:count]])
+
+
+@lru_cache(maxsize=256)
+def _joined(passes: int, forward: Operations, backward: Operations, last: str) -> TimelineForm:
+    """The form of a timeline with some passes of `generate`; `last` is the optimizer's step."""
+    generation: Operations = tuple([("generation", name) for name in PASSES[:passes]])
+    return TimelineForm((*generation, *forward, *backward, ("optimizer_step", last)))

@@ -65,4 +65,4 @@ def _bytes(tensor: Allocated) -> int:
 
 def _row(tensor: Allocated, source: str) -> Row:
     name, shape, dtype = tensor
-    return Row(name=name, count=1, bytes=_bytes(tensor), shape=shape, dtype=dtype, source=source)
+    return Row.of(name=name, count=1, bytes=_bytes(tensor), shape=shape, dtype=dtype, source=source)

@@ -133,7 +133,7 @@ class Evaluation:
         given = self.resident.prepared.given
         for name, shape, dtype in trainer_of(given).fetched(self._for_batch(count, given)):
             size = allocated(elements(shape), ITEMSIZE[dtype])
-            yield Row(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
+            yield Row.of(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 
     def _weights(self) -> Iterator[Row]:
         """The weights that FSDP leaves gathered after a batch."""
@@ -141,7 +141,7 @@ class Evaluation:
         for unit, count in left_gathered(prepared) if prepared.device.sharding == "fsdp" else ():
             for each, shape, dtype in unit.gathered:
                 size = allocated(elements(shape), ITEMSIZE[dtype]) * count
-                yield Row(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
+                yield Row.of(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
 
     def _left(self, moment: Moment) -> int:
         """The bytes that the batch of a moment leaves gathered under stage 3."""
@@ -152,7 +152,7 @@ class Evaluation:
         dtype, more = self.resident.prepared.cast_to or "float32", size - self.resident_bytes
         if more:
             shape = (named(more // ITEMSIZE[dtype], "gathered parameters"),)
-            yield Row(name="gathered weights", count=1, bytes=more, shape=shape, dtype=dtype, source=_COORDINATOR)
+            yield Row.of(name="gathered weights", count=1, bytes=more, shape=shape, dtype=dtype, source=_COORDINATOR)
 
     def _passed(self, count: int, *, is_first: bool) -> EvaluationPass:
         given = self.resident.prepared.given
@@ -195,4 +195,4 @@ class Evaluation:
 
 def _count_of_labels() -> Row:
     """What the Trainer's own prediction_step counts before it runs the model."""
-    return Row(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)
+    return Row.of(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)

@@ -198,4 +198,4 @@ def _merged(alive: Iterable[tuple[str, int]]) -> tuple[Row, ...]:
 
 
 def _row(name: str, count: int, size: int) -> Row:
-    return Row(name=name, count=count, bytes=size, shape=None, dtype="", source=_SOURCE)
+    return Row.of(name=name, count=count, bytes=size, shape=None, dtype="", source=_SOURCE)

@@ -108,7 +108,7 @@ class FSDPSaving(Saving):
         if self.resident.host_bytes is not None:
             rows.append((f"{largest.name}: shard", part))
         return tuple(
-            Row(
+            Row.of(
                 name=name,
                 count=1,
                 bytes=allocated(elements(shape), ITEMSIZE[largest.dtype]),
@@ -175,7 +175,7 @@ class PartitionedSaving(Saving):
     def _gathered(self, module: Iterable[Partitioned]) -> tuple[Row, ...]:
         ranks = named(self.prepared.device.count, RANKS)
         return tuple(
-            Row(
+            Row.of(
                 name=f"{each.key.name}: gathered",
                 count=1,
                 bytes=allocated(each.partition * ranks, ITEMSIZE[each.dtype]),

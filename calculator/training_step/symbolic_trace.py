@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.kinds import Kinds, Storages, equal, firsts, kinds_of, numbered
-from calculator.engine.symbolic_sizes import SymInt
+from calculator.engine.symbolic_sizes import Digits, SymInt
 from calculator.engine.tape import Sizes
 from calculator.training_step.by_sizes import BySizes, settings_of
 from calculator.training_step.run import Run, interpreted
@@ -92,7 +92,8 @@ class SymbolicTrace:
                 self.by_dims.clear()
             shared = self.by_dims[key] = self._shared(values)
         bytes_of = [*map(values.__getitem__, self.sizes)]
-        storages = Storages(shared.copies.kinds, bytes_of, partial(self._allocation, shared, values, {}))
+        made = partial(self._allocation, shared, values, {})
+        storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
         own = self.interpretation
         return Run(tape=own.tape, repetition=own.repetition, copies=shared.copies, storages=storages)
 
@@ -118,6 +119,10 @@ class SymbolicTrace:
         kinds = Kinds(names, layouts, components, size_of, of_row, self.interpretation.tape.events)
         copies = self.interpretation.with_kinds(kinds)
         return _Shared(copies=copies, kinds=first)
+
+    def _traced(self, shared: _Shared, kind: int) -> Allocation:
+        """A kind with its symbolic shape."""
+        return self.kinds[shared.kinds[kind]]
 
     def _allocation(self, shared: _Shared, values: Sequence[int], own: dict[int, int], kind: int) -> Allocation:
         """A kind of a run. `own` has the run's dimensions that are known, by the identity of the symbolic ones."""

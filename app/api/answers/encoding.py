@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from json.encoder import encode_basestring
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pydantic.fields import FieldInfo
+
+    from app.api.answers.answer import Answer
 
     Writer = Callable[[Any], str]
 
@@ -32,9 +35,11 @@ def _model_writer(kind: type[BaseModel]) -> Writer:
     """Return a function from a value to the JSON of a model of it."""
     before = [getattr(kind, name) for name in kind.__pydantic_decorators__.model_validators]
     writers = {name: _field_writer(field) for name, field in kind.model_fields.items()}
-    of_object, of_dict = _template(writers, "value.{}"), _template(writers, "value['{}']")
+    own = getattr(kind, "own", ())
+    of_object = _of_form(writers, own) if own else _template(writers, "value.{}")
     if not before:
         return _keeping(of_object) if getattr(kind, "keeps_json", False) else of_object
+    of_dict = _template(writers, "value['{}']")
 
     def write(value: Any) -> str:
         for prepare in before:
@@ -62,6 +67,54 @@ def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
     pairs = ",".join(f'"{name}":{{{text}}}' for name, text in zip(writers, texts, strict=True))
     source = f'lambda value: f"""{{{{{pairs}}}}}"""'
     return eval(source, dict(writers))  # type: ignore[no-any-return]  # noqa: S307  the names of declared fields
+
+
+def _of_form(writers: Mapping[str, Writer | None], own: tuple[str, ...]) -> Writer:
+    """Return a function that fills the JSON of a value's form, which is written once, with what is the value's own."""
+    of_form = _room_for(writers, own)
+    texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in own)
+    texts_of = eval(f"lambda value: ({texts})", dict(writers))  # noqa: S307  the names of declared fields
+
+    def write(value: Any) -> str:
+        form = value.form
+        if form.json is None:
+            form.json = of_form(value)
+        text: str = form.json % texts_of(value)
+        return text
+
+    return write
+
+
+def _room_for(writers: Mapping[str, Writer | None], own: tuple[str, ...]) -> Writer:
+    """Return a function from a value to its JSON with `%s` in place of some members."""
+
+    def escaped(name: str) -> Writer:
+        write = writers[name] or str
+        return lambda value: "%s" if name in own else write(value).replace("%", "%%")
+
+    return _template({name: escaped(name) for name in writers}, "value.{}")
+
+
+def _column(kind: Any) -> str:
+    """Return the name of the column of a model; empty for what has none."""
+    return str(getattr(kind, "column", ""))
+
+
+def _column_writer(kind: type[Answer]) -> Writer:
+    """Return how a list of values becomes JSON that differ in a whole number alone: the list's form is written once."""
+    of_form = _list_writer(
+        _room_for({name: _field_writer(field) for name, field in kind.model_fields.items()}, (kind.column,))
+    )
+    column = attrgetter(kind.column)
+
+    def write(values: Any) -> str:
+        form = values.form
+        if form.json is None:
+            form.json = of_form(values)
+        text: str = form.json % column(values)
+        return text
+
+    return write
 
 
 def _field_writer(field: FieldInfo) -> Writer | None:
@@ -94,7 +147,7 @@ def _writer(annotation: Any) -> Writer:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _model_writer(annotation)
     if get_origin(annotation) is tuple and arguments[1:] == (Ellipsis,):
-        return _list_writer(_writer(arguments[0]))
+        return _column_writer(arguments[0]) if _column(arguments[0]) else _list_writer(_writer(arguments[0]))
     others = [kind for kind in arguments if kind is not NoneType]
     if get_origin(annotation) in (Union, UnionType) and len(others) == 1:
         return _optional_writer(_writer(others[0]))

@@ -11,6 +11,7 @@ class Row(Answer):
     """Tensors of one kind that are alive at the peak."""
 
     keeps_json: ClassVar[bool] = True
+    own: ClassVar[tuple[str, ...]] = ("bytes", "substituted")
 
     name: str = described("What the tensors are.", "logits")
     count: int = described("How many tensors of this kind there are.", 1)
@@ -57,7 +58,7 @@ class Phase(Answer):
 class Moment(Answer):
     """A point on the timeline of the step."""
 
-    keeps_json: ClassVar[bool] = True
+    column: ClassVar[str] = "bytes"
 
     phase: PhaseName = described("The phase of the step.", "forward")
     operation: str = described("The operation that runs.", "lm_head")

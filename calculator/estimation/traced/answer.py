@@ -13,7 +13,16 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.common.names import ComponentName
 from calculator.devices import caveats, cuda_context, library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimation.answer import Component, Estimate, ModelSummary, Moment, ParameterCounts, Phase, Row
+from calculator.estimation.answer import (
+    Component,
+    Estimate,
+    ModelSummary,
+    Moment,
+    ParameterCounts,
+    Phase,
+    Row,
+    Timeline,
+)
 from calculator.estimation.estimate import memory_and_fit
 from calculator.estimation.ledger import SOURCES
 from calculator.estimation.traced.grade import grade_of, summary_of
@@ -86,8 +95,9 @@ def _replay(request: Request, document: TraceDocument, live: int, workspaces: tu
     )
 
 
-def _timeline(document: TraceDocument) -> tuple[Moment, ...]:
-    return tuple(Moment(phase=span.phase, operation=span.operation, bytes=span.bytes) for span in document.timeline)
+def _timeline(document: TraceDocument) -> Timeline:
+    moments = [Moment(phase=span.phase, operation=span.operation, bytes=span.bytes) for span in document.timeline]
+    return Timeline.of(moments)
 
 
 def components(document: TraceDocument, event: int) -> tuple[Component, ...]:
@@ -109,7 +119,7 @@ def _larger(row: Row) -> int:
 def _row(kind: Kind, count: int) -> Row:
     dtype = kind.dtype
     whole = dtype in ITEMSIZE and allocated(elements(kind.shape), ITEMSIZE[dtype]) == kind.bytes
-    return Row(
+    return Row.of(
         name=kind.name,
         count=count,
         bytes=kind.bytes * count,

@@ -1,0 +1,63 @@
+"""The form of a row: all that rows of runs with other sizes have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import substituted, symbolic
+from calculator.common.dtype import ITEMSIZE
+from calculator.engine.symbolic_sizes import SymInt
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.symbolic_sizes import Digits
+
+
+class RowForm:
+    """A row without its bytes: the name, number, shape and dtype of its storages, and the source of its formula.
+
+    Dimensions may be symbolic, with names that contain no digits of a size. Texts are made when they are first read.
+    """
+
+    __slots__ = ("_formula", "_numbers", "_sizes", "count", "dtype", "json", "name", "shape", "source")
+
+    def __init__(self, name: str, count: int, shape: Shape | None, dtype: str, source: str) -> None:
+        self.name = name
+        self.count = count
+        self.shape = shape
+        self.dtype = dtype
+        self.source = source
+        #: Its JSON with room for what each row has of its own, kept by what writes it.
+        self.json: str | None = None
+        self._formula: str | None = None
+        #: The arithmetic with numbers, with room for the symbolic sizes, whose indices are in `_sizes`.
+        self._numbers: str | None = None
+        self._sizes: tuple[int, ...] = ()
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic with names."""
+        if self._formula is None:
+            self._formula = self._times(symbolic(self.shape or ()))
+        return self._formula
+
+    def substituted(self, digits: Digits | None) -> str:
+        """The arithmetic with numbers; `digits` are those of symbolic sizes."""
+        if self._numbers is None:
+            shape = self.shape or ()
+            self._sizes = tuple([dim.index for dim in shape if isinstance(dim, SymInt)])
+            factors = ["%s" if isinstance(dim, SymInt) else substituted((dim,)) for dim in shape]
+            self._numbers = self._times(" × ".join(factors) or "1")
+        if digits is None:
+            return self._numbers
+        return self._numbers % tuple([digits[index] for index in self._sizes])
+
+    def shape_in(self, digits: Digits) -> Shape:
+        """The dimensions for the sizes of a run."""
+        return tuple(
+            [dim.evaluate(digits.values_by_index) if isinstance(dim, SymInt) else dim for dim in self.shape or ()]
+        )
+
+    def _times(self, product: str) -> str:
+        size = ITEMSIZE[self.dtype]  # type: ignore[index]  # an overhead, which has none, has no shape either
+        return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"
