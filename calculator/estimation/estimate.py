@@ -19,12 +19,13 @@ from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import initialization, textbook
 from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row, Timeline
-from calculator.estimation.compatibility import check, within_positions
+from calculator.estimation.checked import checked_by_sizes
+from calculator.estimation.compatibility import within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimation.interval import with_interval
 from calculator.estimation.recent_series import RECENT_SERIES
-from calculator.estimation.remarks import assumptions, of_ranks, warnings
+from calculator.estimation.remarks import of_ranks, of_verdict, without_gradient
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
@@ -82,9 +83,9 @@ def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool
 def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
     request = within_positions(with_longest_batch(request), model)
-    check(request, model)
     by = reserved_by(request.reserved, request.device)
     request = request if request.reserved == by else replace(request, reserved=by)
+    remarks = checked_by_sizes(request, model, series.remarks_on(request, model))
     step = training_step(request, series, whole=whole)
     resident = step.resident
     memory, verdict = _memory(request, step, series)
@@ -97,9 +98,10 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         memory=with_interval(memory, request, model, estimate),
         fit=verdict,
         saved_bytes=request.method.saved_bytes(resident.whole, model),
-        assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
+        assumptions=(*remarks.assumptions, *of_verdict(verdict), *of_ranks(step.flat)),
         warnings=(
-            *warnings(request, model, resident.tensors),
+            *without_gradient(model, resident.tensors),
+            *remarks.warnings,
             *initialization.warnings(resident, memory.peak_allocated_bytes),
             *_card_caveats(request),
         ),

@@ -70,8 +70,8 @@ def prepared(request: Request, model: Model) -> PreparedModel:
 TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo")
 
 
-def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
-    """What the figures assume."""
+def assumptions(request: Request, model: Model) -> tuple[str, ...]:
+    """What the figures assume, but for what depends on them."""
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
@@ -105,8 +105,6 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
     lines += kernel_packages.notes(request, model)
-    if verdict is not None and verdict.assumption:
-        lines.append(verdict.assumption)
     return tuple(lines)
 
 
@@ -117,6 +115,11 @@ def _reserved(request: Request) -> str:
     if request.device.sharding == "fsdp":
         return REPLAY_OF_STREAMS if request.reserved == "replay" else SHARDED_RULE
     return REPLAY if request.reserved == "replay" else RULE
+
+
+def of_verdict(verdict: Fit | None) -> tuple[str, ...]:
+    """What the verdict assumes."""
+    return (verdict.assumption,) if verdict is not None and verdict.assumption else ()
 
 
 def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
@@ -218,9 +221,9 @@ def _histories(request: Request) -> Iterator[str]:
         yield f"The replay empties the cache, as torch_empty_cache_steps {training.torch_empty_cache_steps:,} does."
 
 
-def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
-    """Risks that a user should know; `tensors` are the resident tensors."""
-    lines = _without_gradient(tensors) if model.idle else []
+def warnings(request: Request, model: Model) -> tuple[str, ...]:
+    """Risks that a user should know, but for those that depend on the figures."""
+    lines: list[str] = []
     casts = request.device.sharding in STAGES and request.training.autocast is not None
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
         lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
@@ -284,8 +287,10 @@ def not_quantized(model: Model) -> list[str]:
     return lines
 
 
-def _without_gradient(tensors: Iterable[ResidentTensor]) -> list[str]:
+def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[str]:
     """Trained parameters that text gives no gradient."""
+    if not model.idle:
+        return []
     count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
     if not count:
         return []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.inputs.size_settings import other_settings, sizes
 from calculator.methods.prepared_model import PreparedModel
+from calculator.training_step.by_sizes import BySizes
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 from calculator.training_step.symbolic_trace import TraceCache
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from calculator.architecture.model import Model
-    from calculator.estimation.request import ModelReference
+    from calculator.estimation.checked import Remarks
+    from calculator.estimation.request import ModelReference, Request
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
@@ -33,13 +35,27 @@ class SeriesCache:
     An answer is the same with a cache and without. The cache keeps one model, state and step, so it does not grow.
     """
 
-    __slots__ = ("_replays", "model", "reference", "state", "state_key", "step", "step_key", "traces", "unrolled")
+    __slots__ = (
+        "_replays",
+        "model",
+        "reference",
+        "remarks",
+        "remarks_key",
+        "state",
+        "state_key",
+        "step",
+        "step_key",
+        "traces",
+        "unrolled",
+    )
 
     def __init__(self) -> None:
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
         self.state: ResidentState | None = None
+        self.remarks_key: object = None
+        self.remarks: BySizes[Remarks] = BySizes()
         self.step_key: object = None
         self.step: TrainingStep | None = None
         self.traces = TraceCache()
@@ -53,6 +69,14 @@ class SeriesCache:
             self.model, self.reference = build(reference), reference
             self._replays.clear()
         return self.model
+
+    def remarks_on(self, request: Request, model: Model) -> BySizes[Remarks]:
+        """The remarks on requests that differ from this one in sizes alone."""
+        others = other_settings(request.method), other_settings(request.training)
+        key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
+        if key != self.remarks_key:
+            self.remarks_key, self.remarks = key, BySizes()
+        return self.remarks
 
     def replays(self, run: Hashable) -> dict[Hashable, Any]:
         """What was replayed of a run of the model; of the last `MAX_REPLAYED` runs only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from calculator.engine.symbolic_sizes import ShapeEnv
@@ -12,9 +13,13 @@ from calculator.sharding.registry import SHARDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from calculator.inputs.training import Training
+    from calculator.methods.base import Method
+
 #: The most traces that are kept for requests that differ in sizes alone.
 MAX_TRACES = 8
 
+AnyMethod = TypeVar("AnyMethod", bound="Method")
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -46,24 +51,33 @@ class BySizes(Generic[Result]):
         traced: Callable[[ShapeEnv, PreparedModel], Traced[Result]],
     ) -> Result | None:
         """Return a request's result. None where there are too many traces and no guards hold."""
-        own = [*sizes(prepared.given), *sizes(prepared.method)]
+
+        def symbolically(shape_env: ShapeEnv, given: Training, method: Method) -> Traced[Result]:
+            symbolic = PreparedModel(prepared.model, method, given, prepared.device, prepared.stack)
+            return traced(shape_env, symbolic)
+
+        return self.of_settings(prepared.given, prepared.method, partial(plain, prepared), symbolically)
+
+    def of_settings(
+        self,
+        training: Training,
+        method: AnyMethod,
+        plain: Callable[[], Result],
+        traced: Callable[[ShapeEnv, Training, AnyMethod], Traced[Result]],
+    ) -> Result | None:
+        """Return the result of some settings, whose sizes are symbolic where they are traced."""
+        own = [*sizes(training), *sizes(method)]
         if self.first is None:
-            self.first = own, plain(prepared)
+            self.first = own, plain()
         if own == self.first[0]:
             return self.first[1]
         found = next(filter(None, (trace.with_sizes(own) for trace in self.traces)), None)
         if found is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
-            self.traces.append(traced(shape_env, _symbolic(prepared, shape_env)))
+            symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
+            self.traces.append(traced(shape_env, *symbolic))
             found = self.traces[-1].with_sizes(own)
         return found
-
-
-def _symbolic(prepared: PreparedModel, shape_env: ShapeEnv) -> PreparedModel:
-    """A request's model with symbolic sizes."""
-    training = resized(prepared.given, shape_env.create_symint)
-    method = resized(prepared.method, shape_env.create_symint)
-    return PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
 
 
 def settings_of(prepared: PreparedModel) -> tuple[object, ...]:

@@ -1,0 +1,70 @@
+"""What is checked and said of a request before its figures: of those that differ in sizes alone, once for all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.errors import PlanError
+from calculator.estimation.compatibility import check
+from calculator.estimation.remarks import assumptions, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.model import Model
+    from calculator.engine.symbolic_sizes import ShapeEnv
+    from calculator.estimation.request import Request
+    from calculator.inputs.training import Training
+    from calculator.methods import Method
+    from calculator.training_step.by_sizes import BySizes
+
+
+class Remarks(NamedTuple):
+    """The assumptions and the warnings that follow from a request alone."""
+
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class CheckedTrace:
+    """The remarks on a request with symbolic sizes. Sizes that are compared or said are guards."""
+
+    __slots__ = ("_remarks", "_shape_env")
+
+    def __init__(self, request: Request, model: Model, shape_env: ShapeEnv, training: Training, method: Method) -> None:
+        self._shape_env = shape_env
+        self._remarks = checked(replace(request, training=training, method=method), model)
+        shape_env.eliminate_dead_code(())
+
+    def with_sizes(self, sizes: Sequence[int]) -> Remarks | None:
+        """Return the remarks on other sizes, or None where a guard fails."""
+        return None if self._shape_env.evaluate(sizes) is None else self._remarks
+
+
+def checked(request: Request, model: Model) -> Remarks:
+    """Check a request, and return the remarks on it.
+
+    Raises:
+        PlanError: if it can't be answered.
+    """
+    check(request, model)
+    return Remarks(assumptions(request, model), warnings(request, model))
+
+
+def checked_by_sizes(request: Request, model: Model, known: BySizes[Remarks]) -> Remarks:
+    """Return the same. `known` are the remarks on requests that differ in sizes alone.
+
+    Raises:
+        PlanError: if it can't be answered.
+    """
+    if request.drawn is not None:
+        return checked(request, model)
+    plain, traced = partial(checked, request, model), partial(CheckedTrace, request, model)
+    try:
+        found = known.of_settings(request.training, request.method, plain, traced)
+    except PlanError:
+        # The request itself is refused below: the sizes in this refusal may be symbolic.
+        found = None
+    return found or checked(request, model)
