@@ -84,16 +84,31 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         return _of_partitions(step, step.partitioned, workspaces)
     resident = step.resident
     accumulated = resident.prepared.training.gradient_accumulation_steps > 1 and step.earlier is None
-    kept = Counter(resident.sizes_of_kept(gradients=accumulated))
-    kept.update(workspaces)
     steps = _in_steps(step)
     largest = max(steps)
     left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
-    of_step = whole_segments(resident.loaded_bytes) + in_segments(kept) + in_segments(steps) + again
+    of_step = _of_kept(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
         of_step = max(of_step, _of_loaded_whole(resident))
     return max(of_step, of_generation(step, workspaces)) if step.generation else of_step
+
+
+def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
+    """The segments of what was loaded, and of what stays on the device: those of every batch and length.
+
+    A loop that keeps micro-batches has others in each run.
+    """
+    key = ("kept", workspaces, gradients)
+    if key in resident.known and not resident.of_loop:
+        known: int = resident.known[key]
+        return known
+    kept = Counter(resident.sizes_of_kept(gradients=gradients))
+    kept.update(workspaces)
+    found = whole_segments(resident.loaded_bytes) + in_segments(kept)
+    if not resident.of_loop:
+        resident.known[key] = found
+    return found
 
 
 def _of_loaded_whole(resident: ResidentState) -> int:
@@ -115,9 +130,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
 
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
     """The rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
-    kept = Counter(resident.sizes_of_kept(gradients=False))
-    kept.update(workspaces)
-    return whole_segments(resident.loaded_bytes) + in_segments(kept)
+    return _of_kept(resident, tuple(workspaces), gradients=False)
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:

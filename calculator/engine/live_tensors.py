@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from calculator.common.names import ComponentName
+from calculator.resident.tensor_group import TensorGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,8 +68,9 @@ class LiveTensors:
     def by_component(self) -> dict[ComponentName, int]:
         """Bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
-        for tensor in self.resident_tensors:
-            totals[tensor.component] += tensor.bytes
+        resident = self.resident_tensors
+        group = resident if isinstance(resident, TensorGroup) else TensorGroup(resident)
+        totals.update(group.by_component)
         if self.storages is not None:
             _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:

@@ -271,8 +271,9 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
     return ColocatedEngine(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
 
 
+@lru_cache(maxsize=256)
 def overhead_row(part: Sourced) -> Row:
-    """A row for an overhead that is not a tensor."""
+    """A row for an overhead that is not a tensor; those of a card are the same in all answers."""
     return Row.of(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 

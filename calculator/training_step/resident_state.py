@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
@@ -14,6 +14,7 @@ from calculator.methods.compared import compared_tensors
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
 from calculator.resident.per_parameter import further_code_books, optimizer_states, sizes
+from calculator.resident.tensor_group import TensorGroup
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
 from calculator.sharding.communication import between_nodes, of_ddp
@@ -28,7 +29,7 @@ from calculator.training_step.optimizer_targets import with_targets
 from calculator.training_step.unrolled_cache import UnrolledCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.inputs.device import Device
     from calculator.inputs.training import Training
@@ -47,6 +48,8 @@ class ResidentState:
 
     def __init__(self, prepared: PreparedModel, unrolled: UnrolledCache | None = None) -> None:
         self.prepared = prepared
+        #: What was found of the tensors, for further runs of them.
+        self.known: dict[Hashable, Any] = {}
         #: The unrolled micro-batches of this run and of others that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
         self.shards = shards_of(prepared)
@@ -78,6 +81,38 @@ class ResidentState:
     def updates_in_backward(self) -> bool:
         """Whether the backward pass updates each parameter and frees its gradient."""
         return updates_in_backward(self.prepared.training)
+
+    @property
+    def always(self) -> TensorGroup:
+        """What stays on the device during the whole run, without gradients."""
+        added = self.of_loop
+        return TensorGroup((*self.tensors, *self._states, *added, *self.of_sharding)) if added else self._always
+
+    @property
+    def accumulated(self) -> TensorGroup:
+        """The same between two micro-batches of a step."""
+        return TensorGroup((*self.always, *self.gradients)) if self.of_loop else self._accumulated
+
+    @property
+    def in_step(self) -> TensorGroup:
+        """The same in the optimizer's step."""
+        return TensorGroup((*self.always, *self._of_step)) if self.of_loop else self._in_step
+
+    @cached_property
+    def _always(self) -> TensorGroup:
+        return TensorGroup((*self.tensors, *self._states, *self.of_sharding))
+
+    @cached_property
+    def _accumulated(self) -> TensorGroup:
+        return TensorGroup((*self._always, *self.gradients))
+
+    @cached_property
+    def _in_step(self) -> TensorGroup:
+        return TensorGroup((*self._always, *self._of_step))
+
+    @property
+    def _of_step(self) -> tuple[ResidentTensors, ...]:
+        return (*self.kept_gradients, *self.step_temporaries)
 
     @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
@@ -159,9 +194,7 @@ class ResidentState:
         """Whether a step has several micro-batches, of which the first does more than the others."""
         return self.trainer.generates and self.prepared.training.gradient_accumulation_steps > 1
 
-    def before_last(
-        self, always: tuple[ResidentTensors, ...], accumulated: tuple[ResidentTensors, ...]
-    ) -> tuple[ResidentTensors, ...]:
+    def before_last(self, always: TensorGroup, accumulated: TensorGroup) -> TensorGroup:
         """What stays alive in a backward pass before the last. Of two micro-batches, the first makes the gradients."""
         return always if self.prepared.training.gradient_accumulation_steps == 2 else accumulated
 
@@ -281,7 +314,7 @@ class ResidentState:
         return self.prepared.method.after_step(self.tensors, self.prepared.training)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
-        """The same tensors for a run that differs in batch, length, accumulation or device."""
+        """The same tensors for a run that differs in batch, length, or a device that divides as much of the state."""
         state = copy(self)
         state.prepared = self.prepared.for_run(training, device)
         return state

@@ -21,12 +21,12 @@ from calculator.training_step.zero.peaks import FlatPeaks
 from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensor_group import TensorGroup
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
@@ -125,7 +125,7 @@ class TrainingStep:
         """The peak of generation, in which no gradients exist."""
         resident = self.resident
         highest = max(self.generation, key=lambda each: each.moment.bytes)
-        always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
+        always = resident.always
         throughout = _bytes(always, self.carried)
         return Peak(
             phase="generation",
@@ -143,11 +143,9 @@ class TrainingStep:
             return self.flat.peaks()
         if self.partitioned is not None:
             return self.partitioned.peaks()
-        always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
-        accumulates = resident.prepared.training.gradient_accumulation_steps > 1
-        accumulated = (*always, *resident.gradients) if accumulates else always
-        in_step = (*always, *resident.kept_gradients, *resident.step_temporaries)
-        optimizer = _last(f"{resident.optimizer.name}: step", in_step, self.left)
+        always = resident.always
+        accumulated = resident.accumulated if resident.prepared.training.gradient_accumulation_steps > 1 else always
+        optimizer = _last(f"{resident.optimizer.name}: step", resident.in_step, self.left)
         if self.earlier is None:
             forward = self._peak("forward", self.last, accumulated, self.carried)
             if self.first is not None:
@@ -179,7 +177,7 @@ class TrainingStep:
         self,
         phase: PhaseName,
         of: MicroBatchRun,
-        state: Sequence[ResidentTensors],
+        state: TensorGroup,
         left: StorageCounts | None = None,
     ) -> Peak:
         marks = of.marks
@@ -197,12 +195,12 @@ class TrainingStep:
         )
 
 
-def _last(operation: str, state: Sequence[ResidentTensors], left: StorageCounts) -> Peak:
+def _last(operation: str, state: TensorGroup, left: StorageCounts) -> Peak:
     """The optimizer's step; everything in it counts to its peak."""
     size = _bytes(state, left)
     deferred = Deferred(partial(LiveTensors, state, left=left))
     return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, deferred=deferred)
 
 
-def _bytes(state: Sequence[ResidentTensors], left: StorageCounts | None) -> int:
-    return sum([tensor.bytes for tensor in state]) + (0 if left is None else left.bytes)
+def _bytes(state: TensorGroup, left: StorageCounts | None) -> int:
+    return state.bytes + (0 if left is None else left.bytes)

@@ -1,6 +1,7 @@
 """Answer of `POST /api/v1/estimate`, and the parts that other answers share with it."""
 
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, Literal
 
@@ -113,8 +114,7 @@ class EstimateAnswer(Answer):
     def _with_accuracy(cls, value: Any) -> Any:
         if not isinstance(value, Estimate):
             return value
-        attributes = {field.name: getattr(value, field.name) for field in fields(value)}
-        return {**attributes, "method": settings(value.method), "accuracy": accuracy(value)}
+        return {**dict(_values(value)), "method": settings(value.method), "accuracy": accuracy(value)}
 
 
 class ComparedEstimateAnswer(EstimateAnswer):
@@ -134,8 +134,13 @@ def settings(method: Method) -> dict[str, Any]:
     return {"name": method.name, **{name: _plain(value) for name, value in _values(method)}}
 
 
-def _values(settings: Any) -> list[tuple[str, Any]]:
-    return [(field.name, getattr(settings, field.name)) for field in fields(settings)]
+def _values(value: Any) -> list[tuple[str, Any]]:
+    return [(name, getattr(value, name)) for name in _names(type(value))]  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple([field.name for field in fields(kind)])
 
 
 _JSON = (str, int, float, NoneType)

@@ -1,0 +1,28 @@
+"""Resident tensors that are alive together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calculator.resident.per_parameter import ResidentTensors
+
+if TYPE_CHECKING:
+    from calculator.common.names import ComponentName
+
+
+class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  what is cached needs a dictionary
+    """Resident tensors, whose bytes are added up once: runs that differ in batch or length have the same."""
+
+    @cached_property
+    def bytes(self) -> int:
+        """The bytes of all of them."""
+        return sum([tensors.bytes for tensors in self])
+
+    @cached_property
+    def by_component(self) -> dict[ComponentName, int]:
+        """Their bytes by component."""
+        totals: dict[ComponentName, int] = {}
+        for tensors in self:
+            totals[tensors.component] = totals.get(tensors.component, 0) + tensors.bytes
+        return totals
