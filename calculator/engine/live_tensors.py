@@ -65,12 +65,16 @@ class LiveTensors:
         #: What another micro-batch left.
         self.left = left
 
+    @property
+    def group(self) -> TensorGroup:
+        """The resident tensors."""
+        resident = self.resident_tensors
+        return resident if isinstance(resident, TensorGroup) else TensorGroup(resident)
+
     def by_component(self) -> dict[ComponentName, int]:
         """Bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
-        resident = self.resident_tensors
-        group = resident if isinstance(resident, TensorGroup) else TensorGroup(resident)
-        totals.update(group.by_component)
+        totals.update(self.group.by_component)
         if self.storages is not None:
             _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:

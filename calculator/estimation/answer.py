@@ -133,8 +133,8 @@ class Component:
 
 def _sum(rows: tuple[Row, ...], attribute: str) -> str:
     more = len(rows) - SHOWN_TERMS
-    tail = [f"… ({more} more rows)"] if more > 0 else []
-    return " + ".join((*(getattr(row, attribute) for row in rows[:SHOWN_TERMS]), *tail))
+    terms = [getattr(row, attribute) for row in rows[:SHOWN_TERMS]]
+    return " + ".join([*terms, f"… ({more} more rows)"] if more > 0 else terms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

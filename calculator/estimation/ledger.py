@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from calculator.common.deferred import Deferred
 from calculator.common.names import ComponentName
 from calculator.engine.autocast import COPY
+from calculator.engine.live_tensors import COMPONENTS
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.estimation.answer import Component, Row
 from calculator.estimation.row_form import RowForm
@@ -18,7 +19,7 @@ from calculator.sharding.fsdp.units import UNIT_TENSORS
 from calculator.sharding.zero import state as zero
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensor_group import TensorGroup
 
 #: The source of each component's rows.
 SOURCES: dict[ComponentName, str] = {
@@ -148,9 +150,12 @@ _SIZE = attrgetter("bytes")
 def components(alive: LiveTensors) -> tuple[Component, ...]:
     """The non-empty components of a peak. Their rows are created when one is read."""
     ledger = Deferred(partial(rows, alive))
+    own = _components_of_step(alive)
     return tuple(
         [
             Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_of, ledger, name)))
+            if name in own
+            else _of_residents(alive.group, name)
             for name, size in alive.by_component().items()
             if size
         ]
@@ -159,3 +164,29 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
 
 def _of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:
     return ledger()[name]
+
+
+def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
+    """The components that tensors of the step may be in, besides resident tensors."""
+    if alive.left is not None:
+        return COMPONENTS
+    known: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")
+    if known is None:
+        of_kind = alive.storages.kinds.components if alive.storages is not None else ()
+        known = alive.live_kinds.known["components"] = frozenset([of_kind[kind] for kind in alive.live_kinds.counts])
+    return known
+
+
+def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
+    """A component of resident tensors alone, kept with them: it is that of every run with them."""
+    known: Component | None = group.components.get(name)
+    if known is None:
+        listed = Deferred(partial(_rows_of_residents, group, name))
+        size = group.by_component[name]
+        known = group.components[name] = Component(name=name, bytes=size, source=SOURCES[name], listed=listed)
+    return known
+
+
+def _rows_of_residents(group: TensorGroup, name: ComponentName) -> tuple[Row, ...]:
+    listed = [row for each in group if each.component == name for row in _of_resident(each)]
+    return tuple(sorted(listed, key=_SIZE, reverse=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.resident.per_parameter import ResidentTensors
 
@@ -18,6 +18,11 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  what is cached
     def bytes(self) -> int:
         """The bytes of all of them."""
         return sum([tensors.bytes for tensors in self])
+
+    @cached_property
+    def components(self) -> dict[ComponentName, Any]:
+        """Their rows and subtotals in a ledger, by component, kept by what lists them."""
+        return {}
 
     @cached_property
     def by_component(self) -> dict[ComponentName, int]:

@@ -15,7 +15,8 @@ class Answer(BaseModel):
     #: Whether the calculator's value keeps its JSON, in `json`, since it is in many answers.
     keeps_json: ClassVar[bool] = False
 
-    #: The members that a value has of its own, where it shares all others with further values: `form` keeps their JSON.
+    #: The members that a value has of its own, where it shares all others with further values: `form` keeps their JSON,
+    #: and the value its own in `json`.
     own: ClassVar[tuple[str, ...]] = ()
 
     #: The whole number of each value in a list whose form keeps the JSON of all other members. The list has these

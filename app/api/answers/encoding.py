@@ -35,8 +35,9 @@ def _model_writer(kind: type[BaseModel]) -> Writer:
     """Return a function from a value to the JSON of a model of it."""
     before = [getattr(kind, name) for name in kind.__pydantic_decorators__.model_validators]
     writers = {name: _field_writer(field) for name, field in kind.model_fields.items()}
-    own = getattr(kind, "own", ())
-    of_object = _of_form(writers, own) if own else _template(writers, "value.{}")
+    if getattr(kind, "own", ()):
+        return _of_form(writers, kind.own)  # type: ignore[attr-defined]  # an Answer has it
+    of_object = _template(writers, "value.{}")
     if not before:
         return _keeping(of_object) if getattr(kind, "keeps_json", False) else of_object
     of_dict = _template(writers, "value['{}']")
@@ -70,17 +71,18 @@ def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
 
 
 def _of_form(writers: Mapping[str, Writer | None], own: tuple[str, ...]) -> Writer:
-    """Return a function that fills the JSON of a value's form, which is written once, with what is the value's own."""
+    """Return a function that fills the JSON of a value's form with what is the value's own. Both are written once."""
     of_form = _room_for(writers, own)
     texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in own)
     texts_of = eval(f"lambda value: ({texts})", dict(writers))  # noqa: S307  the names of declared fields
 
-    def write(value: Any) -> str:
-        form = value.form
-        if form.json is None:
-            form.json = of_form(value)
-        text: str = form.json % texts_of(value)
-        return text
+    def write(value: Any) -> Any:
+        if value.json is None:
+            form = value.form
+            if form.json is None:
+                form.json = of_form(value)
+            value.json = form.json % texts_of(value)
+        return value.json
 
     return write
 

@@ -10,7 +10,6 @@ from calculator.common.names import ComponentName, PhaseName
 class Row(Answer):
     """Tensors of one kind that are alive at the peak."""
 
-    keeps_json: ClassVar[bool] = True
     own: ClassVar[tuple[str, ...]] = ("bytes", "substituted")
 
     name: str = described("What the tensors are.", "logits")

@@ -144,6 +144,42 @@ def test_the_rows_of_a_run_on_another_card_are_those_of_the_first():
     series, rows = SeriesCache(), []
     for gpu in ("rtx-4090", "l40s", "t4"):
         request = parse_request({**LORA, "device": {"gpu": gpu}, "reserved": "rule"})
-        rows.append([part.rows for part in estimate(request, series, whole=True).memory.components])
-    assert [first is second for first, second in zip(rows[0], rows[1], strict=True)] == [True] * len(rows[0])
-    assert not any(first is second for first, second in zip(rows[0], rows[2], strict=True))
+        rows.append({part.name: part.rows for part in estimate(request, series, whole=True).memory.components})
+    assert all(rows[1][name] is rows[0][name] for name in rows[0])
+    assert rows[2]["activations"] is not rows[0]["activations"]
+    assert rows[2]["base_weights"] is rows[0]["base_weights"]  # kernels change no resident tensor
+
+
+def test_a_sharding_has_the_buckets_of_its_own_run():
+    body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "reserved": "rule"}
+    alone = parse_request(body)
+    sharded = parse_request({**body, "device": {"gpu": "h200", "count": 4, "sharding": "ddp"}})
+    for request in (alone, sharded, alone):
+        assert estimate(request) == estimate(request, SeriesCache())
+
+
+def answered(request, series=None):
+    """The answer, or the problems of a refused request."""
+    try:
+        return estimate(request, series)
+    except PlanError as error:
+        return error.problems
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**LORA, "training": {"dtype": "float32", "padding": False}},  # a warning has the gigabytes of scores
+        {"model": "gpt2", "method": {"name": "prefix", "num_virtual_tokens": 8}},  # 1,024 positions
+        {
+            "model": "gpt2",
+            "method": {"name": "lora", "r": 1},
+            "training": {"trainer": "trl-sft", "completion_tokens": 64},
+        },
+    ],
+)
+def test_what_is_checked_and_said_is_that_of_the_sizes(body):
+    training = body.get("training", {})
+    for length in (64, 65, 200, 1016, 1017, 64, 900, 32):
+        request = parse_request({**body, "training": {**training, "sequence_length": length}})
+        assert answered(request) == answered(request, SeriesCache())
