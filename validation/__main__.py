@@ -11,6 +11,7 @@ COMMANDS = {
     "trace": "validation.comparison.show",
     "cases": "validation.comparison.cases",
     "phases": "validation.comparison.phases",
+    "phase-traces": "validation.comparison.phase_traces",
     "replays": "validation.comparison.replays",
     "record": "validation.comparison.record",
     "compare": "validation.comparison.compare",

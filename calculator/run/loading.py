@@ -1,7 +1,8 @@
 """The peak of loading a model: on the GPU, and in the host memory of the process.
 
 Sources: transformers 5.24, core_model_loading.py (_materialize_copy, spawn_materialize, GLOBAL_WORKERS) and
-modeling_utils.py (_load_pretrained_model), which maps the files into memory and makes every model on the meta device;
+modeling_utils.py (_load_pretrained_model), which maps the files into memory and makes every model on the meta device,
+and integrations/deepspeed.py (_load_state_dict_into_zero3_model);
 safetensors 0.8, whose tensors are views of the mapped file.
 """
 
@@ -44,11 +45,15 @@ _SOURCE = "transformers/core_model_loading.py; safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPeak:
-    """What a phase adds to the resident set of the process, the part of it in mapped files, and where it comes from."""
+    """What a phase adds to the resident set of the process, the part of it in mapped files, and where it comes from.
+
+    `of_first`: whether the other processes of the node add nothing.
+    """
 
     bytes: int
     file_bytes: int
     sentence: str
+    of_first: bool = False
 
 
 class ModelLoading:
@@ -103,6 +108,8 @@ class ModelLoading:
         weights = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
         base = [tensor for tensor in weights if tensor.name.split(".")[0] not in heads]
         new = sum(each.parameters * each.count * ITEMSIZE[self.dtype] for each in weights if each not in base)
+        if self.resident.partitioned is not None and self.resident.partitioned.is_built_partitioned:
+            return self._under_zero_init(base)
         read = self._with_adapter(self._of_files(base))
         if not new or self.reads_onto_gpu:
             return read
@@ -139,6 +146,17 @@ class ModelLoading:
         temporary = largest * (1 if self.quantizes else WORKERS)
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
+
+    def _under_zero_init(self, base: list[ResidentTensor]) -> HostPeak:
+        """The bytes where the first process alone reads the files, onto its GPU, from which the others get weights."""
+        mapped = sum(each.parameters * each.count for each in base) * ITEMSIZE[self.stored]
+        dtype = self.prepared.cast_to or "float32"
+        sentence = "The mapped files, which the first process alone reads (deepspeed.zero.Init)."
+        if self.stored == dtype:
+            return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence, of_first=True)
+        largest = max(each.parameters for each in base) * ITEMSIZE[dtype]
+        sentence += f" It casts weights to {dtype} on their way, one at a time."
+        return HostPeak(bytes=mapped + largest, file_bytes=mapped, sentence=sentence, of_first=True)
 
     @property
     def _sharding(self) -> str:

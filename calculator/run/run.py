@@ -138,11 +138,12 @@ class _Run:
         loading = ModelLoading(self.resident, self.run, self._config)
         given = self.estimate.fit
         host = loading.host
+        processes = 1 if host.of_first else self._processes
         return self._phase(
             "load",
             loading.peak(given.usable_bytes - self._context if given else None),
             resident=0,
-            host_bytes=host.file_bytes + self._processes * (host.bytes - host.file_bytes),
+            host_bytes=host.file_bytes + processes * (host.bytes - host.file_bytes),
             host_file_bytes=host.file_bytes,
             host=host.sentence,
         )

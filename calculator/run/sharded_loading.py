@@ -10,13 +10,14 @@ and, of stage 3, runtime/zero/partition_parameters.py (_partition_param) and sta
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from calculator.allocator.sharded_loading import CODE_BOOK, in_order
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import offloads_optimizer
+from calculator.run.zero_init_loading import LoadingUnderZeroInit, gathered
 from calculator.sharding.fsdp.parameters import is_sharded, shard
 from calculator.sharding.fsdp.units import ROOT
 
@@ -39,7 +40,7 @@ def sharding_moments(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     if resident.flat is not None:
         return _flattened(resident, resident.flat)
     if resident.partitioned is not None:
-        return chain((_partitioned(resident, resident.partitioned),), _set_up(resident, resident.partitioned))
+        return _of_stage_3(resident, resident.partitioned)
     return _fully_sharded(resident)
 
 
@@ -91,16 +92,29 @@ def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Aliv
         yield [*whole, *flat, *_named(zeros)], "initialize_optimizer_states"
 
 
-def _partitioned(resident: ResidentState, state: PartitionedState) -> tuple[Alive, str]:
-    """The fullest moment while stage 3 partitions a model that is whole on the GPU, one parameter after another."""
-    whole = [(each.key.name, each.whole) for each in state.every]
-    parts = _partitions(state)
+def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
+    """The moments of loading a model for stage 3. Under deepspeed.zero.Init, only adapters are partitioned later."""
+    buffers = [*_named(each for each in resident.tensors if not each.parameters)]
+    parts, later = _partitions(state), state.every
+    if state.is_built_partitioned:
+        yield from LoadingUnderZeroInit(state).moments()
+        base = {each.name for each in state.tensors if each.base}
+        before = [part for part, each in zip(parts, state.every, strict=True) if each.key.name in base]
+        parts = [part for part, each in zip(parts, state.every, strict=True) if each.key.name not in base]
+        buffers, later = [*buffers, *before], [each for each in state.every if each.key.name not in base]
+    if later:
+        yield _partitioned(buffers, parts, later)
+    yield from _set_up(resident, state)
+
+
+def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tuple[Alive, str]:
+    """The fullest moment while stage 3 partitions parameters that are whole on the GPU, one after another."""
+    whole = [(each.key.name, each.whole) for each in parameters]
     added = accumulate(size for _, size in parts)
     freed = accumulate((size for _, size in whole), initial=0)
     alive = [more - less for more, less in zip(added, freed, strict=False)]
     at = max(range(len(alive)), key=alive.__getitem__)
-    buffers = [each for each in resident.tensors if not each.parameters]
-    return [*_named(buffers), *parts[: at + 1], *whole[at:]], f"partition: {whole[at][0]}"
+    return [*kept, *parts[: at + 1], *whole[at:]], f"partition: {whole[at][0]}"
 
 
 def _partitions(state: PartitionedState) -> Alive:
@@ -121,18 +135,21 @@ def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[
     if not state.sizes.offloads_optimizer:
         kept.append(("inf_or_nan_tracker", 512))
         before: Alive = []
-        for master in map(state.like_sub_group, numbers, repeat("master weights")) if state.dtype != "float32" else ():
-            cast = [(f"{master.name}: cast", master.bytes)]
-            yield [*kept, *masters, *before, *cast], "_create_fp32_partitions"
+        for master in map(state.like_sub_group, numbers, repeat("master weights")):
+            # A master is a copy of the partition, which is then cast.
+            copied = [] if state.dtype == "float32" else [(f"{master.name}: cast", master.bytes)]
+            yield [*kept, *masters, *before, *copied], "_create_fp32_partitions"
             masters += _named([master])
-            yield [*kept, *masters, *cast], "_create_fp32_partitions"
-            before = cast
+            yield [*kept, *masters, *copied], "_create_fp32_partitions"
+            before = copied
         largest = max((state.like_sub_group(number, "zeros for gradients") for number in numbers), key=_bytes)
         yield [*kept, *masters, *_named([largest])], "initialize_optimizer_states"
     kept += [*masters, *_named(state.buckets)]
     largest_parameter = max((each for each in state.every if each.trained), key=_gathered_bytes)
-    gathered = [(f"{largest_parameter.key.name}: gathered", largest_parameter.with_padding)]
-    yield [*kept, *gathered], "create_reduce_and_remove_grad_hooks"
+    yield (
+        [*kept, *gathered([(largest_parameter.key.name, largest_parameter)], state)],
+        "create_reduce_and_remove_grad_hooks",
+    )
 
 
 def _bytes(tensor: ResidentTensor) -> int:

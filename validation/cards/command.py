@@ -1,12 +1,13 @@
 """Compute the table of what cards can train, which /cards reads: calculator/catalogue/cards.json.
 
 It replays about 40,000 runs, which takes minutes on four cores. --model computes the rows of some models again, and
-leaves the others.
+--missing those of models that the table lacks; both leave the others. The file is written after each model.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from os import cpu_count
 from pathlib import Path
@@ -27,18 +28,27 @@ TABLE = Path(catalogue.__file__).parent / FILE
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--model", nargs="+", default=[], metavar="ID", help="models whose rows are computed again")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--model", nargs="+", default=[], metavar="ID", help="models whose rows are computed again")
+    chosen.add_argument("--missing", action="store_true", help="compute the rows of models that the table lacks")
+    chosen.add_argument("--list", action="store_true", help="print these models; the status is 1 if there are any")
     parser.add_argument("--output", type=Path, default=TABLE, metavar="FILE", help="default: the table of the package")
     parser.add_argument("--processes", type=int, default=cpu_count(), metavar="N", help="default: one for each core")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the table."""
-    ids = [catalogue.model(name).id for name in args.model] or [entry.id for entry in catalogue.models()]
-    known = catalogue.read(FILE)["rows"] if args.model else []
-    computed = dict(zip(ids, _computed(ids, args.processes), strict=True))
-    table = [row for entry in catalogue.models() for row in computed.get(entry.id) or _of(entry.id, known)]
-    args.output.write_text(text(table), encoding="utf-8")
+    """Write the table, or print the models that it lacks."""
+    known = catalogue.read(FILE)["rows"]
+    lacking = [entry.id for entry in catalogue.models() if not _of(entry.id, known)]
+    if args.list:
+        sys.stdout.write("".join(f"{model}\n" for model in lacking))
+        return int(bool(lacking))
+    some = lacking if args.missing else [catalogue.model(name).id for name in args.model]
+    ids = some if args.missing or args.model else [entry.id for entry in catalogue.models()]
+    rows_of = {entry.id: _of(entry.id, known) for entry in catalogue.models()}
+    for model, found in zip(ids, _computed(ids, args.processes), strict=True):
+        rows_of[model] = found
+        args.output.write_text(text(row for of_model in rows_of.values() for row in of_model), encoding="utf-8")
     return 0
 
 

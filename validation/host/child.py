@@ -34,9 +34,14 @@ def resident() -> dict[str, int]:
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM", "RssFile")}
 
 
+def from_pretrained(folder: str, dtype: str) -> Any:
+    """Load a model."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+
+
 def load(folder: str, dtype: str) -> Any:
     """Load a model, and read every weight as a move to a GPU does."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model = from_pretrained(folder, dtype)
     for parameter in model.parameters():
         parameter.view(-1)[::512].sum()
     return model

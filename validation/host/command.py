@@ -20,7 +20,12 @@ from validation.host.measure import (
     model_config,
     write_model,
 )
-from validation.host.several import measured_on_node, node_evaluation_cases, node_loading_cases
+from validation.host.several import (
+    measured_on_node,
+    node_evaluation_cases,
+    node_loading_cases,
+    zero_3_loading_cases,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +37,7 @@ MOST = 0.03
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--hidden-size", type=int, default=1024, help="the width of the model that is loaded")
+    parser.add_argument("--zero3", action="store_true", help="only loading for ZeRO-3, which needs DeepSpeed")
     parser.add_argument("--layers", type=int, default=16, help="its depth")
 
 
@@ -42,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
         config, of_logits = model_config(args.hidden_size, args.layers), model_config(64, 1)
         for each, where in ((config, large), (model_config(16, 1), tiny), (of_logits, wide)):
             write_model(each, where)
+        if args.zero3:
+            cases = zero_3_loading_cases(config, large)
+            return int(max(_error(each.name, each.predicted, measured_on_node(each, tiny)) for each in cases) > MOST)
         one = (*loading_cases(config, large), *evaluation_cases(4, 256, 32_000, 8), merging_case(config, large))
         several = (*node_loading_cases(config, large), *node_evaluation_cases(of_logits, wide, 64, 8))
         errors = [_error(case.name, case.predicted, measured(case, tiny)) for case in one]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -18,14 +18,17 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from calculator.inputs.sharding import parse_sharding
 from calculator.run.request import parse_run
-from validation.host.child import CLEAR_REFS, load, resident
+from validation.host.child import CLEAR_REFS, from_pretrained, load, resident
 from validation.sharding.checkpoints import rank_of
 from validation.sharding.launch import arguments
+from validation.sharding.streams import Streams
+from validation.sharding.zero_init import applies, zero_init
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.inputs.sharding import Sharding
     from calculator.run.request import RunRequest
 
 _FULLY_SHARD = "torch.distributed.fsdp.fully_shard"
@@ -63,7 +66,9 @@ def run_rank(body: dict[str, Any], phase: str, large: str, tiny: str, folder: st
     torch.set_num_threads(1)
     parsed, device = parse_run(body), body["device"]
     sharding = parse_sharding({name: body[name] for name in body if name != "run"}, device["sharding"], device["count"])
-    run = {"load": _load, "evaluation": _evaluate}[phase]
+    run: Callable[..., dict[str, int]] = {"load": _load, "evaluation": _evaluate}[phase]
+    if sharding.stage:
+        run = partial(_load_for_deepspeed, sharding)
     with rank_of(sharding, rank, folder):
         given = arguments(parsed.estimate.training, sharding)
         run(tiny, parsed, given, folder)
@@ -91,14 +96,42 @@ def _load(model: str, request: RunRequest, given: dict[str, Any], folder: str) -
     loaded = load(model, request.estimate.training.dtype)
     if "fsdp" in given:
         trainer = _trainer(loaded, request, given, folder)
-        with mock.patch(_FULLY_SHARD, _after(growth)):
+        with mock.patch(_FULLY_SHARD, _after(growth, torch.distributed.fsdp.fully_shard)):
             trainer.accelerator.prepare(trainer.model, torch.optim.SGD(trainer.model.parameters()))
     return growth.found
 
 
-def _after(growth: Growth) -> Callable[..., Any]:
-    """`fully_shard`, before whose first call the growth is read."""
-    shard = torch.distributed.fsdp.fully_shard
+def _load_for_deepspeed(
+    sharding: Sharding, model: str, request: RunRequest, given: dict[str, Any], folder: str
+) -> dict[str, int]:
+    """Load a model for stage 3. Where it is given whole to DeepSpeed, the growth is that until it moves to the GPU."""
+    import deepspeed  # noqa: PLC0415  (DeepSpeed is optional)
+    from deepspeed.runtime.engine import DeepSpeedEngine  # noqa: PLC0415  (as above)
+
+    from validation.sharding.accelerator import forget_groups, posing_as_cuda  # noqa: PLC0415  (as above)
+    from validation.sharding.zero import config_of  # noqa: PLC0415  (as above)
+
+    own, streams = request.estimate, Streams()
+    growth = Growth()
+    with zero_init(own, sharding, streams, torch.device("cpu")):
+        is_partitioned = applies(own, sharding)
+        dtype = own.training.dtype
+        loaded = from_pretrained(model, dtype) if is_partitioned else load(model, dtype)
+    if not is_partitioned:
+        config = config_of(own.training, sharding, loaded.config.hidden_size)
+        optimizer = torch.optim.SGD(loaded.parameters())
+        forget_groups()
+        broadcast = _after(growth, DeepSpeedEngine._broadcast_model)
+        with (
+            posing_as_cuda("cpu", streams, "gloo"),
+            mock.patch.object(DeepSpeedEngine, "_broadcast_model", broadcast),
+        ):
+            deepspeed.initialize(model=loaded, optimizer=optimizer, config=config)
+    return growth.found
+
+
+def _after(growth: Growth, shard: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that shards, before whose first call the growth is read."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         _ = growth.found

@@ -8,8 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from calculator.estimation.compatibility import within_positions
+from calculator.estimation.estimate import model_of, resident_state
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
+from calculator.run.zero_init_loading import LoadingUnderZeroInit
 from validation.host.ranks import run_rank
 from validation.sharding.checkpoints import in_processes
 
@@ -25,7 +28,8 @@ class NodeCase:
 
     Attributes:
         folder: The model.
-        on_device: The bytes of all processes that would be on GPUs at the peak.
+        on_device: The bytes of all these processes that would be on GPUs at the peak.
+        readers: The processes that map the files, which are measured.
         maps: Whether the weights are views of the mapped file to the end.
     """
 
@@ -34,6 +38,7 @@ class NodeCase:
     body: dict[str, Any]
     folder: Path
     on_device: int = 0
+    readers: int = COUNT
     maps: bool = False
 
     @property
@@ -55,6 +60,38 @@ def node_loading_cases(config: dict[str, Any], folder: Path) -> Iterator[NodeCas
                 folder=folder,
                 maps=sharding == "ddp" and dtype == "bfloat16",
             )
+
+
+def zero_3_loading_cases(config: dict[str, Any], folder: Path) -> Iterator[NodeCase]:
+    """Loading for ZeRO-3: under deepspeed.zero.Init, and whole, in the checkpoint's dtype and in another one.
+
+    Under zero.Init, the first process is measured, with its partitions and a gathered module, which would be on a GPU.
+    """
+    for is_partitioned in (True, False):
+        for dtype in ("bfloat16", "float32"):
+            training = {"dtype": dtype, "sequence_length": 8, "deepspeed": {"zero3_init_flag": is_partitioned}}
+            if dtype == "bfloat16" or not is_partitioned:
+                training["autocast"] = "bfloat16"
+            body = _body(config, "zero3", training)
+            yield NodeCase(
+                name=f"load bfloat16 as {dtype} in {COUNT} processes, zero3{', zero.Init' * is_partitioned}",
+                phase="load",
+                body=body,
+                folder=folder,
+                on_device=_while_reading(body) if is_partitioned else 0,
+                readers=1 if is_partitioned else COUNT,
+                maps=dtype == "bfloat16" and not is_partitioned,
+            )
+
+
+def _while_reading(body: dict[str, Any]) -> int:
+    """The most bytes on a GPU while a model is filled under deepspeed.zero.Init."""
+    own = parse_run(body).estimate
+    model = model_of(own.model)
+    state = resident_state(within_positions(own, model)).partitioned
+    assert state is not None
+    *_, (alive, _) = LoadingUnderZeroInit(state).moments()
+    return sum(size for _, size in alive)
 
 
 def node_evaluation_cases(config: dict[str, Any], folder: Path, tokens: int, batches: int) -> Iterator[NodeCase]:
@@ -106,4 +143,4 @@ def measured_on_node(case: NodeCase, tiny: Path) -> int:
     if case.maps:
         return sum(each["proportional"] for each in grown)
     mapped = sum(each.stat().st_size for each in case.folder.glob("*.safetensors")) if case.phase == "load" else 0
-    return sum(each["bytes"] for each in grown) - (COUNT - 1) * mapped
+    return sum(each["bytes"] for each in grown[: case.readers]) - (case.readers - 1) * mapped

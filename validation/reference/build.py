@@ -130,7 +130,15 @@ def build_model(
     Raises:
         PlanError: if transformers or PEFT refuses the request, or a GPU would.
     """
-    base = build_base(request, device, quantization, quant_storage)
+    return adapted(build_base(request, device, quantization, quant_storage), request, device)
+
+
+def adapted(base: ReferenceModel, request: Request, device: torch.device) -> ReferenceModel:
+    """Apply the request's method to its model.
+
+    Raises:
+        PlanError: if PEFT refuses the request.
+    """
     with refusing("method"), META if device == META else nullcontext():
         wrapped = methods.apply(base.model, request)
     wrapped.train()
@@ -154,7 +162,7 @@ def build_base(
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
     with refusing("model"), META if packed else device:
-        model = _model(request, dtype, auto_model or _auto_model(request))
+        model = _model(request, dtype, auto_model or language_model_of(request))
     check(model, request)
     base_parameters = sum(size_of(parameter) for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
@@ -191,7 +199,7 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
         config.problem_type = request.problem_type
     if auto_model is AutoModelForSequenceClassification:
         _classifies_sequences(config, request)
-    attention = _attention(_auto_model(request), config, request.training)
+    attention = _attention(language_model_of(request), config, request.training)
     model = auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
     if has_own_head(config_of(request)):
         untie(model)
@@ -225,7 +233,7 @@ def _classifies_sequences(config: PreTrainedConfig, request: Request) -> None:
         text.pad_token_id = 0
 
 
-def _auto_model(request: Request) -> Any:
+def language_model_of(request: Request) -> Any:
     """The class of transformers that builds the model for the request's task."""
     return language_model(config_of(request)["model_type"], request.task)
 

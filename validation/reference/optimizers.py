@@ -44,8 +44,10 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def optimizer_for(name: OptimizerName, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of `TrainingArguments(optim=name)` over one parameter group."""
+def optimizer_for(
+    name: OptimizerName, parameters: list[torch.nn.Parameter] | list[dict[str, list[torch.nn.Parameter]]]
+) -> torch.optim.Optimizer:
+    """The optimizer of `TrainingArguments(optim=name)` over one parameter group, or over several."""
     return OPTIMIZERS[name](parameters, lr=1e-4)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import weakref
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import torch
@@ -19,11 +20,13 @@ from torch.distributed.fsdp._fully_shard import _fsdp_init
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import Trainer
 
 from calculator.common.dtype import allocated
 from calculator.estimation.sharded_request import parse_sharded_request
-from validation.reference.build import META, build_model
-from validation.reference.optimizers import optimizers_on_meta
+from validation.reference.build import META, adapted, build_base, build_model
+from validation.reference.optimizers import optimizer_for, optimizers_on_meta
+from validation.sharding.from_checkpoint import checkpoint_of
 from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import one_rank_of
 from validation.sharding.streams import Streams
@@ -92,20 +95,26 @@ def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
     request, sharding, streams, peak = sharded.request, sharded.sharding, Streams(), PeakOnMeta()
     is_fsdp, quantizes = sharding.name == "fsdp", request.method.facts.quantizes_base
     broadcasts = sharding.fsdp_config.cpu_ram_efficient_loading and not quantizes
+    is_partitioned = applies(request, sharding)
     with ExitStack() as stack:
+        checkpoint = stack.enter_context(checkpoint_of(request)) if is_partitioned else None
         stack.enter_context(one_rank_of(sharding.count, sharding.count - 1 if broadcasts else 0, streams))
         for context in (emulate_cuda(), optimizers_on_meta(), patched_model_code(), HostReads()):
             stack.enter_context(context)
         stack.enter_context(mock.patch.object(_fsdp_init, "_move_states_to_device", _moved))
         on_host = is_fsdp and not quantizes
         device = torch.device("cpu") if on_host else META
-        with zero_init(request, sharding, streams, device):
+        if is_partitioned:
+            with zero_init(request, sharding, streams, META), peak:
+                reference = adapted(build_base(request, META, auto_model=checkpoint), request, META)
+        else:
             reference = build_model(request, device, quant_storage=sharding.quant_storage)
-        if sharding.stage and request.training.autocast and not applies(request, sharding):
+        if sharding.stage and request.training.autocast and not is_partitioned:
             reference.model.to(getattr(torch, request.training.autocast))
         peak.count(_tensors(reference.model))
         engine = ENGINES[sharding.name](reference, request.training, sharding, streams)
         engine._device = "meta"
+        stack.enter_context(mock.patch.object(engine, "create_optimizer", partial(_create_optimizer, engine)))
         gc.collect()
         gc.disable()
         try:
@@ -139,6 +148,17 @@ def _broadcasts(peak: PeakOnMeta) -> Iterator[None]:
 
     with ExitStack() as stack, mock.patch.object(fsdp_utils, "fsdp2_load_full_state_dict", run):
         yield
+
+
+def _create_optimizer(engine: Engine) -> None:
+    """Create the optimizer with the Trainer's two groups, of which one has weight decay."""
+    model = engine.reference.model
+    decays = Trainer.get_decay_parameter_names(cast("Any", None), model)
+    groups: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]] = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name not in decays].append(parameter)
+    engine.optimizer = optimizer_for(engine.training.optimizer, [{"params": group} for group in groups])
 
 
 def _gathered_by_deepspeed(engine: Engine, peak: PeakOnMeta, **given: bool) -> int:

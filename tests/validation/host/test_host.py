@@ -3,7 +3,7 @@
 import pytest
 
 from validation.host.measure import loading_cases, measured, merging_case, model_config, write_model
-from validation.host.several import node_evaluation_cases, node_loading_cases
+from validation.host.several import node_evaluation_cases, node_loading_cases, zero_3_loading_cases
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -37,3 +37,11 @@ def test_each_process_has_the_logits_of_both_and_those_of_the_last_batch(tmp_pat
     at_once, _ = node_evaluation_cases(model_config(16, 1), tmp_path, 64, 8)
     logits, labels = 64 * 32_000, 64 * 8
     assert at_once.predicted == 2 * (32 * logits * (2 + 4) + 4 * (2 * logits + labels))
+
+
+def test_one_process_reads_the_files_under_zero_init_where_its_gpu_has_the_partitions(tmp_path):
+    config = model_config(16, 1)
+    built, cast, whole, _ = zero_3_loading_cases(config, tmp_path)
+    assert built.predicted - built.on_device == whole.predicted
+    assert cast.predicted - cast.on_device == whole.predicted + 4 * 32_000 * 16
+    assert built.on_device > whole.predicted // 2

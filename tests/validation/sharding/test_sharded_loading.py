@@ -30,3 +30,12 @@ def test_the_weights_that_zero_3_gathers_for_a_checkpoint_have_the_recorded_peak
     case = next(each for each in recorded if each["request"]["device"]["sharding"] == "zero3")
     body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
     assert trace_sharding(body)[1] == case["gathered_bytes"]
+
+
+def test_a_model_that_is_built_and_filled_under_zero_init_has_the_recorded_peak():
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
+    recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())
+    case = [each for each in recorded if each["request"]["device"]["sharding"] == "zero3"][-7]
+    body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
+    assert case["request"]["model"]["config"]["tie_word_embeddings"]
+    assert trace_sharding(body)[0] == case["load_bytes"]

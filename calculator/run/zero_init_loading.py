@@ -1,0 +1,105 @@
+"""The most bytes on a GPU while transformers builds a model under deepspeed.zero.Init and fills it from its files.
+
+Sources: deepspeed 0.19.8, runtime/zero/partition_parameters.py (zero_wrapper_for_fp_tensor_constructor, which makes a
+parameter in the dtype of from_pretrained and casts it; Init._post_init_method; GatheredParameters); transformers 5.24,
+integrations/deepspeed.py (_load_state_dict_into_zero3_model) and modeling_utils.py (_initialize_missing_keys).
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE, allocated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.common.dtype import DType
+    from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.state import PartitionedState
+
+#: What is alive at a moment: names of tensors, and their bytes.
+Alive = list[tuple[str, int]]
+
+#: A moment: how many parameters have their partitions, what else is alive, and what runs.
+_Moment = tuple[int, Alive, str]
+
+
+class LoadingUnderZeroInit:
+    """The moments of `from_pretrained` that may be the peak."""
+
+    def __init__(self, state: PartitionedState) -> None:
+        self._state, self._dtype = state, state.prepared.given.dtype
+        model = state.prepared.model
+        base = {each.name for each in state.tensors if each.base}
+        own = [each for each in state.every if each.key.name in base]
+        named = {each.key.name: each for each in own}
+        #: The parameters in the order in which they are made: tied ones too, which are tied once the files are read.
+        self._made = [(each.key.name, each) for each in own]
+        self._made += [(alias, named[of]) for alias, of in model.tied.items() if of in named]
+        self._tied, self._heads = model.tied, model.task.head_names
+        self._buffers = [(each.name, each.bytes) for each in state.tensors if not each.parameters]
+        self._parts = self.partitions
+        self._sums = [*accumulate((size for _, size in self._parts), initial=0)]
+
+    def moments(self) -> Iterator[tuple[Alive, str]]:
+        """The fullest moment while the model is built, and while its weights are read."""
+        for found in (self._building(), self._reading()):
+            count, alive, what = max(found, key=lambda each: self._sums[each[0]] + _sum(each[1]))
+            yield [*self._parts[:count], *alive], what
+
+    @property
+    def partitions(self) -> Alive:
+        """The partition of each parameter on the GPU, where none is if parameters are offloaded."""
+        on_gpu = not self._state.sizes.offloads_parameters
+        return [(f"{name}: partition", _bytes(each.partition, each.dtype) * on_gpu) for name, each in self._made]
+
+    def _building(self) -> Iterator[_Moment]:
+        """Each module makes its parameters, which are partitioned one after another."""
+        done = 0
+        for _, group in _modules(self._made):
+            whole: Alive = []
+            for name, each in group:
+                created = [(f"{name}: created", _bytes(each.elements, self._dtype))] * (each.dtype != self._dtype)
+                yield done, [*self._before(done), *whole, *created, (name, each.whole)], f"zero.Init: {name}"
+                whole.append((name, each.whole))
+            for at, (name, _) in enumerate(group):
+                done += 1
+                yield done, [*self._before(done), *whole[at:]], f"partition: {name}"
+
+    def _before(self, done: int) -> Alive:
+        """The buffers, which the model has once its last layer is built."""
+        last = max((at for at, (name, _) in enumerate(self._made) if ".*." in name), default=-1)
+        return self._buffers if done > last + 1 else []
+
+    def _reading(self) -> Iterator[_Moment]:
+        """Each module's parameters are gathered and filled, and then those that are not in the files, all at once."""
+        done = len(self._made)
+        in_files = [each for each in self._made if each[0] not in self._tied]
+        new = [each for each in in_files if each[0].split(".")[0] in self._heads]
+        for module, group in _modules(each for each in in_files if each not in new):
+            yield done, [*self._buffers, *gathered(group, self._state)], f"GatheredParameters: {module}"
+        yield done, [*self._buffers, *gathered(new, self._state)], "initialize_weights"
+
+
+def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedState) -> Alive:
+    """Named parameters while they are gathered, with their partitions, which are copied to the GPU if offloaded."""
+    found = [(f"{name}: gathered", each.with_padding) for name, each in parameters]
+    if state.sizes.offloads_parameters:
+        found += [(f"{name}: copy of the partition", _bytes(each.partition, each.dtype)) for name, each in parameters]
+    return found
+
+
+def _modules(parameters: Iterable[tuple[str, Partitioned]]) -> Iterator[tuple[str, list[tuple[str, Partitioned]]]]:
+    """The parameters of each module."""
+    for module, group in groupby(parameters, key=lambda each: each[0].rpartition(".")[0]):
+        yield module, [*group]
+
+
+def _bytes(elements: int, dtype: DType) -> int:
+    return allocated(elements, ITEMSIZE[dtype])
+
+
+def _sum(alive: Alive) -> int:
+    return sum(size for _, size in alive)

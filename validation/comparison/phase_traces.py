@@ -1,0 +1,125 @@
+"""Trace the phases of whole runs in tests/cases/run again, and print those whose bytes differ from the recorded ones.
+
+python -m validation phase-traces --write                             # record what is traced
+python -m validation phase-traces --file loading --add REQUEST.json   # trace a request and record it
+python -m validation phase-traces --seed SEED --count 20              # compare loading of random requests under ZeRO-3
+
+Each trace has a process of its own. DeepSpeed's need it installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError
+from calculator.run.request import parse_run
+from calculator.run.run import whole_run
+from validation.comparison.phases import CASES
+from validation.random_grid.sharded_requests import random_sharded_request
+from validation.tracing.isolation import alone
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    Case = dict[str, Any]
+
+#: The files of cases.
+FILES = ("evaluation", "loading", "merge")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--file", choices=FILES, help="only the cases of this file; default: all")
+    parser.add_argument("--write", action="store_true", help="write what is traced into the files")
+    parser.add_argument("--add", nargs="+", default=[], type=Path, metavar="REQUEST", help="add requests to --file")
+    parser.add_argument("--seed", type=int, help="draw random requests instead, and compare their loading")
+    parser.add_argument("--count", type=int, default=10, help="how many are drawn")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trace; returns 1 if bytes differ from those recorded or predicted."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU while it is imported
+    if args.seed is not None:
+        return int(max(_differs(args.seed, number) for number in range(args.count)))
+    differ = False
+    for name in [args.file] if args.file else FILES:
+        file = CASES / f"{name}.jsonl"
+        recorded = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        given = [{"request": json.loads(path.read_text(encoding="utf-8"))} for path in args.add]
+        traced = [_traced(name, case) for case in given]
+        if not given:
+            traced = [_traced(name, case) for case in recorded]
+            differ |= max(_printed(name, *pair) for pair in zip(recorded, traced, strict=True))
+        if args.write or given:
+            lines = (json.dumps(case) + "\n" for case in ((*recorded, *traced) if given else traced))
+            file.write_text("".join(lines), encoding="utf-8")
+    return int(differ)
+
+
+def _printed(name: str, recorded: Case, traced: Case) -> bool:
+    """Whether a case differs from its trace, which is printed."""
+    if recorded == traced:
+        return False
+    own = [{key: value for key, value in each.items() if key != "request"} for each in (recorded, traced)]
+    print(f"{name}: recorded {own[0]}, traced {own[1]}: {json.dumps(recorded['request'])}")
+    return True
+
+
+def _differs(seed: int, number: int) -> bool:
+    """Whether the loading of a random request differs from its trace."""
+    body = random_sharded_request(seed, number, sharding="zero3") | {"reserved": "rule", "run": {"save_strategy": "no"}}
+    try:
+        found = next(each for each in whole_run(parse_run(body)).phases if each.name == "load")
+        traced = alone(_loading, {"request": body})["load_bytes"]
+    except PlanError as error:
+        print(f"{number}: refused: {error}")
+        return False
+    print(f"{number}: predicted {found.gpu_bytes:,} ({found.operation}), traced {traced:,}")
+    return bool(found.gpu_bytes != traced)
+
+
+def _traced(name: str, case: Case) -> Case:
+    """A case with what a trace shows. Of generation, which is traced by no trainer, nothing is changed."""
+    trace: dict[str, Callable[[Case], Case]] = {"evaluation": _evaluation, "loading": _loading, "merge": _merge}
+    return case if case.get("phase") == "generation" else {**case, **alone(trace[name], case)}
+
+
+def _body(case: Case) -> Case:
+    """The request of a step."""
+    return {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
+
+
+def _loading(case: Case) -> Case:
+    from validation.sharding.loading import trace_sharding  # noqa: PLC0415  (a trace's process imports the libraries)
+    from validation.tracing.initialization import trace_initialization  # noqa: PLC0415  (as above)
+
+    request = parse_run(case["request"])
+    if request.estimate.device.sharding == "none":
+        return {"load_bytes": trace_initialization(request.estimate), "gathered_bytes": None}
+    load, gathered = trace_sharding(_body(case))
+    return {"load_bytes": load, "gathered_bytes": gathered if request.run.saves else 0}
+
+
+def _evaluation(case: Case) -> Case:
+    from validation.sharding.evaluation import trace_sharded_evaluation  # noqa: PLC0415  (as above)
+    from validation.tracing.evaluation import trace_evaluation  # noqa: PLC0415  (as above)
+
+    request = parse_run(case["request"])
+    trace = trace_evaluation if request.estimate.device.sharding == "none" else trace_sharded_evaluation
+    traced = trace(_body(case), request.run)
+    return {"phase": "evaluation", "resident_bytes": traced.resident_bytes, "peak_bytes": traced.peak_bytes}
+
+
+def _merge(case: Case) -> Case:
+    from calculator.inference.served_method import ServedMethod  # noqa: PLC0415  (as above)
+    from calculator.inference.settings import Serving  # noqa: PLC0415  (as above)
+    from validation.tracing.merging import trace_merge  # noqa: PLC0415  (as above)
+
+    own = parse_run(case["request"]).estimate
+    serving = Serving(dtype=own.training.dtype, adapter_dtype=own.training.adapter_dtype)
+    before, peak = trace_merge(own.model, ServedMethod(method=own.method, quantization=None), serving)
+    return {"phase": "merge", "peak_bytes": peak - before}
