@@ -102,6 +102,7 @@ class ShortBatch:
         "_placed",
         "_pool_count",
         "_pools",
+        "_pools_by_event",
         "_rows",
         "_sizes",
         "_stride",
@@ -114,6 +115,7 @@ class ShortBatch:
         self._base, self._stride, self._copies = unrolled.base, unrolled.stride, unrolled.copies
         self._rows, self._sizes, self._workspace = unrolled.rows, sizes, workspace
         self._pools = pools_of(sizes, unrolled.streams)
+        self._pools_by_event = [*self._pools, *reversed(self._pools)]
         self._pool_count = pool_count(unrolled.streams)
         #: The size of an event's row: the events of a row, `n` and `~n`, are indices of equal elements.
         self._by_event = [*sizes, *reversed(sizes)]
@@ -176,7 +178,7 @@ class ShortBatch:
         short: list[int | None] = []
         middle = self._base + self._stride
         for event in window.events:
-            row = max(event, ~event)
+            row = event if event >= 0 else ~event
             if row < middle or row >= self._workspace:
                 short.append(event if sizes[event] else None)
             elif row >= last:
@@ -204,10 +206,17 @@ class ShortBatch:
 
     def _place(self, events: Sequence[int | None]) -> None:
         """Place every row that outlives its pass, or is alive while a placed one of its pool is allocated."""
+        while self._places_passed(events):
+            check_budget()
+
+    def _places_passed(self, events: Sequence[int | None]) -> bool:
+        """Place rows, from the last event on; whether any is of the kind of a later one that was not placed."""
         placed, pools, middle = self._placed, self._pools, self._middle
         base, stride, workspace = self._base, self._stride, self._workspace
+        self._kept = []
         deaths = dict[int, int]()
-        births: list[list[tuple[int, int, int]]] = [[] for _ in range(self._pool_count)]
+        #: Where the next placed row of each pool is allocated, and the kinds of rows that were not placed.
+        following, passed, places_passed = [_NEVER] * self._pool_count, set[int](), False
         for at in reversed(range(len(events))):
             event = events[at]
             if event is None:
@@ -215,38 +224,28 @@ class ShortBatch:
             if event < 0:
                 deaths[~event] = at
                 continue
-            death = deaths.get(event, _NEVER)
+            death, pool = deaths.get(event, _NEVER), pools[event]
             kind = event if event < base or event >= workspace else base + (event - base) % stride
-            births[pools[event]].append((at, death, kind))
-            if at < middle <= death or death == _NEVER:
-                placed.add(kind)
             if death == _NEVER:
                 self._kept.append(event)
+            elif following[pool] > death and not at < middle <= death and kind not in placed:
+                passed.add(kind)
+                continue
+            places_passed = places_passed or kind in passed
+            placed.add(kind)
+            following[pool] = at
         self._kept.reverse()
-        before = -1
-        while len(placed) > before:
-            check_budget()
-            before = len(placed)
-            for of_pool in births:
-                self._place_once(of_pool)
-
-    def _place_once(self, births: Sequence[tuple[int, int, int]]) -> None:
-        """Place rows of a pool: where they are allocated, the latest first, and freed, and their kinds."""
-        placed, following = self._placed, _NEVER
-        for at, death, kind in births:
-            if following < death or kind in placed:
-                placed.add(kind)
-                following = at
+        return places_passed
 
     def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> list[list[Chunk]]:
         """Cut the events of a window into chunks of each pool; `placed` are events."""
-        sizes, pools, lives = self._by_event, self._pools, self._alive
+        sizes, pools, lives = self._by_event, self._pools_by_event, self._alive
         of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
         last = [chunk for (chunk,) in of_pools]
         for event, numbered in zip(window.events, short, strict=True):
             if not sizes[event]:
                 continue
-            pool = pools[event if event >= 0 else ~event]
+            pool = pools[event]
             chunk = last[pool]
             if numbered is None or numbered in placed:
                 if event >= 0:

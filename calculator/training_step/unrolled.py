@@ -218,8 +218,10 @@ class _Periods:
         self.has_backward = f"layer {start} backward" in marks
         #: The layers at which the periods start, and the last one ends.
         self.boundaries = range(before, before + (PERIODS + 1) * (end - start), end - start)
-        #: Rows that represent the tensors of layers that are not interpreted. Here every layer has its own.
-        self.skipped = {row for row, kind in enumerate(tape.rows) if kind[0].endswith(NOT_RUN)}
+        names = {name for name in {kind[0] for kind in tape.rows} if name.endswith(NOT_RUN)}
+        skipped = [row for row, kind in enumerate(tape.rows) if kind[0] in names] if names else []
+        #: The events of rows for tensors of layers that are not interpreted. Here every layer has its own.
+        self.skipped = {*skipped, *(~row for row in skipped)}
         self.events = tape.events[: marks["end"]]
         periods = self._periods(tape.rows)
         self.base = len(tape.rows)
@@ -228,7 +230,9 @@ class _Periods:
         for n, rows in enumerate(periods):
             for k, row in enumerate(rows):
                 numbers[row] = self.base + n * self.stride + k
-        self.events = [numbers[event] if event >= 0 else ~numbers[~event] for event in self.events]
+        # The events of a row, `n` and `~n`, are indices of its two numbers.
+        numbers += [~number for number in reversed(numbers)]
+        self.events = [*map(numbers.__getitem__, self.events)]
         self.rows = [*tape.rows, *([tape.rows[row] for row in periods[1]] * (3 + more))]
 
     def _periods(self, rows: Sequence[Allocation]) -> list[list[int]]:
@@ -285,8 +289,8 @@ class _Periods:
         """Events outside the periods. An event of the third period's row is repeated for every period's row."""
         unrolled: list[int] = []
         own = range(self.base + self.stride, self.base + 2 * self.stride)
-        events = [event for event in self.events[start:end] if max(event, ~event) not in self.skipped]
-        for of_middle, group in groupby(events, lambda event: max(event, ~event) in own):
+        events = [event for event in self.events[start:end] if event not in self.skipped]
+        for of_middle, group in groupby(events, lambda event: (event if event >= 0 else ~event) in own):
             rows = list(group)
             if not of_middle:
                 unrolled += self._shifted(rows, self.base + 2 * self.stride, self.more)
