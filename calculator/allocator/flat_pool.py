@@ -211,8 +211,7 @@ class FlatPool:
         what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
         which is `quick`.
         """
-        free = self.free_keys
-        return bool(free and free[-1] >> self._shift >= quick) or serves(free, self._shift, quick, needs)
+        return serves(self.free_keys, self._shift, quick, needs)
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request; the result is the request's block.
@@ -235,25 +234,19 @@ class FlatPool:
 
 def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
     """Whether requests are served for certain from blocks whose sizes are above the `shift` bits of `free`."""
-    if not quick:
+    if free and free[-1] >> shift >= quick:
         return True
-    if not free:
-        return False
-    if free[-1] >> shift >= quick:
-        return True
-    return all(_has_surplus(free, shift, size, need) for size, need in needs)
-
-
-def _has_surplus(free: Sequence[int], shift: int, size: int, need: int) -> bool:
-    """Whether the free blocks of at least a size are larger than it by more than is needed, together."""
-    for key in reversed(free):
-        surplus = (key >> shift) - size + 1
-        if surplus <= 0:
+    for size, need in needs:
+        # The free blocks of at least this size must be larger than it by more than is needed, together.
+        lacking = need
+        for key in reversed(free):
+            surplus = (key >> shift) - size + 1
+            lacking -= surplus
+            if surplus <= 0 or lacking < 0:
+                break
+        if lacking >= 0:
             return False
-        need -= surplus
-        if need < 0:
-            return True
-    return False
+    return True
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
