@@ -13,6 +13,7 @@ from calculator.methods.lily import layer, sharing
 from calculator.methods.lily.facts import FACTS
 from calculator.methods.targeted import matching, settings
 from calculator.methods.targeted.adapted_linear import AdaptedLinear
+from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
 from calculator.resident.tensors import ResidentTensor
@@ -76,8 +77,9 @@ class Lily(AdaptedLinear):
             yield Problem(loc="method.target_modules", msg=message, input="all-linear")
 
     def names(self, model: Model) -> tuple[str, ...]:
-        """The names that targets are grouped by."""
-        return matching.target_names(self, model)
+        """The names that targets are grouped by; where PEFT's default is a pattern, one ending that all have."""
+        is_pattern = self.target_modules is None and model.model_type in DEFAULT_PATTERNS
+        return ("",) if is_pattern else matching.target_names(self, model)
 
     def with_layers(self, model: Model) -> Model:
         """The model with the names of the shared matrices."""
