@@ -36,6 +36,9 @@ Shapes = tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]
 
 Outcome = Literal["equal", "different", "both refuse", "only Headroom refuses", "only the libraries refuse"]
 
+#: Families whose classes are in their repositories, not in transformers.
+REMOTE = ("baichuan", "internlm2")
+
 #: What a drawn request keeps of its training.
 _KEPT = ("dtype", "adapter_dtype", "autocast")
 
@@ -66,7 +69,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare the pairs, and print those that differ and a table; returns 1 if a count differs."""
     silence_libraries()
-    families, methods = args.families or list(FAMILIES), args.methods or list(METHODS)
+    families, methods = (
+        args.families or [name for name in FAMILIES if name not in REMOTE],
+        args.methods or list(METHODS),
+    )
     found: dict[tuple[str, str], list[Compared]] = {}
     progress = Progress(len(families) * len(methods), "compared")
     for family in families:

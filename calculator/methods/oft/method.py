@@ -31,6 +31,7 @@ class OFT(AdaptedLinear):
 
     name = "oft"
     facts = FACTS
+    adaptable = ("linear",)
 
     r: int = setting(
         0, label="Blocks", help="The number of blocks; 0 where oft_block_size is set.", minimum=0, maximum=65_536
