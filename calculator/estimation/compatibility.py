@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.inputs.sharding import ShardingName
+    from calculator.resident.optimizer import Optimizer
 
 
 #: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
@@ -371,20 +373,25 @@ def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
     yield from _projected(request, model)
     training, device = request.training, request.device
     optimizer = OPTIMIZERS[training.optimizer]
-    message = None
-    if device.sharding != "none" and optimizer.on_one_gpu and optimizer.refuses_ddp:
-        message = (
-            "is modelled on one GPU only: use adamw_torch, or device.count 1 and device.sharding none"
-            f" ({optimizer.refuses_ddp})"
-        )
-    elif device.sharding not in ("none", "ddp") and optimizer.on_one_gpu:
-        message = "is modelled on one GPU and under ddp only: use adamw_torch, or device.sharding ddp"
-    elif training.trainer is not None and not optimizer.of_trainer:
+    message = _on_several_gpus(optimizer, device.sharding)
+    if message is None and training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
-    elif training.trainer in OWN_OPTIMIZERS and optimizer.on_one_gpu:
+    elif message is None and training.trainer in OWN_OPTIMIZERS and optimizer.on_one_gpu:
         message = f"is not modelled with {training.trainer}: use adamw_torch_fused, or the trainer transformers"
     if message is not None:
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
+
+
+def _on_several_gpus(optimizer: Optimizer, sharding: ShardingName) -> str | None:
+    """Why an optimizer is refused on several GPUs; None if it is not."""
+    if sharding == "none" or not optimizer.on_one_gpu or (sharding == "ddp" and not optimizer.refuses_ddp):
+        return None
+    where, way_out = "one GPU and under ddp", "device.sharding ddp"
+    if optimizer.refuses_ddp:
+        where, way_out = "one GPU", "device.count 1 and device.sharding none"
+    reason = {"ddp": optimizer.refuses_ddp, "fsdp": optimizer.refuses_fsdp}.get(sharding)
+    message = f"is modelled on {where} only: use adamw_torch, or {way_out}"
+    return f"{message} ({reason})" if reason else message
 
 
 def _projected(request: Request, model: Model) -> Iterator[Problem]:

@@ -71,6 +71,8 @@ class Optimizer:
     on_one_gpu: bool = False
     #: Why it does not run under DDP; empty if it does, with the same states on every rank.
     refuses_ddp: str = ""
+    #: Why it does not run on FSDP2's shards; empty if it does, or if that is not known.
+    refuses_fsdp: str = ""
     #: Whether `TrainingArguments.optim` has it.
     of_trainer: bool = True
     #: What a parameter has if it is none that the optimizer itself updates; None if it updates all.

@@ -53,7 +53,11 @@ ON_HOST = (
 #: Source: lomo_optim/lomo.py and adalomo.py, fuse_update; only fuse_update_zero3 reduces gradients.
 _BEFORE_REDUCTION = "its hooks update each weight with this GPU's gradient, before DDP has reduced it"
 #: Source: transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
-_NO_LAYERS_UNDER_DDP = "transformers raises NotImplementedError for layerwise optimizers under DDP"
+_NO_LAYERS = "transformers raises NotImplementedError for layerwise optimizers in several processes"
+#: What PyTorch says where they run on shards: "got mixed torch.Tensor and DTensor".
+_MIXED = "it computes with plain tensors next to FSDP2's DTensor shards, for which PyTorch raises an error"
+#: Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce; lomo_optim/lomo.py, register_hook.
+_NO_HOOKS = "its hooks are on the shards: FSDP2 sets their gradients itself, and runs no such hook"
 UNCLIPPED = (
     "Gradients are freed as soon as their parameters are updated, so none is left to clip: max_grad_norm does nothing."
 )
@@ -157,6 +161,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             package="galore-torch",
             assumptions=(RENEWED, DECOMPOSED),
             on_one_gpu=True,
+            refuses_fsdp=_MIXED,
             source=_GALORE,
         ),
         Optimizer(
@@ -169,6 +174,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             package="apollo-torch",
             assumptions=(RENEWED,),
             on_one_gpu=True,
+            refuses_fsdp=_MIXED,
             source=_APOLLO,
         ),
         Optimizer(
@@ -185,7 +191,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             in_backward=True,
             layerwise=True,
             on_one_gpu=True,
-            refuses_ddp=_NO_LAYERS_UNDER_DDP,
+            refuses_fsdp=_NO_LAYERS,
+            refuses_ddp=_NO_LAYERS,
             source=_GALORE_8BIT,
         ),
         Optimizer(
@@ -196,6 +203,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             assumptions=(UNCLIPPED,),
             in_backward=True,
             on_one_gpu=True,
+            refuses_fsdp=_NO_HOOKS,
             refuses_ddp=_BEFORE_REDUCTION,
             source="lomo_optim/lomo.py",
         ),
@@ -209,6 +217,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             early=True,
             for_frozen=True,
             on_one_gpu=True,
+            refuses_fsdp=_NO_HOOKS,
             refuses_ddp=_BEFORE_REDUCTION,
             source="lomo_optim/adalomo.py",
         ),
@@ -219,6 +228,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             package="grokadamw",
             assumptions=(ON_HOST,),
             on_one_gpu=True,
+            refuses_fsdp=_MIXED,
             source="grokadamw/grokadamw.py",
         ),
         Optimizer(
@@ -238,8 +248,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             names=_ADAM,
             storage="parameter",
             on_one_gpu=True,
+            refuses_fsdp=_MIXED,
             of_trainer=False,
-            refuses_ddp="LoRA-FA's step is compared on one GPU only",
             assumptions=(WITHOUT_A, PSEUDOINVERSE),
             source="peft/optimizers/lorafa.py",
         ),
@@ -261,7 +271,8 @@ def _layerwise(name: OptimizerName, of: Optimizer) -> Optimizer:
         assumptions=assumptions,
         in_backward=True,
         layerwise=True,
-        refuses_ddp=_NO_LAYERS_UNDER_DDP,
+        refuses_ddp=_NO_LAYERS,
+        refuses_fsdp=_NO_LAYERS,
     )
 
 

@@ -50,13 +50,28 @@ def test_shards_are_refused(optimizer, sharding):
 
 @pytest.mark.parametrize("optimizer", [name for name in ON_ONE_GPU if OPTIMIZERS[name].refuses_ddp])
 def test_ddp_is_refused_where_a_backward_pass_updates(optimizer):
-    with pytest.raises(
-        PlanError, match=r"is modelled on one GPU only: .*(NotImplementedError|before DDP|compared on one GPU)"
-    ):
+    with pytest.raises(PlanError, match=r"is modelled on one GPU only: .*(NotImplementedError|before DDP)"):
         estimate(parse_request(body(optimizer, device={"count": 2, "sharding": "ddp"})))
 
 
-@pytest.mark.parametrize("optimizer", [name for name in ON_ONE_GPU if not OPTIMIZERS[name].refuses_ddp])
+@pytest.mark.parametrize(
+    ("optimizer", "reason"),
+    [
+        ("lomo", "FSDP2 sets their gradients itself"),
+        ("lorafa", "plain tensors next to FSDP2's DTensor shards"),
+        ("galore_adamw_layerwise", "NotImplementedError"),
+    ],
+)
+def test_a_refusal_under_fsdp_has_the_reason_of_fsdp(optimizer, reason):
+    with pytest.raises(PlanError) as caught:
+        estimate(parse_request(body(optimizer, device={"count": 2, "sharding": "fsdp"})))
+    assert reason in str(caught.value)
+    assert "before DDP" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [name for name in ON_ONE_GPU if not OPTIMIZERS[name].refuses_ddp and name != "lorafa"]
+)
 def test_every_rank_of_ddp_has_all_states(optimizer):
     alone, replicated = (
         estimate(parse_request(body(optimizer, device=device))).memory.components
