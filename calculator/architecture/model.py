@@ -252,8 +252,17 @@ class Model:
 
     @property
     def embedding(self) -> Module:
-        """The word embeddings: the first embedding outside the layers that text input uses."""
-        return next(each for each in self.outer.values() if each.kind == "embedding" and self.reads_text(each.name))
+        """The word embeddings: the first embedding outside the layers that text input uses; there must be one."""
+        return next(self._embeddings)
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the model has word embeddings."""
+        return any(self._embeddings)
+
+    @property
+    def _embeddings(self) -> Iterator[Module]:
+        return (each for each in self.outer.values() if each.kind == "embedding" and self.reads_text(each.name))
 
     @cached_property
     def reward(self) -> Model:

@@ -1,6 +1,6 @@
 """The error for a request that cannot be answered."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 
@@ -14,6 +14,11 @@ class Problem:
     loc: str
     msg: str
     input: Any = None
+
+    def __post_init__(self) -> None:
+        """Turn an object of settings into one that JSON can have."""
+        if is_dataclass(self.input) and not isinstance(self.input, type):
+            object.__setattr__(self, "input", asdict(self.input))
 
 
 class PlanError(ValueError):

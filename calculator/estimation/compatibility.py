@@ -72,8 +72,12 @@ def check(request: Request, model: Model) -> None:
     Raises:
         PlanError: with every reason found.
     """
+    of_task = [*_task(request, model)]
+    if of_task and not model.reads_words:
+        # What follows looks for word embeddings.
+        raise PlanError(*of_task)
     problems = [
-        *_task(request, model),
+        *of_task,
         *image_requests.problems(request, model),
         *_switches(request, model),
         *_kernels(request, model),

@@ -38,9 +38,13 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     for name, value in _OF_TEXT.items():
         if (given := getattr(training, name)) != value:
             yield Problem(loc=f"training.{name}", msg="images have no padding and one size: leave it out", input=given)
-    if method.virtual_tokens:
+    if method.virtual_tokens or method.name == "trainable_tokens":
         message = f"{model.model_type} has no word embeddings for {method.title}: use another method, such as lora"
         yield Problem(loc="method.name", msg=message, input=method.name)
+
+    if getattr(method, "trainable_token_indices", None):
+        message = f"{model.model_type} has no word embeddings: leave it out"
+        yield Problem(loc="method.trainable_token_indices", msg=message, input=None)
 
 
 def sentence(model: Model) -> str:

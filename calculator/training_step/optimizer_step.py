@@ -119,6 +119,7 @@ def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors:
     # On shards the total norm follows later, and what a trainer keeps of the step before counts as one of the norms.
     norms = count - (keeps_norm and vectors > 1)
     norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
+    of_parameters = (norm,) if norms else ()
     stacked = ResidentTensor(
         name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
     )
@@ -127,5 +128,5 @@ def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors:
         for name in ("total norm", "total norm, kept from 0", "its reciprocal", "clipping's factor")
     )
     totals = () if keeps_norm else (total,)
-    while_stacked = (norm, stacked, *totals) if vectors == 1 else (norm, stacked)
+    while_stacked = (*of_parameters, stacked, *totals) if vectors == 1 else (*of_parameters, stacked)
     return max(while_stacked, (*totals, *factor), key=_bytes)

@@ -1,8 +1,8 @@
 """Send hostile requests to the application: `make hostile ARGS="--count 1000000 --seed 1 --checkpoint sent.json"`.
 
 A run with --checkpoint continues where an earlier one with the same file ended. With --large, requests of every model,
-method and sharding are sent instead, a few in a second; with --parsers, mutated texts go to the parsers. Faults are
-printed with what caused them, and end in status 1.
+method and sharding are sent instead, a few in a second; with --mixed, estimates that mix traced cases; with --parsers,
+mutated texts go to the parsers. Faults are printed with what caused them, and end in status 1.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from app.service.endpoints import Endpoints
 from calculator.common.errors import PlanError
 from tests.hostile.generated import parsed_text, request, route_paths
 from tests.hostile.large import large_request
+from tests.hostile.mixed import mixed_request
 from tests.hostile.parsers import PARSERS
 from tests.hostile.sent import status_of
 from tests.hostile.tally import load, save
@@ -29,7 +30,8 @@ from tests.hostile.tally import load, save
 BUSY = 503
 
 #: How many requests are drawn from one seed, pass between two lines of progress, and are lost by an interruption.
-CHUNK, LARGE_CHUNK = 5_000, 20
+CHUNK = 5_000
+CHUNKS = {large_request: 20, mixed_request: 500}
 
 
 def main():
@@ -39,10 +41,11 @@ def main():
     parser.add_argument("--checkpoint", type=Path, help="a file that keeps what was sent, to continue from")
     parser.add_argument("--parsers", action="store_true", help="send texts to parsers, not requests")
     parser.add_argument("--large", action="store_true", help="send large requests, not mutated ones")
+    parser.add_argument("--mixed", action="store_true", help="send requests mixed from traced cases")
     args = parser.parse_args()
     if args.parsers:
         return int(parse_all(random.Random(args.seed), args.count) > 0)
-    drawn = large_request if args.large else request
+    drawn = large_request if args.large else mixed_request if args.mixed else request
     return int(asyncio.run(send_all(load(args.checkpoint, args.seed), args.count, args.checkpoint, drawn)) > 0)
 
 
@@ -50,7 +53,7 @@ async def send_all(tally, count, checkpoint=None, drawn=request):
     """Send requests one after the other until there are `count`; print the statuses and the slowest request."""
     app, endpoints = application(), Endpoints.of(route_paths())
     while tally.sent < count:
-        chunk = LARGE_CHUNK if drawn is large_request else CHUNK
+        chunk = CHUNKS.get(drawn, CHUNK)
         await send_chunk(app, endpoints, tally, min(chunk, count - tally.sent), drawn)
         print(tally.line(), flush=True)
         if checkpoint is not None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from app.http.problems import HTTPProblem
 from calculator.common.errors import PlanError
 from tests.hostile.generated import parsed_text, request
+from tests.hostile.mixed import mixed_request
 from tests.hostile.parsers import PARSERS, corpus
 from tests.hostile.sent import status_of
 
 #: How many requests are sent here; `make hostile` sends more.
-REQUESTS = 300
+REQUESTS, MIXED = 300, 150
 
 
 @pytest.mark.parametrize("parser", PARSERS)
@@ -36,11 +37,21 @@ async def statuses(app, requests):
     return [(await status_of(app, each), each) for each in requests]
 
 
-def test_hostile_requests_meet_no_server_error(app):
-    """In a thread: other tests may have left an event loop in this one."""
+def sent(app, drawn, count):
+    """Return the statuses of requests. They are sent in a thread: other tests may have left an event loop in this."""
     chance = Random(21)
-    requests = [request(chance) for _ in range(REQUESTS)]
+    requests = [drawn(chance) for _ in range(count)]
     with ThreadPoolExecutor(max_workers=1) as thread:
-        answered = thread.submit(asyncio.run, statuses(app, requests)).result()
+        return thread.submit(asyncio.run, statuses(app, requests)).result()
+
+
+def test_hostile_requests_meet_no_server_error(app):
+    answered = sent(app, request, REQUESTS)
     assert [(status, each) for status, each in answered if status >= 500] == []
     assert {200, 404, 405, 422} <= {status for status, _ in answered}
+
+
+def test_requests_mixed_from_traced_cases_meet_no_server_error(app):
+    answered = sent(app, mixed_request, MIXED)
+    assert [(status, each) for status, each in answered if status >= 500] == []
+    assert {200, 422} <= {status for status, _ in answered}

@@ -85,30 +85,42 @@ def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTenso
 
 
 def _layers(stack: Stack, tensors: list[ResidentTensor]) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
-    """The parameters of each layer. Those of one kind of layer follow those of another.
-
-    A kind begins with a name that the one before has too, or with as many layers as another kind has.
-    """
-    kinds: list[list[ResidentTensor]] = []
-    names: set[str] = set()
-    counts = {count for _, count in stack.distinct}
-    for tensor in tensors:
-        if not kinds or tensor.name in names or kinds[-1][0].count != tensor.count in counts:
-            kinds.append([])
-            names = set()
-        names.add(tensor.name)
-        kinds[-1].append(tensor)
-    of = _by_layer(stack, kinds)
+    """The parameters of each layer. Those of one kind of layer follow those of another."""
+    of = _by_layer(stack, tensors)
     for number, layer in enumerate(stack.layers):
         yield number, of.get(id(layer), ())
 
 
-def _by_layer(stack: Stack, kinds: list[list[ResidentTensor]]) -> dict[int, list[ResidentTensor]]:
-    """The parameters of each kind of layer: a list that every layer has, or one for each kind with as many layers."""
-    if kinds[0][0].count == len(stack.layers):
-        return dict.fromkeys(map(id, stack.layers), kinds[0])
+def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
+    """The parameters of each kind of layer: a list that every layer has, or the list of each kind.
+
+    A kind ends before a name that it has already, or that its modules do not have.
+    """
+    if tensors[0].count == len(stack.layers):
+        return dict.fromkeys(map(id, stack.layers), tensors)
+    counts = {count for _, count in stack.distinct}
     found: dict[int, list[ResidentTensor]] = {}
+    at = 0
     for layer, count in stack.distinct:
-        if kinds and kinds[0][0].count == count:
-            found[id(layer)] = kinds.pop(0)
+        owners = {f"{stack.name}.*.{module.name}".rstrip(".") for module in layer.modules}
+        names: set[str] = set()
+        end = at
+        while end < len(tensors) and tensors[end].name not in names:
+            tensor = tensors[end]
+            if (tensor.count in counts and tensor.count != count) or not _is_of(tensor.name, owners):
+                break
+            names.add(tensor.name)
+            end += 1
+        found[id(layer)] = tensors[at:end]
+        at = end
+    assert at == len(tensors), tensors[at].name
     return found
+
+
+def _is_of(name: str, owners: Container[str]) -> bool:
+    """Whether a parameter is of a module, or of what a method adds to it: the start of its name is the module's."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in owners:
+            return True
+    return False

@@ -6,7 +6,7 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.engine.repetition import Repetition
-from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.recent_series import RECENT_SERIES
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
@@ -238,3 +238,10 @@ def test_interpreting_every_layer_gives_the_same_peaks(method, training, monkeyp
     RECENT_SERIES.clear()
     assert phases(method=method, config=deep, **training) == folded
     RECENT_SERIES.clear()
+
+
+def test_one_trained_parameter_of_which_a_trainer_keeps_the_norm_has_no_other_norm():
+    body = {"model": {"config": CONFIG}, "method": {"name": "prompt"}, "device": {"count": 64, "sharding": "fsdp"}}
+    training = {"trainer": "transformers", "sequence_length": 64, "autocast": "bfloat16"}
+    step = training_step(parse_request({**body, "training": training}))
+    assert [each.name for each in step.resident.step_temporaries if not each.count] == []

@@ -246,3 +246,41 @@ def test_a_rank_whose_parameters_all_get_no_gradient_has_no_buffer_for_gradients
         ["DeepSpeed: gradients of the partition"],
         ["DeepSpeed: zeros for parameters without a gradient"],
     ]
+
+
+HYBRID = {
+    "model_type": "qwen3_5_text",
+    "hidden_size": 256,
+    "intermediate_size": 400,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 1033,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 24,
+    "layer_types": ["full_attention", "linear_attention", "full_attention"] + ["linear_attention"] * 2,
+}
+HYBRID["layer_types"].append("full_attention")
+
+
+@pytest.mark.parametrize(
+    ("method", "sharding", "traced"),
+    [
+        ({"name": "full"}, "zero1", {"backward": 1_032_121_344, "optimizer_step": 24_529_408}),
+        (
+            {"name": "lora", "target_modules": ["q_proj", "out_proj"]},
+            "zero2",
+            {"forward": 18_454_528, "backward": 1_016_389_120, "optimizer_step": 7_182_848},
+        ),
+    ],
+)
+def test_kinds_of_layers_of_which_there_are_as_many_have_parameters_of_their_own(method, sharding, traced):
+    """Traced with `python -m validation compare`, DeepSpeed 0.19.8."""
+    body = {"model": {"config": HYBRID}, "method": method, "device": {"count": 4, "sharding": sharding}}
+    training = {"micro_batch_size": 2, "sequence_length": 64, "autocast": "bfloat16"}
+    phases = estimate(parse_request({**body, "training": training, "reserved": "rule"})).memory.phases
+    found = {phase.name: phase.peak_bytes for phase in phases}
+    assert {name: found[name] for name in traced} == traced
