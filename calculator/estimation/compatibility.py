@@ -176,7 +176,7 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
             message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
             yield Problem(loc=f"training.{name}", msg=message, input=value)
         return
-    if towers.is_idle(model) and training.images is None:
+    if towers.reads_images(model):
         prepared = PreparedModel(model, request.method, training, request.device, request.stack)
         yield from towers.problems(prepared, request.device.sharding)
     elif model.idle and not model.towers:

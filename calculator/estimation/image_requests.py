@@ -95,10 +95,6 @@ def _unread(request: Request, model: Model) -> Problem:
 
 def _elsewhere(request: Request) -> Iterator[Problem]:
     """What images are not modelled with."""
-    training = request.training
-    if training.trainer is not None:
-        message = "images are modelled in the reference step only: leave the trainer out"
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if request.device.sharding != "none":
         message = "images are modelled on one GPU only: use none, and device.count 1"
         yield Problem(loc="device.sharding", msg=message, input=request.device.sharding)

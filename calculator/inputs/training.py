@@ -51,6 +51,11 @@ class Training(TrainingSettings):
         return self.images is not None and self.images.images_per_sequence > 0
 
     @property
+    def image_count(self) -> int:
+        """The images of a micro-batch. They are run one by one, so a symbolic batch size is guarded."""
+        return 0 if self.images is None else int(self.micro_batch_size) * self.images.images_per_sequence
+
+    @property
     def is_first_micro_batch(self) -> bool:
         """Whether it is the training of a step's first micro-batch."""
         return self.gradient_accumulation_steps == 1

@@ -34,12 +34,18 @@ _HALF = ("bfloat16", "float16")
 
 
 def attend(
-    context: Context, query: Tensor, key: Tensor, value: Tensor, eager_forward: EagerAttention | None = None
+    context: Context,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    eager_forward: EagerAttention | None = None,
+    *,
+    samples: Samples | None = None,
 ) -> Tensor:
     """Run the requested implementation of attention (transformers' ALL_ATTENTION_FUNCTIONS).
 
     `eager_forward` is the family's own eager_attention_forward, if it has one. FlashAttention 2 gets its inputs in half
-    precision (modeling_flash_attention_utils.py).
+    precision (modeling_flash_attention_utils.py), and attends within each of `samples`, or of those of the batch.
     """
     if context.attention == "eager":
         out = (eager_forward or eager)(context, query, key, value)
@@ -49,7 +55,7 @@ def attend(
         value, width = _widened(query, value), value.shape[-1]
         if query.dtype == "float32":
             query, key, value = (half_precision(context, t, n) for t, n in _named(query, key, value))
-        out = _cut(_flash(query, key, value, samples_of(context)), width)
+        out = _cut(_flash(query, key, value, samples or samples_of(context)), width)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
 

@@ -62,6 +62,7 @@ class Context:
         "gives_positions",
         "hooks",
         "image_features",
+        "image_outputs",
         "images",
         "is_causal",
         "kernels",
@@ -87,6 +88,7 @@ class Context:
         "recurrent_mask",
         "repetition",
         "returned_attn_weights",
+        "returned_cache",
         "router_logits",
         "sample_bounds",
         "skipped_layer",
@@ -216,6 +218,10 @@ class Context:
         self.sample_bounds: Tensor | None = None
         #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
+        #: What the model returns besides the loss and the logits: its cache, and because of images tensors, each with
+        #: the number of images that it is split into.
+        self.returned_cache: Cache | None = None
+        self.image_outputs: list[tuple[Tensor, int]] = []
         #: What the first layers of the decoder add to the hidden states of images, each with the mask of these.
         self.image_features: list[tuple[Tensor, Tensor]] = []
 
@@ -228,8 +234,8 @@ class Context:
 
     @property
     def image_count(self) -> int:
-        """The images of the batch. They are run one by one, so a symbolic batch size is guarded."""
-        return 0 if self.training.images is None else int(self.batch) * self.training.images.images_per_sequence
+        """The images of the batch."""
+        return self.training.image_count
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -275,6 +281,10 @@ class Context:
         self.position_biases, self.padding_mask, self.passed = {}, None, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
         self.image_features = []
+
+    def drop_outputs(self) -> None:
+        """Drop what the model returned besides the loss and the logits."""
+        self.returned_cache, self.image_outputs = None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one, and return all of its layer."""

@@ -15,17 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from calculator.architecture.config import Config
-    from calculator.architecture.dimension import Shape
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
     from calculator.inputs.images import Images
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
-    from calculator.layers.tower import Processed
-
-    #: A tensor of a batch: its name, shape and dtype.
-    BatchTensor = tuple[str, Shape, DType]
+    from calculator.layers.tower import BatchTensor, Processed
 
 
 def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
@@ -162,8 +158,8 @@ class Tower:
     #: An image of the request to what its processor makes of it. PlanError, where the processor refuses it.
     process: Callable[[Config, Images], Processed]
 
-    #: The tensors that a batch has because of its images, from an image and their number.
-    batch: Callable[[Context, Processed, int], list[BatchTensor]]
+    #: The tensors that a batch has because of its images, the pixels first.
+    batch: Callable[[Config, Training, Processed], list[BatchTensor]]
 
     #: What the model keeps from step to step because of images.
     kept: Callable[[Training], tuple[BatchTensor, ...]]

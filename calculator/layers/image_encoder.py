@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.inputs.training import Training
     from calculator.layers.context import Context, LayerModules
-    from calculator.layers.decoder_forward import BatchTensor
+    from calculator.layers.tower import BatchTensor
 
 
-def pixels(context: Context, count: int) -> BatchTensor:
+def pixels(config: Config, count: int) -> BatchTensor:
     """Return the pixels of a number of images of the encoder's own size, as a tensor of the batch."""
-    vision = context.config["vision_config"]
+    vision = config["vision_config"]
     side = named(vision["image_size"], "image_size")
     return "pixel_values", (named(count, "images"), vision["num_channels"], side, side), "float32"
 

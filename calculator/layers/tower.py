@@ -1,8 +1,19 @@
-"""What a processor makes of an image."""
+"""What a processor makes of an image, and the tensors that a batch has because of images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+
+    #: A tensor of a batch: its name, shape and dtype.
+    BatchTensor = tuple[str, Shape, DType]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +38,8 @@ class Processed:
     def patches(self) -> int:
         """The number of patches."""
         return self.rows * self.columns
+
+
+def token_types(name: str, training: Training) -> BatchTensor:
+    """Return the tensor that tells the tokens of images from those of text."""
+    return name, (named(training.micro_batch_size, "B"), named(training.sequence_length, "S")), "int64"

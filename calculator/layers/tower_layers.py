@@ -14,6 +14,7 @@ from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.checkpoint import checkpoint
 from calculator.layers import attention, rotary
 from calculator.layers.context import LayerModules
+from calculator.layers.kernels import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -112,9 +113,11 @@ def _of_tower(context: Context, dropout: float, mask: Tensor | None) -> Iterator
 
 
 def tower_attention(
-    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int]
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int], bounds: Tensor
 ) -> Tensor:
     """Attend within each chunk of patches: (patches, hidden_size) to the same. One projection makes all three inputs.
+
+    `bounds`: the position of each chunk's first patch, and the end of the last.
 
     Queries and keys are rotated in float32. The code keeps everything up to the output projection.
     """
@@ -129,8 +132,8 @@ def tower_attention(
     query, key = _rotated(query, key, tables)
     query, key, value = (ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value))
     if context.attention == "flash_attention_2":
-        # One call for all chunks, whose ends it receives.
-        out = attention.attend(context, query, key, value)
+        # One call for all chunks.
+        out = attention.attend(context, query, key, value, samples=Samples(len(lengths), bounds))
         return modules["attn.proj"](ops.view(out, (patches, width)))
     _lengths = context.tape.new((len(lengths),), "int32", "patches of each chunk")
     shapes = [(1, heads, length, head_dim) for length in lengths]

@@ -115,6 +115,10 @@ class Loop(ABC):
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
         return batch(self.facts, prepared.training, self.sample_bounds(prepared))
 
+    def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
+        """Return what is alive besides a step's batches while they are fetched, each with how many of it there are."""
+        return []
+
     def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
         """Return whether the model's config decides about a cache of keys and values."""
         return self.facts.uses_cache

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.trainers.facts import TrainerFacts
@@ -26,8 +27,15 @@ if TYPE_CHECKING:
 #: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
-#: Norms that are no torch.nn.LayerNorm, of a name that is none of these: those of Mamba 2 and Nemotron-H.
-_WITH_DECAY = {"backbone.norm_f", "model.norm_f"}
+#: Norms that may be no torch.nn.LayerNorm, of a name that is none of these: those of Mamba 2 and Nemotron-H, and of the
+#: vision towers of Qwen, which has LayerNorms from Qwen 3 on.
+_OTHER_NAMES = {
+    "backbone.norm_f",
+    "model.norm_f",
+    "model.visual.blocks.*.norm1",
+    "model.visual.blocks.*.norm2",
+    "model.visual.merger.ln_q",
+}
 
 
 #: The scalar in which a trainer keeps the norm of the gradients.
@@ -58,6 +66,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *scalars,
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
+        *_of_images(prepared),
     )
 
 
@@ -109,10 +118,15 @@ def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor])
     trained = tuple(trained)
     if not facts.decay_groups:
         return [trained]
-    norms = {path for path, module in model.paths if module.kind == "norm"} - _WITH_DECAY
+    norms = {path for path, module in model.paths if module.kind == "norm" and not _has_decay(path, module)}
     without = {each.name for each in trained if _has_no_decay(each.name, norms)}
     both = [each for each in trained if each.name not in without], [each for each in trained if each.name in without]
     return [tuple(group) for group in both if group]
+
+
+def _has_decay(path: str, module: Module) -> bool:
+    """Whether the trainer knows a norm neither by its name nor by its class: an RMSNorm, which has no bias."""
+    return path in _OTHER_NAMES and len(module.parameters) == 1
 
 
 def _has_no_decay(name: str, norms: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Models that also read images, trained on text alone: what trainers do with them, and what of it is not modelled."""
+"""Models that also read images: what trainers do with them, and what of it is not modelled."""
 
 from __future__ import annotations
 
@@ -18,40 +18,31 @@ MODELLED = ("transformers", "trl-sft")
 
 #: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
-MEANS = frozenset({"qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl"})
+MEANS = frozenset({"gemma4", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl"})
 
-#: Models whose cache, which a trainer leaves on without gradient checkpointing, is not modelled in a step of one.
-_OPEN = ("gemma4",)
-
-#: Models whose stored 4-bit weights a trainer's step counts differently from the reference step.
-_OPEN_IN_4_BITS = ("qwen2_5_vl", "qwen3_vl")
+#: Models whose own forward pass reads use_cache from their config and passes it on to their text model, whose config
+#: Trainer leaves as it is. Source: transformers/utils/generic.py, merge_with_config_defaults; modeling_idefics3.py.
+_PASS_USE_CACHE = frozenset({"gemma4", "idefics3", "llava_next", "mistral3", "smolvlm"})
 
 #: Settings whose kernels and rows are not modelled with such models.
 _SETTINGS = ("use_liger_kernel", "cut_cross_entropy", "packing", "padding_free")
 
 
-def is_idle(model: Model) -> bool:
-    """Return whether the model has a tower that the batch does not use: Whisper's batches use theirs."""
-    return bool(model.idle and model.towers)
+def reads_images(model: Model) -> bool:
+    """Return whether the model has a tower for images; Whisper's is for audio, which each of its batches has."""
+    return bool(model.towers) and not model.hears
+
+
+def makes_cache(model: Model) -> bool:
+    """Return whether a model that also reads images makes a cache though Trainer unsets use_cache in its config."""
+    return reads_images(model) and model.model_type not in _PASS_USE_CACHE
 
 
 def problems(prepared: Subject, sharding: str) -> Iterator[Problem]:
     """Yield what of a trainer is not modelled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
-    if name in _OPEN:
-        message = f"{name} also reads images, which is not modelled with a trainer yet: leave it out"
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
-        return
     if training.trainer not in MODELLED:
         message = f"{name} also reads images, which is modelled with {' and '.join(MODELLED)}: use one, or leave it out"
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
-    elif training.trainer != "transformers" and name in MEANS:
-        message = (
-            f"the labels of {name} are not counted, which is modelled with transformers: use that, or leave it out"
-        )
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
-    if name in _OPEN_IN_4_BITS and prepared.method.base_quantization(training) is not None:
-        message = f"a 4-bit {name} is not modelled with a trainer yet: leave it out, or use lora"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     for setting in _SETTINGS:
         if given := getattr(training, setting):

@@ -78,7 +78,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     context.past = 0 if context.model.encoder_layers else context.past
     loss, outputs = context.hooks.end(loss, outputs)
-    context.cache, context.num_items = None, None
+    context.returned_cache, context.cache, context.num_items = context.cache, None, None
     return loss, outputs
 
 

@@ -244,6 +244,14 @@ class ResidentState:
         return tuple(each for each in added if each.name != GRADIENT_NORM)
 
     @property
+    def while_fetching(self) -> tuple[ResidentTensor, ...]:
+        """What is alive besides a step's batches while the loop fetches them."""
+        return tuple(
+            ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations", count=count, in_graph=False)
+            for name, shape, dtype, count in trainer_of(self.prepared.training).while_fetching(self.prepared)
+        )
+
+    @property
     def host_bytes(self) -> int | None:
         """What one GPU's process keeps in host memory; None if it keeps nothing there."""
         if self.optimizer.storage == "host":

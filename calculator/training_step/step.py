@@ -147,7 +147,11 @@ class TrainingStep:
         accumulated = resident.accumulated if resident.prepared.training.gradient_accumulation_steps > 1 else always
         optimizer = _last(f"{resident.optimizer.name}: step", resident.in_step, self.left)
         if self.earlier is None:
-            forward = self._peak("forward", self.last, accumulated, self.carried)
+            forward = max(
+                self._peak("forward", self.last, accumulated, self.carried),
+                self._while_fetching(always),
+                key=attrgetter("bytes"),
+            )
             if self.first is not None:
                 before = self._peak("forward", self.first, always, self.carried)
                 forward = max(forward, before, key=attrgetter("bytes"))
@@ -161,6 +165,11 @@ class TrainingStep:
             ),
             optimizer,
         )
+
+    def _while_fetching(self, always: Sequence[ResidentTensors]) -> Peak:
+        """The peak before the forward pass, when the batches of the step before are alive too."""
+        state = (*always, *self.resident.while_fetching)
+        return _last("batches of the step: fetched", state, self.carried)._replace(phase="forward")
 
     @property
     def layers(self) -> int:

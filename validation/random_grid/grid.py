@@ -27,7 +27,7 @@ from validation.random_grid.sharded_requests import random_sharded_request
 from validation.random_grid.sharded_trainer_requests import random_sharded_trainer_request
 from validation.random_grid.table import Case
 from validation.random_grid.task_requests import random_task_request
-from validation.random_grid.trainer_requests import random_trainer_request
+from validation.random_grid.trainer_requests import random_image_trainer_request, random_trainer_request
 from validation.reference.trainers.recipe import TRAINERS
 from validation.tracing import snapshot
 from validation.tracing.isolation import each_alone
@@ -113,7 +113,9 @@ def drawn(
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        if trainers and sharding is not None:
+        if trainers and with_images:
+            request = random_image_trainer_request(seed, number, trainers, families)
+        elif trainers and sharding is not None:
             request = random_sharded_trainer_request(seed, number, trainers, [sharding], families)
         elif trainers:
             request = random_trainer_request(seed, number, trainers, families)

@@ -9,6 +9,7 @@ from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.methods import METHODS
 from calculator.trainers.liger import PATCHES
 from calculator.trainers.trl_reward.loop import FAMILIES as WITH_REWARD
+from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.random_requests import Options, random_request
 
 if TYPE_CHECKING:
@@ -107,6 +108,23 @@ def random_trainer_request(
             training["sequence_length"] = rng.choice(GENERATED)
         training |= _completions(rng, training)
     return {"model": request["model"], "method": _method(trainer, request["method"]), "training": training}
+
+
+def random_image_trainer_request(
+    seed: int, number: int, trainers: Sequence[TrainerName], families: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the body of one request with images and a trainer."""
+    rng = random.Random(f"images and trainer {seed} {number}")
+    request, trainer = random_image_request(seed, number, families), rng.choice(trainers)
+    settings = _set(rng, {"autocast": COMMON["autocast"], "gradient_checkpointing": COMMON["gradient_checkpointing"]})
+    kept = {name: value for name, value in request["training"].items() if name not in COMMON}
+    training = {"trainer": trainer, **kept, **settings}
+    if training.get("gradient_checkpointing") and rng.random() < 0.3:
+        training["gradient_checkpointing_kwargs"] = {"use_reentrant": True}
+    if trainer == "trl-sft" and rng.random() < 0.4:
+        tokens = training.get("micro_batch_size", 1) * (training["sequence_length"] - 1)
+        training["completion_tokens"] = int(rng.choice((0.1, 0.5, 0.9)) * tokens)
+    return {**request, "method": _method(trainer, request["method"]), "training": training}
 
 
 def _families(trainer: TrainerName, settings: dict[str, Any]) -> Sequence[str]:

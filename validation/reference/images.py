@@ -26,11 +26,23 @@ def image_of(request: Request) -> Processed:
     return tower.process(model.config, request.training.images)
 
 
-def token_ids(request: Request, config: Any, ordinary: int) -> torch.Tensor:
+def ordinary_token(config: Any) -> int:
+    """A token that has no special meaning to a model: neither padding nor the place of an image."""
+    text = config.get_text_config()
+    special = {
+        value
+        for each in (config, text)
+        for name, value in each.to_dict().items()
+        if name.endswith(("_token_id", "_token_index", "_id")) and isinstance(value, int)
+    }
+    return next(token for token in range(len(special) + 1) if token not in special)
+
+
+def token_ids(request: Request, config: Any) -> torch.Tensor:
     """The ids of a batch: each sequence begins with its images, each after another token, and ends with text."""
     training, image = request.training, image_of(request)
     assert training.images is not None
-    ids = torch.full((training.micro_batch_size, training.sequence_length), ordinary)
+    ids = torch.full((training.micro_batch_size, training.sequence_length), ordinary_token(config))
     for number in range(training.images.images_per_sequence):
         start = number * (image.tokens + image.around) + 1
         ids[:, start : start + image.tokens] = config.image_token_id
@@ -47,6 +59,16 @@ def image_tensors(request: Request, config: Any, ids: torch.Tensor) -> dict[str,
         size = [training.images.image_height, training.images.image_width]
         tensors["image_sizes"] = torch.tensor([size] * count)
     return tensors
+
+
+def batch_on_host(request: Request, config: Any) -> dict[str, torch.Tensor]:
+    """The tokens of a batch and what it has because of its images, as a processor returns them."""
+    ids = token_ids(request, config)
+    tensors = image_tensors(request, config, ids)
+    return {"input_ids": ids} | {
+        name: torch.zeros_like(each, device="cpu") if each.device.type == "meta" else each
+        for name, each in tensors.items()
+    }
 
 
 def _of_qwen(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:

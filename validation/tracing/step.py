@@ -56,9 +56,9 @@ class Step:
     def _know(self, values: HostValues, request: Request) -> None:
         """Make the values of the batch known, and those that come with its images."""
         config = self.model.config
-        ids = torch.full(self.input_ids.shape, ordinary_token(config))
+        ids = torch.full(self.input_ids.shape, images.ordinary_token(config))
         if self.training.has_images:
-            ids = images.token_ids(request, config, ordinary_token(config))
+            ids = images.token_ids(request, config)
         values.know(self.input_ids, ids)
         for labelled in self.labels.values():
             values.know(labelled, torch.zeros(labelled.shape, dtype=labelled.dtype))
@@ -187,18 +187,6 @@ def _labels_of_sequences(request: Request) -> torch.Tensor:
         return _whole_numbers(batch)
     shape = (batch,) if task.loss == "regression" and task.num_labels == 1 else (batch, task.num_labels)
     return torch.zeros(shape, dtype=getattr(torch, request.training.dtype), device="meta")
-
-
-def ordinary_token(config: Any) -> int:
-    """A token that has no special meaning to a model: neither padding nor the place of an image."""
-    text = config.get_text_config()
-    special = {
-        value
-        for each in (config, text)
-        for name, value in each.to_dict().items()
-        if name.endswith(("_token_id", "_token_index", "_id")) and isinstance(value, int)
-    }
-    return next(token for token in range(len(special) + 1) if token not in special)
 
 
 @contextmanager

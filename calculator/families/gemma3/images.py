@@ -14,15 +14,16 @@ from calculator.engine import operations as ops
 from calculator.layers import image_encoder, masks, norms
 from calculator.layers.decoder_forward import Tower
 from calculator.layers.fixed_images import no_limits
-from calculator.layers.tower import Processed
+from calculator.layers.tower import Processed, token_types
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import MixerType
     from calculator.engine.tape import Tensor
     from calculator.inputs.images import Images
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.decoder_forward import BatchTensor
+    from calculator.layers.tower import BatchTensor
 
 _TOWER, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 
@@ -54,19 +55,16 @@ def _process(config: Config, images: Images) -> Processed:
     return Processed(height=side, width=side, rows=patches, columns=patches, tokens=tokens**2, around=_AROUND)
 
 
-def _batch(context: Context, _image: Processed, count: int) -> list[BatchTensor]:
+def _batch(config: Config, training: Training, _image: Processed) -> list[BatchTensor]:
     """Return the tensors that a batch has because of its images."""
-    return [
-        image_encoder.pixels(context, count),
-        ("token_type_ids", (context.batch, context.length), "int64"),
-    ]
+    return [image_encoder.pixels(config, training.image_count), token_types("token_type_ids", training)]
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     """Run the tower and the projector, and put the tokens in the places of the placeholders."""
     last_hidden_state = image_encoder.siglip(context, _TOWER, context.images[0])
     pooler_output = _project(context, last_hidden_state)
-    context.forward_locals += [last_hidden_state, pooler_output]
+    context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
     del last_hidden_state
     context.set_scope("images: ")
     image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")

@@ -17,27 +17,29 @@ from calculator.families.gemma4.processor import most_patches, process
 from calculator.layers import attention, image_encoder, masks, rotary
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import Tower
+from calculator.layers.tower import token_types
 from calculator.layers.tower_layers import run_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context, LayerModules
-    from calculator.layers.decoder_forward import BatchTensor
-    from calculator.layers.tower import Processed
+    from calculator.layers.tower import BatchTensor, Processed
 
 _TOWER, _EMBEDDER = "model.vision_tower", "model.embed_vision"
 
 
-def _batch(context: Context, _image: Processed, count: int) -> list[BatchTensor]:
-    images, patches = named(count, "images"), named(most_patches(context.config), "patches")
-    pixels = named(3 * int(context.config["vision_config"]["patch_size"]) ** 2, "pixels of a patch")
+def _batch(config: Config, training: Training, _image: Processed) -> list[BatchTensor]:
+    images, patches = named(training.image_count, "images"), named(most_patches(config), "patches")
+    pixels = named(3 * int(config["vision_config"]["patch_size"]) ** 2, "pixels of a patch")
     return [
         ("pixel_values", (images, patches, pixels), "float32"),
         ("image_position_ids", (images, patches, 2), "int64"),
-        ("mm_token_type_ids", (context.batch, context.length), "int64"),
+        token_types("mm_token_type_ids", training),
     ]
 
 
@@ -47,7 +49,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope(f"{_EMBEDDER}.embedding_pre_projection_norm: ")
     normed = unscaled_rms_norm(last_hidden_state)
     pooler_output = context.outer(f"{_EMBEDDER}.embedding_projection")(normed)
-    context.forward_locals += [last_hidden_state, pooler_output]
+    context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
     del last_hidden_state, normed
     context.set_scope("images: ")
     image_features = ops.cast(ops.cat((pooler_output,), pooler_output.shape, "tokens"), inputs_embeds.dtype, "cast")

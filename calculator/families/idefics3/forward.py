@@ -18,22 +18,24 @@ from calculator.layers import image_encoder, norms
 from calculator.layers.decoder_forward import Tower, embed, final
 
 if TYPE_CHECKING:
+    from calculator.architecture.config import Config
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.decoder_forward import BatchTensor
-    from calculator.layers.tower import Processed
+    from calculator.layers.tower import BatchTensor, Processed
 
 TOWER, CONNECTOR, TEXT_MODEL = "model.vision_model", "model.connector", "model.text_model"
 
 
-def _batch(context: Context, image: Processed, count: int) -> list[BatchTensor]:
+def _batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
     """Return the tensors that a batch has because of its images: their pixels, and a mask of those."""
-    name, (_, channels, *sides), dtype = image_encoder.pixels(context, count)
-    tiles = named(count // int(context.batch) * image.tiles, "tiles")
+    name, (_, channels, *sides), dtype = image_encoder.pixels(config, training.image_count)
+    batch = named(training.micro_batch_size, "B")
+    tiles = named(training.image_count // int(batch) * image.tiles, "tiles")
     return [
-        (name, (context.batch, tiles, channels, *sides), dtype),
-        ("pixel_attention_mask", (context.batch, tiles, *sides), "int64"),
+        (name, (batch, tiles, channels, *sides), dtype),
+        ("pixel_attention_mask", (batch, tiles, *sides), "int64"),
     ]
 
 
@@ -49,7 +51,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     _, tokens, width = image_features.shape
     batch, of_row = int(context.batch), int(tiles) // int(context.batch)
     parts = ops.split(image_features, [(of_row * int(tokens), width) for _ in range(batch)])
-    context.forward_locals += [last_hidden_state, *parts]
+    context.image_outputs = [(each, 1) for each in (last_hidden_state, *parts)]
     del last_hidden_state, image_features
     joined = ops.cat(parts, (named(int(tiles) * int(tokens), "image tokens"), width), "tokens")
     del parts

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
     from calculator.inputs.images import Images
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.decoder_forward import BatchTensor
+    from calculator.layers.tower import BatchTensor
 
 TOWER, PROJECTOR, TEXT_MODEL = "model.vision_tower", "model.multi_modal_projector", "model.language_model"
 
@@ -48,8 +49,8 @@ def _process(config: Config, images: Images) -> Processed:
     return Processed(height=side, width=side, rows=patches, columns=patches, tokens=tokens)
 
 
-def _batch(context: Context, _image: Processed, count: int) -> list[BatchTensor]:
-    return [image_encoder.pixels(context, count)]
+def _batch(config: Config, training: Training, _image: Processed) -> list[BatchTensor]:
+    return [image_encoder.pixels(config, training.image_count)]
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def projected_features(context: Context, pixel_values: Tensor) -> Tensor:
     """Run the tower, and project the output of one of its layers: (images, tokens, hidden_size)."""
     number = used_layers(context.config)
     selected, last_hidden_state, _pooled = image_encoder.clip(context, TOWER, pixel_values, number)
-    context.forward_locals += [selected, last_hidden_state]
+    context.image_outputs = [(last_hidden_state, 1), (selected, 1)]
     del last_hidden_state
     return _project(context, _without_class_token(context, selected))
 
@@ -76,7 +77,7 @@ def put_in_places(context: Context, inputs_embeds: Tensor, parts: list[Tensor]) 
 
     The model returns the parts.
     """
-    context.forward_locals += parts
+    context.image_outputs[1:1] = [(each, 1) for each in parts]
     shape = (named(context.image.tokens * len(parts), "image tokens"), parts[0].shape[-1])
     image_features = ops.cat(parts, shape, "tokens")
     image_features = ops.cast(image_features, inputs_embeds.dtype, "tokens, cast")

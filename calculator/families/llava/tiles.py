@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
     from calculator.inputs.images import Images
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.decoder_forward import BatchTensor
+    from calculator.layers.tower import BatchTensor
 
 
 def usual_resolutions(_config: Config) -> tuple[tuple[int, int], ...]:
@@ -93,10 +94,10 @@ def _process(config: Config, images: Images) -> Processed:
     )
 
 
-def _batch(context: Context, image: Processed, count: int) -> list[BatchTensor]:
+def _batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
     """Return the tensors that a batch has because of its images."""
-    name, (_, *shape), dtype = image_encoder.pixels(context, count)
-    number = named(count, "images")
+    name, (_, *shape), dtype = image_encoder.pixels(config, training.image_count)
+    number = named(training.image_count, "images")
     return [(name, (number, named(image.tiles, "tiles"), *shape), dtype), ("image_sizes", (number, 2), "int64")]
 
 

@@ -50,7 +50,7 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     features: list[Tensor] = []
 
     def run(modules: LayerModules, x: Tensor) -> Tensor:
-        return _layer(context, modules, x, tables, lengths)
+        return _layer(context, modules, x, tables, lengths, bounds)
 
     def merge(index: int, x: Tensor) -> None:
         indexes = config["deepstack_visual_indexes"]
@@ -77,10 +77,10 @@ def _interpolated(context: Context, indices: Tensor, weights: Tensor) -> Tensor:
 
 
 def _layer(
-    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int]
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int], bounds: Tensor
 ) -> Tensor:
     normed = norms.layer_norm(modules["norm1"], x)
-    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths), "residual after attention")
+    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths, bounds), "residual after attention")
     del normed
     normed = norms.layer_norm(modules["norm2"], x)
     hidden = modules["mlp.linear_fc1"](normed)

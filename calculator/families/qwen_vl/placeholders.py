@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.layers.tower import token_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.decoder_forward import BatchTensor
-    from calculator.layers.tower import Processed
+    from calculator.layers.tower import BatchTensor, Processed
 
     #: Runs a tower: to its last hidden states, to the tokens of all images, and to those of earlier layers.
     RunTower = Callable[[Context, Tensor, Processed, int], tuple[Tensor, Tensor, list[Tensor]]]
 
 
-def batch(context: Context, image: Processed, count: int) -> list[BatchTensor]:
+def batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
     """Return the tensors that a batch has because of its images."""
-    vision = context.config["vision_config"]
+    vision, count = config["vision_config"], training.image_count
     patch = int(vision["patch_size"])
     width = int(vision["in_channels"]) * int(vision["temporal_patch_size"]) * patch**2
     patches = named(count * image.patches, "patches")
     return [
         ("pixel_values", (patches, named(width, "pixels of a patch")), "float32"),
         ("image_grid_thw", (named(count, "images"), 3), "int64"),
-        ("mm_token_type_ids", (context.batch, context.length), "int64"),
+        token_types("mm_token_type_ids", training),
     ]
 
 
@@ -49,7 +50,7 @@ def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
     pixel_values = ops.cast(context.images[0], weight.dtype, "model.visual: pixel values, cast")
     hidden_states, merged, features = tower(context, pixel_values, image, count)
     del pixel_values
-    context.forward_locals += [hidden_states, merged, *features]
+    context.image_outputs = [(hidden_states, 1), *((each, count) for each in (merged, *features))]
     del hidden_states
     context.set_scope("images: ")
     image_embeds = ops.cast(ops.cat((merged,), merged.shape, "tokens"), inputs_embeds.dtype, "tokens, cast")

@@ -64,7 +64,8 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
         return index in config["fullatt_block_indexes"]
 
     def run(index: int, modules: LayerModules, x: Tensor) -> Tensor:
-        return _layer(context, modules, x, tables, lengths if sees_all(index) else of_windows)
+        chunks = (lengths, bounds) if sees_all(index) else (of_windows, of_bounds)
+        return _layer(context, modules, x, tables, *chunks)
 
     def captured(index: int) -> list[Tensor]:
         return [*tables, bounds if sees_all(index) else of_bounds]
@@ -96,10 +97,10 @@ def _whole(table: Tensor, head_dim: int, name: str) -> Tensor:
 
 
 def _layer(
-    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int]
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int], bounds: Tensor
 ) -> Tensor:
     normed = norms.rms_norm(modules["norm1"], x)
-    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths), "residual after attention")
+    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths, bounds), "residual after attention")
     del normed
     normed = norms.rms_norm(modules["norm2"], x)
     return ops.add(x, _mlp(context, modules, normed), "residual after MLP")

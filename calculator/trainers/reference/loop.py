@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
 from calculator.layers.loss import FullLogits
-from calculator.trainers import task_labels
+from calculator.trainers import image_batch, task_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.facts import TrainerFacts
 from calculator.trainers.loop import Loop
@@ -38,7 +38,7 @@ class Reference(Loop):
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
         batch = _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
         context.labels = _made(context, task_labels.labels(context.model, context.training))
-        context.images = _images(context)
+        context.images = _made(context, image_batch.tensors(context.model, context.training))
         return batch + context.labels + context.images
 
     def head(self, context: Context) -> LossHead:
@@ -51,6 +51,7 @@ class Reference(Loop):
         """Run the model under autocast and keep nothing but its loss."""
         with autocast.region(context.tape, context.training.autocast):
             loss, outputs = forward()
+            context.drop_outputs()
             return returned(context, loss, outputs)[0]
 
     def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
@@ -60,11 +61,3 @@ class Reference(Loop):
 
 def _made(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
     return [context.tape.new(shape, dtype, name) for name, shape, dtype in tensors]
-
-
-def _images(context: Context) -> list[Tensor]:
-    """Make what a batch has because of its images."""
-    tower = context.forward.tower
-    if tower is None or not context.training.has_images:
-        return []
-    return _made(context, tower.batch(context, context.image, context.image_count))

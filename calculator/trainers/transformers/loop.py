@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from calculator.architecture.dimension import named
 from calculator.common.errors import Problem
 from calculator.engine import autocast, in_place
 from calculator.engine import operations as ops
@@ -17,7 +18,7 @@ from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.trainers import cut_cross_entropy, flattened, liger, task_labels, towers
+from calculator.trainers import cut_cross_entropy, flattened, image_batch, liger, task_labels, towers
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
@@ -86,6 +87,7 @@ class Transformers(Loop):
         counts = counts_items(model)
         context.num_items = Tensor(context.tape, None, (), "float32", None) if counts else None
         if model.task.name == "causal_lm":
+            context.images = _fetched(context, image_batch.tensors(model, training))
             shape = (context.batch, context.length)
             return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
         context.labels = _fetched(context, task_labels.labels(model, training))
@@ -95,13 +97,28 @@ class Transformers(Loop):
         """Return the tensors of each micro-batch, which have the labels of the model's task."""
         model, training = prepared.model, prepared.training
         if model.task.name == "causal_lm":
-            return Loop.fetched(self, prepared)
+            return [*Loop.fetched(self, prepared), *image_batch.tensors(model, training)]
         dtype = prepared.method.hidden_dtype(training)
         return [*task_labels.inputs(model, training, INPUTS, dtype), *task_labels.labels(model, training)]
 
     def uses_cache(self, model: Model) -> bool:
         """Return whether a cache is made: Trainer unsets use_cache in the config, not in that of its text model."""
-        return self.facts.uses_cache or towers.is_idle(model)
+        return self.facts.uses_cache or towers.makes_cache(model)
+
+    def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:
+        """Return the batches of the step before, and what counts the labels of those that are fetched."""
+        steps = prepared.training.gradient_accumulation_steps
+        tensors = self.fetched(prepared)
+        before: list[tuple[str, Shape, DType, int]] = []
+        before += [(f"{name} of the step before", shape, dtype, steps) for name, shape, dtype in tensors]
+        labels = next((shape for name, shape, _ in tensors if name == "labels"), None)
+        if labels is None or not counts_items(prepared.model):
+            return before
+        if prepared.model.task.name == "causal_lm":
+            labels = (labels[0], named(prepared.training.sequence_length - 1, "S - 1"))
+        before.append(("whether each label counts", labels, "bool", 1))
+        before.append(("number of labels", (), "int64", min(steps, 2)))
+        return before
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:
         """Return the scalars that the trainer keeps."""
@@ -128,13 +145,19 @@ class Transformers(Loop):
         with autocast.region(tape, dtype):
             loss, outputs = forward()
         tape.scope, tape.component = "outputs: ", "logits_and_loss"
+        of_images: list[Tensor] = []
         if dtype is not None:
-            outputs = [in_float32(each) for each in outputs]
+            converted = [in_float32(each) for each in outputs]
+            of_images = [*_images_in_float32(context)]
+            outputs = converted
+            del converted
+        context.drop_outputs()
         loss, outputs = returned(context, loss, outputs)
         if counts_items(context.model):
             loss = in_place.mul_(loss)
         self.metrics(context, outputs)
         tape.component = "activations"
+        del of_images
         return loss
 
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
@@ -144,6 +167,14 @@ class Transformers(Loop):
         """Return the loss over the number of accumulation steps that accelerate knows of, which is 1."""
         loss.tape.scope = "loss: "
         return ops.scale(loss, "loss / 1")
+
+
+def _images_in_float32(context: Context) -> Iterator[Tensor]:
+    """Yield copies in float32 of what the model returns because of images, in half precision and of each image."""
+    for tensor, count in context.image_outputs:
+        if tensor.dtype in ("bfloat16", "float16"):
+            shape = (named(int(tensor.shape[0]) // count, "rows of an image"), *tensor.shape[1:])
+            yield from (context.tape.new(shape, "float32", "output in float32") for _ in range(count))
 
 
 def _fetched(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:

@@ -114,6 +114,7 @@ class TrlSft(Transformers):
         tape = context.tape
         with autocast.region(tape, context.training.autocast):
             model_loss, outputs = forward()
+        context.drop_outputs()
         model_loss, outputs = returned(context, model_loss, outputs)
         tape.scope, tape.component = "loss: ", "logits_and_loss"
         per_token_loss = ops.scale(outputs[0], "loss of each token")

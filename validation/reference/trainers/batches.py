@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import default_data_collator
 
 from calculator.common.errors import refusal
 from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import model_of
 from calculator.trainers import task_labels
+from validation.reference import images
 
 if TYPE_CHECKING:
     from calculator.inputs.training import Training
@@ -54,6 +57,19 @@ def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
         for _ in range(recipe.batches)
         for row, count in enumerate(labelled_tokens(recipe))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCollator:
+    """Makes whole batches of `labelled_rows` with images, as a script's own collator does with a processor."""
+
+    recipe: Recipe
+    config: Any
+
+    def __call__(self, rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """A batch of these rows, whose tokens are those of images and text."""
+        batch = default_data_collator(rows)
+        return {**batch, **images.batch_on_host(self.recipe.request, self.config)}
 
 
 def labelled_tokens(recipe: Recipe, sequences: int = 1) -> list[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
 
 from validation.reference.build import build_model, refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import labelled_rows, task_rows
+from validation.reference.trainers.batches import ImageCollator, labelled_rows, task_rows
 from validation.reference.trainers.run import Run, with_quantizer
 
 if TYPE_CHECKING:
@@ -24,11 +24,18 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         PlanError: if transformers or PEFT refuses the request.
     """
     reference = build_model(recipe.request, device, quant_storage=recipe.quant_storage)
+    own = {"remove_unused_columns": False} if recipe.request.training.has_images else {}
     with refusing("training"):
         trainer = Trainer(
             model=with_quantizer(reference.model),
-            args=TrainingArguments(**training_arguments(recipe, folder)),
+            args=TrainingArguments(**training_arguments(recipe, folder), **own),
             train_dataset=(labelled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
-            data_collator=DataCollatorWithFlattening() if recipe.padding_free else default_data_collator,
+            data_collator=_collator(recipe, reference.model.config),
         )
     return Run(trainer, reference)
+
+
+def _collator(recipe: Recipe, config: Any) -> Any:
+    if recipe.request.training.has_images:
+        return ImageCollator(recipe, config)
+    return DataCollatorWithFlattening() if recipe.padding_free else default_data_collator

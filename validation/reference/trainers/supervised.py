@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
+from transformers import BatchFeature, ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
+from validation.reference import images as images_of
 from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import labelled_rows
@@ -14,8 +18,6 @@ from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, model_and_config, tokenizer
 
 if TYPE_CHECKING:
-    import torch
-
     from validation.reference.trainers.recipe import Recipe
 
 
@@ -26,15 +28,53 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         PlanError: if transformers, PEFT or TRL refuses the request.
     """
     reference, config = model_and_config(recipe, device)
+    has_images = recipe.request.training.has_images
     with refusing("training"), adapters_on(device, SFTTrainer.__module__):
         trainer = SFTTrainer(
             model=reference.model,
             args=SFTConfig(**training_arguments(recipe, folder), **_own_arguments(recipe)),
-            train_dataset=_dataset(recipe),
-            processing_class=tokenizer(),
+            train_dataset=_of_images(recipe) if has_images else _dataset(recipe),
+            processing_class=Processor(recipe, reference.model.config) if has_images else tokenizer(),
             peft_config=config,
         )
+    if has_images and (recipe.completion_tokens is not None or recipe.request.training.padding):
+        trainer.data_collator = _Labelled(recipe, trainer.data_collator)
     return Run(trainer, reference.wrapped_as(trainer.model))
+
+
+class Processor(ProcessorMixin):
+    """A stand-in for a model's processor: its batches have the tensors of the recipe's images."""
+
+    def __init__(self, recipe: Recipe, config: Any) -> None:
+        self.tokenizer, self.chat_template = tokenizer(), None
+        self._recipe, self._config = recipe, config
+
+    def apply_chat_template(self, messages: list[Any], **_: Any) -> BatchFeature:
+        """The batch that SFTTrainer's collator asks for: of a micro-batch's messages with images."""
+        rows = labelled_rows(self._recipe)[: len(messages)]
+        masks = {"attention_mask": torch.stack([row["attention_mask"] for row in rows])}
+        return BatchFeature(images_of.batch_on_host(self._recipe.request, self._config) | masks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """SFTTrainer's collator, with as many labels as the recipe says."""
+
+    recipe: Recipe
+    collator: Any
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Any:
+        batch = self.collator(examples)
+        rows = labelled_rows(self.recipe)[: len(examples)]
+        batch["labels"] = torch.stack([row["labels"] for row in rows])
+        return batch
+
+
+def _of_images(recipe: Recipe) -> Dataset:
+    """Rows of images and messages, whose values the stand-in for the processor does not read."""
+    messages = [{"role": "user", "content": ""}]
+    count = recipe.batches * recipe.request.training.micro_batch_size
+    return Dataset.from_list([{"images": [row], "messages": messages} for row in range(count)])
 
 
 def _own_arguments(recipe: Recipe) -> dict[str, Any]:

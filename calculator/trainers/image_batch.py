@@ -1,0 +1,20 @@
+"""What a batch has because of its images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.families import forward_of
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+    from calculator.layers.tower import BatchTensor
+
+
+def tensors(model: Model, training: Training) -> list[BatchTensor]:
+    """Return the tensors of a batch besides its tokens, the pixels first; none without images."""
+    tower, images = forward_of(model).tower, training.images
+    if tower is None or images is None or not training.has_images:
+        return []
+    return tower.batch(model.config, training, tower.process(model.config, images))
