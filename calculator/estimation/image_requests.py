@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.families import FAMILIES, forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.methods.prepared_model import PreparedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +51,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if request.method.virtual_tokens:
         message = f"{request.method.facts.label} with images is not modelled yet: use another method, such as lora"
         yield Problem(loc="method.name", msg=message, input=request.method.name)
+    yield from _without_gradient(request, model)
     try:
         image = processed(request, model)
     except PlanError as error:
@@ -101,6 +103,23 @@ def _elsewhere(request: Request) -> Iterator[Problem]:
     if request.stack != DEFAULT_STACK:
         message = "images are modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))
+
+
+def _without_gradient(request: Request, model: Model) -> Iterator[Problem]:
+    """A tower whose layers are adapted and recomputed by the re-entrant checkpoint, whose input needs no gradient."""
+    training, tower = request.training, forward_of(model).tower
+    if tower is None or tower.grads_patches or request.method.facts.trains_base:
+        return
+    if not (training.gradient_checkpointing and training.use_reentrant):
+        return
+    applied = PreparedModel(model, request.method, training, request.device, request.stack)
+    specs = (applied.module_spec(path, module) for path, module in model.paths if path.startswith(model.towers))
+    if any(spec.added or spec.trained for spec in specs):
+        message = (
+            f"the adapters in the tower of {model.model_type} would get no gradient, since that of its patches is not"
+            " asked for: use false, or adapt the language model alone"
+        )
+        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
 
 
 def _sizes(request: Request, model: Model, image: Processed, images: Images) -> Iterator[Problem]:

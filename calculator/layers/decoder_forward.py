@@ -176,6 +176,9 @@ class Tower:
     #: Whether a convolution embeds the patches.
     convolves: bool = True
 
+    #: Whether enable_input_require_grads gives the patches a gradient: the tower's class names its input embeddings.
+    grads_patches: bool = True
+
     #: The masks of the decoder's attention types; None for those of text.
     masks: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
 

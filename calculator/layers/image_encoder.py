@@ -16,6 +16,8 @@ from calculator.layers.activation import activation
 from calculator.layers.tower_layers import convolve, run_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.config import Config
     from calculator.inputs.training import Training
     from calculator.layers.context import Context, LayerModules
@@ -119,7 +121,7 @@ def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Ten
     """
     dropout = float(context.config["vision_config"]["attention_dropout"] or 0)
 
-    def run(_index: int, modules: LayerModules, x: Tensor) -> Tensor:
+    def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
         return _layer(context, modules, x)
 
     def after(index: int, x: Tensor) -> None:

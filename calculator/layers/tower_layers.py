@@ -12,6 +12,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.checkpoint import checkpoint
+from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.layers import attention, rotary
 from calculator.layers.context import LayerModules
 from calculator.layers.kernels import Samples
@@ -55,7 +56,7 @@ def run_layers(
     context: Context,
     name: str,
     inputs: list[Tensor],
-    layer: Callable[[int, LayerModules, Tensor], Tensor],
+    layer: Callable[[int, LayerModules, Sequence[Tensor], Tensor], Tensor],
     captured: Callable[[int], Sequence[Tensor]],
     after: Callable[[int, Tensor], None] = lambda _index, _x: None,
     *,
@@ -65,16 +66,17 @@ def run_layers(
     """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
 
     `inputs`: the first layer's input alone, which is removed from the list, so that no caller keeps it alive.
-    `captured`: what the checkpoint of a layer keeps besides the layer's input. `after`: what follows each layer.
+    `captured`: what a layer is given besides its input, which its checkpoint keeps. `after`: what follows each layer.
     `dropout`: the probability in attention. `mask`: that of attention, if there is one.
     """
     x = inputs.pop()
     with _of_tower(context, dropout, mask):
         for index, modules in enumerate(_layers(context, name)):
             check_budget()
-            run = partial(_within, context, dropout, mask, partial(layer, index, modules))
+            given = captured(index)
+            run = partial(_within, context, dropout, mask, partial(layer, index, modules, given))
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
-                x = checkpoint(run, x, captured=captured(index))
+                x = (checkpoint_reentrant if context.training.use_reentrant else checkpoint)(run, x, captured=given)
             else:
                 x = run(x)
             after(index, x)

@@ -83,7 +83,7 @@ def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
     mask = _mask(context, images, patches)
     tables = _tables(context, images, patches, inputs[0].dtype)
 
-    def run(_index: int, modules: LayerModules, x: Tensor) -> Tensor:
+    def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
         return _layer(context, modules, x, tables)
 
     captured = [*tables, mask] if mask is not None else [*tables]
@@ -255,6 +255,7 @@ GEMMA4_IMAGES = Tower(
     batch=_batch,
     kept=image_encoder.nothing_kept,
     run=_run,
+    grads_patches=False,
     chunks=image_encoder.one_chunk,
     convolves=False,
     masks=_masks,

@@ -49,8 +49,8 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     lengths = [image.patches] * count
     features: list[Tensor] = []
 
-    def run(modules: LayerModules, x: Tensor) -> Tensor:
-        return _layer(context, modules, x, tables, lengths, bounds)
+    def run(_index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
+        return _layer(context, modules, x, given[:2], lengths, given[2])
 
     def merge(index: int, x: Tensor) -> None:
         indexes = config["deepstack_visual_indexes"]
@@ -58,9 +58,7 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
             place = f"{_PATH}.deepstack_merger_list.{indexes.index(index)}"
             features.append(_merger(context, place, x, image.tokens * count, shuffled=True))
 
-    hidden_states = run_layers(
-        context, f"{_PATH}.blocks", inputs, lambda _, *given: run(*given), lambda _: [*tables, bounds], merge
-    )
+    hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, lambda _: [*tables, bounds], merge)
     merged = _merger(context, f"{_PATH}.merger", hidden_states, image.tokens * count)
     del position_ids, positions
     return hidden_states, merged, features
@@ -118,6 +116,7 @@ QWEN3 = Tower(
     kept=placeholders.kept,
     run=partial(placeholders.run, tower=_tower),
     chunks=lambda _config, _image: 1,
+    grads_patches=False,
     featured_layers=lambda config: len(config["vision_config"]["deepstack_visual_indexes"]),
     after_layer=add_features,
     source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",

@@ -63,9 +63,8 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     def sees_all(index: int) -> bool:
         return index in config["fullatt_block_indexes"]
 
-    def run(index: int, modules: LayerModules, x: Tensor) -> Tensor:
-        chunks = (lengths, bounds) if sees_all(index) else (of_windows, of_bounds)
-        return _layer(context, modules, x, tables, *chunks)
+    def run(index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
+        return _layer(context, modules, x, given[:2], lengths if sees_all(index) else of_windows, given[2])
 
     def captured(index: int) -> list[Tensor]:
         return [*tables, bounds if sees_all(index) else of_bounds]
