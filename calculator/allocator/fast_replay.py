@@ -71,11 +71,13 @@ class FastReplay:
         self.last = MicroBatch(batches.last, None) if batches.last is not None else None
         self.taken = batches.taken
         self.loading = loading or loading_of(resident)
-        #: For each pool of the first stream, the sizes of optimizer states, and of what each optimizer step allocates.
+        #: For each pool of the first stream, the sizes of optimizer states, of what each optimizer step allocates, and
+        #: of what is freed once a step's batches are fetched.
         self.states = _sizes(resident.optimizer_states)
         self.temporaries = _sizes(resident.step_temporaries)
+        self.fetching = _sizes(resident.while_fetching)
         sizes = [*self.loading.sizes, *self.first.sizes]
-        sizes += (size for kind in (*self.states, *self.temporaries) for size in kind)
+        sizes += (size for kind in (*self.states, *self.temporaries, *self.fetching) for size in kind)
         found = resident.buckets
         #: The sizes of DDP's buckets in each pool: those of the first step, and of the others if they are rebuilt.
         self.buckets = [
@@ -134,6 +136,8 @@ class FastReplay:
         self.steps += 1
 
     def _step(self, n: int, pool: FlatPool) -> None:
+        if self.steps and n < len(self.fetching) and not pool.serves_all(self.fetching[n]):
+            pool.free(_allocate(pool, self.fetching[n]))
         self._micro_batch(n, pool, self.first)
         self.gradients[n] = _blocks(self.first, self.first.gradients[n])
         if self.later is not None:

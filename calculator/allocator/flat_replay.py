@@ -84,6 +84,7 @@ class FlatRun:
         self.rows = Rows()
         states = self.rows.add_resident(run.resident.optimizer_states)
         temporaries = self.rows.add_resident(run.resident.step_temporaries)
+        before = self.rows.add_resident(run.resident.while_fetching)
         found = run.resident.buckets
         #: The buckets of the first step, and of the others where they are rebuilt.
         self.buckets = [
@@ -108,7 +109,8 @@ class FlatRun:
             rows.keys = pools_of(rows.sizes, rows.streams)
         self.load = self._listed("load", run.loading.events, load)
         clipped = Stage("optimizer_step", TemporaryPart(temporaries, self.rows), self.rows)
-        others = [*self._passes(first=False), clipped]
+        fetching = [Stage("forward", TemporaryPart(before, self.rows), self.rows)] if before else []
+        others = [*fetching, *self._passes(first=False), clipped]
         second = [self._listed("forward", self._rebuilding(), self.rows)] if len(self.buckets) > 1 else []
         #: The stages of the first step, of the second, and of every other.
         self.stages = (

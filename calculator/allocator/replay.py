@@ -238,6 +238,10 @@ class Replay:
         if self.steps == 1 and self.resident.buckets is not None and self.resident.buckets.are_rebuilt:
             self._free(self.buckets)
             self._create(self.resident.buckets.steady)
+        if self.steps:
+            self.phase = "forward"
+            batches = one_by_one(self.resident.while_fetching)
+            self._free([self._allocate(tensor.bytes // tensor.count, tensor.name) for tensor in batches])
         self._micro_batch(self.first)
         self.gradients = self.first.tensors.blocks_of(self.first.events.gradients)
         if self.later is not None:

@@ -91,6 +91,8 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     of_step = _of_kept(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
         of_step = max(of_step, _of_loaded_whole(resident))
+    if replaced := sizes(resident.while_fetching):
+        of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     return max(of_step, of_generation(step, workspaces)) if step.generation else of_step
 
 

@@ -70,6 +70,13 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     )
 
 
+def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
+    """What is alive besides a step's batches while the loop fetches them; that of text alone is small, and left out."""
+    if not prepared.training.has_images:
+        return ()
+    return tuple(_of_step(*each) for each in loop.while_fetching(prepared))
+
+
 def _of_images(prepared: Subject) -> tuple[ResidentTensor, ...]:
     """What a model keeps from step to step because of images."""
     tower = forward_of(prepared.model).tower if prepared.training.has_images else None

@@ -23,7 +23,7 @@ from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
 from calculator.sharding.zero3.state import PartitionedState
 from calculator.trainers import trainer_of
-from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept
+from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept, while_fetching
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.optimizer_targets import with_targets
 from calculator.training_step.unrolled_cache import UnrolledCache
@@ -246,10 +246,7 @@ class ResidentState:
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:
         """What is alive besides a step's batches while the loop fetches them."""
-        return tuple(
-            ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations", count=count, in_graph=False)
-            for name, shape, dtype, count in trainer_of(self.prepared.training).while_fetching(self.prepared)
-        )
+        return while_fetching(trainer_of(self.prepared.training), self.prepared)
 
     @property
     def host_bytes(self) -> int | None:

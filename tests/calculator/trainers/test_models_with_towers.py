@@ -1,4 +1,4 @@
-"""Trainers of models that also read images, on text alone. tests/cases/trainers.jsonl has traced steps."""
+"""Trainers of models that also read images. tests/cases/trainers.jsonl has traced steps."""
 
 import pytest
 
