@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
+from calculator.resident.tensor_group import TensorGroup
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensor_group import TensorGroup
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
@@ -147,11 +147,9 @@ class TrainingStep:
         accumulated = resident.accumulated if resident.prepared.training.gradient_accumulation_steps > 1 else always
         optimizer = _last(f"{resident.optimizer.name}: step", resident.in_step, self.left)
         if self.earlier is None:
-            forward = max(
-                self._peak("forward", self.last, accumulated, self.carried),
-                self._while_fetching(always),
-                key=attrgetter("bytes"),
-            )
+            forward = self._peak("forward", self.last, accumulated, self.carried)
+            if resident.while_fetching:
+                forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
             if self.first is not None:
                 before = self._peak("forward", self.first, always, self.carried)
                 forward = max(forward, before, key=attrgetter("bytes"))
@@ -166,9 +164,9 @@ class TrainingStep:
             optimizer,
         )
 
-    def _while_fetching(self, always: Sequence[ResidentTensors]) -> Peak:
+    def _while_fetching(self) -> Peak:
         """The peak before the forward pass, when the batches of the step before are alive too."""
-        state = (*always, *self.resident.while_fetching)
+        state = TensorGroup((*self.resident.always, *self.resident.while_fetching))
         return _last("batches of the step: fetched", state, self.carried)._replace(phase="forward")
 
     @property
