@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 #: The trainers whose steps are modelled under FSDP2, and the reference step.
-TRAINERS = (None, "transformers", "trl-sft", "trl-dpo")
+TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo")
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")

@@ -65,5 +65,7 @@ def warnings(prepared: PreparedModel) -> Iterator[str]:
     if quantization.storage != "uint8":
         yield (
             "from_pretrained loads the whole 4-bit model on each GPU, and accelerate keeps it there until all of it is"
-            " sharded. A GPU that the model itself does not fit runs out of memory then, whatever the number of GPUs."
+            " sharded, whatever cpu_offload and cpu_ram_efficient_loading are. A GPU that the model itself does not fit"
+            " runs out of memory then, whatever the number of GPUs. Answer.AI's fsdp_qlora, which trains 70B"
+            " on two GPUs of 24 GB, does not use from_pretrained: memory.phases has what steps alone allocate."
         )
