@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import DecoderForward
 
     #: The decoder's output (batch, sequence, hidden_size) to the loss, and to the other outputs of the model.
     LossHead = Callable[[Context, Tensor], tuple[Tensor, list[Tensor]]]
@@ -34,14 +35,18 @@ class FullLogits:
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, and the logits, which the model's output refers to."""
-        head = context.hooks.module("head")
-        output = context.bind(context.model.output)
-        forward = context.forward
-        # nested: a call may free its argument before it returns
-        logits = forward.logits(context, head.after(output(head.before(forward.head_input(context, hidden_states)))))
+        logits = logits_of(context, context.forward, hidden_states)
         if context.older & {"reassigned_logits", "logits_reassigned_by_mistral"}:
             logits = float32_logits(context, logits)
         return causal_lm_loss(context, logits, self.num_items), [logits]
+
+
+def logits_of(context: Context, forward: DecoderForward, hidden_states: Tensor) -> Tensor:
+    """Return the logits of every token, from the model's output head."""
+    head = context.hooks.module("head")
+    output = context.bind(context.model.output)
+    # nested: a call may free its argument before it returns
+    return forward.logits(context, head.after(output(head.before(forward.head_input(context, hidden_states)))))
 
 
 def float32_logits(context: Context, logits: Tensor) -> Tensor:

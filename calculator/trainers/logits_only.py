@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.families import forward_of
+from calculator.layers.loss import logits_of
 from calculator.trainers.reference.loop import Reference
 
 if TYPE_CHECKING:
@@ -38,5 +39,5 @@ class LogitsWithoutCache(LogitsOnly):
 
 def all_logits(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the logits of every position, in place of a loss too."""
-    logits = forward_of(context.model).logits(context, context.bind(context.model.output)(hidden_states))
+    logits = logits_of(context, forward_of(context.model), hidden_states)
     return logits, [logits]

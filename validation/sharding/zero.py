@@ -65,7 +65,8 @@ ALLOCATING: dict[str, ComponentName] = {
 }
 
 
-#: The attributes of DeepSpeed's optimizers that are tensors or lists of them, and their components.
+#: The attributes of DeepSpeed's optimizers that are tensors or lists of them, and their components. `base_weights`
+#: stands for the trained weights, which are adapters where a method adds any.
 KEPT: dict[str, ComponentName] = {
     "bit16_groups_flat": "base_weights",
     "single_partition_of_fp32_groups": "optimizer_states",
@@ -179,7 +180,10 @@ class ZeROEngine(Engine):
 
     def track(self, record: Record) -> None:
         """Track weights, masters and buffers under names of their own, and the parts of every parameter."""
-        for attribute, component in KEPT.items():
+        trained = (name for name, each in self.reference.named_parameters() if each.requires_grad)
+        adapts = any(self.component(name) == "adapter_weights" for name in trained)
+        for attribute, of in KEPT.items():
+            component: ComponentName = "adapter_weights" if adapts and of == "base_weights" else of
             value = getattr(self._zero, attribute, None)
             for index, tensor in enumerate(value if isinstance(value, list) else [value]):
                 if isinstance(tensor, torch.Tensor):

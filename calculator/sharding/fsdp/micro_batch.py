@@ -15,7 +15,7 @@ from calculator.inputs.sharding import FSDPConfig
 from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
 from calculator.sharding.fsdp.parameters import RANKS, shard_shape
-from calculator.sharding.fsdp.reference import SameUnits, SecondModel
+from calculator.sharding.fsdp.reference import EarlierPass, SameUnits, SecondModel
 from calculator.sharding.fsdp.unit import FLOATS, FSDPUnit, Part
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
@@ -56,6 +56,7 @@ class MicroBatch(Hooks):
 
     __slots__ = (
         "has_gradients",
+        "is_begun",
         "kept_buffer",
         "layer_units",
         "offloads",
@@ -78,6 +79,8 @@ class MicroBatch(Hooks):
         self.prepared = prepared
         self.param_dtype = training.autocast
         self.reduces = reduces
+        #: Whether the pass with a graph has begun.
+        self.is_begun = False
         self.has_gradients = reduces and training.gradient_accumulation_steps > 1
         config = training.fsdp_config or FSDPConfig()
         self.reshards = reshards = config.reshard_after_forward
@@ -125,7 +128,7 @@ class MicroBatch(Hooks):
 
     def begin(self, parameters: Parameters) -> None:
         """Gather what is left in the root."""
-        self.parameters = parameters
+        self.parameters, self.is_begun = parameters, True
         if self.root.of.parameters:
             self.root.enter()
 
@@ -152,7 +155,9 @@ class MicroBatch(Hooks):
     def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:
         """Return the hooks of a pass without a graph: of the same units, or of a second model's only unit."""
         whole: PreparedModel = prepared  # type: ignore[assignment]  # a step's model is prepared
-        return SecondModel(self, whole) if compared == "model" else SameUnits(self)
+        if compared == "model":
+            return SecondModel(self, whole)
+        return SameUnits(self) if self.is_begun else EarlierPass(self)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """End the root's forward pass, and cast its outputs with mixed precision."""

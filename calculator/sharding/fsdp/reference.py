@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class SameUnits(Hooks):
-    """A pass without a graph of the model that is trained: its units are gathered again."""
+    """A pass without a graph of the model that is trained, after the pass with one: its units are gathered again."""
 
     __slots__ = ("order", "param_dtype", "trained")
 
@@ -60,6 +60,25 @@ class SameUnits(Hooks):
         for position, unit in enumerate(self.order):
             unit.position = position
         self.order[0].position = len(self.order)
+        return trained.returned(loss, outputs)
+
+
+class EarlierPass(SameUnits):
+    """The same before the pass with a graph, which finds the units outside the layers gathered."""
+
+    __slots__ = ()
+
+    def begin(self, parameters: Parameters) -> None:
+        """Gather what is left in the root."""
+        self.trained.parameters = parameters
+        SameUnits.begin(self, parameters)
+
+    def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Leave the units to the pass with a graph, as they were before but for their weights."""
+        trained = self.trained
+        for unit in (trained.root, *trained.roles.values()):
+            unit.is_entered = False
+        trained.kept_buffer, trained.order = None, []
         return trained.returned(loss, outputs)
 
 
