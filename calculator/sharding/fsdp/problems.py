@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 #: The trainers whose steps are modelled under FSDP2, and the reference step.
-TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo")
+TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo")
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
@@ -98,7 +98,7 @@ def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
     """A head whose weight is read without calling it, where no other module of its unit runs, which would gather it."""
     tail, training = outer_units(prepared).tail, prepared.training
     head = prepared.model.head
-    if tail.name != head:
+    if tail.name != head or training.trainer == "trl-orpo":  # which calls the head
         return
     if not (training.trainer or "").startswith("trl"):
         if is_patched(prepared.model, training) and not computes_logits(prepared.model, training):

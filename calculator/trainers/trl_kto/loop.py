@@ -64,6 +64,12 @@ class TrlKto(ComparingTrainer):
         rows: Shape = (training.micro_batch_size,)
         return [*batch, ("label", rows, "bool"), *((name, rows, "float32") for name in references)]
 
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the tensors of a batch. The model is called without the number of labels."""
+        batch = ComparingTrainer.batch(self, context)
+        context.num_items = None
+        return batch
+
     def head(self, context: Context) -> LossHead:
         """Return the fused head. That of a second model computes the log-probabilities alone."""
         logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits")

@@ -167,7 +167,7 @@ def test_files_with_fsdp_keep_their_trainer():
 
 
 def test_a_trainers_settings_are_listed_where_fsdp_has_the_reference_step_only():
-    found = read(FACTORY.replace("pt", "kto") + "fsdp: true\nenable_liger_kernel: true")
+    found = read(FACTORY.replace("pt", "rm") + "fsdp: true\nenable_liger_kernel: true")
     assert found.request["training"]["trainer"] is None
     assert {"trainer", "use_liger_kernel"} <= {each.key for each in found.not_understood}
 
