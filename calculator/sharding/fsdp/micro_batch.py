@@ -64,6 +64,7 @@ class MicroBatch(Hooks):
         "param_dtype",
         "parameters",
         "prepared",
+        "ran_before",
         "reduce_input",
         "reduces",
         "reshards",
@@ -97,6 +98,8 @@ class MicroBatch(Hooks):
         self.units: list[FSDPUnit] = [self.root, first]
         #: The units in the order of their forward passes.
         self.order: list[FSDPUnit] = []
+        #: What ran last of a pass before that with a graph.
+        self.ran_before: FSDPUnit | None = None
         #: The last all-gather's output of the forward pass, and the last reduction's input.
         self.kept_buffer: Tensor | None = None
         self.reduce_input: Tensor | None = None
@@ -163,7 +166,7 @@ class MicroBatch(Hooks):
         """End the root's forward pass, and cast its outputs with mixed precision."""
         others = {id(leaf) for unit in (*self.units, *self.roles.values()) for leaf in unit.leaves}
         self.root.leaves = [leaf for leaf in self.parameters.leaves if id(leaf) not in others]
-        ended = [unit for unit in (self.root, self.roles["head"]) if unit.of.parameters and unit.is_incomplete]
+        ended = self.incomplete
         for unit in ended:
             self.leave(unit)
         for unit in reversed(ended):
@@ -171,6 +174,11 @@ class MicroBatch(Hooks):
         loss, outputs = self.returned(loss, outputs)
         self.kept_buffer = None
         return loss, outputs
+
+    @property
+    def incomplete(self) -> list[FSDPUnit]:
+        """The units whose forward passes end with the root's."""
+        return [unit for unit in (self.root, self.roles["head"]) if unit.of.parameters and unit.is_incomplete]
 
     def returned(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Cast the outputs of a root with mixed precision."""
@@ -244,8 +252,9 @@ class MicroBatch(Hooks):
         unit.in_backward = True
         self.gather(unit)
         self.copy_out(unit, keeps_buffer=False)
-        if unit.position:
-            self.gather(self.order[unit.position - 1])
+        before = self.order[unit.position - 1] if unit.position else self.ran_before
+        if before is not None:
+            self.gather(before)
 
     def post_backward(self, unit: FSDPUnit) -> None:
         """Free a unit's weights, and reduce its gradients in a step's last micro-batch."""
@@ -280,6 +289,7 @@ class MicroBatch(Hooks):
         for unit in self.units:
             if not unit.is_done:
                 self.post_backward(unit)
+        for unit in (*self.units, *self.roles.values()):
             unit.buffer = None
         self.reduce_input = None
 

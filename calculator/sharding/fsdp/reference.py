@@ -74,8 +74,12 @@ class EarlierPass(SameUnits):
         SameUnits.begin(self, parameters)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Leave the units to the pass with a graph, as they were before but for their weights."""
+        """Leave the units to the pass with a graph, as they were before but for their weights.
+
+        What ran last here comes before the first unit there, whose backward pass gathers it.
+        """
         trained = self.trained
+        trained.ran_before = [*trained.order, *trained.incomplete][-1]
         for unit in (trained.root, *trained.roles.values()):
             unit.is_entered = False
         trained.kept_buffer, trained.order = None, []
