@@ -324,6 +324,9 @@ class Estimate:
     warnings: tuple[str, ...]
     #: What one GPU sends to the others in a step; None for a run on one.
     communication: tuple[Collective, ...] | None = None
+    #: The bytes of the base model, and of what the method adds to it, on all GPUs together.
+    base_bytes: int = 0
+    added_bytes: int = 0
     #: What found the figures.
     engine: EngineName = "calculator"
     #: How far the figures may be trusted; None for rules of thumb.

@@ -106,6 +106,8 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
             *_card_caveats(request),
         ),
         communication=step.communication,
+        base_bytes=resident.base_bytes,
+        added_bytes=resident.added_bytes,
         grade="from source, not traced" if trainer_of(request.training).facts.is_interval else "modelled",
     )
 

@@ -83,17 +83,9 @@ def request_bytes(reference: ModelReference, device: Device, training: Training,
     return answer.memory.required_bytes - weights - cuda_context(card_of(device)).bytes
 
 
-def base_bytes(answer: Estimate) -> int:
-    """The base model's bytes in training, without a second model that a trainer compares it with."""
-    weights = [each for each in answer.memory.components if each.name == "base_weights"]
-    second = sum(row.bytes for each in weights for row in each.rows if row.name.startswith("ref_model."))
-    whole = component_bytes(answer, "base_weights") + component_bytes(answer, "quantization_constants")
-    return whole - second
-
-
 def task_bytes(answer: Estimate) -> int:
-    """The bytes that one task adds: its adapter, or for full fine-tuning a model."""
-    return base_bytes(answer) if answer.method.facts.trains_base else component_bytes(answer, "adapter_weights")
+    """The bytes that one task adds to a served base: its adapter, or for full fine-tuning a model."""
+    return answer.base_bytes if answer.method.facts.trains_base else answer.added_bytes
 
 
 def component_bytes(answer: Estimate | Inference, component: str) -> int:

@@ -13,7 +13,7 @@ from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of, parameter_counts
 from calculator.estimation.request import Request, reserved_by
 from calculator.estimation.stated_base import with_stated_base
-from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
+from calculator.inference.multi_adapter import MultiAdapterFootprint, request_bytes, task_bytes
 from calculator.inputs.sharding import STAGES
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.inputs.training import Training
@@ -220,7 +220,7 @@ class Evaluator:
         return MultiAdapterFootprint(
             tasks=self.needs.tasks,
             tokens=training.sequence_length,
-            base_bytes=base_bytes(answer),
+            base_bytes=answer.base_bytes,
             task_bytes=task_bytes(answer),
             context_bytes=cuda_context(self.card).bytes,
             request_bytes=self._requests[four_bits],
@@ -244,7 +244,7 @@ class Evaluator:
         answer = self.answer(candidate) if self.needs.switches else None
         if answer is None or answer.fit is None:
             return True
-        modules = base_bytes(answer) + self.needs.tasks * task_bytes(answer)
+        modules = answer.base_bytes + self.needs.tasks * task_bytes(answer)
         return modules + cuda_context(self.card).bytes <= answer.fit.usable_bytes
 
     def short_bytes(self, candidate: Candidate) -> int:

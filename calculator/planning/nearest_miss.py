@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.comparison.methods import cards
 from calculator.devices import Verdict, cuda_context, gpus
-from calculator.inference.multi_adapter import base_bytes, task_bytes
+from calculator.inference.multi_adapter import component_bytes, task_bytes
 from calculator.inputs.device import Device
 from calculator.planning.label import label
 from calculator.planning.reasons.reason import size
@@ -122,8 +122,9 @@ def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str |
     if answer is None or answer.fit is None or shortest.trains(candidate):
         return None
     required, usable = answer.memory.required_bytes, answer.fit.usable_bytes
+    weights = sum(component_bytes(answer, component) for component in ("base_weights", "quantization_constants"))
     return (
         f"No shorter sequence makes it fit: with {length:,} tokens it still needs {size(required)} of {size(usable)},"
-        f" {size(base_bytes(answer))} of them for the base's weights and {size(cuda_context(evaluator.card).bytes)} for"
+        f" {size(weights)} of them for the base's weights and {size(cuda_context(evaluator.card).bytes)} for"
         " the CUDA context."
     )

@@ -72,6 +72,17 @@ class ResidentState:
         """The numbers of parameters of the base, of added ones, and of those that are trained."""
         return parameters(self.whole)
 
+    @cached_property
+    def base_bytes(self) -> int:
+        """The bytes of the base model on all GPUs, without a second model that a trainer compares it with."""
+        base = (each for each in self.whole if each.component in ("base_weights", "quantization_constants"))
+        return sum(each.bytes for each in base if not each.name.startswith("ref_model."))
+
+    @cached_property
+    def added_bytes(self) -> int:
+        """The bytes of what the method adds to the base model, on all GPUs."""
+        return sum(each.bytes for each in self.whole if each.component == "adapter_weights")
+
     @property
     def trainer(self) -> TrainerFacts:
         """The facts about the training loop."""

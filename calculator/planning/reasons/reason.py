@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.devices.gpus import GIB, MIB
-from calculator.inference.multi_adapter import base_bytes, component_bytes, task_bytes
+from calculator.inference.multi_adapter import component_bytes, task_bytes
 from calculator.planning.reasons.rules import RULES
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Evaluation:
 
     @property
     def base_bytes(self) -> int:
-        """The base model's bytes."""
-        return base_bytes(self.answer)
+        """The base model's bytes, on all GPUs together."""
+        return self.answer.base_bytes
 
     def component_bytes(self, component: str) -> int:
         """A component's bytes at the peak."""

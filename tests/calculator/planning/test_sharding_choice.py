@@ -102,3 +102,9 @@ def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(PlanError) as raised:
         planned({**SMALL, "device": {"gpu": "rtx-4090", "count": 3}})
     assert [problem.loc for problem in raised.value.problems] == ["needs.effective_batch_size"]
+
+
+def test_a_task_of_a_sharded_training_adds_its_whole_adapter():
+    of = {name: of_sharding(name).configurations for name in ("ddp", "fsdp", "zero3")}
+    adapters = {each.task_bytes for part in of.values() for each in part if each.label.startswith("LoRA, r 16")}
+    assert adapters == {11_272_192 * 4}

@@ -4,7 +4,6 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.estimation.request import ModelReference
-from calculator.inference.multi_adapter import base_bytes
 from calculator.inputs.device import Device
 from calculator.inputs.training import Training
 from calculator.methods import Adapter, LoRA
@@ -46,7 +45,7 @@ def test_a_trainer_that_needs_two_rows_gets_the_smallest_micro_batch_that_divide
 def test_the_base_of_an_adapter_is_counted_without_the_model_that_the_trainer_compares_it_with():
     candidate = Candidate(method=Adapter(), micro_batch_size=2)
     plain, compared = (evaluator(trainer=name).answer(candidate) for name in ("transformers", "trl-kto"))
-    assert base_bytes(compared) == base_bytes(plain)
+    assert compared.base_bytes == plain.base_bytes
 
 
 @pytest.mark.parametrize(
