@@ -308,7 +308,8 @@ def _not_counted(model: Model) -> list[str]:
 def _before_2_14(request: Request, model: Model) -> list[str]:
     """What the math kernel saves if PyTorch before 2.14 chooses it (calculator/layers/math_attention.py)."""
     training, config = request.training, model.config
-    sdpa = training.attention == "sdpa" and forward_of(model).sdpa == "sdpa"
+    uncapped = "sdpa_without_softcapping" in older_behaviour(request.stack, model.model_type)
+    sdpa = training.attention == "sdpa" and (uncapped or forward_of(model).sdpa == "sdpa")
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
     masked = training.padding or request.method.facts.masks_attention
     float32 = request.method.hidden_dtype(training) == "float32" and training.autocast is None

@@ -153,7 +153,9 @@ class Context:
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
         #: The attention implementation that runs.
-        self.attention = forward.sdpa if training.attention == "sdpa" else training.attention
+        self.attention = training.attention
+        if training.attention == "sdpa" and "sdpa_without_softcapping" not in prepared.older:
+            self.attention = forward.sdpa
         dropouts = (self.config.get(name) for name in DROPOUTS)
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))
         self.cache: Cache | None = None

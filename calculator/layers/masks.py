@@ -148,7 +148,8 @@ def _masks_packed_sequences(context: Context) -> bool:
     """Return whether a mask for packed sequences is made, though none is packed."""
     if "masks_without_cache" not in context.older or context.training.passes_mask:
         return False
-    return not context.config["use_cache"] or context.training.gradient_checkpointing
+    uncached = context.training.gradient_checkpointing or "no_cache_in_training" in context.older
+    return uncached or not context.config["use_cache"]
 
 
 def _keeps_samples_apart(context: Context) -> bool:

@@ -36,6 +36,8 @@ ChangeName = Literal[
     "masks_in_every_pass",
     "logits_in_their_own_dtype",
     "caches_of_checkpointed_layers",
+    "no_cache_in_training",
+    "sdpa_without_softcapping",
     "inputs_of_frozen_4bit_layers",
 ]
 
@@ -183,7 +185,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(5, 4),
         sentence="the embeddings are multiplied with a number behind their module, which has no buffer for it",
         source="transformers 4.57.6, models/gemma/modeling_gemma.py, GemmaModel.forward (normalizer)",
-        model_types=("gemma",),
+        model_types=("gemma", "gemma2"),
     ),
     "masks_in_every_pass": Change(
         package="transformers",
@@ -205,6 +207,20 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="use_cache stays on under checkpointing: the output refers to the keys and values of every layer",
         source="transformers 4.52.4, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeModel.forward",
         model_types=("gpt_bigcode",),
+    ),
+    "no_cache_in_training": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="the model makes no cache while it trains",
+        source="transformers 4.57.6, models/gemma2/modeling_gemma2.py, Gemma2Model.forward",
+        model_types=("gemma2",),
+    ),
+    "sdpa_without_softcapping": Change(
+        package="transformers",
+        before=(5, 21),
+        sentence="sdpa runs its kernels, which do not cap the scores",
+        source="transformers 4.57.6, models/gemma2/modeling_gemma2.py, Gemma2PreTrainedModel (_supports_sdpa)",
+        model_types=("gemma2",),
     ),
     "inputs_of_frozen_4bit_layers": Change(
         package="bitsandbytes",
@@ -230,6 +246,7 @@ OF_STEPS: frozenset[ChangeName] = frozenset(
         "masks_without_cache",
         "logits_in_their_own_dtype",
         "caches_of_checkpointed_layers",
+        "no_cache_in_training",
         "inputs_of_frozen_4bit_layers",
     }
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: The first release of transformers that was compared, by model type.
 FIRST: dict[str, Release] = {
     "gemma": (4, 45),
+    "gemma2": (4, 53),
     "gpt_bigcode": (4, 45),
     "llama": (4, 45),
     "mistral": (4, 39),
@@ -31,6 +32,7 @@ FIRST: dict[str, Release] = {
 #: The older releases of transformers of which steps were traced, by model type: tests/calculator/stack/traced.json.
 TRACED: dict[str, tuple[Release, ...]] = {
     "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
+    "gemma2": ((4, 53), (4, 57)),
     "gpt_bigcode": ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57)),
     "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
     "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
@@ -50,9 +52,14 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
     "qwen2": ((4, 48),),
 }
 
-#: Since when GPT-BigCode runs the shared attention, and caches as others do; and since when it checkpoints again.
+#: Since when GPT-BigCode runs the shared attention, and since when it checkpoints again.
 SHARED_BIGCODE: Release = (4, 54)
 CHECKPOINTED_BIGCODE: Release = (5, 0)
+
+#: The first release whose passes of `generate` are known, of model types with code of their own until then: GPT-BigCode
+#: runs the shared attention and caches as others do, and Gemma 2 caches as others do and does not run sdpa's kernels.
+#: Source: transformers 5.21, models/gemma2/modeling_gemma2.py (_supports_sdpa).
+SHARED_PASSES: dict[str, Release] = {"gemma2": (5, 21), "gpt_bigcode": SHARED_BIGCODE}
 
 #: The first release whose caches of layers with a window keep no more than the window.
 WINDOWED_CACHES: Release = (4, 56)
@@ -112,7 +119,7 @@ def passes_problems(
     if not _is_older(versions):
         return
     own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    first = SHARED_BIGCODE if model_type == "gpt_bigcode" else FIRST_PASSES
+    first = SHARED_PASSES.get(model_type or "", FIRST_PASSES)
     if release(versions.transformers)[:2] < first:
         known = f"from {dotted(first)} on they are known: use {newest}"
         message = f"the passes of generate in {own} are not known for {model_type}; {known}"
@@ -162,7 +169,8 @@ def bigcode_problems(
 ) -> Iterator[Problem]:
     """Yield what GPT-BigCode's own code in older releases does otherwise, or not at all.
 
-    Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn) and 4.57.6
+    Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn, whose softmax
+    is a torch.jit.script function) and 4.57.6
     (GPTBigCodeBlock, no GradientCheckpointingLayer).
     """
     own = release(versions.transformers)[:2]
@@ -175,7 +183,10 @@ def bigcode_problems(
             yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
         return
     if training.attention != "sdpa":
-        message = f"gpt_bigcode's {training.attention} in {name} is not known: use sdpa, or stack.transformers {newest}"
+        why = " (TorchScript compiles its softmax for the GPU)" if training.attention == "eager" else ""
+        message = (
+            f"gpt_bigcode's {training.attention} in {name} is not known{why}: use sdpa, or stack.transformers {newest}"
+        )
         yield Problem(loc="training.attention", msg=message, input=training.attention)
     if not config["multi_query"]:
         message = f"gpt_bigcode with a key for each head in {name} is not known: use {newest}"

@@ -60,7 +60,8 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         context.num_items = context.hooks.number(context.num_items)
     context.hooks.begin(context.parameters)
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
-    context.caches = bool(context.config.get("use_cache")) and trainer.uses_cache(context.model) and not checkpoints
+    uncached = checkpoints or (context.tape.trains and "no_cache_in_training" in context.older)
+    context.caches = bool(context.config.get("use_cache")) and trainer.uses_cache(context.model) and not uncached
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else _windows(context))

@@ -62,7 +62,8 @@ GEMMA = DecoderForward(
 )
 
 GEMMA2 = DecoderForward(
-    embeddings=_SCALED,
+    embeddings=_embed,
+    before_layers=_scale,
     layer=replace(_SANDWICH, attention=SelfAttention(eager_forward=_capped_scores)),
     final_norm=final(norms.offset_rms_norm),
     logits=capped,

@@ -80,7 +80,11 @@ def test_bitsandbytes_keeps_no_inputs_where_nothing_is_trained() -> None:
             "the passes of generate in transformers 4.45 are not known for llama; from 4.48",
         ),
         ({"method": {"name": "prefix"}}, {"transformers": "4.57"}, "how transformers 4.57 runs the virtual tokens"),
-        ({"model": "google/gemma-2-2b"}, {"transformers": "4.57"}, "what transformers 4.57 does for gemma2 is not"),
+        (
+            {"model": "google/gemma-2-2b"},
+            {"transformers": "4.57"},
+            "the passes of generate in transformers 4.57 are not known for gemma2",
+        ),
         (
             {"model": "mistralai/Mistral-7B-v0.1", "serving": {"context_length": 4000}},
             {"transformers": "4.55"},

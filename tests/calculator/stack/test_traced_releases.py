@@ -49,7 +49,8 @@ def copies_of_flash_outputs(request: Any) -> int:
     """
     training, config = request.training, request.model.config
     older = older_behaviour(request.stack, config["model_type"])
-    masked = training.padding or ("masks_without_cache" in older and not config["use_cache"])
+    uncached = not config["use_cache"] or "no_cache_in_training" in older
+    masked = training.padding or ("masks_without_cache" in older and uncached)
     half = training.dtype != "float32" or training.autocast is not None
     runs_flash = training.attention == "sdpa" and half and not masked
     if "contiguous_queries" not in older or not runs_flash or training.gradient_checkpointing:
