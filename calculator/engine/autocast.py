@@ -30,9 +30,9 @@ class Autocast:
 
     __slots__ = ("copies", "dtype")
 
-    def __init__(self, dtype: DType) -> None:
+    def __init__(self, dtype: DType, outer: Autocast | None = None) -> None:
         self.dtype = dtype
-        self.copies: dict[AccumulateGrad, Tensor] = {}
+        self.copies: dict[AccumulateGrad, Tensor] = {} if outer is None else outer.copies
 
     def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
         """A tensor in the region's dtype. Copies of trained float32 tensors stay in the cache to the region's end.
@@ -94,8 +94,12 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 @contextmanager
 def region(tape: Tape, dtype: DType | None) -> Iterator[None]:
-    """Run a block under autocast to a dtype, or with autocast off. The cached copies are freed at its end."""
-    outer, tape.autocast = tape.autocast, None if dtype is None else Autocast(dtype)
+    """Run a block under autocast to a dtype, or with autocast off.
+
+    The cached copies are freed at its end; those of a region in another one, at the end of the outer one.
+    """
+    outer = tape.autocast
+    tape.autocast = None if dtype is None else Autocast(dtype, outer)
     try:
         yield
     finally:

@@ -42,6 +42,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.rename("model", "model_name")
     model = reference(keys, "model_name", given)
     method = base_storage.but_for_stated(_method(keys, calls, known(model), is_unsloth=is_unsloth), model)
+    if trainer == "trl-orpo" and method["name"] == "qlora":
+        method["prepare_model_for_kbit_training"] = True  # by ORPOTrainer itself
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
     task = tasks.task_of(keys)
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}

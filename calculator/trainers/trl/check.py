@@ -68,11 +68,15 @@ def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
     if stored is None or not stored.of_bitsandbytes:
         return
     is_prepared = method.hidden_dtype(prepared.training) != prepared.training.dtype
-    if qlora.prepares(prepared.stack) and not is_prepared and prepared.training.dtype != "float32":
+    if qlora.prepares(prepared.training, prepared.stack) and not is_prepared and prepared.training.dtype != "float32":
         message = f"TRL {prepared.stack.trl} prepares a 4-bit model itself: use true"
         yield Problem(loc="method.prepare_model_for_kbit_training", msg=message, input=False)
     trains_more = method.trains_biases or getattr(method, "modules_to_save", None)
-    if trains_more and not qlora.prepares(prepared.stack) and (is_prepared or prepared.training.dtype != "bfloat16"):
+    if (
+        trains_more
+        and not qlora.prepares(prepared.training, prepared.stack)
+        and (is_prepared or prepared.training.dtype != "bfloat16")
+    ):
         message = (
             "TRL casts the trained parameters of a 4-bit model to bfloat16: with biases or modules_to_save, that is "
             "modelled for training.dtype bfloat16 without preparation only"

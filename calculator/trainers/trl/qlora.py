@@ -1,10 +1,11 @@
 """What TRL's SFTTrainer does to the dtypes of a model in 4 bits.
 
-From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Older releases prepare the model for k-bit
-training themselves, and with `bf16=True` cast embeddings and the output head back.
+From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Older releases, and ORPOTrainer still, prepare
+the model for k-bit training themselves, and with `bf16=True` cast embeddings and the output head back.
 
 Source: trl/trainer/sft_trainer.py, SFTTrainer.__init__, of TRL 1.0 to 1.16; trl/models/utils.py of TRL 0.24,
-prepare_peft_model and peft_module_casting_to_bf16, which TRL 0.9 to 0.13 have in trl/trainer/.
+prepare_peft_model and peft_module_casting_to_bf16, which TRL 0.9 to 0.13 have in trl/trainer/;
+trl/experimental/orpo/orpo_trainer.py of TRL 1.16, ORPOTrainer.__init__.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from calculator.stack.releases import release
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Training
     from calculator.layers.method_hooks import Prepared
     from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.subject import Subject
@@ -27,23 +29,25 @@ CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
 MAGNITUDE = "lora_magnitude_vector"
 
 
-def prepares(stack: StackVersions) -> bool:
+def prepares(training: Training, stack: StackVersions) -> bool:
     """Return whether the trainer calls prepare_model_for_kbit_training."""
-    return release(stack.trl) < (1, 0)
+    return training.trainer == "trl-orpo" or release(stack.trl) < (1, 0)
 
 
 def is_prepared_by_trl(prepared: Prepared) -> bool:
     """Return whether the trainer prepares the model, which is in 4 bits."""
-    return prepares(prepared.stack) and any(
+    return prepares(prepared.training, prepared.stack) and any(
         prepared.module_spec(path, module).quantization is not None for path, module in prepared.model.paths
     )
 
 
 def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
     """Return how a module of a model in 4 bits is stored and trained."""
-    if prepares(prepared.stack):
-        casts = prepared.training.autocast == "bfloat16" and spec.dtype == "float32"
-        return replace(spec, dtype="bfloat16") if casts and _is_cast_back(path) else spec
+    if prepares(prepared.training, prepared.stack):
+        if prepared.training.autocast != "bfloat16" or not _is_cast_back(path):
+            return spec
+        added = tuple(replace(each, dtype="bfloat16") for each in spec.added)
+        return replace(spec, dtype="bfloat16", added=added) if spec.dtype == "float32" else replace(spec, added=added)
     added = tuple(replace(each, dtype="float32" if MAGNITUDE in each.name else "bfloat16") for each in spec.added)
     return replace(spec, added=added)
 

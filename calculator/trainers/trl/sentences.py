@@ -41,6 +41,14 @@ def prepared_by_script(stack: StackVersions) -> str:
     )
 
 
+def prepared_by_trl(stack: StackVersions) -> str:
+    """Return that the trainer prepares a 4-bit model, and what it casts back."""
+    return (
+        f"TRL {stack.trl} prepares a 4-bit model for k-bit training itself. With bf16=True it then casts the "
+        "embeddings and the output head to bfloat16."
+    )
+
+
 def casts_to_bfloat16(stack: StackVersions) -> str:
     """Return what is cast in a 4-bit model."""
     return f"TRL {stack.trl} casts the trained parameters of a 4-bit model to bfloat16, whatever adapter_dtype is."

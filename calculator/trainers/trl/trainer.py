@@ -65,14 +65,15 @@ class TrlTrainer(Transformers):
         """Yield what the loop adds, and what TRL casts."""
         yield from Transformers.assumptions(self, prepared)
         if in_4_bits(prepared):
-            yield sentences.casts_to_bfloat16(prepared.stack)
+            by_trl = qlora.prepares(prepared.training, prepared.stack)
+            yield (sentences.prepared_by_trl if by_trl else sentences.casts_to_bfloat16)(prepared.stack)
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
         """Yield where the request differs from the config's defaults."""
         training, trainer = prepared.training, self.facts.label.removeprefix("TRL ")
         yield from sentences.defaults(training, trainer.replace("Trainer", "Config"))
         is_prepared = in_4_bits(prepared) and prepared.method.hidden_dtype(training) != training.dtype
-        if is_prepared:
+        if is_prepared and not qlora.prepares(training, prepared.stack):
             yield sentences.prepared_by_script(prepared.stack)
         elif training.dtype != "float32":
             yield sentences.loaded_in_float32(training, trainer)

@@ -6,10 +6,10 @@ odds_ratio_loss, of TRL 1.16.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.architecture.dimension import named
-from calculator.common.errors import Problem
 from calculator.engine import autocast, selection
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
@@ -17,12 +17,11 @@ from calculator.layers.loss import log_softmax, nll_loss
 from calculator.layers.trl.logprob_entropy import log_probs
 from calculator.trainers.logits_only import all_logits
 from calculator.trainers.transformers.loop import in_float32
-from calculator.trainers.trl.trainer import TrlTrainer, in_4_bits
+from calculator.trainers.trl import qlora
+from calculator.trainers.trl.trainer import TrlTrainer
 from calculator.trainers.trl_orpo.facts import FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
@@ -39,13 +38,6 @@ class TrlOrpo(TrlTrainer):
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-orpo"
     facts = FACTS
-
-    def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what ORPOTrainer refuses, and what of it is not modelled."""
-        yield from TrlTrainer.problems(self, prepared)
-        if in_4_bits(prepared):
-            message = "how ORPOTrainer prepares a model in 4 bits is not modelled: use lora, or the trainer trl-dpo"
-            yield Problem(loc="method.name", msg=message, input=prepared.method.name)
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return ids, mask and labels of both sequences of each row, and ids and mask of the prompts."""
@@ -68,25 +60,34 @@ class TrlOrpo(TrlTrainer):
         return all_logits
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Run the model on both sequences, and compute the loss from all logits."""
-        tape, dtype, rows = context.tape, context.training.autocast, context.training.micro_batch_size
-        shape = (context.batch, context.length)
-        concatenated = [tape.new(shape, "int64", f"concatenated {name}") for name in ("input_ids", "mask", "labels")]
-        with autocast.region(tape, dtype):
-            logits, outputs = forward(concatenated[0])
-        tape.scope, tape.component = "loss: ", "logits_and_loss"
-        del logits
-        all_logits = outputs.pop()
-        if dtype is not None:
-            all_logits = in_float32(all_logits)
-        nll = _chosen_nll(context, all_logits, rows)
-        logps = _average_logps(context, all_logits)
-        del concatenated
-        loss = _odds_ratio_loss(nll, logps, rows)
-        del all_logits
+        """Run the model on both sequences, and compute the loss from all logits.
+
+        If TRL has cast a 4-bit model, all of that is in a region of autocast in CUDA's default dtype.
+        """
+        tape, training = context.tape, context.training
+        casts = qlora.is_prepared_by_trl(context.prepared) and training.autocast == "bfloat16"
+        with autocast.region(tape, "float16") if casts else nullcontext():
+            loss = _loss(context, forward)
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
+
+
+def _loss(context: Context, forward: Passes) -> Tensor:
+    tape, dtype, rows = context.tape, context.training.autocast, context.training.micro_batch_size
+    shape = (context.batch, context.length)
+    concatenated = [tape.new(shape, "int64", f"concatenated {name}") for name in ("input_ids", "mask", "labels")]
+    with autocast.region(tape, dtype):
+        logits, outputs = forward(concatenated[0])
+    tape.scope, tape.component = "loss: ", "logits_and_loss"
+    del logits
+    all_logits = outputs.pop()
+    if dtype is not None:
+        all_logits = in_float32(all_logits)
+    nll = _chosen_nll(context, all_logits, rows)
+    logps = _average_logps(context, all_logits)
+    del concatenated
+    return _odds_ratio_loss(nll, logps, rows)
 
 
 def _prompt(training: Training) -> int:

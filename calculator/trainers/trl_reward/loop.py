@@ -72,7 +72,7 @@ class TrlReward(TrlTrainer):
         spec = TrlTrainer.module_spec(self, prepared, path, spec)
         if path != prepared.model.head or prepared.method.name not in BY_PEFT:
             return spec
-        cast = in_4_bits(prepared) and not qlora.prepares(prepared.stack)
+        cast = in_4_bits(prepared) and not qlora.prepares(prepared.training, prepared.stack)
         copy_dtype: DType | None = "bfloat16" if cast else None
         return replace(spec, trained=("weight",), copied="modules_to_save", copy_dtype=copy_dtype, added=())
 

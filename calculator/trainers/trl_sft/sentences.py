@@ -29,13 +29,10 @@ def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) ->
     """Yield how the release computes the loss, and what it casts."""
     loss = "transformers" if release(stack.trl)[:2] < OWN_LOSS else loss_of(training, stack)
     yield f"TRL {stack.trl} {_LOSSES[loss]}."
-    if in_4_bits and not qlora.prepares(stack):
+    if in_4_bits and not qlora.prepares(training, stack):
         yield sentences.casts_to_bfloat16(stack)
     elif in_4_bits:
-        yield (
-            f"TRL {stack.trl} prepares a 4-bit model for k-bit training itself. With bf16=True it then casts the "
-            "embeddings and the output head to bfloat16."
-        )
+        yield sentences.prepared_by_trl(stack)
 
 
 def warnings(training: Training, stack: StackVersions, *, is_prepared: bool) -> Iterator[str]:

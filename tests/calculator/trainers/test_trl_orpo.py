@@ -40,7 +40,7 @@ def test_the_prompt_has_the_tokens_without_a_label():
 @pytest.mark.parametrize(
     ("changes", "loc"),
     [
-        ({"method": {"name": "qlora"}}, "method.name"),
+        ({"method": {"name": "lora", "load_in_8bit": True}}, "method.name"),
         ({"loss_type": "sigmoid"}, "training.loss_type"),
         ({"precompute_ref_log_probs": True}, "training.precompute_ref_log_probs"),
         ({"method": {"name": "prompt"}}, "method.name"),
