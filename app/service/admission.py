@@ -8,6 +8,7 @@ from app.http.middleware import HEADERS
 from app.http.problems import problem_response
 from app.service import metrics
 from app.service.endpoints import ALWAYS
+from app.service.garbage import collect_if_due
 from app.service.observation import ENDPOINT
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Admission:
             await self.app(scope, receive, send)
         finally:
             self.present -= 1
+            collect_if_due(idle=not self.present)
 
     def _refusal(self) -> ASGIApp:
         wait = "a second" if self.retry_after == 1 else f"{self.retry_after} seconds"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from threading import Thread
@@ -16,6 +15,7 @@ from app.service.admission import Admission
 from app.service.answer_cache import AnswerCache, Cached
 from app.service.endpoints import Endpoints
 from app.service.forwarding import Forwarded
+from app.service.garbage import collect_between_answers
 from app.service.observation import Observed
 from app.service.settings import ServiceSettings
 from app.service.validators import Validated, installed
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from app.application import Application
-
-#: How many more objects are allocated than freed before the garbage collector looks for cycles.
-_NEW_OBJECTS = 20_000
 
 #: Seconds for which a thread computes before another gets its turn. Python's 5 ms are the time of several estimates.
 _TURN = 0.001
@@ -87,15 +84,10 @@ def endpoints() -> Endpoints:
 
 
 def _ready() -> Application:
-    """Return the application, warmed up, with a garbage collector that rarely runs.
-
-    An answer allocates some hundred thousand objects, of which few are in cycles. What was imported is not looked at.
-    """
+    """Return the application, warmed up, with a garbage collector that rarely runs."""
     app = application()
     answer(_FIRST)
     installed()
     sys.setswitchinterval(_TURN)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS)
+    collect_between_answers()
     return app

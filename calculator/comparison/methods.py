@@ -75,16 +75,17 @@ def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
     Raises:
         PlanError: where all of them are refused.
     """
-    rows = side_by_side(requests)
+    requests = tuple(requests)
+    rows = tuple(map(_row, requests))
     if all(row.estimate is None for row in rows):
         problems = {(problem.loc, problem.msg): problem for row in rows for problem in row.problems}
         raise PlanError(*problems.values())
-    return rows
+    return tuple(map(_with_alternative, rows, requests))
 
 
 def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
     """A row for each request, even where all of them are refused."""
-    return tuple(_row(request) for request in requests)
+    return tuple(_with_alternative(_row(request), request) for request in requests)
 
 
 def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
@@ -141,8 +142,11 @@ def _row(request: Request) -> ComparisonRow:
     try:
         return ComparisonRow(method=request.method, estimate=estimate(request))
     except PlanError as error:
-        alternative = _alternative(request, error.problems)
-        return ComparisonRow(method=request.method, estimate=None, problems=error.problems, alternative=alternative)
+        return ComparisonRow(method=request.method, estimate=None, problems=error.problems)
+
+
+def _with_alternative(row: ComparisonRow, request: Request) -> ComparisonRow:
+    return row if row.estimate is not None else replace(row, alternative=_alternative(request, row.problems))
 
 
 def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:

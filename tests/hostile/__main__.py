@@ -18,6 +18,7 @@ from pathlib import Path
 from app.application import application
 from app.http.problems import HTTPProblem
 from app.service.endpoints import Endpoints
+from app.service.garbage import collect_between_answers, collect_if_due
 from calculator.common.errors import PlanError
 from tests.hostile.generated import parsed_text, request, route_paths
 from tests.hostile.large import large_request
@@ -46,6 +47,7 @@ def main():
     if args.parsers:
         return int(parse_all(random.Random(args.seed), args.count) > 0)
     drawn = large_request if args.large else mixed_request if args.mixed else request
+    collect_between_answers()
     return int(asyncio.run(send_all(load(args.checkpoint, args.seed), args.count, args.checkpoint, drawn)) > 0)
 
 
@@ -77,6 +79,7 @@ async def send_chunk(app, endpoints, tally, count, drawn=request):
             status = 500
             traceback.print_exc()
         tally.add(status, endpoints.name(hostile.path), time.process_time() - before, str(hostile))
+        collect_if_due(idle=True)
         if status >= 500 and status != BUSY:
             tally.faults += 1
             print(f"fault {status}: {hostile}", flush=True)
