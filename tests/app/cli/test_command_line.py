@@ -12,6 +12,7 @@ import pytest
 from app.__main__ import main
 from app.cli import COMMANDS, serve
 from app.forms.fields import FIELDS
+from app.resources import VERSION
 from app.service.served import served
 
 #: The fixture's plan as options.
@@ -241,6 +242,13 @@ def test_the_fewest_gpus_are_printed_with_the_run_on_one_fewer(capsys):
     assert [line.split()[1] for line in lines[4:6]] == ["Tight", "Fits"]
     assert main(["limits", "--solve_for", "count", *plan]) == 2
     assert "device.sharding: a run without sharding has one GPU" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_project(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"Headroom {VERSION}\n"
 
 
 def test_without_a_command_the_help_is_printed_and_nothing_is_served(monkeypatch, capsys):
