@@ -127,6 +127,10 @@ class LowRank(TargetedMethod):
         """Whether modules must be adapted: not where parameters are."""
         return not self.target_parameters
 
+    def has_default(self, model: Model) -> bool:
+        """Whether PEFT has default names for the model's family: none where experts are fused."""
+        return TargetedMethod.has_default(self, model) and model.model_type not in FUSED_EXPERTS
+
     @property
     def label_parts(self) -> tuple[str, ...]:
         """The rank and the targets."""

@@ -44,7 +44,7 @@ def target_names(method: TargetedMethod, model: Model) -> tuple[str, ...]:
     if method.target_modules is not None:
         return method.target_modules
     defaults = method.facts.default_targets
-    if not method.needs_modules and (model.model_type not in defaults or method.refused_names(model)):
+    if not method.needs_modules and not method.has_default(model):
         return ()
     if model.model_type not in defaults:
         message = f"PEFT has no default for {model.model_type}: {way_out(method, model)}"

@@ -55,6 +55,10 @@ class TargetedMethod(Method, ABC):
         """Whether some module must be adapted."""
         return True
 
+    def has_default(self, model: Model) -> bool:
+        """Whether PEFT has default names for the model's family."""
+        return model.model_type in self.facts.default_targets
+
     def for_model(self, model: Model) -> Self:
         """The method with the head that PEFT trains for the model's task in `modules_to_save`."""
         if not model.task.trains_head:
