@@ -9,10 +9,20 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.methods.low_rank.initial_memory import OF_WEIGHTS, SOURCE, Temporaries, Weight
 from calculator.methods.low_rank.method import LowRank
+from calculator.methods.low_rank.sampled_memory import (
+    OF_SAMPLES,
+    corda_eigens,
+    covariance_bytes,
+    cropped_bytes,
+    gradient_bytes,
+    offloaded_bytes,
+    shared_bytes,
+    singular_bytes,
+)
 from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -20,6 +30,9 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.module_spec import ModuleSpec
     from calculator.training_step.resident_state import ResidentState
+
+#: What is kept of each module until its A and B are made.
+_KEPT = {"corda": "singular vectors of the modules after", "lora_ga": "gradients of weights"}
 
 
 class InitialPeak(NamedTuple):
@@ -35,42 +48,83 @@ class InitialPeak(NamedTuple):
 
 
 def initialization_peak(resident: ResidentState) -> InitialPeak | None:
-    """What is alive at the peak of PEFT's get_peft_model; None where it is not modelled, or reads no weights.
+    """What is alive at the peak of PEFT's get_peft_model, and of what must run before it.
 
-    The adapters of modules before are in the dtype of their weights. PEFT casts all of them at the end, one by one.
+    None where it is not modelled, or reads no weights. The adapters of modules before are in the dtype of their
+    weights. PEFT casts all of them at the end, one by one.
     """
-    decompose, moments = _decomposition(resident.prepared), []
-    if decompose is None:
+    kind = _kind(resident.prepared)
+    decompose = OF_WEIGHTS.get(kind) or (OF_SAMPLES[kind][0] if kind in OF_SAMPLES else None)
+    adapted = [*_initialized(resident.prepared)]
+    if decompose is None or not adapted:
         return None
-    base = sum(tensor.bytes for tensor in resident.whole if tensor.base)
-    base += sum(_cast_in_first_run(module, spec) for _, module, spec in resident.prepared.modules)
-    made, cast = 0, 0
-    for path, module, spec in _initialized(resident.prepared):
+    base = _base(resident)
+    moments = [*_before(kind, base, [_weight(module, spec) for _, module, spec in adapted])]
+    kept = _kept(kind, adapted)
+    made = cast = 0
+    for path, module, spec in adapted:
         on = Temporaries()
-        decompose(on, _weight(module, spec))
-        moments.append((made + on.peak_bytes, made, path, on.peak))
+        weight = _weight(module, spec)
+        decompose(on, weight)
+        rows = [_row("weights", base), _row("adapters of the modules before", made), *map(_of_tensor, on.peak)]
+        moments.append(InitialPeak((*rows, _row(_KEPT.get(kind, ""), kept)), f"get_peft_model: {path}"))
+        kept -= OF_SAMPLES[kind][1](weight) if kind in OF_SAMPLES else 0
+        made += shared_bytes(weight) if kind == "lora_ga" else 0
         for each in spec.added:
             size = allocated(elements(each.shape), ITEMSIZE[_dtype(spec)])
             made, cast = made + size, size if each.dtype != _dtype(spec) else 0
-    if not moments:
-        return None
-    _, before, path, peak = max(moments, key=lambda moment: moment[0])
-    rows = [_row("weights", base), _row("adapters of the modules before", before), *map(_of_tensor, peak)]
-    found = InitialPeak(rows=_present(rows), operation=f"get_peft_model: {path}")
     whole = sum(tensor.bytes for tensor in resident.whole)
-    last = [_row("weights and adapters", whole), _row("adapter before it is cast", cast)]
-    return max(found, InitialPeak(rows=_present(last), operation="cast_adapter_dtype"), key=lambda each: each.bytes)
+    last = (_row("weights and adapters", whole), _row("adapter before it is cast", cast))
+    found = max((*moments, InitialPeak(last, "cast_adapter_dtype")), key=lambda each: each.bytes)
+    return InitialPeak(rows=_present(found.rows), operation=found.operation)
+
+
+def _base(resident: ResidentState) -> int:
+    base = sum(tensor.bytes for tensor in resident.whole if tensor.base)
+    return base + sum(_cast_in_first_run(module, spec) for _, module, spec in resident.prepared.modules)
+
+
+def _kept(kind: str, adapted: list[tuple[str, Module, ModuleSpec]]) -> int:
+    """What is kept of all modules when get_peft_model begins."""
+    size = OF_SAMPLES[kind][1] if kind in OF_SAMPLES else None
+    return sum(size(_weight(module, spec)) for _, module, spec in adapted) if size else 0
+
+
+def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak]:
+    """What is alive at the peaks of PEFT's preprocessing, without the samples' own passes."""
+    if kind == "lora_ga":
+        gradients, largest = sum(map(gradient_bytes, weights)), max(map(gradient_bytes, weights))
+        rows = (_row("weights", base), _row(_KEPT[kind], gradients), _row("gradient, averaged", largest))
+        yield InitialPeak(rows, "preprocess_loraga")
+    if kind == "corda":
+        before = (_row("weights", base), _row("covariance matrices", sum(map(covariance_bytes, weights))))
+        values = 0
+        for weight in weights:
+            on = Temporaries()
+            corda_eigens(on, weight)
+            rows = (*before, _row("singular values of the modules before", values), *map(_of_tensor, on.peak))
+            yield InitialPeak(rows, "preprocess_corda")
+            values += singular_bytes(weight)
+        yield InitialPeak((*before, _row(_KEPT[kind], sum(map(cropped_bytes, weights)))), "preprocess_corda")
+
+
+def offloaded_to_host(resident: ResidentState) -> int:
+    """The bytes of host memory that the same takes where the model is on the GPU: CorDA's singular vectors."""
+    if _kind(resident.prepared) != "corda":
+        return 0
+    return sum(offloaded_bytes(_weight(module, spec)) for _, module, spec in _initialized(resident.prepared))
 
 
 def replaced_on_host(resident: ResidentState) -> int:
     """The bytes of host memory that the same takes there: the weights that are replaced so far, and temporary tensors.
 
-    LAPACK's workspaces are not counted.
+    LAPACK's workspaces are not counted. What runs on samples is taken to run on the GPU.
     """
-    decompose, replaced, most = _decomposition(resident.prepared), 0, 0
+    kind, replaced, most = _kind(resident.prepared), 0, 0
+    decompose = OF_WEIGHTS.get(kind)
     if decompose is None:
         return 0
-    replaces = getattr(resident.prepared.method, "init_lora_weights", "") != "mica"
+    replaces = kind != "mica"
     for _, module, spec in _initialized(resident.prepared):
         on = Temporaries()
         decompose(on, _weight(module, spec))
@@ -79,10 +133,11 @@ def replaced_on_host(resident: ResidentState) -> int:
     return max(most, replaced)
 
 
-def _decomposition(prepared: PreparedModel) -> Callable[[Temporaries, Weight], None] | None:
+def _kind(prepared: PreparedModel) -> str:
+    """The initialisation of LoRA or QLoRA by its name; empty for others."""
     method = prepared.method
     kind = method.init_lora_weights if isinstance(method, LowRank) else None
-    return OF_WEIGHTS.get(kind) if isinstance(kind, str) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def _initialized(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:

@@ -16,7 +16,7 @@ from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
 from calculator.allocator.loading import Loading
 from calculator.common.dtype import ITEMSIZE, DType
 from calculator.estimation.answer import Row
-from calculator.estimation.initialization import initialization_peak, replaced_on_host
+from calculator.estimation.initialization import initialization_peak, offloaded_to_host, replaced_on_host
 from calculator.run.evaluation import PhasePeak
 from calculator.run.sharded_loading import sharding_moments
 
@@ -39,6 +39,9 @@ ON_HOST = (
     "The adapter is initialised on the host: the weights that it replaces and the largest decomposition are counted,"
     " without LAPACK's workspaces."
 )
+
+#: What the host has where CorDA runs on the GPU.
+OFFLOADED = "CorDA keeps the singular vectors of every adapted weight in host memory until all are decomposed."
 
 _SOURCE = "transformers/core_model_loading.py; safetensors"
 
@@ -118,10 +121,10 @@ class ModelLoading:
 
     def _with_adapter(self, read: HostPeak) -> HostPeak:
         """The same with what an initialisation of the adapter adds, where it runs on the host."""
-        added = 0 if self.reads_onto_gpu else replaced_on_host(self.resident)
+        added = offloaded_to_host(self.resident) if self.reads_onto_gpu else replaced_on_host(self.resident)
         if not added:
             return read
-        sentence = f"{read.sentence} {ON_HOST}"
+        sentence = f"{read.sentence} {OFFLOADED if self.reads_onto_gpu else ON_HOST}"
         return HostPeak(bytes=read.bytes + added, file_bytes=read.file_bytes, sentence=sentence)
 
     def _of_files(self, base: list[ResidentTensor]) -> HostPeak:

@@ -8,6 +8,8 @@ from unittest import mock
 
 import peft
 import torch
+from peft.tuners.lora.corda import preprocess_corda, target_modules
+from peft.tuners.lora.loraga import get_target_modules, preprocess_loraga
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.overrides import TorchFunctionMode
 
@@ -59,8 +61,33 @@ def trace_initialization(request: Request) -> int:
             stack.enter_context(_CUDAIsMeta())
             stack.enter_context(mock.patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _moved))
             ledger.enter("load")
+            preprocess(model, config)
             peft.get_peft_model(model, config, autocast_adapter_dtype=request.training.adapter_dtype == "float32")
     return ledger.peaks["load"].bytes
+
+
+def preprocess(model: Any, config: Any) -> None:
+    """Run what PEFT runs on samples before it adds an adapter, from what the samples gave."""
+    kind = getattr(config, "init_lora_weights", None)
+    if kind == "corda":
+        config.corda_config.corda_method = "kpm"
+        preprocess_corda(model, config, run_model=lambda: _with_covariances(model, config))
+    elif kind == "lora_ga":
+        config.lora_ga_config = peft.LoraGAConfig()
+        preprocess_loraga(model, config, lambda: _with_gradients(model, config))
+
+
+def _with_covariances(model: Any, config: Any) -> None:
+    for _, module in target_modules(model, config):
+        width = module.in_features if isinstance(module, torch.nn.Linear) else module.nx
+        module.covariance_matrix = torch.empty(width, width, device=META)
+        module.sample_count = 1
+
+
+def _with_gradients(model: Any, config: Any) -> None:
+    for _, module in get_target_modules(model, config):
+        module.weight.grad = torch.empty_like(module.weight)
+        module._peft_loraga_grad_count = 1
 
 
 def _moved(layer: BaseTunerLayer, adapter_name: str, device: torch.device | None = None) -> None:

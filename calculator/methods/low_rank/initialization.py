@@ -41,7 +41,14 @@ _OF_WEIGHTS = (
     "That memory is part of loading in the answer about a whole run (/run), without cuSOLVER's workspaces; all else is"
     " of steps after that"
 )
-_NOT_COUNTED = "The figures are of steps after that"
+_OF_SAMPLES = (
+    "That memory is part of loading in the answer about a whole run (/run) where the weights are read onto the GPU,"
+    " without the passes of the samples, which the script makes, and without cuSOLVER's workspaces"
+)
+_NOT_COUNTED = (
+    "What that takes is not counted, since it depends on the samples: a forward pass, with copies of a module's inputs"
+    " in float32 and float64. The figures are of steps after that"
+)
 _FAST = (
     "PiSSA approximates the largest singular values of each adapted weight in float32, one after another, and replaces"
     f" the weight by the remainder, in its dtype, before the first step. {_OF_WEIGHTS}."
@@ -56,11 +63,12 @@ _SENTENCES = {
     "loftq": "LoftQ quantises each adapted weight, decomposes the error, and replaces the weight by the dequantised one"
     f" before the first step (4 bits, loftq_iter 1). {_OF_WEIGHTS}, over weights in the model's dtype.",
     "corda": "CorDA runs the model on samples and decomposes each adapted weight before the first step (PEFT's"
-    f" preprocess_corda), for which it keeps a float32 matrix of in_features × in_features for each. {_NOT_COUNTED}.",
+    " preprocess_corda), for which it keeps a float32 matrix of in_features × in_features for each, and all singular"
+    f" vectors in host memory. {_OF_SAMPLES}.",
     "eva": "EVA runs the model on samples before the first step (PEFT's initialize_lora_eva_weights), and gives modules"
     f" other ranks unless rho is 1: put those into rank_pattern. {_NOT_COUNTED}.",
     "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga), and"
-    f" keeps all of them. {_NOT_COUNTED}.",
+    f" keeps all of them until A and B are made. {_OF_SAMPLES}.",
     "mica": "MiCA computes the singular value decomposition of each adapted weight in float32, one after another,"
     f" before the first step, and freezes B. {_OF_WEIGHTS}.",
 }
@@ -78,6 +86,10 @@ def problems(method: LowRank) -> Iterator[Problem]:
     if kind in DENSE_ONLY and method.quantizes_base:
         message = f"PEFT initialises {kind} over weights in 16 or 32 bits only: use gaussian, or true"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+    unlisted = {"corda": ("all-linear", None), "lora_ga": ("all-linear",)}.get(str(kind), ())
+    if method.target_modules in unlisted:
+        message = f"PEFT's preprocessing for {kind} compares modules with listed names only: list them, or use true"
+        yield Problem(loc="method.target_modules", msg=message, input=method.target_modules)
     if kind == "olora" and getattr(method, "blocksize", 64) != 64:
         message = "OLoRA quantises the base again, in blocks of 64: set method.blocksize 64"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)

@@ -107,6 +107,8 @@ def test_an_initialisation_that_takes_more_than_a_step_is_warned_of():
             "fails on an embedding",
         ),
         ({"name": "qlora", "init_lora_weights": "pissa"}, "init_lora_weights", "16 or 32 bits only"),
+        ({"target_modules": "all-linear", "init_lora_weights": "lora_ga"}, "target_modules", "listed names only"),
+        ({"init_lora_weights": "corda"}, "target_modules", "list them, or use true"),
         ({"name": "qlora", "init_lora_weights": "olora", "blocksize": 128}, "init_lora_weights", "blocks of 64"),
     ],
 )

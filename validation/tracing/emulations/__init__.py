@@ -28,6 +28,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.native_layer_norm.default: functional.layer_norm,
     _ATEN.native_layer_norm_backward.default: functional.layer_norm_backward,
     _ATEN._linalg_svd.default: functional.linalg_svd,
+    _ATEN.linalg_inv_ex.default: functional.linalg_inv_ex,
+    _ATEN.dist.default: functional.dist,
     _ATEN.linalg_pinv.atol_rtol_tensor: functional.linalg_pinv,
     _ATEN._grouped_mm.default: experts.grouped_mm,
     _ATEN.add_.Tensor: sparse.add_,

@@ -200,6 +200,26 @@ def linalg_svd(
     return left, values, right
 
 
+def linalg_inv_ex(matrix: torch.Tensor, *, check_errors: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse, by solving with factors in a copy. cuSOLVER's workspace is left out.
+
+    Source: aten/src/ATen/native/BatchLinearAlgebra.cpp, linalg_inv_ex_out and _linalg_solve_ex_out.
+    """
+    inverse = torch.empty_like(matrix)
+    info = matrix.new_empty((), dtype=torch.int32)
+    factors = torch.empty_like(matrix)
+    pivots = matrix.new_empty(matrix.shape[:-1], dtype=torch.int32)
+    del factors, pivots
+    return inverse, info
+
+
+def dist(input: torch.Tensor, other: torch.Tensor, p: float = 2) -> torch.Tensor:  # noqa: A002
+    """The norm of a difference (ATen/native/Distance.cpp); that of a matrix and the same matrix is 0."""
+    out = torch.linalg.vector_norm(input - other, p)
+    out.known_value = 0.0  # type: ignore[attr-defined]
+    return out
+
+
 def linalg_pinv(matrix: torch.Tensor) -> torch.Tensor:
     """The pseudoinverse from singular vectors, with the default tolerances; a trace does not see its operations.
 
