@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.common.errors import PlanError
-from calculator.estimation.compatibility import check
+from calculator.estimation.compatibility import check, within_positions
 from calculator.estimation.estimate import model_of, resident_state
 from calculator.estimation.request import Request, parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
@@ -176,7 +176,9 @@ def modelled(request: Request) -> Shapes:
     Raises:
         PlanError: if the request is refused.
     """
-    check(request, model_of(request.model))
+    model = model_of(request.model)
+    request = within_positions(request, model)
+    check(request, model)
     added: Counter[tuple[int, ...]] = Counter()
     trained: Counter[tuple[int, ...]] = Counter()
     for tensor in resident_state(request).tensors:
