@@ -102,8 +102,8 @@ def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak
         for weight in weights:
             on = Temporaries()
             corda_eigens(on, weight)
-            rows = (*before, _row("singular values of the modules before", values), *map(_of_tensor, on.peak))
-            yield InitialPeak(rows, "preprocess_corda")
+            own = (_row("singular values of the modules before", values), *map(_of_tensor, on.peak))
+            yield InitialPeak((*before, *own), "preprocess_corda")
             values += singular_bytes(weight)
         yield InitialPeak((*before, _row(_KEPT[kind], sum(map(cropped_bytes, weights)))), "preprocess_corda")
 
@@ -171,7 +171,7 @@ def _dtype(spec: ModuleSpec) -> DType:
     return spec.quantization.compute_dtype if isinstance(spec.quantization, Quantization) else spec.dtype
 
 
-def _present(rows: list[Row]) -> tuple[Row, ...]:
+def _present(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return tuple(sorted((row for row in rows if row.bytes), key=lambda row: -row.bytes))
 
 

@@ -216,7 +216,7 @@ def linalg_inv_ex(matrix: torch.Tensor, *, check_errors: bool = False) -> tuple[
 def dist(input: torch.Tensor, other: torch.Tensor, p: float = 2) -> torch.Tensor:  # noqa: A002
     """The norm of a difference (ATen/native/Distance.cpp); that of a matrix and the same matrix is 0."""
     out = torch.linalg.vector_norm(input - other, p)
-    out.known_value = 0.0  # type: ignore[attr-defined]
+    out.known_value = 0.0
     return out
 
 
