@@ -163,7 +163,8 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         problems += [_of_serving(problem) for problem in error.problems]
     problems += _positions(request, model)
     tokens = serving.context_length + serving.max_new_tokens
-    problems += verified.passes_problems(request.stack, model.model_type, tokens, window=_window(request, model))
+    window = _window(request, model)
+    problems += verified.passes_problems(request.stack, model.model_type, plan.method.name, tokens, window=window)
     if problems:
         raise PlanError(*problems)
 

@@ -67,6 +67,9 @@ WINDOWED_CACHES: Release = (4, 56)
 #: The methods whose virtual tokens need the cache and the masks of transformers. The others need its modules only.
 VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
 
+#: The first release of which steps with virtual tokens were compared. GPT-BigCode's were not.
+FIRST_VIRTUAL_TOKENS: Release = (4, 57)
+
 #: Rotary types whose frequencies never change, so that older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
 
@@ -104,13 +107,14 @@ def untraced(versions: StackVersions, model_type: str | None, method: str) -> It
     """Yield a sentence if no step of the release was traced for the model and the method."""
     if not _is_older(versions):
         return
-    traced = TRACED.get(model_type or "", ())
-    if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
+    own = release(versions.transformers)[:2]
+    virtual = method in VIRTUAL_TOKENS and own == FIRST_VIRTUAL_TOKENS
+    if own not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
         yield _untraced("step", versions, model_type, method)
 
 
 def passes_problems(
-    versions: StackVersions, model_type: str | None, tokens: int, *, window: int | None
+    versions: StackVersions, model_type: str | None, method: str, tokens: int, *, window: int | None
 ) -> Iterator[Problem]:
     """Yield why the passes of `generate` in an older transformers cannot be answered.
 
@@ -119,6 +123,9 @@ def passes_problems(
     if not _is_older(versions):
         return
     own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
+    if method in VIRTUAL_TOKENS and release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS:
+        message = f"how {own} generates with the virtual tokens of {method} is not known: use {newest}"
+        yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
     first = SHARED_PASSES.get(model_type or "", FIRST_PASSES)
     if release(versions.transformers)[:2] < first:
         known = f"from {dotted(first)} on they are known: use {newest}"
@@ -211,7 +218,8 @@ def _messages(
         since = f"; from {dotted(first)} on they are known" if first else ""
         why = EXPERTS.get(model_type or "", "") if release(versions.transformers) < (5,) else ""
         yield f"what {own} does for {model_type} is not known{why}{since}"
-    if method in VIRTUAL_TOKENS:
+    known = release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS and model_type != "gpt_bigcode"
+    if method in VIRTUAL_TOKENS and not known:
         yield f"how {own} runs the virtual tokens of {method} is not known"
     rotary = (config.get("rope_parameters") or {}).get("rope_type", "default")
     if rotary not in CONSTANT:

@@ -79,7 +79,7 @@ def test_bitsandbytes_keeps_no_inputs_where_nothing_is_trained() -> None:
             {"transformers": "4.45"},
             "the passes of generate in transformers 4.45 are not known for llama; from 4.48",
         ),
-        ({"method": {"name": "prefix"}}, {"transformers": "4.57"}, "how transformers 4.57 runs the virtual tokens"),
+        ({"method": {"name": "prefix"}}, {"transformers": "4.57"}, "how transformers 4.57 generates with the virtual"),
         (
             {"model": "google/gemma-2-2b"},
             {"transformers": "4.57"},

@@ -18,8 +18,8 @@ from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES, older_behaviour
 from calculator.stack.releases import release
+from calculator.stack.verified import FIRST_VIRTUAL_TOKENS, TRACED_METHODS, VIRTUAL_TOKENS
 from calculator.stack.verified import TRACED as TRACED_RELEASES
-from calculator.stack.verified import TRACED_METHODS
 
 TRACED = json.loads((Path(__file__).parent / "traced.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = TRACED["cases"]
@@ -80,4 +80,6 @@ def test_the_cases_cover_every_change_of_transformers() -> None:
 def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
     traced = {(model_type(case), release(case["transformers"])[:2]) for case in CASES}
     assert {(model, each) for model, releases in TRACED_RELEASES.items() for each in releases} == traced
-    assert {case["method"]["name"] for case in CASES} == set(TRACED_METHODS)
+    assert {case["method"]["name"] for case in CASES} == {*TRACED_METHODS, *VIRTUAL_TOKENS}
+    virtual = {release(case["transformers"])[:2] for case in CASES if case["method"]["name"] in VIRTUAL_TOKENS}
+    assert virtual == {FIRST_VIRTUAL_TOKENS}

@@ -64,8 +64,9 @@ AFTER_STEP = {
     "RANDLORA": f"{LENGTHS}; another 25 MB are not explained",
 }
 
-#: Methods that need more of transformers than its modules; its older releases pass virtual tokens otherwise.
+#: Methods that need more of transformers than its modules, and the first release whose virtual tokens are known.
 VIRTUAL_TOKENS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
+KNOWN_VIRTUAL_TOKENS = (4, 57)
 
 #: From this release of transformers on, a cache has tensors of its own (cache_without_copies in calculator.stack).
 COPYING_CACHES = (4, 56)
@@ -121,7 +122,7 @@ def _run(row: Row) -> Run:
         training["optimizer"] = "lorafa"
     request = {"model": row["model"], "method": method, "training": training, "device": {"gpu": "l40s"}}
     differs = tuple(_differs(row))
-    if _release(row, "transformers") < (5, 0) and row["method"] not in VIRTUAL_TOKENS:
+    if _release(row, "transformers") < (5, 0) and not _passes_tokens_otherwise(row):
         request["stack"] = {"transformers": row["versions"]["transformers"]}
     return Run(request=request, protocol=_protocol(row), differs=differs, unknown=(*UNKNOWN, *_torch(row)))
 
@@ -137,7 +138,7 @@ def _differs(row: Row) -> Iterator[str]:
         )
     if row["method"] == "BOFT" and _release(row, "peft") < (0, 19):
         yield "BOFT of peft 0.18, which rotates the weight where 0.21 rotates the input"
-    if row["method"] in VIRTUAL_TOKENS and _release(row, "transformers") < (5, 0):
+    if _passes_tokens_otherwise(row):
         yield f"virtual tokens in {own}: the request has 5.24"
 
 
@@ -146,6 +147,11 @@ def _protocol(row: Row) -> Protocol:
     if row["date"] < LOSS_BEFORE:
         return "buckets"
     return "buckets_after_loss" if row["date"] < LOSS_OF_BASE else "buckets_after_loss_of_base"
+
+
+def _passes_tokens_otherwise(row: Row) -> bool:
+    """Whether a release passes virtual tokens in a way that is not known."""
+    return row["method"] in VIRTUAL_TOKENS and _release(row, "transformers") < KNOWN_VIRTUAL_TOKENS
 
 
 def _torch(row: Row) -> Iterator[str]:
