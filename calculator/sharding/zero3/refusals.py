@@ -86,11 +86,12 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
-    if training.trainer == "trl-kto":
+    if training.trainer == "trl-kto" and prepared.method.name != "full" and training.gradient_checkpointing:
         message = (
-            "which weights its passes without a graph gather is not modelled under zero3: set device.sharding to zero2"
+            "which weights KTOTrainer gathers for adapters with checkpointing is not modelled under zero3: set false,"
+            " or set device.sharding to zero2"
         )
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing

@@ -82,7 +82,10 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
         ("device.sharding", {"sharding": "ddp", "trainer": "trl-grpo", "micro_batch_size": 8}),
-        ("training.trainer", {"sharding": "zero3", "trainer": "trl-kto", "micro_batch_size": 2}),
+        (
+            "training.gradient_checkpointing",
+            {"sharding": "zero3", "trainer": "trl-kto", "micro_batch_size": 2, "gradient_checkpointing": True},
+        ),
         ("method.name", {"sharding": "zero3", "trainer": "trl-reward"}),
         (
             "training.ddp.find_unused_parameters",
