@@ -28,6 +28,7 @@ _VLLM = ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sl
 def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
     """Return lengths and numbers of completions. The longest sequence that a model is loaded for has no effect."""
     keys.forget(["max_seq_length"])
+    _warn_of_rewards(keys)
     completion = keys.integer("max_completion_length", COMPLETION)
     if keys.left.get("max_prompt_length") is None:
         keys.miss("max_prompt_length", None, f"prompts are as long as the dataset's: {PROMPT} tokens are assumed")
@@ -45,6 +46,21 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         "num_generations": keys.integer("num_generations", GENERATIONS[trainer]),
         **_vllm(keys),
     }
+
+
+def _warn_of_rewards(keys: Keys) -> None:
+    """Warn about models that score completions. A function, which a script names and a command imports, is no model.
+
+    Source: TRL 1.16, scripts/grpo.py, and trainer/grpo_trainer.py, which loads a model for text.
+    """
+    given = keys.take("reward_funcs")
+    model = keys.take("reward_model_name_or_path")
+    texts = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, str) and "/" in each]
+    if model is not None or texts:
+        effect = "A model that scores completions is in memory too, and runs on all completions of a step."
+        keys.warn(f"the reward model {model or texts[0]}", effect, "one with reward functions alone")
+    elif given is not None:
+        keys.without_effect.append("reward_funcs")
 
 
 def _vllm(keys: Keys) -> dict[str, Any]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.names import TrainerName
 
+#: Arguments that a script gives functions of its own.
+FUNCTIONS = ("reward_funcs",)
+
 _DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
 
@@ -76,7 +79,7 @@ def imported(keys: Keys, given: Any) -> Imported:
 
 def _list_unread(keys: Keys) -> None:
     for key, text in keys.script.unread.items():
-        if key not in WITHOUT_EFFECT["script"] and not (key == tasks.AUTO_MODEL and tasks.is_read(text)):
+        if key not in (*WITHOUT_EFFECT["script"], *FUNCTIONS) and not (key == tasks.AUTO_MODEL and tasks.is_read(text)):
             keys.miss(key, text, "is an expression that is not evaluated: the default is used")
 
 

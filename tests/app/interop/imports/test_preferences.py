@@ -71,3 +71,18 @@ def test_vllm_of_a_grpo_file_is_read():
     _, training = imported(AXOLOTL + f"rl: grpo\ntrl: {settings}\ngradient_accumulation_steps: 4")
     assert training["vllm_mode"] == "server"
     assert "vllm_gpu_memory_utilization" not in training
+
+
+@pytest.mark.parametrize(
+    ("text", "warns"),
+    [
+        ("trl grpo --model_name_or_path Qwen/Qwen3-0.6B --reward_funcs accuracy_reward my.reward", False),
+        ("trl grpo --model_name_or_path Qwen/Qwen3-0.6B --reward_model_name_or_path Qwen/Qwen3-1.7B", True),
+        ('GRPOTrainer("Qwen/Qwen3-0.6B", reward_funcs=[correct, short], args=GRPOConfig("out"))', False),
+        ('GRPOTrainer("Qwen/Qwen3-0.6B", reward_funcs="Qwen/Qwen3-1.7B", args=GRPOConfig("out"))', True),
+    ],
+)
+def test_a_reward_model_is_warned_of_and_functions_have_no_effect(text, warns):
+    found = read(text)
+    assert any("reward model" in each for each in found.warnings) == warns
+    assert not {"reward_funcs", "reward_model_name_or_path"} & {each.key for each in found.not_understood}
