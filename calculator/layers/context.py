@@ -80,6 +80,7 @@ class Context:
         "padding_mask",
         "parameters",
         "passed",
+        "passed_labels",
         "passes",
         "past",
         "position_biases",
@@ -214,6 +215,8 @@ class Context:
         self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: list[Tensor] = []
+        #: Labels that a method lengthens and the model passes to its layers.
+        self.passed_labels: Tensor | None = None
         #: The number of labels in a step, which a trainer passes to the model.
         self.num_items: Tensor | None = None
         #: Where each sample of a flattened batch begins, if the batch comes with that.

@@ -293,6 +293,9 @@ class DecoderForward:
     #: Whether the code rotates only a part of each head if the config sets partial_rotary_factor.
     partial_rotary: bool = False
 
+    #: Whether the model passes the labels on to its layers, whose checkpoints keep them.
+    passes_labels: bool = False
+
     #: Whether rows of several samples, whose positions begin anew, are modelled; and whether layers receive the bounds
     #: of samples that such a batch may come with.
     flattens: bool = True

@@ -75,7 +75,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
-    context.router_logits, context.forward_locals = None, []
+    context.router_logits, context.forward_locals, context.passed_labels = None, [], None
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     context.past = 0 if context.model.encoder_layers else context.past
     loss, outputs = context.hooks.end(loss, outputs)
@@ -193,7 +193,14 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
         return unit.after(run(hidden_states))
     types = _types(context, position) if tables is own else ()
-    captured = [*(_shared(context, kind) for kind in types), encoder, passed, biases, context.num_items]
+    captured = [
+        *(_shared(context, kind) for kind in types),
+        encoder,
+        passed,
+        biases,
+        context.num_items,
+        context.passed_labels,
+    ]
     if trainer_of(context.training).is_reentrant(context):
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
         if context.forward.saves_mask:

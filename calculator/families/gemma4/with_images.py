@@ -80,5 +80,6 @@ GEMMA4 = replace(
     final_norm=final(rms_norm, f"{_PATH}.norm"),
     masks=(),
     refuses_flash=_refused,
+    passes_labels=True,
     tower=GEMMA4_IMAGES,
 )

@@ -109,4 +109,5 @@ def _lengthened(context: Context, p: Dim) -> list[Tensor]:
     context.lengthen(p)
     if labels:
         labels.append(context.tape.new((context.batch, context.length), "int64", "labels, lengthened"))
+        context.passed_labels = labels[-1] if context.forward.passes_labels else None
     return labels
