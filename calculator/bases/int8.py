@@ -98,11 +98,15 @@ def _input_dtype(path: str, model: Model, hidden: DType, autocast: DType) -> DTy
     """The dtype of a layer's input under autocast, to which its first run casts the bias.
 
     Attention returns autocast's dtype. torch.nn.LayerNorm returns float32, that of Nemotron autocast's dtype, and
-    RMSNorm the dtype of its input; a layer in 8 bits returns that of its input.
+    RMSNorm the dtype of its input; a layer in 8 bits returns that of its input. A tower has norms of its own.
     """
     if path.endswith(ATTENTION_OUTPUTS) and not model.model_type.startswith(GATED):
         return autocast
     if model.model_type == "nemotron":
         return autocast
-    has_layer_norm = any(module.kind == "norm" and module.bias is not None for _, module in model.paths)
+    in_tower = path.startswith(model.towers)
+    norms = (
+        module for each, module in model.paths if module.kind == "norm" and each.startswith(model.towers) is in_tower
+    )
+    has_layer_norm = any(module.bias is not None for module in norms)
     return "float32" if has_layer_norm else hidden
