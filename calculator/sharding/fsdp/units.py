@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 ROOT = "root"
 
+#: Models of whose base accelerate finds no final norm: `base_model_prefix` is `language_model`, which they do not have.
+#: Source: transformers/models/llama4/modeling_llama4.py, Llama4ForCausalLM.
+WITHOUT_BASE = ("llama4", "llama4_text")
+
 #: How the names of a unit's own tensors end.
 GATHERED = ": gathered"
 ALL_GATHER_OUTPUT = ": all-gather output"
@@ -161,6 +165,8 @@ def final_norm(prepared: PreparedModel) -> str | None:
     PEFT's tuners hide a base model of the name `model`, and wrap norms that they train.
     """
     method = prepared.method
+    if prepared.model.model_type in WITHOUT_BASE:
+        return None
     norms = [
         module.name
         for module in prepared.model.outer.values()

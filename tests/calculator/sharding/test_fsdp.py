@@ -245,3 +245,25 @@ def test_one_trained_parameter_of_which_a_trainer_keeps_the_norm_has_no_other_no
     training = {"trainer": "transformers", "sequence_length": 64, "autocast": "bfloat16"}
     step = training_step(parse_request({**body, "training": training}))
     assert [each.name for each in step.resident.step_temporaries if not each.count] == []
+
+
+def test_accelerate_finds_no_final_norm_of_llama_4():
+    model = {"model": "meta-llama/Llama-4-Scout-17B-16E", "method": {"name": "full"}}
+    device = {"count": 8, "sharding": "fsdp"}
+    units = outer_units(resident_state(parse_request({**model, "device": device})).prepared)
+    assert not units.has_norm
+    assert [each.name for each in units.root.parameters] == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [({"config": {**CONFIG, "tie_word_embeddings": True}}, "lm_head"), ("deepseek-ai/DeepSeek-V3", "o_proj")],
+    ids=["tied head with an adapter", "buffer of the state dict"],
+)
+def test_weights_are_not_broadcast_where_accelerate_fails(model, target):
+    body = {"model": model, "method": {"name": "lora", "target_modules": [target]}}
+    training = {"sequence_length": 64, "fsdp_config": {"cpu_ram_efficient_loading": True}}
+    device = {"count": 2, "sharding": "fsdp"}
+    with pytest.raises(PlanError) as refused:
+        estimate(parse_request({**body, "training": training, "device": device}))
+    assert {each.loc for each in refused.value.problems} == {"training.fsdp_config.cpu_ram_efficient_loading"}
