@@ -15,8 +15,10 @@ from calculator.sharding.fsdp.evaluation import left_gathered
 from calculator.sharding.fsdp.units import GATHERED
 from calculator.trainers import trainer_of
 from calculator.trainers.task_labels import LABELS, output_names
+from calculator.trainers.trl import generated
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.generation import Generation
+from calculator.training_step.rollout import rolled_out
 from calculator.training_step.zero3.evaluation import PartitionedEvaluation
 
 if TYPE_CHECKING:
@@ -84,12 +86,21 @@ class Evaluation:
         gathers = self.run.gathers_logits
         return Gathered(
             rows=self.run.per_device_eval_batch_size,
-            samples=self.run.eval_samples,
+            samples=self._samples,
             steps=self.run.eval_accumulation_steps,
             outputs=tuple(self._outputs()) if gathers else (),
             labels=tuple(self._labels()) if gathers else (),
             ranks=self.resident.prepared.device.count,
         )
+
+    @property
+    def _samples(self) -> int:
+        """The rows of the evaluation. A trainer that generates has several completions of each prompt."""
+        training = self.resident.prepared.given
+        if not trainer_of(training).facts.generates:
+            return self.run.eval_samples
+        together = self.run.per_device_eval_batch_size * self.resident.prepared.device.count
+        return self.run.eval_samples * generated.completions_in_evaluation(training, together)
 
     def _outputs(self) -> Iterator[OfRow]:
         """The model's outputs but the loss."""
@@ -126,7 +137,14 @@ class Evaluation:
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         count = [_count_of_labels()] if self._counts_labels else []
         own = (*listed(passed.alive), *self._gathered_by_stage_3(passed.gathered))
-        return PhasePeak(rows=(*moment.kept, *batch, *count, *own), operation=passed.operation)
+        found = PhasePeak(rows=(*moment.kept, *batch, *count, *own), operation=passed.operation)
+        passes = [replace(each, rows=(*moment.kept, *each.rows)) for each in self._generated(moment.batch)]
+        return max(found, *passes, key=lambda peak: peak.bytes) if passes else found
+
+    def _generated(self, count: int) -> list[PhasePeak]:
+        """The passes in which a trainer of TRL generates the completions of a batch."""
+        passes = rolled_out(self._for_batch(count, self.resident.prepared.given), trains=False)
+        return [PhasePeak(rows=listed(each.recording.alive(each.moment)), operation=each.operation) for each in passes]
 
     def _batch(self, count: int) -> Iterator[Row]:
         """The tensors of a batch."""

@@ -103,8 +103,10 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
     """Yield what of a trainer's own evaluation is not modelled."""
     run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
-    if trainer is None or trainer.name == "transformers" or trainer.facts.generates:
+    if trainer is None or trainer.name == "transformers":
         return
+    if trainer.facts.generates:
+        yield from _of_groups(request)
     if trainer.facts.is_interval or trainer.facts.has_own_files:
         message = f"the evaluation of {trainer.facts.label} is not modelled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
@@ -121,6 +123,18 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
     if run.predict_with_generate:
         message = f"Seq2SeqTrainer generates in evaluation, {trainer.facts.label} does not: use false, or transformers"
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
+
+
+def _of_groups(request: RunRequest) -> Iterator[Problem]:
+    """Yield a batch that is no whole groups of completions to one prompt, which TRL refuses."""
+    run, group = request.run, request.estimate.training.num_generations
+    together = run.per_device_eval_batch_size * request.estimate.device.count
+    if group is not None and together % group:
+        message = (
+            f"the {together:,} rows of a batch on all GPUs are no whole groups of {group:,} completions"
+            f" (training.num_generations): use a multiple of {group:,}"
+        )
+        yield Problem(loc="run.per_device_eval_batch_size", msg=message, input=run.per_device_eval_batch_size)
 
 
 def _of_generation(request: RunRequest) -> Iterator[Problem]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue
 from calculator.allocator.broadcast_loading import broadcasts
+from calculator.allocator.reserved_rule import between_steps as kept
 from calculator.allocator.reserved_rule import whole_segments
 from calculator.devices import Verdict, cuda_context, fit, library_workspace
+from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.verdict import card_of
 from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of, resident_state
@@ -242,7 +244,7 @@ class _Run:
             required_bytes=self._required(size),
             resident_bytes=resident,
             rows=tuple(sorted(peak.rows, key=lambda row: -row.bytes)),
-            fit=self._fit(size),
+            fit=self._fit(name, size),
             **host,
         )
 
@@ -257,7 +259,7 @@ class _Run:
     def _required(self, size: int) -> int:
         return whole_segments(size + self._workspace) + self._context
 
-    def _fit(self, size: int) -> Any:
+    def _fit(self, name: RunPhaseName, size: int) -> Any:
         return fit(
             self.device,
             peak_allocated_bytes=size,
@@ -265,7 +267,17 @@ class _Run:
             peak_reserved_bytes=whole_segments(size + self._workspace),
             context_bytes=self._context,
             required_bytes=self._required(size),
+            colocated=self._colocated if name == "evaluation" else None,
         )
+
+    @cached_property
+    def _colocated(self) -> ColocatedEngine | None:
+        """The engine that generates on the same card, if there is one."""
+        engine = self.request.estimate.training.colocated
+        if engine is None:
+            return None
+        workspaces = [part.bytes for part in library_workspace(card_of(self.device))]
+        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, workspaces) + self._context)
 
     def _ended(self, phase: RunPhase) -> RunPhase:
         return replace(phase, ends_by=self._ends_by(phase))

@@ -63,10 +63,13 @@ class RolledOut(NamedTuple):
         return PassPeak(recording=recording, moment=moment, operation=recording.operation(moment.event))
 
 
-def rolled_out(prepared: PreparedModel) -> tuple[PassPeak, ...]:
-    """Return the passes in which a trainer generates a step's completions; none if it does not."""
+def rolled_out(prepared: PreparedModel, *, trains: bool = True) -> tuple[PassPeak, ...]:
+    """Return the passes in which a trainer generates the completions of a step, or of a batch of its evaluation.
+
+    There are none if it does not generate. `trains`: whether the model is in training mode.
+    """
     batch = trainer_of(prepared.training).generation(prepared.training)
-    passes = Rollout(prepared, batch).passes() if batch is not None else ()
+    passes = Rollout(prepared, batch, trains=trains).passes() if batch is not None else ()
     return tuple([each.measured(each.interpretation.run()) for each in passes])
 
 
@@ -94,9 +97,16 @@ class RolloutTrace:
 class Rollout:
     """The generation of the completions of a step. `prepared` states the rows, and the length of the prompts."""
 
-    __slots__ = ("batch", "prepared", "shape_env", "wrapped_dtype")
+    __slots__ = ("batch", "prepared", "shape_env", "trains", "wrapped_dtype")
 
-    def __init__(self, prepared: PreparedModel, batch: GenerationBatch, shape_env: ShapeEnv | None = None) -> None:
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        batch: GenerationBatch,
+        shape_env: ShapeEnv | None = None,
+        *,
+        trains: bool = True,
+    ) -> None:
         training = prepared.training
         #: The dtype of autocast around the model's forward pass, whose outputs are copied to float32 then.
         self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
@@ -105,6 +115,8 @@ class Rollout:
         self.batch = batch
         #: What records the sizes, if they are symbolic.
         self.shape_env = shape_env
+        #: Whether the model is in training mode.
+        self.trains = trains
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return the pass of the prompts, that of the second token and that of the last one."""
@@ -146,7 +158,7 @@ class Rollout:
         return rolled_out
 
     def _context(self) -> Context:
-        tape = Tape()
+        tape = Tape(trains=self.trains)
         if self.shape_env is not None:
             tape.sizes = SymSizes(self.shape_env)
         tape.grad_enabled = False

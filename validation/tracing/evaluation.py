@@ -36,8 +36,8 @@ class TracedEvaluation(TrainerStep):
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes alive in the evaluation."""
-        return self.ledger.peaks["forward"].bytes
+        """The most bytes alive in the evaluation. `_generate` of a trainer is a phase of its own."""
+        return max(self.ledger.peaks[name].bytes for name in ("generation", "forward") if name in self.ledger.peaks)
 
 
 def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation:

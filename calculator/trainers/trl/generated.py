@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
+#: TRL's default of num_generations (trl/trainer/grpo_config.py).
+NUM_GENERATIONS = 8
+
+
 def completion(training: Training) -> Dim:
     """Return the length of the completions: all but one token of a sequence, unless there is a limit."""
     limit = training.max_completion_length
@@ -41,6 +45,16 @@ def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
         for which, size in (("prompt", prompt), ("completion", length))
         for name in ("ids", "mask")
     ]
+
+
+def completions_in_evaluation(training: Training, together: int) -> int:
+    """Return the completions of each prompt in an evaluation whose batches have so many rows on all GPUs.
+
+    Without `num_generations`, TRL's default, or a whole batch where that is no multiple of it, which TRL refuses.
+    """
+    if training.num_generations is not None:
+        return training.num_generations
+    return together if together % NUM_GENERATIONS else NUM_GENERATIONS
 
 
 def unowned(context: Context, shape: Shape, dtype: DType) -> Tensor:

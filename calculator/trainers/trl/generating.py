@@ -121,8 +121,7 @@ class GeneratingTrainer(ComparingTrainer):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Score the generation batch in the step's first micro-batch; then run the model on the micro-batch's rows."""
         tape, training = context.tape, context.training
-        if training.is_first_micro_batch:
-            self._score_all(context, forward)
+        scored = self._score_all(context, forward) if training.is_first_micro_batch else []
         shape = (context.batch, context.length)
         tape.scope, tape.component = "micro-batch: ", "activations"
         ids, mask = (tape.new(shape, "int64", name) for name in ("input_ids", "attention_mask"))
@@ -139,12 +138,12 @@ class GeneratingTrainer(ComparingTrainer):
             aux_loss = ops.sum_over(ops.scale(outputs[-1], "routers' losses"), (), "routers' loss, mean")
         del labels, model_loss, outputs
         loss = self.policy_loss(context, logps, aux_loss)
-        del ids, mask, logps, entropies, aux_loss
+        del ids, mask, logps, entropies, aux_loss, scored
         tape.component = "activations"
         return loss
 
-    def _score_all(self, context: Context, forward: Passes) -> None:
-        """Score the generation batch, and replace the one of the step before by it."""
+    def _score_all(self, context: Context, forward: Passes) -> list[Tensor]:
+        """Score the generation batch, and replace the one of the step before by it. In evaluation, return it."""
         tape, training = context.tape, context.training
         tape.scope, tape.component = "generation batch: ", "activations"
         batch = [tape.new(shape, dtype, name) for name, shape, dtype in generated.tokens(training)]
@@ -154,8 +153,11 @@ class GeneratingTrainer(ComparingTrainer):
         tape.scope = "generation batch: "
         advantages = tape.new((generated.rows(training),), "float32", "advantages")
         del whole
+        if not tape.trains:
+            return [*batch, advantages, *scores]
         shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in self.kept_for_step(training)]
         del batch, advantages, scores, shuffled
+        return []
 
     def logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
         """Return the log-probabilities of all completions, of which the last micro-batch's are computed here.

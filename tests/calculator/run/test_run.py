@@ -198,16 +198,23 @@ def test_labels_of_tokens_are_gathered_next_to_their_scores():
 
 
 @pytest.mark.parametrize("trainer", ["trl-grpo", "trl-rloo"])
-def test_an_evaluation_that_generates_completions_has_no_figures_and_the_other_phases_have(trainer):
-    found = answer(
-        training={"trainer": trainer, "micro_batch_size": 2},
-        run={"eval_strategy": "steps"},
-        device={"memory_bytes": 8 << 30},
+def test_an_evaluation_generates_completions_and_scores_them(trainer):
+    training = {"trainer": trainer, "micro_batch_size": 2, "max_completion_length": 8, "num_generations": 2}
+    found = answer(training=training, run={"eval_strategy": "steps"})
+    assert not found.unanswered
+    assert "losses of the batch before" in {row.name for row in phase(found, "evaluation").rows}
+    with pytest.raises(PlanError, match="no whole groups of 2 completions"):
+        answer(training=training, run={"eval_strategy": "steps", "per_device_eval_batch_size": 3})
+
+
+def test_vllm_on_the_same_gpu_leaves_less_to_an_evaluation():
+    training = {"trainer": "trl-grpo", "micro_batch_size": 2, "use_vllm": True, "num_generations": 2}
+    on_card = {"run": {"eval_strategy": "steps"}, "device": {"memory_bytes": 8 << 30}}
+    alone, shared = (
+        phase(answer(training=training | {"vllm_mode": mode}, **on_card), "evaluation").fit
+        for mode in ("server", "colocate")
     )
-    assert [each.name for each in found.phases] == ["load", "first_step", "training_step", "checkpoint"]
-    assert [each.name for each in found.unanswered] == ["evaluation"]
-    assert "generates completions" in found.unanswered[0].reason
-    assert found.verdict is Verdict.FITS
+    assert shared.usable_bytes < alone.usable_bytes
 
 
 def test_a_run_under_zero_3_has_its_steps_and_the_partitions_of_its_checkpoint():
