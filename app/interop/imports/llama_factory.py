@@ -59,11 +59,13 @@ def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
 
 def _method(keys: Keys) -> dict[str, Any]:
     name = keys.take("finetuning_type", "lora")
-    if name not in ("lora", "full"):
-        raise refusal("content.finetuning_type", "is not a supported method: use lora or full", name)
+    if name not in ("lora", "oft", "full"):
+        raise refusal("content.finetuning_type", "is not a supported method: use lora, oft or full", name)
     quantized = _quantization(keys)
     if name == "full":
         return {"name": "full"}
+    if name == "oft":
+        return _oft(keys, quantized)
     r, target = keys.integer("lora_rank", 8), keys.names("lora_target")
     method = {
         "r": r,
@@ -79,6 +81,27 @@ def _method(keys: Keys) -> dict[str, Any]:
     if keys.flag("pissa_init"):
         method["init_lora_weights"] = PISSA.get(iterations, "pissa_niter_16")
     return {"name": "qlora" if "quant_type" in quantized else "lora", **method, **quantized}
+
+
+def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of OFT, for which lora_target names the modules too.
+
+    Source: LLaMA-Factory at ff6d4d1, hparams/finetuning_args.py, OFTArguments; model/adapter.py, _setup_lora_tuning.
+    """
+    if quantized:
+        why = "OFT over quantized weights is not modelled: half-precision weights are used"
+        keys.miss("quantization_bit", 4 if "quant_type" in quantized else 8, why)
+    keys.forget(("oft_target",))
+    target, dropout = keys.names("lora_target"), keys.number("module_dropout", 0.0)
+    if dropout:
+        keys.miss("module_dropout", dropout, "is not modelled with OFT: 0 is used")
+    return {
+        "name": "oft",
+        "r": keys.integer("oft_rank", 0),
+        "oft_block_size": keys.integer("oft_block_size", 32),
+        "target_modules": "all-linear" if target in (None, ["all"]) else target,
+        "modules_to_save": keys.names("additional_target"),
+    }
 
 
 def _quantization(keys: Keys) -> dict[str, Any]:

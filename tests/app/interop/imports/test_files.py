@@ -272,3 +272,14 @@ def test_the_options_of_projections_are_read_from_axolotls_keys():
     assert (training["optimizer"], training["optim_target_modules"]) == ("galore_adamw", "all-linear")
     assert training["optim_args"] == "rank=8"
     assert parse_request(found.request).training.optim_args == "rank=8"
+
+
+def test_oft_of_llama_factory_names_its_modules_by_lora_target():
+    found = llama_factory("finetuning_type: oft\noft_target: q_proj\noft_block_size: 16\nquantization_bit: 4\n")
+    method = found.request["method"]
+    assert (method["name"], method["oft_block_size"], method["target_modules"]) == ("oft", 16, "all-linear")
+    assert list(missed(found)) == ["quantization_bit"]
+    assert "oft_target" in found.without_effect
+    named = llama_factory("finetuning_type: oft\nlora_target: q_proj,v_proj\nmodule_dropout: 0.1\n")
+    assert named.request["method"]["target_modules"] == ["q_proj", "v_proj"]
+    assert list(missed(named)) == ["module_dropout"]
