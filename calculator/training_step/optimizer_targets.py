@@ -40,15 +40,15 @@ def with_projection(optimizer: Optimizer, model: Model, training: Training) -> O
 
 
 def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterator[str]:
-    """The trained matrices but those of embeddings and of the output projection with its adapters.
+    """The trained matrices but those of embeddings and of a language model's output projection with its adapters.
 
-    Source: the docs of torch.optim.Muon.
+    A classifier's head is a matrix like others. Source: the docs of torch.optim.Muon.
     """
     tensors = tuple(tensors)
-    outer = embeddings(model, tensors)
+    outer, head = embeddings(model, tensors), None if model.task.trains_head else model.head
     for tensor in tensors:
         is_matrix = tensor.trained and len(tensor.shape) == 2
-        if is_matrix and tensor.name not in outer and not tensor.name.startswith(f"{model.head}."):
+        if is_matrix and tensor.name not in outer and not tensor.name.startswith(f"{head}."):
             yield tensor.name
 
 

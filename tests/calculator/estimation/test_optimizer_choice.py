@@ -267,3 +267,19 @@ def test_the_first_step_of_an_optimizer_for_each_parameter_is_refused():
     request = {**body("galore_adamw_layerwise", trainer="transformers"), "run": {"save_strategy": "no"}}
     with pytest.raises(PlanError, match="the first step makes states in its backward pass"):
         refusals.check_request(parse_run(request))
+
+
+def test_muon_updates_the_matrix_of_a_classifier():
+    """Traced with `python -m validation compare`."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1162, "num_hidden_layers": 3, "head_dim": 32}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2}
+    config = {"model_type": "seed_oss", "vocab_size": 125_283, "residual_dropout": 0.1, "mlp_bias": True}
+    of_model = {"hidden_act": "laplace", "tie_word_embeddings": False, "pad_token_id": 0}
+    training = {"micro_batch_size": 2, "sequence_length": 100, "attention": "flash_attention_2", "optimizer": "muon"}
+    body = {
+        "model": {"config": {**config, **sizes, **heads, **of_model}},
+        "task": "seq_cls",
+        "method": {"name": "adapter", "bottleneck_size": 128},
+    }
+    phases = estimate(parse_request({**body, "training": training, "reserved": "rule"})).memory.phases
+    assert [phase.peak_bytes for phase in phases] == [159_395_328, 160_162_816, 151_093_760]
