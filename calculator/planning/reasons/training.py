@@ -116,8 +116,9 @@ def _batch(evaluation: Evaluation) -> Iterator[Reason]:
         )
         yield speaks_against("accumulation", sentence)
     elif accumulated > 1:
-        whole = accumulated * micro
-        yield speaks_for("accumulation", f"{accumulated:,} micro-batches of {micro:,} make up the {whole:,} sequences.")
+        whole = f"{accumulated * micro:,} sequences"
+        of = "" if evaluation.evaluator.device.count == 1 else " of each GPU"
+        yield speaks_for("accumulation", f"{accumulated:,} micro-batches of {micro:,} make up the {whole}{of}.")
 
 
 def _precision(evaluation: Evaluation) -> Iterator[Reason]:
