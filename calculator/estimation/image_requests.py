@@ -132,13 +132,21 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
         shown = f"{count:,} images are" if count > 1 else "an image is"
         message = f"{shown} {tokens:,} tokens of a sequence: set at least that, or make images smaller or fewer"
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
-    chunks = training.micro_batch_size * count * tower.chunks(model.config, image)
-    if chunks > MOST_CHUNKS and training.attention == "sdpa":
+    chunks = training.micro_batch_size * chunks_of_sequence(request, model)
+    if chunks > MOST_CHUNKS:
         message = (
             f"the tower attends within {chunks:,} windows or images of a micro-batch, of which at most {MOST_CHUNKS:,}"
             " are modelled: make images or micro-batches smaller"
         )
         yield Problem(loc=f"{_LOC}.images_per_sequence", msg=message, input=count)
+
+
+def chunks_of_sequence(request: Request, model: Model) -> int:
+    """Return the windows or images within which a tower attends, one by one, of the images of a sequence."""
+    tower, images = forward_of(model).tower, request.training.images
+    if tower is None or images is None or not request.training.has_images or request.training.attention != "sdpa":
+        return 0
+    return images.images_per_sequence * tower.chunks(model.config, processed(request, model))
 
 
 def assumptions(request: Request, model: Model) -> Iterator[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from calculator.common.errors import refusal
+from calculator.estimation import image_requests
+from calculator.estimation.image_requests import MOST_CHUNKS
 from calculator.inputs.settings import Declared, declared
 from calculator.inputs.size_settings import SizeName
 from calculator.inputs.training import Training
@@ -73,6 +75,10 @@ def bound(request: Request, model: Model, name: SizeName) -> Bound:
 def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
     most = int(solved(request, name).setting.maximum or 0)
     yield Bound(by="field_maximum", limit=most, reason=f"{name} is at most {most:,} here")
+    chunks = image_requests.chunks_of_sequence(request, model) if name == "micro_batch_size" else 0
+    if chunks:
+        reason = f"a tower attends within {chunks:,} windows or images of a sequence, and {MOST_CHUNKS:,} are modelled"
+        yield Bound(by="field_maximum", limit=max(1, MOST_CHUNKS // chunks), reason=reason)
     context = model.config.get("max_position_embeddings")
     if context is not None and name in ("sequence_length", "num_virtual_tokens"):
         yield _context_length(request, int(context), name)

@@ -8,6 +8,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.image_requests import image_families, processed
 from calculator.estimation.request import parse_request
+from calculator.limit_search.limits import limit, parse_limit
 from tests.paths import CASE_FILES
 
 QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -168,3 +169,15 @@ def test_symbolic_sizes_give_the_same_figures_as_a_step_of_its_own():
 
 def test_every_family_whose_images_are_modelled_is_compared_with_its_processor():
     assert {case["model_type"] for case in PROCESSED} == set(image_families()) == set(MODELS)
+
+
+@pytest.mark.parametrize("trainer", [None, "trl-sft"])
+def test_the_largest_micro_batch_with_images_is_found(trainer):
+    training = {
+        "trainer": trainer,
+        "sequence_length": 160,
+        "images": {"images_per_sequence": 1, "image_height": 200, "image_width": 300},
+    }
+    body = {"model": TINY, "method": {"name": "lora", "target_modules": ["q_proj"]}, "training": training}
+    body |= {"device": {"memory_bytes": 10**9}, "reserved": "rule", "solve_for": "micro_batch_size"}
+    assert limit(parse_limit(body)).value > 1
