@@ -20,8 +20,8 @@ HOST = (
     " it needs memory."
 )
 META = (
-    "transformers 5 makes every model on the meta device and maps safetensors files into memory, so low_cpu_mem_usage"
-    " has no effect."
+    "transformers 5 makes every model on the meta device (under deepspeed.zero.Init, on the GPU) and maps safetensors"
+    " files into memory, so low_cpu_mem_usage has no effect."
 )
 JUDGED = (
     "Phases other than the training step are judged by live tensors, rounded up to whole segments. Blocks that the"
@@ -37,8 +37,8 @@ ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 SEVERAL_GPUS = (
     "GPU figures are those of the first GPU, and host figures those of all processes of a node; mapped files are"
-    " counted once. Each process reads the whole model and gathers the logits of all. The first writes checkpoints;"
-    " with SHARDED_STATE_DICT and under ZeRO, all write their parts."
+    " counted once. Each process reads the whole model (under deepspeed.zero.Init, the first alone) and gathers the"
+    " logits of all. The first writes checkpoints; with SHARDED_STATE_DICT and under ZeRO, all write their parts."
 )
 
 

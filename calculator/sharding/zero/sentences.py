@@ -79,8 +79,8 @@ def _stage_3(*, quantized: bool, is_built_partitioned: bool) -> Iterator[str]:
         )
     elif is_built_partitioned:
         yield (
-            "Loading is not counted. Under deepspeed.zero.Init, each GPU has its partitions and the weights of one"
-            " module at a time, and only the first process reads the checkpoint into host memory."
+            "The figures of the step leave loading out. Under deepspeed.zero.Init, each GPU has its partitions and the"
+            " weights of one module at a time, and only the first process reads the checkpoint into host memory."
         )
     else:
         yield "Loading is not counted. Each GPU has the whole model when DeepSpeed starts."
