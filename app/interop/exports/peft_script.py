@@ -193,6 +193,15 @@ def _check_compared(request: Request, trainer: str | None) -> None:
         raise refusal("method.name", message, request.method.name)
 
 
+#: The initialisations that run on samples, of which the script has none.
+#: Source: peft 0.21, tuners/lora/eva.py, corda.py, loraga.py and layer.py.
+ON_SAMPLES = {
+    "corda": "run PEFT's preprocess_corda on samples before get_peft_model, which fails without it",
+    "lora_ga": "run PEFT's preprocess_loraga on samples before get_peft_model; without it, A is random and B zero",
+    "eva": "run PEFT's initialize_lora_eva_weights on samples after get_peft_model: A is random without it",
+}
+
+
 def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     """Return the settings that the sample text cannot show, or that the trainer has its own value of."""
     training, found = request.training, []
@@ -211,4 +220,7 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     if training.trainer is not None:
         known = tuple(several_gpus.DDP_KEYS)
         found += several_gpus.unnamed_ddp(request, "transformers' Trainer", known)
+    kind = getattr(request.method, "init_lora_weights", None)
+    if isinstance(kind, str) and kind in ON_SAMPLES:
+        found.append(NotExpressed(loc="method.init_lora_weights", value=kind, why=ON_SAMPLES[kind]))
     return tuple(found)

@@ -106,3 +106,13 @@ def test_the_script_of_lomo_calls_its_backward(name):
     text = script(body({"name": "full"}, LLAMA, optimizer=name))
     assert "    optimizer.fused_backward(loss, LEARNING_RATE)\n" in text
     assert "loss.backward()" not in text
+
+
+@pytest.mark.parametrize(("init", "function"), [("corda", "preprocess_corda"), ("eva", "initialize_lora_eva_weights")])
+def test_a_script_states_what_an_initialisation_runs_on_samples(init, function):
+    method = {"name": "lora", "init_lora_weights": init, "target_modules": ["q_proj"]}
+    exported = export(parse_request(body(method, LLAMA)), "peft")
+    stated = [each.why for each in exported.not_expressed if each.loc == "method.init_lora_weights"]
+    assert len(stated) == 1
+    assert function in stated[0]
+    assert function in exported.content
