@@ -50,7 +50,7 @@ def model(name: str, loc: str = "model") -> ModelEntry:
     Raises:
         PlanError: if the catalogue lacks the model; the message names the closest ones.
     """
-    entry = _index().get(_key(name))
+    entry = _by_id().get(name) or _index().get(_key(name))
     if entry is None:
         raise refusal(loc, f"{_quoted(name)} is not in the catalogue; {_suggestion(name)}", name)
     return entry
@@ -88,6 +88,11 @@ def _entry(row: dict[str, Any], texts: dict[str, str]) -> ModelEntry:
             "unconfirmed_fields": tuple(row["unconfirmed_fields"]),
         }
     )
+
+
+@cache
+def _by_id() -> dict[str, ModelEntry]:
+    return {entry.id: entry for entry in models()}
 
 
 @cache

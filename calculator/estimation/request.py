@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
@@ -22,6 +23,9 @@ from calculator.stack.releases import parse_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: The fields of a request that are objects.
+OBJECTS = ("model", "method", "training", "device", "stack")
 
 #: How deeply objects and lists of a request may be nested.
 MAX_DEPTH = 64
@@ -152,10 +156,8 @@ def parse_request(body: Any) -> Request:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    problems: list[Problem] = []
-    choices = tuple(field.name for field in declared(Choices))
-    known = ("model", "method", "training", "device", "stack", *choices)
-    problems += [
+    known = known_fields()
+    problems = [
         Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
         for key in body
         if key not in known
@@ -173,7 +175,7 @@ def parse_request(body: Any) -> Request:
     training = part(parse_training, body.get("training", {}))
     device = part(parse_device, body.get("device", {}))
     stack = part(parse_stack, body.get("stack", {}))
-    switches = part(_options, Choices, body, choices)
+    switches = part(_options, Choices, body, known[len(OBJECTS) :])
     if switches is not None:
         problems += _of_classifiers(switches, body)
     if problems:
@@ -195,6 +197,12 @@ def parse_request(body: Any) -> Request:
         engine=switches.engine,
         length_given="sequence_length" in body.get("training", {}),
     )
+
+
+@cache
+def known_fields() -> tuple[str, ...]:
+    """The fields of a request."""
+    return (*OBJECTS, *(field.name for field in declared(Choices)))
 
 
 def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
@@ -250,8 +258,10 @@ def parse_device(body: Any, loc: str = "device") -> Device:
     if isinstance(body, str):
         raise refusal(loc, 'must be an object, such as {"gpu": "rtx-4090"}', body)
     device = parse(Device, body, loc)
+    if not device.alloc_conf:
+        return device
     try:
-        parse_alloc_conf(device.alloc_conf or "")
+        parse_alloc_conf(device.alloc_conf)
     except PlanError as error:
         problems = (Problem(loc=f"{loc}.alloc_conf", msg=p.msg, input=device.alloc_conf) for p in error.problems)
         raise PlanError(*problems) from error

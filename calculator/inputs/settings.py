@@ -139,7 +139,8 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     if not isinstance(value, dict):
         raise PlanError(Problem(loc=loc, msg="must be an object", input=value))
     if not value:
-        return cls()
+        default: T = _default(cls)  # type: ignore[arg-type]  # a class is hashable
+        return default
     known = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
     problems = [
         Problem(
@@ -164,6 +165,12 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     if problems:
         raise PlanError(*problems)
     return cls(**values)
+
+
+@cache
+def _default(cls: type[T]) -> T:
+    """Settings none of which is given. They are never changed, so all requests have the same."""
+    return cls()
 
 
 def _parsed(declaration: Declared, value: Any, loc: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimation.estimate import estimate
-from calculator.estimation.request import MAX_DEPTH, Choices, parse_request
+from calculator.estimation.request import MAX_DEPTH, known_fields, parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.inputs.device import Device
 from calculator.inputs.settings import declared
@@ -156,7 +156,7 @@ def _above(parts: list[str]) -> Iterator[str]:
 def _known(path: str, request: dict[str, Any]) -> bool:
     part, _, name = path.partition(".")
     if not name:
-        return part in ("model", "method", "training", "device", "stack", *(field.name for field in declared(Choices)))
+        return part in known_fields()
     if part == "model":
         return name.startswith("config.") and isinstance(request.get("model"), dict)
     kinds: dict[str, tuple[type, ...]] = {
