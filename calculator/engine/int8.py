@@ -27,7 +27,9 @@ def matmul_8bit(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or bias_edge:
-        node = Node(tape, _matmul_8bit_back, (x.edge, bias_edge), (module, x.dtype, x if x.edge else None))
+        # Without a graph, as in a re-entrant checkpoint, the node is gone with the call.
+        kept = x if x.edge and tape.grad_enabled else None
+        node = Node(tape, _matmul_8bit_back, (x.edge, bias_edge), (module, x.dtype, kept))
     quantized = _quantized(x)
     out = _product(x, module)
     del quantized

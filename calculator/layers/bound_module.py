@@ -127,7 +127,9 @@ class BoundModule:
         quantization = self.module_spec.quantization
         if quantization is None:
             return self._dense(x)
-        layer = Layer(self.name, self.module, self.own.get("bias"), self.keeps_input)
+        # Without a graph, as in a re-entrant checkpoint, the product's node is gone with the call.
+        keeps_input = self.keeps_input and self.tape.grad_enabled
+        layer = Layer(self.name, self.module, self.own.get("bias"), keeps_input)
         return PRODUCTS[type(quantization)](quantization, x, layer)
 
     def _dense(self, x: Tensor) -> Tensor:
