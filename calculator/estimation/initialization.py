@@ -55,8 +55,10 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     """
     kind = _kind(resident.prepared)
     decompose = OF_WEIGHTS.get(kind) or (OF_SAMPLES[kind][0] if kind in OF_SAMPLES else None)
+    if decompose is None:
+        return None
     adapted = [*_initialized(resident.prepared)]
-    if decompose is None or not adapted:
+    if not adapted:
         return None
     base = _base(resident)
     moments = [*_before(kind, base, [_weight(module, spec) for _, module, spec in adapted])]
