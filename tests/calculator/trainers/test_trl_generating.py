@@ -221,7 +221,7 @@ def test_the_answer_says_what_the_reference_is_and_how_long_completions_are():
     assert "with its adapters off" in " ".join(estimate(request(beta=0.1)).assumptions)
 
 
-@pytest.mark.parametrize("trainer", ["trl-sft", "trl-kto", "trl-grpo"])
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
 def test_a_model_that_reads_images_too_is_refused_by_the_trainer(trainer):
     text = {"hidden_size": 128, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
     config = {"model_type": "qwen2_5_vl", "text_config": {**text, "intermediate_size": 64, "vocab_size": 99}}
