@@ -53,6 +53,7 @@ class TracedState:
         step_temporaries: What is alive at the peak of an optimizer step, and only there.
         micro_batches: The events of a step's first micro-batch, and of the later ones if there are some.
         buckets: None: a trace is of one GPU.
+        while_fetching: Nothing: a traced step has no batches before it.
     """
 
     training: Training
@@ -61,6 +62,7 @@ class TracedState:
     step_temporaries: tuple[ResidentTensor, ...]
     micro_batches: tuple[Events, Events | None]
     buckets: None = None
+    while_fetching: tuple[ResidentTensor, ...] = ()
 
 
 def state_of(document: TraceDocument, training: Training) -> TracedState:

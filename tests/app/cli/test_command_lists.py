@@ -52,4 +52,4 @@ def test_models_and_cards_are_comma_separated_or_lists(monkeypatch):
         assert main(["plan", "--model", models, "--gpus", cards, "--priorities", '["memory"]', "--json"]) == 2
     assert planned[0] == planned[1]
     assert [model.id for model in planned[0].models] == ["gpt2", "openai-community/gpt2-xl"]
-    assert [device.gpu for device in planned[0].devices] == ["t4", "l4"]
+    assert [device.requested.gpu for device in planned[0].devices] == ["t4", "l4"]

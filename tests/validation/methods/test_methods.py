@@ -59,8 +59,9 @@ def test_added_and_trainable_parameters_equal_those_of_the_real_modules(family, 
         expected = modelled(request)
     except PlanError as error:
         if "not modelled" not in str(error):
-            with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)):
-                trace(request)  # some build, and fail when they run
+            # Some build, and fail when they run: a Falcon without parallel attention reads a variable that is not set.
+            with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError, UnboundLocalError)):
+                trace(request)
         return
     assert real(build_model(request)) == expected
 
