@@ -51,6 +51,13 @@ COSTS = (
 )
 
 
+#: How a sharding is chosen, where a request of several GPUs names none.
+CHOICE = (
+    "A method's sharding is the one that ranks first; zero3, which divides what fsdp divides and sends more, is tried "
+    "where no other fits, and listed for the first configuration's method. With device.sharding, only that is tried."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """A complete configuration with its estimate, its cost and the reasons."""
@@ -118,7 +125,8 @@ def plan(request: PlanRequest) -> Plan:
     """
     pairs = product(enumerate(request.models), enumerate(request.devices))
     parts = tuple(_part(request, model, device) for model, device in pairs)
-    return Plan(plans=parts, assumptions=(ORDER, COSTS, *_prices(request)))
+    chooses = any(len(device.options) > 1 for device in request.devices)
+    return Plan(plans=parts, assumptions=(ORDER, COSTS, *((CHOICE,) if chooses else ()), *_prices(request)))
 
 
 def _prices(request: PlanRequest) -> Iterator[str]:

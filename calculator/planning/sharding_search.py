@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.common.names import MethodName
+    from calculator.inputs.sharding import ShardingName
     from calculator.planning.evaluator import Candidate, Evaluator
+
+
+#: The sharding that is tried where no other fits. It divides what fsdp divides, and sends more.
+LAST: ShardingName = "zero3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +33,20 @@ class MethodResult:
 
 
 def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodResult:
-    """Search a method under each sharding, and return the result that ranks first; else that which misses by least."""
+    """Search a method under each sharding, and return the result that ranks first; else that which misses by least.
+
+    ZeRO-3 is searched where no other fits.
+    """
     if len(evaluators) == 1:
         return _confirmed(name, evaluators[0])
-    found = [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in evaluators]
-    for each in sorted((each for each in found if each.result.candidates), key=_place):
-        confirmed = _confirmed(name, each.evaluator)
-        if confirmed.result.candidates:
-            return confirmed
+    found: list[MethodResult] = []
+    for last in (False, True):
+        tried = [each for each in evaluators if (each.device.sharding == LAST) == last]
+        found += [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in tried]
+        for each in sorted((each for each in found if each.result.candidates), key=_place):
+            confirmed = _confirmed(name, each.evaluator)
+            if confirmed.result.candidates:
+                return confirmed
     return min(found, key=_shortfall)
 
 
