@@ -32,6 +32,9 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         message = "encoder-decoders clamp float16 states by their values, which is not modelled: use bfloat16, or "
         message += "float32 with autocast float16 (fp16=True)"
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
+    if training.gradient_checkpointing and training.use_reentrant:
+        message = "re-entrant checkpoints of a decoder that reads an encoder's states are not modelled: use false"
+        yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
     if model.config.get("pad_token_id", 0) is None:
         message = "is required to make the decoder's input from the labels: set it to the id of a token"
         yield Problem(loc="model.config.pad_token_id", msg=message, input=None)

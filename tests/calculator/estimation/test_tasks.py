@@ -277,6 +277,17 @@ def test_a_shared_table_that_is_not_tied_has_no_gradient():
     [
         ({"training": {"attention": "eager"}}, "training.attention", "with sdpa only, not eager: use sdpa"),
         ({"training": {"dtype": "float16"}}, "training.dtype", "clamp float16 states"),
+        (
+            {
+                "training": {
+                    "trainer": "transformers",
+                    "gradient_checkpointing": True,
+                    "gradient_checkpointing_kwargs": {"use_reentrant": True},
+                }
+            },
+            "training.gradient_checkpointing_kwargs.use_reentrant",
+            "that reads an encoder's states are not modelled: use false",
+        ),
         ({"training": {"target_length": 65}}, "training.target_length", "the model has 64 only"),
         ({"method": "prefix"}, "method.name", "is for 2 layers, as the encoder has; the decoder has 3"),
         (
