@@ -13,17 +13,17 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.allocator.loading import Loading, one_by_one
+from calculator.allocator.host_loading import HostLoading
 from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
-from calculator.common.dtype import ITEMSIZE, allocated, rounded
+from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import FSDPConfig
 from calculator.methods.compared import is_second
 from calculator.resident.tensors import layer_parameters, outer_parameters
 from calculator.sharding.fsdp.parameters import shard_shape, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Layer
@@ -42,17 +42,15 @@ def broadcasts(prepared: PreparedModel) -> bool:
     return config.cpu_ram_efficient_loading and not prepared.method.facts.quantizes_base
 
 
-class LoadedByBroadcast(Loading):
+class LoadedByBroadcast(HostLoading):
     """A model of which the last GPU keeps its shards."""
 
-    __slots__ = ("_count", "_offloads", "_tied")
+    __slots__ = ("_count", "_tied")
 
     def __init__(self, resident: ResidentState) -> None:
         prepared = resident.prepared
-        self.training = prepared.training
-        self.names, self.sizes, self.events = [], [], []
+        super().__init__(prepared)
         self._count, self._tied = prepared.device.count, prepared.model.tied
-        self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
         whole: int | None = None
         shards: dict[int, tuple[str, ResidentTensor]] = {}
         for name, tensor in state_dict(prepared):
@@ -67,19 +65,6 @@ class LoadedByBroadcast(Loading):
         if not self._offloads:
             self._free(row for row, (name, _) in shards.items() if name in self._tied)
         self._stay(each for each in resident.tensors if is_second(each))
-
-    @property
-    def warmup(self) -> int:
-        """Nothing is allocated before the weights are read."""
-        return 0
-
-    def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
-        """Sizes and events on a device of any size."""
-        return self.sizes, self.events
-
-    def spare(self, total: int) -> int:
-        """By how much a device could be smaller before the load requests something else: it never does."""
-        return total
 
     def _shard(self, tensor: ResidentTensor) -> int:
         """Pad the parts that are shorter than the first, and receive this GPU's part."""
@@ -108,17 +93,6 @@ class LoadedByBroadcast(Loading):
 
     def _shard_size(self, tensor: ResidentTensor) -> int:
         return _bytes(shard_shape(tensor.shape, self._count), tensor)
-
-    def _stay(self, tensors: Iterable[ResidentTensor]) -> None:
-        for each in one_by_one(tensors):
-            self._add(each.name, rounded(each.bytes // each.count))
-
-    def _add(self, name: str, size: int) -> int:
-        self._request([name], [size])
-        return len(self.sizes) - 1
-
-    def _free(self, rows: Iterable[int]) -> None:
-        self.events += [~row for row in rows]
 
 
 def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
+from calculator.allocator.host_loading import HostLoading
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated, rounded
-from calculator.inputs.sharding import FSDPConfig
 from calculator.methods.compared import is_second
 from calculator.sharding.fsdp.parameters import is_sharded, shard_shape
 from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units
@@ -48,16 +48,14 @@ def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
     yield from (each for each in (outer.embeddings, outer.tail, outer.root) if each is not None)
 
 
-class LoadedOnHost(Loading):
+class LoadedOnHost(HostLoading):
     """A model that is read into host memory. Each unit's whole parameters are on the card until they are sharded."""
 
-    __slots__ = ("_offloads",)
+    __slots__ = ()
 
     def __init__(self, resident: ResidentState) -> None:
         prepared = resident.prepared
-        self.training = prepared.training
-        self.names, self.sizes, self.events = [], [], []
-        self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
+        super().__init__(prepared)
         referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
         kept: list[int] = []
         for unit in in_order(prepared):
@@ -65,37 +63,16 @@ class LoadedOnHost(Loading):
             if unit.name == ROOT:
                 self._stay(each for each in resident.whole if not each.parameters and not is_second(each))
             self._shard(unit.parameters, prepared.device.count)
-            self.events += [~row for each, row in whole if each.name not in referred]
+            self._free(row for each, row in whole if each.name not in referred)
             kept += [row for each, row in whole if each.name in referred]
-        self.events += [~row for row in kept]
+        self._free(kept)
         self._stay(each for each in resident.tensors if is_second(each))
-
-    @property
-    def warmup(self) -> int:
-        """Nothing is allocated before the weights are read."""
-        return 0
-
-    def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
-        """Sizes and events on a device of any size."""
-        return self.sizes, self.events
-
-    def spare(self, total: int) -> int:
-        """By how much a device could be smaller before the load requests something else: it never does."""
-        return total
 
     def _shard(self, parameters: Iterable[ResidentTensor], count: int) -> None:
         for each in parameters:
             row = self._add(each.name, _shard_size(each, count))
             if self._offloads:
-                self.events.append(~row)
-
-    def _stay(self, tensors: Iterable[ResidentTensor]) -> None:
-        for each in one_by_one(tensors):
-            self._add(each.name, rounded(each.bytes // each.count))
-
-    def _add(self, name: str, size: int) -> int:
-        self._request([name], [size])
-        return len(self.sizes) - 1
+                self._free((row,))
 
 
 class LoadedWhole(Loading):

@@ -5,32 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from calculator.architecture.dimension import named
-from calculator.common.errors import Problem
 from calculator.inputs.settings import setting
 from calculator.methods.fourierft import layer
 from calculator.methods.fourierft.facts import FACTS
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import AdaptedLinear
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
-from calculator.resident.module_spec import Added
+from calculator.methods.targeted.trained_spectrum import TrainedSpectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from calculator.architecture.model import Model
-    from calculator.architecture.module import Module
     from calculator.engine.tape import Tensor
-    from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FourierFT(AdaptedLinear):
+class FourierFT(TrainedSpectrum):
     """n_frequency trained frequencies for each adapted matrix, whose transform is a dense update."""
 
     name = "fourierft"
     facts = FACTS
+    spectrum = layer.SPECTRUM
 
     n_frequency: int = setting(
         1000, label="Frequencies", help="How many frequencies of each matrix are trained.", minimum=1, maximum=10**9
@@ -47,18 +40,6 @@ class FourierFT(AdaptedLinear):
     def assumptions(self) -> tuple[str, ...]:
         """What is not counted."""
         return ("The workspace of cuFFT, which computes FourierFT's transforms, is not counted.",)
-
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """More frequencies than a matrix has elements."""
-        for path, module in found.items():
-            if module.kind in self.adaptable and self.n_frequency > module.weight.elements:
-                message = f"{path} has {module.weight.elements:,} elements: use at most that many"
-                yield Problem(loc="method.n_frequency", msg=message, input=self.n_frequency)
-
-    def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The frequencies."""
-        shape = (named(self.n_frequency, "n_frequency"),)
-        return (Added(name=layer.SPECTRUM, shape=shape, dtype=training.added_dtype),)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The frozen module's product plus the update's."""

@@ -1,0 +1,53 @@
+"""The base class of loads from host memory, which request the same on a device of any size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.allocator.loading import Loading, one_by_one
+from calculator.common.dtype import rounded
+from calculator.inputs.sharding import FSDPConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+
+
+class HostLoading(Loading):
+    """A model that is read into host memory, from which its weights are copied to the device."""
+
+    __slots__ = ("_offloads",)
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self.training = prepared.training
+        self.names, self.sizes, self.events = [], [], []
+        #: Whether the shards stay in host memory.
+        self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
+
+    @property
+    def warmup(self) -> int:
+        """Nothing is allocated before the weights are read."""
+        return 0
+
+    def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
+        """Sizes and events on a device of any size."""
+        return self.sizes, self.events
+
+    def spare(self, total: int) -> int:
+        """By how much a device could be smaller before the load requests something else: it never does."""
+        return total
+
+    def _stay(self, tensors: Iterable[ResidentTensor]) -> None:
+        """Allocate tensors that the load does not free."""
+        for each in one_by_one(tensors):
+            self._add(each.name, rounded(each.bytes // each.count))
+
+    def _add(self, name: str, size: int) -> int:
+        """Allocate a tensor, and return its row."""
+        self._request([name], [size])
+        return len(self.sizes) - 1
+
+    def _free(self, rows: Iterable[int]) -> None:
+        self.events += [~row for row in rows]
