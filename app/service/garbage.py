@@ -1,31 +1,29 @@
-"""The garbage collector of a server process, which looks at every object between answers rather than during one.
+"""The cyclic garbage collector of a server process, whose full collections run between answers, not during one.
 
-An answer allocates some hundred thousand objects, of which few are in cycles. A look at everything that a process keeps
-of its last answers takes as long as many estimates.
+An answer allocates some hundred thousand objects, of which few are in cycles. A full collection, with all that a
+process keeps of its last answers, takes as long as many estimates.
 """
 
 from __future__ import annotations
 
 import gc
 
-#: How many more objects are allocated than freed before the collector looks at the new ones.
-_NEW_OBJECTS = 20_000
+#: The thresholds of gc.set_threshold: allocations before a collection of generation 0, collections of generation 0
+#: before one of generation 1, and a number that collections of generation 1 never reach.
+_ALLOCATIONS, _COLLECTIONS, _NEVER = 20_000, 10, 1 << 30
 
-#: After how many looks at new objects it looks at those that survived one, and after how many of these at everything.
-_LOOKS, _NEVER = 10, 1 << 30
-
-#: After how many such looks everything is looked at if no answer runs, and if some always do.
-_LOOKS_IF_IDLE, _MOST_LOOKS = 10, 100
+#: After how many collections of generation 1 a full one is due if no answer runs, and if some always do.
+_DUE_IF_IDLE, _DUE = 10, 100
 
 
 def collect_between_answers() -> None:
-    """Let the collector look at new objects alone. It no longer looks at what there is now."""
+    """Exclude the present objects from collections, and turn off automatic full collections."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS, _LOOKS, _NEVER)
+    gc.set_threshold(_ALLOCATIONS, _COLLECTIONS, _NEVER)
 
 
 def collect_if_due(*, idle: bool) -> None:
-    """Look at everything if it is time; call this when an answer has been sent."""
-    if gc.get_count()[2] > (_LOOKS_IF_IDLE if idle else _MOST_LOOKS):
+    """Run a full collection if it is due; call this when an answer has been sent."""
+    if gc.get_count()[2] > (_DUE_IF_IDLE if idle else _DUE):
         gc.collect()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
-#: The steps of a run's replays from which on they note what each stage leaves: that takes some time at first.
+#: Replays of more steps than this record the state of each pool after each stage. Recording takes time at first.
 _FEW_STEPS = 5
 #: The settings besides the default ones for which there are flat devices.
 _EXPANDABLE = AllocConf(expandable_segments=True)

@@ -90,7 +90,7 @@ class KnownStage:
         self._found: Hashable = None
 
     def left(self, number: int, pool: FlatPool) -> FlatPool | None:
-        """A pool as the stage leaves it, if that is known; the places of its rows are written. Otherwise `add` it."""
+        """Return the pool after the stage and write the addresses of its rows; None if `add` has not recorded it."""
         addresses, behinds = self._places
         before = self._before[number]
         known = before.following.get(self._stage) if before is not None else None

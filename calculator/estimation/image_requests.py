@@ -116,8 +116,8 @@ def _without_gradient(request: Request, model: Model) -> Iterator[Problem]:
     specs = (applied.module_spec(path, module) for path, module in model.paths if path.startswith(model.towers))
     if any(spec.added or spec.trained for spec in specs):
         message = (
-            f"the adapters in the tower of {model.model_type} would get no gradient, since that of its patches is not"
-            " asked for: use false, or adapt the language model alone"
+            f"the adapters in the tower of {model.model_type} would get no gradient, because its patch embeddings"
+            " do not require one: use false, or adapt the language model only"
         )
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
 

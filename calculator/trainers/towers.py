@@ -20,8 +20,8 @@ MODELLED = ("transformers", "trl-sft")
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
 MEANS = frozenset({"gemma4", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl"})
 
-#: Models whose own forward pass reads use_cache from their config and passes it on to their text model, whose config
-#: Trainer leaves as it is. Source: transformers/utils/generic.py, merge_with_config_defaults; modeling_idefics3.py.
+#: Models whose own forward pass reads use_cache from their config and passes it to their text model, whose config
+#: Trainer does not change. Source: transformers/utils/generic.py, merge_with_config_defaults; modeling_idefics3.py.
 _PASS_USE_CACHE = frozenset({"gemma4", "idefics3", "llava_next", "mistral3", "smolvlm"})
 
 #: Settings whose kernels and rows are not modelled with such models.

@@ -48,7 +48,7 @@ def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
 
 
 def completions_in_evaluation(training: Training, together: int) -> int:
-    """Return the completions of each prompt in an evaluation whose batches have so many rows on all GPUs.
+    """Return the completions of each prompt in an evaluation. `together` is the rows of a batch on all GPUs.
 
     Without `num_generations`, TRL's default, or a whole batch where that is no multiple of it, which TRL refuses.
     """
