@@ -253,7 +253,9 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
         lines += fsdp.warnings(prepared(request, model))
     if request.device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
-        lines += zero.warnings(request.training, request.device, quantized=quantized)
+        lines += zero.warnings(
+            request.training, request.device, quantized=quantized, float32_adapters=_in_float32(request)
+        )
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions and not model.hears:

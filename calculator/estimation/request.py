@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: The fields of a request that are objects.
 OBJECTS = ("model", "method", "training", "device", "stack")
 
+#: The trainers that generate the completions they train on.
+GENERATE = ("trl-grpo", "trl-rloo")
+
 #: How deeply objects and lists of a request may be nested.
 MAX_DEPTH = 64
 
@@ -246,7 +249,21 @@ def parse_training(body: Any) -> Training:
     wrong = problem_of_lengths(training.sequence_lengths or ())
     if wrong:
         raise refusal("training.sequence_lengths", wrong, body["sequence_lengths"])
-    return training
+    return _with_equal_completions(training)
+
+
+def _with_equal_completions(training: Training) -> Training:
+    """Return the training with the length of its completions, where the labelled tokens of a micro-batch give it.
+
+    Without padding, all completions of a batch are equally long.
+    """
+    total, limit = training.completion_tokens, training.max_completion_length
+    if training.trainer not in GENERATE or total is None or training.padding or total % training.micro_batch_size:
+        return training
+    length = total // training.micro_batch_size
+    if length >= (training.sequence_length if limit is None else limit):
+        return training
+    return replace(training, completion_tokens=None, max_completion_length=length)
 
 
 def parse_device(body: Any, loc: str = "device") -> Device:

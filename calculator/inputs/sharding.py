@@ -221,12 +221,13 @@ class DeepSpeedConfig:
         help="The object zero_optimization of a DeepSpeed config.",
         example={"overlap_comm": True},
     )
-    zero3_init_flag: bool = setting(
-        True,
+    zero3_init_flag: bool | None = setting(
+        None,
         label="Build under zero.Init",
         help="Whether transformers builds the model under deepspeed.zero.Init, as it does if TrainingArguments or the"
         " Accelerator exist before from_pretrained (accelerate's zero3_init_flag): DeepSpeed then casts no adapters."
-        " Only in stage 3; a 4-bit model is not built so.",
+        " Only in stage 3; a 4-bit model is not built so. null is true with a trainer, and false for the reference"
+        " step, whose model is loaded before.",
         form=False,
     )
 
@@ -234,6 +235,10 @@ class DeepSpeedConfig:
     def zero(self) -> ZeroOptimization:
         """The settings of ZeRO, with DeepSpeed's defaults."""
         return self.zero_optimization or ZeroOptimization()
+
+    def builds_partitioned(self, trainer: str | None) -> bool:
+        """Return whether the model is built under deepspeed.zero.Init: as set, else with a trainer only."""
+        return trainer is not None if self.zero3_init_flag is None else self.zero3_init_flag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +261,7 @@ class Sharding:
     ddp: DDPConfig = field(default_factory=DDPConfig)
     fsdp_config: FSDPConfig = field(default_factory=FSDPConfig)
     zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
-    zero3_init_flag: bool = True
+    zero3_init_flag: bool = False
     quant_storage: QuantStorage = "uint8"
 
     @property
@@ -304,7 +309,7 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
         ddp=part(DDPConfig, training.get("ddp") or {}, "training.ddp"),
         fsdp_config=part(FSDPConfig, training.get("fsdp_config") or {}, "training.fsdp_config"),
         zero_optimization=deepspeed.zero,
-        zero3_init_flag=deepspeed.zero3_init_flag,
+        zero3_init_flag=deepspeed.builds_partitioned(training.get("trainer")),
         quant_storage=storage.quant_storage,
     )
     if problems:

@@ -103,7 +103,7 @@ class Training(TrainingSettings):
     @property
     def zero3_init_flag(self) -> bool:
         """Whether transformers knows of ZeRO-3 before it builds the model."""
-        return (self.deepspeed or DeepSpeedConfig()).zero3_init_flag
+        return (self.deepspeed or DeepSpeedConfig()).builds_partitioned(self.trainer)
 
     @property
     def first_micro_batch(self) -> "Training":

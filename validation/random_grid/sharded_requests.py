@@ -124,7 +124,7 @@ def _partitioned(seed: int, number: int, families: Sequence[str]) -> dict[str, A
     if "offload_optimizer" in zero:
         training["optimizer"] = rng.choice(ON_HOST)
     count = rng.choice(COUNTS)
-    deepspeed = {"zero_optimization": zero} | _set(rng, {"zero3_init_flag": (0.25, (False,))})
+    deepspeed = {"zero_optimization": zero} | _set(rng, {"zero3_init_flag": (0.75, (True,))})
     return {
         "model": {"config": config},
         "method": method,

@@ -9,6 +9,7 @@ from app.interop.exports.distribution import AXOLOTL_UNITS
 from app.interop.imports import fsdp_keys, zero_config
 from app.interop.imports.other_runs import text_of
 from calculator.estimation.compatibility import OF_TRAINERS
+from calculator.inputs.sharding import DeepSpeedConfig
 from calculator.sharding.fsdp.problems import TRAINERS as TRAINERS_UNDER_FSDP
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     nodes = keys.integer("num_machines", 0) or keys.integer("nnodes", 1)
     keys.forget(("machine_rank", "main_process_ip", "main_process_port"))
     ddp = _ddp(keys)
-    fsdp, zero = _fsdp(keys, format), _zero(keys)
+    fsdp, zero = _fsdp(keys, format), _zero(keys, training.get("trainer"))
     if fsdp is not None:
         if zero is not None:
             keys.miss("deepspeed", zero.sharding, "is set together with fsdp, which is used")
@@ -122,7 +123,7 @@ def _fsdp(keys: Keys, format: str) -> fsdp_keys.FSDPRun | None:  # noqa: A002  t
     return fsdp_keys.read(keys, settings, 1 if format == "axolotl" or is_used else 2, broadcasts=is_used)
 
 
-def _zero(keys: Keys) -> zero_config.ZeroRun | None:
+def _zero(keys: Keys, trainer: str | None) -> zero_config.ZeroRun | None:
     if keys.take("deepcompile"):
         keys.warn("deepcompile: true", "DeepCompile compiles the model and gathers weights itself.", "one without it")
     is_used, config = keys.flag("use_deepspeed"), keys.take("deepspeed") or keys.take("deepspeed_config_file")
@@ -139,8 +140,8 @@ def _zero(keys: Keys) -> zero_config.ZeroRun | None:
             return None
         config = {"zero_optimization": plugin}
     run = zero_config.read(keys, config)
-    if run.sharding == "zero3" and not builds_partitioned:
-        run.training["deepspeed"] = run.training.get("deepspeed", {}) | {"zero3_init_flag": False}
+    if run.sharding == "zero3" and builds_partitioned != DeepSpeedConfig().builds_partitioned(trainer):
+        run.training["deepspeed"] = run.training.get("deepspeed", {}) | {"zero3_init_flag": builds_partitioned}
     return run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.inputs.sharding import Offload, offloads_optimizer, pins
+from calculator.inputs.sharding import DeepSpeedConfig, Offload, offloads_optimizer, pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,13 @@ NOT_CAST = (
 CAST = (
     "The model is given whole to DeepSpeed (zero3_init_flag false), which casts its adapters: it is loaded before"
     " TrainingArguments and accelerate's Accelerator exist."
+)
+#: Said of a request that leaves the flag out, whose script may well create either of them first.
+MAY_NOT_BE_CAST = (
+    "The figures are of a model that is loaded before TrainingArguments and accelerate's Accelerator exist, as in the"
+    " reference step. In a script that creates one of them first, transformers builds the model under"
+    " deepspeed.zero.Init, and DeepSpeed casts no adapters: they, and what their layers compute, stay in float32, which"
+    " needs more memory. Set training.deepspeed.zero3_init_flag true for its figures, or choose its training.trainer."
 )
 
 
@@ -86,8 +93,11 @@ def _stage_3(*, quantized: bool, is_built_partitioned: bool) -> Iterator[str]:
         yield "Loading is not counted. Each GPU has the whole model when DeepSpeed starts."
 
 
-def warnings(training: Training, device: Device, *, quantized: bool) -> Iterator[str]:
-    """Risks that a user should know."""
+def warnings(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
+    """Risks that a user should know. `float32_adapters`: whether PEFT makes adapters in float32."""
+    leaves_flag_out = training.trainer is None and (training.deepspeed or DeepSpeedConfig()).zero3_init_flag is None
+    if device.sharding == "zero3" and leaves_flag_out and float32_adapters and training.autocast and not quantized:
+        yield MAY_NOT_BE_CAST
     if quantized and device.sharding == "zero3":
         until = (
             "the optimizer's step and the next forward pass too" if training.trainer is None else "the optimizer's step"

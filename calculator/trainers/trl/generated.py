@@ -87,12 +87,16 @@ def problems(training: Training, trainer: str) -> Iterator[Problem]:
     if limit is not None and limit >= training.sequence_length:
         message = f"a sequence of {training.sequence_length:,} tokens has a prompt of 1 or more: use at most the rest"
         yield Problem(loc="training.max_completion_length", msg=message, input=limit)
-    most = training.micro_batch_size * int(completion(training))
+    rows_of_one = int(training.micro_batch_size)
+    most = rows_of_one * int(completion(training))
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"the completions of a micro-batch have {most:,} tokens: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
     elif training.completion_tokens not in (None, most) and not training.padding:
-        message = f"shorter completions are padded: set training.padding, or leave it out for all {most:,} tokens"
+        message = (
+            f"completions of different lengths are padded: set training.padding, use a multiple of {rows_of_one:,} for "
+            f"completions of one length, or leave it out for all {most:,} tokens"
+        )
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
 
 
@@ -122,7 +126,7 @@ def lengths(training: Training) -> str:
     """Return how long prompts and completions are."""
     length = int(completion(training))
     return (
-        f"The longest completion of a step has {length:,} tokens (max_completion_length), the longest prompt the other "
+        f"The longest completion of a step has {length:,} tokens, the longest prompt the other "
         f"{training.sequence_length - length:,} of sequence_length."
     )
 

@@ -248,12 +248,17 @@ def test_what_is_not_modelled_is_refused_by_its_field(loc, changes):
     [("lora", "float32", True), ("lora", "model", False), ("full", "float32", False), ("qlora", "float32", False)],
 )
 def test_adapters_stay_in_float32_under_zero_init(method, adapter_dtype, named):
-    found = estimate(request(method={"name": method}, training={"adapter_dtype": adapter_dtype}))
-    whole = {"zero_optimization": {"reduce_bucket_size": "auto"}, "zero3_init_flag": False}
-    training = {"adapter_dtype": adapter_dtype, "deepspeed": whole}
-    cast = estimate(request(method={"name": method}, training=training))
+    def answer(**flag):
+        deepspeed = {"zero_optimization": {"reduce_bucket_size": "auto"}, **flag}
+        training = {"adapter_dtype": adapter_dtype, "deepspeed": deepspeed}
+        return estimate(request(method={"name": method}, training=training))
+
+    found, cast = answer(zero3_init_flag=True), answer(zero3_init_flag=False)
     assert any("casts no adapters" in line for line in found.assumptions) is named
-    assert not any("casts no adapters" in line for line in cast.assumptions)
+    assert not any("casts no adapters" in line for line in (*cast.assumptions, *cast.warnings))
+    by_default = answer()
+    assert by_default.memory == cast.memory
+    assert any("zero3_init_flag true" in line for line in by_default.warnings) is named
     assert (found.memory.peak_allocated_bytes > cast.memory.peak_allocated_bytes) is named
 
 
@@ -261,6 +266,6 @@ def test_biases_are_not_trained_beside_adapters_in_float32():
     method = {"name": "lora", "bias": "lora_only"}
     model = {"config": {**CONFIG, "model_type": "qwen2"}}
     with pytest.raises(PlanError) as caught:
-        estimate(request(model=model, method=method))
+        estimate(request(model=model, method=method, training={"deepspeed": {"zero3_init_flag": True}}))
     assert [problem.loc for problem in caught.value.problems] == ["method.bias"]
-    assert estimate(request(model=model, method=method, training={"deepspeed": {"zero3_init_flag": False}}))
+    assert estimate(request(model=model, method=method))

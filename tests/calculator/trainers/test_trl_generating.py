@@ -189,7 +189,7 @@ def test_scores_of_other_rows_are_alive_in_the_last_scoring_pass():
         ({"micro_batch_size": 1}, "training.micro_batch_size"),
         ({"num_generations": 3}, "training.num_generations"),
         ({"max_completion_length": 256}, "training.max_completion_length"),
-        ({"max_completion_length": 100, "completion_tokens": 150}, "training.completion_tokens"),
+        ({"max_completion_length": 100, "completion_tokens": 151}, "training.completion_tokens"),
         ({"max_completion_length": 100, "completion_tokens": 201, "padding": True}, "training.completion_tokens"),
         ({"loss_type": "sigmoid"}, "training.loss_type"),
         ({"precompute_ref_log_probs": True}, "training.precompute_ref_log_probs"),
@@ -217,7 +217,7 @@ def test_what_is_refused_names_its_field(changes, loc):
 def test_the_answer_says_what_the_reference_is_and_how_long_completions_are():
     said = " ".join(estimate(request(max_completion_length=100)).assumptions)
     assert "beta is 0: there is no reference." in said
-    assert "has 100 tokens (max_completion_length), the longest prompt the other 156" in said
+    assert "has 100 tokens, the longest prompt the other 156" in said
     assert "with its adapters off" in " ".join(estimate(request(beta=0.1)).assumptions)
 
 

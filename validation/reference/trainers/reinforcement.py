@@ -88,8 +88,15 @@ def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
 
 
 def _longest(recipe: Recipe) -> int:
-    """The tokens of the longest completion: all but one of a sequence, unless the request limits them."""
-    return recipe.max_completion_length or recipe.request.training.sequence_length - 1
+    """The tokens of the longest completion: all but one of a sequence, unless the request has fewer.
+
+    Without padding, completions are equally long.
+    """
+    training = recipe.request.training
+    longest = recipe.max_completion_length or training.sequence_length - 1
+    if recipe.completion_tokens is None or training.padding:
+        return longest
+    return min(longest, -(-recipe.completion_tokens // training.micro_batch_size))
 
 
 def _completions(recipe: Recipe) -> list[int]:
