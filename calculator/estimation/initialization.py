@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
+from calculator.estimation.eva_passes import eva_pass
+from calculator.estimation.ledger import rows
+from calculator.methods.low_rank.eva import UPDATE
+from calculator.methods.low_rank.eva_config import components, rho_of
 from calculator.methods.low_rank.initial_memory import OF_WEIGHTS, SOURCE, Temporaries, Weight
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.low_rank.sampled_memory import (
@@ -54,6 +58,8 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     weights. PEFT casts all of them at the end, one by one.
     """
     kind = _kind(resident.prepared)
+    if kind == "eva":
+        return _of_passes(resident)
     decompose = OF_WEIGHTS.get(kind) or (OF_SAMPLES[kind][0] if kind in OF_SAMPLES else None)
     if decompose is None:
         return None
@@ -68,8 +74,8 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
         on = Temporaries()
         weight = _weight(module, spec)
         decompose(on, weight)
-        rows = [_row("weights", base), _row("adapters of the modules before", made), *map(_of_tensor, on.peak)]
-        moments.append(InitialPeak((*rows, _row(_KEPT.get(kind, ""), kept)), f"get_peft_model: {path}"))
+        alive = [_row("weights", base), _row("adapters of the modules before", made), *map(_of_tensor, on.peak)]
+        moments.append(InitialPeak((*alive, _row(_KEPT.get(kind, ""), kept)), f"get_peft_model: {path}"))
         kept -= OF_SAMPLES[kind][1](weight) if kind in OF_SAMPLES else 0
         made += shared_bytes(weight) if kind == "lora_ga" else 0
         for each in spec.added:
@@ -79,6 +85,20 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     last = (_row("weights and adapters", whole), _row("adapter before it is cast", cast))
     found = max((*moments, InitialPeak(last, "cast_adapter_dtype")), key=lambda each: each.bytes)
     return InitialPeak(rows=_present(found.rows), operation=found.operation)
+
+
+def _of_passes(resident: ResidentState) -> InitialPeak | None:
+    """What is alive at the peak of EVA's passes of samples, where they are modelled."""
+    adapted = [path for path, _, spec in resident.prepared.modules if _has_update(spec)]
+    found = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
+    if found is None:
+        return None
+    own = (row for of_component in rows(found.alive).values() for row in of_component)
+    resident_rows = (
+        _row("weights and adapters", sum(tensor.bytes for tensor in resident.whole)),
+        _row("singular vectors and values of inputs", found.kept),
+    )
+    return InitialPeak(_present((*resident_rows, *map(_of_tensor, found.batch), *own)), found.operation)
 
 
 def _base(resident: ResidentState) -> int:
@@ -96,8 +116,8 @@ def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak
     """What is alive at the peaks of PEFT's preprocessing, without the samples' own passes."""
     if kind == "lora_ga":
         gradients, largest = sum(map(gradient_bytes, weights)), max(map(gradient_bytes, weights))
-        rows = (_row("weights", base), _row(_KEPT[kind], gradients), _row("gradient, averaged", largest))
-        yield InitialPeak(rows, "preprocess_loraga")
+        alive = (_row("weights", base), _row(_KEPT[kind], gradients), _row("gradient, averaged", largest))
+        yield InitialPeak(alive, "preprocess_loraga")
     if kind == "corda":
         before = (_row("weights", base), _row("covariance matrices", sum(map(covariance_bytes, weights))))
         values = 0
@@ -146,8 +166,12 @@ def _initialized(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleS
     """Every linear layer with an update, over a dense weight or one in bitsandbytes' 4 bits."""
     for path, module, spec in prepared.modules:
         dense = spec.quantization is None or isinstance(spec.quantization, Quantization)
-        if dense and any(each.name == "lora_A.weight" for each in spec.added):
+        if dense and _has_update(spec):
             yield path, module, spec
+
+
+def _has_update(spec: ModuleSpec) -> bool:
+    return any(each.name == UPDATE for each in spec.added)
 
 
 def _weight(module: Module, spec: ModuleSpec) -> Weight:
@@ -173,8 +197,8 @@ def _dtype(spec: ModuleSpec) -> DType:
     return spec.quantization.compute_dtype if isinstance(spec.quantization, Quantization) else spec.dtype
 
 
-def _present(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    return tuple(sorted((row for row in rows if row.bytes), key=lambda row: -row.bytes))
+def _present(given: tuple[Row, ...]) -> tuple[Row, ...]:
+    return tuple(sorted((row for row in given if row.bytes), key=lambda row: -row.bytes))
 
 
 def _row(name: str, size: int) -> Row:
@@ -188,13 +212,40 @@ def _of_tensor(tensor: Allocated) -> Row:
 
 
 def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:
-    """Where adding the adapter takes more of a GPU than a step's peak."""
+    """Where adding the adapter takes more of a GPU than a step's peak, and what EVA's ranks depend on."""
     whole = resident.prepared.device.sharding in ("none", "ddp")
     found = initialization_peak(resident) if whole else None
+    ranks = tuple(_ranks_of_eva(resident.prepared)) if _kind(resident.prepared) == "eva" else ()
     if found is None or found.bytes <= peak:
-        return ()
+        return ranks
     sentence = (
         f"Adding the adapter to a model that is on the GPU takes {found.bytes / 2**30:.2f} GiB at its peak, more than a"
         f" step ({peak / 2**30:.2f} GiB), without cuSOLVER's workspaces."
     )
-    return (sentence,)
+    return (*ranks, sentence)
+
+
+def _ranks_of_eva(prepared: PreparedModel) -> Iterator[str]:
+    """Between which numbers of parameters those lie that EVA trains, where the samples decide about ranks."""
+    method = prepared.method
+    assert isinstance(method, LowRank)
+    given = [(_weight(module, spec), spec) for _, module, spec in prepared.modules if _has_update(spec)]
+    ranks, sizes = [weight.rank for weight, _ in given], sorted(weight.rows + weight.columns for weight, _ in given)
+    most = components(max(ranks), rho_of(method.eva_config))
+    if most == min(ranks):
+        return
+    least, largest = _of_ranks(sizes, most, sum(ranks)), _of_ranks(sizes[::-1], most, sum(ranks))
+    yield (
+        f"EVA gives the {len(ranks)} modules ranks from 0 to {most}, {sum(ranks):,} in all, by samples: A and B have"
+        f" {least:,} to {largest:,} parameters. Set rho 1 in method.eva_config to keep the ranks, or put those that EVA"
+        " found into method.rank_pattern. Where a rank changes, A and B get the dtype of the module's weight."
+    )
+
+
+def _of_ranks(sizes: list[int], most: int, budget: int) -> int:
+    """The parameters of updates where the first modules get as many ranks as they can."""
+    total = 0
+    for size in sizes:
+        rank = min(most, budget)
+        total, budget = total + rank * size, budget - rank
+    return total

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Tensor
+    from calculator.layers.method_hooks import MethodHooks
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers import Loop
     from calculator.training_step.compared import Forward
@@ -68,16 +69,19 @@ def evaluation_pass(
     logits: bool = False,
     is_first: bool = True,
     partitioned: PartitionedEvaluation | None = None,
+    method: MethodHooks | None = None,
 ) -> EvaluationPass:
     """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
 
     Every layer is run. With `logits`, the model computes the logits of the batch after the loss, in a pass of its own.
     `is_first`: whether no other batch of the evaluation ran before it. `partitioned` has what stage 3 gathers in it.
+    `method` replaces what the model's method does in the forward pass.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
     hooks = evaluation_hooks(prepared, is_first=is_first)
     context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
+    context.method = method or context.method
     context.unrolls, count = True, len(context.layers)
     context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
     trainer = loop or trainer_of(prepared.training)

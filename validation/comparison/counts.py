@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 #: How often each shape is added, and how often it is trained.
 Shapes = tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]
 
-Outcome = Literal["equal", "different", "both refuse", "only Headroom refuses", "only the libraries refuse"]
+Outcome = Literal[
+    "equal", "different", "both refuse", "not modelled", "only Headroom refuses", "only the libraries refuse"
+]
 
 #: Families whose classes are in their repositories, not in transformers.
 REMOTE = ("baichuan", "internlm2")
@@ -44,6 +46,9 @@ _KEPT = ("dtype", "adapter_dtype", "autocast")
 
 #: The requests of a pair that are drawn until one is answered.
 MOST_DRAWN = 12
+
+#: The words of refusals of what the libraries may accept.
+_NOT_MODELLED = ("not modelled", "is modelled for")
 
 #: The task of families without a causal language model, the first that a family has.
 OTHER_TASKS: tuple[TaskName, ...] = ("seq_2_seq_lm", "seq_cls", "image_cls")
@@ -90,7 +95,7 @@ def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
     """What differs, then how many pairs are equal, and why the others have no request that is answered."""
     for (family, method), pair in found.items():
         for each in pair:
-            if each.outcome not in ("equal", "both refuse"):
+            if each.outcome not in ("equal", "both refuse", "not modelled"):
                 yield f"{family} {method}: {each.outcome}: {each.detail}\n    {each.request}"
     outcomes = Counter(each.outcome for pair in found.values() for each in pair)
     equal = sum(any(each.outcome == "equal" for each in pair) for pair in found.values())
@@ -103,11 +108,11 @@ def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
 
 
 def compared_pair(seed: int, family: str, method: MethodName, *, refusals: bool) -> Iterator[Compared]:
-    """Compare random requests of a pair, until one is answered by both."""
+    """Compare random requests of a pair, until one is answered by both, or the method is not modelled for the task."""
     for number in range(MOST_DRAWN):
         found = compared(drawn(seed, number, family, method), refusals=refusals)
         yield found
-        if found.outcome in ("equal", "different"):
+        if found.outcome in ("equal", "different") or found.detail.startswith("task: "):
             return
 
 
@@ -152,7 +157,9 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
 
 def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
     """Whether the libraries refuse a refused request too. What is not modelled is not asked."""
-    if not refusals or "not modelled" in error:
+    if any(words in error for words in _NOT_MODELLED):
+        return "not modelled"
+    if not refusals:
         return "both refuse"
     try:
         trace(parse_request(body))

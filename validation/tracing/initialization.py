@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from validation.reference.build import META, build_base
 from validation.reference.methods import is_prepared, peft_config
+from validation.tracing import eva_initialization
 from validation.tracing.initial_tensors import track_model
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
@@ -62,7 +63,10 @@ def trace_initialization(request: Request) -> int:
             stack.enter_context(mock.patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _moved))
             ledger.enter("load")
             preprocess(model, config)
-            peft.get_peft_model(model, config, autocast_adapter_dtype=request.training.adapter_dtype == "float32")
+            casts = request.training.adapter_dtype == "float32"
+            adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=casts)
+            if getattr(config, "init_lora_weights", None) == "eva":
+                eva_initialization.run(adapted, request, tracker)
     return ledger.peaks["load"].bytes
 
 

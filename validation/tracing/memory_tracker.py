@@ -223,6 +223,10 @@ class MemoryTracker(TorchDispatchMode):
         storage = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
         storage.component, storage.name = component, name
 
+    def number(self, tensor: torch.Tensor) -> int:
+        """The number of a tracked tensor's storage."""
+        return self._numbers[tensor.untyped_storage()._cdata]
+
     def forget(self, tensor: torch.Tensor) -> None:
         """Record a tracked tensor no longer: it is on the host in a real run."""
         key = tensor.untyped_storage()._cdata

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.inputs.settings import declared, mismatch
 from calculator.methods import LoRA
+from calculator.methods.low_rank.eva_config import SETTINGS as OF_EVA
 from calculator.methods.low_rank.initialization import INSTEAD
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def trainable_token_indices(keys: Keys) -> Any:
     return _typed(keys, "trainable_token_indices", None)
 
 
+def eva_config(keys: Keys) -> Any:
+    """Return the settings of EVA that change memory."""
+    value = keys.left.get("eva_config")
+    if isinstance(value, dict):
+        keys.left["eva_config"] = {name: value[name] for name in OF_EVA if name in value}
+    return _typed(keys, "eva_config", None)
+
+
 def target_parameters(keys: Keys) -> Any:
     """Return the ends of parameters' names."""
     return _typed(keys, "target_parameters", None)
@@ -90,6 +99,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
     "layers_pattern": layers_pattern,
     "init_lora_weights": init_lora_weights,
     "trainable_token_indices": trainable_token_indices,
+    "eva_config": eva_config,
     "target_parameters": target_parameters,
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from calculator.common.errors import Problem
+from calculator.methods.low_rank.eva_config import SETTINGS, rho_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +46,6 @@ _OF_SAMPLES = (
     "That memory is part of loading in the answer about a whole run (/run) where the weights are read onto the GPU,"
     " without the passes of the samples, which the script makes, and without cuSOLVER's workspaces"
 )
-_NOT_COUNTED = (
-    "What that takes is not counted, since it depends on the samples: a forward pass, with copies of a module's inputs"
-    " in float32 and float64. The figures are of steps after that"
-)
 _FAST = (
     "PiSSA approximates the largest singular values of each adapted weight in float32, one after another, and replaces"
     f" the weight by the remainder, in its dtype, before the first step. {_OF_WEIGHTS}."
@@ -65,8 +62,10 @@ _SENTENCES = {
     "corda": "CorDA runs the model on samples and decomposes each adapted weight before the first step (PEFT's"
     " preprocess_corda), for which it keeps a float32 matrix of in_features × in_features for each, and all singular"
     f" vectors in host memory. {_OF_SAMPLES}.",
-    "eva": "EVA runs the model on samples before the first step (PEFT's initialize_lora_eva_weights), and gives modules"
-    f" other ranks unless rho is 1: put those into rank_pattern. {_NOT_COUNTED}.",
+    "eva": "EVA runs the model on samples before the first step (PEFT's initialize_lora_eva_weights), in batches of a"
+    " micro-batch's size whose tokens are all used, and decomposes inputs of modules, from a third pass on in float64."
+    " That memory is part of loading in the answer about a whole run (/run) where the weights are read onto the GPU,"
+    " without cuSOLVER's workspaces. The figures of steps are for the ranks in the request.",
     "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga), and"
     f" keeps all of them until A and B are made. {_OF_SAMPLES}.",
     "mica": "MiCA computes the singular value decomposition of each adapted weight in float32, one after another,"
@@ -93,6 +92,8 @@ def problems(method: LowRank) -> Iterator[Problem]:
     if kind == "olora" and getattr(method, "blocksize", 64) != 64:
         message = "OLoRA quantises the base again, in blocks of 64: set method.blocksize 64"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+    if kind == "eva":
+        yield from _of_eva(method)
     if kind == "mica" and method.use_dora:
         message = "PEFT has no MiCA with DoRA: set method.use_dora false, or use true"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
@@ -100,3 +101,19 @@ def problems(method: LowRank) -> Iterator[Problem]:
     if kind == "orthogonal" and odd is not None:
         message = f"PEFT's orthogonal initialisation needs even ranks, not {odd}"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
+
+
+def _of_eva(method: LowRank) -> Iterator[Problem]:
+    """What EvaConfig and EVA's hooks refuse, and settings of EvaConfig that change no memory."""
+    others = [name for name in method.eva_config or () if name not in SETTINGS]
+    if others:
+        message = f"only {', '.join(SETTINGS)} changes memory: leave {', '.join(others)} out"
+        yield Problem(loc="method.eva_config", msg=message, input=method.eva_config)
+    if rho_of(method.eva_config) < 1:
+        message = "PEFT takes a rho of 1 or more: use 1 to keep every rank"
+        yield Problem(loc="method.eva_config", msg=message, input=method.eva_config)
+    if method.trainable_token_indices:
+        message = (
+            "EVA's hooks fail on the tokens' numbers that a table with trained rows gets: leave it out, or use true"
+        )
+        yield Problem(loc="method.trainable_token_indices", msg=message, input=list(method.trainable_token_indices))

@@ -96,6 +96,15 @@ class LowRank(TargetedMethod):
         example="pissa",
         instead=INSTEAD,
     )
+    eva_config: DecimalsByName | None = setting(
+        None,
+        label="EVA",
+        help="With the initialisation eva: rho, the most that a rank grows by when EVA distributes ranks again (2 in"
+        " PEFT). With 1, every module keeps its rank.",
+        minimum=0,
+        maximum=1e6,
+        example=DecimalsByName(rho=1.0),
+    )
     target_parameters: tuple[str, ...] | None = setting(
         None,
         label="Target parameters",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
 from calculator.methods.low_rank import initialization, layers, parameters, tokens
+from calculator.methods.low_rank.eva_config import components, rho_of
 from calculator.methods.low_rank.targets import expert_problems
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from calculator.methods.targeted.refusals import listed, names_one_layer
@@ -102,7 +103,15 @@ def _fused(module: Module) -> Iterator[Parameter]:
 
 
 def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """More singular vectors than a weight has (LoraLayer.mica_init)."""
+    """More singular vectors than a weight has (LoraLayer.mica_init), or an input features (IncrementalPCA)."""
+    for path, module in found.items() if method.init_lora_weights == "eva" else ():
+        asked = components(layers.rank(method, layers.full_name(path, module)), rho_of(method.eva_config))
+        if module.kind != "embedding" and asked > module.in_features:
+            message = (
+                f"EVA looks for {asked:,} singular vectors of {module.in_features:,} features of {path}'s input: use"
+            )
+            yield Problem(loc="method.r", msg=f"{message} a smaller rank, or rho", input=method.r)
+            return
     for path, module in found.items() if method.init_lora_weights == "mica" else ():
         most = min(module.in_features, module.out_features)
         if layers.rank(method, layers.full_name(path, module)) > most:

@@ -1,0 +1,103 @@
+"""The forward passes of samples in which EVA finds the singular vectors of modules' inputs, before the first step.
+
+A batch of samples is taken to be as large as a micro-batch of the training, with labels of its own, and every token of
+it to be used. Modules with the same input share a hook.
+
+Source: peft 0.21, tuners/lora/eva.py, _get_eva_state_dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.errors import refusal
+from calculator.methods.low_rank.eva import HookedInputs, kept_bytes
+from calculator.methods.low_rank.eva_config import components, rho_of
+from calculator.methods.low_rank.method import LowRank
+from calculator.training_step.evaluation import evaluation_pass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from calculator.engine.live_tensors import LiveTensors
+    from calculator.methods.costs import Allocated
+    from calculator.methods.low_rank.eva import Call
+    from calculator.methods.prepared_model import PreparedModel
+
+#: Those of a batch of sequences of hidden states.
+_DIMENSIONS = 3
+
+
+class EvaPass(NamedTuple):
+    """What is alive at the peak of a pass, what runs then, and what the passes keep.
+
+    `batch` are the labels and the positions of the tokens; `kept` are the bytes that hooks keep between two passes.
+    """
+
+    alive: LiveTensors
+    operation: str
+    batch: tuple[Allocated, ...]
+    kept: int
+
+
+def eva_pass(prepared: PreparedModel, order: Mapping[str, int]) -> EvaPass | None:
+    """Run a batch of samples through the model with EVA's hooks; `order` are the places of adapted modules in it.
+
+    None where a batch is no batch of texts, or has fewer tokens than a module gets vectors, which PEFT skips forever.
+
+    Raises:
+        PlanError: if PEFT's hooks fail.
+    """
+    method, given = prepared.method, prepared.given
+    assert isinstance(method, LowRank)
+    if prepared.model.task.name != "causal_lm" or given.has_images:
+        return None
+    training = replace(given, trainer=None, autocast=None, gradient_checkpointing=False, gradient_accumulation_steps=1)
+    batch = prepared.for_run(training, prepared.device)
+    shape = (training.micro_batch_size, training.sequence_length)
+    tokens = int(shape[0]) * int(shape[1])
+    unhooked = HookedInputs(tokens)
+    evaluation_pass(batch, method=unhooked)
+    _check(unhooked.calls, order)
+    counts = dict(_hooks(unhooked.calls, order, rho_of(method.eva_config)))
+    if max(counts.values()) > tokens:
+        return None
+    found = evaluation_pass(batch, method=HookedInputs(tokens, counts))
+    kept = sum(kept_bytes(int(unhooked.calls[number].shape[-1]), count, tokens) for number, count in counts.items())
+    return EvaPass(found.alive, found.operation, (("labels", shape, "int64"), _positions(tokens)), kept)
+
+
+def _positions(tokens: int) -> Allocated:
+    return "positions of the tokens", (tokens, 2), "int64"
+
+
+def _check(calls: list[Call], adapted: Iterable[str]) -> None:
+    """Refuse modules that samples do not run, and those whose input is no batch of sequences.
+
+    Raises:
+        PlanError: with the module and the way out.
+    """
+    idle = next((path for path in adapted if all(call.path != path for call in calls)), None)
+    if idle is not None:
+        message = f"EVA fails, since a batch of texts does not run {idle}: list it in exclude_modules"
+        raise refusal("method.target_modules", message, idle)
+    flat = next((call for call in calls if len(call.shape) != _DIMENSIONS), None)
+    if flat is not None:
+        message = f"EVA selects tokens of inputs with three dimensions, and that of {flat.path} has two: leave it out"
+        raise refusal("method.target_modules", message, flat.path)
+
+
+def _hooks(calls: list[Call], order: Mapping[str, int], rho: float) -> Iterator[tuple[int, int]]:
+    """The calls with a hook, and the singular vectors that it looks for: the first module of those with an input.
+
+    A decoder's layers share the input of their cross-attention: then it is a module of the first of them.
+    """
+    sharing: dict[object, list[int]] = {}
+    for number, call in enumerate(calls):
+        sharing.setdefault((call.storage, call.shape), []).append(number)
+    for numbers in sharing.values():
+        paths = [calls[number].path for number in numbers]
+        in_layer = numbers[: next((at for at, path in enumerate(paths) if path in paths[:at]), len(paths))]
+        first = min(in_layer, key=lambda number: order[calls[number].path])
+        yield first, max(components(calls[number].rank, rho) for number in numbers)
