@@ -35,11 +35,12 @@ class Chunk:
         placed: The events after the gap, all of placed tensors.
         ends_stretch: Whether one of them is an allocation.
         carried: Transients that are alive at its start.
+        recurs: Whether it is repeated with the same rows.
     """
 
-    __slots__ = ("allocates", "carried", "ends_stretch", "frees", "gap", "placed", "transients")
+    __slots__ = ("allocates", "carried", "ends_stretch", "frees", "gap", "placed", "recurs", "transients")
 
-    def __init__(self, carried: list[int]) -> None:
+    def __init__(self, carried: list[int], *, recurs: bool) -> None:
         self.gap: list[int] = []
         self.transients: list[int] = []
         self.allocates = False
@@ -47,6 +48,7 @@ class Chunk:
         self.placed: list[int] = []
         self.ends_stretch = False
         self.carried = carried
+        self.recurs = recurs
 
 
 def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
@@ -270,4 +272,5 @@ class ShortBatch:
 
     def _chunk(self, window: Window, pool: int) -> Chunk:
         alive = self._alive[pool]
-        return Chunk([*alive] if window.lowest else [self._in_full(row) for row in alive])
+        recurs = len(window.shifts) > 1 and not any(window.shifts)
+        return Chunk([*alive] if window.lowest else [self._in_full(row) for row in alive], recurs=recurs)

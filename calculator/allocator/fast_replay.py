@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import one_by_one
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from calculator.allocator.flat_pool import Placed
     from calculator.allocator.loading import Loading
+    from calculator.allocator.transients import Item
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
@@ -97,6 +100,8 @@ class FastReplay:
         self.placed_buckets: list[list[Placed]] = [[] for _ in pools]
         #: For each pool, what each step began with, but for the first, which is another.
         self.beginnings: list[list[Beginning]] = [[] for _ in pools]
+        #: What is known of each pass of a pool, by the identity of its items.
+        self.known: dict[int, KnownPass] = {}
         #: Whether the steps of each pool repeat an earlier one.
         self.is_repeating = [False for _ in pools]
 
@@ -166,14 +171,22 @@ class FastReplay:
         if not self.steps:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
         saved = pool.save() if len(outliving) <= FEW and not batch.takes else None
-        play(pool, batch.passes[n][0], batch.sizes, batch.places)
+        self._pass(pool, batch, batch.passes[n][0])
         pool.free(self.left[n])
-        stopped = play(pool, batch.passes[n][1], batch.sizes, batch.places, stops=saved is not None)
+        stopped = self._pass(pool, batch, batch.passes[n][1], stops=saved is not None)
         if stopped and saved is not None:
             pool.restore(saved)
             pool.free(self.left[n])
             pool.take(_blocks(batch, outliving))
         self.left[n] = _blocks(batch, batch.left[n])
+
+    def _pass(self, pool: FlatPool, batch: MicroBatch, items: Sequence[Item], *, stops: bool = False) -> bool:
+        """Play a pass of a micro-batch; the result is whether its end was left out."""
+        known = self.known.setdefault(id(items), KnownPass(items))
+        told = partial(known.is_known, pool=pool, places=batch.places)
+        stopped = play(pool, items, batch.sizes, batch.places, stops=stops, known=told)
+        known.end(pool, batch.places)
+        return stopped
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:

@@ -304,6 +304,9 @@ class _Apart:
         """False: it is not known which pages of free blocks are mapped."""
         return False
 
+    def free_blocks(self) -> None:
+        """None: requests depend on the unmapped ones too."""
+
 
 def _whole(size: int, page: int) -> int:
     return -(-size // page) * page

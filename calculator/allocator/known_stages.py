@@ -134,8 +134,8 @@ def _rows_of(run: FlatRun, stages: Sequence[Stage], nets: dict[int, Net]) -> Ite
             nets[id(stage.part)] = stage.part.net()
         allocated, freed = nets[id(stage.part)]
         left = _by_pool(rows & allocated, stage.rows, run.pools)
-        rows |= freed
         rows -= allocated
+        rows |= freed
         yield id(stage), _StageRows([*map(_reader, _by_pool(rows, stage.rows, run.pools))], left)
         rows.difference_update(row for row, _ in stage.takes)
 

@@ -174,7 +174,7 @@ class WindowedPart:
         for window, by, _ in self._repeated:
             if id(window) not in of_windows:
                 own, others = _net(window.events)
-                of_windows[id(window)] = [*own, *(~row for row in others)]
+                of_windows[id(window)] = [*(~row for row in others), *own]
             for event in shifted(of_windows[id(window)], window.lowest, by):
                 row = max(event, ~event)
                 if event >= 0 and sizes[row]:
@@ -201,9 +201,15 @@ class WindowedPart:
 
 
 def _net(events: Sequence[int]) -> Net:
-    allocated = {event for event in events if event >= 0}
-    freed = {~event for event in events if event < 0}
-    return allocated - freed, freed - allocated
+    allocated, freed = set[int](), set[int]()
+    for event in events:
+        if event >= 0:
+            allocated.add(event)
+        elif ~event in allocated:
+            allocated.remove(~event)
+        else:
+            freed.add(~event)
+    return allocated, freed
 
 
 def _carries(items: Sequence[Item]) -> bool:

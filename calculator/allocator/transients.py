@@ -16,12 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
+from calculator.allocator.known_states import Recurring
 from calculator.allocator.segments import BLOCK
 from calculator.common.budget import check_budget
 from calculator.training_step.unrolled import Window, first_product, shifted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Needs, Places
@@ -42,6 +43,9 @@ class Pool(Protocol):
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
         """Whether it is known that requests are served from free blocks if none is freed before the last."""
+
+    def free_blocks(self) -> list[int] | None:
+        """The free blocks, if these and the tensors that are alive decide all further requests."""
 
 
 class Item:
@@ -191,20 +195,28 @@ def play(
     *,
     stops: bool = False,
     until: int | None = None,
+    known: Callable[[int], bool] | None = None,
 ) -> bool:
     """Play a pass of a micro-batch, placing transients only where it is not certain that they fit.
 
     With `stops`, what is certain up to the end of the pass is left out altogether; the result is whether any was. From
-    item `until` on, all are placed.
+    item `until` on, all are placed. `known` tells whether it is certain that those of a stretch fit, from an item on.
     """
     check_budget()
     last, until = len(items) - 1, len(items) if until is None else until
     while stops and last >= 0 and not items[last].chunk.ends_stretch:
         last -= 1
-    skips, late = False, None
+    skips, late, recurring = False, None, Recurring(pool, places)
     for n, item in enumerate(items):
         chunk = item.chunk
-        if chunk.allocates and not skips and n < until and pool.serves(item.quick, item.needs):
+        if chunk.recurs and not skips and recurring.is_as_before(chunk):
+            continue
+        if (
+            chunk.allocates
+            and not skips
+            and n < until
+            and (pool.serves(item.quick, item.needs) or (known is not None and known(n)))
+        ):
             if stops and n > last:
                 return True
             skips = True

@@ -87,6 +87,7 @@ class Context:
         "position_tables",
         "prepared",
         "recurrent_mask",
+        "repeats_layers",
         "repetition",
         "returned_attn_weights",
         "returned_cache",
@@ -126,7 +127,8 @@ class Context:
         #: What runs in place of the model that is trained.
         self.compared: str | None = None
         #: Whether every layer's tensors have rows of their own, for a replay.
-        self.unrolls = False
+        #: And whether one period stands for the layers of a pass without a graph inside the step.
+        self.unrolls = self.repeats_layers = False
         self.prepared = prepared
         self.kernels = prepared.kernels
         #: What the stack does differently from the default one.

@@ -11,6 +11,7 @@ from calculator.layers.context import Context
 from calculator.methods.compared import compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
+from calculator.training_step.repeated_layers import three_periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,9 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length
     context.router_logits = None  # whose loss trainers ask the trained pass for
-    if outer.unrolls:
+    if outer.repeats_layers:
+        context.repetition = three_periods(context.repetition, len(context.layers))
+    elif outer.unrolls:
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition
     outer.passes.append((name, context.repetition))

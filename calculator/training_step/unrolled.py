@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.repeated_layers import Repeated, with_every_layer
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from calculator.engine.tape import Allocation, Tape
     from calculator.methods.prepared_model import PreparedModel
@@ -115,7 +117,6 @@ def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
     return unrolled(prepared, periods=periods).events()
 
 
-@without_frame_snapshots
 def unrolled(
     prepared: PreparedModel, *, reduces: bool = True, periods: int = PERIODS, symbols: SymSizes | None = None
 ) -> Unrolled:
@@ -124,9 +125,21 @@ def unrolled(
     `reduces`: whether it is the last of its step, in which a sharding reduces gradients. With `symbols`, sizes of the
     training are symbolic, and rows have the indices of their dimensions and bytes instead.
     """
+    listed = partial(_unrolled, prepared, reduces=reduces, periods=periods, symbols=symbols)
+    found = listed(repeats_layers=True) or listed(repeats_layers=False)
+    assert found is not None, "layers that are not repeated are listed"
+    return found
+
+
+@without_frame_snapshots
+def _unrolled(
+    prepared: PreparedModel, *, reduces: bool, periods: int, symbols: SymSizes | None, repeats_layers: bool
+) -> Unrolled | None:
+    """Unroll a micro-batch, with one period for the layers of a pass without a graph, or None if they are not alike."""
     context, sharding = training_context(prepared, reduces=reduces), prepared.device.sharding
     if symbols is not None:
         context.tape.sizes = symbols
+    context.repeats_layers = repeats_layers
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period
@@ -142,19 +155,24 @@ def unrolled(
     if symbols is not None:
         context.tape.rows = [symbols.indexed(row) for row in context.tape.rows]
     tape = expanded(context.tape)
+    again = with_every_layer(tape, context.passes if repeats_layers else ())
+    if again is None:
+        return None
     marks = {label: position for position, label in tape.marks}
     if more <= 0:
         middle, end = marks["backward"], marks["end"]
         return Unrolled(
             rows=tape.rows,
-            forward=[_once(tape.events[:middle])],
+            forward=[
+                Window(tape.events[each.start : each.end], 0, (0,) * each.times) for each in _parts(again, 0, middle)
+            ],
             backward=[_once(tape.events[middle:end])],
             base=len(tape.events),
             stride=1,
             copies=0,
             streams=streams_of(tape.rows, sharding),
         )
-    spread = _Periods(tape, marks, repetition, more)
+    spread = _Periods(tape, marks, repetition, more, again)
     return Unrolled(
         rows=spread.rows,
         forward=spread.forward(),
@@ -164,6 +182,16 @@ def unrolled(
         copies=more,
         streams=streams_of(spread.rows, sharding),
     )
+
+
+def _parts(repeated: Sequence[Repeated], start: int, end: int) -> Iterator[Repeated]:
+    """Divide the positions from `start` to `end` into those that are repeated and those that are not."""
+    for each in repeated:
+        if start <= each.start < end:
+            yield Repeated(start, each.start, 1)
+            yield each
+            start = each.end
+    yield Repeated(start, end, 1)
 
 
 def _once(events: Sequence[int], lowest: int = 0) -> Window:
@@ -208,11 +236,26 @@ class _Periods:
     not: every repetition of the period uses them anew.
     """
 
-    __slots__ = ("base", "boundaries", "events", "has_backward", "marks", "more", "rows", "skipped", "stride")
+    __slots__ = (
+        "base",
+        "boundaries",
+        "events",
+        "has_backward",
+        "marks",
+        "more",
+        "repeated",
+        "rows",
+        "skipped",
+        "stride",
+    )
 
-    def __init__(self, tape: Tape, marks: dict[str, int], repetition: Repetition, more: int) -> None:
+    def __init__(
+        self, tape: Tape, marks: dict[str, int], repetition: Repetition, more: int, repeated: Sequence[Repeated]
+    ) -> None:
         self.marks = marks
         self.more = more
+        #: The events of passes without a graph that are repeated.
+        self.repeated = repeated
         before, start, end = repetition.boundaries
         #: Whether gradients flow through these periods; not so if nothing before or in them is trained.
         self.has_backward = f"layer {start} backward" in marks
@@ -264,10 +307,10 @@ class _Periods:
         start, end = self._forward(2)
         _, last = self._forward(3)
         return [
-            _once(self._outside(0, start)),
+            *self._windows_outside(0, start),
             Window(self.events[start:end], self.base, range(0, (self.more + 1) * self.stride, self.stride)),
             Window(self.events[end:last], self.base + self.stride, (self.more * self.stride,)),
-            _once(self._outside(last, self.marks["backward"])),
+            *self._windows_outside(last, self.marks["backward"]),
         ]
 
     def backward(self) -> list[Window]:
@@ -284,6 +327,11 @@ class _Periods:
             _once(self.events[end:last], self.base),
             _once(self._outside(last, self.marks["end"])),
         ]
+
+    def _windows_outside(self, start: int, end: int) -> Iterator[Window]:
+        """The windows of a part of the forward pass outside the periods."""
+        for each in _parts(self.repeated, start, end):
+            yield Window(self._outside(each.start, each.end), 0, (0,) * each.times)
 
     def _outside(self, start: int, end: int) -> list[int]:
         """Events outside the periods. An event of the third period's row is repeated for every period's row."""

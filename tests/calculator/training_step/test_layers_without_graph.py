@@ -12,7 +12,8 @@ from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.training_step import rollout
-from calculator.training_step.unrolled import Events, events
+from calculator.training_step import unrolled as unrolled_module
+from calculator.training_step.unrolled import Events, unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -57,14 +58,18 @@ def test_generation_of_a_further_length_is_that_of_the_length_by_itself() -> Non
     assert len(series.traces.generation.traces) == 1
 
 
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_replay_of_a_pass_without_a_graph_has_the_events_of_every_layer(
-    model: str, monkeypatch: pytest.MonkeyPatch
+def test_a_replay_of_passes_without_a_graph_has_the_events_of_every_layer(
+    model: str, autocast: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = resident_state(_request(model, "trl-dpo", sequence_length=128)).prepared
-    folded = events(prepared)
+    prepared = resident_state(_request(model, "trl-kto", sequence_length=128, autocast=autocast)).prepared
+    repeating = unrolled(prepared)
     monkeypatch.setattr(layer_loop, "Loop", _never_folded(layer_loop.Loop))
-    assert _listed(events(prepared)) == _listed(folded)
+    monkeypatch.setattr(unrolled_module, "with_every_layer", lambda _, passes: None if passes else [])
+    every = unrolled(prepared)
+    assert len(repeating.forward) >= len(every.forward)
+    assert _listed(repeating.events()) == _listed(every.events())
 
 
 def _never_folded(loop: type) -> Any:
@@ -78,4 +83,13 @@ def _never_folded(loop: type) -> Any:
 
 
 def _listed(of: Events) -> list[Any]:
-    return [[*of.rows], [*of.forward], [*of.backward], [*of.gradients], [*of.left]]
+    """The allocations in order, each with its kind, and the frees, each with the number of its allocation."""
+    listed: list[Any] = []
+    allocated: dict[int, int] = {}
+    for events in (of.forward, of.backward):
+        for event in events:
+            if event >= 0:
+                allocated[event] = len(listed)
+            listed.append(of.rows[event] if event >= 0 else allocated[~event])
+        listed.append(len(listed))
+    return [*listed, *([of.rows[row] for row in rows] for rows in (of.gradients, of.left))]

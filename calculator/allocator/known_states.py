@@ -1,0 +1,86 @@
+"""States of a pool that come again, from which the same events leave the same.
+
+What events do to a pool depends on its free blocks and on where the tensors are that the events free.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.allocator.chunks import Chunk
+    from calculator.allocator.flat_pool import FlatPool, Placed, Places
+    from calculator.allocator.transients import Item, Pool
+
+    #: The free blocks of a pool, and the places of the transients that are alive.
+    State = tuple[list[int], list[Placed]]
+
+
+class Recurring:
+    """Finds where a chunk that recurs leaves a pool as it was: then it does so each time."""
+
+    __slots__ = ("_before", "_chunk", "_places", "_pool")
+
+    def __init__(self, pool: Pool, places: Places) -> None:
+        self._pool = pool
+        self._places = places
+        self._chunk: Chunk | None = None
+        self._before: tuple[list[int] | None, list[int]] = None, []
+
+    def is_as_before(self, chunk: Chunk) -> bool:
+        """Whether the pool is as it was before the chunk was played last, right before this."""
+        before, is_same = self._before, chunk is self._chunk
+        addresses, _ = self._places
+        freed = [addresses[~event] for event in chain(chunk.gap, chunk.placed) if event < 0]
+        self._chunk, self._before = chunk, (self._pool.free_blocks(), freed)
+        return is_same and before[0] is not None and before == self._before
+
+
+class KnownPass:
+    """States of a pool in a pass, before items from which on the pass added no segment."""
+
+    __slots__ = ("_frees", "_items", "_known", "_met", "_placed", "_skipped")
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        #: The free blocks before each item, and the places of the transients that are alive.
+        self._known: dict[int, State] = {}
+        #: The same of the items that are played at the moment, with the number of segments.
+        self._met: list[tuple[int, State, int]] = []
+        #: The first item that was not played, because it is known.
+        self._skipped = len(items)
+        #: The placed rows that each item and those after it free, and their places in the pass that is known.
+        self._frees: list[list[int]] = []
+        self._placed: dict[int, Placed] = {}
+
+    def is_known(self, number: int, pool: FlatPool, places: Places) -> bool:
+        """Whether the pool is as it was before the item, when all that follow it added no segment."""
+        item, (addresses, behinds) = self._items[number], places
+        carried = [(addresses[row], behinds[row]) for row in item.events(item.chunk.carried)]
+        state = pool.free_blocks(), carried
+        if self._known.get(number) == state and self._frees_the_same(number, places):
+            self._skipped = number
+            return True
+        self._met.append((number, state, len(pool.segments)))
+        return False
+
+    def _frees_the_same(self, number: int, places: Places) -> bool:
+        addresses, behinds = places
+        return all(self._placed[row] == (addresses[row], behinds[row]) for row in self._frees[number])
+
+    def end(self, pool: FlatPool, places: Places) -> None:
+        """Keep the states of the pass that ends."""
+        known = {number: state for number, state, segments in self._met if segments == len(pool.segments)}
+        if self._skipped < len(self._items):
+            known.update({number: state for number, state in self._known.items() if number >= self._skipped})
+        self._known, self._met, self._skipped = known, [], len(self._items)
+        if known and not self._frees:
+            self._frees = [[~event for event in item.events(item.chunk.frees)] for item in self._items]
+            for n in reversed(range(len(self._frees) - 1)):
+                self._frees[n] += self._frees[n + 1]
+        if known:
+            addresses, behinds = places
+            self._placed = {row: (addresses[row], behinds[row]) for row in self._frees[min(known)]}

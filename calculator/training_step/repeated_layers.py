@@ -1,0 +1,140 @@
+"""The layers of passes without a graph, in a micro-batch whose events are listed for every layer.
+
+Three periods of layers are interpreted (see `repetition`). The third is the first that follows one like it: it frees
+what the second passed on, and passes on as much itself. So the periods that it represents have its events by turns
+with two sets of rows: those that the second period passes on, and those of its own. All other rows of a period are
+freed in it, and every period uses them anew, but for those that stay until the pass ends, such as autocast's copies of
+trained weights: each period has its own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine.repetition import Repetition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from calculator.engine.tape import Tape
+
+
+class Repeated(NamedTuple):
+    """Events from `start` to `end` that occur `times` times, one after the other."""
+
+    start: int
+    end: int
+    times: int
+
+
+class _Left(NamedTuple):
+    """What a period allocates and does not free: what the next one frees, and what stays."""
+
+    passed_on: list[int]
+    stays: list[int]
+
+
+def three_periods(layers: Repetition, count: int) -> Repetition:
+    """Return the layers to run of a model with `count` layers: the third period represents those after it."""
+    start, end, copies = layers.start, layers.end, layers.copies
+    period = end - start
+    if copies < 2:
+        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+    last, skipped = end + period, (copies - 1) * period
+    numbers = (*range(last), *range(last + skipped, count))
+    return Repetition(
+        numbers=numbers,
+        start=len(numbers),
+        end=len(numbers),
+        copies=0,
+        repeated_positions=range(end, last),
+        repeats=copies - 1,
+    )
+
+
+def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> list[Repeated] | None:
+    """Add the events of the periods of `passes` that were not run to a tape, and return which events are repeated.
+
+    None where a period is not like the one before it.
+    """
+    repeated: list[Repeated] = []
+    for prefix, layers in passes:
+        if not layers.repeats:
+            continue
+        places, period = {label: at for at, label in tape.marks}, len(layers.repeated_positions)
+        third = layers.repeated_positions.start
+        second, start, end = (places[f"{prefix}layer {at} forward"] for at in (third - period, third, third + period))
+        own, rest = tape.events[start:end], tape.events[end:]
+        left = _left(tape, tape.events[second:start], own, rest)
+        if left is None:
+            return None
+        before, after = left
+        other = _exchanged(before.passed_on, after.passed_on)
+        if layers.repeats % 2:
+            rest = [other.get(event, event) for event in rest]
+        freed_at = [at for at, event in enumerate(rest, end) if ~event in after.stays] if after.stays else []
+        if after.stays:
+            added, rest = _with_rows_that_stay(tape, own, other, after.stays, layers.repeats, rest)
+        else:
+            both = [*own, *(other.get(event, event) for event in own)]
+            repeated.append(Repeated(start, start + len(both), (layers.repeats + 1) // 2))
+            added = [*both[len(own) :], *(() if layers.repeats % 2 else own)]
+        tape.events[end:] = [*added, *rest]
+        tape.marks = [
+            (at + len(added) + layers.repeats * bisect_left(freed_at, at) if at >= end else at, label)
+            for at, label in tape.marks
+        ]
+    return repeated
+
+
+def _left(tape: Tape, second: Sequence[int], third: Sequence[int], rest: Sequence[int]) -> tuple[_Left, _Left] | None:
+    """Return what the second and the third period leave; None if they are not alike."""
+    rows = [_not_freed(period) for period in (second, third)]
+    kinds = [[tape.rows[row] for row in own] for own in rows]
+    found = {~event for event in third if event < 0} - {event for event in third if event >= 0}
+    if kinds[0] != kinds[1] or not found.issubset(rows[0]) or not {~row for row in rows[1]}.issubset(rest):
+        return None
+    passed_on = [row in found for row in rows[0]]
+    before, after = (
+        _Left(
+            [row for row, is_passed_on in zip(own, passed_on, strict=True) if is_passed_on],
+            [row for row, is_passed_on in zip(own, passed_on, strict=True) if not is_passed_on],
+        )
+        for own in rows
+    )
+    return before, after
+
+
+def _not_freed(period: Sequence[int]) -> list[int]:
+    """The rows that a period allocates and does not free."""
+    freed = {~event for event in period if event < 0}
+    return [event for event in period if event >= 0 and event not in freed]
+
+
+def _exchanged(rows: Sequence[int], others: Sequence[int]) -> dict[int, int]:
+    """The events of rows by those of others, and of the others by these."""
+    pairs = [*zip(rows, others, strict=True), *zip(others, rows, strict=True)]
+    return {event: by for row, other in pairs for event, by in ((row, other), (~row, ~other))}
+
+
+def _with_rows_that_stay(
+    tape: Tape, own: Sequence[int], other: dict[int, int], stays: list[int], repeats: int, rest: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The events of `repeats` further periods, each with rows of its own that stay, and those of the `rest`.
+
+    What frees these rows there frees those of all periods, one period after the other.
+    """
+    periods, added = [stays], list[int]()
+    for n in range(1, repeats + 1):
+        new = [*range(len(tape.rows), len(tape.rows) + len(stays))]
+        tape.rows += [tape.rows[row] for row in stays]
+        numbers = {**(other if n % 2 else {}), **dict(zip(stays, new, strict=True))}
+        added += [numbers.get(event, event) for event in own]
+        periods.append(new)
+    places, after = {~row: at for at, row in enumerate(stays)}, list[int]()
+    for frees, group in groupby(rest, places.__contains__):
+        events = [*group]
+        after += [~rows[places[event]] for rows in periods for event in events] if frees else events
+    return added, after
