@@ -52,6 +52,23 @@ def test_random_plans_reserve_what_the_full_replay_reserves():
         assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
 
 
+@pytest.mark.parametrize(
+    ("trainer", "settings"),
+    [
+        ("trl-sft", {"sequence_length": 1100}),
+        ("trl-dpo", {"sequence_length": 700, "gradient_accumulation_steps": 2}),
+        ("trl-kto", {"sequence_length": 900, "autocast": "bfloat16"}),
+        ("trl-kto", {"sequence_length": 2048}),
+        ("trl-rloo", {"sequence_length": 1024, "max_completion_length": 512}),
+    ],
+)
+def test_passes_without_a_graph_and_states_that_come_again_reserve_what_the_full_replay_reserves(trainer, settings):
+    training = {"trainer": trainer, "micro_batch_size": 2, "gradient_checkpointing": True, **settings}
+    method = {"name": "lora", "r": 16, "target_modules": "all-linear"}
+    resident = resident_of({"model": "meta-llama/Llama-3.2-1B", "method": method, "training": training})
+    assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+
+
 @pytest.mark.parametrize("steps", [2, 8])
 def test_accumulated_gradients_are_replayed_with_their_own_micro_batches(steps):
     for method in ({"name": "full"}, {"name": "lora", "target_modules": "all-linear"}):
