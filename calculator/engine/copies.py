@@ -36,8 +36,11 @@ class Copies:
     """The copies of the repeated layers of one tape."""
 
     __slots__ = (
+        "compares_layouts",
         "counts",
+        "counts_of_sizes",
         "dropped",
+        "events_of_sizes",
         "first",
         "gained",
         "has_backward",
@@ -91,8 +94,8 @@ class Copies:
         self.surviving = [lifetimes.surviving(window.start, window.end) for window in windows]
         #: What one copy adds in each window, by kind.
         self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
-        #: What one copy adds in all windows together.
-        self.net = _net(self.gained, kinds.layouts)
+        #: What one copy adds in all windows together, and whether that depends on which layouts are equal.
+        self.net, self.compares_layouts = _net(self.gained, kinds.layouts)
         #: Frees of all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
         if first is not None:
@@ -117,6 +120,10 @@ class Copies:
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts, by which sizes are equal and by the changes that come on top.
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
+        #: The same of single sizes, by the numbers of sizes that are equal and by their changes.
+        self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
+        #: The events of each size, once they are counted.
+        self.events_of_sizes: dict[int, list[tuple[int, int]]] | None = None
         #: The sizes of which a first layer that is not interpreted may have more alive, by which sizes are equal.
         self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
 
@@ -270,18 +277,21 @@ class Copies:
         return {kind: count for kind, count in left.items() if count > 0 and components[kind] != "gradients"}
 
 
-def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> Counter[int]:
+def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter[int], bool]:
     """Return what a copy adds in all windows together, and cancel a loss against a gain of the same shape and dtype.
 
     A copy may free a kind that no copy allocates: its gradient arrives under another name and leaves under its own.
+    Return also whether layouts were compared.
     """
     net: Counter[int] = Counter()
+    compares = False
     for own in gained:
         net.update(own)
         for lost in [kind for kind, count in net.items() if count < 0]:
+            compares = True
             for kind in [kind for kind, count in own.items() if count > 0 and layouts[kind] == layouts[lost]]:
                 moved = min(own[kind], -net[lost])
                 for counts in (own, net):
                     counts[kind] -= moved
                     counts[lost] += moved
-    return net
+    return net, compares

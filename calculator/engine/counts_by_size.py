@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from calculator.engine.copies import Copies, CountChange, Counts
     from calculator.engine.recording import Recording
 
 #: The most counts that copies keep, by which sizes are equal.
 MAX_COUNTS = 64
+
+#: The most counts of single sizes that copies keep.
+MAX_SIZES = 1024
 
 
 def peak_counts(
@@ -38,45 +41,53 @@ def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ..
     if known is None:
         if len(copies.counts) >= MAX_COUNTS:
             copies.counts.clear()
-        more = [(position, equal[size], count) for position, size, count in extra]
-        changes = sorted([*_copies(copies, equal), *more])
-        known = copies.counts[key] = _counted(copies.kinds.size_events, changes, equal)
+        known = copies.counts[key] = dict(_counted(copies, equal, extra))
     return known
 
 
-class _ChangesBySize(dict[int, "Callable[[int], None]"]):
-    """The changes in number, listed by size: `changes[event](1 or -1)` appends to the list of its size."""
+def _counted(
+    copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Each size with its peak number and the number left at the end. Sizes of kinds that others equal have no events.
 
-    __slots__ = ("equal", "lists")
+    Those that are equal to the same others in further runs are counted once.
+    """
+    together: dict[int, list[int]] = {}
+    for number, first in enumerate(equal):
+        together.setdefault(first, []).append(number)
+    changes: dict[int, list[tuple[int, int]]] = {}
+    for position, size, count in (*_copies(copies, equal), *extra):
+        changes.setdefault(equal[size], []).append((position, count))
+    known, events = copies.counts_of_sizes, _events_by_size(copies)
+    if len(known) >= MAX_SIZES:
+        known.clear()
+    for first, numbers in together.items():
+        key = (*numbers, *sorted(changes.get(first, ())))
+        if key not in known:
+            known[key] = _peak([events[number] for number in numbers if number in events], changes.get(first, []))
+        yield first, known[key]
 
-    def __init__(self, equal: tuple[int, ...]) -> None:
-        super().__init__()
-        self.equal = equal
-        self.lists: dict[int, list[int]] = {}
 
-    def __missing__(self, event: int) -> Callable[[int], None]:
-        size = max(event, ~event)
-        changes = self.lists.setdefault(self.equal[size], [])
-        self[size] = self[~size] = changes.append
-        return changes.append
-
-    def counts(self) -> Iterator[tuple[int, tuple[int, int]]]:
-        """Each size with its peak number and the number left at the end."""
-        for size, changes in self.lists.items():
-            yield size, (max(accumulate(changes, initial=0)), sum(changes))
+def _events_by_size(copies: Copies) -> dict[int, list[tuple[int, int]]]:
+    """The events of each size in order: twice the position and 1 more, and the storages that it adds."""
+    if copies.events_of_sizes is None:
+        found = copies.events_of_sizes = {number: [] for number in copies.kinds.size_of}
+        for position, event in enumerate(copies.kinds.size_events):
+            if event >= 0:
+                found[event].append((2 * position + 1, 1))
+            else:
+                found[~event].append((2 * position + 1, -1))
+    return copies.events_of_sizes
 
 
-def _counted(events: Sequence[int], changes: list[CountChange], equal: tuple[int, ...]) -> Counts:
-    """Count the storages that each event adds, and further changes at their positions."""
-    by_size, done = _ChangesBySize(equal), 0
-    for position, size, count in changes:
-        for event in events[done:position]:
-            by_size[event](1 if event >= 0 else -1)
-        by_size[size](count)
-        done = position
-    for event in events[done:]:
-        by_size[event](1 if event >= 0 else -1)
-    return dict(by_size.counts())
+def _peak(events: list[list[tuple[int, int]]], changes: list[tuple[int, int]]) -> tuple[int, int]:
+    """The peak number of storages and the number left. A change comes before the event at its position."""
+    if changes or len(events) != 1:
+        ordered = sorted([*chain(*events), *[(2 * position, count) for position, count in changes]])
+    else:
+        ordered = events[0]
+    counts = [count for _, count in ordered]
+    return max(accumulate(counts, initial=0)), sum(counts)
 
 
 def _copies(copies: Copies, equal: Sequence[int]) -> Iterator[CountChange]:

@@ -144,6 +144,15 @@ def kinds_of(rows: list[Kind], first: SkippedLayer | None) -> tuple[list[Kind], 
     return kinds, (*numbers[:at], numbers[-1], *numbers[at:-1])
 
 
+def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
+    """The first row of each kind; not the output of a first layer that is not interpreted."""
+    if first is None:
+        return firsts(kind_of)
+    own = [*range(len(kind_of))]
+    own.append(own.pop(first.output_row))
+    return [own[at] for at in firsts([kind_of[row] for row in own])]
+
+
 def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """The distinct values in the order of the first of each, and each value's number among them."""
     numbers: defaultdict[Kind, int] = defaultdict(count().__next__)
@@ -158,7 +167,6 @@ def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
 
 def firsts(numbers: Iterable[int]) -> list[int]:
     """The index of the first of each number."""
-    found: dict[int, int] = {}
-    for index, number in enumerate(numbers):
-        found.setdefault(number, index)
-    return [*found.values()]
+    listed = [*numbers]
+    found = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
+    return [found[number] for number in dict.fromkeys(listed)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ShapeEnv:
     """The values that a trace computes from its symbolic sizes, by index. The symbolic sizes come first."""
 
-    __slots__ = ("expressions", "guards", "known", "values")
+    __slots__ = ("constants", "expressions", "guards", "known", "values")
 
     def __init__(self) -> None:
         #: Every value, for the sizes of this trace.
@@ -35,6 +35,8 @@ class ShapeEnv:
         self.guards: set[int] = set()
         #: The indices of constants and of expressions.
         self.known: dict[object, int] = {}
+        #: The indices of constants.
+        self.constants: set[int] = set()
 
     def create_symint(self, size: int) -> SymInt:
         """Make a size symbolic. Create all of them before any other value has an index."""
@@ -42,21 +44,33 @@ class ShapeEnv:
 
     def index(self, number: int) -> int:
         """The index of a number; a constant gets one when it is first used."""
-        if isinstance(number, SymInt):
+        if number.__class__ is SymInt:
             return number.index
-        if number not in self.known:
-            self.known[number] = self._append(number)
-        return self.known[number]
+        index = self.known.get(number)
+        if index is None:
+            index = self.known[number] = self._append(number)
+            self.constants.add(index)
+        return index
 
     def apply(self, function: Function, left: int, right: int) -> int:
         """Record a function of two numbers and return the index of its result."""
-        first, second = self.index(left), self.index(right)
+        return self.applied(function, self.index(left), self.index(right))
+
+    def applied(self, function: Function, first: int, second: int) -> int:
+        """Record a function of the values with two indices and return the index of its result."""
         key = (function, first, second)
-        if key not in self.known:
-            index = self._append(function(self.values[first], self.values[second]))
-            self.known[key] = index
+        index = self.known.get(key)
+        if index is None:
+            index = self.known[key] = self._append(function(self.values[first], self.values[second]))
             self.expressions.append((index, function, first, second))
-        return self.known[key]
+        return index
+
+    def can_be_equal(self, shape: Sequence[int], other: Sequence[int]) -> bool:
+        """Whether two shapes, as indices, can be equal for some sizes: no constant of theirs differs."""
+        constants = self.constants
+        return len(shape) == len(other) and all(
+            a == b or a not in constants or b not in constants for a, b in zip(shape, other, strict=True)
+        )
 
     def guard(self, index: int) -> int:
         """Return a value and guard on it: the trace holds only for sizes that give the same value."""
@@ -121,7 +135,7 @@ class SymInt(Dim):
 
     def __new__(cls, shape_env: ShapeEnv, index: int, name_parts: str | tuple[str, int, int] | None) -> Self:
         """Wrap the value at an index."""
-        self = super().__new__(cls, shape_env.values[index], "")
+        self = int.__new__(cls, shape_env.values[index])
         self.shape_env, self.index, self.name_parts = shape_env, index, name_parts
         return self
 
@@ -161,8 +175,11 @@ class SymInt(Dim):
 
     def binary(self, function: Function, sign: str, left: int, right: int) -> SymInt:
         """A function of two numbers, one of which is this size; `sign` joins their names."""
+        shape_env = self.shape_env
+        first = left.index if left.__class__ is SymInt else shape_env.index(left)
+        second = right.index if right.__class__ is SymInt else shape_env.index(right)
         name_parts = (sign, left, right) if sign and (_is_named(left) or _is_named(right)) else None
-        return SymInt(self.shape_env, self.shape_env.apply(function, left, right), name_parts)
+        return SymInt(shape_env, shape_env.applied(function, first, second), name_parts)
 
     def compare(self, function: Function, other: int) -> bool:
         """Compare with a number and guard on the result."""
@@ -173,7 +190,7 @@ class SymInt(Dim):
         return self.shape_env.guard(self.index)
 
     def __pos__(self) -> SymInt:
-        return SymInt(self.shape_env, self.index, None)
+        return self if self.name_parts is None else SymInt(self.shape_env, self.index, None)
 
     def __neg__(self) -> SymInt:
         return self.binary(sub, "", 0, self)
@@ -190,7 +207,8 @@ def _is_constant(parts: str | tuple[str, int, int] | None) -> bool:
 
 
 def _is_named(size: int) -> bool:
-    return size.name_parts is not None if isinstance(size, SymInt) else isinstance(size, Dim)
+    kind = size.__class__
+    return size.name_parts is not None if kind is SymInt else kind is Dim  # type: ignore[attr-defined]
 
 
 def _arithmetic(function: Function, sign: str) -> tuple[Callable[[SymInt, Any], Any], Callable[[SymInt, Any], Any]]:

@@ -60,12 +60,15 @@ ONE_ESTIMATE = (
 
 
 @without_collections
-def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
+def estimate(
+    request: Request, series: SeriesCache | None = None, *, whole: bool = False, once: bool = False
+) -> Estimate:
     """Answer a request.
 
-    Neither option changes the answer. `series` shares work with the requests before this one; by default, that is work
+    No option changes the answer. `series` shares work with the requests before this one; by default, that is work
     on the last requests of the same kind in this process. `whole` interprets every
-    layer that the timeline shows at once: faster if the timeline is read, slower if it is not.
+    layer that the timeline shows at once: faster if the timeline is read, slower if it is not. `once` says that no
+    other request of the kind is expected: faster if so, and slower for the second one if not.
 
     Raises:
         PlanError: where the model is not known, or the real stack refuses the combination.
@@ -75,7 +78,7 @@ def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool
     if request.accounting == "textbook":
         return _by_the_textbook(request)
     if series is None:
-        with RECENT_SERIES.lent(request) as (own, lent):
+        with RECENT_SERIES.lent(request, once=once) as (own, lent):
             return _exact(own, lent, whole=whole)
     return _exact(request, series, whole=whole)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError
 from calculator.devices.kernels import kernels_of
+from calculator.estimation.request import reserved_by
 from calculator.estimation.series import SeriesCache
 from calculator.inputs.size_settings import other_settings
 
@@ -42,14 +43,19 @@ class RecentSeries:
         self._lock = Lock()
 
     @contextmanager
-    def lent(self, request: Request) -> Iterator[tuple[Request, SeriesCache]]:
-        """Lend the cache of a request's kind, with the request on the cache's own model."""
+    def lent(self, request: Request, *, once: bool = False) -> Iterator[tuple[Request, SeriesCache]]:
+        """Lend the cache of a request's kind, with the request on the cache's own model.
+
+        The first request of a kind is traced, unless it is answered by replay, which takes far longer than a trace
+        saves, or `once`.
+        """
         kind = _kind(request)
         if kind is None:
             yield request, SeriesCache()
             return
+        traces_first = not once and reserved_by(request.reserved, request.device) == "rule"
         with self._lock:
-            series = self._kept.pop(kind, None) or SeriesCache()
+            series = self._kept.pop(kind, None) or SeriesCache(traces_first=traces_first)
         if request.model.config is not None:
             # The caller's config may change later: the cache has its own.
             own = series.reference or replace(request.model, config=json.loads(kind[0]))

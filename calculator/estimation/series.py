@@ -32,11 +32,14 @@ MAX_REPLAYED = 64
 class SeriesCache:
     """The last request's model, resident state and step, and the traces of requests that differ in sizes alone.
 
-    An answer is the same with a cache and without. The cache keeps one model, state and step, so it does not grow.
+    An answer is the same with a cache and without. The cache keeps one model, state and step, so it does not grow. With
+    `traces_first`, the first request is traced with symbolic sizes too: it takes somewhat longer, and all others are
+    quick.
     """
 
     __slots__ = (
         "_replays",
+        "_traces_first",
         "model",
         "reference",
         "remarks",
@@ -49,17 +52,18 @@ class SeriesCache:
         "unrolled",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, traces_first: bool = False) -> None:
+        self._traces_first = traces_first
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.remarks_key: object = None
-        self.remarks: BySizes[Remarks] = BySizes()
+        self.remarks: BySizes[Remarks] = BySizes(traces_first=traces_first)
         self.step_key: object = None
         self.step: TrainingStep | None = None
-        self.traces = TraceCache()
-        self.unrolled = UnrolledCache()
+        self.traces = TraceCache(traces_first=traces_first)
+        self.unrolled = UnrolledCache(traces_first=traces_first)
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
@@ -75,7 +79,7 @@ class SeriesCache:
         others = other_settings(request.method), other_settings(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
         if key != self.remarks_key:
-            self.remarks_key, self.remarks = key, BySizes()
+            self.remarks_key, self.remarks = key, BySizes(traces_first=self._traces_first)
         return self.remarks
 
     def replays(self, run: Hashable) -> dict[Hashable, Any]:

@@ -194,7 +194,7 @@ class Evaluator:
     def _estimate(self, candidate: Candidate, reserved: ReservedBy) -> Estimate | None:
         self.estimates += 1
         try:
-            return estimate(replace(self.request(candidate), reserved=reserved))
+            return estimate(replace(self.request(candidate), reserved=reserved), once=True)
         except PlanError as error:
             self.problems[candidate] = error.problems
             return None

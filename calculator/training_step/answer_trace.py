@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.symbolic_sizes import ShapeEnv
 from calculator.training_step.generation import Generation
-from calculator.training_step.symbolic_trace import SymSizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +59,9 @@ class _DecodeTrace:
     def __init__(self, generation: Generation, past: int, prefilled: Cache) -> None:
         self._env = ShapeEnv()
         symbol = self._env.create_symint(past)
-        traced = generation.traced_decode(symbol, prefilled, first=False, sizes=SymSizes(self._env))
-        self.program, self._indices = _program(traced, [self._env.index(row[4]) for row in traced.tape.rows])
+        symbols = SymSizes(self._env)
+        traced = generation.traced_decode(symbol, prefilled, first=False, sizes=symbols)
+        self.program, self._indices = _program(traced, [row[4] for row in symbols.indexed(traced.tape.rows)])
         self._env.eliminate_dead_code(self._indices)
 
     def sizes(self, past: int) -> list[int] | None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import filterfalse
 from typing import TYPE_CHECKING
 
+from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.symbolic_sizes import ShapeEnv
 from calculator.methods.prepared_model import PreparedModel
-from calculator.training_step.symbolic_trace import SymSizes
 from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:

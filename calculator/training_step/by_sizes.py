@@ -1,4 +1,4 @@
-"""What requests need that differ in sizes alone: computed for the first, traced with symbolic sizes for the others."""
+"""What requests need that differ in sizes alone: traced with symbolic sizes, or computed for the first of them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ class Traced(Protocol[Result_co]):
 class BySizes(Generic[Result]):
     """The results of requests that differ in sizes alone.
 
-    The first request's is computed, and kept for others of the same sizes; other sizes are traced.
+    With `traces_first`, the first request is traced too, and the last result is kept for others of the same sizes.
+    Otherwise the first request's is computed and kept, and other sizes are traced.
     """
 
-    __slots__ = ("first", "traces")
+    __slots__ = ("kept", "traces", "traces_first")
 
-    def __init__(self) -> None:
-        #: The first request's sizes and its result.
-        self.first: tuple[list[int], Result] | None = None
+    def __init__(self, *, traces_first: bool = False) -> None:
+        self.traces_first = traces_first
+        #: The sizes and the result of the first request, or of the last.
+        self.kept: tuple[list[int], Result] | None = None
         self.traces: list[Traced[Result]] = []
 
     def of(
@@ -67,16 +69,18 @@ class BySizes(Generic[Result]):
     ) -> Result | None:
         """Return the result of some settings, whose sizes are symbolic where they are traced."""
         own = [*sizes(training), *sizes(method)]
-        if self.first is None:
-            self.first = own, plain()
-        if own == self.first[0]:
-            return self.first[1]
+        if self.kept is None and not self.traces_first:
+            self.kept = own, plain()
+        if self.kept is not None and own == self.kept[0]:
+            return self.kept[1]
         found = next(filter(None, (trace.with_sizes(own) for trace in self.traces)), None)
         if found is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
             symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
             self.traces.append(traced(shape_env, *symbolic))
             found = self.traces[-1].with_sizes(own)
+        if self.traces_first and found is not None:
+            self.kept = own, found
         return found
 
 

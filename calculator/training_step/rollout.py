@@ -21,6 +21,7 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.repetition import repetition
+from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
 from calculator.layers.cache import Cache
@@ -30,7 +31,7 @@ from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
 from calculator.training_step.run import Interpretation
-from calculator.training_step.symbolic_trace import SymbolicTrace, SymSizes
+from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class RolloutTrace:
         batch = trainer_of(prepared.training).generation(prepared.training)
         self._shape_env = shape_env
         self._passes = Rollout(prepared, batch, shape_env).passes() if batch is not None else ()
-        self._traces = [SymbolicTrace(shape_env, each.interpretation) for each in self._passes]
+        self._traces = [SymbolicTrace(SymSizes(shape_env), each.interpretation) for each in self._passes]
         shape_env.eliminate_dead_code(index for trace in self._traces for index in trace.outputs)
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[PassPeak, ...] | None:

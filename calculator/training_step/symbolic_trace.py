@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain, combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.architecture.dimension import elements
-from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine.kinds import Kinds, Storages, equal, firsts, kinds_of, numbered
+from calculator.engine.kinds import Kinds, Storages, equal, first_rows, firsts, kinds_of, numbered
+from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.symbolic_sizes import Digits, SymInt
-from calculator.engine.tape import Sizes
 from calculator.training_step.by_sizes import BySizes, settings_of
 from calculator.training_step.run import Run, interpreted
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
-    from calculator.common.dtype import DType
     from calculator.engine.copies import Copies
-    from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.run import Interpretation
 
-#: The most patterns of equal dimensions, or of equal shapes, that a trace keeps.
+#: The most sets of equal shapes for which a trace keeps what runs share.
 MAX_PATTERNS = 64
 
 
@@ -38,16 +33,20 @@ class SymbolicTrace:
     """A run with symbolic sizes, from which runs with other sizes are made.
 
     Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind. Kinds with
-    different symbols can be equal for some sizes. What depends only on which shapes are equal is kept.
+    different symbols can be equal for some sizes. What runs share depends on which kinds are equal, and at times on
+    which other shapes are.
     """
 
     __slots__ = (
-        "by_dims",
-        "by_shapes",
-        "dims",
+        "_first_rows",
+        "_rows",
+        "components",
+        "dtypes",
         "interpretation",
         "kind_of",
-        "kinds",
+        "known",
+        "meeting",
+        "names",
         "shape_env",
         "shape_of",
         "shapes",
@@ -55,28 +54,27 @@ class SymbolicTrace:
         "sizes",
     )
 
-    def __init__(self, shape_env: ShapeEnv, interpretation: Interpretation) -> None:
-        self.shape_env = shape_env
+    def __init__(self, symbols: SymSizes, interpretation: Interpretation) -> None:
+        self.shape_env = symbols.shape_env
         self.interpretation = interpretation
-        rows, interpretation.tape.rows = interpretation.tape.rows, []
-        keys = SymSizes(shape_env).indexed_rows(rows)
-        kinds, self.kind_of = kinds_of(keys, interpretation.first)
-        #: The first row of each kind.
-        self.kinds = [rows[row] for row in _first_rows(self.kind_of, interpretation.first)]
-        #: The distinct shapes, as indices of values, and the shape of each kind.
-        self.shapes, self.shape_of = numbered([shape for _, shape, _, _, _ in kinds])
-        #: The distinct sizes, as indices of values, and the size of each kind.
-        self.sizes, self.size_of = numbered([size for _, _, _, _, size in kinds])
-        #: The indices of all dimensions.
-        self.dims = [*dict.fromkeys(chain(*self.shapes))]
-        #: What runs share, by which dimensions are equal, and by which shapes.
-        self.by_dims: dict[tuple[int, ...], _Shared] = {}
-        self.by_shapes: dict[tuple[int, ...], _Shared] = {}
+        self._rows, interpretation.tape.rows = interpretation.tape.rows, []
+        #: The first row of each kind, once it is read.
+        self._first_rows: Sequence[int] | None = None
+        kinds, self.kind_of = kinds_of(symbols.kinds(self._rows), interpretation.first)
+        self.names, self.shape_of, self.dtypes, self.components = zip(*kinds, strict=True)
+        #: The distinct shapes, as indices of values; `shape_of` has their number for each kind.
+        self.shapes = symbols.shapes
+        #: The distinct sizes, as indices of values, and their number for each kind.
+        self.sizes, self.size_of = numbered(map(symbols.size, self.shape_of, self.dtypes))
+        #: The pairs of shapes whose kinds are equal where they are: those of kinds with the same name.
+        self.meeting = [*self._meeting()]
+        #: What runs share, by the pairs of shapes that are equal, and by all shapes that are where that matters.
+        self.known: dict[tuple[object, ...], _Shared] = {}
 
     @property
     def outputs(self) -> list[int]:
         """The indices of the values that runs need."""
-        return [*self.sizes, *self.dims]
+        return [*self.sizes, *chain(*self.shapes)]
 
     def with_sizes(self, sizes: Sequence[int]) -> Run | None:
         """Return the run with other sizes, or None where a guard fails."""
@@ -85,49 +83,95 @@ class SymbolicTrace:
 
     def with_values(self, values: Sequence[int]) -> Run:
         """Return the run in which the environment has these values."""
-        key = equal([values[dim] for dim in self.dims])
-        shared = self.by_dims.get(key)
-        if shared is None:
-            if len(self.by_dims) >= MAX_PATTERNS:
-                self.by_dims.clear()
-            shared = self.by_dims[key] = self._shared(values)
+        shared = self._shared(values)
         bytes_of = [*map(values.__getitem__, self.sizes)]
         made = partial(self._allocation, shared, values, {})
         storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
         own = self.interpretation
         return Run(tape=own.tape, repetition=own.repetition, copies=shared.copies, storages=storages)
 
-    def _shared(self, values: Sequence[int]) -> _Shared:
-        """What runs share in which the same shapes are equal."""
-        key = equal([tuple([values[dim] for dim in shape]) for shape in self.shapes])
-        if key not in self.by_shapes:
-            if len(self.by_shapes) >= MAX_PATTERNS:
-                self.by_shapes.clear()
-            self.by_shapes[key] = self._with_shapes(key)
-        return self.by_shapes[key]
+    def _meeting(self) -> Iterator[tuple[int, int]]:
+        """The pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
+        alike = [*zip(self.names, self.dtypes, self.components, strict=True)]
+        last = dict(zip(alike, self.shape_of, strict=True))
+        if len(last) == len(alike):
+            return
+        several = dict.fromkeys(key for key, shape in zip(alike, self.shape_of, strict=True) if last[key] != shape)
+        shapes: dict[object, list[int]] = {key: [] for key in several}
+        for key, shape in zip(alike, self.shape_of, strict=True):
+            if key in several:
+                shapes[key].append(shape)
+        for pair in dict.fromkeys(pair for each in shapes.values() for pair in combinations(each, 2)):
+            if self.shape_env.can_be_equal(*[self.shapes[shape] for shape in pair]):
+                yield pair
 
-    def _with_shapes(self, shapes: Sequence[int]) -> _Shared:
-        """Merge the kinds that are equal where shapes with the same number are."""
-        found = [
-            (name, (shapes[shape], dtype), component)
-            for shape, (name, _, dtype, component, _) in zip(self.shape_of, self.kinds, strict=True)
-        ]
-        distinct, numbers = numbered(found)
-        names, layouts, components = zip(*distinct, strict=True)
+    def _shared(self, values: Sequence[int]) -> _Shared:
+        """What runs share in which the same kinds are equal."""
+        shapes = self.shapes
+        equal_pairs = tuple(
+            [
+                pair
+                for pair in self.meeting
+                if [values[dim] for dim in shapes[pair[0]]] == [values[dim] for dim in shapes[pair[1]]]
+            ]
+        )
+        key: tuple[object, ...] = equal_pairs
+        known = self.known.get(key)
+        if known is not None and known.copies.compares_layouts:
+            key = self._equal_shapes(values)
+            known = self.known.get(key)
+        if known is None:
+            if len(self.known) >= MAX_PATTERNS:
+                self.known.clear()
+            equal_shapes = self._equal_shapes(values)
+            known = self._merged(equal_shapes) if equal_pairs else self._separate(equal_shapes)
+            self.known[equal_pairs] = known
+            if known.copies.compares_layouts:
+                self.known[equal_shapes] = known
+        return known
+
+    def _equal_shapes(self, values: Sequence[int]) -> tuple[int, ...]:
+        """A number for each shape: shapes that are equal in a run have equal numbers."""
+        return equal([tuple([values[dim] for dim in shape]) for shape in self.shapes])
+
+    def _separate(self, shapes: Sequence[int]) -> _Shared:
+        """What runs share in which no kinds are equal. Shapes with the same number are."""
+        layouts = [*zip(map(shapes.__getitem__, self.shape_of), self.dtypes, strict=True)]
+        kinds = Kinds(self.names, layouts, self.components, self.size_of, self.kind_of, self.interpretation.tape.events)
+        return _Shared(self.interpretation.with_kinds(kinds), range(len(layouts)))
+
+    def _merged(self, shapes: Sequence[int]) -> _Shared:
+        """What they share in which kinds are equal whose shapes have the same number."""
+        every = zip(self.names, map(shapes.__getitem__, self.shape_of), self.dtypes, self.components, strict=True)
+        distinct, numbers = numbered(every)
         first = firsts(numbers)
-        size_of, of_row = [self.size_of[kind] for kind in first], [numbers[kind] for kind in self.kind_of]
-        kinds = Kinds(names, layouts, components, size_of, of_row, self.interpretation.tape.events)
-        copies = self.interpretation.with_kinds(kinds)
-        return _Shared(copies=copies, kinds=first)
+        names, numbers_of_shapes, dtypes, components = zip(*distinct, strict=True)
+        kinds = Kinds(
+            names,
+            [*zip(numbers_of_shapes, dtypes, strict=True)],
+            components,
+            [self.size_of[kind] for kind in first],
+            [numbers[kind] for kind in self.kind_of],
+            self.interpretation.tape.events,
+        )
+        return _Shared(self.interpretation.with_kinds(kinds), first)
+
+    def _row(self, kind: int) -> Allocation:
+        """The first row of a kind, with its symbolic shape; without a size."""
+        if self._first_rows is None:
+            self._first_rows = first_rows(self.kind_of, self.interpretation.first)
+        return self._rows[self._first_rows[kind]]
 
     def _traced(self, shared: _Shared, kind: int) -> Allocation:
-        """A kind with its symbolic shape."""
-        return self.kinds[shared.kinds[kind]]
+        """A kind with its symbolic shape. Its size is that of the trace."""
+        first = shared.kinds[kind]
+        name, shape, dtype, component, _ = self._row(first)
+        return name, shape, dtype, component, self.shape_env.values[self.sizes[self.size_of[first]]]
 
     def _allocation(self, shared: _Shared, values: Sequence[int], own: dict[int, int], kind: int) -> Allocation:
         """A kind of a run. `own` has the run's dimensions that are known, by the identity of the symbolic ones."""
         first = shared.kinds[kind]
-        name, shape, dtype, component, _ = self.kinds[first]
+        name, shape, dtype, component, _ = self._row(first)
         dims = []
         for dim in shape:
             known = own.get(id(dim))
@@ -144,34 +188,31 @@ class _Shared(NamedTuple):
     kinds: Sequence[int]
 
 
-def _first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
-    """The first row of each kind; not the output of a first layer that is not interpreted."""
-    own = [*range(len(kind_of))]
-    if first is not None:
-        own.append(own.pop(first.output_row))
-    return [own[at] for at in firsts([kind_of[row] for row in own])]
-
-
 class TraceCache:
     """The runs of requests that differ in sizes alone, for the last model and settings."""
 
-    __slots__ = ("_of_first", "generation", "model", "runs", "settings")
+    __slots__ = ("_of_first", "generation", "model", "runs", "settings", "traces_first")
 
-    def __init__(self) -> None:
+    def __init__(self, *, traces_first: bool = False) -> None:
+        #: Whether the first request is traced too.
+        self.traces_first = traces_first
         self.model: Model | None = None
         #: All settings of the method, the training, the card and the stack that are no sizes.
         self.settings: tuple[object, ...] = ()
         #: The runs, by `whole` (the first layer is interpreted) and `reduces`.
-        self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(BySizes)
+        self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(self._by_sizes)
         #: The passes in which the trainer generates.
-        self.generation: BySizes[tuple[PassPeak, ...]] = BySizes()
+        self.generation: BySizes[tuple[PassPeak, ...]] = self._by_sizes()
         self._of_first: TraceCache | None = None
+
+    def _by_sizes(self) -> BySizes[Any]:
+        return BySizes(traces_first=self.traces_first)
 
     @property
     def of_first(self) -> TraceCache:
         """The runs of the same requests' first micro-batches, where these are not like the others."""
         if self._of_first is None:
-            self._of_first = TraceCache()
+            self._of_first = TraceCache(traces_first=self.traces_first)
         return self._of_first
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
@@ -184,8 +225,8 @@ class TraceCache:
         def traced(shape_env: ShapeEnv, symbolic: PreparedModel) -> SymbolicTrace:
             # A context allocates nothing before its step is interpreted.
             context = training_context(symbolic, reduces=reduces)
-            context.tape.sizes = SymSizes(shape_env)
-            trace = SymbolicTrace(shape_env, interpreted(context, whole=whole))
+            context.tape.sizes = symbols = SymSizes(shape_env)
+            trace = SymbolicTrace(symbols, interpreted(context, whole=whole))
             shape_env.eliminate_dead_code(trace.outputs)
             return trace
 
@@ -202,42 +243,4 @@ class TraceCache:
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings = prepared.model, settings
             self.runs.clear()
-            self.generation = BySizes()
-
-
-class SymSizes(Sizes):
-    """Bytes by shape and dtype, for shapes with symbolic dimensions.
-
-    The keys contain the indices of dimensions: hashing the dimensions would guard on their values.
-    """
-
-    __slots__ = ("shape_env",)
-
-    def __init__(self, shape_env: ShapeEnv) -> None:
-        super().__init__()
-        self.shape_env = shape_env
-
-    def __getitem__(self, key: tuple[Shape, DType]) -> int:
-        shape, dtype = key
-        index = self.shape_env.index
-        known = tuple([dim.index if dim.__class__ is SymInt else index(dim) for dim in shape]), dtype
-        if known not in self:
-            self[known] = self._bytes(elements(shape), ITEMSIZE[dtype])
-        return super().__getitem__(known)
-
-    def _bytes(self, count: int, itemsize: int) -> int:
-        if isinstance(count, SymInt):
-            return count.binary(allocated, "", count, itemsize)
-        return allocated(count, itemsize)
-
-    def indexed(self, row: Allocation) -> Allocation:
-        """A row with the indices of its dimensions and of its bytes."""
-        name, shape, dtype, component, size = row
-        index = self.shape_env.index
-        return name, tuple([index(dim) for dim in shape]), dtype, component, index(size)
-
-    def indexed_rows(self, rows: Sequence[Allocation]) -> list[Allocation]:
-        """Rows with indices. Iterations of a loop have the same rows (loops.py)."""
-        same = {id(row): row for row in rows}
-        indexed = {key: self.indexed(row) for key, row in same.items()}
-        return [indexed[id(row)] for row in rows]
+            self.generation = self._by_sizes()

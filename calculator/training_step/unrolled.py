@@ -26,9 +26,9 @@ from calculator.training_step.training_context import training_context
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
+    from calculator.engine.sym_sizes import SymSizes
     from calculator.engine.tape import Allocation, Tape
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.training_step.symbolic_trace import SymSizes
 
 #: The number of periods that are interpreted.
 PERIODS = 4
@@ -153,7 +153,7 @@ def _unrolled(
     context.tape.folds_loops = True
     micro_batch(context)
     if symbols is not None:
-        context.tape.rows = [symbols.indexed(row) for row in context.tape.rows]
+        context.tape.rows = symbols.indexed(context.tape.rows)
     tape = expanded(context.tape)
     again = with_every_layer(tape, context.passes if repeats_layers else ())
     if again is None:

@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine.kinds import numbered
+from calculator.engine.sym_sizes import SymSizes
 from calculator.training_step.by_sizes import BySizes, settings_of
-from calculator.training_step.symbolic_trace import SymSizes
 from calculator.training_step.unrolled import Unrolled, unrolled
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ MICRO_BATCHES = 3
 class UnrolledCache:
     """The unrolled micro-batches of the last model and settings, for all sizes."""
 
-    __slots__ = ("_by_settings", "_model")
+    __slots__ = ("_by_settings", "_model", "_traces_first")
 
-    def __init__(self) -> None:
+    def __init__(self, *, traces_first: bool = False) -> None:
+        self._traces_first = traces_first
         self._model: Model | None = None
         self._by_settings: dict[tuple[object, ...], BySizes[Unrolled]] = {}
 
@@ -37,7 +38,7 @@ class UnrolledCache:
         if prepared.model is not self._model or (settings not in known and len(known) >= MICRO_BATCHES):
             self._model = prepared.model
             known.clear()
-        by_sizes = known.setdefault(settings, BySizes())
+        by_sizes = known.setdefault(settings, BySizes(traces_first=self._traces_first))
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
         return by_sizes.of(prepared, plain, traced) or plain(prepared)
 
@@ -50,18 +51,18 @@ class UnrolledTrace:
     def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel, *, reduces: bool = True) -> None:
         self._shape_env = shape_env
         self._unrolled = unrolled(prepared, reduces=reduces, symbols=SymSizes(shape_env))
-        rows = self._unrolled.rows
-        kinds = [(name, dtype, component, size) for name, _, dtype, component, size in rows]
-        #: The name, the dtype, the component, and the index of the size of each kind.
-        self._kinds, self._of_row = numbered(kinds)
-        shape_env.eliminate_dead_code({kind[3] for kind in self._kinds})
+        by_identity = {id(row): row for row in self._unrolled.rows}
+        identities, self._of_row = numbered(map(id, self._unrolled.rows))
+        #: Each kind, with the index of its size. Rows of a kind are one object.
+        self._kinds = [by_identity[identity] for identity in identities]
+        shape_env.eliminate_dead_code({kind[4] for kind in self._kinds})
 
     def with_sizes(self, sizes: Sequence[int]) -> Unrolled | None:
         """The micro-batch with other sizes, or None where a guard fails."""
         values = self._shape_env.evaluate(sizes)
         if values is None:
             return None
-        kinds = [(name, (), dtype, component, values[size]) for name, dtype, component, size in self._kinds]
+        kinds = [(name, (), dtype, component, values[size]) for name, _, dtype, component, size in self._kinds]
         own = self._unrolled
         return Unrolled(
             rows=[*map(kinds.__getitem__, self._of_row)],

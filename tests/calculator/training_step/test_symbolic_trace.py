@@ -65,13 +65,16 @@ def answered(series, **changes):
     return estimate(parse_request(body), series)
 
 
-@pytest.mark.parametrize(("seed", "reserved"), [(0, "rule"), (1, "rule"), (2, "rule"), (3, "replay")])
-def test_each_request_of_a_series_is_answered_as_by_itself(seed, reserved):
+@pytest.mark.parametrize(
+    ("seed", "reserved", "traces_first"),
+    [(0, "rule", False), (1, "rule", True), (2, "rule", True), (3, "replay", False), (4, "replay", True)],
+)
+def test_each_request_of_a_series_is_answered_as_by_itself(seed, reserved, traces_first):
     chance, traced = random.Random(seed), 0
     count = 25 if reserved == "rule" else 5
     for number in range(count):
         request = parse_request(random_request(4000 + seed, number, FAMILIES_WITH_FORWARD) | {"reserved": reserved})
-        series = SeriesCache()
+        series = SeriesCache(traces_first=traces_first)
         for _ in range(5):
             plan = with_sizes(request, chance)
             assert whole_answer(plan, series) == whole_answer(plan), (request.model, plan.method, plan.training)
@@ -85,6 +88,25 @@ def test_requests_that_share_a_trace_are_run_twice_in_all(counted):
         for r in (4, 8, 24):
             answered(series, sequence_length=length, micro_batch_size=2, method={"r": r})
     assert counted == {"concrete": 1, "symbolic": 1}
+
+
+def test_where_the_first_request_is_traced_all_share_its_trace(counted):
+    series = SeriesCache(traces_first=True)
+    for length in (1024, 512, 512, 1000, 2048, 4096):
+        plan = answered(series, sequence_length=length, micro_batch_size=2)
+        assert counted == {"concrete": 0, "symbolic": 1}
+        again = answered(series, sequence_length=length, micro_batch_size=2)
+        assert plan == again
+
+
+def test_runs_share_their_copies_unless_kinds_of_the_same_name_are_equal():
+    series = SeriesCache(traces_first=True)
+    for length in (100, 1000, 1024, 1025):
+        answered(series, sequence_length=length, method={"r": 512})
+    (trace,) = series.traces.runs[False, True].traces
+    assert len(trace.known) < 4
+    equal = answered(series, sequence_length=2048, method={"r": 2048})
+    assert equal == answered(SeriesCache(), sequence_length=2048, method={"r": 2048})
 
 
 def test_a_request_and_those_of_its_sizes_are_run_once_with_their_own_sizes(counted):
