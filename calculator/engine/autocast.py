@@ -55,6 +55,11 @@ class Autocast:
         return self.cached_cast(a, names[0]), b
 
 
+def state(tape: Tape) -> tuple[DType | None, int]:
+    """What operations under autocast depend on: its dtype, and how many copies are cached."""
+    return (None, 0) if tape.autocast is None else (tape.autocast.dtype, len(tape.autocast.copies))
+
+
 def _leaf(x: Tensor) -> AccumulateGrad | None:
     """The AccumulateGrad of a leaf tensor: a trained parameter, or embeddings after enable_input_require_grads."""
     if isinstance(x, LeafTensor):

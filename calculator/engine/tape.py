@@ -152,6 +152,13 @@ class Storage:
         self.events = events
         events.append(row)
 
+    @classmethod
+    def of_row(cls, row: int, events: list[int]) -> Storage:
+        """Return the storage of a row whose allocation is recorded already."""
+        storage = cls.__new__(cls)
+        storage.row, storage.events = row, events
+        return storage
+
     def __del__(self) -> None:
         self.events.append(~self.row)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.devices.kernels import kernels_of
+from calculator.engine.known_passes import KnownPasses
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.sharding import precision
 from calculator.stack.changes import older_behaviour
@@ -34,6 +35,7 @@ class PreparedModel:
         "adapter_dtype",
         "device",
         "given",
+        "known_passes",
         "method",
         "model",
         "module_specs",
@@ -65,6 +67,8 @@ class PreparedModel:
         self.param_dtype: DType | None = None
         #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
+        #: The passes without a graph of the last micro-batch.
+        self.known_passes = KnownPasses()
 
     @property
     def kernels(self) -> Kernels:
@@ -134,6 +138,7 @@ class PreparedModel:
         """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
         prepared = PreparedModel(self.model, self.method, training, device, self.stack)
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
+        prepared.known_passes = self.known_passes
         return prepared
 
     @property

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from calculator.engine import autocast
 from calculator.engine.layer_loop import LayerLoop
 from calculator.layers.context import Context
+from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
-from calculator.training_step.repeated_layers import three_periods
+from calculator.training_step.repeated_layers import of_repeated_period
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.engine.known_passes import Outputs
+    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape, Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
@@ -43,15 +48,26 @@ class ModelPasses:
 
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model, or what it is compared with. `name` is the prefix of its rows and marks."""
-        prepared: PreparedModel = self.context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        outer, tape = self.context, self.context.tape
+        prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
+        run = partial(self._run, prepared, name, reference=reference)
+        if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
+            outputs, layers = run()
+        else:
+            key = reference, tape.trains, tape.scope, tape.component, autocast.state(tape)
+            outputs, layers = prepared.known_passes.run(tape, name, (prepared.training, key), run)
+        outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
+        return outputs
+
+    def _run(self, prepared: PreparedModel, name: str, *, reference: bool) -> tuple[Outputs, Repetition]:
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         context = _context(self.context, prepared, compared, name)
         first = len(context.tape.rows)
         with _no_grad(context.tape, in_eval_mode=compared == "model"):
-            loss, outputs = self.forward(context)
+            outputs = self.forward(context)
         rows = context.tape.rows
         rows[first:] = [(f"{name}{row[0]}", *row[1:]) for row in rows[first:]]
-        return loss, outputs
+        return outputs, context.repetition
 
 
 def _context(outer: Context, prepared: PreparedModel, compared: Compared | None, name: str) -> Context:
@@ -67,12 +83,9 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length
     context.router_logits = None  # whose loss trainers ask the trained pass for
-    if outer.repeats_layers:
-        context.repetition = three_periods(context.repetition, len(context.layers))
-    elif outer.unrolls:
+    if outer.unrolls and not outer.repeats_layers:
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition
-    outer.passes.append((name, context.repetition))
     return context
 
 

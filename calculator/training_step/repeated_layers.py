@@ -1,23 +1,22 @@
 """The layers of passes without a graph, in a micro-batch whose events are listed for every layer.
 
-Three periods of layers are interpreted (see `repetition`). The third is the first that follows one like it: it frees
-what the second passed on, and passes on as much itself. So the periods that it represents have its events by turns
-with two sets of rows: those that the second period passes on, and those of its own. All other rows of a period are
-freed in it, and every period uses them anew, but for those that stay until the pass ends, such as autocast's copies of
-trained weights: each period has its own.
+Two periods of layers are interpreted (see `repetition`). The second frees what the first passes on, and passes on as
+much itself. So the periods that it represents have its events by turns with two sets of rows: those that the first
+period passes on, and those of its own. All other rows of a period are freed in it, and every period uses them anew, but
+for those that stay until the pass ends, such as autocast's copies of trained weights: each period has its own.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
-
-from calculator.engine.repetition import Repetition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
 
 
@@ -36,21 +35,18 @@ class _Left(NamedTuple):
     stays: list[int]
 
 
-def three_periods(layers: Repetition, count: int) -> Repetition:
-    """Return the layers to run of a model with `count` layers: the third period represents those after it."""
-    start, end, copies = layers.start, layers.end, layers.copies
-    period = end - start
-    if copies < 2:
-        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-    last, skipped = end + period, (copies - 1) * period
-    numbers = (*range(last), *range(last + skipped, count))
-    return Repetition(
-        numbers=numbers,
-        start=len(numbers),
-        end=len(numbers),
+def of_repeated_period(layers: Repetition) -> Repetition:
+    """Return the same layers to run, of which the repeated period has its events repeated on the tape."""
+    if not layers.copies:
+        return layers
+    count = len(layers.numbers)
+    return replace(
+        layers,
+        start=count,
+        end=count,
         copies=0,
-        repeated_positions=range(end, last),
-        repeats=copies - 1,
+        repeated_positions=range(layers.start, layers.end),
+        repeats=layers.copies,
     )
 
 
@@ -64,10 +60,10 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
         if not layers.repeats:
             continue
         places, period = {label: at for at, label in tape.marks}, len(layers.repeated_positions)
-        third = layers.repeated_positions.start
-        second, start, end = (places[f"{prefix}layer {at} forward"] for at in (third - period, third, third + period))
+        second = layers.repeated_positions.start
+        first, start, end = (places[f"{prefix}layer {at} forward"] for at in (second - period, second, second + period))
         own, rest = tape.events[start:end], tape.events[end:]
-        left = _left(tape, tape.events[second:start], own, rest)
+        left = _left(tape, tape.events[first:start], own, rest)
         if left is None:
             return None
         before, after = left
@@ -89,11 +85,11 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
     return repeated
 
 
-def _left(tape: Tape, second: Sequence[int], third: Sequence[int], rest: Sequence[int]) -> tuple[_Left, _Left] | None:
-    """Return what the second and the third period leave; None if they are not alike."""
-    rows = [_not_freed(period) for period in (second, third)]
+def _left(tape: Tape, first: Sequence[int], second: Sequence[int], rest: Sequence[int]) -> tuple[_Left, _Left] | None:
+    """Return what the first and the second period leave; None if they are not alike."""
+    rows = [_not_freed(period) for period in (first, second)]
     kinds = [[tape.rows[row] for row in own] for own in rows]
-    found = {~event for event in third if event < 0} - {event for event in third if event >= 0}
+    found = {~event for event in second if event < 0} - {event for event in second if event >= 0}
     if kinds[0] != kinds[1] or not found.issubset(rows[0]) or not {~row for row in rows[1]}.issubset(rest):
         return None
     passed_on = [row in found for row in rows[0]]
