@@ -28,6 +28,7 @@ TASKS: dict[TaskName, str] = {
     "token_cls": "token classification",
     "question_ans": "question answering",
     "seq_2_seq_lm": "seq2seq LM",
+    "feature_extraction": "feature extraction",
     "image_cls": "image classification",
 }
 
@@ -94,6 +95,9 @@ def _row(row: dict[str, Any]) -> ModelTypeAnswer:
         tasks.append("speech to text")
     if row["model_type"] in image_families():
         tasks.append("image-text to text")
+    # Any type has a model without a head, so transformers lists no types of this task.
+    embeds = [TASKS["feature_extraction"]] if row["model_type"] in _modelled("feature_extraction") else []
+    row = {**row, "tasks": (*row["tasks"], *embeds)}
     own = {"catalogue": known, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
     return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **own})
 

@@ -34,7 +34,7 @@ class Task:
                 return ("classifier", "score")
             case "question_ans":
                 return ("qa_outputs",)
-            case "causal_lm" | "seq_2_seq_lm" | "image_cls":
+            case "causal_lm" | "seq_2_seq_lm" | "feature_extraction" | "image_cls":
                 return ()
             case _ as never:
                 assert_never(never)
@@ -43,6 +43,11 @@ class Task:
     def trained_heads(self) -> tuple[str, ...]:
         """The names of heads that are trained next to what a method outside PEFT adds."""
         return ("classifier",) if self.name == "image_cls" else self.head_names
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the model has no head and computes no loss: the step embeds texts and compares them."""
+        return self.name == "feature_extraction"
 
     @property
     def classifies(self) -> bool:

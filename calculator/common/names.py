@@ -3,7 +3,9 @@
 from typing import Literal
 
 #: What a model is trained for, as PEFT's TaskType spells it in lower case. PEFT has no type for image_cls.
-TaskName = Literal["causal_lm", "seq_cls", "token_cls", "question_ans", "seq_2_seq_lm", "image_cls"]
+TaskName = Literal[
+    "causal_lm", "seq_cls", "token_cls", "question_ans", "seq_2_seq_lm", "feature_extraction", "image_cls"
+]
 
 #: A loss of a classifier, as a config's `problem_type` names it.
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]

@@ -65,6 +65,11 @@ def _reachable(root: Node) -> list[Node]:
     return reached
 
 
+#: The edges of a linear layer with a bias, and the place of its weight among them. The weight's transposition is a node
+#: of its own: a gradient of an earlier use of the weight is added to after the bias has its gradient.
+_WITH_BIAS, _WEIGHT = 3, 1
+
+
 def _run(node: Node) -> None:
     """Apply a node's backward formula, release its saved tensors, and pass its gradients on."""
     if node.hooks is not None:
@@ -88,12 +93,16 @@ def _run(node: Node) -> None:
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
     """Give each gradient to its node, then run each AccumulateGrad that waits for no other gradient."""
     complete: list[AccumulateGrad] = []
+    last: AccumulateGrad | None = None
     for index, edge in enumerate(edges):
         if edge is not None:
             target = edge[0]
             if target.incoming is None:
                 target.incoming = grads[index]
                 grads[index] = None
+            elif index == _WEIGHT and len(edges) == _WITH_BIAS and isinstance(target, AccumulateGrad):
+                last = target
+                continue
             else:
                 _accumulate(target, edge[1], grads, index)
             target.pending -= 1
@@ -101,6 +110,11 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
                 complete.append(target)
     for leaf in reversed(complete) if len(complete) > 1 and _bias_is_first(complete[0]) else complete:
         leaf.accumulate()
+    if last is not None:
+        _accumulate(last, 0, grads, _WEIGHT)
+        last.pending -= 1
+        if not last.pending:
+            last.accumulate()
 
 
 def _bias_is_first(leaf: AccumulateGrad) -> bool:

@@ -73,8 +73,8 @@ def check(request: Request, model: Model) -> None:
         PlanError: with every reason found.
     """
     of_task = [*_task(request, model)]
-    if of_task and not model.reads_words:
-        # What follows looks for word embeddings.
+    if of_task and (model.task.embeds or not model.reads_words):
+        # What follows looks for a head and word embeddings.
         raise PlanError(*of_task)
     problems = [
         *of_task,
@@ -118,12 +118,21 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
     if task.name != "seq_2_seq_lm" and training.target_length is not None:
         message = "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
         yield Problem(loc="training.target_length", msg=message, input=training.target_length)
+    if not task.embeds and training.texts_per_example != 2:
+        message = "texts are embedded by task feature_extraction alone: set it, or leave texts_per_example out"
+        yield Problem(loc="training.texts_per_example", msg=message, input=training.texts_per_example)
     if task.name == "causal_lm":
         return
     yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
     yield from audio_requests.problems(request, model) if model.hears else ()
     yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
-    if training.trainer not in (None, "transformers"):
+    if task.embeds and training.trainer is not None:
+        message = (
+            f"a model without a head computes no loss, and {training.trainer} raises an error (The model did not"
+            " return a loss from the inputs): leave it out for the reference step, or set another task"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    elif training.trainer not in (None, "transformers"):
         message = f"{task.name} is modelled in the reference step and with transformers: use that, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     for name in OF_LANGUAGE_MODELS if training.trainer is not None else ():

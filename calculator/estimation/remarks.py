@@ -83,7 +83,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
         *trainer.assumptions(prepared(request, model)),
         *request.method.assumptions,
         *_optimizer(request),
-        *task_sentences.assumptions(model, request.method),
+        *task_sentences.assumptions(model, request.method, request.training.texts_per_example),
         *image_requests.assumptions(request, model),
         *_distributed(request, model),
     ]

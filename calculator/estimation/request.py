@@ -61,13 +61,6 @@ class ReservedMemory:
     )
 
 
-#: PEFT's task types whose model computes no loss.
-WITHOUT_LOSS = {
-    "feature_extraction": "PEFT's model for it computes no loss, so that the step depends on the loss of your script: "
-    "use the task whose head and loss come closest, such as seq_cls",
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices(ReservedMemory):
     """The request's own options, next to its objects."""
@@ -81,10 +74,10 @@ class Choices(ReservedMemory):
         help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
         "sequences, with the model of AutoModelForSequenceClassification; token_cls classifies tokens; question_ans "
         "finds an answer's first and last token; seq_2_seq_lm writes a target from a source, with the model of "
-        "AutoModelForSeq2SeqLM, or from audio, with that of AutoModelForSpeechSeq2Seq; image_cls classifies images, "
-        "with the model of AutoModelForImageClassification, for which PEFT has no TaskType.",
+        "AutoModelForSeq2SeqLM, or from audio, with that of AutoModelForSpeechSeq2Seq; feature_extraction embeds "
+        "texts, with AutoModel and the loss of sentence-transformers' MultipleNegativesRankingLoss; image_cls "
+        "classifies images, with the model of AutoModelForImageClassification, for which PEFT has no TaskType.",
         example="seq_cls",
-        instead=WITHOUT_LOSS,
     )
     num_labels: int = _setting(
         2,

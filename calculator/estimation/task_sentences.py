@@ -24,6 +24,14 @@ SEQ_2_SEQ = (
     " dropped at random (layerdrop)."
 )
 
+#: Source: sentence_transformers/models/Pooling.py and losses/MultipleNegativesRankingLoss.py.
+FEATURE_EXTRACTION = (
+    "Each example has {texts}, each embedded by a forward pass of its own: the mean of the hidden states over the"
+    " attention mask, which a batch always has and the model gets if training.padding is set. The loss is that of"
+    " sentence-transformers' MultipleNegativesRankingLoss: cross entropy over the cosine similarities, times 20, of"
+    " each anchor with all other texts of the micro-batch. PEFT's model for the task computes none."
+)
+
 #: What a batch has for each sequence, by the loss.
 _LABELS: dict[ProblemType, str] = {
     "regression": "a number for each output",
@@ -32,9 +40,16 @@ _LABELS: dict[ProblemType, str] = {
 }
 
 
-def assumptions(model: Model, method: Method) -> Iterator[str]:
-    """Yield which class builds the model, how its head is trained, and what a script must set."""
+def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
+    """Yield which class builds the model, how its head is trained, and what a script must set.
+
+    `texts` is the number of texts of an example whose texts are embedded.
+    """
     task = model.task
+    if task.embeds:
+        yield f"The model is that of {TASK_MODELS[task.name]}, without a head."
+        named = "an anchor and its positive" if texts == 2 else f"{texts} texts: an anchor, its positive and negatives"
+        yield FEATURE_EXTRACTION.format(texts=named)
     if model.hears:
         yield from _of_audio(model, method)
     elif task.name == "seq_2_seq_lm":

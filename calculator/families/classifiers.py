@@ -31,6 +31,29 @@ def with_token_head(model: Model, base: str, task: Task, dropout: float, answeri
     return with_head_dropout(with_classifier(model, base, (head,)), probability)
 
 
+def base_model(model: Model, _: Task, pooler: tuple[Module, ...] = ()) -> Model:
+    """Return the model that AutoModel builds from the same file: what the head comes after.
+
+    Its parts keep the names that they have in the model with a head, and so in a checkpoint. A pooler runs, but its
+    output is not used, so that it gets no gradient.
+    """
+    base = model.embedding.name.partition(".")[0]
+    parts = tuple(part for part in model.parts if part.name == base or part.name.startswith(f"{base}."))
+    inner = f"{base}."
+    tied = {name: other for name, other in model.tied.items() if name.startswith(inner) and other.startswith(inner)}
+    idle = tuple(part.name for part in pooler)
+    return replace(
+        model,
+        parts=(*parts, *pooler),
+        head=None,
+        tied=tied,
+        idle=(*model.idle, *idle),
+        idle_with_images=(*model.idle_with_images, *idle),
+        has_router_loss=False,
+        adds_router_loss=False,
+    )
+
+
 def same_model(model: Model, _: Task) -> Model:
     """Return the model that the file describes."""
     return model

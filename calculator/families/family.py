@@ -38,6 +38,7 @@ TASK_MODELS: dict[TaskName, str] = {
     "token_cls": "AutoModelForTokenClassification",
     "question_ans": "AutoModelForQuestionAnswering",
     "seq_2_seq_lm": "AutoModelForSeq2SeqLM",
+    "feature_extraction": "AutoModel",
     "image_cls": "AutoModelForImageClassification",
 }
 

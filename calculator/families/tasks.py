@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import refusal
 from calculator.families import token_heads
+from calculator.families.classifiers import base_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,16 +29,30 @@ SCORED = frozenset(
 )  # fmt: skip
 
 
+#: The decoders of which AutoModel builds another model than the language model's: Llama 4's has a vision tower.
+OTHER_BASES = frozenset({"llama4"})
+
+
 def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ...]:
     """Return the model types whose step for a task is modelled, sorted."""
     if task == "causal_lm":
         return tuple(sorted(name for name, family in families.items() if family.forward is not None))
-    return tuple(sorted(_without_own(task).union(name for name, family in families.items() if task in family.tasks)))
+    without_own = _decoders(families) if task == "feature_extraction" else _without_own(task)
+    return tuple(sorted(without_own.union(name for name, family in families.items() if task in family.tasks)))
 
 
 def _without_own(task: TaskName) -> frozenset[str]:
     """Return the types whose model for a task has a head that many decoders have."""
     return SCORED if task == "seq_cls" else token_heads.TYPES.get(task, frozenset())
+
+
+def _decoders(families: Mapping[str, Family]) -> frozenset[str]:
+    """Return the types of decoders whose base model is the language model without its head."""
+    return frozenset(
+        name
+        for name, family in families.items()
+        if family.forward is not None and family.built_as is None and name not in OTHER_BASES
+    )
 
 
 def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapping[str, Any]) -> Model:
@@ -50,6 +65,8 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
         return replace(model.with_images, task=task) if task.has_images else model
     if task.name == "seq_cls" and model.model_type in SCORED:
         return replace(model.with_score(task.num_labels), task=task)
+    if task.embeds and model.model_type in _decoders(families):
+        return replace(base_model(model, task), task=task)
     if model.model_type in _without_own(task.name):
         return replace(token_heads.with_task_head(model, task, raw), task=task)
     own = families[model.model_type].tasks.get(task.name)

@@ -61,6 +61,15 @@ class TrainingSettings:
         unit="tokens",
         example=2048,
     )
+    texts_per_example: int = setting(
+        2,
+        label="Texts per example",
+        help="With task feature_extraction: an anchor, its positive, and any negatives. Each is embedded by a forward"
+        " pass of its own, with sequence_length tokens.",
+        minimum=2,
+        maximum=16,
+        example=3,
+    )
     target_length: int | None = setting(
         None,
         label="Target length",

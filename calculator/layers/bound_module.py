@@ -30,7 +30,19 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulation", "dtype", "graph", "keeps_inputs", "known", "leaves", "tape", "tied", "trained")
+    __slots__ = (
+        "accumulation",
+        "dtype",
+        "graph",
+        "keeps_inputs",
+        "known",
+        "layer",
+        "leaves",
+        "shared",
+        "tape",
+        "tied",
+        "trained",
+    )
 
     def __init__(
         self,
@@ -41,6 +53,7 @@ class Parameters:
         keeps_inputs: bool = False,
         dtype: DType | None = None,
         graph: bool = True,
+        shares: bool = False,
     ) -> None:
         self.tape = tape
         self.tied = tied
@@ -52,6 +65,10 @@ class Parameters:
         #: Whether the pass records a graph.
         self.graph = graph
         self.known: dict[str, Tensor] = {}
+        #: The number of the layer that is bound, and the trained parameters by it and their names, if several passes
+        #: share them.
+        self.layer: int | None = None
+        self.shared: dict[tuple[int | None, str], Tensor] | None = {} if shares else None
         self.leaves: list[AccumulateGrad] = []
         #: The trained parameters by name, in the order in which modules are bound; layers have the same names.
         self.trained: list[tuple[str, Tensor]] = []
@@ -74,11 +91,15 @@ class Parameters:
             return LeafTensor(self.tape, None, shape, dtype, AccumulateGrad(self.tape, name))
         if not trained or not self.tape.trains or not self.graph:
             return self.plain(name, shape, dtype, None)
+        if self.shared is not None and (self.layer, name) in self.shared:
+            return self.shared[self.layer, name]
         leaf = AccumulateGrad(self.tape, name)
         leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
         self.leaves.append(leaf)
         parameter = self.plain(name, shape, dtype, leaf)
         self.trained.append((name, parameter))
+        if self.shared is not None:
+            self.shared[self.layer, name] = parameter
         return parameter
 
     def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:

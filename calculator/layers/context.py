@@ -97,6 +97,7 @@ class Context:
         "skipped_layer_tensors",
         "skipped_router_gradients",
         "tape",
+        "texts",
         "training",
         "unrolls",
     )
@@ -112,8 +113,12 @@ class Context:
         hooks: Hooks = NO_HOOKS,
         trains: bool = True,
         tape: Tape | None = None,
+        parameters: Parameters | None = None,
     ) -> None:
-        """Start a step on a tape of its own, or with `tape` a pass without a graph inside the step of that tape."""
+        """Start a step on a tape of its own, or with `tape` a pass without a graph inside the step of that tape.
+
+        With the `parameters` of a pass before it too, the pass has a graph, and trains the same parameters.
+        """
         #: What the sharding runs in a micro-batch.
         self.hooks = hooks
         #: The dtype of the model's buffers that have none of their own.
@@ -145,13 +150,14 @@ class Context:
         self.length: Dim = rows * tokens if training.flattened else tokens
         #: Tokens in the cache from earlier passes or a prefix, and whether the caller gives every sequence's positions.
         self.past, self.gives_positions = 0, False
-        self.parameters = Parameters(
+        self.parameters = parameters or Parameters(
             self.tape,
             model.tied,
             accumulation=self.hooks.accumulation(training),
             keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older or method.keeps_inputs,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
+            shares=model.task.embeds,
         )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
@@ -217,6 +223,8 @@ class Context:
         self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: list[Tensor] = []
+        #: The texts of each example, which are embedded one after the other: ids and a mask of each.
+        self.texts: list[tuple[Tensor, Tensor]] = []
         #: Labels that a method lengthens and the model passes to its layers.
         self.passed_labels: Tensor | None = None
         #: The number of labels in a step, which a trainer passes to the model.
@@ -385,10 +393,10 @@ def layer_classes(context: Context) -> list[int]:
     half-precision dtypes under autocast. The last one differs if it alone keeps its input on the device.
 
     The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
-    last one makes. So are layers that share other tensors.
+    last one makes. So are layers that share other tensors, and those of a model that runs several times in a step.
     """
     coupled = context.forward.couples_layers(context.config) or context.method.couples_layers
-    if context.model.encoder_layers or coupled:
+    if context.model.encoder_layers or coupled or context.model.task.embeds:
         return [*range(len(context.layers))]
     types_differ = masks.sliding_masks_differ(context) or context.hooks.couples_layers
     numbers: dict[Layer, int] = {}

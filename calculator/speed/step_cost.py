@@ -123,7 +123,8 @@ class _Step:
         self.products = products(model)
         self.speeds = speeds(card_of(request.device))
         self.micro_batches = training.gradient_accumulation_steps
-        sequences = training.micro_batch_size * self.micro_batches
+        texts = training.texts_per_example if model.task.embeds else 1
+        sequences = training.micro_batch_size * self.micro_batches * texts
         self.positions = training.sequence_length + method.virtual_tokens
         lengthened = method.virtual_tokens if method.facts.lengthens_input else 0
         self.tokens = sequences * (training.sequence_length + lengthened)

@@ -47,6 +47,9 @@ class Passes(Protocol):
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the model that is trained, on the ids of the batch or on others."""
 
+    def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the model that is trained once more, on other ids. The names of its marks begin with `name`."""
+
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model under torch.no_grad, or its reference. The names of its tensors begin with `name`."""
 

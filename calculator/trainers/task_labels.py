@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from calculator.architecture.dimension import named
 from calculator.layers.classification import ClassificationLoss
+from calculator.layers.embeddings import LastHiddenState
 from calculator.layers.seq2seq import Seq2SeqLoss
 from calculator.layers.token_heads import QuestionAnsweringLoss, TokenClassificationLoss
 
@@ -44,7 +45,7 @@ def labels(model: Model, training: Training) -> list[BatchTensor]:
     """Return the labels: whole numbers, except for a classifier of sequences or images with several or real ones."""
     batch, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
     match model.task.name:
-        case "causal_lm":
+        case "causal_lm" | "feature_extraction":
             return []
         case "seq_cls" | "image_cls":
             return [_of_classifier(model, training, batch)]
@@ -78,6 +79,8 @@ def output_names(task: TaskName) -> tuple[str, ...]:
             return ("logits", "encoder_last_hidden_state")
         case "causal_lm" | "seq_cls" | "image_cls" | "token_cls":
             return ("logits",)
+        case "feature_extraction":
+            return ()
         case _ as never:
             assert_never(never)
 
@@ -98,6 +101,8 @@ def head(model: Model, given: list[Tensor], num_items: Tensor | None = None) -> 
             return QuestionAnsweringLoss(*given)
         case "seq_2_seq_lm":
             return Seq2SeqLoss(*given)
+        case "feature_extraction":
+            return LastHiddenState()
         case "causal_lm":
             raise AssertionError("a language model's labels are its tokens")
         case _ as never:

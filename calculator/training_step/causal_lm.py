@@ -49,8 +49,10 @@ def micro_batch(context: Context) -> None:
 
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run the model that PEFT wraps, and what its wrapper adds to the loss."""
+    """Run the model that PEFT wraps, and what its wrapper adds to the loss, if the model computes one."""
     loss, outputs = _model(context, trainer, ids)
+    if context.model.task.embeds:
+        return loss, outputs
     return context.method.after_loss(context, loss), outputs
 
 
@@ -121,6 +123,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
+    context.parameters.layer = None
     if layers is not None:
         hidden_states = layers.begin(len(context.repetition.numbers), hidden_states)
     hidden_states = mark(hidden_states, f"{context.marks}layer {len(context.repetition.numbers)}")
@@ -168,6 +171,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     number = context.repetition.numbers[position]
     layer, decodes = context.layers[number], number >= context.model.encoder_layers
     unit = context.hooks.layer(layer)
+    context.parameters.layer = number
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
     tables, arguments = unit.cast(own), [given_masks]

@@ -46,6 +46,14 @@ class ModelPasses:
         """Run the model that is trained, on the ids of the batch or on others."""
         return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
+    def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the model that is trained once more, on other ids. `name` is the prefix of its marks."""
+        outer = self.context
+        prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
+        context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
+        context.marks = name
+        return self.forward(context, ids=ids)
+
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model, or what it is compared with. `name` is the prefix of its rows and marks."""
         outer, tape = self.context, self.context.tape

@@ -24,6 +24,7 @@ UNMODELLED: dict[TaskName, tuple[str, ...]] = {
     "token_cls": ("prefix", "prompt", "qlora"),
     "question_ans": ("prefix", "qlora"),
     "seq_2_seq_lm": (),
+    "feature_extraction": (),
     "image_cls": ("prefix", "prompt", "p_tuning", "trainable_tokens"),
 }
 
@@ -49,6 +50,8 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
         if request["model"]["config"]["model_type"] in ("t5", "mt5"):
             request["model"]["config"]["decoder_start_token_id"] = 0
         return {**request, "task": task}
+    if task == "feature_extraction":
+        return {**request, "training": _of_texts(rng, request["training"]), "task": task}
     if task in ("token_cls", "question_ans") and request["method"].get("target_modules") == "all-linear":
         del request["method"]["target_modules"]
     if task == "question_ans":
@@ -59,6 +62,12 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
         settings = CLASSIFIER
     own = {name: rng.choice(values) for name, (share, values) in settings.items() if rng.random() < share}
     return {**request, "task": task, **own}
+
+
+def _of_texts(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training with a number of texts in each example, most often a pair."""
+    more = {"texts_per_example": rng.choice((3, 4))} if rng.random() < 0.25 else {}
+    return {**training, **more}
 
 
 def _of_images(training: dict[str, Any]) -> dict[str, Any]:

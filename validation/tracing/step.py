@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import torch
 
 from validation.reference import images
+from validation.reference.embeddings import MultipleNegativesRankingLoss
 from validation.reference.methods import after_step, statistics
 from validation.reference.optimizers import backward, make_steady, optimizer_of, step_of
 from validation.reference.refusals import positions_needed
@@ -47,6 +48,12 @@ class Step:
         values = values or (HostValues() if self.training.has_images or self._reads_labels(request) else None)
         self.values: KnownValues | HostValues = values or KnownValues(positions_needed(request))
         self.images: dict[str, torch.Tensor] = {}
+        #: The loss of a task whose model computes none, and the texts of its examples: ids and a mask of each.
+        self.compare: MultipleNegativesRankingLoss | None = None
+        self.texts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if request.task == "feature_extraction":
+            self.compare = MultipleNegativesRankingLoss(self.model, passes_mask=self.training.padding)
+            self.texts = self._texts()
         if values is not None:
             self._know(values, request)
         self.ledger: Ledger[PhaseName] = Ledger()
@@ -111,7 +118,8 @@ class Step:
         track_optimizer(self.tracker, self.optimizer, self.trainable)
         for name, tensor in statistics(self.model):
             self.tracker.track_external(name, tensor, "optimizer_states")
-        batch = {**self._inputs(), **self.labels, **self.images}
+        columns = {f"text {n}.{i}": each for n, text in enumerate(self.texts) for i, each in enumerate(text)}
+        batch = {**({} if columns else self._inputs()), **self.labels, **self.images, **columns}
         for name, tensor in batch.items():
             if tensor is not None:
                 self.tracker.track_external(name, tensor, "activations")
@@ -121,8 +129,15 @@ class Step:
         with ExitStack() as stack:
             if self.training.autocast:
                 stack.enter_context(autocast("meta", getattr(torch, self.training.autocast)))
+            if self.compare is not None:
+                return self.compare(self.texts)
             labels = self.labels or {"labels": self.input_ids}
             return self.model(**self._inputs(), **labels, **self.images).loss
+
+    def _texts(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The texts of the examples, the first of which has the ids that are known where values are."""
+        others = [torch.zeros_like(self.input_ids) for _ in range(self.training.texts_per_example - 1)]
+        return [(ids, torch.ones_like(ids)) for ids in (self.input_ids, *others)]
 
     def _inputs(self) -> dict[str, torch.Tensor | None]:
         """Tokens with their mask, or the features of images or audio."""
@@ -161,7 +176,7 @@ def labels(request: Request, config: Any) -> dict[str, torch.Tensor]:
     training = request.training
     batch, length = training.micro_batch_size, training.sequence_length
     match request.task:
-        case "causal_lm":
+        case "causal_lm" | "feature_extraction":
             return {}
         case "seq_cls" | "image_cls":
             return {"labels": _labels_of_sequences(request)}

@@ -14,7 +14,7 @@ from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD, value_of
 from app.interop.imports.pinned import pins
 from app.interop.imports.script_bases import METHODS, OF_TORCHAO
-from app.interop.imports.tasks import LOADS, trains_for
+from app.interop.imports.tasks import LOADS, WITHOUT_HEAD, embeds, trains_for
 from app.interop.imports.trainer_classes import TRL_CLASSES, other_trainers, trainer_of
 from calculator.common.errors import refusal
 
@@ -37,7 +37,7 @@ _CODE = re.compile(
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
     r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language|Vision)?Model\.(?:from_pretrained|get_peft_model)"
-    rf"|AutoModelForCausalLM\.from_pretrained|{'|'.join(map(re.escape, LOADS))}|get_peft_model"
+    rf"|AutoModelForCausalLM\.from_pretrained|{'|'.join(map(re.escape, (*LOADS, WITHOUT_HEAD)))}|get_peft_model"
     rf"|prepare_model_for_kbit_training|{'|'.join(map(re.escape, METHODS))}|{OF_TORCHAO}"
 )
 
@@ -169,7 +169,7 @@ class _Calls(ast.NodeVisitor):
             return
         self.calls.append(name[0])
         given = [(key, value_of(argument, self.names), argument) for key, argument in self._arguments(name[0], node)]
-        if name[0] in LOADS:
+        if name[0] in LOADS or name[0] == WITHOUT_HEAD:
             self.of_tasks[name[0]] = given
         elif name[0] in TRL_CLASSES:
             self.of_trainers.append((name[0], given))
@@ -181,7 +181,8 @@ class _Calls(ast.NodeVisitor):
         for name, given in self.of_trainers:
             if TRL_CLASSES[name] == trainer_of(self.calls):
                 self._note(given)
-        self._note(self.of_tasks.get(trains_for(self.calls) or "", ()))
+        load = WITHOUT_HEAD if embeds(self.arguments, self.unread) else trains_for(self.calls)
+        self._note(self.of_tasks.get(load or "", ()))
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         first = _first(name)

@@ -35,7 +35,7 @@ _DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a script's calls; `given` replaces the model that it names."""
-    calls = keys.script.calls
+    calls, embeds = keys.script.calls, tasks.embeds(keys.left, keys.script.unread)
     keys.forget(WITHOUT_EFFECT["script"])
     _list_unread(keys)
     is_unsloth = any(name.startswith(unsloth.MODELS) for name in calls)
@@ -48,7 +48,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if trainer == "trl-orpo" and method["name"] == "qlora":
         method["prepare_model_for_kbit_training"] = True  # by ORPOTrainer itself
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
-    task = tasks.task_of(keys)
+    task = {"task": "feature_extraction"} if embeds else tasks.task_of(keys)
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
     if is_unsloth and unsloth.is_modelled(calls, trainer, method, model):
@@ -70,11 +70,13 @@ def imported(keys: Keys, given: Any) -> Imported:
         keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
     if tasks.has_fixed_length(keys, task):
         training = tasks.without_length(keys, training)
+    if embeds:
+        training = tasks.in_own_loop(keys, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
     stack = stack_of(keys, request)
     request |= {"stack": stack} if stack else {}
-    return keys.close("script", request, tool="unsloth" if training["trainer"] == "unsloth" else "")
+    return keys.close("script", request, tool="unsloth" if training.get("trainer") == "unsloth" else "")
 
 
 def _list_unread(keys: Keys) -> None:

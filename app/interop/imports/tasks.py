@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calculator.estimation.compatibility import OF_TRAINERS
 from calculator.families.family import TASK_MODELS
 
 if TYPE_CHECKING:
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
     from calculator.common.names import TaskName
 
 #: The task of each call that loads a model for one.
-LOADS: dict[str, TaskName] = {f"{name}.from_pretrained": task for task, name in TASK_MODELS.items()}
+#: AutoModel alone does not say what a model is trained for.
+LOADS: dict[str, TaskName] = {
+    f"{name}.from_pretrained": task for task, name in TASK_MODELS.items() if task != "feature_extraction"
+}
+
+#: The call that loads a model without a head, whose task type is that of PEFT's config.
+WITHOUT_HEAD = "AutoModel.from_pretrained"
 
 #: The calls that load a model that writes the text of audio.
 OF_AUDIO = ("AutoModelForSpeechSeq2Seq.from_pretrained", "WhisperForConditionalGeneration.from_pretrained")
@@ -46,6 +53,22 @@ def trains_for(calls: Iterable[str], auto_model: str | None = None) -> str | Non
 def is_read(auto_model: str) -> bool:
     """Return whether a class that FastModel loads is that of a task."""
     return f"{auto_model}.from_pretrained" in LOADS
+
+
+def embeds(arguments: Mapping[str, Any], unread: Mapping[str, str]) -> bool:
+    """Return whether a script's PEFT config has the task type of models without a head."""
+    stated = arguments.get("task_type", unread.get("task_type"))
+    return isinstance(stated, str) and stated.rpartition(".")[2] == "FEATURE_EXTRACTION"
+
+
+def in_own_loop(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training of a script that embeds texts, whose model computes no loss: in the reference step."""
+    keys.warn(
+        "task_type FEATURE_EXTRACTION",
+        "The model computes no loss, so the script has one of its own.",
+        "the reference step with in-batch negatives",
+    )
+    return {name: value for name, value in training.items() if name != "trainer" and name not in OF_TRAINERS}
 
 
 def task_of(keys: Keys) -> dict[str, Any]:

@@ -123,12 +123,18 @@ def _before_layers(context: Context, inputs_embeds: Tensor, name: str) -> Tensor
     return ops.dropout(embeddings, context.config["hidden_dropout_prob"], "dropped")
 
 
-def _pool(context: Context, hidden_states: Tensor) -> Tensor:
+def _pool(context: Context, hidden_states: Tensor, name: str = "bert") -> Tensor:
     """Run BERT's pooler on each sequence's first token. The output of the layers stays alive to the model's end."""
     context.forward_locals.append(hidden_states)
-    pooled_output = context.outer("bert.pooler.dense")(first_token(hidden_states))
-    context.set_scope("bert.pooler: ")
+    pooled_output = context.outer(f"{name}.pooler.dense")(first_token(hidden_states))
+    context.set_scope(f"{name}.pooler: ")
     return ops.unary(pooled_output, "tanh", saves="result")
+
+
+def _pooled_too(context: Context, hidden_states: Tensor, name: str) -> Tensor:
+    """Run the pooler, whose result the model returns too, and return the hidden states."""
+    context.forward_locals.append(_pool(context, hidden_states, name))
+    return hidden_states
 
 
 def _bert_scores(context: Context, pooled_output: Tensor) -> Tensor:
@@ -182,3 +188,7 @@ ROBERTA = replace(
 #: The models of tokens, which have no pooler and whose loss is of logits in the model's dtype.
 BERT_TOKENS = replace(BERT, final_norm=identity, scores=None, casts_token_logits=False)
 ROBERTA_TOKENS = replace(ROBERTA, scores=None, casts_token_logits=False)
+
+#: The models without a head.
+BERT_TEXTS = replace(BERT_TOKENS, final_norm=partial(_pooled_too, name="bert"))
+ROBERTA_TEXTS = replace(ROBERTA_TOKENS, final_norm=partial(_pooled_too, name="roberta"))

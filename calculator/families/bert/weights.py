@@ -12,7 +12,7 @@ from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.bert import forward
 from calculator.families.blocks import Owned, alike
-from calculator.families.classifiers import with_classifier, with_token_head
+from calculator.families.classifiers import base_model, with_classifier, with_token_head
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
@@ -153,14 +153,25 @@ def _token_model(model: Model, task: Task, base: str) -> Model:
     return with_token_head(model, base, task, of_hidden if own is None else own)
 
 
+def _with_pooler(model: Model, task: Task, base: str) -> Model:
+    """BertModel, and RoBERTa's, with the pooler that AutoModel adds."""
+    hidden = model.config["hidden_size"]
+    return base_model(model, task, (linear(f"{base}pooler.dense", hidden, hidden, bias=True),))
+
+
 def _tasks(
-    base: str, classifier: Callable[[Model, Task], Model], of_sequences: DecoderForward, of_tokens: DecoderForward
+    base: str,
+    classifier: Callable[[Model, Task], Model],
+    of_sequences: DecoderForward,
+    of_tokens: DecoderForward,
+    of_texts: DecoderForward,
 ) -> Mapping[TaskName, TaskModel]:
     tokens = TaskModel(model=partial(_token_model, base=base), forward=of_tokens)
     return {
         "seq_cls": TaskModel(model=classifier, forward=of_sequences),
         "token_cls": tokens,
         "question_ans": tokens,
+        "feature_extraction": TaskModel(model=partial(_with_pooler, base=base), forward=of_texts),
     }
 
 
@@ -195,7 +206,7 @@ FAMILIES = (
         entries=(*ENTRIES, *padding(0)),
         parts=_bert,
         forward=None,
-        tasks=_tasks("bert.", _bert_classifier, forward.BERT, forward.BERT_TOKENS),
+        tasks=_tasks("bert.", _bert_classifier, forward.BERT, forward.BERT_TOKENS, forward.BERT_TEXTS),
         head="cls.predictions.decoder",
         tied={
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -208,7 +219,7 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_roberta,
         forward=None,
-        tasks=_tasks("roberta.", _roberta_classifier, forward.ROBERTA, forward.ROBERTA_TOKENS),
+        tasks=_tasks("roberta.", _roberta_classifier, forward.ROBERTA, forward.ROBERTA_TOKENS, forward.ROBERTA_TEXTS),
         head="lm_head.decoder",
         tied={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -221,7 +232,9 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_xlm_roberta,
         forward=None,
-        tasks=_tasks("roberta.", _xlm_roberta_classifier, forward.ROBERTA, forward.ROBERTA_TOKENS),
+        tasks=_tasks(
+            "roberta.", _xlm_roberta_classifier, forward.ROBERTA, forward.ROBERTA_TOKENS, forward.ROBERTA_TEXTS
+        ),
         head="lm_head.decoder",
         # named_parameters() lists a tied parameter under its first name, which is the head's here
         tied={

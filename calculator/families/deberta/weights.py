@@ -105,12 +105,18 @@ def _deberta(config: Config, base: str = "") -> Parts:
 
 
 def _with_head(model: Model, head: tuple[Module, ...], dropout: float) -> Model:
-    """The encoder under the name `deberta`, and a head."""
+    """The encoder under the name `deberta`, and a head, if there is one."""
     parts = _deberta(model.config, "deberta.")
     named_parts = tuple(part for part in parts if not isinstance(part, Buffer))
     buffers = tuple(part for part in parts if isinstance(part, Buffer))
-    whole = replace(model, parts=(*named_parts, *head), buffers=buffers, head=head[-1].name)
+    name = head[-1].name if head else None
+    whole = replace(model, parts=(*named_parts, *head), buffers=buffers, head=name)
     return with_head_dropout(whole, dropout)
+
+
+def _without_head(model: Model, _: Task) -> Model:
+    """DebertaV2Model, under the name that it has in the models with a head."""
+    return _with_head(model, (), 0.0)
 
 
 def _classifier(model: Model, task: Task) -> Model:
@@ -179,6 +185,7 @@ FAMILIES = (
             "seq_cls": TaskModel(model=_classifier, forward=forward.DEBERTA),
             "token_cls": _TOKENS,
             "question_ans": _TOKENS,
+            "feature_extraction": TaskModel(model=_without_head, forward=forward.TOKENS),
         },
         head=None,
         tied={},

@@ -8,7 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.families.blocks import Owned, alike
-from calculator.families.classifiers import with_classifier, with_token_head
+from calculator.families.classifiers import base_model, with_classifier, with_token_head
 from calculator.families.distilbert import forward
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, padding, positions, size, tie
@@ -87,6 +87,7 @@ FAMILIES = (
             "seq_cls": TaskModel(model=_classifier, forward=forward.DISTILBERT),
             "token_cls": _TOKENS,
             "question_ans": _TOKENS,
+            "feature_extraction": TaskModel(model=base_model, forward=forward.TOKENS),
         },
         head="vocab_projector",
         tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},

@@ -10,7 +10,7 @@ from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, kinds_by_attention, norms
-from calculator.families.classifiers import with_classifier
+from calculator.families.classifiers import base_model, with_classifier
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     ACTIVATIONS,
@@ -124,6 +124,7 @@ FAMILIES = (
             "seq_cls": TaskModel(model=_task_model, forward=forward.MODERNBERT),
             "token_cls": _TOKENS,
             "question_ans": _TOKENS,
+            "feature_extraction": TaskModel(model=base_model, forward=forward.TOKENS),
         },
         head="decoder",
         tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},

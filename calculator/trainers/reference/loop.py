@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
+from calculator.layers import embeddings
 from calculator.layers.loss import FullLogits
 from calculator.trainers import image_batch, task_labels
 from calculator.trainers.ddp_outputs import returned
@@ -35,11 +36,23 @@ class Reference(Loop):
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return tokens, pixels or audio, a mask for padding, and the labels of tasks other than the tokens."""
+        if context.model.task.embeds:
+            return self._texts(context)
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
         batch = _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
         context.labels = _made(context, task_labels.labels(context.model, context.training))
         context.images = _made(context, image_batch.tensors(context.model, context.training))
         return batch + context.labels + context.images
+
+    def _texts(self, context: Context) -> list[Tensor]:
+        """Return tokens and the mask of each text of an example. The mean of hidden states is over the mask."""
+        names = ("input_ids", "attention_mask")
+        columns = [
+            _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
+            for _ in range(context.training.texts_per_example)
+        ]
+        context.texts = [(ids, mask) for ids, mask in columns]
+        return [tensor for column in columns for tensor in column]
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss."""
@@ -50,6 +63,8 @@ class Reference(Loop):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
         with autocast.region(context.tape, context.training.autocast):
+            if context.model.task.embeds:
+                return _of_texts(context, forward)
             loss, outputs = forward()
             context.drop_outputs()
             return returned(context, loss, outputs)[0]
@@ -57,6 +72,21 @@ class Reference(Loop):
     def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Return the batch, and the loss with its graph."""
         return [*batch, loss]
+
+
+def _of_texts(context: Context, forward: Passes) -> Tensor:
+    """Embed each text of the examples with a forward pass of its own, and return the loss of the embeddings."""
+    rows = []
+    for number, (ids, mask) in enumerate(context.texts, start=1):
+        hidden_states = forward.again("" if number == len(context.texts) else f"text {number}: ", ids)[0]
+        context.tape.component = "logits_and_loss"
+        rows.append(embeddings.mean_of_tokens(hidden_states, mask))
+        context.tape.component = "activations"
+        del hidden_states
+    context.tape.component = "logits_and_loss"
+    loss = embeddings.ranking_loss(context, rows)
+    context.tape.component = "activations"
+    return loss
 
 
 def _made(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:

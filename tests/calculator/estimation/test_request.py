@@ -63,15 +63,6 @@ def test_a_tool_in_place_of_a_trainer_is_refused_with_what_to_do_instead(name, h
     assert "--tool" not in str(refused.value)
 
 
-def test_feature_extraction_is_refused_with_the_reason():
-    body = {"model": "google-bert/bert-base-uncased", "method": {"name": "lora"}, "task": "feature_extraction"}
-    with pytest.raises(PlanError) as caught:
-        parse_request(body)
-    (problem,) = caught.value.problems
-    assert problem.loc == "task"
-    assert "computes no loss" in problem.msg
-
-
 @pytest.mark.parametrize(
     ("part", "hint"),
     [

@@ -57,9 +57,23 @@ def script(request, file_format="peft"):
         body(BERT, "seq_cls", "prompt", num_labels=1),
         body(BERT, "seq_cls", training={"trainer": "transformers", "padding": True}, num_labels=3),
         body(T5, "seq_2_seq_lm", training={"trainer": "transformers", "target_length": 8}),
+        body(BERT, "feature_extraction", training={"padding": True}),
+        body(LLAMA, "feature_extraction", "prompt", training={"texts_per_example": 3}),
         body(WHISPER, "seq_2_seq_lm", **AUDIO),
     ],
-    ids=["llama", "multi-label", "tokens", "answers", "t5", "regression", "Trainer", "Trainer, t5", "whisper"],
+    ids=[
+        "llama",
+        "multi-label",
+        "tokens",
+        "answers",
+        "t5",
+        "regression",
+        "Trainer",
+        "Trainer, t5",
+        "pairs",
+        "triples",
+        "whisper",
+    ],
 )
 def test_the_script_of_a_task_trains_what_is_planned(request_body, tmp_path, monkeypatch, capsys):
     file = tmp_path / "train.py"
