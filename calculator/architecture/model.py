@@ -94,6 +94,8 @@ class Model:
     parts: tuple[Module | Stack, ...]
     #: The name of the output projection, which quantisation and `all-linear` leave out.
     head: str | None
+    #: The name of the base model in a model with a head, with a dot, which names of a model without one do not have.
+    base: str = ""
     #: From a parameter's name to the name of the one whose storage it shares. `weights()` lists only the latter.
     tied: Mapping[str, str] = field(default_factory=dict)
     #: The buffers outside the layers.

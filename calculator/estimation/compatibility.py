@@ -126,6 +126,9 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
     yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
     yield from audio_requests.problems(request, model) if model.hears else ()
     yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
+    if task.embeds and request.method.name == "prefix" and not forward_of(model).is_causal:
+        message = f"the keys and values of a prefix in {model.model_type} are not modelled: use prompt or lora"
+        yield Problem(loc="method.name", msg=message, input=request.method.name)
     if task.embeds and training.trainer is not None:
         message = (
             f"a model without a head computes no loss, and {training.trainer} raises an error (The model did not"

@@ -34,21 +34,22 @@ def with_token_head(model: Model, base: str, task: Task, dropout: float, answeri
 def base_model(model: Model, _: Task, pooler: tuple[Module, ...] = ()) -> Model:
     """Return the model that AutoModel builds from the same file: what the head comes after.
 
-    Its parts keep the names that they have in the model with a head, and so in a checkpoint. A pooler runs, but its
-    output is not used, so that it gets no gradient.
+    A pooler runs, but its output is not used, so that it gets no gradient.
     """
-    base = model.embedding.name.partition(".")[0]
-    parts = tuple(part for part in model.parts if part.name == base or part.name.startswith(f"{base}."))
-    inner = f"{base}."
-    tied = {name: other for name, other in model.tied.items() if name.startswith(inner) and other.startswith(inner)}
+    base = f"{model.embedding.name.partition('.')[0]}."
+    parts = (*(part for part in model.parts if part.name.startswith(base)), *pooler)
+    tied = {name: other for name, other in model.tied.items() if name.startswith(base) and other.startswith(base)}
     idle = tuple(part.name for part in pooler)
     return replace(
         model,
-        parts=(*parts, *pooler),
+        parts=tuple(replace(part, name=part.name.removeprefix(base)) for part in parts),
+        buffers=tuple(replace(each, name=each.name.removeprefix(base)) for each in model.buffers),
         head=None,
-        tied=tied,
-        idle=(*model.idle, *idle),
-        idle_with_images=(*model.idle_with_images, *idle),
+        base=base,
+        tied={name.removeprefix(base): other.removeprefix(base) for name, other in tied.items()},
+        idle=tuple(path.removeprefix(base) for path in (*model.idle, *idle)),
+        idle_with_images=tuple(path.removeprefix(base) for path in (*model.idle_with_images, *idle)),
+        towers=tuple(path.removeprefix(base) for path in model.towers),
         has_router_loss=False,
         adds_router_loss=False,
     )

@@ -29,8 +29,9 @@ SCORED = frozenset(
 )  # fmt: skip
 
 
-#: The decoders of which AutoModel builds another model than the language model's: Llama 4's has a vision tower.
-OTHER_BASES = frozenset({"llama4"})
+#: The decoders whose base model is not modelled: AutoModel gives Llama 4 a vision tower, and that of LLaVA-NeXT has a
+#: parameter of its own.
+OTHER_BASES = frozenset({"llama4", "llava_next"})
 
 
 def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ def _root_of_softplus(x: Tensor) -> Tensor:
 
 def _laplace(x: Tensor) -> Tensor:
     """0.5 · (1 + erf((x - mu) / (sigma · √2)))."""
-    return ops.scale(ops.shift(_erf(ops.scale(ops.shift(x, "x - mu"), "x - mu, scaled")), "1 + erf"), "activation")
+    scaled = ops.scale(ops.shift(x, "x - mu"), "x - mu, scaled")
+    return ops.scale(ops.shift(_erf(scaled), "1 + erf"), "activation")
 
 
 def _erf(x: Tensor) -> Tensor:

@@ -263,12 +263,12 @@ class Context:
         return BoundModule(self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward)
 
     def outer(self, name: str) -> BoundModule:
-        """Return the module of that name outside the layers."""
-        return self.bind(self.model.outer[name])
+        """Return the module outside the layers that has the name in a model with a head."""
+        return self.bind(self.model.outer[name.removeprefix(self.model.base)])
 
     def has(self, name: str) -> bool:
-        """Return whether there is a module of that name outside the layers."""
-        return name in self.model.outer
+        """Return whether a module outside the layers has the name in a model with a head."""
+        return name.removeprefix(self.model.base) in self.model.outer
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """Return a layer's modules by their names within the layer."""

@@ -11,6 +11,7 @@ from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, Module, bare, embedding, linear, norm
 from calculator.families.bert.weights import encoder_layer
 from calculator.families.blocks import Owned, alike
+from calculator.families.classifiers import base_model
 from calculator.families.deberta import forward
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
@@ -114,9 +115,9 @@ def _with_head(model: Model, head: tuple[Module, ...], dropout: float) -> Model:
     return with_head_dropout(whole, dropout)
 
 
-def _without_head(model: Model, _: Task) -> Model:
-    """DebertaV2Model, under the name that it has in the models with a head."""
-    return _with_head(model, (), 0.0)
+def _without_head(model: Model, task: Task) -> Model:
+    """DebertaV2Model."""
+    return base_model(_with_head(model, (), 0.0), task)
 
 
 def _classifier(model: Model, task: Task) -> Model:

@@ -45,13 +45,18 @@ def test_tasks_of_a_traced_type_can_be_modelled(client):
     of_tokens = ["token classification", "question answering"]
     assert (rows["bert"]["engine"], rows["bert"]["modelled_tasks"]) == (
         "traced",
-        ["sequence classification", *of_tokens],
+        ["sequence classification", *of_tokens, "feature extraction"],
     )
     assert rows["t5"]["modelled_tasks"] == ["seq2seq LM"]
     assert rows["whisper"]["modelled_tasks"] == ["speech to text"]
-    assert rows["llava"]["modelled_tasks"] == ["image-text to text"]
-    assert rows["mistral3"]["modelled_tasks"] == []
-    assert rows["llama"]["modelled_tasks"] == ["causal LM", "sequence classification", "token classification"]
+    assert rows["llava"]["modelled_tasks"] == ["image-text to text", "feature extraction"]
+    assert rows["mistral3"]["modelled_tasks"] == ["feature extraction"]
+    assert rows["llama"]["modelled_tasks"] == [
+        "causal LM",
+        "sequence classification",
+        "token classification",
+        "feature extraction",
+    ]
     assert "modelled: sequence classification" in client.get("/models", params={"q": "bert"}).text
 
 

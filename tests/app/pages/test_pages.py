@@ -138,7 +138,7 @@ def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(c
 @pytest.mark.parametrize(
     ("model", "tasks"),
     [
-        ("google-bert/bert-base-uncased", ["seq_cls", "token_cls", "question_ans"]),
+        ("google-bert/bert-base-uncased", ["seq_cls", "token_cls", "question_ans", "feature_extraction"]),
         ("google/vit-base-patch16-224-in21k", ["image_cls"]),
     ],
 )

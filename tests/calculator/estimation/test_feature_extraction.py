@@ -100,3 +100,10 @@ def test_a_loss_of_experts_is_a_language_models():
     task = request(config).model.task
     assert model_from_config(config).adds_router_loss
     assert not model_from_config(config, task=task).adds_router_loss
+
+
+def test_a_prefix_of_an_encoder_is_refused():
+    assert refused(BERT, "prefix", training={"padding": True})["method.name"] == (
+        "the keys and values of a prefix in bert are not modelled: use prompt or lora"
+    )
+    assert answer(method="prefix").parameters.added

@@ -36,3 +36,18 @@ def test_a_classifier_has_the_weights_of_the_built_one(model_type):
         (name, tuple(p.shape), dtype_name(p)) for name, p in real.named_parameters()
     ]
     assert ours.parameters == sum(p.numel() for p in real.parameters())
+
+
+@pytest.mark.parametrize("model_type", families_of(FAMILIES, "feature_extraction"))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_without_a_head_has_the_weights_and_buffers_of_the_built_one(model_type):
+    config = random_config(FAMILIES[model_type], 18)
+    ours = model_from_config(config, task=Task(name="feature_extraction"))
+    with torch.device("meta"):
+        real = transformers.AutoModel.from_config(real_config(config), dtype=OWN)
+    assert [(w.name, tuple(w.shape), w.dtype) for w in ours.weights()] == [
+        (name, tuple(p.shape), dtype_name(p)) for name, p in real.named_parameters()
+    ]
+    assert sorted((each.name, tuple(each.shape)) for each in ours.named_buffers()) == sorted(
+        (name, tuple(each.shape)) for name, each in real.named_buffers()
+    )

@@ -95,3 +95,14 @@ def test_an_exported_script_is_read_as_the_same_task(model, task, labels):
     found = read(written, model=model).request
     assert {name: found.get(name) for name in ("model", "task", *labels)} == {"model": model, "task": task, **labels}
     assert found["training"]["micro_batch_size"] == 4
+
+
+def test_a_script_that_embeds_texts_is_read_by_its_task_type():
+    found = read(
+        'model = AutoModel.from_pretrained("google-bert/bert-base-uncased")\n'
+        'config = LoraConfig(r=8, task_type=TaskType.FEATURE_EXTRACTION, target_modules=["key", "query", "value"])\n'
+        "model = get_peft_model(model, config)\n"
+    )
+    assert (found.request["model"], found.request["task"]) == ("google-bert/bert-base-uncased", "feature_extraction")
+    assert "trainer" not in found.request["training"]
+    assert estimate(parse_request({**found.request, "reserved": "rule"})).model.task == "feature_extraction"
