@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
-from calculator.engine.autograd import AccumulateGrad, by_sequence_nr
+from calculator.engine.autograd import AccumulateGrad, Mark, by_sequence_nr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,8 @@ def backward(
     while ready:
         node = ready.pop()
         tape.scope, tape.component = node.scope, node.component
-        _run(node)
+        if not (isinstance(node, Mark) and _passes(node)):
+            _run(node)
     tape.component = "activations"
     del grad
 
@@ -68,6 +69,21 @@ def _reachable(root: Node) -> list[Node]:
 #: The edges of a linear layer with a bias, and the place of its weight among them. The weight's transposition is a node
 #: of its own: a gradient of an earlier use of the weight is added to after the bias has its gradient.
 _WITH_BIAS, _WEIGHT = 3, 1
+
+
+def _passes(node: Mark) -> bool:
+    """Hand the gradient of a marked point on as it is, where the next node has none yet. Return whether that is so."""
+    if len(node.edges) != 1 or node.edges[0] is None:
+        return False
+    (target, _, shape, dtype), grad = node.edges[0], node.incoming
+    if target.incoming is not None or isinstance(target, AccumulateGrad) or grad is None:
+        return False
+    if grad.dtype != dtype or grad.shape != shape:
+        return False
+    node.apply(node, grad)
+    target.incoming, node.incoming = grad, None
+    target.pending -= 1
+    return True
 
 
 def _run(node: Node) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError
 from calculator.devices.kernels import kernels_of
-from calculator.estimation.request import reserved_by
 from calculator.estimation.series import SeriesCache
 from calculator.inputs.size_settings import other_settings
 
@@ -47,13 +46,13 @@ class RecentSeries:
         """Lend the cache of a request's kind, with the request on the cache's own model.
 
         The first request of a kind is traced, unless it is answered by replay, which takes far longer than a trace
-        saves, or `once`.
+        saves, or on several GPUs, whose steps take longer to trace, or `once`.
         """
         kind = _kind(request)
         if kind is None:
             yield request, SeriesCache()
             return
-        traces_first = not once and reserved_by(request.reserved, request.device) == "rule"
+        traces_first = not once and request.reserved == "rule" and request.device.sharding == "none"
         with self._lock:
             series = self._kept.pop(kind, None) or SeriesCache(traces_first=traces_first)
         if request.model.config is not None:

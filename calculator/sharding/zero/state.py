@@ -79,8 +79,9 @@ class FlatState:
             prepared.device.count,
             round_robin=self.zero.round_robin_gradients,
         )
-        #: The fullest moment of the optimizer's step, by what a rank owns and which gradients it has.
+        #: The fullest moment of the optimizer's step: by rank, and by what a rank owns and which gradients it has.
         self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
+        self._gradients: dict[int, tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]] = {}
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -152,6 +153,12 @@ class FlatState:
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         """The gradients of a rank's partition, and zeros in place of those that the step does not produce."""
+        known = self._gradients.get(rank)
+        if known is None:
+            known = self._gradients[rank] = self._gradients_of(rank)
+        return known
+
+    def _gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         whole, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]
         what = "parameters in the partition"
         own = row("gradients of the partition", whole, what, self.dtype, "gradients")

@@ -83,13 +83,12 @@ class Coordinator:
             gather.drop()
         self._in_flight = {}
 
-    def _follow(self, module: Module) -> None:
-        """Drop the order if another module runs than the recorded one. The next pass is recorded anew."""
-        if self._step >= len(self._recorded) or self._recorded[self._step] is not module:
-            self._mode = INVALID
-            self._queue.clear()
-            self._fetched_for = {}
-            self._clean()
+    def _drop_order(self) -> None:
+        """Drop the order where another module runs than the recorded one. The next pass is recorded anew."""
+        self._mode = INVALID
+        self._queue.clear()
+        self._fetched_for = {}
+        self._clean()
 
     @property
     def place(self) -> int:
@@ -154,43 +153,48 @@ class Coordinator:
         self._before, self._entries, self._trace = [0], [0], []
         for each in self.parameters:
             each.in_order.clear()
+        trace, before, entries, used = self._trace, self._before, self._entries, 0
         for place, module in enumerate(self._recorded):
             for each in module.parameters:
-                self._trace.append((each, place))
+                trace.append((each, place))
                 each.in_order.append(place)
-            self._before.append(self._before[-1] + sum(each.elements for each in module.parameters))
-            self._entries.append(len(self._trace))
+                used += each.elements
+            before.append(used)
+            entries.append(len(trace))
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
         """Gather a module's parameters, then those of the modules to come."""
-        if self._mode == RECORD:
+        if self._mode == COMPLETE:
+            step, recorded = self._step, self._recorded
+            if step >= len(recorded) or recorded[step] is not module:
+                self._drop_order()
+        elif self._mode == RECORD:
             self._recorded.append(module)
-        elif self._mode == COMPLETE:
-            self._follow(module)
         if backward:
             self._in_backward[module.number] = module
         if module.parameters:
             self._use(module, recomputes=recomputes)
-        if self._is_complete:
+        if self._mode == COMPLETE:
             self._prefetch(module)
         self._step += 1
 
     def _use(self, module: Module, *, recomputes: bool) -> None:
-        self._gather([each for each in module.parameters if each.state == PARTITIONED])
+        parameters, in_flight = module.parameters, self._in_flight
+        missing = [each for each in parameters if each.state == PARTITIONED]
+        if missing:
+            self._gather(missing)
         owner = next(reversed(self._in_backward.values())) if recomputes and self._in_backward else None
-        for each in module.parameters:
+        for each in parameters:
             each.active.add(module)
             if owner is not None and not each.trained:
                 owner.recomputed.add(each)
                 each.active.add(owner)
-            gather = self._in_flight.pop(each, None)
-            if gather is not None:
+            if each in in_flight:
+                gather = in_flight.pop(each)
                 gather.wait()
                 gather.drop()
 
     def _gather(self, parameters: list[Partitioned]) -> None:
-        if not parameters:
-            return
         self._available += sum(each.elements for each in parameters)
         gather = Gather(self._live, parameters, self._sizes)
         for each in parameters:
@@ -203,63 +207,74 @@ class Coordinator:
         return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype] * represents
 
     def _prefetch(self, module: Module) -> None:
-        if module.parameters:
-            own = sum([self._fetched_for.get(each, -1) < self._step for each in module.parameters])
+        queue, fetched_for, step = self._queue, self._fetched_for, self._step
+        if module.parameters and queue:
+            own = sum([fetched_for.get(each, -1) < step for each in module.parameters])
             known: set[Partitioned] = set()
-            while self._queue and len(known) < own:
-                each, place = self._queue.popleft()
-                self._fetched_for[each] = place
+            while queue and len(known) < own:
+                each, place = queue.popleft()
+                fetched_for[each] = place
                 known.add(each)
-        if not self._sizes.prefetch_bucket:
+        bucket = self._sizes.prefetch_bucket
+        if not bucket:
             return
         left = self._sizes.max_live - self._available
-        most = min(left, self._sizes.prefetch_bucket)
-        self.is_limited = self.is_limited or left < self._sizes.prefetch_bucket
-        if not self._queue or most <= 0:
-            return
+        if left < bucket:
+            self.is_limited = True
+        if queue and left > 0:
+            self._gather_ahead(min(left, bucket))
+
+    def _gather_ahead(self, most: int) -> None:
+        """Gather the next parameters, until they have as many elements."""
+        queue, fetched_for = self._queue, self._fetched_for
         chosen: dict[Partitioned, None] = {}
         total = 0
-        while self._queue and total < most:
-            each, place = self._queue.popleft()
-            self._fetched_for[each] = max(self._fetched_for.get(each, place), place)
+        while queue and total < most:
+            each, place = queue.popleft()
+            fetched_for[each] = max(fetched_for.get(each, place), place)
             if each.state == PARTITIONED and each not in chosen:
                 chosen[each] = None
                 total += each.elements
-        self._gather([*chosen])
+        if chosen:
+            self._gather([*chosen])
 
     def release(self, module: Module, *, backward: bool = False) -> None:
         """Free a module's parameters that are not used again soon."""
         freed = self._to_release(module)
         parameters: Iterable[Partitioned] = module.parameters
         if backward:
-            freed = freed | {each for each in module.recomputed if not each.persists}
-            parameters = {*parameters, *module.recomputed}
-            module.recomputed.clear()
             self._in_backward.pop(module.number, None)
+            if module.recomputed:
+                freed = freed | {each for each in module.recomputed if not each.persists}
+                parameters = {*parameters, *module.recomputed}
+                module.recomputed.clear()
         for each in parameters:
             each.active.discard(module)
             if each in freed:
                 self._release(each)
 
     def _to_release(self, module: Module) -> frozenset[Partitioned]:
-        if not (self._is_complete and module.parameters):
+        if self._mode != COMPLETE or not module.parameters:
             return frozenset(module.parameters)
         key = module.number, self._step
-        if key not in self._released:
-            self._released[key] = frozenset(each for each in module.parameters if self._is_done(each))
-        return self._released[key]
+        found = self._released.get(key)
+        if found is None:
+            found = self._released[key] = frozenset([each for each in module.parameters if self._is_done(each)])
+        return found
 
     def _is_done(self, each: Partitioned) -> bool:
         """Whether a parameter is not needed soon: it was not skipped by a prefetch, and its next use is far away."""
-        step = self._step
+        step, before = self._step, self._before
         if each.persists or self._fetched_for.get(each, -1) > step:
             return False
         at = bisect_left(each.in_order, step)
         if at == len(each.in_order):
             return True
-        following = each.in_order[at]
-        skipped = sum(elements for place, elements in self._skipped[self._passed :] if place <= following)
-        return self._before[following] - self._before[step] + skipped >= self._sizes.max_reuse_distance
+        following, most = each.in_order[at], self._sizes.max_reuse_distance
+        distance = before[following] - before[step]
+        if distance >= most:
+            return True
+        return distance + sum([used for place, used in self._skipped[self._passed :] if place <= following]) >= most
 
     def _release(self, each: Partitioned) -> None:
         if each.state == GATHERED and not each.active:

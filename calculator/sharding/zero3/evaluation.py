@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     @property
     def left(self) -> int:
         """The bytes that it leaves gathered."""
-        return self.moments[-1].after
+        return self.moments[-1].after if self.moments else self.found
 
 
 class EvaluationGathering(Gathering):

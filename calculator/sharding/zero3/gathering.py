@@ -20,7 +20,7 @@ from calculator.sharding.zero3.program import Program
 from calculator.sharding.zero3.steady import Steady
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from calculator.engine.memory_curve import Window
     from calculator.engine.repetition import Repetition
@@ -39,7 +39,8 @@ MICRO_BATCHES = 3
 class Moment(NamedTuple):
     """An event: its position on the tape, the most bytes gathered while it runs, and those after it.
 
-    `gradient` is the parameter whose gradient is ready. `is_event` is false where a graph is freed between two events.
+    `gradient` is the parameter whose gradient is ready. `is_event` is false where a graph is freed before an event.
+    `number` is that of the event in its segment.
     """
 
     position: int
@@ -47,19 +48,38 @@ class Moment(NamedTuple):
     after: int
     gradient: Partitioned | None = None
     is_event: bool = True
+    number: int = 0
 
+
+#: The events before which a module's parameters are gathered.
+_FETCHES = frozenset((module_calls.BEFORE_FORWARD, module_calls.BEFORE_BACKWARD))
 
 #: The number of a view, and the parameter that it is of.
 Pin = tuple[str, Partitioned]
 
 
 class Track(NamedTuple):
-    """What is gathered in a segment: the bytes when it starts and when it ends, and its events."""
+    """What is gathered in a segment: the bytes when it starts and when it ends.
+
+    `moments` are the events that gather or release something, and those at which a gradient is ready.
+    """
 
     segment: Segment
     before: int
     after: int
     moments: list[Moment]
+
+    def every(self) -> Iterator[Moment]:
+        """All events."""
+        after, at = self.before, 0
+        for number, event in enumerate(self.segment.events):
+            is_left_out = True
+            while at < len(self.moments) and self.moments[at].number == number:
+                yield self.moments[at]
+                after, is_left_out = self.moments[at].after, not self.moments[at].is_event
+                at += 1
+            if is_left_out:
+                yield Moment(event.position, after, after, number=number)
 
 
 class Gathering:
@@ -114,7 +134,7 @@ class Gathering:
         """
         count, program = min(MICRO_BATCHES, micro_batches), self.program
         events = [event for each in program.segments for event in each.events]
-        longer = any(event.kind == module_calls.KEPT or _is_of_second(event) for event in events)
+        longer = program.second_root is not None or any(event.kind == module_calls.KEPT for event in events)
         runs_twice = sum(
             [event.kind == module_calls.BEFORE_FORWARD and event.module is program.root for event in events]
         )
@@ -131,13 +151,18 @@ class Gathering:
     def _record(self) -> None:
         """Run a first step of one micro-batch, which leaves nothing but the order of modules."""
         for coordinator in (self._coordinator, self._second):
-            modules, skipped = [], []
+            of_second = coordinator is self._second
+            modules: list[Module] = []
+            skipped = []
             for segment in self.program.segments:
-                fetched = [event.module for event in segment.events if event.module is not None and _fetches(event)]
-                own = [module for module in fetched if module.of_second == (coordinator is self._second)]
+                own = [
+                    module
+                    for _, kind, module, _, _ in segment.events
+                    if module is not None and module.of_second is of_second and kind in _FETCHES
+                ]
                 modules += own
                 if segment.skipped and own:
-                    used = sum(each.elements for module in own for each in module.parameters)
+                    used = sum([each.elements for module in own for each in module.parameters])
                     skipped.append((len(modules), used * segment.skipped))
             coordinator.record(modules, skipped)
 
@@ -190,51 +215,54 @@ class Gathering:
         return tracks
 
     def _moments(self, events: list[Event]) -> list[Moment]:
-        live, backward, found = self._live, self.program.backward, []
-        for event in events:
-            position, kind, module, parameter, _ = event
+        live, backward = self._live, self.program.backward
+        found: list[Moment] = []
+        for number, (position, kind, module, parameter, serial) in enumerate(events):
             if self._kept_before and position > backward:
                 # The loss before is replaced by that of the forward pass that has ended.
                 before = live.bytes
                 _free(self._kept_before)
-                found.append(Moment(backward, before, live.bytes, is_event=False))
-            live.most = live.bytes
+                found.append(Moment(backward, before, live.bytes, is_event=False, number=number))
+            before = live.most = live.bytes
             if module is not None:
-                self._call(kind, module, recomputes=position > backward)
-            elif parameter is not None and kind != GRADIENT_OF:
-                self._of_parameter(event, parameter)
-            found.append(Moment(position, live.most, live.bytes, parameter if kind == GRADIENT_OF else None))
+                if kind == module_calls.AFTER_FORWARD and not module.parameters:
+                    continue
+                coordinator = self._running = self._second if module.of_second else self._coordinator
+                if kind == module_calls.BEFORE_FORWARD:
+                    if module is self.program.root or module is self.program.second_root:
+                        coordinator.begin()
+                    coordinator.fetch(module, recomputes=position > backward)
+                elif kind == module_calls.AFTER_FORWARD:
+                    coordinator.release(module)
+                elif kind == module_calls.BEFORE_BACKWARD:
+                    coordinator.fetch(module, backward=True)
+                else:
+                    coordinator.release(module, backward=True)
+            elif parameter is not None:
+                if kind == GRADIENT_OF:
+                    found.append(Moment(position, before, before, parameter, number=number))
+                    continue
+                self._of_parameter(position, kind, parameter, serial)
+            if live.most != before or live.bytes != before:
+                found.append(Moment(position, live.most, live.bytes, number=number))
         return found
 
-    def _call(self, kind: str, module: Module, *, recomputes: bool) -> None:
-        coordinator = self._running = self._second if module.of_second else self._coordinator
-        if kind == module_calls.BEFORE_FORWARD:
-            if module in self._roots:
-                coordinator.begin()
-            coordinator.fetch(module, recomputes=recomputes)
-        elif kind == module_calls.AFTER_FORWARD:
-            coordinator.release(module)
-        elif kind == module_calls.BEFORE_BACKWARD:
-            coordinator.fetch(module, backward=True)
-        else:
-            coordinator.release(module, backward=True)
-
-    def _of_parameter(self, event: Event, parameter: Partitioned) -> None:
-        if event.kind == module_calls.UNPINNED:
-            pin = event.serial, parameter
+    def _of_parameter(self, position: int, kind: str, parameter: Partitioned, serial: str) -> None:
+        if kind == module_calls.UNPINNED:
+            pin = serial, parameter
             pinned = self._pins.pop(pin, None)
             self._recomputed.pop(pin, None)
             if pinned is not None:
                 pinned.drop()
         elif parameter.storage is None:
             return
-        elif event.kind == module_calls.PINNED:
+        elif kind == module_calls.PINNED:
             parameter.storage.references += 1
-            pin = event.serial, parameter
+            pin = serial, parameter
             self._pins[pin] = parameter.storage
-            if event.position > self.program.backward:
+            if position > self.program.backward:
                 self._recomputed[pin] = None
-        elif event.position <= self.program.backward:
+        elif position <= self.program.backward:
             parameter.storage.references += 1
             self._kept.append(parameter.storage)
 
@@ -260,36 +288,21 @@ class Gathering:
         """Whether a prefetch of this pass was smaller because too many parameters were gathered."""
         return self._coordinator.is_limited or self._second.is_limited
 
-    def _begins(self, event: Event) -> bool:
-        """Whether a forward pass begins with an event."""
-        return event.kind == module_calls.BEFORE_FORWARD and event.module in self._roots
-
-    @property
-    def _roots(self) -> tuple[Module | None, Module | None]:
-        return self.program.root, self.program.second_root
-
     @cached_property
     def _ends(self) -> dict[int, int]:
         """The places in the order of modules after the copies of each window. An order begins where its model does."""
         ends, places = {}, [0, 0]
+        roots = self.program.root, self.program.second_root
         for segment, following in pairwise(self.program.segments):
             second = False
-            for event in segment.events:
-                if event.module is None or not _fetches(event):
-                    continue
-                second = event.module.of_second
-                places[second] = 1 if self._begins(event) else places[second] + 1
+            for _, kind, module, _, _ in segment.events:
+                if module is not None and kind in _FETCHES:
+                    second = module.of_second
+                    begins = kind == module_calls.BEFORE_FORWARD and module in roots
+                    places[second] = 1 if begins else places[second] + 1
             if segment.window is not None and following.copy is None:
                 ends[segment.window] = places[second]
         return ends
-
-
-def _is_of_second(event: Event) -> bool:
-    return event.module is not None and event.module.of_second
-
-
-def _fetches(event: Event) -> bool:
-    return event.kind in (module_calls.BEFORE_FORWARD, module_calls.BEFORE_BACKWARD)
 
 
 def _free(of_graph: list[Storage]) -> None:
@@ -302,7 +315,7 @@ def _free(of_graph: list[Storage]) -> None:
 def gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
     """What the steps of a run gather. Runs with other sizes of the batch that call modules alike share it."""
     known = state.gatherings
-    if not known or known[0].program.marks is not tape.marks:
+    if not known or known[0].program.marks != tape.marks:
         known[:] = [_gathering_of(state, tape, repetition, windows)]
     return known[0]
 

@@ -19,17 +19,31 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.parameters import Partitioned
 
-#: The prefixes of a program's marks, besides that of gradients.
+#: The prefixes of a program's marks, besides that of gradients, by what is before their colon.
 PREFIXES = {
-    module_calls.BEFORE_FORWARD,
-    module_calls.AFTER_FORWARD,
-    module_calls.BEFORE_BACKWARD,
-    module_calls.AFTER_BACKWARD,
-    module_calls.PINNED,
-    module_calls.UNPINNED,
-    module_calls.KEPT,
-    module_calls.EXTERNAL,
+    prefix.removesuffix(": "): prefix
+    for prefix in (
+        module_calls.BEFORE_FORWARD,
+        module_calls.AFTER_FORWARD,
+        module_calls.BEFORE_BACKWARD,
+        module_calls.AFTER_BACKWARD,
+        module_calls.PINNED,
+        module_calls.UNPINNED,
+        module_calls.KEPT,
+        module_calls.EXTERNAL,
+    )
 }
+
+#: Those of calls, and those of views, whose marks have the number of the view first.
+_OF_MODULES = frozenset(
+    (
+        module_calls.BEFORE_FORWARD,
+        module_calls.AFTER_FORWARD,
+        module_calls.BEFORE_BACKWARD,
+        module_calls.AFTER_BACKWARD,
+    )
+)
+_OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
 #: The number of the window of the backward pass.
 BACKWARD = 1
@@ -53,16 +67,23 @@ class Event(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A mark with its text, and the position among the interpreted layers of the one that runs.
+    """A mark with its text.
 
-    `wraps`: whether it is in a pass without adapters, where PEFT's layer calls the module that it wraps alone.
+    Attributes:
+        position: The position on the tape.
+        kind: The prefix.
+        text: The path of a module, or the name of a parameter.
+        layer: The layer of that in the first copy; None outside of layers.
+        wraps: Whether it is in a pass without adapters, where PEFT's layer calls the module that it wraps alone.
+        serial: The number of a view.
     """
 
     position: int
     kind: str
     text: str
-    at: int | None
+    layer: int | None
     wraps: bool = False
+    serial: str = ""
 
 
 class Segment(NamedTuple):
@@ -137,20 +158,15 @@ class Program:
             found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
         return found
 
-    def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> set[Name]:
+    def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> list[Name]:
         """The modules that are called: their paths, and the numbers of their layers."""
-        called = set()
+        called: dict[Name, None] = {}
         for window, marks in parts:
-            copies = (0,) if window is None else self._followed.numbers
-            paths = {(each.text, each.at) for each in marks if each.kind == module_calls.BEFORE_FORWARD}
-            called |= {(path, self._layer(path, at, copy)) for path, at in paths for copy in copies}
-        return called
-
-    def _layer(self, path: str, at: int | None, copy: int) -> int | None:
-        """The number of a layer, from its position among the interpreted ones and the copy that runs."""
-        if at is None or "*" not in path:
-            return None
-        return self._followed.repetition.numbers[at] + copy * self._followed.period
+            paths = dict.fromkeys((each.text, each.layer) for each in marks if each.kind == module_calls.BEFORE_FORWARD)
+            for copy in (0,) if window is None else self._followed.numbers:
+                more = copy * self._followed.period
+                called.update({(path, None if layer is None else layer + more): None for path, layer in paths})
+        return [*called]
 
     def _segments(
         self, parts: Sequence[tuple[int | None, list[Placed]]], windows: Sequence[Window]
@@ -159,7 +175,9 @@ class Program:
         followed, at = self._followed, self.forward
         last = followed.copies - 1
         repeats = [0] * len(windows)
-        for window, marks in parts:
+        for window, given in parts:
+            own = [each for each in given if each.kind != module_calls.EXTERNAL]
+            marks = [each for mark in own for each in self._wrapped(mark)] if any(each.wraps for each in own) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
                 yield Segment(at, end, None, tuple(repeats), None, 0, self._events(marks, 0))
@@ -175,33 +193,31 @@ class Program:
             at = windows[window].end
 
     def _events(self, marks: Iterable[Placed], copy: int) -> list[Event]:
-        return [event for each in marks if each.kind != module_calls.EXTERNAL for event in self._wrapped(each, copy)]
+        modules, by_name, more = self.modules, self.by_name, copy * self._followed.period
+        found = []
+        for position, kind, text, layer, _, serial in marks:
+            name = text, None if layer is None else layer + more
+            if kind in _OF_MODULES:
+                found.append(Event(position, kind, modules[name], None))
+            else:
+                found.append(Event(position, kind, None, by_name[name], serial))
+        return found
 
-    def _wrapped(self, mark: Placed, copy: int) -> Iterator[Event]:
-        """The event of a mark, and that of the module which an adapter's layer calls."""
+    def _wrapped(self, mark: Placed) -> Iterator[Placed]:
+        """A mark, and that of the module which an adapter's layer calls."""
         inner = f"{mark.text}.{WRAPPED}"
-        if not mark.wraps or (inner, self._layer(inner, mark.at, copy)) not in self.modules:
-            yield self._event(mark, copy)
+        if not mark.wraps or (inner, mark.layer) not in self.modules:
+            yield mark
             return
-        events = [self._event(mark, copy), self._event(mark._replace(text=inner), copy)]
-        yield from events if mark.kind == module_calls.BEFORE_FORWARD else reversed(events)
-
-    def _event(self, mark: Placed, copy: int) -> Event:
-        position, kind, text, at, _ = mark
-        if kind in (module_calls.PINNED, module_calls.UNPINNED):
-            serial, name = text.split(maxsplit=1)
-            return Event(position, kind, None, self.by_name[name, self._layer(name, at, copy)], serial)
-        layer = self._layer(text, at, copy)
-        if kind in (GRADIENT_OF, module_calls.KEPT):
-            return Event(position, kind, None, self.by_name[text, layer])
-        return Event(position, kind, self.modules[text, layer], None)
+        marks = [mark, mark._replace(text=inner)]
+        yield from marks if mark.kind == module_calls.BEFORE_FORWARD else reversed(marks)
 
 
 def _parts(
     tape: Tape, end: int, windows: Sequence[Window], followed: Followed
 ) -> Iterator[tuple[int | None, list[Placed]]]:
     """The marks up to a position: those outside of the windows, and those of each window, with its number."""
-    _, start, stop = followed.repetition.boundaries
+    numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
     without_graph, inside = "", False
     names = dict.fromkeys(label.partition("layer ")[0] for _, label in tape.marks if label.endswith(" forward"))
@@ -210,9 +226,17 @@ def _parts(
     left = {last for _, last in cuts[: len(windows)]}
     window: int | None = None
     marks: list[Placed] = []
-    at: int | None = None
+    layer: int | None = None
     for position, label in tape.marks:
         if position > end:
+            continue
+        kind, colon, text = label.partition(": ")
+        prefix = PREFIXES.get(kind) if colon else None
+        if prefix is not None:
+            text, serial, own = without_graph + text, "", layer if "*" in text else None
+            if prefix in _OF_VIEWS:
+                serial, text = text.split(maxsplit=1)
+            marks.append(Placed(position, prefix, text, own, inside and not without_graph, serial))
             continue
         if label.startswith(module_calls.NO_GRAPH):
             without_graph, inside = label.removeprefix(module_calls.NO_GRAPH), True
@@ -225,21 +249,17 @@ def _parts(
         if is_layer and name in names and label.endswith((" forward", " backward")):
             number = int(number_and_pass.split()[0])
             at = number if label.endswith("forward") else number - 1
-            continue
-        if label.startswith(GRADIENT_OF):
-            marks.append(Placed(position, GRADIENT_OF, label.removeprefix(GRADIENT_OF), at))
-            continue
-        kind, colon, text = label.partition(": ")
-        if colon and f"{kind}: " in PREFIXES:
-            marks.append(Placed(position, f"{kind}: ", without_graph + text, at, inside and not without_graph))
+            layer = numbers[at] if at < len(numbers) else None
+        elif label.startswith(GRADIENT_OF):
+            text = label.removeprefix(GRADIENT_OF)
+            marks.append(Placed(position, GRADIENT_OF, text, layer if "*" in text else None))
     yield window, marks
 
 
-def _modules(keys: set[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> dict[Name, Module]:
+def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> dict[Name, Module]:
     """The modules that are called, with their parameters. `leaves` are those with the parameters of all inside."""
     modules = {
-        key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND))
-        for number, key in enumerate(sorted(keys, key=str))
+        key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
     }
     for each in parameters:
         name, layer = each.key

@@ -90,7 +90,7 @@ class PartitionedState:
             # Odd parts are layers, even ones what is around them.
             part += (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
-            own = _partitioned(each.key, each.tensor, sizes)
+            own = _partitioned(each.key, each.tensor, each.elements, sizes)
             # Under zero.Init, the model is partitioned before PEFT adds to it.
             after = self.is_built_partitioned and not each.tensor.base
             own.order, own.represents = (int(after), part, layer or 0, number), 1 + represents * followed.skipped
@@ -109,7 +109,7 @@ class PartitionedState:
     def _every(self, tensors: Sequence[ResidentTensor]) -> list[Partitioned]:
         every = one_by_one(self.prepared.model, tensors, frozen=True)
         own = {
-            id(each): _partitioned(Key(each.name, None), each, self.sizes)
+            id(each): _partitioned(Key(each.name, None), each, int(elements(each.shape)), self.sizes)
             for each in {id(each): each for each in every}.values()
         }
         return [own[id(each)] for each in every]
@@ -278,7 +278,6 @@ class PartitionedState:
         return all_gather(gathered, count, "gathered weights"), reduced
 
 
-def _partitioned(key: Key, tensor: ResidentTensor, sizes: Sizes) -> Partitioned:
-    size = int(elements(tensor.shape))
+def _partitioned(key: Key, tensor: ResidentTensor, size: int, sizes: Sizes) -> Partitioned:
     persists = size <= sizes.persistence_threshold
     return Partitioned(key, size, tensor.dtype, sizes.ranks, trained=tensor.trained, persists=persists)

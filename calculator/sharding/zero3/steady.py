@@ -42,7 +42,7 @@ class Steady:
         if slot == near[0]:
             self._state = state
             return
-        gathered = [(at, most - track.before, after - track.before) for at, most, after, _, _ in track.moments]
+        gathered = [(at, most - track.before, after - track.before) for at, most, after, *_ in track.moments]
         done = sent, available, gathered
         self._keeps = self._keeps or available != 0
         self._is_so = self._is_so and state == self._state

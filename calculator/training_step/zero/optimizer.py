@@ -38,16 +38,18 @@ class OptimizerStep:
 
     def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
         self._state, self._gradients = state, gradients
-        #: By group: the number of gradients in the partition, and their elements.
-        self._owned = state.owned[rank]
+        #: By group: the number of gradients in the partition, and the number and the elements of the one whose copy in
+        #: float64 is alive at the fullest moment.
+        self._owned = [
+            (owned.parameters, max(owned.slices, key=_in_float64, default=None)) for owned in state.owned[rank]
+        ]
         #: By group: the zeros of it and of the groups after it.
         self._padding = state.padding_of(rank)
 
     @property
     def fullest(self) -> Alive:
         """What is alive at the moment with the most bytes. Ranks that own as much share it."""
-        owned = tuple([(each.parameters, each.slices) for each in self._owned])
-        key = owned, _sizes(self._gradients), _sizes(self._padding)
+        key = tuple(self._owned), _sizes(self._gradients), _sizes(self._padding)
         steps = self._state.steps
         if key not in steps:
             steps[key] = max(self._moments(), key=_bytes)
@@ -57,13 +59,13 @@ class OptimizerStep:
         before = (*self._gradients, *self._padding_from(0))
         if self._state.dtype != "float32":
             yield *before, _scalars(OVERFLOW_SCALARS)
-        for number, owned in enumerate(self._owned):
-            norms = number + owned.parameters
-            if owned.slices:
-                at, size = max(owned.slices, key=_in_float64)
+        for number, (parameters, largest) in enumerate(self._owned):
+            norms = number + parameters
+            if largest is not None:
+                at, size = largest
                 copied = row("gradient in float64", size, "gradient", "float64")
                 yield *before, copied, _scalars(number + at + 1)
-            yield *before, row("norms, stacked", owned.parameters, "gradients", "float64", count=2), _scalars(norms)
+            yield *before, row("norms, stacked", parameters, "gradients", "float64", count=2), _scalars(norms)
             yield *before, _scalars(norms + NORM_SCALARS)
         for group in range(len(self._owned)):
             yield from self._update(group)
@@ -77,7 +79,7 @@ class OptimizerStep:
         One gradient alone is not copied first; in float32 it is not copied at all.
         """
         state, last = self._state, group == len(self._owned) - 1
-        several = self._owned[group].parameters + (self._padding[group] is not None) > 1
+        several = self._owned[group][0] + (self._padding[group] is not None) > 1
         flat = (state.like_partition(group, "flat gradients", state.dtype),) if several else ()
         master = state.like_partition(group, "float32 gradients")
         own = (master,) if state.dtype != "float32" else flat

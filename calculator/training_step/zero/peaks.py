@@ -87,7 +87,10 @@ class FlatPeaks:
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
         """What a rank has at the fullest moment of the optimizer's step."""
-        return OptimizerStep(self._state, number, gradients).fullest
+        steps = self._state.steps
+        if number not in steps:
+            steps[number] = OptimizerStep(self._state, number, gradients).fullest
+        return steps[number]
 
     def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:
         """The points that may be the fullest of a rank, each with the gradients of its partition that are alive."""

@@ -127,7 +127,7 @@ class Passes:
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
         most, fullest = -1, (0, 0, 0)
-        for position, own, after, gradient, is_event in track.moments:
+        for position, own, after, gradient, is_event, _ in track.moments:
             if position > at:
                 ((_, event, size),) = self._fullest_in(base, at + 1, position + 1)
                 if size + gathered > most:
@@ -160,7 +160,9 @@ class Passes:
         curve, repeats = self._curve, track.segment.repeats
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
-        for position, most, after, gradient, is_event in track.moments:
+        # Between events at which nothing happens, no moment is fuller: they only part the spans of a line.
+        moments = track.every() if self._keeps_moments else track.moments
+        for position, most, after, gradient, is_event, _ in moments:
             if position > at:
                 yield from self._between(base, at + 1, position + 1, added + gathered, gathered)
                 at = position

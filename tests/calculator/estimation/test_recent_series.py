@@ -130,9 +130,14 @@ def test_all_plans_of_a_kind_but_the_first_execute_few_lines():
     assert executed_lines(lambda: [estimate(request) for request in others]) < 7000 * len(others)
 
 
-def test_the_first_answer_by_replay_is_not_traced():
-    for reserved, traced in (("rule", True), ("replay", False)):
-        request = parse_request({**LORA, "reserved": reserved, "training": {"dtype": "float16"}})
+def test_the_first_answer_is_traced_by_the_rule_on_one_gpu():
+    sharded = {"device": {"gpu": "h100-sxm5-80gb", "count": 2, "sharding": "ddp"}}
+    for body, traced in (
+        ({"reserved": "rule"}, True),
+        ({"reserved": "replay"}, False),
+        ({"reserved": "rule", **sharded}, False),
+    ):
+        request = parse_request({**LORA, **body, "training": {"dtype": "float16"}})
         RECENT_SERIES.clear()
         estimate(request)
         with RECENT_SERIES.lent(request) as (_, series):
