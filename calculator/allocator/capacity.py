@@ -14,6 +14,7 @@ from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
 from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
+from calculator.sharding.zero.replayed import OF_UPDATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -306,7 +307,7 @@ def _runs(chain: list[Block], kinds: Mapping[int, str]) -> list[tuple[object, in
 def _event(run: Replay | FlatReplay, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
     return OutOfMemory(
         step=run.steps + 1 if run.phase != "load" else 0,
-        phase=run.phase,
+        phase="optimizer_step" if error.tensor in OF_UPDATE else run.phase,
         tensor=error.tensor,
         requested_bytes=error.requested,
         message=error.message(device),

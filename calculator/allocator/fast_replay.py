@@ -76,8 +76,8 @@ class FastReplay:
         self.loading = loading or loading_of(resident)
         #: For each pool of the first stream, the sizes of optimizer states, of what each optimizer step allocates, and
         #: of what is freed once a step's batches are fetched.
-        self.states = _sizes(resident.optimizer_states)
-        self.temporaries = _sizes(resident.step_temporaries)
+        self.states = _sizes(resident.replayed_states)
+        self.temporaries = _sizes(resident.replayed_temporaries)
         self.fetching = _sizes(resident.while_fetching)
         sizes = [*self.loading.sizes, *self.first.sizes]
         sizes += (size for kind in (*self.states, *self.temporaries, *self.fetching) for size in kind)
@@ -217,4 +217,4 @@ def peak_reserved(resident: ResidentState, workspaces: tuple[int, int], loading:
     while run.steps < 2 or (run.reserved > before and run.steps < MAX_STEPS):
         before = run.reserved
         run.step()
-    return run.reserved
+    return max(run.reserved, run.loading.most_reserved)

@@ -82,8 +82,8 @@ class FlatRun:
         places = {row: n for n, row in enumerate(row for row in first.gradients if first.rows.sizes[row])}
         self._taken = [(row, places[of_first]) for row, of_first in run.taken if of_first in places]
         self.rows = Rows()
-        states = self.rows.add_resident(run.resident.optimizer_states)
-        temporaries = self.rows.add_resident(run.resident.step_temporaries)
+        states = self.rows.add_resident(run.resident.replayed_states)
+        temporaries = self.rows.add_resident(run.resident.replayed_temporaries)
         before = self.rows.add_resident(run.resident.while_fetching)
         found = run.resident.buckets
         #: The buckets of the first step, and of the others where they are rebuilt.

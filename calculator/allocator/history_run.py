@@ -35,8 +35,8 @@ class HistoryRun:
         self.workspaces = workspaces
         self.loading = loading_of(resident)
         self.differs_before_last = resident.differs_before_last
-        self.states = _each(resident.optimizer_states)
-        self.temporaries = _each(resident.step_temporaries)
+        self.states = _each(resident.replayed_states)
+        self.temporaries = _each(resident.replayed_temporaries)
         self.buckets = resident.buckets
         self.frees_gradients = resident.prepared.training.has_bucket_views
         self.prepared = resident.prepared

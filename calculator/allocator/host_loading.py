@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.per_parameter import ResidentTensors
 
 
 class HostLoading(Loading):
@@ -23,6 +23,7 @@ class HostLoading(Loading):
     def __init__(self, prepared: PreparedModel) -> None:
         self.training = prepared.training
         self.names, self.sizes, self.events = [], [], []
+        self.most_reserved = 0
         #: Whether the shards stay in host memory.
         self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
 
@@ -39,10 +40,13 @@ class HostLoading(Loading):
         """By how much a device could be smaller before the load requests something else: it never does."""
         return total
 
-    def _stay(self, tensors: Iterable[ResidentTensor]) -> None:
+    def _stay(self, tensors: Iterable[ResidentTensors]) -> None:
         """Allocate tensors that the load does not free."""
-        for each in one_by_one(tensors):
-            self._add(each.name, rounded(each.bytes // each.count))
+        self._allocate(tensors)
+
+    def _allocate(self, tensors: Iterable[ResidentTensors]) -> list[int]:
+        """Allocate tensors, and return their rows."""
+        return [self._add(each.name, rounded(each.bytes // each.count)) for each in one_by_one(tensors)]
 
     def _add(self, name: str, size: int) -> int:
         """Allocate a tensor, and return its row."""

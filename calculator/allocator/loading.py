@@ -62,12 +62,16 @@ class _Read(NamedTuple):
 
 
 class Loading:
-    """The events of loading: event `n` allocates a tensor of `sizes[n]` bytes, event `~n` frees it."""
+    """The events of loading: event `n` allocates a tensor of `sizes[n]` bytes, event `~n` frees it.
 
-    __slots__ = ("events", "names", "sizes", "training")
+    `most_reserved` are bytes that it reserves on a device with room for them, and returns before the first step.
+    """
+
+    __slots__ = ("events", "most_reserved", "names", "sizes", "training")
 
     def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
         self.training = training
+        self.most_reserved = 0
         self.sizes: list[int] = []
         #: The name of each row's tensor.
         self.names: list[str] = []

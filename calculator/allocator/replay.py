@@ -59,7 +59,7 @@ def steady_reserved(replay: Replay) -> int:
     while replay.steps < 2 or (replay.allocator.reserved > before and replay.steps < MAX_STEPS):
         before = replay.allocator.reserved
         replay.step()
-    return replay.allocator.max_reserved
+    return max(replay.allocator.max_reserved, replay.loading.most_reserved)
 
 
 class Tensors:
@@ -275,9 +275,9 @@ class Replay:
     def _optimizer_step(self) -> None:
         self.phase = "optimizer_step"
         if self.steps == 0:
-            for state in one_by_one(self.resident.optimizer_states):
+            for state in one_by_one(self.resident.replayed_states):
                 self._allocate(state.bytes // state.count, state.name)
-        temporaries = one_by_one(self.resident.step_temporaries)
+        temporaries = one_by_one(self.resident.replayed_temporaries)
         self._free([self._allocate(tensor.bytes // tensor.count, tensor.name) for tensor in temporaries])
 
     def _create(self, buckets: tuple[ddp.Bucket, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
 from calculator.allocator.host_loading import HostLoading
 from calculator.allocator.loading import Loading, one_by_one
+from calculator.allocator.zero_loading import FlattenedLoading, PartitionedLoading
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated, rounded
 from calculator.methods.compared import is_second
@@ -34,6 +35,10 @@ CODE_BOOK = ".nested_code"
 def loading_of(resident: ResidentState) -> Loading:
     """The load of a run."""
     prepared = resident.prepared
+    if resident.flat is not None:
+        return FlattenedLoading(resident, resident.flat)
+    if resident.partitioned is not None:
+        return PartitionedLoading(resident, resident.partitioned)
     if prepared.device.sharding != "fsdp":
         return Loading(resident.tensors, prepared.training)
     if broadcasts(prepared):

@@ -17,7 +17,7 @@ NEAR = 0.05
 
 #: The same of shardings whose runs reserve memory on several streams, or load a model that is larger than the run.
 #: Source: docs/decisions/0015-streams.md: more than the rule was below the replay in any of the random plans.
-NEAR_OF: dict[ShardingName, float] = {"fsdp": 0.35}
+NEAR_OF: dict[ShardingName, float] = {"fsdp": 0.35, "zero1": 0.35, "zero2": 0.35, "zero3": 0.35}
 
 
 def is_near_limit(fit: Fit | None, sharding: ShardingName = "none") -> bool:

@@ -32,6 +32,7 @@ from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
 from calculator.estimation.step_figures import figures_of, reserved_by_rule
 from calculator.families import model_from_config
+from calculator.inputs.sharding import STAGES
 from calculator.resident.tensors import parameters
 from calculator.sharding.registry import SHARDS
 from calculator.trainers import trainer_of
@@ -86,7 +87,7 @@ def estimate(
 def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
     request = within_positions(with_longest_batch(request), model)
-    by = reserved_by(request.reserved, request.device)
+    by = reserved_by(request.reserved, request.device, request.drawn or request.training)
     request = request if request.reserved == by else replace(request, reserved=by)
     remarks = checked_by_sizes(request, model, series.remarks_on(request, model))
     step = training_step(request, series, whole=whole)
@@ -205,7 +206,7 @@ def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     return (
         request.method,
         request.drawn or request.training,
-        request.device.divided if request.device.sharding in SHARDS else request.device.sharding,
+        request.device.divided if request.device.sharding in (*SHARDS, *STAGES) else request.device.sharding,
         request.stack,
         kernels,
         forward,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import REPLAY, REPLAY_OF_STREAMS, RULE, RULE_OF_ZERO, SHARDED_RULE
+from calculator.allocator.reserved_rule import (
+    REPLAY,
+    REPLAY_OF_STREAMS,
+    REPLAY_OF_ZERO,
+    RULE,
+    RULE_OF_ZERO,
+    SHARDED_RULE,
+)
 from calculator.bases import config_json
 from calculator.estimation import image_requests, kernel_packages, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
@@ -111,7 +118,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
 def _reserved(request: Request) -> str:
     """How reserved memory is found."""
     if request.device.sharding in STAGES:
-        return RULE_OF_ZERO
+        return REPLAY_OF_ZERO if request.reserved == "replay" else RULE_OF_ZERO
     if request.device.sharding == "fsdp":
         return REPLAY_OF_STREAMS if request.reserved == "replay" else SHARDED_RULE
     return REPLAY if request.reserved == "replay" else RULE

@@ -15,11 +15,12 @@ from calculator.inputs.device import Device
 from calculator.inputs.sample_lengths import problem_of_lengths
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
-from calculator.inputs.sharding import REPLAYED
+from calculator.inputs.sharding import STAGES
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
 from calculator.methods import METHODS, Method
 from calculator.stack.releases import parse_stack
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +189,7 @@ def parse_request(body: Any) -> Request:
         training=training,
         device=device,
         stack=stack,
-        reserved=switches.reserved if device.sharding in REPLAYED else "rule",
+        reserved=reserved_by(switches.reserved, device, training),
         accounting=switches.accounting,
         engine=switches.engine,
         length_given="sequence_length" in body.get("training", {}),
@@ -211,9 +212,19 @@ def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]
         yield Problem(loc="problem_type", msg=message, input=body["problem_type"])
 
 
-def reserved_by(reserved: ReservedBy, device: Device) -> ReservedBy:
-    """How reserved memory is found on a device: by the rule where its sharding is not replayed."""
-    return reserved if device.sharding in REPLAYED else "rule"
+def reserved_by(reserved: ReservedBy, device: Device, training: Training) -> ReservedBy:
+    """How a run's reserved memory is found: by the rule where it is not replayed."""
+    if device.sharding in STAGES and not _is_replayed_under_zero(training):
+        return "rule"
+    return reserved
+
+
+def _is_replayed_under_zero(training: Training) -> bool:
+    """Whether a step under ZeRO is replayed: one without offload and generation, of micro-batches of one length."""
+    offloads = (training.zero.offload_optimizer, training.zero.offload_param)
+    if any(each is not None and each.device == "cpu" for each in offloads) or trainer_of(training).facts.generates:
+        return False
+    return training.sequence_lengths is None and training.torch_empty_cache_steps is None
 
 
 def parse_reserved(body: dict[str, Any]) -> ReservedBy:

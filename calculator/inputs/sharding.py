@@ -17,9 +17,6 @@ QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 #: The shardings that an estimate models; it refuses the others.
 MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2", "zero3", "fsdp"})
 
-#: The shardings whose reserved memory is found by replay; that of the others follows the rule.
-REPLAYED: frozenset[ShardingName] = frozenset({"none", "ddp", "fsdp"})
-
 #: An integer, or transformers' value for the model's hidden size.
 OrAuto = int | Literal["auto"]
 

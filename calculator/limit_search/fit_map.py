@@ -74,7 +74,9 @@ def fit_map(request: Request) -> FitMap:
     batches = doublings(training.micro_batch_size, 1, 1 << 16, MAX_BATCHES)
     lengths = _lengths(request, model)
     series = SeriesCache()
-    replays = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
+    replays = (
+        reserved_by(request.reserved, request.device, request.training) == "replay" and request.accounting == "exact"
+    )
     ruled = replace(request, reserved="rule") if replays else request
     cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
     own = (training.micro_batch_size, training.sequence_length)

@@ -149,5 +149,7 @@ class Replays:
 def search_of(request: Request, name: SolveFor) -> Probes | Replays:
     """What finds the limit. Textbook accounting has no run to replay."""
     probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
-    replayed = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
+    replayed = (
+        reserved_by(request.reserved, request.device, request.training) == "replay" and request.accounting == "exact"
+    )
     return Replays(probes) if replayed else probes

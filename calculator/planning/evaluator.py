@@ -83,11 +83,11 @@ class Evaluator:
         self.model = model_of(reference)
         #: LoRA over the base that the model's config.json states, or over weights in the run's dtype.
         self.lora = with_stated_base(LoRA(), reference)
-        self.reserved = reserved_by(reserved, device)
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
         #: The trainer and its settings, which every candidate has.
         self.training = training or Training()
+        self.reserved = reserved_by(reserved, device, self.training)
         #: The releases of the libraries, which every candidate has.
         self.stack = stack
         one_by_one = replace(

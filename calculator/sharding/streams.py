@@ -4,6 +4,9 @@ A block belongs to the stream that was current when it was allocated, and is cac
 and gathers shards on one stream and reduces gradients on another; gathered weights and the inputs of reductions are
 allocated where the model computes. It calls no `record_stream`: it keeps references until the other stream has waited,
 so that a block is free when its tensor is. DistributedDataParallel allocates its buckets where the model computes.
+DeepSpeed's streams have the same places as FSDP2's: with `overlap_comm`, stage 3 gathers on one, and all stages reduce
+on another; without it, all is where the model computes (`zero/replayed.py`). It calls `record_stream`, which delays
+when a block is free by a time that is not known: it counts as free when its tensor is.
 
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out,
 foreach_reduce) and _fsdp_param_group.py (FSDPCommContext.lazy_init); torch/csrc/distributed/c10d/reducer.cpp

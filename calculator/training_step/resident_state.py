@@ -20,7 +20,7 @@ from calculator.sharding import ddp
 from calculator.sharding.communication import between_nodes, of_ddp
 from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
-from calculator.sharding.zero.state import FlatState
+from calculator.sharding.zero.state import FlatState, row
 from calculator.sharding.zero3.state import PartitionedState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept, while_fetching
@@ -253,6 +253,24 @@ class ResidentState:
         if is_plain and not self.updates_in_backward:
             return added
         return tuple(each for each in added if each.name != GRADIENT_NORM)
+
+    @property
+    def replayed_states(self) -> tuple[ResidentTensors, ...]:
+        """The optimizer's states that a replay's first step makes, and what the trainer keeps."""
+        own = self.flat or self.partitioned
+        return self.optimizer_states if own is None else (*own.states, *self.of_loop)
+
+    @property
+    def replayed_temporaries(self) -> tuple[ResidentTensors, ...]:
+        """What the optimizer's update allocates in a replay.
+
+        Under ZeRO that is the update of the largest group; what comes before it is a part of the replayed micro-batch.
+        """
+        own = self.flat or self.partitioned
+        if own is None:
+            return self.step_temporaries
+        like = row("float32 gradients", own.largest_partition, "trained parameters, padded, / count", "float32")
+        return temporaries([(like,)], self.optimizer, clips=False, keeps_norm=False)
 
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from calculator.training_step.replayed_step import unrolled_step
 from calculator.training_step.unrolled import Events, Unrolled, Window, shifted
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
     """The micro-batches that a step's replay runs, in order.
 
     Attributes:
-        first: The first one.
+        first: The first one. Under ZeRO, whose gathers and reductions go on between micro-batches, the whole step.
         later: One that adds to its gradients; None where no such one is replayed.
         repeats: How often that one is replayed.
         last: The last one where it is not like those before it: it takes the gradients of the first, and reduces them.
@@ -39,6 +40,8 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
 
 def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | None = None) -> StepBatches[Unrolled]:
     """The micro-batches of a run's step; `unrolled` interprets one without a cache."""
+    if resident.flat is not None or resident.partitioned is not None:
+        return StepBatches(unrolled_step(resident))
     prepared, unrolled = resident.prepared, unrolled or resident.unrolled.of
     steps = prepared.training.gradient_accumulation_steps
     if not resident.differs_before_last:

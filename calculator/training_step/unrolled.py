@@ -184,6 +184,19 @@ def _unrolled(
     )
 
 
+@without_frame_snapshots
+def whole_tape(prepared: PreparedModel) -> tuple[Tape, Repetition]:
+    """The tape of a micro-batch with every layer interpreted, and the repetition of that tape: nothing is repeated."""
+    context = training_context(prepared)
+    shortened = context.repetition
+    count = len(shortened.numbers) + shortened.copies * (shortened.end - shortened.start)
+    repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+    context.unrolls, context.repetition = True, repetition
+    context.tape.folds_loops = True
+    micro_batch(context)
+    return expanded(context.tape), repetition
+
+
 def _parts(repeated: Sequence[Repeated], start: int, end: int) -> Iterator[Repeated]:
     """Divide the positions from `start` to `end` into those that are repeated and those that are not."""
     for each in repeated:

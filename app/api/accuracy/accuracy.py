@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from app.api.accuracy.residuals import STATISTICS, Errors, by_statistic, residuals
 from app.forms.fields import METHOD_LABELS
-from calculator.allocator.reserved_rule import RULE_ACCURACY, RULE_OF_ZERO, SHARDED_RULE, SHARDED_RULE_ACCURACY
+from calculator.allocator.reserved_rule import (
+    RULE_ACCURACY,
+    RULE_OF_ZERO,
+    SHARDED_RULE,
+    SHARDED_RULE_ACCURACY,
+    ZERO_RULE_ACCURACY,
+)
 
 if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
@@ -103,7 +109,7 @@ def _sentence(method: str) -> str:
 def _rule_sentence(estimate: Estimate) -> str:
     """Say how the rule compares with replays, if reserved memory is by the rule."""
     if RULE_OF_ZERO in estimate.assumptions:
-        return " Reserved memory follows a rule here that has not been compared with a run."
+        return f" Reserved memory follows a rule here, which is {ZERO_RULE_ACCURACY}."
     if SHARDED_RULE in estimate.assumptions:
         return f" Reserved memory follows a rule here, which is {SHARDED_RULE_ACCURACY}."
     return f" Reserved memory follows a rule here, which is {RULE_ACCURACY}." if estimate.reserved == "rule" else ""

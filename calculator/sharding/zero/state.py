@@ -112,6 +112,17 @@ class FlatState:
         return _like_partition(self.partitions.groups[group].partition, name, dtype, component)
 
     @property
+    def largest(self) -> int:
+        """The number of the group with the largest partitions."""
+        groups = self.partitions.groups
+        return max(range(len(groups)), key=lambda number: groups[number].partition)
+
+    @property
+    def largest_partition(self) -> int:
+        """The elements of a rank's partition of that group."""
+        return self.partitions.groups[self.largest].partition
+
+    @property
     def states(self) -> list[ResidentTensors]:
         """The optimizer's states, which its first step creates."""
         return [*optimizer_states(self._masters(), self.optimizer)]

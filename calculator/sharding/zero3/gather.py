@@ -5,6 +5,7 @@ Source: deepspeed/runtime/zero/partition_parameters.py, AllGatherHandle and AllG
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -21,6 +22,8 @@ class Gather:
     __slots__ = ("buffers", "is_done", "left", "live", "parameters")
 
     def __init__(self, live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
+        if len(parameters) > 1:
+            parameters = sorted(parameters, key=attrgetter("dtype", "order"))
         self.live, self.parameters = live, parameters
         self.left, self.is_done = len(parameters), False
         self.buffers: list[Storage] = []

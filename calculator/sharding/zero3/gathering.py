@@ -100,7 +100,7 @@ class Gathering:
         keeps_loss: bool,
     ) -> None:
         self.program, self.followed = program, followed
-        self._live = Live()
+        self._live = self._started()
         self._coordinator = Coordinator(sizes[0], self._live, parameters.own)
         #: That of a second model, and the one whose model runs.
         self._second = Coordinator(sizes[1], self._live, parameters.of_second)
@@ -125,6 +125,10 @@ class Gathering:
         self._run(micro_batches)
         #: The most bytes alive while the parameters that stay gathered between steps are gathered.
         self.persistent = self._live.most
+
+    def _started(self) -> Live:
+        """What counts the bytes of gathered weights."""
+        return Live()
 
     def _run(self, micro_batches: int) -> None:
         """Run the first step, and those up to one that is like all later ones.

@@ -25,13 +25,13 @@ class Storage:
 
     def __init__(self, live: Live, size: int, represents: int = 1) -> None:
         self.bytes, self.live, self.references, self.represents = size, live, 1, represents
-        live.add(size, represents)
+        live.add(size, represents, self)
 
     def drop(self) -> None:
         """Drop a reference."""
         self.references -= 1
         if not self.references:
-            self.live.free(self.bytes, self.represents)
+            self.live.free(self.bytes, self.represents, self)
 
 
 class Live:
@@ -47,12 +47,12 @@ class Live:
         self.bytes = self.most = 0
         self.in_copies = False
 
-    def add(self, size: int, represents: int = 1) -> None:
-        """Allocate some bytes."""
+    def add(self, size: int, represents: int = 1, of: Storage | None = None) -> None:  # noqa: ARG002  LoggedLive has it
+        """Allocate some bytes, of a storage of gathered weights or of others."""
         self.bytes += size if self.in_copies else size * represents
         self.most = max(self.most, self.bytes)
 
-    def free(self, size: int, represents: int = 1) -> None:
+    def free(self, size: int, represents: int = 1, of: Storage | None = None) -> None:  # noqa: ARG002
         """Free some bytes."""
         self.bytes -= size if self.in_copies else size * represents
 

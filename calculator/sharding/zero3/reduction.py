@@ -112,15 +112,22 @@ class Bucket:
         return allocated(padded, self._item), sum(self._padding(each) for each in self._parameters)
 
     def _padding(self, parameter: Partitioned) -> int:
-        """The bytes of a gradient's padding, in a tensor for each rank that has some."""
+        """The bytes of a gradient's padding."""
+        return sum(self._paddings(parameter))
+
+    def _paddings(self, parameter: Partitioned) -> list[int]:
+        """The bytes of the tensors that pad a gradient: one for each rank that has some."""
         size, count = parameter.partition, self._sizes.ranks
         whole, rest = divmod(parameter.elements, size)
         missing = [size - rest] if rest else []
         empty = count - whole - len(missing)
-        return sum(allocated(each, self._item) for each in missing) + empty * allocated(size, self._item)
+        return [allocated(each, self._item) for each in (*missing, *[size] * empty)]
 
     def _averaged(self) -> int:
         """Copy the reduced buffer, and pad the parts of the last rank."""
+        return allocated(self._elements, self._item) + sum(self._padded_parts())
+
+    def _padded_parts(self) -> list[int]:
+        """The bytes of the last rank's parts of gradients that are padded."""
         count = self._sizes.ranks
-        pieces = sum(allocated(each.partition, self._item) for each in self._parameters if each.elements % count)
-        return allocated(self._elements, self._item) + pieces
+        return [allocated(each.partition, self._item) for each in self._parameters if each.elements % count]

@@ -143,6 +143,17 @@ class PartitionedState:
             found += [*self._divided(own)]
         return found
 
+    @cached_property
+    def largest(self) -> int:
+        """The number of the sub-group with the most elements."""
+        sizes = [sum(each.partition for each in group) for group in self.sub_groups]
+        return sizes.index(max(sizes))
+
+    @property
+    def largest_partition(self) -> int:
+        """The elements of a rank's part of that sub-group."""
+        return sum(each.partition for each in self.sub_groups[self.largest])
+
     @property
     def trained_dtype(self) -> DType:
         """The dtype of the trained parameters, which is the same for all."""

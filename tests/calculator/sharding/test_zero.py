@@ -187,11 +187,14 @@ def test_offload_moves_masters_and_states_to_the_host():
         assert max(moment.bytes for moment in there.timeline if moment.phase == phase.name) == phase.peak_bytes
 
 
-def test_reserved_memory_follows_the_rule_as_the_answer_states():
+def test_reserved_memory_is_replayed_but_with_offload_as_the_answer_states():
+    offloaded = estimate(request(zero={"offload_optimizer": {"device": "cpu"}}))
+    assert offloaded.reserved == "rule"
+    assert any("but not those with offload" in line for line in offloaded.assumptions)
     answer = estimate(request())
-    assert answer.reserved == "rule"
+    assert answer.reserved == "replay"
     assert answer.memory.peak_reserved_bytes >= answer.memory.peak_allocated_bytes
-    assert any("not replayed" in line for line in answer.assumptions)
+    assert any("record_stream" in line for line in answer.assumptions)
     assert any(line.startswith("The figures are of rank") for line in answer.assumptions)
     assert not any("Autocast is on" in line for line in answer.assumptions)
 

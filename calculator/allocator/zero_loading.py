@@ -1,0 +1,91 @@
+"""The allocations that load a model and make DeepSpeed's tensors of it, before the first step.
+
+DeepSpeed empties the cache before it flattens each group of trained weights, and before stage 3 copies its partitions
+from the host to one tensor: what was freed until then is left out.
+
+Sources: deepspeed 0.19.8, runtime/zero/stage_1_and_2.py (DeepSpeedZeroOptimizer.__init__, initialize_optimizer_states),
+runtime/zero/stage3.py (_create_fp16_partitions_with_defragmentation, _create_fp32_partitions,
+initialize_optimizer_states) and runtime/zero/utils.py (defragment).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.allocator.host_loading import HostLoading
+from calculator.allocator.loading import Loading
+from calculator.allocator.segments import SMALL_SEGMENT, segment_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.zero.state import FlatState
+    from calculator.sharding.zero3.state import PartitionedState
+    from calculator.training_step.resident_state import ResidentState
+
+
+class FlattenedLoading(HostLoading):
+    """A load for stages 1 and 2: frozen weights stay whole, and those of each group become one flat tensor.
+
+    `most_reserved` counts the weights and the flat tensors together. A card without as much room flattens on the host.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, resident: ResidentState, state: FlatState) -> None:
+        super().__init__(resident.prepared)
+        groups = [group.names for group in state.partitions.groups]
+        emptied = frozenset[str]().union(*groups[:-1])
+        last = self._load(
+            resident.prepared, tuple(each for each in resident.tensors if each.name not in emptied), groups[-1]
+        )
+        for number, weights in enumerate(state.flat_weights):
+            self._stay([weights])
+            if number == len(groups) - 1:
+                self._free(last)
+            partition = state.like_partition(number, "weights of the partition", state.dtype)
+            copied = self._allocate([partition] if state.dtype != "float32" else [])
+            self._stay([state.like_partition(number, "master weights")])
+            self._free(copied)
+        zeros = (state.like_partition(number, "zeros for gradients") for number in range(len(groups)))
+        self._free(self._allocate(zeros))
+        self._stay(state.divided[-1:])
+        whole = -(-sum(each.bytes for each in resident.tensors) // SMALL_SEGMENT) * SMALL_SEGMENT
+        self.most_reserved = whole + sum(segment_bytes(each.bytes) for each in state.flat_weights)
+
+    def _load(
+        self, prepared: PreparedModel, tensors: tuple[ResidentTensor, ...], of_last: frozenset[str]
+    ) -> Sequence[int]:
+        """Put a model on the GPU, and return the rows of the weights of the last group."""
+        if not prepared.method.facts.quantizes_base:
+            return [row for row in self._allocate(tensors) if self.names[row] in of_last]
+        whole = Loading(tensors, prepared.training)
+        self.names, self.sizes, self.events = whole.names, whole.sizes, whole.events
+        freed = {~event for event in self.events if event < 0}
+        return [row for row, name in enumerate(self.names) if row not in freed and name in of_last]
+
+
+class PartitionedLoading(HostLoading):
+    """A load for stage 3: partitions of weights, one tensor for those that are trained, and masters."""
+
+    __slots__ = ()
+
+    def __init__(self, resident: ResidentState, state: PartitionedState) -> None:
+        super().__init__(resident.prepared)
+        flat, *frozen = state.weights
+        self._stay([*state.kept[: len(state.kept) - len(state.divided)], *frozen, flat])
+        copied: list[int] = []
+        for number in range(len(state.sub_groups)):
+            # A master is a copy of the partition that was cast, which lives until the next one is.
+            master = state.like_sub_group(number, "master weights")
+            cast = self._allocate([master] if state.dtype != "float32" else [])
+            self._free(copied)
+            self._stay([master])
+            copied = cast
+        self._free(copied)
+        self._free(self._allocate([state.like_sub_group(state.largest, "zeros for gradients")]))
+        self._stay([*state.buckets, state.divided[-1]])
+        for each in state.persistent:
+            self._add(f"{each.key.name}: gathered", each.with_padding)

@@ -1,0 +1,120 @@
+"""The allocations of a whole step under ZeRO in order: those of the model's tape, and between them DeepSpeed's.
+
+A replay runs a step as one micro-batch: its forward pass is that of the first micro-batch, its backward pass is all
+that follows, up to the float32 gradients from which the optimizer updates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.sharding.zero.state import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.engine.tape import Allocation, Tape
+    from calculator.resident.tensors import ResidentTensor
+
+#: The micro-batches of a step that differ: the first, one in the middle, and the last.
+MICRO_BATCHES = 3
+
+#: The tensors of the optimizer's step that a replay allocates behind the backward pass.
+IN_FLOAT64, FLAT, IN_FLOAT32 = "gradient in float64", "flat gradients", "float32 gradients"
+OF_UPDATE = frozenset(f"{PREFIX}{name}" for name in (IN_FLOAT64, FLAT, IN_FLOAT32))
+
+#: The numbers of the streams of gathers and of reductions, in `streams.STREAMS`.
+GATHERS, REDUCTIONS = 1, 2
+
+
+class StepEvents:
+    """The events of a step: `n` allocates row `n`, `~n` frees it.
+
+    `rows` are those of the tape, once for each micro-batch, and those of DeepSpeed, with the numbers of their streams.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.rows: list[Allocation] = []
+        self.streams: list[int] = []
+        self.events: list[int] = []
+        #: The number of events in the forward pass of the first micro-batch.
+        self.forward = 0
+        self._first_row = 0
+        self._at = 0
+        self._left: list[int] = []
+        marks = {label: at for at, label in tape.marks}
+        self.backward, self.end = marks["backward"], marks["end"]
+        self._kept: set[int] = set()
+
+    def begin(self) -> None:
+        """Begin a micro-batch."""
+        self._first_row, self._at = len(self.rows), 0
+        self.rows += self.tape.rows
+        self.streams += [0] * len(self.tape.rows)
+
+    def play_to(self, position: int) -> None:
+        """Play the events of the tape up to a position. What the old loss kept is freed where the backward begins."""
+        if self._at < self.backward <= position:
+            self._play(self.backward)
+            self.events += [~row for row in self._left]
+            self._left = []
+            self.forward = self.forward or len(self.events)
+        self._play(position)
+
+    def _play(self, position: int) -> None:
+        first, kept = self._first_row, self._kept
+        for event in self.tape.events[self._at : position]:
+            if event >= 0:
+                self.events.append(event + first)
+            elif ~event + first not in kept:
+                self.events.append(event - first)
+        self._at = max(self._at, position)
+
+    def finish(self) -> None:
+        """Play the rest of a micro-batch. What it leaves alive is freed in the next forward pass, if one follows."""
+        self.play_to(self.end)
+        events = self.tape.events[: self.end]
+        freed = {~event for event in events if event < 0}
+        self._left = [event + self._first_row for event in events if event >= 0 and event not in freed]
+
+    def gradient_at(self, position: int) -> int | None:
+        """The row of the gradient that is ready at a position of the tape, and freed there."""
+        event = self.tape.events[position] if position < self.end else 0
+        return ~event + self._first_row if event < 0 else None
+
+    def keep(self, row: int) -> None:
+        """Keep a gradient that the tape frees."""
+        self._kept.add(row)
+
+    def allocate(
+        self, name: str, size: int, dtype: DType, component: ComponentName = "workspace", stream: int = 0
+    ) -> int:
+        """Allocate a tensor of some bytes, and return its row."""
+        self.rows.append((PREFIX + name, (), dtype, component, size))
+        self.streams.append(stream)
+        self.events.append(len(self.rows) - 1)
+        return len(self.rows) - 1
+
+    def allocate_elements(
+        self, name: str, elements: int, dtype: DType, component: ComponentName = "workspace", stream: int = 0
+    ) -> int:
+        """Allocate a tensor of some elements."""
+        return self.allocate(name, allocated(elements, ITEMSIZE[dtype]), dtype, component, stream)
+
+    def allocate_like(self, tensor: ResidentTensor, stream: int = 0) -> list[int]:
+        """Allocate a resident tensor, or several of one kind."""
+        name, size = tensor.name.removeprefix(PREFIX), tensor.bytes // tensor.count
+        return [self.allocate(name, size, tensor.dtype, tensor.component, stream) for _ in range(tensor.count)]
+
+    def free(self, rows: Iterable[int]) -> None:
+        """Free rows."""
+        self.events += [~row for row in rows]
+
+    @property
+    def passes(self) -> tuple[Sequence[int], Sequence[int]]:
+        """The events of the first forward pass, and those after it."""
+        return self.events[: self.forward], self.events[self.forward :]

@@ -1,0 +1,46 @@
+"""The whole step of a run under ZeRO as one micro-batch for replays, every layer of which is interpreted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.training_step.step import TrainingStep
+from calculator.training_step.unrolled import Unrolled, Window, whole_tape
+from calculator.training_step.zero.replayed import FlatStep
+from calculator.training_step.zero3.replayed import PartitionedStep
+
+if TYPE_CHECKING:
+    from calculator.training_step.resident_state import ResidentState
+
+
+def unrolled_step(resident: ResidentState) -> Unrolled:
+    """The step of the rank with the highest peak of live tensors."""
+    step = step_of(resident)
+    forward, backward = step.events.passes
+    return Unrolled(
+        rows=step.events.rows,
+        forward=[Window(forward, 0, (0,))],
+        backward=[Window(backward, 0, (0,))],
+        base=len(step.events.rows) + len(step.events.events),
+        stride=1,
+        copies=0,
+        streams=step.events.streams if any(step.events.streams) else (),
+    )
+
+
+def step_of(resident: ResidentState, rank: int | None = None) -> FlatStep | PartitionedStep:
+    """The step of a rank under stages 1 and 2, by default of the one with the highest peak; or the step of stage 3.
+
+    Raises:
+        ValueError: if the run is not under ZeRO.
+    """
+    tape, repetition = whole_tape(resident.prepared)
+    if resident.partitioned is not None:
+        return PartitionedStep(resident.partitioned, tape, repetition)
+    if resident.flat is None:
+        message = "only a run under ZeRO has such a step"
+        raise ValueError(message)
+    if rank is None:
+        peaks = TrainingStep(resident).flat
+        rank = 0 if peaks is None else peaks.fullest.number
+    return FlatStep(resident.flat, tape, rank)

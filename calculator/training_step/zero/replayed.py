@@ -1,0 +1,194 @@
+"""The allocations of one rank's step under stages 1 and 2 in order, for replays of the caching allocator.
+
+Source: deepspeed/runtime/zero/stage_1_and_2.py.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ALLOCATION_ROUNDING, allocated
+from calculator.engine.autograd import GRADIENT_OF
+from calculator.inputs.sharding import STAGES
+from calculator.sharding.zero.backward import EPILOGUE
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.replayed import (
+    FLAT,
+    IN_FLOAT32,
+    IN_FLOAT64,
+    MICRO_BATCHES,
+    REDUCTIONS,
+    StepEvents,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.engine.tape import Tape
+    from calculator.sharding.zero.partitions import Place
+    from calculator.sharding.zero.state import FlatState
+
+
+class FlatStep:
+    """A rank's step: its micro-batches, whose gradients are reduced bucket by bucket, and the optimizer's step."""
+
+    def __init__(self, state: FlatState, tape: Tape, rank: int) -> None:
+        self._state, self._plan, self._rank = state, state.plan, rank
+        self.events = StepEvents(tape)
+        self._is_stage_2 = STAGES[state.prepared.device.sharding] == 2
+        self._marks = [*_gradients(tape)]
+        self._stream = REDUCTIONS if self._plan.buffers > 1 else 0
+        #: The rows of the buckets, and of the whole gradients of earlier micro-batches, by parameter.
+        self._buckets: list[int] = []
+        self._whole: dict[Key, int] = {}
+        #: The gradients in the bucket, their elements, and the row of one that is larger than it.
+        self._bucket: list[Place] = []
+        self._filled = 0
+        self._waiting: int | None = None
+        #: The rows of large gradients that this rank keeps although it owns no part of them.
+        self._kept: list[int] = []
+        #: The rows of this rank's gradients, and of those that a later micro-batch adds to them.
+        self._own: list[int] = []
+        self._added: list[int] = []
+        count = min(MICRO_BATCHES, state.prepared.training.gradient_accumulation_steps)
+        for number in range(count):
+            self._micro_batch(is_last=number == count - 1)
+        #: The number of events before the optimizer's step.
+        self.update = len(self.events.events)
+        self._update()
+
+    def _micro_batch(self, *, is_last: bool) -> None:
+        events, reduces = self.events, is_last or self._is_stage_2
+        events.begin()
+        for position, key in self._marks:
+            events.play_to(position)
+            if key is not None:
+                self._ready(key, events.gradient_at(position), reduces=reduces)
+                continue
+            if reduces:
+                self._end_reductions(is_last=is_last)
+        events.finish()
+
+    def _ready(self, key: Key, row: int | None, *, reduces: bool) -> None:
+        """Take a gradient that is ready: into the bucket, or to the others that stay alive."""
+        plan, events = self._plan, self.events
+        if not self._buckets:
+            size = plan.bucket_bytes // plan.buffers
+            self._buckets = [events.allocate("reduction bucket", size, plan.dtype) for _ in range(plan.buffers)]
+        if key in self._whole:
+            if reduces and plan.streams:
+                self._add(key, self._whole.pop(key), is_whole=True)
+        elif not reduces or not plan.streams:
+            if row is not None:
+                events.keep(row)
+                self._whole[key] = row
+        else:
+            self._add(key, row, is_whole=False)
+
+    def _add(self, key: Key, row: int | None, *, is_whole: bool) -> None:
+        """Copy a gradient to the bucket; a larger one stays where it is. `is_whole`: the tape does not free it."""
+        plan, events, place = self._plan, self.events, self._plan.partitions.place(key)
+        if self._filled + place.elements > plan.bucket_size:
+            self._reduce()
+        if place.elements > plan.bucket_size:
+            self._waiting = row
+            if row is not None:
+                events.keep(row)
+        elif is_whole and row is not None:
+            events.free([row])
+        self._bucket.append(place)
+        self._filled += place.elements
+
+    def _reduce(self) -> None:
+        """Reduce what is in the bucket, and copy what belongs to this rank to its partition."""
+        events, plan, state = self.events, self._plan, self._state
+        for elements in self._copies():
+            events.free([events.allocate_elements("gradients, flat", elements, plan.dtype, stream=self._stream)])
+        if not self._added and any(self._rank in place.ranks for place in self._bucket):
+            own, _ = state.gradients_of(self._rank)
+            self._added = [row for each in own for row in events.allocate_like(each, self._stream)]
+        if self._waiting is not None:
+            if self._is_stage_2 or self._rank in self._bucket[0].ranks:
+                events.free([self._waiting])
+            else:
+                self._kept.append(self._waiting)
+        self._bucket, self._filled, self._waiting = [], 0, None
+
+    def _copies(self) -> Iterator[int]:
+        """The elements of each flat copy: parts for several ranks are copied together, one part is a view."""
+        plan = self._plan
+        if not plan.copies or not self._bucket:
+            return
+        parts = elements = 0
+        slices = (part for place in self._bucket for part in plan.partitions.slices(place))
+        for _, run in groupby(slices, lambda part: part[0]):
+            parts, elements = parts + 1, elements + sum(size for _, size in run)
+            if elements > plan.bucket_size:
+                yield from [elements] * (parts > 1)
+                parts = elements = 0
+        yield from [elements] * (parts > 1)
+
+    def _end_reductions(self, *, is_last: bool) -> None:
+        """Reduce what is left after the backward pass."""
+        events, plan, state = self.events, self._plan, self._state
+        if not plan.streams:
+            for layer, gradients in plan.in_order:
+                for name in gradients.names:
+                    if (key := Key(name, layer)) in self._whole:
+                        self._add(key, self._whole.pop(key), is_whole=True)
+        self._reduce()
+        zeros = (*state.gradients_of(self._rank)[1], *(state.padding_of(self._rank) if is_last else ()))
+        self._added += [row for each in zeros if each is not None for row in events.allocate_like(each)]
+        if self._own:
+            events.free(self._added)
+        else:
+            self._own = self._added
+        self._added = []
+        events.free(self._buckets)
+        self._buckets = []
+
+    def _update(self) -> None:
+        """Norms, and the float32 gradients of each group. The largest group's are alive while the optimizer updates."""
+        state, events = self._state, self.events
+        groups = state.partitions.groups
+        largest = state.largest
+        for owned in state.owned[self._rank]:
+            if owned.slices:
+                _, size = max(owned.slices, key=lambda each: allocated(each[1], 8) + ALLOCATION_ROUNDING * each[0])
+                events.free([events.allocate_elements(IN_FLOAT64, size, "float64")])
+        for number in (*(at for at in range(len(groups)) if at != largest), largest):
+            self._copy(number, is_last=number == largest == len(groups) - 1, stays=number == largest)
+
+    def _copy(self, number: int, *, is_last: bool, stays: bool) -> None:
+        """Copy a group's gradients to one float32 tensor. One alone is not copied first, and in float32 not at all."""
+        state, events, rank = self._state, self.events, self._rank
+        several = state.owned[rank][number].parameters + bool(state.partitions.groups[number].padding(rank)) > 1
+        partition, dtype = state.partitions.groups[number].partition, state.dtype
+        copied = [events.allocate_elements(FLAT, partition, dtype, "gradients")] if several else []
+        master: list[int] = []
+        if dtype != "float32":
+            master = [events.allocate_elements(IN_FLOAT32, partition, "float32", "gradients")]
+        else:
+            master, copied = copied, []
+        events.free(copied)
+        if is_last and master:
+            events.free([*self._own, *self._kept])
+        if not stays:
+            events.free(master)
+
+
+def _gradients(tape: Tape) -> Iterator[tuple[int, Key | None]]:
+    """The positions at which gradients are ready, with their parameters, and the one at which the pass has ended."""
+    backward = next(at for at, label in tape.marks if label == "backward")
+    layer = 0
+    for position, label in tape.marks:
+        if position < backward:
+            continue
+        if label.startswith("layer ") and label.endswith("backward"):
+            layer = int(label.split()[1]) - 1
+        elif label.startswith(GRADIENT_OF):
+            name = label.removeprefix(GRADIENT_OF)
+            yield position, Key(name, layer if "*" in name else None)
+        elif label == EPILOGUE:
+            yield position, None

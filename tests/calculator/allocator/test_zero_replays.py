@@ -1,0 +1,117 @@
+"""Runs under ZeRO, whose steps are replayed whole: every replay reserves what the plain one does."""
+
+import pytest
+
+from calculator.allocator.alloc_conf import DEFAULT, AllocConf
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.capacity import CappedReplays
+from calculator.allocator.fast_replay import peak_reserved
+from calculator.allocator.out_of_memory import DeviceMemory
+from calculator.allocator.replay import Replay, full_peak_reserved
+from calculator.allocator.segments import MIB
+from calculator.allocator.sharded_loading import loading_of
+from calculator.devices import library_workspace
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
+from calculator.sharding.zero.replayed import GATHERS, REDUCTIONS
+from calculator.training_step.replayed_step import step_of
+from calculator.training_step.step import TrainingStep
+
+WORKSPACES = tuple(part.bytes for part in library_workspace(None))
+LORA = {"name": "lora", "target_modules": "all-linear"}
+
+RUNS = {
+    "stage 1": ("zero1", {}),
+    "stage 1, accumulated": ("zero1", {"gradient_accumulation_steps": 3, "gradient_checkpointing": True}),
+    "stage 2, of a trainer": ("zero2", {"trainer": "transformers", "gradient_accumulation_steps": 4}),
+    "stage 2, qlora": ("zero2", {"method": {"name": "qlora"}}),
+    "stage 3": ("zero3", {"gradient_checkpointing": True}),
+    "stage 3, lora": ("zero3", {"method": LORA, "gradient_accumulation_steps": 2}),
+}
+
+
+def body(sharding, method=None, count=4, **training):
+    return {
+        "model": "meta-llama/Llama-3.2-1B",
+        "method": method or {"name": "full"},
+        "training": {"sequence_length": 1024, "autocast": "bfloat16", **training},
+        "device": {"memory_bytes": 80 * 10**9, "count": count, "sharding": sharding},
+    }
+
+
+def resident_of(sharding, method=None, count=4, **training):
+    return resident_state(parse_request(body(sharding, method, count, **training)))
+
+
+@pytest.fixture(scope="module", params=RUNS.values(), ids=[*RUNS])
+def resident(request):
+    sharding, training = request.param
+    return resident_of(sharding, **training)
+
+
+def test_the_fast_replay_reserves_what_the_plain_one_does(resident):
+    assert peak_reserved(resident, WORKSPACES) == full_peak_reserved(resident, WORKSPACES)
+
+
+@pytest.mark.parametrize("conf", [DEFAULT, AllocConf(expandable_segments=True)], ids=["default", "expandable"])
+def test_flat_devices_end_as_the_plain_allocator_on_any_capacity(resident, conf):
+    run, peak = Replay(CachingAllocator(), resident, WORKSPACES), full_peak_reserved(resident, WORKSPACES, conf)
+    flat, plain = CappedReplays(run, conf), CappedReplays(run, conf, flat=False)
+    flat.share()
+    for percent in (100, 85):
+        device = _device(peak * percent // 100)
+        assert flat.within(device) == plain.within(device)
+
+
+def most_alive(events):
+    """The most bytes alive among the tensors of a step."""
+    alive = most = 0
+    for event in events.events:
+        size = events.rows[max(event, ~event)][4]
+        alive += size if event >= 0 else -size
+        most = max(most, alive)
+    return most
+
+
+def test_a_step_has_the_live_tensors_of_the_peaks(resident):
+    """What a step leaves alive until the next forward pass, and numbers of norms, are no tensors of its own there."""
+    step = step_of(resident)
+    own = TrainingStep(resident)
+    kept = sum(each.bytes for each in (own.flat or own.partitioned).kept)
+    frozen = sum(each.bytes for each in resident.tensors if not each.trained) if own.flat else 0
+    backward = next(peak.bytes for peak in own.peaks() if peak.phase == "backward")
+    assert most_alive(step.events) == pytest.approx(backward - kept - frozen, rel=0.02)
+
+
+def test_gathers_and_reductions_have_streams_of_their_own_with_overlap_comm_alone():
+    streams = {}
+    for overlap in (True, False):
+        zero = {"zero_optimization": {"overlap_comm": overlap, "stage3_param_persistence_threshold": 0}}
+        streams[overlap] = {*step_of(resident_of("zero3", deepspeed=zero)).events.streams}
+    assert streams == {True: {0, GATHERS, REDUCTIONS}, False: {0}}
+
+
+def test_weights_that_become_a_flat_tensor_stay_cached_where_nothing_empties_the_cache():
+    """One group: the blocks of its weights stay. The two of transformers' trainer: those of the matrices do not."""
+    cached = []
+    for training in ({}, {"trainer": "transformers"}):
+        loading = loading_of(resident_of("zero2", **training))
+        freed = {~event for event in loading.events if event < 0}
+        cached.append(sum(loading.sizes[row] for row in freed if loading.names[row].startswith("model.")))
+    assert cached[0] == pytest.approx(2 * 1_235_814_400, rel=1e-3)
+    assert cached[1] < 1_000_000
+
+
+def test_a_run_that_ends_while_gradients_are_copied_ends_in_the_optimizers_step():
+    run = Replay(CachingAllocator(), resident_of("zero2", count=2, gradient_checkpointing=True), WORKSPACES)
+    ends = {}
+    for gigabytes in range(6, 16):
+        ended = CappedReplays(run, DEFAULT).within(_device(gigabytes * 10**9)).out_of_memory
+        if ended is not None:
+            ends[ended.tensor] = ended.phase
+    assert ends["DeepSpeed: float32 gradients"] == "optimizer_step"
+
+
+def _device(capacity):
+    capacity = capacity // (2 * MIB) * 2 * MIB
+    return DeviceMemory(capacity=capacity, total=capacity + 600 * MIB, context=600 * MIB)
