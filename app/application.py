@@ -19,8 +19,10 @@ from starlette.staticfiles import StaticFiles
 
 from app.api import ROUTERS
 from app.api.openapi import document
+from app.http.body_params import BODY
 from app.http.middleware import OuterMiddleware
-from app.http.problems import MEANINGS, HTTPProblem, invalid_response, problem_response
+from app.http.over_budget import over_budget_response
+from app.http.problems import INTERNAL_ERROR, MEANINGS, HTTPProblem, invalid_response, problem_response
 from app.http.progress import NDJSON, Streamed
 from app.http.root_path import route_path
 from app.pages import PAGES
@@ -28,7 +30,7 @@ from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
 from app.service.budgets import Budgeted
 from app.service.direct_estimates import DirectEstimates, ShortEstimates
-from app.service.endpoints import STREAMED
+from app.service.endpoints import OPENAPI_PATHS, STREAMED
 from app.service.metrics import MEDIA_TYPE, exposition
 from app.service.settings import ServiceSettings
 from calculator.common.budget import OverBudgetError
@@ -48,9 +50,6 @@ UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, NDJSON)
 
 #: Every router of the API and of the pages.
 ALL_ROUTERS = (*ROUTERS, *(module.router for module in PAGES))
-
-#: Addresses of the OpenAPI document: the versioned one, and the one at which clients look for it.
-OPENAPI_PATHS = ("/api/v1/openapi.json", "/openapi.json")
 
 #: Seconds after which it is looked again whether requests are answered.
 _PAUSE = 0.02
@@ -116,6 +115,7 @@ def application() -> Application:
         plain=settings.most_plain_seconds,
         streamed=settings.most_streamed_seconds,
     )
+    app.state.whole_page_seconds = settings.whole_page_milliseconds / 1000
     app.add_middleware(Streamed, paths=STREAMED)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(ShortEstimates)
@@ -161,6 +161,9 @@ async def _invalid_parameters(_: Request, error: Exception) -> Response:
 
 
 async def _over_budget(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OverBudgetError)
+    if _is_for_programs(request):
+        return over_budget_response(error, request.scope.get(BODY))
     return _error_response(request, 422, str(error), {})
 
 
@@ -179,17 +182,21 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _internal_error(request: Request) -> Response:
-    return _error_response(request, 500, "an error in Headroom itself; the server's log has the details", {})
+    return _error_response(request, 500, INTERNAL_ERROR, {})
 
 
 def _error_response(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
     """Return a problem document to programs, and a page to people."""
-    path = route_path(request.scope)
-    if path.startswith("/api/") or path.endswith(".json") or path in ("/healthz", "/readyz", "/metrics"):
+    if _is_for_programs(request):
         return problem_response(status, detail, (), headers)
     response = error_page(status, HTTPStatus(status).phrase, detail)
     response.headers.update(headers)
     return response
+
+
+def _is_for_programs(request: Request) -> bool:
+    path = route_path(request.scope)
+    return path.startswith("/api/") or path.endswith(".json") or path in ("/healthz", "/readyz", "/metrics")
 
 
 def allowed_methods(request: Request) -> str:

@@ -144,6 +144,17 @@
     }
   };
 
+  // A page in parts states at its end what its form and title had no answer for.
+  const completeParts = (page) => {
+    const late = page.querySelector("template[data-late]");
+    if (!late) return;
+    for (const fresh of late.content.querySelectorAll("[data-live]")) {
+      page.querySelector(`[data-live="${fresh.dataset.live}"]`)?.replaceChildren(...fresh.childNodes);
+    }
+    page.title = late.dataset.title;
+    for (const shown of page.querySelectorAll(".pending, template[data-late]")) shown.remove();
+  };
+
   // Returns the page that answers the form, or the reason why there is none.
   const fetchAnswer = async (signal) => {
     let response, text;
@@ -154,6 +165,7 @@
       return { why: "The server can't be reached." };
     }
     const page = new DOMParser().parseFromString(text, "text/html");
+    completeParts(page);
     if (page.getElementById("answer")) return { page };
     const detail = detailOf(text, page);
     const status = `The server did not answer this form (status ${response.status})`;
@@ -177,7 +189,7 @@
   const waiting = document.getElementById("waiting");
   let waitTimer = 0;
 
-  // States that the server still works, and for how long; only a trace of the real modules takes seconds.
+  // States that the server still works, and for how long; a trace of the real modules takes minutes.
   const wait = () => {
     const start = Date.now();
     clearInterval(waitTimer);
@@ -186,7 +198,7 @@
       const seconds = Math.round((Date.now() - start) / 1000);
       if (seconds < WAIT_SHOWN) return;
       waiting.hidden = false;
-      if (seconds % WAIT_SHOWN === 0) waiting.textContent = `Tracing the real modules: ${seconds} s. This can take some minutes; changing the form ends it.`;
+      if (seconds % WAIT_SHOWN === 0) waiting.textContent = `Computing for ${seconds} s. A trace of the real modules can take some minutes; changing the form ends it.`;
     }, 1000);
   };
 
@@ -279,6 +291,7 @@
     if (fold) fold.open = true;
   });
 
+  completeParts(document);
   if (limitsSection()) unloadedLimits = [...limitsSection().childNodes];
   // Slow parts are requested after the page is painted.
   requestAnimationFrame(() => setTimeout(loadLimits));

@@ -13,6 +13,9 @@ from hypothesis import settings
 # other in loops: a run of small layers took 7 s of CPU time by one thread, and minutes by two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Pages are sent whole, however busy the machine is. Tests of pages in parts state their own.
+os.environ.setdefault("WHOLE_PAGE_MILLISECONDS", "600000")
+
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 

@@ -16,9 +16,9 @@ from app.interop import imports
 from app.interop.imports import Imported
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.diagnosis.diagnosis import Diagnosis, diagnose
-from calculator.diagnosis.message import parse_message
-from calculator.diagnosis.snapshot import read_snapshot
-from calculator.estimation.request import parse_request
+from calculator.diagnosis.message import Message, parse_message
+from calculator.diagnosis.snapshot import Snapshot, read_snapshot
+from calculator.estimation.request import Request, parse_request
 
 router = APIRouter(tags=["Plans"])
 
@@ -38,11 +38,40 @@ class Diagnosed:
     imported: Imported | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadCase:
+    """An error and its run, as read from a body."""
+
+    request: Request
+    message: Message | None
+    snapshot: Snapshot | None
+    body: dict[str, Any]
+    imported: Imported | None
+
+    def diagnosed(self) -> Diagnosed:
+        """Return the diagnosis.
+
+        Raises:
+            PlanError: if the run is not replayed.
+        """
+        diagnosis = diagnose(self.request, self.message, self.snapshot)
+        return Diagnosed(diagnosis=diagnosis, body=self.body, imported=self.imported)
+
+
 def diagnosed(body: Any) -> Diagnosed:
     """Diagnose a decoded JSON body.
 
     Raises:
         PlanError: if the message or the request is invalid, or the run is not replayed.
+    """
+    return read_case(body).diagnosed()
+
+
+def read_case(body: Any) -> ReadCase:
+    """Read a decoded JSON body.
+
+    Raises:
+        PlanError: if the message, the snapshot, the file or the request is invalid.
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
@@ -68,7 +97,7 @@ def diagnosed(body: Any) -> Diagnosed:
     error = parse_message(body["message"]) if body.get("message") else None
     snapshot = read_snapshot(_decoded(body["snapshot"])) if body.get("snapshot") else None
     imported, plan = _plan(body)
-    return Diagnosed(diagnosis=diagnose(_parsed(plan), error, snapshot), body=plan, imported=imported)
+    return ReadCase(request=_parsed(plan), message=error, snapshot=snapshot, body=plan, imported=imported)
 
 
 def _decoded(text: str) -> bytes:
@@ -99,7 +128,7 @@ def _over(own: Any, given: Any) -> Any:
     return {**own, **given} if isinstance(own, dict) and isinstance(given, dict) else given
 
 
-def _parsed(plan: dict[str, Any]) -> Any:
+def _parsed(plan: dict[str, Any]) -> Request:
     """Return the parsed request; its errors are of the field `request`."""
     try:
         return parse_request(plan)

@@ -12,9 +12,14 @@ from starlette.requests import Request
 from app.http.bodies import decode_form, read_body, read_json
 from app.http.multipart import MEDIA_TYPE, decode_multipart
 
+#: The key of a request's scope for its decoded JSON, which error responses quote.
+BODY = "headroom.body"
+
 
 async def _json(request: Request) -> Any:
-    return await read_json(request)
+    body = await read_json(request)
+    request.scope[BODY] = body
+    return body
 
 
 async def _form(request: Request) -> list[tuple[str, str]]:

@@ -10,8 +10,15 @@ from app.engines.engine import Client
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive
 
 
 def client_of(request: Request) -> Client:
     """The client of a request, for a function that runs in a thread of the server."""
     return Client(gone=lambda: from_thread.run(request.is_disconnected))
+
+
+async def left(receive: Receive) -> None:
+    """Wait until the client of a request whose body has been read is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

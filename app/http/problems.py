@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 
+#: What is said of an error in Headroom itself.
+INTERNAL_ERROR = "an error in Headroom itself; the server's log has the details"
+
 #: The largest number of errors that one document lists.
 MOST_ERRORS = 100
 

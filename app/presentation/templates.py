@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -30,6 +30,9 @@ from app.presentation.labels import COMPONENTS, PHASES
 from app.presentation.mathml import math, matrix
 from app.presentation.verdict import VERDICTS
 from app.resources import STATIC, TEMPLATES, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @cache
@@ -89,12 +92,17 @@ def compile_pages() -> None:
         environment.get_template(name)
 
 
-def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """Return a rendered page, whose addresses start with the request's root path."""
+def rendered(name: str, context: Mapping[str, Any]) -> str:
+    """Return the text of a template, whose addresses start with the request's root path."""
     text = environment.get_template(name).render(context)
     if ROOT_PATH.get():
         text = _ADDRESS.sub(lambda match: f"{match[1]}{from_root(match[2])}", text)
-    return HTMLResponse(text, status)
+    return text
+
+
+def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
+    """Return a rendered page."""
+    return HTMLResponse(rendered(name, context), status)
 
 
 def error_page(status: int, title: str, detail: str) -> HTMLResponse:

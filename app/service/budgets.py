@@ -1,4 +1,4 @@
-"""The limits on the CPU time of one answer, streamed or not, for every endpoint but sweeps."""
+"""The limits on the CPU time of one answer: streamed, in parts or whole."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from typing import TYPE_CHECKING
 from app.http.progress import NDJSON, STREAMED
 from app.http.root_path import route_path
 from app.service import endpoints
+from app.service.endpoints import OPENAPI_PATHS
 from calculator.common.budget import limited
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_SWEEP = "/api/v1/sweep"
+#: The OpenAPI document is computed once, and before its first reader.
+_UNLIMITED = frozenset({"/api/v1/sweep", *OPENAPI_PATHS})
 
 
 class Budgeted:
-    """ASGI middleware that limits the CPU time of answers: `plain` is the limit of those that could be streamed."""
+    """ASGI middleware that limits the CPU time of answers.
+
+    `seconds` is the limit of pages in parts, `streamed` that of streamed answers, and `plain` that of all others.
+    """
 
     def __init__(self, app: ASGIApp, seconds: int, plain: int, streamed: int) -> None:
         self.app, self.seconds, self.plain, self.streamed = app, seconds, plain, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http" or route_path(scope) == _SWEEP:
+        if scope["type"] != "http" or route_path(scope) in _UNLIMITED:
             await self.app(scope, receive, send)
             return
         with limited(*self._limit(scope)):
@@ -33,8 +38,10 @@ class Budgeted:
         """Return the seconds of a request, and the way to more."""
         if STREAMED in scope:
             return self.streamed, ""
-        if scope["method"] != "POST" or route_path(scope) not in endpoints.STREAMED:
+        if route_path(scope) in endpoints.IN_PARTS:
             return self.seconds, ""
         if self.streamed <= self.plain:
             return self.plain, ""
-        return self.plain, f", or accept {NDJSON}: a streamed answer may take {self.streamed:g} seconds"
+        is_streamed = scope["method"] == "POST" and route_path(scope) in endpoints.STREAMED
+        way = f"accept {NDJSON}" if is_streamed else f"request it of the API and accept {NDJSON}"
+        return self.plain, f", or {way}: a streamed answer may take {self.streamed:g} seconds"

@@ -15,6 +15,7 @@ from app.api.estimate import answer_text_of
 from app.api.responses import json_response
 from app.engines.engine import needs_trace
 from app.http.bodies import decode_json
+from app.http.over_budget import over_budget_response
 from app.http.problems import HTTPProblem, invalid_response, problem_response
 from app.http.progress import NDJSON
 from app.http.root_path import route_path
@@ -89,9 +90,9 @@ class DirectEstimates:
         elif request is None or needs_trace(request):
             await self.app(scope, receive, send)
         elif _is_short(request):
-            await _answer(request)(scope, receive, send)
+            await _answer(request, body)(scope, receive, send)
         else:
-            answer = partial(copy_context().run, _answer, request)
+            answer = partial(copy_context().run, _answer, request, body)
             response = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
             await response(scope, receive, send)
 
@@ -137,13 +138,13 @@ def _parsed(body: bytes) -> Request | PlanError | HTTPProblem:
         return error
 
 
-def _answer(request: Request) -> Response:
+def _answer(request: Request, body: bytes | None) -> Response:
     try:
         return json_response(answer_text_of(request))
     except _REFUSED as error:
         return _refusal(error)
     except OverBudgetError as error:
-        return problem_response(422, str(error))
+        return over_budget_response(error, decode_json(body or b"null"))
 
 
 def _refusal(error: Any) -> Response:

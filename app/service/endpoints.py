@@ -17,6 +17,12 @@ KEPT = frozenset(
 #: POST endpoints whose answer is streamed to clients that accept NDJSON. Sweeps stream their rows.
 STREAMED = KEPT | {"/api/v1/run", "/api/v1/diagnose"}
 
+#: Pages whose answer is in parts, which are streamed if they take long.
+IN_PARTS = frozenset(("/", "/import", "/plan", "/limits", "/run", "/diagnose", "/difference"))
+
+#: The addresses of the OpenAPI document: the versioned one, and the one at which clients look for it.
+OPENAPI_PATHS = ("/api/v1/openapi.json", "/openapi.json")
+
 #: Endpoints that are always answered, however many requests wait.
 ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
 
@@ -25,14 +31,14 @@ CATALOGUES = frozenset(
     f"/api/v1/{name}"
     for name in (
         *("models", "models/{id}", "models/types", "gpus", "cards", "cards/{id}"),
-        *("methods", "trainers", "validation", "openapi.json"),
+        *("methods", "trainers", "validation"),
     )
-) | {"/openapi.json"}
+) | set(OPENAPI_PATHS)
 
 #: Endpoints that take milliseconds, and are answered where they arrive. All others may take seconds.
 SHORT = (
     ALWAYS
-    | (CATALOGUES - {"/openapi.json", "/api/v1/openapi.json"})
+    | (CATALOGUES - set(OPENAPI_PATHS))
     | {"/api/v1/estimate", "/api/v1/import", "/static", "/docs", "/models", "/cards", "/cards/{id}", "other"}
 )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from app.http.disconnection import left
 from app.http.middleware import HEADERS
 from app.http.problems import problem_response
 from app.http.root_path import route_path
@@ -58,7 +59,7 @@ class Forwarded:
             await self.app(scope, receive, send)
             return
         answering = asyncio.ensure_future(self._answer(scope, body, send))
-        leaving = asyncio.ensure_future(_left(receive))
+        leaving = asyncio.ensure_future(left(receive))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
@@ -150,12 +151,6 @@ def _request(scope: Scope, body: bytes) -> h11.Request:
         (b"x-forwarded-proto", scope["scheme"].encode()),
     ]
     return h11.Request(method=scope["method"], target=target + query, headers=headers)
-
-
-async def _left(receive: Receive) -> None:
-    """Wait until the client is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _nothing() -> dict[str, object]:

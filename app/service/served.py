@@ -8,12 +8,12 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from app.api.estimate import answer
-from app.application import ALL_ROUTERS, OPENAPI_PATHS, application
+from app.application import ALL_ROUTERS, application
 from app.presentation.templates import compile_pages
 from app.service import access_log
 from app.service.admission import Admission
 from app.service.answer_cache import AnswerCache, Cached
-from app.service.endpoints import Endpoints
+from app.service.endpoints import OPENAPI_PATHS, Endpoints
 from app.service.forwarding import Forwarded
 from app.service.garbage import collect_between_answers
 from app.service.observation import Observed

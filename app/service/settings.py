@@ -18,6 +18,9 @@ MOST_AT_ONCE = 128
 #: The same for long requests, each of which can take seconds.
 MOST_LONG_AT_ONCE = 8
 
+#: Within how many milliseconds an HTML page's answer must be there for the page to be sent whole, not in parts.
+WHOLE_PAGE_MILLISECONDS = 500
+
 #: The seconds of CPU time that one answer may take; sweeps are streamed, and have no such limit.
 MOST_SECONDS = 20
 
@@ -39,6 +42,7 @@ class ServiceSettings:
         most_seconds: The seconds of CPU time of one answer; a request that takes more is refused.
         most_plain_seconds: The same for an answer that could be streamed and is not.
         most_streamed_seconds: The same for answers that are streamed.
+        whole_page_milliseconds: For how long an HTML page waits for its answer, to be sent whole, not in parts.
         access_log: Whether each request is a line of the access log.
         long_socket: The socket of the processes that answer long requests; empty if they are answered here.
     """
@@ -49,6 +53,7 @@ class ServiceSettings:
     most_seconds: int = MOST_SECONDS
     most_plain_seconds: int = MOST_PLAIN_SECONDS
     most_streamed_seconds: int = MOST_STREAMED_SECONDS
+    whole_page_milliseconds: int = WHOLE_PAGE_MILLISECONDS
     access_log: bool = True
     long_socket: str = ""
 

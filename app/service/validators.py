@@ -50,14 +50,17 @@ class Validated:
 
 
 def _with(send: Send, headers: dict[str, str]) -> Send:
-    """Return a `send` that adds headers to a response with status 200; other responses are not kept."""
+    """Return a `send` that adds headers to a response with status 200; other responses are not kept.
+
+    A response that states its own Cache-Control is left as it is: a page in parts may end with a problem.
+    """
 
     async def added(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = headers if message["status"] == 200 else {"Cache-Control": "no-store"}
             target = MutableHeaders(scope=message)
-            for name, value in own.items():
-                target.setdefault(name, value)
+            if "Cache-Control" not in target:
+                target.update(own)
         await send(message)
 
     return added

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import inf
+from threading import get_ident
 from time import thread_time
 from typing import TYPE_CHECKING
 
@@ -23,21 +25,26 @@ class OverBudgetError(Exception):
 
 
 class Budget:
-    """Seconds of CPU time of the thread that computes, from the first check on. `further` ends the error's text."""
+    """Seconds of CPU time of threads, from the first check of each. `further` ends the error's text."""
 
-    __slots__ = ("_end", "further", "seconds")
+    __slots__ = ("_begun", "_spent", "further", "seconds")
 
     def __init__(self, seconds: float, further: str) -> None:
         self.seconds, self.further = seconds, further
-        self._end: float | None = None
+        #: The CPU time of each thread at its first check, and since then.
+        self._begun: dict[int, float] = {}
+        self._spent: dict[int, float] = {}
 
     def check(self) -> None:
         """Raise the error if the time is over."""
-        now = thread_time()
-        if self._end is None:
-            self._end = now + self.seconds
-        if now > self._end:
+        now, thread = thread_time(), get_ident()
+        self._spent[thread] = now - self._begun.setdefault(thread, now)
+        if sum(self._spent.values()) > self.seconds:
             raise OverBudgetError(self.seconds, self.further)
+
+    def stop(self) -> None:
+        """End the answer at its next check, since nobody waits for it."""
+        self._spent[-1] = inf
 
 
 #: The budget of the answer that is computed; None without a limit.
@@ -52,6 +59,11 @@ def limited(seconds: float, further: str = "") -> Iterator[None]:
         yield
     finally:
         _BUDGET.reset(token)
+
+
+def current_budget() -> Budget | None:
+    """The budget of the answer that is computed."""
+    return _BUDGET.get()
 
 
 def check_budget() -> None:

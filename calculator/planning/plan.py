@@ -28,7 +28,7 @@ from calculator.planning.trainer_settings import SETTINGS
 from calculator.speed.prices import hour_price
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.common.names import MethodName
     from calculator.estimation.answer import Estimate
@@ -123,10 +123,24 @@ def plan(request: PlanRequest) -> Plan:
     Raises:
         PlanError: where a model is not known, the batch can't be divided, or every method is refused.
     """
+    return answer_of(request, parts(request))
+
+
+def parts(request: PlanRequest) -> Iterator[DevicePlan]:
+    """The parts of the answer to a plan request, each computed when it is read.
+
+    Raises:
+        PlanError: as `plan`, for the part that is read.
+    """
     pairs = product(enumerate(request.models), enumerate(request.devices))
-    parts = tuple(_part(request, model, device) for model, device in pairs)
+    return (_part(request, model, device) for model, device in pairs)
+
+
+def answer_of(request: PlanRequest, plans: Iterable[DevicePlan]) -> Plan:
+    """The answer to a plan request, of its parts."""
     chooses = any(len(device.options) > 1 for device in request.devices)
-    return Plan(plans=parts, assumptions=(ORDER, COSTS, *((CHOICE,) if chooses else ()), *_prices(request)))
+    assumptions = (ORDER, COSTS, *((CHOICE,) if chooses else ()), *_prices(request))
+    return Plan(plans=tuple(plans), assumptions=assumptions)
 
 
 def _prices(request: PlanRequest) -> Iterator[str]:

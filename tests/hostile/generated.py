@@ -7,7 +7,8 @@ from functools import cache
 from urllib.parse import quote_from_bytes
 
 from app.api import POST_EXAMPLES
-from app.application import ALL_ROUTERS, OPENAPI_PATHS
+from app.application import ALL_ROUTERS
+from app.service.endpoints import OPENAPI_PATHS
 from tests.hostile import mutations
 from tests.hostile.parsers import ADDRESSES, CONFIGS, corpus
 

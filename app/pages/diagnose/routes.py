@@ -1,19 +1,22 @@
 """`/diagnose`: an out-of-memory message and the run that it ended."""
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from app.api.diagnose import ReadCase
 from app.forms.layout import gpu_choices, gpu_id
 from app.http.body_params import FormFields
 from app.pages.diagnose.view import LABELS, Case, case_of, shown
+from app.pages.parts import PageInParts, Part
 from app.presentation import diagnosis_text
 from app.presentation.changes import changes_text
 from app.presentation.charts import snapshot_figure, timeline_figure
-from app.presentation.templates import page
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, Problem
 
 router = APIRouter(include_in_schema=False)
 
@@ -39,25 +42,34 @@ def diagnose_page(case: Case, *, submitted: bool = False) -> Response:
         "gpu": gpu_id(case.plan.typed["gpu"]),
         "gpu_choices": gpu_choices(),
         "labels": LABELS,
+        "shown": None,
+        "errors": {},
+        "title": "Why did it run out of memory?",
     }
+    page = PageInParts(template="diagnose/page.html", context=context, refusal=partial(_refusal, case))
     if not (submitted or case.message.strip()):
-        return page("diagnose/page.html", **context, shown=None, errors={}, title="Why did it run out of memory?")
+        return page.answered(iter((Part(template="diagnose/how.html"),)))
     try:
-        found = shown(case)
+        read = case.read()
     except PlanError as error:
-        errors = case.errors(error.problems)
-        return page(
-            "diagnose/page.html", 422, **context, shown=None, errors=errors, title="This error can't be explained"
-        )
+        return page.refused(error.problems)
+    return page.answered(_parts(case, read))
+
+
+def _parts(case: Case, read: ReadCase) -> Iterator[Part]:
+    found = shown(case, read)
     diagnosis = found.diagnosed.diagnosis
     memory = diagnosis.estimate.memory
-    return page(
-        "diagnose/page.html",
-        **context,
-        shown=found,
-        errors={},
-        memory=memory,
-        snapshot_line=snapshot_figure(diagnosis.snapshot.snapshot.line) if diagnosis.snapshot else None,
-        timeline=timeline_figure(memory),
-        title=diagnosis_text.title(diagnosis),
-    )
+    context = {
+        "memory": memory,
+        "shown": found,
+        "snapshot_line": snapshot_figure(diagnosis.snapshot.snapshot.line) if diagnosis.snapshot else None,
+        "timeline": timeline_figure(memory),
+        "title": diagnosis_text.title(diagnosis),
+    }
+    yield Part(template="diagnose/answer.html", context=context)
+
+
+def _refusal(case: Case, problems: Sequence[Problem]) -> Part:
+    context = {"errors": case.errors(tuple(problems)), "title": "This error can't be explained"}
+    return Part(template="diagnose/refusal.html", context=context, refuses=True)

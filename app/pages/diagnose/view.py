@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.diagnose import not_reproduced
-from app.api.diagnose import Diagnosed, diagnosed
+from app.api.diagnose import Diagnosed, ReadCase, read_case
 from app.forms.plan_form import FILE, Form, filled, read, typed_request
 from calculator.methods import METHODS
 
@@ -36,17 +36,17 @@ class Case:
         model = typed["model"] or "the model of a config.json"
         return f"{method} on {model}, micro-batch {shown('micro_batch_size')}, {shown('sequence_length')} tokens"
 
-    def diagnosed(self) -> Diagnosed:
-        """Return the diagnosis.
+    def read(self) -> ReadCase:
+        """Return the case as the API reads it.
 
         Raises:
-            PlanError: if the message, the file or the plan cannot be read, or the run is not replayed.
+            PlanError: if the message, the file or the plan cannot be read.
         """
         plan = self.plan.estimate()
         error = {"message": self.message.strip() and self.message, "snapshot": self.snapshot}
         if not self.content.strip():
-            return diagnosed({**error, "request": plan})
-        return diagnosed({**error, "content": self.content, "request": {"device": plan["device"]}})
+            return read_case({**error, "request": plan})
+        return read_case({**error, "content": self.content, "request": {"device": plan["device"]}})
 
     def errors(self, problems: tuple[Problem, ...]) -> dict[str, str]:
         """Return the problems by the page's fields; others have the name of the plan's field, or none."""
@@ -94,13 +94,13 @@ class Shown:
         return f"/{self.form.address(**_typed(change))}"
 
 
-def shown(case: Case) -> Shown:
+def shown(case: Case, as_read: ReadCase) -> Shown:
     """Return what the page shows of a case.
 
     Raises:
-        PlanError: as `Case.diagnosed`.
+        PlanError: if the run is not replayed.
     """
-    found, form = case.diagnosed(), case.plan
+    found, form = as_read.diagnosed(), case.plan
     if found.imported is not None:
         form = filled(found.imported.request, found.imported.tool).changed(gpu=case.plan.typed["gpu"])
     return Shown(diagnosed=found, form=form)

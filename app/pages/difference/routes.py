@@ -1,5 +1,6 @@
 """`/difference`, and its JSON version `/difference.json`."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,8 +11,8 @@ from app.api.responses import json_response
 from app.pages.difference import view
 from app.pages.difference.answers import difference_answer
 from app.pages.difference.view import INPUT, MOST_PLANS, ComparedPlan, Difference
-from app.presentation.templates import page
-from calculator.common.errors import PlanError, refusal
+from app.pages.parts import PageInParts, Part
+from calculator.common.errors import PlanError, Problem, refusal
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,17 +21,20 @@ router = APIRouter(include_in_schema=False)
 def get_difference(request: Request) -> Response:
     """Show the plans of the address side by side, or the addresses with error messages."""
     typed = [each for each in request.query_params.getlist(INPUT) if each.strip()]
-    plans, errors = _answered(typed)
     context: dict[str, Any] = {
         "address": view.address_of(typed),
-        "errors": errors,
+        "errors": {},
         "most": MOST_PLANS,
+        "title": "What differs between plans",
         "typed": typed,
         "view": view,
     }
-    difference = Difference(plans=tuple(plans)) if len(plans) > 1 and not errors else None
-    title = "These plans can't be compared" if errors else "What differs between plans"
-    return page("difference/page.html", 422 if errors else 200, **context, difference=difference, title=title)
+    page = PageInParts(template="difference/page.html", context=context, refusal=_refusal)
+    try:
+        _check(typed)
+    except PlanError as error:
+        return page.refused(error.problems)
+    return page.answered(_parts(typed))
 
 
 @router.get("/difference.json")
@@ -42,16 +46,40 @@ def get_difference_json(request: Request) -> Response:
     return json_response(difference_answer(Difference(plans=tuple(map(view.compared, typed)))))
 
 
-def _answered(typed: list[str]) -> tuple[list[ComparedPlan], dict[int, str]]:
-    """Return the plans, and the error messages by the index of the address."""
+def _check(typed: list[str]) -> None:
+    """Check the addresses.
+
+    Raises:
+        PlanError: at the index of each that is not the address of a plan.
+    """
+    problems = _problems(typed[:MOST_PLANS], view.requested)
+    if len(typed) > MOST_PLANS:
+        problems.append(Problem(loc=str(MOST_PLANS), msg=f"at most {MOST_PLANS} plans can be compared"))
+    if problems:
+        raise PlanError(*problems)
+
+
+def _parts(typed: list[str]) -> Iterator[Part]:
     plans: list[ComparedPlan] = []
-    errors: dict[int, str] = {}
+    problems = _problems(typed, lambda address: plans.append(view.compared(address)))
+    if problems:
+        raise PlanError(*problems)
+    if len(plans) > 1:
+        yield Part(template="difference/answer.html", context={"difference": Difference(plans=tuple(plans))})
+
+
+def _problems(typed: Iterable[str], answer: Callable[[str], object]) -> list[Problem]:
+    """Return why addresses are refused, each at its index."""
+    problems = []
     for index, address in enumerate(typed):
         try:
-            plans.append(view.compared(address))
+            answer(address)
         except PlanError as error:
-            errors[index] = view.reason(address, error)
-        if index >= MOST_PLANS:
-            errors[index] = f"at most {MOST_PLANS} plans can be compared"
-            break
-    return plans, errors
+            problems.append(Problem(loc=str(index), msg=view.reason(address, error)))
+    return problems
+
+
+def _refusal(problems: Sequence[Problem]) -> Part:
+    errors = {int(each.loc) if each.loc.isdecimal() else None: each.msg for each in problems}
+    context = {"errors": errors, "title": "These plans can't be compared"}
+    return Part(template="difference/refusal.html", context=context, refuses=True)

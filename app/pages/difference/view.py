@@ -109,14 +109,23 @@ def _pairs(typed: str) -> list[tuple[str, str]]:
     return parse_qsl(text if _query_only(text) else urlsplit(text).query, keep_blank_values=True)
 
 
+def requested(typed: str) -> tuple[plan_form.Form, Request]:
+    """Return the form of an address, and its request.
+
+    Raises:
+        PlanError: if it is not the address of a plan, or the request is invalid.
+    """
+    form = read(typed)
+    return form, parse_request(form.estimate())
+
+
 def compared(typed: str) -> ComparedPlan:
     """Return the answered plan of an address.
 
     Raises:
-        PlanError: if it is not the address of a plan, or the plan is refused.
+        PlanError: as `requested`, or if the plan is refused.
     """
-    form = read(typed)
-    request = parse_request(form.estimate())
+    form, request = requested(typed)
     return ComparedPlan(form=form, request=request, estimate=estimate(request))
 
 

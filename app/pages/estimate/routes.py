@@ -1,7 +1,7 @@
 """`/`, and its JSON versions `/estimate.json` and `/compare.json`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,23 +17,18 @@ from app.forms.layout import LABELS, gpu_choices, gpu_id, groups
 from app.forms.plan_form import DEFAULTS, FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, read, read_strictly
 from app.http.body_params import FormFields
 from app.http.disconnection import client_of
-from app.interop.downloads import downloads
 from app.interop.imports import Imported
-from app.pages.estimate import view
+from app.pages.estimate import parts, view
 from app.pages.inference import form as inference_form
-from app.pages.plan import form as needs_form
+from app.pages.parts import PageInParts
 from app.presentation import verdict
 from app.presentation.changes import changes_text
-from app.presentation.charts import history_figure, methods_figure, timeline_figure
 from app.presentation.consequences import consequences
 from app.presentation.grades import grade_sentence
 from app.presentation.memory_interval import interval_sentence
-from app.presentation.templates import page
 from app.tools import TOOLS
 from calculator import catalogue
-from calculator.common.errors import PlanError
-from calculator.estimation.answer import Estimate
-from calculator.estimation.request import parse_request
+from calculator.common.errors import PlanError, Problem
 from calculator.methods import METHODS, USUAL_METHODS
 
 router = APIRouter(include_in_schema=False)
@@ -92,16 +87,35 @@ def plan_page(form: Form, origin: str, box: ImportBox | None = None, client: Cli
         **_address_limits(form),
         **_tool(form),
         **_constants(),
+        "address": f"/{form.address()}",
+        "errors": {},
+        "estimate": None,
+        "figure": None,
+        "gpu": gpu_id(form.typed["gpu"]),
+        "plan": None,
+        "problems": {},
+        "serving_address": inference_form.address_of(form),
+        "title": _subject(form),
     }
+    page = PageInParts(
+        template="estimate/page.html",
+        context=context,
+        refusal=partial(parts.refusal, form),
+        late="estimate/late.html",
+    )
     if box.wrong:
-        return _error(context, {FILE: box.wrong}, None, "This file can't be planned")
+        return page.refused([Problem(loc=FILE, msg=box.wrong)])
     try:
-        comparison = view.compared(form, client)
+        requests = view.requests_of(form)
     except PlanError as error:
-        return _error(context, form.messages(error.problems), None)
-    if comparison.chosen.estimate is None:
-        return _error(context, form.messages(comparison.chosen.problems), comparison)
-    return _answer(context, comparison, comparison.chosen.estimate)
+        return page.refused(error.problems)
+    return page.answered(parts.answer(form, requests, client), form.estimate())
+
+
+def _subject(form: Form) -> str:
+    """Return the title of a page without an answer."""
+    label = METHODS[form.method].facts.label if form.method in METHODS else "A plan"
+    return f"{label} on {form.typed['model'] or 'a model of your own'}"
 
 
 def _address_limits(form: Form) -> dict[str, bool]:
@@ -127,7 +141,9 @@ def _constants() -> dict[str, Any]:
         "accuracy": accuracy,
         "changes_text": changes_text,
         "consequences": consequences,
+        "grade_sentence": grade_sentence,
         "gpu_choices": gpu_choices(),
+        "interval_sentence": interval_sentence,
         "groups": groups(),
         "labels": {**LABELS, FILE: "The file"},
         "methods": {name: cls.facts for name, cls in METHODS.items()},
@@ -136,64 +152,3 @@ def _constants() -> dict[str, Any]:
         "tools": TOOLS,
         "verdict_text": verdict,
     }
-
-
-def _answer(context: dict[str, Any], comparison: view.Comparison, chosen: Estimate) -> Response:
-    form = comparison.form
-    body = form.estimate()
-    request = parse_request(body)
-    card_groups = view.card_groups(chosen, request.training.attention)
-    return page(
-        "estimate/page.html",
-        **context,
-        address=f"/{form.address()}",
-        attention=request.training.attention,
-        card_groups=card_groups,
-        downloads=downloads(request, chosen) if chosen.engine == "calculator" else (),
-        errors={},
-        estimate=chosen,
-        fewest=view.fewest_gpus(request, chosen),
-        figure=methods_figure(comparison.estimates, chosen.fit),
-        grade_sentence=grade_sentence,
-        interval_sentence=interval_sentence,
-        gauge=verdict.gauge(chosen),
-        gpu=gpu_id(form.typed["gpu"]),
-        history=history_figure(chosen.memory),
-        nearest=view.nearest_sizes(card_groups),
-        needs_address=needs_form.address_of(form, request),
-        plan=comparison,
-        problems={},
-        request=body,
-        serving_address=inference_form.address_of(form),
-        suggested=view.suggested(form, request, chosen),
-        timeline=timeline_figure(chosen.memory),
-        title=_title(comparison, chosen),
-    )
-
-
-def _error(
-    context: dict[str, Any],
-    messages: Mapping[str, str],
-    comparison: view.Comparison | None,
-    title: str = "This plan can't be estimated",
-) -> Response:
-    form: Form = context["form"]
-    return page(
-        "estimate/page.html",
-        422,
-        **context,
-        address=f"/{form.address()}",
-        errors=messages,
-        estimate=None,
-        figure=None,
-        gpu=gpu_id(form.typed["gpu"]),
-        plan=comparison,
-        problems=messages,
-        tasks=view.modelled_tasks(form) if "task" in messages else (),
-        title=title,
-    )
-
-
-def _title(comparison: view.Comparison, chosen: Estimate) -> str:
-    subject = f"{comparison.chosen.method.facts.label} on {comparison.model_name}"
-    return f"{verdict.VERDICTS[chosen.fit.verdict]}: {subject}" if chosen.fit else subject

@@ -21,7 +21,7 @@ from calculator.methods import METHODS
 from calculator.planning.suggestions import suggestions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from app.engines.engine import Client
     from app.forms.plan_form import Form
@@ -70,24 +70,38 @@ class Comparison:
         return changes
 
 
-def compared(form: Form, client: Client | None = None) -> Comparison:
-    """Answer a form: with every method, or by a trace with the selected one.
+def requests_of(form: Form) -> tuple[Request, ...]:
+    """Return a request for each method that a form compares.
+
+    Raises:
+        PlanError: if the form is invalid.
+    """
+    if form.method not in METHODS:
+        parse_request(form.estimate())
+    return parse_comparison(form.comparison())
+
+
+def comparisons(form: Form, requests: Sequence[Request], client: Client | None = None) -> Iterator[Comparison]:
+    """Answer a form: first with the selected method, unless it is refused, then with every method.
+
+    A trace answers the selected method alone.
 
     Raises:
         PlanError: if every method is refused, with the problems of the selected one.
         HTTPProblem: 503, if too many traces wait, or the client has gone.
     """
-    if form.method not in METHODS:
-        parse_request(form.estimate())
-    requests = parse_comparison(form.comparison())
     chosen = next(request for request in requests if request.method.name == form.method)
     if is_traced(chosen):
         row = ComparisonRow(method=chosen.method, estimate=answered(chosen, client))
-        return Comparison(form=form, rows=(row,))
-    comparison = Comparison(form=form, rows=side_by_side(requests))
-    if not any(row.estimate for row in comparison.rows):
-        raise with_way_out(PlanError(*comparison.chosen.problems), chosen)
-    return comparison
+        yield Comparison(form=form, rows=(row,))
+        return
+    own = side_by_side((chosen,))
+    if own[0].estimate is not None:
+        yield Comparison(form=form, rows=own)
+    rows = tuple(own[0] if request is chosen else side_by_side((request,))[0] for request in requests)
+    if not any(row.estimate for row in rows):
+        raise with_way_out(PlanError(*own[0].problems), chosen)
+    yield Comparison(form=form, rows=rows)
 
 
 def _typed(changes: Mapping[str, object]) -> dict[str, str]:

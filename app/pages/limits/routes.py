@@ -1,6 +1,6 @@
 """`/limits`, and its JSON version `/limits.json`."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -9,9 +9,9 @@ from starlette.requests import Request
 from app.api.responses import json_response
 from app.forms.layout import LABELS
 from app.forms.plan_form import read, read_strictly
-from app.pages.limits.view import plan_limits
-from app.presentation.templates import page
-from calculator.common.errors import PlanError
+from app.pages.limits.view import PlanLimits, plan_limits
+from app.pages.parts import PageInParts, Part
+from calculator.common.errors import PlanError, Problem
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,14 +20,28 @@ router = APIRouter(include_in_schema=False)
 def get_limits(request: Request) -> Response:
     """Show the largest batch, sequence, rank, ... that fits, and the map of verdicts, for the plan of the address."""
     form = read(request.query_params.multi_items())
-    context: dict[str, Any] = {"form": form, "labels": LABELS}
-    try:
-        limits = plan_limits(form.estimate())
-    except PlanError as error:
-        messages = form.messages(error.problems)
+
+    def refusal(problems: Sequence[Problem]) -> Part:
         title = "The limits of this plan can't be computed"
-        return page("limits/page.html", 422, **context, limits=None, problems=messages, title=title)
-    return page("limits/page.html", **context, limits=limits, problems={}, title="The largest that fits")
+        return Part(
+            template="limits/refusal.html",
+            context={"problems": form.messages(problems), "title": title},
+            refuses=True,
+        )
+
+    context = {"form": form, "labels": LABELS, "problems": {}, "title": "The largest that fits"}
+    page = PageInParts(template="limits/page.html", context=context, refusal=refusal)
+    try:
+        body = form.estimate()
+        limits = plan_limits(body)
+    except PlanError as error:
+        return page.refused(error.problems)
+    return page.answered(_parts(limits), body)
+
+
+def _parts(limits: PlanLimits) -> Iterator[Part]:
+    yield Part(template="limits/largest.html", context={"limits": limits})
+    yield Part(template="limits/map.html", context={"map": limits.map})
 
 
 @router.get("/limits.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.limits import limits_answer
@@ -22,13 +22,26 @@ if TYPE_CHECKING:
     from calculator.limit_search.limit import Limit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanLimits:
-    """The limit of each setting with the others unchanged, the fewest GPUs if it is sharded, and the map around it."""
+    """The limits of a run, each computed when it is first read."""
 
-    largest: tuple[Limit, ...]
-    fewest: Limit | None
-    map: FitMap
+    request: Request
+
+    @cached_property
+    def largest(self) -> tuple[Limit, ...]:
+        """The limit of each setting with the others unchanged."""
+        return tuple(_limit(self.request, name) for name in solvable(self.request.method, self.request.task))
+
+    @cached_property
+    def fewest(self) -> Limit | None:
+        """The fewest GPUs, if the run is sharded."""
+        return _limit(on_one_node(self.request), "count") if self.request.device.sharding != "none" else None
+
+    @cached_property
+    def map(self) -> FitMap:
+        """What fits, by batch and sequence."""
+        return fit_map(self.request)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -49,7 +62,7 @@ def plan_limits(body: Any) -> PlanLimits:
     """Return the limits of an estimate's request body.
 
     Raises:
-        PlanError: if the request is invalid, has no device, or the libraries refuse the combination.
+        PlanError: if the request is invalid; where limits are read, if it has no device or the libraries refuse it.
     """
     return _of_text(json.dumps(body, sort_keys=True))
 
@@ -57,13 +70,7 @@ def plan_limits(body: Any) -> PlanLimits:
 @lru_cache(maxsize=8)
 def _of_text(body: str) -> PlanLimits:
     """Return the limits of a body as JSON text. The last few are kept: a browser asks again whenever it goes back."""
-    request = parse_request(json.loads(body))
-    sharded = request.device.sharding != "none"
-    return PlanLimits(
-        largest=tuple(_limit(request, name) for name in solvable(request.method, request.task)),
-        fewest=_limit(on_one_node(request), "count") if sharded else None,
-        map=fit_map(request),
-    )
+    return PlanLimits(request=parse_request(json.loads(body)))
 
 
 def _limit(request: Request, name: SolveFor) -> Limit:

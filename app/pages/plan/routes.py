@@ -1,6 +1,7 @@
 """`/plan`, and its JSON version `/plan.json`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 from fastapi.responses import Response
@@ -10,16 +11,16 @@ from app.forms.fields import MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER, Fie
 from app.forms.layout import gpu_choices
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.pages.form_routes import form_routes
+from app.pages.parts import PageInParts, Part
 from app.pages.plan import form as needs_form
 from app.pages.plan.form import LABELS, SEVERAL, NeedsForm, read
 from app.presentation import plan_text, speed_text
 from app.presentation.changes import changes_text
-from app.presentation.templates import page
 from calculator import catalogue
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, Problem
 from calculator.planning.needs import Priority
-from calculator.planning.plan import plan as answer_to
-from calculator.planning.request import parse_plan
+from calculator.planning.plan import DevicePlan, answer_of, parts
+from calculator.planning.request import PlanRequest, parse_plan
 
 
 def plan_page(form: NeedsForm) -> Response:
@@ -45,15 +46,33 @@ def plan_page(form: NeedsForm) -> Response:
         "stack_typed": _differs(form, STACK),
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
         "priorities": get_args(Priority),
+        "answer": None,
+        "errors": {},
+        "title": "The configurations that fit",
     }
+    page = PageInParts(template="plan/page.html", context=context, refusal=partial(_refusal, form))
     try:
-        answer = answer_to(parse_plan(form.body()))
+        body = form.body()
+        request = parse_plan(body)
     except PlanError as error:
-        messages = form.messages(error.problems)
-        return page(
-            "plan/page.html", 422, **context, answer=None, errors=messages, title="These needs can't be planned"
-        )
-    return page("plan/page.html", **context, answer=answer, errors={}, title=plan_text.sentence(answer.plans[0]))
+        return page.refused(error.problems)
+    return page.answered(_parts(request), body)
+
+
+def _parts(request: PlanRequest) -> Iterator[Part]:
+    several = len(request.models) * len(request.devices) > 1
+    plans: list[DevicePlan] = []
+    for part in parts(request):
+        plans.append(part)
+        title = plan_text.sentence(plans[0])
+        context = {"number": len(plans), "part": part, "several_parts": several, "title": title}
+        yield Part(template="plan/device.html", context=context)
+    yield Part(template="plan/order.html", context={"answer": answer_of(request, plans)})
+
+
+def _refusal(form: NeedsForm, problems: Sequence[Problem]) -> Part:
+    context = {"errors": form.messages(problems), "title": "These needs can't be planned"}
+    return Part(template="plan/refusal.html", context=context, refuses=True)
 
 
 def _differs(form: NeedsForm, fields: Iterable[Field]) -> bool:
