@@ -1,8 +1,9 @@
 """`POST /api/v1/diagnose`: which allocation of a run failed, and which single changes end the error."""
 
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -21,6 +22,8 @@ from calculator.diagnosis.snapshot import Snapshot, read_snapshot
 from calculator.estimation.request import Request, parse_request
 
 router = APIRouter(tags=["Plans"])
+
+T = TypeVar("T")
 
 #: The fields of a request.
 FIELDS = tuple(DiagnoseRequest.model_fields)
@@ -94,10 +97,26 @@ def read_case(body: Any) -> ReadCase:
         problems.append(Problem(loc="request", msg=message, input=None))
     if problems:
         raise PlanError(*problems)
-    error = parse_message(body["message"]) if body.get("message") else None
-    snapshot = read_snapshot(_decoded(body["snapshot"])) if body.get("snapshot") else None
+
+    def part(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except PlanError as error:
+            problems.extend(error.problems)
+            return None
+
+    error = part(lambda: parse_message(body["message"])) if body.get("message") else None
+    snapshot = part(lambda: read_snapshot(_decoded(body["snapshot"]))) if body.get("snapshot") else None
+    run = part(lambda: _run(body))
+    if problems or run is None:
+        raise PlanError(*problems)
+    imported, plan, request = run
+    return ReadCase(request=request, message=error, snapshot=snapshot, body=plan, imported=imported)
+
+
+def _run(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any], Request]:
     imported, plan = _plan(body)
-    return ReadCase(request=_parsed(plan), message=error, snapshot=snapshot, body=plan, imported=imported)
+    return imported, plan, _parsed(plan)
 
 
 def _decoded(text: str) -> bytes:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.architecture.task import CAUSAL_LM, Task
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.common.names import ProblemType, TaskName  # noqa: TC001  `declared` evaluates annotations
+from calculator.devices.gpus import gpu
 from calculator.estimation.stated_base import with_stated_base
 from calculator.inputs.device import Device
 from calculator.inputs.sample_lengths import problem_of_lengths
@@ -145,8 +147,10 @@ class Request:
         return self.model.task.problem_type
 
 
-def parse_request(body: Any) -> Request:
+def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     """Parse an estimate's request from decoded JSON.
+
+    `catalogued` is whether the names of its model and its card must be in the catalogues.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -160,17 +164,17 @@ def parse_request(body: Any) -> Request:
         if key not in known
     ]
 
-    def part(build: Any, *arguments: Any) -> Any:
+    def part(build: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            return build(*arguments)
+            return build(*arguments, **options)
         except PlanError as error:
             problems.extend(error.problems)
             return None
 
-    model = part(parse_model, body.get("model"))
+    model = part(parse_model, body.get("model"), catalogued=catalogued)
     method = part(parse_method, body.get("method"))
     training = part(parse_training, body.get("training", {}))
-    device = part(parse_device, body.get("device", {}))
+    device = part(parse_device, body.get("device", {}), catalogued=catalogued)
     stack = part(parse_stack, body.get("stack", {}))
     switches = part(_options, Choices, body, known[len(OBJECTS) :])
     if switches is not None:
@@ -270,8 +274,8 @@ def _with_equal_completions(training: Training) -> Training:
     return replace(training, completion_tokens=None, max_completion_length=length)
 
 
-def parse_device(body: Any, loc: str = "device") -> Device:
-    """Parse a device, and check its allocator settings.
+def parse_device(body: Any, loc: str = "device", *, catalogued: bool = True) -> Device:
+    """Parse a device, and check its allocator settings and, if it must be `catalogued`, the name of its card.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -279,13 +283,18 @@ def parse_device(body: Any, loc: str = "device") -> Device:
     if isinstance(body, str):
         raise refusal(loc, 'must be an object, such as {"gpu": "rtx-4090"}', body)
     device = parse(Device, body, loc)
-    if not device.alloc_conf:
-        return device
+    problems: list[Problem] = []
     try:
-        parse_alloc_conf(device.alloc_conf)
+        if catalogued and device.gpu is not None:
+            gpu(device.gpu, f"{loc}.gpu")
     except PlanError as error:
-        problems = (Problem(loc=f"{loc}.alloc_conf", msg=p.msg, input=device.alloc_conf) for p in error.problems)
-        raise PlanError(*problems) from error
+        problems += error.problems
+    try:
+        parse_alloc_conf(device.alloc_conf or "")
+    except PlanError as error:
+        problems += (Problem(loc=f"{loc}.alloc_conf", msg=p.msg, input=device.alloc_conf) for p in error.problems)
+    if problems:
+        raise PlanError(*problems)
     return device
 
 
@@ -300,13 +309,15 @@ def parse_method(body: Any, loc: str = "method") -> Method:
     return parse(METHODS[name], body, loc, ignore=("name",))
 
 
-def parse_model(body: Any, loc: str = "model") -> ModelReference:
+def parse_model(body: Any, loc: str = "model", *, catalogued: bool = True) -> ModelReference:
     """Parse the model of a request: an id, a `config.json`, or a bare parameter count.
 
     Raises:
-        PlanError: where it is none of them.
+        PlanError: where it is none of them, or an id that must be `catalogued` is not.
     """
     if isinstance(body, str) and body.strip():
+        if catalogued:
+            catalogue.model(body.strip(), loc)
         return ModelReference(id=body.strip())
     if not isinstance(body, dict) or len(body) != 1:
         way_out = 'a catalogue id, {"config": {...}} with a config.json, or {"parameters": N} with textbook accounting'

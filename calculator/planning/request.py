@@ -114,7 +114,16 @@ def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> 
         return (read(single, one),)
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_OF_A_KIND:
         raise refusal(several, f"must be a list of 1 to {MOST_OF_A_KIND}", listed)
-    return tuple(read(value, f"{several}.{index}") for index, value in enumerate(listed))
+    values: list[Any] = []
+    problems: list[Problem] = []
+    for index, value in enumerate(listed):
+        try:
+            values.append(read(value, f"{several}.{index}"))
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError(*problems)
+    return tuple(values)
 
 
 def _model(body: Any, loc: str) -> ModelReference:
@@ -138,11 +147,7 @@ def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
     if device.gpu is None and device.memory_bytes is None:
         yield Problem(loc=f"{loc}.gpu", msg="a plan needs a card: name one, or give memory_bytes", input=None)
     yield from several_cards(device, loc)
-    try:
-        card = card_of(device)
-    except PlanError as error:
-        yield from (Problem(loc=f"{loc}.gpu", msg=p.msg, input=p.input) for p in error.problems)
-        return
+    card = card_of(device)
     if card is not None and device.memory_bytes is not None:
         yield given_twice(card, device.memory_bytes, loc)
 

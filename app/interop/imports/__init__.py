@@ -78,7 +78,7 @@ def read(
     imported = FORMATS[name](keys, plan["model"] if of_gpus and plan and model is None else model)
     if of_gpus and plan:
         imported = launchers.applied(imported, plan)
-    parse_request(imported.request)
+    parse_request(imported.request, catalogued=False)
     return imported
 
 

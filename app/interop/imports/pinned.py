@@ -46,7 +46,7 @@ def stack_of(keys: Keys, request: dict[str, Any]) -> dict[str, str]:
 def _refusals(request: dict[str, Any]) -> set[str]:
     """Return why a request is refused."""
     try:
-        parsed = parse_request(request)
+        parsed = parse_request(request, catalogued=False)
         check(parsed, model_of(parsed.model))
     except PlanError as error:
         return {problem.msg.split(":")[0] for problem in error.problems}

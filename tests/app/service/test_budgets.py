@@ -1,14 +1,20 @@
 """An answer that takes more CPU time than the limit ends with a problem that names it; sweeps have none."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import count
 
 import pytest
 
 from app.application import application
 from calculator.common import budget
-from calculator.common.budget import OverBudgetError, check_budget, limited
+from calculator.common.budget import OverBudgetError, check_budget, current_budget, limited
 from calculator.comparison.methods import compare, parse_comparison
+
+LORA = {"method": {"name": "lora"}}
+LENGTHS = [[64, 1], [128, 1]]
+STEPS = {"gradient_accumulation_steps": 16}
 
 
 @pytest.fixture
@@ -107,6 +113,61 @@ def test_a_limit_met_while_an_answer_is_filled_is_no_server_error(client_with, m
     request.getfixturevalue("slow_clock")
     response = client_with().post("/api/v1/compare", json={"model": "gpt2", "device": {"gpu": "rtx-4090"}})
     assert (response.status_code, "more than 20 seconds" in response.json()["detail"]) == (422, True)
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_what_is_sent_whole_has_the_limit_of_whole_answers(client_with):
+    client = client_with(MOST_PLAIN_SECONDS="2", MOST_SECONDS="600")
+    for path in ("/limits.json", "/plan.json"):
+        refused = client.get(f"{path}?model=gpt2&gpu=rtx-4060&reserved=rule")
+        assert (refused.status_code, "more than 2 seconds" in refused.json()["detail"]) == (422, True)
+        assert "request it of the API and accept application/x-ndjson" in refused.json()["detail"]
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_the_time_of_several_threads_is_added_up():
+    with limited(20):
+        context = copy_context()
+        with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+            for thread in (first, second, first):
+                thread.submit(context.run, check_budget).result()
+            with pytest.raises(OverBudgetError):
+                second.submit(context.run, check_budget).result()
+
+
+def test_a_stopped_answer_ends_at_its_next_check():
+    with limited(20):
+        check_budget()
+        current_budget().stop()
+        with pytest.raises(OverBudgetError):
+            check_budget()
+
+
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        ("estimate", {**LORA, "training": {"sequence_lengths": LENGTHS}}, ["reserved", "training.sequence_lengths"]),
+        ("compare", {"methods": [{"name": "lora"}, {"name": "full"}]}, ["reserved", "methods"]),
+        (
+            "limits",
+            {**LORA, "solve_for": "r", "reserved": "rule", "training": STEPS},
+            [f"training.{next(iter(STEPS))}"],
+        ),
+        ("plan", {"reserved": "rule"}, []),
+    ],
+)
+def test_an_answer_that_takes_too_long_names_the_fields_that_shorten_it(client, path, body, fields):
+    problem = client.post(f"/api/v1/{path}", json={"model": "gpt2", "device": {"memory_bytes": 10**9}, **body}).json()
+    assert "the limit of this server: set reserved to rule" in problem["detail"]
+    assert [each["loc"] for each in problem.get("errors", [])] == fields
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_page_that_takes_too_long_names_the_field_that_shortens_it(client):
+    page = client.get("/limits?model=gpt2&gpu=rtx-4090")
+    assert page.status_code == 422
+    assert "Reserved memory: the answer takes more than 20 seconds of CPU time: set it to rule" in page.text
 
 
 @pytest.mark.usefixtures("slow_clock")
