@@ -66,12 +66,14 @@ class RunSettings:
     predict_with_generate: bool = setting(
         False,
         label="Generation in evaluation",
-        help="Generate in evaluation, as Seq2SeqTrainer with predict_with_generate does: each batch by greedy search.",
+        help="Generate in evaluation for compute_metrics, as Seq2SeqTrainer with predict_with_generate does: each "
+        "batch by greedy search.",
     )
     generation_max_length: int | None = setting(
         None,
         label="Generation length",
-        help="The most tokens of a prompt and its completion (generation_max_length). The prompt has sequence_length.",
+        help="The most tokens of a prompt and its completion, or of a target (generation_max_length). The prompt has "
+        "sequence_length.",
         minimum=3,
         maximum=16_777_216,
         unit="tokens",
@@ -135,6 +137,11 @@ class RunSettings:
     def saves(self) -> bool:
         """Whether the run writes checkpoints."""
         return self.save_strategy != "no"
+
+    @property
+    def generates(self) -> bool:
+        """Whether evaluation generates, which it does for compute_metrics alone."""
+        return self.evaluates and self.predict_with_generate and self.compute_metrics and not self.prediction_loss_only
 
     @property
     def gathers_logits(self) -> bool:

@@ -27,7 +27,7 @@ def _no_gradient(_: Node, grad: Tensor) -> tuple[None]:  # noqa: ARG001  no loss
 class Cache:
     """The keys and values of each layer, in the layers' order."""
 
-    __slots__ = ("before", "component", "given", "kept", "windowed", "windows")
+    __slots__ = ("before", "component", "given", "kept", "of_encoder", "read", "windowed", "windows")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Cache:
         windowed: bool,
         given: Sequence[Tensor] | None = None,
         component: ComponentName = "activations",
+        of_encoder: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
         #: Keys and values from earlier passes, of layers that have not run yet; of some, none.
         self.before: list[list[Tensor | None]] = [list(pair) or [None, None] for pair in before]
@@ -45,6 +46,10 @@ class Cache:
         #: The window of each layer that has one, a tensor too. Layers create it as they run if it is not given.
         self.windows = list(given or ())
         self.component = component
+        #: Keys and values of the encoder's output, which a pass before has made for each layer of the decoder, and how
+        #: many layers have read theirs.
+        self.of_encoder = of_encoder
+        self.read = 0
         #: Keys and values of layers that have run; of a convolution, its last inputs.
         self.kept: list[tuple[Tensor, ...]] = []
 
@@ -87,6 +92,13 @@ class Cache:
         outer, state.tape.component = state.tape.component, self.component
         self.kept.append((state.tape.new(state.shape, state.dtype, "state, cached", _copy(state)),))
         state.tape.component = outer
+
+    def encoder_pair(self) -> tuple[Tensor, ...] | None:
+        """Return the next layer's keys and values of the encoder's output; None in the pass that makes them."""
+        if not self.of_encoder:
+            return None
+        self.read += 1
+        return self.of_encoder[self.read - 1]
 
     def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keep keys and values of a first pass themselves, without copies; append those of a later one."""

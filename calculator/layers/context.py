@@ -59,6 +59,7 @@ class Context:
         "encoder_states",
         "forward",
         "forward_locals",
+        "generates",
         "gives_positions",
         "hooks",
         "image_features",
@@ -210,6 +211,8 @@ class Context:
         self.is_causal = self.forward.is_causal
         #: The input of a decoder, and the output and the mask of the encoder that it attends to once it runs.
         self.decoder_ids: Tensor | None = None
+        #: Whether `generate` runs the model, which then has no labels.
+        self.generates = False
         #: A prefix of the decoder alone, and its tokens.
         self.decoder_cache: Cache | None = None
         self.decoder_past = 0

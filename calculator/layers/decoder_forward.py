@@ -239,8 +239,18 @@ class DecoderForward:
     #: Whether the loss of a model that classifies tokens is of logits in float32, whatever their dtype.
     casts_token_logits: bool = True
 
-    #: Of an encoder-decoder: the last layer of the encoder's output to the input of the decoder's first layer.
-    decode: Callable[[Context, Tensor], Tensor] = identity
+    #: Of an encoder-decoder: the output of the encoder's last layer to that of the encoder.
+    encoded: Callable[[Context, Tensor], Tensor] = identity
+
+    #: The ids of the decoder's tokens to the input of its first layer; None if there is no encoder.
+    target: Callable[[Context, Tensor], Tensor] | None = None
+
+    #: Whether `generate` of the family is its own, which is not modelled.
+    own_generate: str = ""
+
+    #: The tokens of the generation config for which `generate` has tensors, and whether it forces the last one.
+    special_tokens: tuple[str, ...] = ("bos", "eos", "pad")
+    forces_eos: bool = False
 
     #: Whether a token attends to no later one.
     is_causal: bool = True

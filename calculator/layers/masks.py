@@ -169,7 +169,7 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
             return _in_window(context)
         return bidirectional(context, context.length)
     if context.encoder_states is not None:
-        return _after_prefix(context) if context.past else None
+        return _after_prefix(context) if context.past and not context.generates else None
     if context.attention == "eager":
         return _additive(context, attention)
     if context.attention != "sdpa" or not _needed(context, attention):

@@ -6,18 +6,19 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import Dim, elements, named
+from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.estimation.answer import Row
 from calculator.estimation.ledger import FSDP, rows
+from calculator.run import generation
 from calculator.run.gathered import Gathered, OfRow
+from calculator.run.generation import LossOfLabels
 from calculator.sharding.fsdp.evaluation import left_gathered
 from calculator.sharding.fsdp.units import GATHERED
 from calculator.trainers import trainer_of
 from calculator.trainers.task_labels import LABELS, output_names
 from calculator.trainers.trl import generated
 from calculator.training_step.evaluation import evaluation_pass
-from calculator.training_step.generation import Generation
 from calculator.training_step.rollout import rolled_out
 from calculator.training_step.zero3.evaluation import PartitionedEvaluation
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.gathered import Moment
     from calculator.training_step.evaluation import EvaluationPass
+    from calculator.training_step.generation import PassPeak
     from calculator.training_step.resident_state import ResidentState
 
 _COORDINATOR = "deepspeed/runtime/zero/partitioned_param_coordinator.py"
@@ -62,6 +64,8 @@ class Evaluation:
         self.resident, self.run = resident, run
         #: A forward pass of a number of rows.
         self.passed = cache(self._passed)
+        #: The passes of `generate` on a number of rows.
+        self.generated = cache(self._generated)
 
     @cached_property
     def _stage_3(self) -> PartitionedEvaluation | None:
@@ -83,15 +87,24 @@ class Evaluation:
     @cached_property
     def gathered(self) -> Gathered:
         """What the loop keeps."""
-        gathers = self.run.gathers_logits
+        outputs, labels = self._kept
         return Gathered(
             rows=self.run.per_device_eval_batch_size,
             samples=self._samples,
             steps=self.run.eval_accumulation_steps,
-            outputs=tuple(self._outputs()) if gathers else (),
-            labels=tuple(self._labels()) if gathers else (),
+            outputs=outputs,
+            labels=labels,
             ranks=self.resident.prepared.device.count,
         )
+
+    @property
+    def _kept(self) -> tuple[tuple[OfRow, ...], tuple[OfRow, ...]]:
+        """What the loop keeps of each row for compute_metrics: outputs, or generated tokens, and labels."""
+        if self.run.generates:
+            return (generation.generated_tokens(self.run),), generation.padded(self._labels())
+        if self.run.gathers_logits:
+            return tuple(self._outputs()), tuple(self._labels())
+        return (), ()
 
     @property
     def _samples(self) -> int:
@@ -123,7 +136,9 @@ class Evaluation:
     @property
     def _counts_labels(self) -> bool:
         """Whether prediction_step counts them: the Trainer's own does, if their name is labels."""
-        return not self.is_of_trl and self.resident.prepared.model.task.name != "question_ans"
+        return (
+            not self.run.generates and not self.is_of_trl and self.resident.prepared.model.task.name != "question_ans"
+        )
 
     def peak(self) -> PhasePeak:
         """The peak of the loop."""
@@ -132,19 +147,33 @@ class Evaluation:
     def _at(self, moment: Moment) -> PhasePeak:
         batch = tuple(self._batch(moment.batch))
         if not moment.in_forward:
-            kept = (*moment.kept, *batch, *self._weights(), *self._gathered_by_stage_3(self._left(moment)))
+            kept = (
+                *moment.kept,
+                *batch,
+                *self._padded(moment.batch),
+                *self._weights(),
+                *self._gathered_by_stage_3(self._left(moment)),
+            )
             return PhasePeak(rows=kept, operation="nested_concat: gathered logits with the batch")
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         count = [_count_of_labels()] if self._counts_labels else []
+        if self.run.generates:
+            count.append(generation.of_batch(self.gathered.outputs[0], moment.batch))
         own = (*listed(passed.alive), *self._gathered_by_stage_3(passed.gathered))
         found = PhasePeak(rows=(*moment.kept, *batch, *count, *own), operation=passed.operation)
-        passes = [replace(each, rows=(*moment.kept, *each.rows)) for each in self._generated(moment.batch)]
+        passes = [replace(each, rows=(*moment.kept, *each.rows)) for each in self._rolled_out(moment.batch)]
         return max(found, *passes, key=lambda peak: peak.bytes) if passes else found
 
-    def _generated(self, count: int) -> list[PhasePeak]:
+    def _padded(self, count: int) -> Iterator[Row]:
+        """The labels of a batch, of which those that are padded are copies."""
+        if self.run.generates:
+            pairs = zip(self.gathered.labels, self._labels(), strict=True)
+            yield from (generation.of_batch(of_row, count) for of_row, own in pairs if of_row.shape != own.shape)
+
+    def _rolled_out(self, count: int) -> list[PhasePeak]:
         """The passes in which a trainer of TRL generates the completions of a batch."""
         passes = rolled_out(self._for_batch(count, self.resident.prepared.given), trains=False)
-        return [PhasePeak(rows=listed(each.recording.alive(each.moment)), operation=each.operation) for each in passes]
+        return [_peak(each) for each in passes]
 
     def _batch(self, count: int) -> Iterator[Row]:
         """The tensors of a batch."""
@@ -175,8 +204,10 @@ class Evaluation:
     def _passed(self, count: int, *, is_first: bool) -> EvaluationPass:
         given = self.resident.prepared.given
         again = self.run.gathers_logits and self.is_of_trl
-        prepared = self._for_batch(count, given)
-        return evaluation_pass(prepared, logits=again, is_first=is_first, partitioned=self._stage_3)
+        loop = LossOfLabels() if self.run.generates else None
+        return evaluation_pass(
+            self._for_batch(count, given), loop, logits=again, is_first=is_first, partitioned=self._stage_3
+        )
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
         """The model for a batch of the evaluation."""
@@ -195,20 +226,22 @@ class Evaluation:
             completion_tokens=None if labels is None else -(-labels * count // training.micro_batch_size),
         )
 
-    def generation(self, max_length: int) -> PhasePeak:
-        """The peak of `generate` with greedy search on a batch of prompts, up to a length with the prompt."""
-        training = replace(self.resident.prepared.given, trainer=None)
-        passes = Generation(self._for_batch(self.run.per_device_eval_batch_size, training))
-        ran = [passes.prefill()]
-        new, cache_after = max_length - self.length, ran[0].cache
-        if new > 1:
-            ran.append(passes.decode(Dim(self.length, "S"), cache_after, first=True))
-        if new > 2:
-            last = Dim(self.length, "S") + Dim(new - 2, "generation_max_length - S - 2")
-            ran.append(passes.decode(last, cache_after, first=False))
-        highest = max(ran, key=lambda each: each.moment.bytes)
-        alive = highest.recording.alive(highest.moment)
-        return PhasePeak(rows=listed(alive), operation=highest.operation)
+    def generation(self) -> PhasePeak:
+        """The peak of `generate` on a batch, with what the loop keeps."""
+        return max(self._generating(), key=lambda peak: peak.bytes)
+
+    def _generating(self) -> Iterator[PhasePeak]:
+        for moment in self.gathered.moments():
+            for each in self.generated(moment.batch) if moment.in_forward else ():
+                yield replace(each, rows=(*moment.kept, *self._batch(moment.batch), *each.rows))
+
+    def _generated(self, count: int) -> tuple[PhasePeak, ...]:
+        passes = generation.passes(self._for_batch(count, self.resident.prepared.given), self.run)
+        return tuple(_peak(each) for each in passes)
+
+
+def _peak(ran: PassPeak) -> PhasePeak:
+    return PhasePeak(rows=listed(ran.recording.alive(ran.moment)), operation=ran.operation)
 
 
 def _count_of_labels() -> Row:

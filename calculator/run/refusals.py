@@ -10,6 +10,7 @@ from calculator.families import forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
+from calculator.run.generation_refusals import problems_of_generation
 from calculator.run.sharded_refusals import sharded_problems
 from calculator.trainers import TRAINERS, cut_cross_entropy, liger, trainer_of
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
-    from calculator.inputs.run import RunSettings
     from calculator.run.request import RunRequest
 
 #: Families whose weights transformers names otherwise in its files, or that have buffers there.
@@ -34,7 +34,7 @@ def check_request(request: RunRequest) -> None:
     Raises:
         PlanError: with every reason.
     """
-    parts = (_of_estimate, sharded_problems, _of_evaluation, _of_generation)
+    parts = (_of_estimate, sharded_problems, _of_evaluation, problems_of_generation)
     problems = [problem for part in parts for problem in part(request)]
     if problems:
         raise PlanError(*problems)
@@ -82,14 +82,11 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if run.load_best_model_at_end and not run.evaluates:
         message = "transformers compares evaluations for it: set eval_strategy, or use false"
         yield Problem(loc="run.load_best_model_at_end", msg=message, input=True)
-    if run.predict_with_generate and not run.evaluates:
-        message = "generation is a part of the evaluation: set eval_strategy, or use false"
-        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
     if not run.evaluates:
         return
     yield from _of_trainer(request)
-    if training.use_liger_kernel and run.gathers_logits:
-        message = "the logits that are gathered with Liger's kernels are not modelled: use run.prediction_loss_only"
+    if training.use_liger_kernel and (run.gathers_logits or run.generates):
+        message = "what is gathered with Liger's kernels is not modelled: use run.prediction_loss_only"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if cut_cross_entropy.is_called(training):
         message = "evaluation with Cut Cross-Entropy is not modelled: use false, or run.eval_strategy no"
@@ -135,35 +132,6 @@ def _of_groups(request: RunRequest) -> Iterator[Problem]:
             f" (training.num_generations): use a multiple of {group:,}"
         )
         yield Problem(loc="run.per_device_eval_batch_size", msg=message, input=run.per_device_eval_batch_size)
-
-
-def _of_generation(request: RunRequest) -> Iterator[Problem]:
-    run, training, method = request.run, request.estimate.training, request.estimate.method
-    if not run.predict_with_generate or not run.evaluates:
-        return
-    if request.estimate.task != "causal_lm":
-        message = f"generation in the evaluation of {request.estimate.task} is not modelled: use false"
-        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
-    if request.estimate.device.count > 1:
-        message = "generation in the evaluation of several GPUs is not modelled: use false"
-        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
-    if training.autocast is not None:
-        message = "generation under autocast is not modelled: use null, or run.predict_with_generate false"
-        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
-    if method.virtual_tokens:
-        message = "generation with virtual tokens in training is not modelled: use lora, or predict_with_generate false"
-        yield Problem(loc="method.name", msg=message, input=method.name)
-
-
-def check_length(run: RunSettings, prompt: int) -> None:
-    """Refuse a generation that is no longer than its prompt.
-
-    Raises:
-        PlanError: with the least length.
-    """
-    if run.evaluates and run.predict_with_generate and (run.generation_max_length or 0) <= prompt:
-        message = f"counts the prompt of {prompt:,} tokens (training.sequence_length) too: give {prompt + 1:,} or more"
-        raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))
 
 
 def _of_files(request: RunRequest, model: Model) -> Iterator[Problem]:

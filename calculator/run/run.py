@@ -21,11 +21,19 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.per_parameter import tensors
 from calculator.run.answer import RunPhase, WholeRun
 from calculator.run.evaluation import Evaluation, PhasePeak
+from calculator.run.generation_refusals import check_generation
 from calculator.run.loading import ModelLoading
 from calculator.run.merging import merge_peak
-from calculator.run.refusals import check_length, check_model, check_request
+from calculator.run.refusals import check_model, check_request
 from calculator.run.saving import NOT_COUNTED, Saving, whole_model
-from calculator.run.sentences import ASSUMPTIONS, SAFETENSORS, host_of_evaluation, several_gpus, warnings
+from calculator.run.sentences import (
+    ASSUMPTIONS,
+    SAFETENSORS,
+    host_of_evaluation,
+    of_generation,
+    several_gpus,
+    warnings,
+)
 from calculator.run.sharded_saving import saving_of
 from calculator.run.time import time_of
 from calculator.run.unanswered import unanswered
@@ -65,7 +73,7 @@ class _Run:
         model = model_of(request.estimate.model)
         self.resident = resident_state(within_positions(with_longest_batch(request.estimate), model))
         self.prepared = self.resident.prepared
-        check_length(self.run, self.prepared.given.sequence_length)
+        check_generation(self.run, self.prepared)
         self.device = request.estimate.device
         self.saving = saving_of(self.resident, self.run)
 
@@ -83,7 +91,13 @@ class _Run:
             verdict=_verdict(phases),
             time=time,
             time_refusal=refusal,
-            assumptions=(*ASSUMPTIONS, *self._of_several, NOT_COUNTED, *self.estimate.assumptions),
+            assumptions=(
+                *ASSUMPTIONS,
+                *self._of_several,
+                *of_generation(self.run, self.prepared),
+                NOT_COUNTED,
+                *self.estimate.assumptions,
+            ),
             warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
         )
 
@@ -208,8 +222,8 @@ class _Run:
         arrays = gathered.host_bytes * self._processes
         found = self.between_steps + evaluation.resident_bytes
         yield self._phase("evaluation", evaluation.peak(), resident=found, host_bytes=arrays, host=host)
-        if self.run.predict_with_generate:
-            yield self._phase("generation", evaluation.generation(self.run.generation_max_length or 0))
+        if self.run.generates:
+            yield self._phase("generation", evaluation.generation(), resident=found)
 
     def _checkpoint(self) -> RunPhase:
         size = sum(each.bytes for each in self.files)

@@ -72,6 +72,21 @@ def several_gpus(device: Device, run: RunSettings, *, broadcasts: bool) -> Itera
         yield OF_SHARDS
 
 
+GENERATES = (
+    "Seq2SeqTrainer generates by greedy search, until every sequence has generation_max_length tokens. Beams and other"
+    " settings of the checkpoint's generation_config.json are not counted."
+)
+OF_TARGET = "The tokens of generation_max_length are those of the target, with the one that it starts with."
+
+
+def of_generation(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
+    """Yield what generation in evaluation means for the figures."""
+    if run.generates:
+        yield GENERATES
+        if prepared.model.encoder_layers:
+            yield OF_TARGET
+
+
 def host_of_evaluation(gathered: Gathered) -> str:
     """Where the host memory of an evaluation comes from."""
     if not gathered.outputs:

@@ -14,7 +14,7 @@ from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.engine.tape import Tensor
-from calculator.layers import masks
+from calculator.layers import masks, seq2seq
 from calculator.layers.cache import Cache
 from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
@@ -116,9 +116,9 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         if layers is not None:
             hidden_states = layers.begin(position, hidden_states)
         hidden_states = mark(hidden_states, f"{context.marks}layer {position}")
-        if context.repetition.numbers[position] == context.model.encoder_layers > 0:
+        if context.repetition.numbers[position] == context.model.encoder_layers > 0 and context.encoder_states is None:
             retained = None
-            hidden_states = forward.decode(context, hidden_states)
+            hidden_states = seq2seq.decode(context, hidden_states)
         hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
         hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:

@@ -30,13 +30,14 @@ from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
+from calculator.training_step.next_token import Sampling
 from calculator.training_step.run import Interpretation
 from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.dimension import Dim
     from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
     from calculator.engine.repetition import Repetition
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import GenerationBatch
+    from calculator.training_step.next_token import Loop
     from calculator.training_step.run import Run
 
     #: The keys and values of a layer.
@@ -98,7 +100,7 @@ class RolloutTrace:
 class Rollout:
     """The generation of the completions of a step. `prepared` states the rows, and the length of the prompts."""
 
-    __slots__ = ("batch", "prepared", "shape_env", "trains", "wrapped_dtype")
+    __slots__ = ("batch", "loop", "prepared", "shape_env", "trains", "wrapped_dtype")
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class Rollout:
         shape_env: ShapeEnv | None = None,
         *,
         trains: bool = True,
+        loop: type[Loop] = Sampling,
     ) -> None:
         training = prepared.training
         #: The dtype of autocast around the model's forward pass, whose outputs are copied to float32 then.
@@ -118,6 +121,8 @@ class Rollout:
         self.shape_env = shape_env
         #: Whether the model is in training mode.
         self.trains = trains
+        #: How the next token is chosen.
+        self.loop = loop
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return the pass of the prompts, that of the second token and that of the last one."""
@@ -134,7 +139,7 @@ class Rollout:
     def _prefill(self) -> RolledOut:
         context = self._context()
         context.cache = Cache(windowed=True, component="kv_cache")
-        return self._run(context, _Loop(context))
+        return self._run(context, self.loop(context))
 
     @without_frame_snapshots
     def _decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
@@ -143,7 +148,7 @@ class Rollout:
         windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
         context.cache = Cache(windowed=True, given=windows, component="kv_cache")
         del windows
-        loop = _Loop(context)
+        loop = self.loop(context)
         context.past, context.length = past, ONE
         like = _represented(context.repetition, prefilled.kept)
         before = [
@@ -172,7 +177,7 @@ class Rollout:
         context.repetition = repetition([*zip(layer_classes(context), types, strict=True)])
         return context
 
-    def _run(self, context: Context, loop: _Loop) -> RolledOut:
+    def _run(self, context: Context, loop: Loop) -> RolledOut:
         """Run the model, which gets copies of the ids and positions, and choose the next token."""
         tape, start = context.tape, len(context.tape.events)
         assert context.cache is not None
@@ -222,69 +227,3 @@ def _represented(layers: Repetition, of_interpreted: Sequence[Pair]) -> list[Pai
 def _windowed(layers: Sequence[Layer]) -> int:
     """Return how many layers have a window of the cache."""
     return sum(layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in layers)
-
-
-class _Loop:
-    """The tensors of `generate` around the passes; those of a token replace those of the token before."""
-
-    __slots__ = ("ids", "kept", "logits", "mask", "positions", "probabilities", "tokens", "unfinished")
-
-    def __init__(self, context: Context) -> None:
-        tape, shape = context.tape, (context.batch, context.length)
-        context.set_scope("generate: ")
-        #: What the trainer and the outer function refer to: prompts, mask, positions, and special tokens.
-        names = ["prompt_ids", "prompt_mask", *(["prompt positions"] if context.forward.takes_positions else [])]
-        self.kept = [tape.new(shape, "int64", name) for name in names]
-        self.kept += [tape.new((), "int64", f"{name}_token_id") for name in ("bos", "eos", "pad")]
-        self.unfinished = tape.new((context.batch,), "int64", "unfinished_sequences")
-        self.ids: Tensor | None = None
-        self.mask: Tensor | None = None
-        self.positions: Tensor | None = None
-        self.logits: Tensor | None = None
-        self.probabilities: Tensor | None = None
-        self.tokens: Tensor | None = None
-
-    def after_first_token(self, context: Context) -> None:
-        """Make what the token before has left."""
-        seen = (context.batch, context.past + 1)
-        self.ids = context.tape.new(seen, "int64", "ids")
-        if context.forward.takes_positions:
-            self.positions = context.tape.new(seen, "int64", "positions")
-        if context.training.padding:
-            self.mask = context.tape.new(seen, "int64", "attention_mask")
-        self.logits, self.probabilities = _scores(context, "next_token_logits"), _scores(context, "probabilities")
-        self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
-
-    def choose(self, context: Context) -> None:
-        """Draw the next token: the largest of the probabilities over exponential numbers."""
-        tape, one = context.tape, (context.batch, 1)
-        longer = (context.batch, context.past + context.length + 1)
-        context.set_scope("generate: ")
-        before = self.mask
-        if context.forward.takes_positions:
-            self.positions = _appended(context, longer, "positions")
-        if context.training.padding:
-            self.mask = _appended(context, longer, "attention_mask")
-        self.logits = _scores(context, "next_token_logits")
-        self.probabilities = _scores(context, "probabilities")
-        quotients = _scores(context, "probabilities / exponential numbers")
-        drawn = tape.new(one, "int64", "drawn")
-        del quotients
-        self.tokens = tape.new((context.batch,), "int64", "next_tokens")
-        del drawn
-        self.ids = tape.new(longer, "int64", "ids")
-        del before
-
-
-def _appended(context: Context, shape: Shape, name: str) -> Tensor:
-    """Return ids of all tokens, with one more for each sequence."""
-    more = context.tape.new((context.batch, 1), "int64", f"{name}, next")
-    out = context.tape.new(shape, "int64", name)
-    del more
-    return out
-
-
-def _scores(context: Context, name: str) -> Tensor:
-    """Return a float32 number for each token that may come next."""
-    shape = (context.batch, context.model.output.out_features)
-    return context.tape.new(shape, "float32", name, component="logits_and_loss")

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     for name in [args.file] if args.file else FILES:
         file = CASES / f"{name}.jsonl"
         recorded = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        given = [{"request": json.loads(path.read_text(encoding="utf-8"))} for path in args.add]
+        given = [case for path in args.add for case in _cases(name, json.loads(path.read_text(encoding="utf-8")))]
         traced = [_traced(name, case) for case in given]
         if not given:
             traced = [_traced(name, case) for case in recorded]
@@ -58,6 +58,14 @@ def run(args: argparse.Namespace) -> int:
             lines = (json.dumps(case) + "\n" for case in ((*recorded, *traced) if given else traced))
             file.write_text("".join(lines), encoding="utf-8")
     return int(differ)
+
+
+def _cases(name: str, request: dict[str, Any]) -> list[Case]:
+    """The cases of a request, one for each phase that is traced."""
+    if name != "evaluation":
+        return [{"request": request}]
+    phases = ("evaluation", "generation") if parse_run(request).run.generates else ("evaluation",)
+    return [{"phase": phase, "request": request} for phase in phases]
 
 
 def _printed(name: str, recorded: Case, traced: Case) -> bool:
@@ -83,9 +91,9 @@ def _differs(seed: int, number: int) -> bool:
 
 
 def _traced(name: str, case: Case) -> Case:
-    """A case with what a trace shows. Of generation, which is traced by no trainer, nothing is changed."""
+    """A case with what a trace shows."""
     trace: dict[str, Callable[[Case], Case]] = {"evaluation": _evaluation, "loading": _loading, "merge": _merge}
-    return case if case.get("phase") == "generation" else {**case, **alone(trace[name], case)}
+    return {**case, **alone(trace[name], case)}
 
 
 def _body(case: Case) -> Case:
@@ -111,7 +119,8 @@ def _evaluation(case: Case) -> Case:
     request = parse_run(case["request"])
     trace = trace_evaluation if request.estimate.device.sharding == "none" else trace_sharded_evaluation
     traced = trace(_body(case), request.run)
-    return {"phase": "evaluation", "resident_bytes": traced.resident_bytes, "peak_bytes": traced.peak_bytes}
+    peak = traced.generation_bytes if case["phase"] == "generation" else traced.peak_bytes
+    return {"resident_bytes": traced.resident_bytes, "peak_bytes": peak}
 
 
 def _merge(case: Case) -> Case:

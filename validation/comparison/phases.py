@@ -78,7 +78,7 @@ def compared() -> Iterator[tuple[Group, int, int]]:
         added = found.gpu_bytes - found.resident_bytes
         predicted, traced = {
             "evaluation": (found.gpu_bytes, case.get("peak_bytes")),
-            "generation": (added, case.get("peak_bytes")),
+            "generation": (found.gpu_bytes, case.get("peak_bytes")),
             "merge": (added, case.get("peak_bytes")),
             "load": (found.gpu_bytes, case.get("load_bytes")),
             "checkpoint": (added, case.get("gathered_bytes")),

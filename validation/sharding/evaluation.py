@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.inputs.sharding import parse_sharding
 from validation.reference.trainers.recipe import parse_recipe
 from validation.sharding.trainer_step import ShardedTrainerStep
 from validation.sharding.trainer_trace import launched_run
-from validation.tracing.evaluation import TracedEvaluation, evaluate_after
+from validation.tracing.evaluation import TracedEvaluation, evaluate_after, whole_sequences
 
 if TYPE_CHECKING:
     from calculator.inputs.run import RunSettings
@@ -31,9 +32,11 @@ def trace_sharded_evaluation(body: dict[str, Any], run: RunSettings) -> ShardedE
     """
     recipe = parse_recipe(body)
     assert recipe is not None
+    recipe = replace(recipe, generates=run.generates)
     device = recipe.request.device
     with launched_run(recipe, parse_sharding(body, device.sharding, device.count), 0) as launched:
         evaluate_after(max(2, launched.engine.warm_up_steps + 1), launched.run.trainer, run)
         traced = ShardedEvaluation(*launched)
-        traced.run()
+        with whole_sequences(run):
+            traced.run()
     return traced

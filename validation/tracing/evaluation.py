@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from transformers.trainer_utils import IntervalStrategy
 
+from calculator.run.generation import most_tokens
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
@@ -15,6 +19,8 @@ from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trainer_step import TrainerStep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.inputs.run import RunSettings
 
 
@@ -24,6 +30,11 @@ class TracedEvaluation(TrainerStep):
     def __init__(self, *step: Any) -> None:
         super().__init__(*step)
         self._before(self.trainer, "evaluation_loop", self._begin_evaluation)
+        self.generates = getattr(self.trainer.args, "predict_with_generate", False)
+        if self.generates:
+            model = self.trainer.model
+            self._before(model, "generate", lambda: self.tracker.enter("generation"))
+            self._after(model, "generate", lambda: self.tracker.enter("forward"))
 
     def _begin_step(self) -> None:
         """Let the steps before the evaluation pass."""
@@ -36,8 +47,24 @@ class TracedEvaluation(TrainerStep):
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes alive in the evaluation. `_generate` of a trainer is a phase of its own."""
-        return max(self.ledger.peaks[name].bytes for name in ("generation", "forward") if name in self.ledger.peaks)
+        """The most bytes alive in the evaluation, with what a trainer of TRL generates in it."""
+        peaks = self.ledger.peaks
+        names = ("forward",) if self.generates else ("generation", "forward")
+        return max(peaks[name].bytes for name in names if name in peaks)
+
+    @property
+    def generation_bytes(self) -> int:
+        """The most bytes alive while Seq2SeqTrainer generates."""
+        return self.ledger.peaks["generation"].bytes
+
+
+@contextmanager
+def whole_sequences(run: RunSettings) -> Iterator[None]:
+    """Let `generate` end at the most tokens: no token is that of an end, as tokens have no values."""
+    stop = "transformers.generation.utils.StopCheck.__call__"
+    most = most_tokens(run)
+    with mock.patch(stop, lambda _, unfinished, tokens, length: length >= most) if run.generates else nullcontext():  # noqa: ARG005  its signature
+        yield
 
 
 def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation:
@@ -48,11 +75,12 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
     """
     recipe = parse_recipe(body)
     assert recipe is not None
+    recipe = replace(recipe, generates=run.generates)
     with emulate_cuda(known_values=True), optimizers_on_meta(), accelerate_on_meta(), TemporaryDirectory() as folder:
         built = build_run(recipe, folder)
         evaluate_after(1, built.trainer, run)
         traced = TracedEvaluation(built)
-        with patched_model_code():
+        with patched_model_code(), whole_sequences(run):
             traced.run()
     return traced
 
@@ -69,6 +97,9 @@ def evaluate_after(steps: int, trainer: Any, run: RunSettings) -> None:
         "per_device_eval_batch_size": run.per_device_eval_batch_size,
         "eval_accumulation_steps": run.eval_accumulation_steps,
         "prediction_loss_only": run.prediction_loss_only,
+        **(
+            {"predict_with_generate": True, "generation_max_length": run.generation_max_length} if run.generates else {}
+        ),
     }
     for name, value in settings.items():
         setattr(trainer.args, name, value)

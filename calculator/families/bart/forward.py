@@ -10,7 +10,7 @@ from calculator.layers import attention, masks, norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import DecoderForward, embed, identity
 from calculator.layers.encoder import no_tables
-from calculator.layers.seq2seq import shift_labels, start_decoder
+from calculator.layers.seq2seq import encoder_pair, shift_labels
 
 if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
@@ -40,19 +40,30 @@ def _attend(context: Context, modules: LayerModules, name: str, hidden_states: T
 def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int) -> Tensor:
     """Attend to the same sequence, or to the encoder's output. Queries, keys and values stay alive to the end."""
     crosses = name == "encoder_attn"
-    current = context.encoder_states if crosses and context.encoder_states is not None else hidden_states
     query_states = _by_heads(modules[f"{name}.q_proj"](hidden_states), heads)
-    key_states = modules[f"{name}.k_proj"](current)
-    value_states = _by_heads(modules[f"{name}.v_proj"](current), heads)
-    key_states = _by_heads(key_states, heads)
-    context.set_scope(f"{modules.prefix}{name}: ")
-    key_states, value_states = context.update_cache(key_states, value_states)
+    key_states, value_states = _keys_and_values(context, modules, name, hidden_states, heads)
     outer = context.mask, context.is_causal
     if crosses:
         context.mask, context.is_causal = context.encoder_mask, False
     attn_output = attention.attend(context, query_states, key_states, value_states, attention.eager_without_casts)
     context.mask, context.is_causal = outer
     return modules[f"{name}.out_proj"](attn_output)
+
+
+def _keys_and_values(
+    context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int
+) -> tuple[Tensor, ...]:
+    """Return those of the decoder's tokens, or of the encoder's output, with those of passes before."""
+    current = hidden_states
+    if name == "encoder_attn" and context.encoder_states is not None:
+        cached, current = encoder_pair(context), context.encoder_states
+        if cached is not None:
+            return cached
+    key_states = modules[f"{name}.k_proj"](current)
+    value_states = _by_heads(modules[f"{name}.v_proj"](current), heads)
+    key_states = _by_heads(key_states, heads)
+    context.set_scope(f"{modules.prefix}{name}: ")
+    return context.update_cache(key_states, value_states)
 
 
 def _by_heads(x: Tensor, heads: int) -> Tensor:
@@ -107,11 +118,9 @@ def _with_positions(context: Context, inputs_embeds: Tensor, position_ids: Tenso
     return ops.dropout(hidden_states, context.config["dropout"] or 0.0, "dropped")
 
 
-def _decode(context: Context, encoded: Tensor) -> Tensor:
+def _target(context: Context, ids: Tensor) -> Tensor:
     """Embed the target. Words, positions and their numbers stay alive while the layers run."""
-    start_decoder(context, encoded)
-    assert context.decoder_ids is not None
-    inputs_embeds = _words(context, context.decoder_ids, "decoder")
+    inputs_embeds = _words(context, ids, "decoder")
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     tape, length = context.tape, context.length
@@ -145,7 +154,10 @@ BART = DecoderForward(
     embeddings=_source,
     before_layers=_encode,
     tables=no_tables,
-    decode=_decode,
+    target=_target,
+    takes_positions=False,
+    special_tokens=("bos", "eos", "pad", "decoder_start"),
+    forces_eos=True,
     final_norm=identity,
     logits=_biased,
     is_causal=False,

@@ -12,7 +12,7 @@ from calculator.layers.cache import Cache
 from calculator.layers.decoder_forward import DecoderForward, embed
 from calculator.layers.encoder import no_tables
 from calculator.layers.self_attention import split_heads
-from calculator.layers.seq2seq import shift_labels, start_decoder
+from calculator.layers.seq2seq import encoder_pair
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -28,14 +28,13 @@ def _encode(context: Context, inputs_embeds: Tensor) -> Tensor:
     return ops.dropout(inputs_embeds, context.config["dropout_rate"], "words, dropped")
 
 
-def _decode(context: Context, hidden_states: Tensor) -> Tensor:
-    """End the encoder, and embed the target. Its words stay alive while the layers run."""
-    encoded = _normed_and_dropped(context, "encoder", hidden_states)
-    del hidden_states
-    start_decoder(context, encoded)
-    shift_labels(context)
-    assert context.decoder_ids is not None
-    inputs_embeds = embed(context, context.decoder_ids, "decoder.embed_tokens")
+def _encoded(context: Context, hidden_states: Tensor) -> Tensor:
+    return _normed_and_dropped(context, "encoder", hidden_states)
+
+
+def _target(context: Context, ids: Tensor) -> Tensor:
+    """Embed the target. Its words stay alive while the layers run."""
+    inputs_embeds = embed(context, ids, "decoder.embed_tokens")
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     context.decoder_locals.append(inputs_embeds)
@@ -84,22 +83,31 @@ def _attend(context: Context, modules: LayerModules, place: str, name: str, hidd
 def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor) -> Tensor:
     """Attend with a bias in place of the mask. Queries, keys and values stay alive to the end."""
     heads, crosses = context.config["num_attention_heads"], name.endswith("EncDecAttention")
-    current = context.encoder_states if crosses and context.encoder_states is not None else hidden_states
     query_states = split_heads(context, modules[f"{name}.q"](hidden_states), heads)
-    key_states = split_heads(context, modules[f"{name}.k"](current), heads)
-    value_states = split_heads(context, modules[f"{name}.v"](current), heads)
-    context.set_scope(f"{modules.prefix}{name}: ")
-    key_states, value_states = context.update_cache(key_states, value_states)
+    key_states, value_states = _keys_and_values(context, modules, name, hidden_states)
     position_bias = _shared_bias(context, modules, name, query_states, key_states)
     context.set_scope(f"{modules.prefix}{name}: ")
     outer = context.mask
     given = context.encoder_mask if crosses else outer
-    causal = context.encoder_states is not None and not crosses
+    causal = context.encoder_states is not None and not crosses and context.length > 1
     context.mask = position_bias_mask(context, position_bias, given, causal=causal, permuted=not crosses)
     del position_bias
     attn_output = attention.attend(context, query_states, key_states, value_states)
     context.mask = outer
     return modules[f"{name}.o"](attn_output)
+
+
+def _keys_and_values(context: Context, modules: LayerModules, name: str, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Return those of the decoder's tokens, or of the encoder's output, with those of passes before."""
+    crosses, current, heads = name.endswith("EncDecAttention"), hidden_states, context.config["num_attention_heads"]
+    if crosses and context.encoder_states is not None:
+        cached, current = encoder_pair(context), context.encoder_states
+        if cached is not None:
+            return cached
+    key_states = split_heads(context, modules[f"{name}.k"](current), heads)
+    value_states = split_heads(context, modules[f"{name}.v"](current), heads)
+    context.set_scope(f"{modules.prefix}{name}: ")
+    return context.update_cache(key_states, value_states)
 
 
 def _shared_bias(context: Context, modules: LayerModules, name: str, query: Tensor, key: Tensor) -> Tensor:
@@ -154,7 +162,10 @@ T5 = DecoderForward(
     embeddings=_words,
     before_layers=_encode,
     tables=no_tables,
-    decode=_decode,
+    encoded=_encoded,
+    target=_target,
+    takes_positions=False,
+    special_tokens=("eos", "pad", "decoder_start"),
     final_norm=_final_norm,
     is_causal=False,
 )

@@ -16,7 +16,7 @@ from calculator.layers.activation import activation
 from calculator.layers.cache import Cache
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.encoder import no_tables
-from calculator.layers.seq2seq import shift_labels, start_decoder
+from calculator.layers.seq2seq import shift_labels
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -56,13 +56,13 @@ def _encode(context: Context, convolved: Tensor) -> Tensor:
     return ops.dropout(hidden_states, context.config["dropout"], "dropped")
 
 
-def _decode(context: Context, hidden_states: Tensor) -> Tensor:
-    """End the encoder, and embed the target. Words, positions and their numbers stay alive while the layers run."""
-    encoded = norms.transposed_layer_norm(context.outer("model.encoder.layer_norm"), hidden_states)
-    del hidden_states
-    start_decoder(context, encoded)
-    assert context.decoder_ids is not None
-    inputs_embeds = embed(context, context.decoder_ids, "model.decoder.embed_tokens")
+def _encoded(context: Context, hidden_states: Tensor) -> Tensor:
+    return norms.transposed_layer_norm(context.outer("model.encoder.layer_norm"), hidden_states)
+
+
+def _target(context: Context, ids: Tensor) -> Tensor:
+    """Embed the target. Words, positions and their numbers stay alive while the layers run."""
+    inputs_embeds = embed(context, ids, "model.decoder.embed_tokens")
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     if context.caches:
@@ -161,7 +161,10 @@ WHISPER = DecoderForward(
     before_layers=_encode,
     retained="neither",
     tables=no_tables,
-    decode=_decode,
+    encoded=_encoded,
+    target=_target,
+    takes_positions=False,
+    own_generate="whose generate is its own: it cuts audio into segments and decides by tokens how often it runs",
     final_norm=final(norms.layer_norm, "model.decoder.layer_norm"),
     is_causal=False,
 )

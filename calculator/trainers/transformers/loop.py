@@ -155,12 +155,15 @@ class Transformers(Loop):
             del converted
         context.drop_outputs()
         loss, outputs = returned(context, loss, outputs)
-        if counts_items(context.model):
-            loss = in_place.mul_(loss)
+        loss = self.scaled(context, loss)
         self.metrics(context, outputs)
         tape.component = "activations"
         del of_images
         return loss
+
+    def scaled(self, context: Context, loss: Tensor) -> Tensor:
+        """Return the loss times the number of processes, over which the labels are counted."""
+        return in_place.mul_(loss) if counts_items(context.model) else loss
 
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
         """Compute what the trainer logs from the model's outputs."""

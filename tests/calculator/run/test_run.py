@@ -21,6 +21,7 @@ LLAMA = {
 
 FSDP = {"count": 2, "sharding": "fsdp"}
 ZERO3 = {"count": 2, "sharding": "zero3"}
+GENERATES = {"predict_with_generate": True, "compute_metrics": True}
 SHARDED = {"state_dict_type": "SHARDED_STATE_DICT"}
 
 
@@ -49,7 +50,7 @@ def phase(found, name):
 def test_a_run_has_its_phases_in_order():
     run = {
         "eval_strategy": "steps",
-        "predict_with_generate": True,
+        **GENERATES,
         "generation_max_length": 40,
         "merge_and_unload": True,
     }
@@ -277,15 +278,15 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ({"run": SHARDED, "device": {"count": 2, "sharding": "ddp"}}, "run.state_dict_type"),
         (
             {
-                "device": {"count": 2, "sharding": "ddp"},
-                "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 64},
+                "device": {"count": 2, "sharding": "fsdp"},
+                "run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 64},
             },
             "run.predict_with_generate",
         ),
         (
             {
                 "task": "seq_cls",
-                "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 64},
+                "run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 64},
             },
             "run.predict_with_generate",
         ),
@@ -293,6 +294,11 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ({"stack": {"transformers": "5.0"}}, "stack.transformers"),
         ({"run": {"load_best_model_at_end": True}}, "run.load_best_model_at_end"),
         ({"run": {"predict_with_generate": True}}, "run.predict_with_generate"),
+        (
+            {"run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 64}},
+            "run.predict_with_generate",
+        ),
+        ({"run": {"eval_strategy": "steps", **GENERATES}}, "run.generation_max_length"),
         ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft", "packing": True}}, "run.eval_strategy"),
         (
             {"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}, "stack": {"trl": "1.9"}},
@@ -304,7 +310,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ),
         (
             {
-                "run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 4096},
+                "run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 4096},
                 "training": {"trainer": "trl-sft"},
             },
             "run.predict_with_generate",
@@ -315,7 +321,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
             "training.use_liger_kernel",
         ),
         (
-            {"run": {"eval_strategy": "steps", "predict_with_generate": True, "generation_max_length": 32}},
+            {"run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 32}},
             "run.generation_max_length",
         ),
         ({"method": {"name": "delora"}}, "method.name"),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    DataCollatorWithFlattening,
+    GenerationConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from validation.reference.build import build_model, refusing
 from validation.reference.trainers.arguments import training_arguments
@@ -25,10 +33,15 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     """
     reference = build_model(recipe.request, device, quant_storage=recipe.quant_storage)
     own = {"remove_unused_columns": False} if recipe.request.training.has_images else {}
+    kind, arguments = (Seq2SeqTrainer, Seq2SeqTrainingArguments) if recipe.generates else (Trainer, TrainingArguments)
+    if recipe.generates and recipe.request.task == "causal_lm":
+        base = reference.model.get_base_model() if hasattr(reference.model, "get_base_model") else reference.model
+        base.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+        base.config.pad_token_id = 0  # the Trainer pads short sequences with it
     with refusing("training"):
-        trainer = Trainer(
+        trainer = kind(
             model=with_quantizer(reference.model),
-            args=TrainingArguments(**training_arguments(recipe, folder), **own),
+            args=arguments(**training_arguments(recipe, folder), **own),
             train_dataset=(labelled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
             data_collator=_collator(recipe, reference.model.config),
         )

@@ -24,7 +24,8 @@ class Recipe:
     """A trainer's step: the request of the same step without a trainer, the trainer, and its settings.
 
     `trl` is the version of TRL. `completion_tokens` is the number of labelled tokens of a micro-batch after the labels
-    are shifted; None labels every token. `distribution` has the arguments that shard the run.
+    are shifted; None labels every token. `distribution` has the arguments that shard the run. `generates` is whether
+    evaluation generates, which Seq2SeqTrainer does.
     """
 
     request: Request
@@ -44,6 +45,7 @@ class Recipe:
     use_vllm: bool = False
     trl: str = "1.16"
     distribution: dict[str, Any] = field(default_factory=dict)
+    generates: bool = False
 
     @property
     def quant_storage(self) -> QuantStorage:
@@ -68,7 +70,9 @@ class Recipe:
 
 
 #: The fields of `training` that a trainer reads and the reference step does not.
-SETTINGS = tuple(field.name for field in fields(Recipe) if field.name not in {"request", "trl", "distribution"})
+SETTINGS = tuple(
+    field.name for field in fields(Recipe) if field.name not in {"request", "trl", "distribution", "generates"}
+)
 
 
 #: Those that a request of a trainer that is modelled has too, with their defaults there.

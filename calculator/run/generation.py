@@ -1,0 +1,92 @@
+"""Generation in an evaluation: the tokens of each batch, and the passes that make them.
+
+Source: transformers 5.24, trainer_seq2seq.py, Seq2SeqTrainer.prediction_step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.common.dtype import allocated
+from calculator.estimation.answer import Row
+from calculator.run.gathered import OfRow
+from calculator.trainers.loop import GenerationBatch
+from calculator.trainers.transformers.loop import Transformers
+from calculator.training_step.next_token import GreedySearch
+from calculator.training_step.rollout import Rollout
+from calculator.training_step.seq2seq_generation import Seq2SeqGeneration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.architecture.dimension import Dim
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.run import RunSettings
+    from calculator.layers.context import Context
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.generation import PassPeak
+
+SOURCE = "transformers/trainer_seq2seq.py, prediction_step"
+
+#: The tokens to which shorter targets and labels are padded: max_length of a GenerationConfig that sets none.
+#: Source: transformers/generation/configuration_utils.py, _get_default_generation_params.
+DEFAULT_LENGTH = 20
+
+
+class LossOfLabels(Transformers):
+    """The call of the model with a batch's labels, which nobody counts."""
+
+    __slots__ = ()
+
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the tensors of a batch, without the number of its labels."""
+        tensors = Transformers.batch(self, context)
+        context.num_items = None
+        return tensors
+
+    def scaled(self, context: Context, loss: Tensor) -> Tensor:  # noqa: ARG002  the signature of the base class
+        """Return the loss itself."""
+        return loss
+
+
+def most_tokens(run: RunSettings) -> int:
+    """The most tokens of a generated sequence, which a request of generation states."""
+    assert run.generation_max_length is not None
+    return run.generation_max_length
+
+
+def _padded(tokens: int) -> Dim:
+    return named(max(tokens, DEFAULT_LENGTH), "tokens")
+
+
+def generated_tokens(run: RunSettings) -> OfRow:
+    """What a row has of the generated tokens."""
+    return OfRow("generated tokens", (_padded(most_tokens(run)),), "int64")
+
+
+def padded(labels: Iterable[OfRow]) -> tuple[OfRow, ...]:
+    """What a row has of its labels."""
+    return tuple(each._replace(shape=(_padded(int(each.shape[0])),)) for each in labels)
+
+
+def of_batch(part: OfRow, rows: int) -> Row:
+    """The tensor of a batch."""
+    shape = (named(rows, "rows"), *part.shape)
+    size = allocated(part.bytes * rows, 1)
+    return Row.of(name=f"{part.name} of the batch", count=1, bytes=size, shape=shape, dtype=part.dtype, source=SOURCE)
+
+
+def passes(prepared: PreparedModel, run: RunSettings) -> tuple[PassPeak, ...]:
+    """Run `generate` on a batch, whose rows and tokens the prepared model's training states."""
+    training, tokens = prepared.training, most_tokens(run)
+    if prepared.model.encoder_layers:
+        return Seq2SeqGeneration(prepared).passes(tokens)
+    prompt = named(training.sequence_length, "S")
+    batch = GenerationBatch(
+        rows=named(training.micro_batch_size, "B"),
+        prompt=prompt,
+        completion=named(tokens - prompt, "generation_max_length - S"),
+    )
+    ran = Rollout(prepared, batch, trains=False, loop=GreedySearch).passes()
+    return tuple(each.measured(each.interpretation.run()) for each in ran)

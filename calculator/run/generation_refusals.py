@@ -1,0 +1,78 @@
+"""What of generation in evaluation is not modelled, or is refused by the libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.families import forward_of
+from calculator.run.generation import most_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.inputs.run import RunSettings
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.run.request import RunRequest
+
+#: How `generate` runs where a GPU has only a part of the weights.
+#: Source: transformers/trainer_seq2seq.py, prediction_step (synced_gpus); transformers/distributed/fsdp.py,
+#: is_fsdp_managed_module, which looks for what apply_fsdp2 sets, and accelerate does not.
+_SHARDED = {
+    "fsdp": "where transformers does not keep GPUs running whose sequences have ended, and gathers wait for them",
+    "zero3": "where weights are gathered for each token, on as many passes as the GPU with the longest sequence runs",
+}
+
+
+def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
+    """Yield what is refused before the model is built."""
+    run, own = request.run, request.estimate
+    if not run.predict_with_generate:
+        return
+    if not run.evaluates:
+        message = "generation is a part of the evaluation: set eval_strategy, or use false"
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
+        return
+    if not run.generates:
+        message = (
+            "Seq2SeqTrainer generates for compute_metrics alone: set compute_metrics, without prediction_loss_only, or"
+            " use false"
+        )
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
+    if own.task not in ("causal_lm", "seq_2_seq_lm"):
+        message = f"a model of {own.task} generates nothing: use false"
+        yield Problem(loc="run.predict_with_generate", msg=message, input=True)
+    if own.device.sharding in _SHARDED:
+        message = f"generation under {own.device.sharding} is not modelled, {_SHARDED[own.device.sharding]}"
+        yield Problem(loc="run.predict_with_generate", msg=f"{message}: use false, or ddp", input=True)
+    if own.method.virtual_tokens:
+        message = "generation with virtual tokens in training is not modelled: use lora, or predict_with_generate false"
+        yield Problem(loc="method.name", msg=message, input=own.method.name)
+
+
+def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
+    """Refuse the generation of a model.
+
+    Raises:
+        PlanError: with the least length, or the reason.
+    """
+    if not run.generates:
+        return
+    model, length = prepared.model, prepared.given.sequence_length
+    own = forward_of(model).own_generate
+    if own:
+        message = f"generation of {model.model_type} is not modelled, {own}: use false"
+        raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
+    if run.generation_max_length is None:
+        message = (
+            "without it, the checkpoint's generation_config.json says how long sequences become, which is not read:"
+            f" give a length, {length + 1 if not model.encoder_layers else 20:,} for example"
+        )
+        raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=None))
+    if not model.encoder_layers and most_tokens(run) <= length:
+        message = f"counts the prompt of {length:,} tokens (training.sequence_length) too: give {length + 1:,} or more"
+        raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))
+    positions = model.config.get("max_position_embeddings")
+    if model.encoder_layers and positions is not None and most_tokens(run) > positions:
+        message = f"the model has {positions:,} positions (max_position_embeddings): use at most that many"
+        raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))

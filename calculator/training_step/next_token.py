@@ -1,0 +1,128 @@
+"""The loops of `generate` around the model's passes: how the next token is chosen.
+
+Source: transformers/generation/utils.py, GenerationMixin.generate and _sample.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+class Loop(ABC):
+    """The tensors of `generate` around the passes; those of a token replace those of the token before."""
+
+    __slots__ = ("ids", "kept", "logits", "mask", "positions", "tokens", "unfinished")
+
+    def __init__(self, context: Context) -> None:
+        context.set_scope("generate: ")
+        #: What the caller and the outer function refer to.
+        self.kept = [*self._kept(context), *special_tokens(context)]
+        self.unfinished = context.tape.new((context.batch,), "int64", "unfinished_sequences")
+        self.ids: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.logits: Tensor | None = None
+        self.tokens: Tensor | None = None
+
+    @abstractmethod
+    def _kept(self, context: Context) -> list[Tensor]:
+        """Make what stays alive of the prompts."""
+
+    def after_first_token(self, context: Context) -> None:
+        """Make what the token before has left."""
+        seen = (context.batch, context.past + 1)
+        self.ids = context.tape.new(seen, "int64", "ids")
+        if context.forward.takes_positions:
+            self.positions = context.tape.new(seen, "int64", "positions")
+        if _extends_mask(context):
+            self.mask = context.tape.new(seen, "int64", "attention_mask")
+        self.logits = scores(context, "next_token_logits")
+        self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
+
+    def choose(self, context: Context) -> None:
+        """Choose the next token."""
+        longer = (context.batch, context.past + context.length + 1)
+        context.set_scope("generate: ")
+        before = self.mask
+        if context.forward.takes_positions:
+            self.positions = _appended(context, longer, "positions")
+        if _extends_mask(context):
+            self.mask = _appended(context, longer, "attention_mask")
+        self._choose(context)
+        self.ids = context.tape.new(longer, "int64", "ids")
+        del before
+
+    @abstractmethod
+    def _choose(self, context: Context) -> None:
+        """Choose the next token by its logits."""
+
+
+class Sampling(Loop):
+    """Drawing the next token by its probability, for a trainer that keeps the prompts."""
+
+    __slots__ = ("probabilities",)
+
+    def _kept(self, context: Context) -> list[Tensor]:
+        names = ["prompt_ids", "prompt_mask", *(["prompt positions"] if context.forward.takes_positions else [])]
+        return [context.tape.new((context.batch, context.length), "int64", name) for name in names]
+
+    def after_first_token(self, context: Context) -> None:
+        """Make what the token before has left, its probabilities too."""
+        Loop.after_first_token(self, context)
+        self.probabilities = scores(context, "probabilities")
+
+    def _choose(self, context: Context) -> None:
+        """Draw the next token: the largest of the probabilities over exponential numbers."""
+        tape = context.tape
+        self.logits = scores(context, "next_token_logits")
+        self.probabilities = scores(context, "probabilities")
+        quotients = scores(context, "probabilities / exponential numbers")
+        drawn = tape.new((context.batch, 1), "int64", "drawn")
+        del quotients
+        self.tokens = tape.new((context.batch,), "int64", "next_tokens")
+        del drawn
+
+
+class GreedySearch(Loop):
+    """The most likely token, for a caller that has the prompts as a batch of its own."""
+
+    __slots__ = ()
+
+    def _kept(self, context: Context) -> list[Tensor]:
+        if not context.forward.takes_positions:
+            return []
+        return [context.tape.new((context.batch, context.length), "int64", "prompt positions")]
+
+    def _choose(self, context: Context) -> None:
+        self.logits = scores(context, "next_token_logits")
+        self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
+
+
+def special_tokens(context: Context) -> list[Tensor]:
+    """Make the tokens of the generation config, a tensor each."""
+    return [context.tape.new((), "int64", f"{name}_token_id") for name in context.forward.special_tokens]
+
+
+def _extends_mask(context: Context) -> bool:
+    """Whether the mask of the prompts gets a value for each new token; an encoder-decoder's is of the source."""
+    return context.training.padding and not context.model.encoder_layers
+
+
+def _appended(context: Context, shape: Shape, name: str) -> Tensor:
+    """Return ids of all tokens, with one more for each sequence."""
+    more = context.tape.new((context.batch, 1), "int64", f"{name}, next")
+    out = context.tape.new(shape, "int64", name)
+    del more
+    return out
+
+
+def scores(context: Context, name: str) -> Tensor:
+    """Return a float32 number for each token that may come next."""
+    shape = (context.batch, context.model.output.out_features)
+    return context.tape.new(shape, "float32", name, component="logits_and_loss")
