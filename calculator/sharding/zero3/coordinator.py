@@ -14,7 +14,7 @@ from calculator.sharding.zero3.gather import Gather, upload
 from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.parameters import Live, Module, Partitioned
@@ -47,7 +47,7 @@ class Coordinator:
         self._queue: deque[tuple[Partitioned, int]] = deque()
         self._fetched_for: dict[Partitioned, int] = {}
         self._in_backward: dict[int, Module] = {}
-        self._released: dict[tuple[int, int], frozenset[Partitioned]] = {}
+        self._released: dict[tuple[int, int], list[Partitioned]] = {}
         #: The places before which modules are skipped, with the elements that those use.
         self._skipped: list[tuple[int, int]] = []
         self._passed = 0
@@ -209,9 +209,12 @@ class Coordinator:
     def _prefetch(self, module: Module) -> None:
         queue, fetched_for, step = self._queue, self._fetched_for, self._step
         if module.parameters and queue:
-            own = sum([fetched_for.get(each, -1) < step for each in module.parameters])
+            own = 0
+            for each in module.parameters:
+                if fetched_for.get(each, -1) < step:
+                    own += 1
             known: set[Partitioned] = set()
-            while queue and len(known) < own:
+            while own > len(known) and queue:
                 each, place = queue.popleft()
                 fetched_for[each] = place
                 known.add(each)
@@ -240,26 +243,29 @@ class Coordinator:
 
     def release(self, module: Module, *, backward: bool = False) -> None:
         """Free a module's parameters that are not used again soon."""
-        freed = self._to_release(module)
-        parameters: Iterable[Partitioned] = module.parameters
+        freed: Iterable[Partitioned] = self._to_release(module) if module.parameters else ()
+        for each in module.parameters:
+            each.active.discard(module)
         if backward:
             self._in_backward.pop(module.number, None)
             if module.recomputed:
-                freed = freed | {each for each in module.recomputed if not each.persists}
-                parameters = {*parameters, *module.recomputed}
+                for each in module.recomputed:
+                    each.active.discard(module)
+                freed = {*freed, *[each for each in module.recomputed if not each.persists]}
                 module.recomputed.clear()
-        for each in parameters:
-            each.active.discard(module)
-            if each in freed:
-                self._release(each)
+        for each in freed:
+            if each.state == GATHERED and not each.active:
+                each.release()
+                self._available -= each.elements
 
-    def _to_release(self, module: Module) -> frozenset[Partitioned]:
-        if self._mode != COMPLETE or not module.parameters:
-            return frozenset(module.parameters)
+    def _to_release(self, module: Module) -> Sequence[Partitioned]:
+        """The parameters that are freed. What is found for a module at a place holds in all later passes."""
+        if self._mode != COMPLETE:
+            return module.parameters
         key = module.number, self._step
         found = self._released.get(key)
         if found is None:
-            found = self._released[key] = frozenset([each for each in module.parameters if self._is_done(each)])
+            found = self._released[key] = [each for each in module.parameters if self._is_done(each)]
         return found
 
     def _is_done(self, each: Partitioned) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine import module_calls
 from calculator.sharding.zero3.followed import Followed
 from calculator.sharding.zero3.gathering import Gathering, Moment
-from calculator.sharding.zero3.program import WRAPPED, Event, Program
+from calculator.sharding.zero3.program import WRAPPED, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from calculator.engine.memory_curve import Window
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
+    from calculator.sharding.zero3.parameters import Module
+    from calculator.sharding.zero3.program import Event
     from calculator.sharding.zero3.state import PartitionedState
 
 
@@ -88,20 +90,17 @@ def _events(tape: Tape, program: Program) -> Iterator[Event]:
         kind += ": "
         if kind in (module_calls.PINNED, module_calls.UNPINNED):
             serial, name = text.split(maxsplit=1)
-            yield Event(position, kind, None, program.by_name[name, layer if "*" in name else None], serial)
+            yield position, kind, None, program.by_name[name, layer if "*" in name else None], serial
         elif kind in (module_calls.BEFORE_FORWARD, module_calls.AFTER_FORWARD):
-            yield from _calls(
-                program, Event(position, kind, None, None), (model + text, layer), wraps=inside > bool(model)
-            )
+            for module in _called(program, (model + text, layer), kind, wraps=inside > bool(model)):
+                yield position, kind, module, None, ""
 
 
-def _calls(program: Program, event: Event, name: tuple[str, int | None], *, wraps: bool) -> Iterator[Event]:
-    """The event of a module, and that of the module which an adapter's layer calls where adapters are off."""
+def _called(program: Program, name: tuple[str, int | None], kind: str, *, wraps: bool) -> list[Module]:
+    """A module, and the one which an adapter's layer calls where adapters are off."""
     path, layer = name
-    inner = (f"{path}.{WRAPPED}", layer)
-    own = event._replace(module=program.module(path, layer if "*" in path else None))
-    if not wraps or inner not in program.modules:
-        yield own
-        return
-    events = [own, event._replace(module=program.modules[inner])]
-    yield from events if event.kind == module_calls.BEFORE_FORWARD else reversed(events)
+    inner = program.modules.get((f"{path}.{WRAPPED}", layer)) if wraps else None
+    own = program.module(path, layer if "*" in path else None)
+    if inner is None:
+        return [own]
+    return [own, inner] if kind == module_calls.BEFORE_FORWARD else [inner, own]

@@ -72,14 +72,14 @@ class Track(NamedTuple):
     def every(self) -> Iterator[Moment]:
         """All events."""
         after, at = self.before, 0
-        for number, event in enumerate(self.segment.events):
+        for number, (position, *_) in enumerate(self.segment.events):
             is_left_out = True
             while at < len(self.moments) and self.moments[at].number == number:
                 yield self.moments[at]
                 after, is_left_out = self.moments[at].after, not self.moments[at].is_event
                 at += 1
             if is_left_out:
-                yield Moment(event.position, after, after, number=number)
+                yield Moment(position, after, after, number=number)
 
 
 class Gathering:
@@ -137,14 +137,10 @@ class Gathering:
         that the first recorded order releases. A model that also runs without its adapters drops each recorded order.
         """
         count, program = min(MICRO_BATCHES, micro_batches), self.program
-        events = [event for each in program.segments for event in each.events]
-        longer = program.second_root is not None or any(event.kind == module_calls.KEPT for event in events)
-        runs_twice = sum(
-            [event.kind == module_calls.BEFORE_FORWARD and event.module is program.root for event in events]
-        )
+        longer = program.second_root is not None or program.keeps
         for step in range(2 + longer):
             self.sent = 0
-            if step == 0 and count == 1 and runs_twice == 1:
+            if step == 0 and count == 1 and program.runs == 1:
                 self._record()
             else:
                 self._micro_batches(count, micro_batches)
@@ -154,7 +150,8 @@ class Gathering:
 
     def _record(self) -> None:
         """Run a first step of one micro-batch, which leaves nothing but the order of modules."""
-        for coordinator in (self._coordinator, self._second):
+        models = (self._coordinator,) if self.program.second_root is None else (self._coordinator, self._second)
+        for coordinator in models:
             of_second = coordinator is self._second
             modules: list[Module] = []
             skipped = []
@@ -162,7 +159,7 @@ class Gathering:
                 own = [
                     module
                     for _, kind, module, _, _ in segment.events
-                    if module is not None and module.of_second is of_second and kind in _FETCHES
+                    if kind in _FETCHES and module is not None and module.of_second is of_second
                 ]
                 modules += own
                 if segment.skipped and own:
@@ -300,7 +297,7 @@ class Gathering:
         for segment, following in pairwise(self.program.segments):
             second = False
             for _, kind, module, _, _ in segment.events:
-                if module is not None and kind in _FETCHES:
+                if kind in _FETCHES and module is not None:
                     second = module.of_second
                     begins = kind == module_calls.BEFORE_FORWARD and module in roots
                     places[second] = 1 if begins else places[second] + 1

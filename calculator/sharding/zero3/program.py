@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
+from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero3.parameters import Module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from calculator.engine.memory_curve import Window
     from calculator.engine.tape import Tape
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.parameters import Partitioned
+
+#: A module or a parameter.
+Named = TypeVar("Named")
 
 #: The prefixes of a program's marks, besides that of gradients, by what is before their colon.
 PREFIXES = {
@@ -56,14 +60,8 @@ WRAPPED, READ = "base_layer", "lora_A"
 Name = tuple[str, int | None]
 
 
-class Event(NamedTuple):
-    """A mark: its position on the tape, its prefix, and what it is about."""
-
-    position: int
-    kind: str
-    module: Module | None
-    parameter: Partitioned | None
-    serial: str = ""
+#: A mark: its position on the tape, its prefix, the module or the parameter that it is about, and the number of a view.
+Event = tuple[int, str, Module | None, "Partitioned | None", str]
 
 
 class Placed(NamedTuple):
@@ -144,6 +142,9 @@ class Program:
         for module in self.modules.values():
             module.parameters.sort(key=attrgetter("order"))  # DeepSpeed records them by their numbers (ds_id)
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
+        #: How often the model runs, and whether the graph of a loss keeps what was gathered for it.
+        self.runs = begun.count(begun[0])
+        self.keeps = any(each.kind == module_calls.KEPT for _, marks in parts for each in marks)
         #: The outermost modules, of the model and of a second one.
         self.root = self.modules[begun[0], None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
@@ -180,28 +181,33 @@ class Program:
             marks = [each for mark in own for each in self._wrapped(mark)] if any(each.wraps for each in own) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
-                yield Segment(at, end, None, tuple(repeats), None, 0, self._events(marks, 0))
+                yield Segment(at, end, None, tuple(repeats), None, 0, self._events(marks)(0))
                 at = end
                 continue
-            backward = window == BACKWARD
+            events, backward = self._events(marks), window == BACKWARD
             before_gap = followed.before + followed.skipped if backward else followed.representative
             for copy in reversed(followed.numbers) if backward else followed.numbers:
                 repeats[window] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
                 start, end = windows[window].start, windows[window].end
-                yield Segment(start, end, window, tuple(repeats), copy, skipped, self._events(marks, copy))
+                yield Segment(start, end, window, tuple(repeats), copy, skipped, events(copy))
             at = windows[window].end
 
-    def _events(self, marks: Iterable[Placed], copy: int) -> list[Event]:
-        modules, by_name, more = self.modules, self.by_name, copy * self._followed.period
-        found = []
+    def _events(self, marks: Iterable[Placed]) -> Callable[[int], list[Event]]:
+        """What lists the events of marks, by the number of the copy."""
+        of_modules: list[Name | None] = []
+        of_parameters: list[Name | None] = []
+        positions, kinds, serials = [], [], []
         for position, kind, text, layer, _, serial in marks:
-            name = text, None if layer is None else layer + more
-            if kind in _OF_MODULES:
-                found.append(Event(position, kind, modules[name], None))
-            else:
-                found.append(Event(position, kind, None, by_name[name], serial))
-        return found
+            positions.append(position)
+            kinds.append(kind)
+            serials.append(serial)
+            is_call = kind in _OF_MODULES
+            of_modules.append((text, layer) if is_call else None)
+            of_parameters.append(None if is_call else (text, layer))
+        modules = _Named(self.modules, of_modules, self._followed.period)
+        parameters = _Named(self.by_name, of_parameters, self._followed.period)
+        return lambda copy: [*zip(positions, kinds, modules.of(copy), parameters.of(copy), serials, strict=True)]
 
     def _wrapped(self, mark: Placed) -> Iterator[Placed]:
         """A mark, and that of the module which an adapter's layer calls."""
@@ -211,6 +217,23 @@ class Program:
             return
         marks = [mark, mark._replace(text=inner)]
         yield from marks if mark.kind == module_calls.BEFORE_FORWARD else reversed(marks)
+
+
+class _Named(Generic[Named]):
+    """The modules, or the parameters, of marks in each copy of the repeated layers; None for marks of neither."""
+
+    def __init__(self, found: Mapping[Name, Named], names: Sequence[Name | None], period: int) -> None:
+        self._found, self._period = found, period
+        self._distinct, self._numbers = numbered(names)
+
+    def of(self, copy: int) -> Iterator[Named | None]:
+        """Those of a copy."""
+        found, more = self._found, copy * self._period
+        own = [
+            None if name is None else found[name[0], None if name[1] is None else name[1] + more]
+            for name in self._distinct
+        ]
+        return map(own.__getitem__, self._numbers)
 
 
 def _parts(

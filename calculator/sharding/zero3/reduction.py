@@ -6,6 +6,7 @@ coalesced_collectives.py, reduce_scatter_coalesced.
 
 from __future__ import annotations
 
+from collections import Counter
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -108,20 +109,18 @@ class Bucket:
         if len(self._parameters) == 1 and self._elements % count == 0:
             own, self._cast = self._cast, 0
             return own, 0
-        padded = sum(each.partition for each in self._parameters) * count
-        return allocated(padded, self._item), sum(self._padding(each) for each in self._parameters)
+        padded = sum([each.partition for each in self._parameters]) * count
+        sizes = Counter([(each.elements, each.partition) for each in self._parameters])
+        padding = sum([sum(self._paddings(*size)) * number for size, number in sizes.items()])
+        return allocated(padded, self._item), padding
 
-    def _padding(self, parameter: Partitioned) -> int:
-        """The bytes of a gradient's padding."""
-        return sum(self._paddings(parameter))
-
-    def _paddings(self, parameter: Partitioned) -> list[int]:
-        """The bytes of the tensors that pad a gradient: one for each rank that has some."""
-        size, count = parameter.partition, self._sizes.ranks
-        whole, rest = divmod(parameter.elements, size)
-        missing = [size - rest] if rest else []
+    def _paddings(self, elements: int, partition: int) -> list[int]:
+        """The bytes of the tensors that pad a gradient: one for each rank that has some. Both are numbers of elements."""
+        count = self._sizes.ranks
+        whole, rest = divmod(elements, partition)
+        missing = [partition - rest] if rest else []
         empty = count - whole - len(missing)
-        return [allocated(each, self._item) for each in (*missing, *[size] * empty)]
+        return [allocated(each, self._item) for each in (*missing, *[partition] * empty)]
 
     def _averaged(self) -> int:
         """Copy the reduced buffer, and pad the parts of the last rank."""

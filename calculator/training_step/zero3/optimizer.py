@@ -72,7 +72,9 @@ def _gathered(state: PartitionedState, size: int) -> Alive:
 def _moments(state: PartitionedState) -> Iterator[Alive]:
     for number, group in enumerate(state.sub_groups):
         sizes = [each.partition for each in group]
-        at = max(range(len(sizes)), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
+        # Of partitions of one size, the last is copied while most norms are alive.
+        last = {size: at for at, size in enumerate(sizes)}
+        at = max(last.values(), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
         yield row("gradient in float64", sizes[at], "gradient", "float64"), _scalars(number + at + 1)
         yield row("norms, stacked", len(sizes), "gradients", "float64", count=2), _scalars(number + len(sizes))
         yield (_scalars(number + len(sizes) + NORM_SCALARS),)

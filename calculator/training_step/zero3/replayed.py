@@ -90,7 +90,7 @@ class LoggedGathering(Gathering):
     def _moments(self, events: list[Event]) -> list[Moment]:
         found = []
         for event in events:
-            self._log.position = event.position
+            self._log.position = event[0]
             found += super()._moments([event])
         self._log.position = self.program.end
         return found
@@ -130,7 +130,7 @@ class LoggedBucket(Bucket):
             rows += [
                 self._add_row("padding of gradients", size)
                 for each in self._parameters
-                for size in self._paddings(each)
+                for size in self._paddings(each.elements, each.partition)
             ]
             rows.append(self._add_row("gradients that are reduced", self._scattered()[0]))
         elif not scatters:
@@ -153,10 +153,10 @@ class PartitionedStep:
         self._gathers, self._reductions = (GATHERS, REDUCTIONS) if overlaps else (0, 0)
         gathering = _gathering(state, tape, repetition)
         self._gradients = {
-            event.position: event.parameter
+            position: parameter
             for segment in gathering.program.segments
-            for event in segment.events
-            if event.kind == GRADIENT_OF and event.parameter is not None
+            for position, kind, _, parameter, _ in segment.events
+            if kind == GRADIENT_OF and parameter is not None
         }
         self._rows: dict[int, int] = {}
         bucket = LoggedBucket(state, self.events, self._reductions)
