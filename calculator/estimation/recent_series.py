@@ -52,8 +52,7 @@ class RecentSeries:
         if kind is None:
             yield request, SeriesCache()
             return
-        sharding = request.device.sharding
-        is_quick = sharding == "zero3" or (sharding == "none" and request.reserved == "rule")
+        is_quick = request.reserved == "rule" and request.device.sharding in ("none", "zero3")
         with self._lock:
             series = self._kept.pop(kind, None) or SeriesCache(traces_first=is_quick and not once)
         if request.model.config is not None:

@@ -115,7 +115,7 @@ class Bucket:
         return allocated(padded, self._item), padding
 
     def _paddings(self, elements: int, partition: int) -> list[int]:
-        """The bytes of the tensors that pad a gradient: one for each rank that has some. Both are numbers of elements."""
+        """The bytes of the tensors that pad a gradient of some elements: one for each rank that has some."""
         count = self._sizes.ranks
         whole, rest = divmod(elements, partition)
         missing = [partition - rest] if rest else []
