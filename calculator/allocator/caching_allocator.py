@@ -87,6 +87,11 @@ class CachingAllocator:
         """The pools of all streams that requests were made on."""
         return [pool for pools in self._streams.values() for pool in pools]
 
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The streams that requests were made on, in the order of their first ones."""
+        return tuple(self._streams)
+
     def pool(self, size: int, stream: int = 0) -> Pool:
         """The pool that serves requests of a rounded size (get_pool)."""
         if stream:

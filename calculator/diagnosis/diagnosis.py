@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import ShardingName
 
-#: The shardings of runs that are diagnosed: those whose tensors are all on one stream.
-DIAGNOSED: frozenset[ShardingName] = frozenset({"none", "ddp"})
+#: The shardings of runs that are diagnosed. Replays of DeepSpeed's differ from the live tensors of some phases.
+DIAGNOSED: frozenset[ShardingName] = frozenset({"none", "ddp", "fsdp"})
 
 #: How many tensors of the run have the requested size.
 Found = Literal["one", "several", "none"]
@@ -141,8 +141,8 @@ def replayable(request: Request) -> Request:
         raise refusal("accounting", message, request.accounting)
     if request.device.sharding not in DIAGNOSED:
         message = (
-            f"the allocations of a run with {request.device.sharding} are not replayed in order: diagnose runs on one"
-            f" GPU or with {', '.join(sorted(DIAGNOSED - {'none'}))}"
+            f"errors of a run with {request.device.sharding} are not diagnosed: diagnose runs on one GPU, or with"
+            f" {' or '.join(sorted(DIAGNOSED - {'none'}))}"
         )
         raise refusal("device.sharding", message, request.device.sharding)
     return replace(of_one_length(request), reserved="replay")

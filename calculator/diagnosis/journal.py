@@ -66,7 +66,7 @@ class Journal:
     Attributes:
         requests: Every allocation.
         log: Event `n` is the allocation of request `n`, event `~n` frees its block.
-        addresses, sizes: The address and the size of each request's block.
+        addresses, sizes, streams: The address, the size and the stream of each request's block.
     """
 
     def __init__(self) -> None:
@@ -74,6 +74,7 @@ class Journal:
         self.log: list[int] = []
         self.addresses: list[int] = []
         self.sizes: list[int] = []
+        self.streams: list[int] = []
         self.allocated = 0
         #: The request of each block in use, by the block's identity.
         self.owners: dict[int, int] = {}
@@ -109,12 +110,13 @@ class RecordedReplay(Replay):
         self._components: dict[str, ComponentName] = {tensor.name: tensor.component for tensor in tensors(named)}
         self.first = _RecordedBatch(self, self.first.events)
         self.later = _RecordedBatch(self, self.later.events) if self.later is not None else None
+        self.last = _RecordedBatch(self, self.last.events) if self.last is not None else None
 
     def kind(self, name: str) -> Kind:
         """The kind of a tensor that stays alive between micro-batches."""
         return Kind(name, self._components.get(name) or _OTHERS.get(name, "gradients"))
 
-    def note(self, block: Block, size: int, kind: Kind) -> None:
+    def note(self, block: Block, size: int, kind: Kind, stream: int = 0) -> None:
         """Note an allocation."""
         journal = self.journal
         steps = 0 if self.phase == "load" else min(self.steps + 1, STEPS)
@@ -124,6 +126,7 @@ class RecordedReplay(Replay):
         journal.log.append(number)
         journal.addresses.append(block.address)
         journal.sizes.append(block.size)
+        journal.streams.append(stream)
         journal.owners[id(block)] = number
         journal.allocated += block.size
 
@@ -164,17 +167,19 @@ class _RecordedBatch(Batch):
             name, shape, dtype, component, _ = rows[row]
             return Kind(name, component, shape, dtype)
 
-        return _RecordedTensors(self._run, [row[4] for row in rows], kind)
+        return _RecordedTensors(self._run, [row[4] for row in rows], kind, self.events.streams)
 
 
 class _RecordedTensors(Tensors):
     """Tensors whose allocations and frees are noted."""
 
-    __slots__ = ("_kind", "_run")
+    __slots__ = ("_kind", "_run", "_streams")
 
-    def __init__(self, run: RecordedReplay, sizes: list[int], kind: Callable[[int], Kind]) -> None:
-        self._run, self._kind = run, kind
-        super().__init__(run.allocator, sizes, lambda row: kind(row).name)
+    def __init__(
+        self, run: RecordedReplay, sizes: list[int], kind: Callable[[int], Kind], streams: Sequence[int] = ()
+    ) -> None:
+        self._run, self._kind, self._streams = run, kind, streams
+        super().__init__(run.allocator, sizes, lambda row: kind(row).name, streams)
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate and free, and note each event."""
@@ -183,7 +188,8 @@ class _RecordedTensors(Tensors):
                 self._run.forget(self.blocks[~event])
             super().play((event,))
             if event >= 0:
-                self._run.note(self.blocks[event], self.sizes[event], self._kind(event))
+                stream = self._streams[event] if self._streams else 0
+                self._run.note(self.blocks[event], self.sizes[event], self._kind(event), stream)
 
 
 def recorded(replay: DeviceReplay, total: int | None = None) -> RecordedReplay:

@@ -34,17 +34,17 @@ def written(replay: DeviceReplay, capacity: int, total: int) -> bytes:
 
 
 def _snapshot(run: RecordedReplay, failed: dict[str, Any] | None) -> dict[str, Any]:
-    pools = run.allocator.pools(0)
     segments = [
-        _segment(run, chain, kind)
-        for pool, kind in zip(pools, ("small", "large"), strict=True)
+        _segment(run, chain, kind, stream)
+        for stream in run.allocator.streams
+        for pool, kind in zip(run.allocator.pools(stream), ("small", "large"), strict=True)
         for chain in pool.chains()
     ]
     trace = [_event(run, event) for event in run.journal.log]
     return {"segments": segments, "device_traces": [[*trace, failed] if failed else trace]}
 
 
-def _segment(run: RecordedReplay, chain: list[Block], kind: str) -> dict[str, Any]:
+def _segment(run: RecordedReplay, chain: list[Block], kind: str, stream: int) -> dict[str, Any]:
     blocks = [_block(run, block) for block in chain]
     used = sum(block["size"] for block in blocks if block["state"] != "inactive")
     return {
@@ -54,7 +54,7 @@ def _segment(run: RecordedReplay, chain: list[Block], kind: str) -> dict[str, An
         "allocated_size": used,
         "active_size": used,
         "requested_size": sum(block["requested_size"] for block in blocks if block["state"] != "inactive"),
-        "stream": 0,
+        "stream": stream,
         "segment_type": kind,
         "segment_pool_id": (0, 0),
         "is_expandable": run.allocator.conf.expandable_segments,
@@ -81,7 +81,7 @@ def _event(run: RecordedReplay, event: int) -> dict[str, Any]:
         "action": "alloc" if event >= 0 else "free_completed",
         "addr": run.journal.addresses[number],
         "size": run.journal.sizes[number],
-        "stream": 0,
+        "stream": run.journal.streams[number],
         "frames": _frames(run, number) if event >= 0 else [],
     }
 

@@ -34,6 +34,20 @@ QLORA = {
     "training": {"micro_batch_size": 4, "sequence_length": 512, "gradient_accumulation_steps": 2, "trainer": "trl-sft"},
 }
 DDP = QLORA | {"device": {"count": 2, "sharding": "ddp"}}
+FSDP = {
+    "model": {"config": LLAMA},
+    "method": {"name": "full"},
+    "training": {
+        "micro_batch_size": 2,
+        "sequence_length": 512,
+        "gradient_accumulation_steps": 3,
+        "autocast": "bfloat16",
+        "dtype": "float32",
+        "trainer": "transformers",
+    },
+    "device": {"count": 4, "sharding": "fsdp"},
+}
+RUNS = {"full": GPT2, "qlora": QLORA, "ddp": DDP, "fsdp": FSDP}
 
 #: Models of few layers.
 SMALL = ("openai-community/gpt2", "distilbert/distilgpt2", "google/gemma-3-270m", "Qwen/Qwen2.5-0.5B")
@@ -50,7 +64,7 @@ def on(body, memory_bytes):
     return estimate(parse_request({**body, "device": {**body.get("device", {}), "memory_bytes": memory_bytes}}))
 
 
-@pytest.mark.parametrize("body", [GPT2, QLORA, DDP], ids=["full", "qlora", "ddp"])
+@pytest.mark.parametrize("body", RUNS.values(), ids=RUNS)
 def test_the_journal_peaks_as_the_estimate(body):
     answer = estimate(parse_request(body))
     journal = journal_of(replay_of(answer))
@@ -58,7 +72,7 @@ def test_the_journal_peaks_as_the_estimate(body):
     assert max(steady) == answer.memory.peak_allocated_bytes + answer.memory.library_workspace_bytes
 
 
-@pytest.mark.parametrize("body", [GPT2, QLORA, DDP], ids=["full", "qlora", "ddp"])
+@pytest.mark.parametrize("body", RUNS.values(), ids=RUNS)
 def test_the_message_of_a_replay_leads_back_to_its_allocation(body):
     memory_bytes = int(0.7 * estimate(parse_request(body)).memory.required_bytes)
     event = on(body, memory_bytes).fit.out_of_memory
@@ -119,7 +133,7 @@ def test_another_length_explains_a_size_that_no_tensor_has():
     ("changes", "loc"),
     [
         ({"accounting": "textbook"}, "accounting"),
-        ({"device": {"count": 2, "sharding": "fsdp"}, "training": {"autocast": "bfloat16"}}, "device.sharding"),
+        ({"device": {"count": 2, "sharding": "zero2"}, "training": {"autocast": "bfloat16"}}, "device.sharding"),
     ],
 )
 def test_a_run_that_is_not_replayed_is_refused_by_its_field(changes, loc):

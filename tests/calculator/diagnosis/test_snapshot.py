@@ -15,7 +15,7 @@ from calculator.diagnosis.snapshot_match import match_snapshot
 from calculator.diagnosis.written_snapshot import written
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from tests.calculator.diagnosis.test_diagnosis import DDP, GPT2, QLORA
+from tests.calculator.diagnosis.test_diagnosis import GPT2, RUNS
 
 PLAIN = {
     "numbers": [0, 255, 256, 65536, -1, 2**40, -(2**63), 1.5, True, False, None],
@@ -167,7 +167,7 @@ def test_a_snapshot_without_a_failed_request_needs_the_message():
         diagnose(parse_request(GPT2), None, snapshot)
 
 
-@pytest.mark.parametrize("body", [GPT2, QLORA, DDP], ids=["full", "qlora", "ddp"])
+@pytest.mark.parametrize("body", RUNS.values(), ids=RUNS)
 def test_the_snapshot_that_a_replay_writes_leads_back_to_its_end(body):
     answer = estimate(parse_request(body))
     replay = replay_of(answer)
