@@ -98,11 +98,15 @@ class FlatGroup:
 
     def place(self, key: Key) -> Place:
         """Where a parameter is."""
+        return self.at(*self.offset(key))
+
+    def offset(self, key: Key) -> tuple[int, int]:
+        """The elements before a parameter, and its own."""
         name, layer = key
         for pattern, of_layers in self._of_name[name]:
             if layer in of_layers:
                 number = pattern.index[name]
-                return self.at(of_layers[layer] + pattern.starts[number], pattern.sizes[number])
+                return of_layers[layer] + pattern.starts[number], pattern.sizes[number]
         raise KeyError(key)
 
     def at(self, offset: int, elements: int) -> Place:
@@ -132,9 +136,12 @@ class FlatGroup:
         for at in self._different(first, last):
             pattern, offset = self.parts[at][1], self._starts[at]
             low, high = begin if at == first else 0, stop if at == last else len(pattern.sizes)
-            for number in range(low, high):
-                low_end, high_end = offset + pattern.starts[number], offset + pattern.starts[number + 1]
-                slices.append((self._counts[at] + number - before, min(high_end, end) - max(low_end, start)))
+            sizes = [*pattern.sizes[low:high]]
+            if at == first:
+                sizes[0] -= start - offset - pattern.starts[low]
+            if at == last:
+                sizes[-1] -= offset + pattern.starts[high] - end
+            slices += enumerate(sizes, self._counts[at] + low - before)
         return Owned(
             self._counts[last] + stop - before, from_last + of_last[stop] - from_start - own[begin], tuple(slices)
         )
@@ -190,7 +197,7 @@ class Partitions:
     def joined_from(self, first: Key, elements: int) -> Place:
         """The place of some elements from a parameter on."""
         group = self._group_of[first.name]
-        return group.at(group.place(first).offset, elements)
+        return group.at(group.offset(first)[0], elements)
 
     def slices(self, place: Place) -> Iterator[tuple[int, int]]:
         """The rank and the elements of each part of a parameter."""

@@ -82,6 +82,7 @@ class FlatState:
         #: The fullest moment of the optimizer's step: by rank, and by what a rank owns and which gradients it has.
         self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
         self._gradients: dict[int, tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]] = {}
+        self._reduced: dict[int, tuple[ResidentTensor, ...]] = {}
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -168,6 +169,13 @@ class FlatState:
         if known is None:
             known = self._gradients[rank] = self._gradients_of(rank)
         return known
+
+    def reduced_on(self, rank: int) -> tuple[ResidentTensor, ...]:
+        """A rank's gradients after the last reduction."""
+        if rank not in self._reduced:
+            own, zeros = self.gradients_of(rank)
+            self._reduced[rank] = (*own, *zeros, *(each for each in self.padding_of(rank) if each is not None))
+        return self._reduced[rank]
 
     def _gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         whole, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]

@@ -40,9 +40,7 @@ class OptimizerStep:
         self._state, self._gradients = state, gradients
         #: By group: the number of gradients in the partition, and the number and the elements of the one whose copy in
         #: float64 is alive at the fullest moment.
-        self._owned = [
-            (owned.parameters, max(owned.slices, key=_in_float64, default=None)) for owned in state.owned[rank]
-        ]
+        self._owned = [(owned.parameters, _largest(owned.slices)) for owned in state.owned[rank]]
         #: By group: the zeros of it and of the groups after it.
         self._padding = state.padding_of(rank)
 
@@ -91,6 +89,12 @@ class OptimizerStep:
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)
         yield *after, *_temporaries(state.partitions.groups[group].partition, state.optimizer)
+
+
+@lru_cache(maxsize=256)
+def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
+    """The gradient whose copy in float64 is alive with the most bytes; None without any. Many ranks own as much."""
+    return max(slices, key=_in_float64, default=None)
 
 
 def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:

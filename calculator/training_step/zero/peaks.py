@@ -103,24 +103,24 @@ class FlatPeaks:
             yield self._reduction.most_before[first], ()
             if first + 1 < len(intervals):
                 yield self._reduction.most_from[first + 1], own
-            yield self._done(number), self._last(number)
+            yield self._done(number), self._state.reduced_on(number)
             return
         cuts = sorted({0, first + 1, len(intervals), *(each.interval + 1 for each in large)})
         for start, end in pairwise(cuts):
             freed = sum(each.bytes for each in large if each.interval < start)
             yield max(intervals[start:end], key=_SIZE).without(freed), own if start > first else ()
-        yield self._done(number), self._last(number)
+        yield self._done(number), self._state.reduced_on(number)
 
     def _done(self, number: int) -> Point:
         """The moment after the last reduction, before the bucket is freed."""
-        at, bucket = self._passed.end, self._state.plan.bucket_bytes
-        left = self._reduction.left - sum(each.bytes for each in self._reduction.kept if number in each.ranks)
-        return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, separate=0, copied=0)
+        kept = sum([each.bytes for each in self._reduction.kept if number in each.ranks])
+        return self._done_by_others.without(kept) if kept else self._done_by_others
 
-    def _last(self, number: int) -> tuple[ResidentTensor, ...]:
-        """A rank's gradients after the last reduction."""
-        own, zeros = self._state.gradients_of(number)
-        return (*own, *zeros, *(each for each in self._state.padding_of(number) if each is not None))
+    @cached_property
+    def _done_by_others(self) -> Point:
+        """The same on a rank that owns no part of the gradients that others keep."""
+        at, bucket, left = self._passed.end, self._state.plan.bucket_bytes, self._reduction.left
+        return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, separate=0, copied=0)
 
     @cached_property
     def ranks(self) -> list[Rank]:
@@ -208,7 +208,7 @@ class FlatPeaks:
             line = [
                 max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier.line, strict=True)
             ]
-        line[-1] = max(line[-1], self._done(number).bytes + _bytes(self._last(number)))
+        line[-1] = max(line[-1], self._done(number).bytes + _bytes(self._state.reduced_on(number)))
         return [shared + most for most in line]
 
     def _operation(self, position: int) -> str:
