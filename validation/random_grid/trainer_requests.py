@@ -60,16 +60,18 @@ OWN: dict[str, Options] = {
     },
     "trl-dpo": {
         "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
+        "padding": (0.25, (True,)),
         "precompute_ref_log_probs": (0.25, (True,)),
         "loss_type": (0.5, DPO_LOSSES),
     },
     "trl-kto": {
         "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
+        "padding": (0.25, (True,)),
         "precompute_ref_log_probs": (0.25, (True,)),
         "loss_type": (0.3, ("apo_zero_unpaired",)),
     },
-    "trl-reward": {},
-    "trl-orpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
+    "trl-reward": {"padding": (0.25, (True,))},
+    "trl-orpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9)), "padding": (0.25, (True,))},
     "trl-grpo": {"beta": (0.5, (0.04,)), "loss_type": (0.5, GRPO_LOSSES), "use_vllm": (0.3, (True,))},
     "trl-rloo": {"beta": (0.3, (0.0,)), "use_vllm": (0.3, (True,))},
 }

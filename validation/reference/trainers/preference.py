@@ -68,7 +68,24 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             peft_config=config,
             **({"ref_model": frozen.model} if frozen else {}),
         )
+    if recipe.request.training.padding:
+        trainer.data_collator = _Padded(trainer.data_collator)
     return Run(trainer, reference.wrapped_as(trainer.model), frozen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """A trainer's collator, whose first row ends with padding. Its labels stay, so that their number is the recipe's."""
+
+    collator: Any
+
+    def __call__(self, examples: list[Row]) -> dict[str, torch.Tensor]:
+        """The batch of these examples."""
+        batch: dict[str, torch.Tensor] = self.collator(examples)
+        for name in batch:
+            if name.endswith("attention_mask"):
+                batch[name][0, -1] = 0
+        return batch
 
 
 def _own_arguments(recipe: Recipe, kind: Preference) -> dict[str, Any]:
