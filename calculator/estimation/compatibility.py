@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import ShardingName
+    from calculator.inputs.training import Training
     from calculator.resident.optimizer import Optimizer
+    from calculator.trainers.facts import TrainerFacts
 
 
 #: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
@@ -175,6 +177,23 @@ OF_TRAINERS: dict[str, object] = {
 }
 
 
+#: What the option of TRL's configs does. Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
+_OFFLOADS = (
+    "moves every saved tensor of 1 kB or more to pinned host memory on a CUDA stream of its own, and keeps five of them"
+    " until they are copied (OffloadActivations), which is not modelled: use false, or the trainer unsloth"
+)
+
+
+def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
+    """Why activations that a trainer moves to host memory are refused; false is the default of TRL's configs."""
+    given = training.activation_offloading
+    if given is None or facts.offloads or (facts.offloads_saved_tensors and not given):
+        return
+    kept = "is modelled with layer inputs on the GPU only: leave it out, or use unsloth"
+    message = f"{facts.label} {_OFFLOADS if facts.offloads_saved_tensors else kept}"
+    yield Problem(loc="training.activation_offloading", msg=message, input=given)
+
+
 def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     """What a trainer refuses, and settings that only a trainer's step has."""
     training = request.training
@@ -221,9 +240,7 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
         message = "TrainingArguments has no such option: leave it out"
         yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)
     facts, sharding = trainer_of(training).facts, request.device.sharding
-    if training.activation_offloading is not None and not facts.offloads:
-        message = f"{facts.label} is modelled with layer inputs on the GPU only: leave it out, or use unsloth"
-        yield Problem(loc="training.activation_offloading", msg=message, input=training.activation_offloading)
+    yield from _offloading(training, facts)
     config = training.ddp
     if training.trainer in UNCOPIED_OUTPUTS and config is not None and config.copies_outputs:
         message = f"what DDP copies of the outputs of {facts.label} is not modelled: use false, or static_graph true"

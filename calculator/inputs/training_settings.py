@@ -249,7 +249,8 @@ class TrainingSettings:
         None,
         label="Offload layer inputs",
         help="Whether gradient checkpointing keeps the layers' inputs in host memory; null means the trainer's default."
-        " Only with unsloth, where it is the default (use_gradient_checkpointing); false keeps them on the GPU.",
+        " Only with unsloth, where it is the default (use_gradient_checkpointing); false keeps them on the GPU. That of"
+        " TRL's configs is refused: it moves other tensors, on a stream of its own.",
         example=True,
         empty="the trainer's default",
     )

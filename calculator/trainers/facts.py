@@ -64,6 +64,8 @@ class TrainerFacts:
     keeps_loss: bool = False
     #: Whether its checkpointing can keep the layers' inputs in host memory.
     offloads: bool = False
+    #: Whether its config has an `activation_offloading` of its own, false by default, which is not modelled.
+    offloads_saved_tensors: bool = False
     #: Whether it loads and saves in formats of its own, which are not modelled.
     has_own_files: bool = False
     #: Whether the answer is an interval, because the trainer decides by what a request does not state.

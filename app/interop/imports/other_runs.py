@@ -49,7 +49,7 @@ _TRL = (
     _COMPILED,
     Feature(
         keys=("activation_offloading",),
-        effect="Offloading moves activations to the CPU.",
+        effect="TRL moves every saved tensor of 1 kB or more to pinned host memory, on a CUDA stream of its own.",
         modelled="one that keeps them on the GPU",
     ),
     Feature(

@@ -29,5 +29,6 @@ FACTS = replace(
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),
+    offloads_saved_tensors=True,
     assumptions=(STEP,),
 )

@@ -23,5 +23,6 @@ FACTS = replace(
     source="trl/trainer/sft_trainer.py",
     summary=SUMMARY,
     defaults=DEFAULTS,
+    offloads_saved_tensors=True,
     assumptions=(STEP,),
 )

@@ -75,16 +75,16 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class _Padded:
-    """A trainer's collator, whose first row ends with padding. Its labels stay, so that their number is the recipe's."""
+    """A trainer's collator, whose first row ends with padding; its labels stay, as many as the recipe says."""
 
     collator: Any
 
     def __call__(self, examples: list[Row]) -> dict[str, torch.Tensor]:
         """The batch of these examples."""
         batch: dict[str, torch.Tensor] = self.collator(examples)
-        for name in batch:
+        for name, tensor in batch.items():
             if name.endswith("attention_mask"):
-                batch[name][0, -1] = 0
+                tensor[0, -1] = 0
         return batch
 
 
