@@ -112,7 +112,9 @@ def compared_pair(seed: int, family: str, method: MethodName, *, refusals: bool)
     for number in range(MOST_DRAWN):
         found = compared(drawn(seed, number, family, method), refusals=refusals)
         yield found
-        if found.outcome in ("equal", "different") or found.detail.startswith("task: "):
+        if found.outcome in ("equal", "different") or found.detail.startswith(
+            f"task: {METHODS[method].facts.label} is"
+        ):
             return
 
 

@@ -53,16 +53,21 @@ class GLoRA(AdaptedLinear):
     bias: Literal["none", "all", "glora_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
-    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
         """Paths of which none is trained, and a module that PEFT's GLoRA does not take for a linear layer."""
-        biases = (self.config_C, self.config_D_E) != ("none", "none")
-        if self.config_A_B == "none" and not (biases and any(module.bias for module in found.values())):
+        if not self.modules_to_save and not self._trains_any(model, found):
             message = "no path is trained: PEFT has paths C, D and E only where a layer has a bias"
             yield Problem(loc="method.config_A_B", msg=message, input="none")
         for path, module in found.items():
             if path.endswith(_OF_TORCH) or module.separate_bias:
                 message = f"PEFT's GLoRA refuses {path}, a subclass of torch.nn.Linear: leave it out, or use lora"
                 yield Problem(loc="method.target_modules", msg=message, input=path)
+
+    def _trains_any(self, model: Model, found: dict[str, Module]) -> bool:
+        """Whether a path or a bias is trained."""
+        kinds = (self.config_C, self.config_D_E, self.bias)
+        biased = set(kinds) != {"none"} and any(module.bias for module in found.values())
+        return self.config_A_B != "none" or biased or (self.bias == "all" and any(each.bias for _, each in model.paths))
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
         """The paths; those of a bias are zeros where there is none."""

@@ -51,7 +51,11 @@ REMARKS = {
         " from 440 to 616 tokens, and they give from -8.2 % to +0.5 % of the run of July 2026"
     ),
     "PROMPT_TUNING": "the batches' lengths are assumed, and with 200 virtual tokens more of each batch is kept",
-    "WAVEFT": "the workspaces of cuDNN, which computes the transforms between the other tensors, are not replayed",
+    "WAVEFT": (
+        "not known: segments of 300 to 350 MB too many, in every one of eight orders of the lengths. The workspaces of"
+        " cuDNN, which computes the transforms between the other tensors, are not replayed: with twice a transform's"
+        " input, or 256 MiB, +0.8 % to +1.0 % are left"
+    ),
 }
 
 #: Explanations of errors of the mean after a step, by method.
