@@ -24,6 +24,7 @@ from calculator.estimation import (
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
+from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.decoder_forward import identity
 from calculator.layers.masks import attention_types
@@ -406,7 +407,7 @@ def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
     yield from _projected(request, model)
     training, device = request.training, request.device
     optimizer = OPTIMIZERS[training.optimizer]
-    message = _on_several_gpus(optimizer, device.sharding)
+    message = _on_several_gpus(optimizer, training, device.sharding)
     if message is None and training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
     elif message is None and training.trainer in OWN_OPTIMIZERS and optimizer.on_one_gpu:
@@ -415,14 +416,21 @@ def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
 
 
-def _on_several_gpus(optimizer: Optimizer, sharding: ShardingName) -> str | None:
+def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: ShardingName) -> str | None:
     """Why an optimizer is refused on several GPUs; None if it is not."""
     if sharding == "none" or not optimizer.on_one_gpu or (sharding == "ddp" and not optimizer.refuses_ddp):
         return None
+    if optimizer.of_shards and sharding != "ddp":
+        if training.trainer is None and not (training.fsdp_config or FSDPConfig()).cpu_offload:
+            return None
+        return (
+            f"is modelled under {sharding} in the reference step, without offload: leave training.trainer and offload"
+            " out, or use adamw_torch"
+        )
     where, way_out = "one GPU and under ddp", "device.sharding ddp"
     if optimizer.refuses_ddp:
         where, way_out = "one GPU", "device.count 1 and device.sharding none"
-    reason = {"ddp": optimizer.refuses_ddp, "fsdp": optimizer.refuses_fsdp}.get(sharding)
+    reason = {"ddp": optimizer.refuses_ddp, "fsdp": optimizer.refuses_fsdp}.get(sharding, optimizer.refuses_zero)
     message = f"is modelled on {where} only: use adamw_torch, or {way_out}"
     return f"{message} ({reason})" if reason else message
 

@@ -67,12 +67,17 @@ class Optimizer:
     layerwise: bool = False
     #: Whether parameters that are not trained have states too.
     for_frozen: bool = False
-    #: Whether it is modelled on one GPU, and under DDP unless `refuses_ddp` says why not, but under no other sharding.
+    #: Whether it is modelled on one GPU, and under DDP unless `refuses_ddp` says why not, but under other shardings
+    #: only if `of_shards` says so.
     on_one_gpu: bool = False
+    #: Whether the reference step is modelled under FSDP2 and ZeRO too, without offload.
+    of_shards: bool = False
     #: Why it does not run under DDP; empty if it does, with the same states on every rank.
     refuses_ddp: str = ""
     #: Why it does not run on FSDP2's shards; empty if it does, or if that is not known.
     refuses_fsdp: str = ""
+    #: Why it does not run on ZeRO's flat partitions; empty if it does, or if that is not known.
+    refuses_zero: str = ""
     #: Whether `TrainingArguments.optim` has it.
     of_trainer: bool = True
     #: What a parameter has if it is none that the optimizer itself updates; None if it updates all.

@@ -56,6 +56,8 @@ _BEFORE_REDUCTION = "its hooks update each weight with this GPU's gradient, befo
 _NO_LAYERS = "transformers raises NotImplementedError for layerwise optimizers in several processes"
 #: What PyTorch says where they run on shards: "got mixed torch.Tensor and DTensor".
 _MIXED = "it computes with plain tensors next to FSDP2's DTensor shards, for which PyTorch raises an error"
+#: Source: torch/optim/_muon.py, _single_tensor_muon.
+_NO_MATRICES = "torch.optim.Muon raises an error for the partitions of ZeRO, which are no matrices"
 #: Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce; lomo_optim/lomo.py, register_hook.
 _NO_HOOKS = "its hooks are on the shards: FSDP2 sets their gradients itself, and runs no such hook"
 UNCLIPPED = (
@@ -112,6 +114,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 assumptions=(COMPILED,),
                 of_groups=("lr", "initial_lr", "base_lrs", "last_lr"),
                 on_one_gpu=True,
+                of_shards=True,
                 source="torchao/optim/adam.py and transformers/trainer_optimizer.py, _get_torchao_optimizer",
             )
             for name, storage in _TORCHAO
@@ -121,6 +124,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             names=("momentum_buffer",),
             storage="parameter",
             on_one_gpu=True,
+            refuses_zero=_NO_MATRICES,
             of_trainer=False,
             assumptions=(
                 "torch.optim.Muon updates matrices but those of embeddings and the output head, and AdamW the rest.",
@@ -137,6 +141,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 temporaries=temporaries,
                 keeps_temporaries=True,
                 on_one_gpu=True,
+                of_shards=True,
                 source=f"schedulefree/{file}_schedulefree.py",
             )
             for name, file, names, temporaries in _SCHEDULE_FREE
@@ -241,6 +246,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             assumptions=("optimi's Triton kernels update parameters in place; this is from their source, not traced.",),
             in_full=(("kahan_comp", "uint8"),),
             on_one_gpu=True,
+            of_shards=True,
             source="optimi/stableadamw.py, with its Triton kernels",
         ),
         Optimizer(

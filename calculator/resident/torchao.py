@@ -22,10 +22,15 @@ SMALLEST = 4096
 BLOCK_SIZE = 256
 
 
+def is_quantized(size: int) -> bool:
+    """Whether the states of that many elements are in blocks."""
+    return size >= SMALLEST and size % BLOCK_SIZE == 0
+
+
 def states(names: tuple[str, ...], shape: Shape, dtype: DType, *, bits: int) -> Iterator[tuple[str, Shape, DType]]:
     """The states of one parameter: codes, a scale for each block, and a code book of their own."""
     size = elements(shape)
-    if size < SMALLEST or size % BLOCK_SIZE:
+    if not is_quantized(size):
         yield from ((name, shape, dtype) for name in names)
         return
     for name in names:

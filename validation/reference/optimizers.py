@@ -11,6 +11,7 @@ import bitsandbytes as bnb
 import torch
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from peft.optimizers.lorafa import LoraFAOptimizer
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
@@ -149,7 +150,8 @@ def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramet
         yield from _lorafa_states(optimizer)
         return
     for parameter, state in optimizer.state.items():
-        for name, value in state.items():
+        for name, whole in state.items():
+            value = whole.to_local() if isinstance(whole, DTensor) else whole
             if isinstance(value, torch.Tensor) and not getattr(value, "is_paged", False):
                 for part in getattr(value, "tensor_attrs", ()):  # a state in blocks of torchao
                     yield parameter, f"{name}.{part}", getattr(value, part)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn import parallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from validation.reference.optimizers import make_steady, optimizer_of
+from validation.reference.optimizers import optimizer_of
 from validation.sharding.engine import Engine
 
 if TYPE_CHECKING:
@@ -74,10 +74,6 @@ class DDPEngine(Engine):
             bucket_cap_mb=None if config.bucket_cap_mb == DEFAULT_BUCKET_CAP_MB else config.bucket_cap_mb,
         )
         self.optimizer = optimizer_of(self.training, self.reference.model)
-
-    def settle(self) -> None:
-        """Let an optimizer whose later steps differ from its second make one of those."""
-        make_steady(self.optimizer)
 
     def preparing(self) -> AbstractContextManager[Any]:
         """Wrap a trainer's model as the reference's."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from validation.reference.optimizers import optimizer_for, states
+from validation.reference.optimizers import make_steady, optimizer_for, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +110,8 @@ class Engine:
         self.optimizer.step()
 
     def settle(self) -> None:
-        """Let the optimizer make the step that the figures are of, after the first steps."""
+        """Let an optimizer whose later steps differ from its second make one of those next."""
+        make_steady(self.optimizer)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.sharding.fsdp.problems import ON_SHARDS
 
 if TYPE_CHECKING:
     from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
-
-#: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
-ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 
 def check(training: Training, sharding: Sharding, rank: int) -> None:
@@ -25,6 +24,7 @@ def check(training: Training, sharding: Sharding, rank: int) -> None:
     if sharding.stage and training.autocast != "bfloat16" and training.dtype != "float32":
         reason = "DeepSpeed trains float32 weights unless bf16 is enabled: set autocast bfloat16"
         raise refusal("training.autocast", reason, training.autocast)
-    if sharding.name == "fsdp" and training.optimizer not in ON_SHARDS:
+    of_shards = OPTIMIZERS[training.optimizer].of_shards or training.optimizer in ON_SHARDS
+    if sharding.name == "fsdp" and not of_shards:
         reason = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         raise refusal("training.optimizer", reason, training.optimizer)

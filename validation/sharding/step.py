@@ -61,7 +61,7 @@ class ShardedStep:
                     self._micro_batches()
                     self.engine.update()
                     self.engine.zero_grad()
-            self.engine.settle()
+                    self.engine.settle()
             self._track_initial_tensors()
             self.resident = self.ledger.live_bytes
             with self._tracking():

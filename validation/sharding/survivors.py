@@ -6,7 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ class Survivors(TorchDispatchMode):
         """Run one operation and remember its outputs."""
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == self._device:
+            # A wrapper of other tensors, as a state of torchao's, has no memory of its own.
+            own = isinstance(tensor, torch.Tensor) and not is_traceable_wrapper_subclass(tensor)
+            if own and tensor.device.type == self._device:
                 self._remember(tensor, func._schema.name.removeprefix("aten::"))
         return out
 

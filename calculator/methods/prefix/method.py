@@ -11,7 +11,7 @@ from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
-from calculator.layers.masks import attention_types, is_recurrent
+from calculator.layers.masks import is_recurrent
 from calculator.methods.prefix import decoder_cache
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
@@ -158,6 +158,7 @@ def _of_task(model: Model) -> None:
 def _fits(model: Model) -> None:
     """Refuse a family that caches something else than a head of keys and values for each head of PEFT's prefix.
 
+    Source: peft 0.21, peft_model.py, get_prompt.
     Source: transformers' modeling_falcon.py (multi-query keys are cached once), modeling_deepseek_v3.py (the cache is
     compressed), cache_utils.py, Cache.get_conv_state.
     """
@@ -169,9 +170,10 @@ def _fits(model: Model) -> None:
         )
         raise refusal("method.name", message, "prefix")
     if "global_head_dim" in config:
-        message = f"PEFT's prefix has heads of one size, those of {model.model_type} have two: use another method"
-        if len(attention_types(model.decoder.layers)) == 1:
-            message = f"a prefix is not modelled for {model.model_type}: use another method"
+        message = (
+            f"PEFT cuts its prefix to the heads of each layer of {model.model_type} and leaves out layers with wider"
+            " ones, which is not modelled: use another method"
+        )
         raise refusal("method.name", message, "prefix")
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
     if (single and config["num_attention_heads"] > 1) or config.get("kv_lora_rank"):

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.common.errors import refusal
 from calculator.inputs.sharding import STAGES, offloads_optimizer
+from calculator.resident import torchao
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
@@ -125,8 +127,27 @@ class FlatState:
 
     @property
     def states(self) -> list[ResidentTensors]:
-        """The optimizer's states, which its first step creates."""
+        """The optimizer's states, which its first step creates.
+
+        Raises:
+            PlanError: if DeepSpeed slices torchao's states at a parameter that ends inside a block.
+        """
+        if self.optimizer.storage in ("torchao_8bit", "torchao_4bit"):
+            self._check_blocks()
         return [*optimizer_states(self._masters(), self.optimizer)]
+
+    def _check_blocks(self) -> None:
+        """Source: deepspeed/utils/tensor_fragment.py (set_optim_state_fragment); torchao, optim/subclass_8bit.py."""
+        block = torchao.BLOCK_SIZE
+        groups = (each for each in self.partitions.groups if torchao.is_quantized(each.partition))
+        sizes = (size for group in groups for _, pattern in group.parts for size in pattern.sizes)
+        odd = next((size for size in sizes if size % block), None)
+        if odd is not None:
+            message = (
+                f"DeepSpeed slices its states at each parameter, and torchao refuses that for {odd:,} elements, no"
+                f" multiple of {block}: use adamw_8bit, or device.sharding zero3 or fsdp"
+            )
+            raise refusal("training.optimizer", message, self.optimizer.name)
 
     @cached_property
     def owned(self) -> list[tuple[Owned, ...]]:
