@@ -4,25 +4,70 @@ import json
 from collections import defaultdict
 from functools import cache
 from typing import get_args
+from urllib.parse import parse_qsl, urlencode
 
+from app.forms.fields import DEVICE, found
+from app.forms.plan_form import LONGEST_ADDRESS, filled
+from app.pages.plan import form as needs_form
 from calculator.inputs.sharding import ShardingName
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.trainers import TRAINERS
 from tests.hostile.generated import Hostile
+from tests.hostile.parsers import corpus
 from tests.paths import CASE_FILES
 
 GPUS = ("t4", "rtx-4090", "a100-sxm4-40gb", "h100-sxm5-80gb")
 JSON = ((b"content-type", b"application/json"),)
+FORM = ((b"content-type", b"application/x-www-form-urlencoded"),)
+
+#: The share of pages and files: they take ten times as long as an estimate.
+PAGES = 0.1
+PATHS = (
+    *("/", "/", "/plan", "/limits", "/run", "/difference", "/diagnose", "/inference", "/cards/rtx-4090"),
+    *("/export/peft", "/estimate.json", "/compare.json", "/limits.json", "/plan.json", "/run.json", "/inference.json"),
+    *("/estimate.csv", "/estimate.md"),
+)
 
 
 def mixed_request(chance):
-    """Return an estimate's request."""
+    """Return an estimate's request, or one of a page or a file of the same run."""
+    body = mixed_body(chance)
+    if chance.random() < PAGES:
+        return page_request(chance, body)
+    return Hostile(method="POST", path="/api/v1/estimate", headers=JSON, body=json.dumps(body).encode())
+
+
+def page_request(chance, body):
+    """Return a request of a page or a file of a run, by its address or, where that is too long, by its form."""
+    form = _form(body)
+    query, path = form.address()[1:], chance.choice(PATHS)
+    if path == "/difference":
+        query = urlencode([("plan", f"/?{query}"), ("plan", f"/{_form(mixed_body(chance)).address()}")])
+    if path == "/diagnose":
+        query += "&" + urlencode({"message": chance.choice(corpus()["message"])})
+    if path == "/plan":
+        query = urlencode([each for each in parse_qsl(query) if each[0] in needs_form.DEFAULTS])
+    if len(query) > LONGEST_ADDRESS and path in ("/", "/export/peft"):
+        return Hostile(method="POST", path=path, headers=FORM, body=query.encode())
+    return Hostile(method="GET", path=path, query=query.encode())
+
+
+def _form(body):
+    model, device = body["model"], body.get("device") or {}
+    form = filled(
+        {**body, "model": str(model["parameters"])} if isinstance(model, dict) and "parameters" in model else body
+    )
+    return form.changed(**{each.name: each.text(found(device, each.keys, each.declared.default)) for each in DEVICE})
+
+
+def mixed_body(chance):
+    """Return the body of an estimate's request."""
     body = json.loads(json.dumps(_case(chance)))
     for _ in range(chance.choice((1, 1, 2, 3))):
         body.setdefault("training", {})
         chance.choice(CHANGES)(chance, body)
     body["reserved"] = chance.choice(("rule", "rule", "replay"))
-    return Hostile(method="POST", path="/api/v1/estimate", headers=JSON, body=json.dumps(body).encode())
+    return body
 
 
 @cache

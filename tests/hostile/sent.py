@@ -2,10 +2,15 @@
 
 import asyncio
 
+from app.http.problems import INTERNAL_ERROR
+
 
 async def status_of(app, request):
-    """Send a request, read the whole answer, and return its status. Faults of the application are raised."""
-    statuses, received = [], False
+    """Send a request, read the whole answer, and return its status. Faults of the application are raised.
+
+    The status of a page that states an error of the application in its last part is 500.
+    """
+    statuses, received, last = [], False, b""
 
     async def receive():
         nonlocal received
@@ -15,8 +20,11 @@ async def status_of(app, request):
         return {"type": "http.request", "body": request.body, "more_body": False}
 
     async def send(message):
+        nonlocal last
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
+        else:
+            last = message.get("body") or last
 
     scope = {
         "type": "http",
@@ -35,4 +43,4 @@ async def status_of(app, request):
     }
     await app(scope, receive, send)
     (status,) = statuses
-    return status
+    return 500 if INTERNAL_ERROR.encode() in last.replace(b"&#39;", b"'") else status

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Requests that were sent, by status and by endpoint, with faults and the slowest request."""
+    """Requests that were sent, by status and by endpoint, with faults and the slowest request of each endpoint."""
 
     seed: int
     sent: int = 0
@@ -16,7 +16,7 @@ class Tally:
     statuses: Counter = field(default_factory=Counter)
     endpoints: Counter = field(default_factory=Counter)
     answered: Counter = field(default_factory=Counter)
-    slowest: tuple = (0.0, "")
+    slowest: dict = field(default_factory=dict)
 
     def add(self, status, endpoint, seconds, shown):
         self.sent += 1
@@ -24,8 +24,8 @@ class Tally:
         self.statuses[str(status)] += 1
         self.endpoints[endpoint] += 1
         self.answered[endpoint] += status < 400
-        if seconds > self.slowest[0]:
-            self.slowest = (seconds, shown[:1000])
+        if seconds > self.slowest.get(endpoint, (0.0,))[0]:
+            self.slowest[endpoint] = (seconds, shown[:1000])
 
     def line(self):
         """A line of progress."""
@@ -45,7 +45,7 @@ def load(path, seed):
     if saved["seed"] != seed:
         raise ValueError(f"{path} is of seed {saved['seed']}, not of {seed}: name another file")
     counts = {name: Counter(saved[name]) for name in ("statuses", "endpoints", "answered")}
-    return Tally(**{**saved, **counts, "slowest": tuple(saved["slowest"])})
+    return Tally(**{**saved, **counts})
 
 
 def save(path, tally):
