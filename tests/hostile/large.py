@@ -10,16 +10,20 @@ from calculator.inputs.sharding import MODELLED
 from calculator.methods import METHODS
 from calculator.trainers import TRAINERS
 from tests.hostile.generated import Hostile
+from tests.hostile.mixed import page_request
 
 MODELS = [entry.id for entry in catalogue.models()]
 GPUS = ("h200", "b200", "rtx-4090", "rtx-4060")
+PAGES = 0.4
 SHARDINGS = sorted(MODELLED - {"none"})
 SOLVED_FOR = ("r", "sequence_length", "micro_batch_size", "count", "num_virtual_tokens")
 JSON = ((b"content-type", b"application/json"),)
 
 
 def large_request(chance):
-    """Return a request of an endpoint that computes."""
+    """Return a request of an endpoint that computes, or of a page or a file."""
+    if chance.random() < PAGES:
+        return page_request(chance, _run(chance))
     name = chance.choice(list(BODIES))
     return Hostile(method="POST", path=f"/api/v1/{name}", headers=JSON, body=json.dumps(BODIES[name](chance)).encode())
 
