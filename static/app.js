@@ -55,6 +55,17 @@
 
   const limitsSection = () => document.querySelector("#answer [data-limits]");
 
+  // A page in parts states at its end what its form and title had no answer for.
+  const completeParts = (page) => {
+    const late = page.querySelector("template[data-late]");
+    if (!late) return;
+    for (const fresh of late.content.querySelectorAll("[data-live]")) {
+      page.querySelector(`[data-live="${fresh.dataset.live}"]`)?.replaceChildren(...fresh.childNodes);
+    }
+    page.title = late.dataset.title;
+    for (const shown of page.querySelectorAll(".pending, template[data-late]")) shown.remove();
+  };
+
   // The limits need dozens of estimates, so they load after the answer; until then the previous ones are dimmed.
   const loadLimits = async () => {
     const shown = limitsSection();
@@ -65,7 +76,9 @@
     shown.setAttribute("aria-busy", "true");
     try {
       const response = await fetch(shown.dataset.limits, { signal: mine.signal });
-      const found = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-limits]");
+      const answered = new DOMParser().parseFromString(await response.text(), "text/html");
+      completeParts(answered);
+      const found = answered.querySelector("[data-limits]");
       if (mine !== loadingLimits) return;
       if (!found) throw new Error(`status ${response.status}`);
       const unfolded = openFolds();
@@ -142,17 +155,6 @@
     } catch {
       return page.querySelector("[data-detail]")?.textContent;
     }
-  };
-
-  // A page in parts states at its end what its form and title had no answer for.
-  const completeParts = (page) => {
-    const late = page.querySelector("template[data-late]");
-    if (!late) return;
-    for (const fresh of late.content.querySelectorAll("[data-live]")) {
-      page.querySelector(`[data-live="${fresh.dataset.live}"]`)?.replaceChildren(...fresh.childNodes);
-    }
-    page.title = late.dataset.title;
-    for (const shown of page.querySelectorAll(".pending, template[data-late]")) shown.remove();
   };
 
   // Returns the page that answers the form, or the reason why there is none.
