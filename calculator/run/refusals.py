@@ -55,6 +55,9 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
     own = request.estimate
     if own.accounting == "textbook":
         yield Problem(loc="accounting", msg="the phases of a run have no textbook formula: use exact", input="textbook")
+    if own.model.task.embeds:
+        message = f"a run is a Trainer's, which has no loss for {own.task}: use the estimate for its step"
+        yield Problem(loc="task", msg=message, input=own.task)
     if own.training.has_images:
         message = "the phases of a run are modelled for text alone: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))

@@ -7,6 +7,8 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, model_from_config
 from calculator.families.tasks import families_of
+from calculator.run.refusals import check_request
+from calculator.run.request import parse_run
 
 SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 BERT = {"model_type": "bert", **SIZES, "num_attention_heads": 4}
@@ -107,3 +109,11 @@ def test_a_prefix_of_an_encoder_is_refused():
         "the keys and values of a prefix in bert are not modelled: use prompt or lora"
     )
     assert answer(method="prefix").parameters.added
+
+
+def test_a_run_is_a_trainers():
+    with pytest.raises(PlanError) as raised:
+        check_request(parse_run({"model": {"config": BERT}, "method": {"name": "lora"}, "task": "feature_extraction"}))
+    assert {problem.loc: problem.msg for problem in raised.value.problems} == {
+        "task": "a run is a Trainer's, which has no loss for feature_extraction: use the estimate for its step"
+    }
