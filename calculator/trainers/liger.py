@@ -138,12 +138,14 @@ NOT_MODELLED = frozenset(
         "llava",
         "mixtral",
         "qwen2_5_vl",
+        "qwen2_vl",
         "qwen3_5",
         "qwen3_5_moe",
         "qwen3_5_moe_text",
         "qwen3_moe",
         "qwen3_next",
         "qwen3_vl",
+        "qwen3_vl_moe",
         "smolvlm",
     }
 )

@@ -18,7 +18,7 @@ MODELLED = ("transformers", "trl-sft")
 
 #: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
-MEANS = frozenset({"gemma4", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl"})
+MEANS = frozenset({"gemma4", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"})
 
 #: Models whose own forward pass reads use_cache from their config and passes it to their text model, whose config
 #: Trainer does not change. Source: transformers/utils/generic.py, merge_with_config_defaults; modeling_idefics3.py.

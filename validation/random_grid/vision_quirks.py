@@ -27,7 +27,7 @@ def with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
 
 
 def with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """Add the tower of Qwen2.5-VL and Qwen3-VL to their text model."""
+    """Add the tower of Qwen2-VL, Qwen2.5-VL or Qwen3-VL to their text model."""
     rng = draw.rng
     pairs = (text.get("head_dim") or draw.hidden // draw.heads) // 2
     side = rng.randint(1, (pairs - 1) // 2)
@@ -49,6 +49,15 @@ def with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
         "deepstack_visual_indexes": [0],
     }
     return {"text_config": kept | rotary, "vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
+
+
+def with_qwen2_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add the tower of Qwen2-VL, whose `hidden_size` is the width of the text model."""
+    config = with_qwen_vision(text, draw)
+    vision = config["vision_config"]
+    own = {"embed_dim": vision["hidden_size"], "hidden_size": draw.hidden, "mlp_ratio": draw.rng.randint(1, 4)}
+    kept = {key: vision[key] for key in ("depth", "num_heads", "patch_size")}
+    return {**config, "vision_config": kept | own}
 
 
 def with_pixtral(text: dict[str, Any], draw: Draw) -> dict[str, Any]:

@@ -126,17 +126,17 @@ def _qwen2_moe(config: Config) -> Parts:
     return decoder(config, sparse_kinds(config), layer)
 
 
+def qwen3_moe_layer(config: Config, kind: LayerKind) -> Owned:
+    """A layer of Qwen 3 with experts, or without, also of Qwen 3 VL's text model with experts."""
+    bias = config["attention_bias"]
+    sparse = (fused_experts(config, "moe_intermediate_size"), router(config))
+    mlp = sparse if kind.mlp == "sparse" else gated_mlp(config)
+    heads = attention(config, qkv_bias=bias, o_bias=bias)
+    return (*heads, *_qk_norms(config), *mlp, *norms(config, *PRE_NORMS))
+
+
 def _qwen3_moe(config: Config) -> Parts:
-    def sparse() -> Owned:
-        return (fused_experts(config, "moe_intermediate_size"), router(config))
-
-    def layer(kind: LayerKind) -> Owned:
-        bias = config["attention_bias"]
-        mlp = sparse() if kind.mlp == "sparse" else gated_mlp(config)
-        heads = attention(config, qkv_bias=bias, o_bias=bias)
-        return (*heads, *_qk_norms(config), *mlp, *norms(config, *PRE_NORMS))
-
-    return decoder(config, sparse_kinds(config), layer)
+    return decoder(config, sparse_kinds(config), lambda kind: qwen3_moe_layer(config, kind))
 
 
 FAMILIES = (

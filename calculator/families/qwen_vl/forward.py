@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.families.qwen.forward import QWEN2, QWEN3
+from calculator.families.qwen.forward import QWEN2, QWEN3, QWEN3_MOE
 from calculator.families.qwen_vl import deepstack, vision
 from calculator.layers import norms
 from calculator.layers.decoder_forward import embed, final
@@ -75,6 +75,10 @@ _EMBED = partial(embed, name=f"{_MODEL}.embed_tokens")
 _NORM = final(norms.rms_norm, f"{_MODEL}.norm")
 
 QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM, tower=vision.QWEN2_5)
+
+#: The tower of Qwen 2 VL is on the card; batches with images are not modelled. So is that of Qwen 3 VL with experts.
+QWEN2_VL = replace(QWEN2_5_VL, tower=None)
+QWEN3_VL_MOE = replace(QWEN3_MOE, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=())
 
 QWEN3_VL = replace(
     QWEN3,

@@ -1,10 +1,10 @@
-"""The vision towers of Qwen 2.5 and 3 VL."""
+"""The vision towers of Qwen 2, 2.5 and 3 VL."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Field, shown
+from calculator.architecture.config import Check, Computed, Field, shown
 from calculator.architecture.dimension import Dim
 from calculator.architecture.model import stack
 from calculator.architecture.module import bare, embedding, linear, norm
@@ -35,6 +35,26 @@ def _entries(*, depth: int, hidden: int, inner: int, patch: int) -> tuple[Entry,
         size("out_hidden_size", 3584),
     )
 
+
+#: `hidden_size` is the width of the text model, and `embed_dim` that of the tower.
+QWEN2_VISION: tuple[Entry, ...] = (
+    size("num_hidden_layers", 32, spelled="depth", aliases=("num_hidden_layers",), maximum=MOST_LAYERS),
+    size("embed_dim", 1280),
+    size("hidden_size", 3584),
+    size("mlp_ratio", 4),
+    size("num_attention_heads", 16, spelled="num_heads", aliases=("num_attention_heads",)),
+    divisible("embed_dim", "num_attention_heads"),
+    size("in_channels", 3),
+    size("patch_size", 14),
+    size("spatial_merge_size", 2),
+    size("temporal_patch_size", 2),
+    activation("quick_gelu"),
+    Computed(name="out_hidden_size", value=lambda config: config["hidden_size"]),
+    Computed(
+        name="intermediate_size", value=lambda config: Dim(config["embed_dim"] * config["mlp_ratio"], "mlp width")
+    ),
+    Computed(name="hidden_size", value=lambda config: config["embed_dim"]),
+)
 
 QWEN2_5_VISION: tuple[Entry, ...] = (
     *_entries(depth=32, hidden=3584, inner=3420, patch=14),
@@ -80,6 +100,29 @@ def _attention(config: Config) -> Owned:
 def _merged(config: Config) -> Dim:
     """The width of the patches that one token is made of."""
     return Dim(int(config["hidden_size"]) * int(config["spatial_merge_size"]) ** 2, "hidden_size · spatial_merge_size²")
+
+
+def qwen2_tower(config: Config) -> Parts:
+    """Patches, layers with LayerNorm and a plain MLP, and the merger."""
+    hidden, inner, merged = config["hidden_size"], config["intermediate_size"], _merged(config)
+
+    def layer(_kind: object) -> Owned:
+        return (
+            norm("norm1", hidden, bias=True),
+            norm("norm2", hidden, bias=True),
+            *_attention(config),
+            linear("mlp.fc1", hidden, inner, bias=True),
+            linear("mlp.fc2", inner, hidden, bias=True),
+        )
+
+    return (
+        _patches(config, bias=False),
+        *_rotary(config),
+        stack(f"{_PATH}.blocks", alike(config), layer),
+        norm(f"{_PATH}.merger.ln_q", hidden, bias=True),
+        linear(f"{_PATH}.merger.mlp.0", merged, merged, bias=True),
+        linear(f"{_PATH}.merger.mlp.2", merged, config["out_hidden_size"], bias=True),
+    )
 
 
 def qwen2_5_tower(config: Config) -> Parts:

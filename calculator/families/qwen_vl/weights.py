@@ -1,4 +1,4 @@
-"""Qwen 2.5 and 3 VL: a vision tower that turns patches into tokens, and Qwen's text model."""
+"""Qwen 2, 2.5 and 3 VL: a vision tower that turns patches into tokens, and Qwen's text model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from calculator.families.fields import (
     ONE_HEAD_SIZE,
     activation,
     dropouts,
+    experts,
     flag,
     grouped_sizes,
     number,
@@ -22,14 +23,21 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.nested import from_text, nested, text_at_the_top, with_defaults
-from calculator.families.qwen.weights import qwen2_layer, qwen3_layer
+from calculator.families.qwen.weights import qwen2_layer, qwen3_layer, qwen3_moe_layer, sparse_fields, sparse_kinds
 from calculator.families.qwen_vl import forward
-from calculator.families.qwen_vl.towers import QWEN2_5_VISION, QWEN3_VISION, qwen2_5_tower, qwen3_tower
+from calculator.families.qwen_vl.towers import (
+    QWEN2_5_VISION,
+    QWEN2_VISION,
+    QWEN3_VISION,
+    qwen2_5_tower,
+    qwen2_tower,
+    qwen3_tower,
+)
 from calculator.families.rope import ROPE_TYPES, frequencies, rope
 from calculator.families.windows import layer_types, switched_window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.architecture.config import Entry
     from calculator.architecture.layer_kind import LayerKind
@@ -100,12 +108,41 @@ _QWEN3_TEXT = with_defaults(
 )
 
 
-def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Owned) -> Parts:
+_QWEN3_MOE_TEXT = with_defaults(
+    (
+        *grouped_sizes(kv=16),
+        positions(128_000),
+        *rope(theta=500_000.0),
+        _wrong_sections((24, 20, 20)),
+        activation(),
+        number("rms_norm_eps", 1e-6),
+        *experts(4, aliases=("num_local_experts",)),
+        *sparse_fields(),
+        # Its router divides by their sum whatever the file says (Qwen3VLMoeTextTopKRouter).
+        Computed(name="norm_topk_prob", value=lambda _config: True),
+        Computed(name="layer_types", value=lambda config: ("full_attention",) * int(config["num_hidden_layers"])),
+        flag("attention_bias", False),
+        *dropouts("attention_dropout"),
+        *padding(),
+    ),
+    {
+        "vocab_size": 151_936,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "moe_intermediate_size": 1408,
+        "num_experts": 60,
+    },
+)
+
+
+def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], Owned]) -> Parts:
     text, model = config["text_config"], "model.language_model"
     return (
         *tower,
         embedding(f"{model}.embed_tokens", text["vocab_size"], text["hidden_size"]),
-        stack(f"{model}.layers", kinds, lambda _kind: layer),
+        stack(f"{model}.layers", kinds, layer),
         norm(f"{model}.norm", text["hidden_size"]),
         *frequencies(f"{model}.rotary_emb", text["rotary_dim"]),
         linear("lm_head", text["hidden_size"], text["vocab_size"]),
@@ -114,12 +151,22 @@ def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Owne
 
 def _qwen2_5_vl(config: Config) -> Parts:
     text, tower = config["text_config"], qwen2_5_tower(config["vision_config"])
-    return _parts(config, tower, kinds_by_attention(text), qwen2_layer(text))
+    return _parts(config, tower, kinds_by_attention(text), lambda _kind: qwen2_layer(text))
+
+
+def _qwen2_vl(config: Config) -> Parts:
+    text, tower = config["text_config"], qwen2_tower(config["vision_config"])
+    return _parts(config, tower, kinds_by_attention(text), lambda _kind: qwen2_layer(text))
 
 
 def _qwen3_vl(config: Config) -> Parts:
     text, tower = config["text_config"], qwen3_tower(config["vision_config"])
-    return _parts(config, tower, alike(text), qwen3_layer(text))
+    return _parts(config, tower, alike(text), lambda _kind: qwen3_layer(text))
+
+
+def _qwen3_vl_moe(config: Config) -> Parts:
+    text, tower = config["text_config"], qwen3_tower(config["vision_config"])
+    return _parts(config, tower, sparse_kinds(text), lambda kind: qwen3_moe_layer(text, kind))
 
 
 def _tied_anywhere(config: Config) -> bool:
@@ -136,6 +183,21 @@ def _entries(text: tuple[Entry, ...], vision: tuple[Entry, ...]) -> tuple[Entry,
 
 
 FAMILIES = (
+    Family(
+        model_type="qwen2_vl",
+        auto_class="image-text-to-text",
+        entries=(
+            *_entries(_QWEN2_5_TEXT, QWEN2_VISION),
+            Computed(name="tie_word_embeddings", value=_tied_anywhere),
+        ),
+        text=_QWEN2_5_TEXT,
+        prepare=text_at_the_top,
+        parts=_qwen2_vl,
+        forward=forward.QWEN2_VL,
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.visual.",),
+    ),
     Family(
         model_type="qwen2_5_vl",
         auto_class="image-text-to-text",
@@ -161,5 +223,17 @@ FAMILIES = (
         tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
         notes=(TEXT_ALONE,),
         idle=("model.visual.",),
+    ),
+    Family(
+        model_type="qwen3_vl_moe",
+        auto_class="image-text-to-text",
+        entries=_entries(_QWEN3_MOE_TEXT, QWEN3_VISION),
+        text=_QWEN3_MOE_TEXT,
+        parts=_qwen3_vl_moe,
+        forward=forward.QWEN3_VL_MOE,
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.visual.",),
+        adds_router_loss=True,
     ),
 )
