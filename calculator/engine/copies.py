@@ -36,11 +36,11 @@ class Copies:
     """The copies of the repeated layers of one tape."""
 
     __slots__ = (
+        "changes_of_sizes",
         "compares_layouts",
         "counts",
         "counts_of_sizes",
         "dropped",
-        "events_of_sizes",
         "first",
         "gained",
         "has_backward",
@@ -57,6 +57,7 @@ class Copies:
         "remaining",
         "shared_rows",
         "sizes",
+        "sizes_left",
         "spans",
         "surviving",
         "tape",
@@ -109,6 +110,8 @@ class Copies:
             self._add_without_graph(window)
         #: What one copy adds in each window, by size.
         self.sizes = [kinds.by_size(gained) for gained in self.gained]
+        #: What one copy leaves alive when the step ends, by size.
+        self.sizes_left = kinds.by_size(self.remaining)
         #: What stays alive after the last event, without gradients: the next step sets those to None.
         self.left = self._left()
         self.left_cache: dict[int, dict[int, int]] = {}
@@ -122,10 +125,11 @@ class Copies:
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
         #: The same of single sizes, by the numbers of sizes that are equal and by their changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
-        #: The events of each size, once they are counted.
-        self.events_of_sizes: dict[int, list[tuple[int, int]]] | None = None
-        #: The sizes of which a first layer that is not interpreted may have more alive, by which sizes are equal.
-        self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        #: The changes in the number of storages of each size, once they are counted.
+        self.changes_of_sizes: dict[int, list[tuple[int, int]]] | None = None
+        #: The most storages that a first layer that is not interpreted may have alive, by the numbers of sizes that are
+        #: equal; None for those of which another layer has as many.
+        self.of_first_layer: dict[tuple[int, ...], int | None] = {}
 
     def of(self, rows: Iterable[int]) -> Counter[int]:
         """The number of rows of each kind."""

@@ -48,64 +48,80 @@ def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ..
 def _counted(
     copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]
 ) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Each size with its peak number and the number left at the end. Sizes of kinds that others equal have no events.
+    """Each size with its peak number and the number left at the end.
 
     Those that are equal to the same others in further runs are counted once.
     """
     together: dict[int, list[int]] = {}
     for number, first in enumerate(equal):
         together.setdefault(first, []).append(number)
-    changes: dict[int, list[tuple[int, int]]] = {}
-    for position, size, count in (*_copies(copies, equal), *extra):
-        changes.setdefault(equal[size], []).append((position, count))
-    known, events = copies.counts_of_sizes, _events_by_size(copies)
+    more: dict[int, list[tuple[int, int]]] = {}
+    for position, size, count in extra:
+        more.setdefault(equal[size], []).append((2 * position, count))
+    known = copies.counts_of_sizes
     if len(known) >= MAX_SIZES:
         known.clear()
     for first, numbers in together.items():
-        key = (*numbers, *sorted(changes.get(first, ())))
+        own = more.get(first)
+        key = (*numbers, *own) if own else (*numbers,)
         if key not in known:
-            known[key] = _peak([events[number] for number in numbers if number in events], changes.get(first, []))
+            known[key] = _peak(copies, numbers, own or ())
         yield first, known[key]
 
 
-def _events_by_size(copies: Copies) -> dict[int, list[tuple[int, int]]]:
-    """The events of each size in order: twice the position and 1 more, and the storages that it adds."""
-    if copies.events_of_sizes is None:
-        found = copies.events_of_sizes = {number: [] for number in copies.kinds.size_of}
+def _peak(copies: Copies, numbers: Sequence[int], extra: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The peak number of storages of some sizes, which are equal, and the number left."""
+    changes = _changes(copies)
+    if len(numbers) == 1 and not extra:
+        ordered = changes[numbers[0]]
+    else:
+        own = chain.from_iterable([changes[number] for number in numbers if number in changes])
+        ordered = sorted([*own, *extra, *_together(copies, numbers)])
+    counts = [count for _, count in ordered]
+    return max(accumulate(counts, initial=0)), sum(counts)
+
+
+def _together(copies: Copies, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Changes that move what copies gain of one size to where they lose it of another, or the other way around.
+
+    What counts is what they gain of equal sizes together.
+    """
+    for window, gained in zip(copies.windows, copies.sizes, strict=True):
+        counts = [gained[number] for number in numbers if gained.get(number)]
+        total = sum(counts)
+        moved = window.copies * sum([count for count in counts if (count > 0) != (total > 0)])
+        if moved:
+            yield 2 * (window.start if total <= 0 else window.end), -moved
+            yield 2 * (window.start if total > 0 else window.end), moved
+
+
+def changes_of_events(copies: Copies, numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """The events of some sizes in order: the position, and the number of storages that it adds."""
+    changes = _changes(copies)
+    own = sorted([each for number in numbers for each in changes.get(number, ()) if each[0] % 2])
+    return [(at // 2, change) for at, change in own]
+
+
+def _changes(copies: Copies) -> dict[int, list[tuple[int, int]]]:
+    """The changes in the number of storages of each size, in order: twice the position, and the number that it adds.
+
+    An event's is 1 more than twice its position: other changes at a position come before it. What copies gain counts
+    from their window's start, what they lose from its end. Sizes of kinds that others equal have none.
+    """
+    if copies.changes_of_sizes is None:
+        found = copies.changes_of_sizes = {number: [] for number in copies.kinds.size_of}
         for position, event in enumerate(copies.kinds.size_events):
             if event >= 0:
                 found[event].append((2 * position + 1, 1))
             else:
                 found[~event].append((2 * position + 1, -1))
-    return copies.events_of_sizes
-
-
-def _peak(events: list[list[tuple[int, int]]], changes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The peak number of storages and the number left. A change comes before the event at its position."""
-    if changes or len(events) != 1:
-        ordered = sorted([*chain(*events), *[(2 * position, count) for position, count in changes]])
-    else:
-        ordered = events[0]
-    counts = [count for _, count in ordered]
-    return max(accumulate(counts, initial=0)), sum(counts)
-
-
-def _copies(copies: Copies, equal: Sequence[int]) -> Iterator[CountChange]:
-    """The changes of the copies: a gain counts from its window's start, a loss from its end."""
-    for window, gained in zip(copies.windows, copies.sizes, strict=True):
-        for size, count in merged(gained, equal).items():
-            if count:
-                yield window.start if count > 0 else window.end, size, window.copies * count
-    size_of = copies.kinds.size_of
-    for position, count, kind in copies.dropped:
-        yield position, equal[size_of[kind]], -count
-
-
-def merged(sizes: Mapping[int, int], equal: Sequence[int]) -> dict[int, int]:
-    """Counts by size, with those of equal sizes together; `equal` has the first number of each size."""
-    if len({*map(equal.__getitem__, sizes)}) == len(sizes):
-        return {equal[size]: count for size, count in sizes.items()}
-    counts: dict[int, int] = {}
-    for size, count in sizes.items():
-        counts[equal[size]] = counts.get(equal[size], 0) + count
-    return counts
+        for window, gained in zip(copies.windows, copies.sizes, strict=True):
+            for size, count in gained.items():
+                if count:
+                    at = window.start if count > 0 else window.end
+                    found[size].append((2 * at, window.copies * count))
+        for position, count, kind in copies.dropped:
+            found[copies.kinds.size_of[kind]].append((2 * position, -count))
+        for each in found.values():
+            each.sort()
+    return copies.changes_of_sizes

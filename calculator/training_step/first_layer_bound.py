@@ -8,14 +8,11 @@ interpreted backward pass.
 from __future__ import annotations
 
 from itertools import accumulate
-from operator import invert
 from typing import TYPE_CHECKING
 
-from calculator.engine.counts_by_size import MAX_COUNTS, merged
+from calculator.engine.counts_by_size import MAX_SIZES, changes_of_events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from calculator.engine.copies import Copies
     from calculator.engine.recording import Recording
 
@@ -40,33 +37,37 @@ def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
 
     Only gradients accumulate over the layers. A size is left out if the layer whose backward pass comes first has at
     least as many storages of it, or if the number is largest at the end of the step, with all gradients. `equal` has
-    the first number of each size.
+    the first number of each size. Those that are equal to the same others in further runs are counted once.
     """
-    cache = copies.of_first_layer
-    if equal not in cache:
-        if len(cache) >= MAX_COUNTS:
-            cache.clear()
-        cache[equal] = [*_counts(copies, equal)]
-    return cache[equal]
+    known = copies.of_first_layer
+    if len(known) >= MAX_SIZES:
+        known.clear()
+    found = []
+    for first in dict.fromkeys([equal[size] for size in copies.sizes_left]):
+        numbers = tuple([number for number, own in enumerate(equal) if own == first])
+        if numbers not in known:
+            known[numbers] = _count(copies, numbers)
+        count = known[numbers]
+        if count is not None:
+            found.append((first, count))
+    return found
 
 
-def _counts(copies: Copies, equal: Sequence[int]) -> Iterator[tuple[int, int]]:
-    backward, events = copies.windows[1], copies.kinds.size_events
+def _count(copies: Copies, numbers: tuple[int, ...]) -> int | None:
+    """The largest possible number of storages of some sizes, which are equal; None if they are left out."""
+    backward = copies.windows[1]
+    each, kept, left = (
+        sum([counts.get(number, 0) for number in numbers])
+        for counts in (copies.sizes[0], copies.sizes[2], copies.sizes_left)
+    )
+    gradients = (backward.copies + 1) * left
+    if gradients <= kept + backward.copies * each:
+        return None
+    changes = changes_of_events(copies, numbers)
     start, end = backward.start, copies.tape.position("end")
-    each, _, kept = (merged(sizes, equal) for sizes in copies.sizes[:3])
-    seen = set(events[start:end])
-    for size, count in merged(copies.kinds.by_size(copies.remaining), equal).items():
-        gradients = (backward.copies + 1) * count
-        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0):
-            continue
-        allocated = {number for number, first in enumerate(equal) if first == size}
-        freed = {*map(invert, allocated)}
-        if seen.isdisjoint(freed):
-            continue
-        before, own = (
-            [1 if event >= 0 else -1 for event in filter((allocated | freed).__contains__, part)]
-            for part in (events[:start], events[start:end])
-        )
-        alive = [*accumulate(own)]
-        if max(alive) > alive[-1]:
-            yield size, gradients + sum(before) + max(alive)
+    own = [change for at, change in changes if start <= at < end]
+    if min(own, default=0) >= 0:
+        return None
+    before = sum([change for at, change in changes if at < start])
+    alive = [*accumulate(own)]
+    return gradients + before + max(alive) if max(alive) > alive[-1] else None
