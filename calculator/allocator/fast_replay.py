@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
-from calculator.allocator.loading import one_by_one
+from calculator.allocator.loading import layers, one_by_one
+from calculator.allocator.repetitions import play_repetitions, repetitions_of
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
@@ -17,11 +18,10 @@ from calculator.allocator.transients import MicroBatch, play
 from calculator.training_step.step_batches import step_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from calculator.allocator.flat_pool import Placed
     from calculator.allocator.loading import Loading
-    from calculator.allocator.transients import Item
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
@@ -74,13 +74,18 @@ class FastReplay:
         self.last = MicroBatch(batches.last, None) if batches.last is not None else None
         self.taken = batches.taken
         self.loading = loading or loading_of(resident)
-        #: For each pool of the first stream, the sizes of optimizer states, of what each optimizer step allocates, and
-        #: of what is freed once a step's batches are fetched.
-        self.states = _sizes(resident.replayed_states)
+        #: For each pool of the first stream, the sizes of optimizer states of a layer and the number of such layers.
+        self.states: list[list[tuple[list[int], int]]] = [[], []]
+        for tensors, times in layers(resident.replayed_states):
+            of_layer = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
+            for states, each in zip(self.states, of_layer, strict=True):
+                states.append((each, times))
+        #: The same of what each optimizer step allocates, and of what is freed once a step's batches are fetched.
         self.temporaries = _sizes(resident.replayed_temporaries)
         self.fetching = _sizes(resident.while_fetching)
         sizes = [*self.loading.sizes, *self.first.sizes]
-        sizes += (size for kind in (*self.states, *self.temporaries, *self.fetching) for size in kind)
+        sizes += (size for kind in (*self.temporaries, *self.fetching) for size in kind)
+        sizes += (size for states in self.states for each, times in states for size in each * times)
         found = resident.buckets
         #: The sizes of DDP's buckets in each pool: those of the first step, and of the others if they are rebuilt.
         self.buckets = [
@@ -160,7 +165,8 @@ class FastReplay:
 
     def _optimizer_step(self, n: int, pool: FlatPool) -> None:
         if not self.steps:
-            _allocate(pool, self.states[n])
+            for sizes, times in self.states[n]:
+                _allocate_layers(pool, sizes, times)
         temporaries = self.temporaries[n]
         if not pool.serves_all(temporaries):
             pool.free(_allocate(pool, temporaries))
@@ -171,22 +177,46 @@ class FastReplay:
         if not self.steps:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
         saved = pool.save() if len(outliving) <= FEW and not batch.takes else None
-        self._pass(pool, batch, batch.passes[n][0])
+        self._pass(n, pool, batch, 0)
         pool.free(self.left[n])
-        stopped = self._pass(pool, batch, batch.passes[n][1], stops=saved is not None)
+        stopped = self._pass(n, pool, batch, 1, stops=saved is not None)
         if stopped and saved is not None:
             pool.restore(saved)
             pool.free(self.left[n])
             pool.take(_blocks(batch, outliving))
         self.left[n] = _blocks(batch, batch.left[n])
 
-    def _pass(self, pool: FlatPool, batch: MicroBatch, items: Sequence[Item], *, stops: bool = False) -> bool:
+    def _pass(self, n: int, pool: FlatPool, batch: MicroBatch, number: int, *, stops: bool = False) -> bool:
         """Play a pass of a micro-batch; the result is whether its end was left out."""
+        items, places = batch.passes[n][number], batch.places
         known = self.known.setdefault(id(items), KnownPass(items))
-        told = partial(known.is_known, pool=pool, places=batch.places)
-        stopped = play(pool, items, batch.sizes, batch.places, stops=stops, known=told)
-        known.end(pool, batch.places)
+        told = partial(known.is_known, pool=pool, places=places)
+        start = 0 if self.steps or number else self._layers(n, pool, batch, told)
+        stopped = play(pool, items[start:], batch.sizes, places, stops=stops, known=lambda number: told(start + number))
+        known.end(pool, places)
         return stopped
+
+    @staticmethod
+    def _layers(n: int, pool: FlatPool, batch: MicroBatch, known: Callable[[int], bool]) -> int:
+        """Play a forward pass up to the end of its repeated layers; those that are placed alike are placed at once.
+
+        The result is the first item behind them. It is for the first step, which adds most segments.
+        """
+
+        def played(start: int, end: int) -> None:
+            items = batch.passes[n][0][start:end]
+            play(pool, items, batch.sizes, batch.places, known=lambda number: known(start + number))
+
+        at = 0
+        for start, length, repetitions in batch.repetitions(n):
+            played(at, start)
+            at = start + length * repetitions.times
+
+            def repetition(number: int, start: int = start, length: int = length) -> None:
+                played(start + number * length, start + (number + 1) * length)
+
+            play_repetitions(pool, repetitions, batch.places, repetition)
+        return at
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
@@ -201,6 +231,18 @@ def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
     """Where rows are; the next micro-batch writes their new places over these."""
     addresses, behinds = batch.places
     return [(addresses[row], behinds[row]) for row in rows]
+
+
+def _allocate_layers(pool: FlatPool, sizes: list[int], times: int) -> None:
+    """Allocate the tensors of layers with equal ones."""
+    step = len(sizes)
+    places = [0] * step * times, [0] * step * times
+    every = sizes * times
+    repetitions = repetitions_of(range(step), sizes, times, step)
+    if repetitions is None:
+        pool.play(range(len(every)), every, places)
+    else:
+        play_repetitions(pool, repetitions, places, lambda n: pool.play(range(n * step, (n + 1) * step), every, places))
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
-from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
+from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
 #: The largest rest of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
+
+#: What a small pool adds for every request.
+_SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
 #: For each of some requests: its size, and what is lost around the blocks that are in use at the same time.
 Needs = tuple[tuple[int, int], ...]
@@ -36,24 +39,26 @@ class FlatPool:
     A key is a size above the bits of an address, and an address.
 
     Attributes:
+        shift: The bits of an address.
         limit: The most that it may reserve; None where nothing is refused.
         reserved: The size of all segments.
         waste: The largest rest of a block that is not split off.
         segments: The keys of all segments as if they were wholly free, in the order in which they were added.
         free_keys: The keys of free blocks, in order.
         edges: The address behind a free block by its own, and its own by that behind it: no free block begins there.
+        next_address: That of the next segment.
     """
 
-    __slots__ = ("_mask", "_next", "_shift", "edges", "free_keys", "limit", "reserved", "segments", "waste")
+    __slots__ = ("_mask", "edges", "free_keys", "limit", "next_address", "reserved", "segments", "shift", "waste")
 
     def __init__(self, shift: int, *, small: bool, start: int = 1) -> None:
         """`shift`: bits of the largest address; `start`: the first address."""
         self.waste = 0 if small else _LARGEST_WASTE
         self.limit: int | None = None
         self.reserved = 0
-        self._shift = shift
+        self.shift = shift
         self._mask = (1 << shift) - 1
-        self._next = start
+        self.next_address = start
         self.segments: list[int] = []
         self.free_keys: list[int] = []
         self.edges: dict[int, int] = {}
@@ -64,7 +69,7 @@ class FlatPool:
         `sizes` are the rows' requests; their blocks' addresses, and the addresses behind them, are written to `places`.
         """
         free, edges = self.free_keys, self.edges
-        shift, mask, waste = self._shift, self._mask, self.waste
+        shift, mask, waste = self.shift, self._mask, self.waste
         addresses, behinds = places
         for event in events:
             if event >= 0:
@@ -110,7 +115,7 @@ class FlatPool:
 
     def free(self, blocks: Iterable[Placed]) -> None:
         """Free blocks, all at once."""
-        edges, shift = self.edges, self._shift
+        edges, shift = self.edges, self.shift
         gone: set[int] = set()
         added = []
         for first, last in _joined(blocks):
@@ -130,7 +135,7 @@ class FlatPool:
         """A pool in the same state."""
         other = object.__new__(FlatPool)  # replays copy pools often: this is faster than `copy`
         other.waste, other.limit, other.reserved = self.waste, self.limit, self.reserved
-        other._shift, other._mask, other._next = self._shift, self._mask, self._next
+        other.shift, other._mask, other.next_address = self.shift, self._mask, self.next_address
         other.segments, other.free_keys, other.edges = self.segments.copy(), self.free_keys.copy(), self.edges.copy()
         return other
 
@@ -138,7 +143,7 @@ class FlatPool:
         """Return every wholly free segment to the device (release_cached_blocks)."""
         kept = []
         for key in self.segments:
-            address, size = key & self._mask, key >> self._shift
+            address, size = key & self._mask, key >> self.shift
             if self.edges.get(address) == address + size:
                 del self.edges[address], self.edges[address + size]
                 del self.free_keys[bisect_left(self.free_keys, key)]
@@ -153,7 +158,7 @@ class FlatPool:
 
     def contents(self) -> Hashable:
         """All that its further requests depend on."""
-        return tuple(self.free_keys), tuple(self.segments), self._next
+        return tuple(self.free_keys), tuple(self.segments), self.next_address
 
     def save(self) -> Saved:
         """What is free now, and how many segments there are."""
@@ -164,7 +169,20 @@ class FlatPool:
         self.free_keys, self.edges, count = saved
         for key in self.segments[count:]:
             address = key & self._mask
-            self._add(address, address + (key >> self._shift))
+            self._add(address, address + (key >> self.shift))
+
+    def grow_again(self, since: int, times: int, by: int, free: Iterable[int]) -> None:
+        """Add the segments from number `since` on again, some `times`, each time `by` further.
+
+        `free` are the keys of all blocks that are free then.
+        """
+        added = self.segments[since:]
+        self.segments += [key + n * by for n in range(1, times + 1) for key in added]
+        self.reserved += times * sum(key >> self.shift for key in added)
+        self.next_address += times * by
+        self.free_keys, self.edges = [], {}
+        for key in free:
+            self._add(key & self._mask, (key & self._mask) + (key >> self.shift))
 
     def take(self, blocks: Sequence[Placed]) -> None:
         """Allocate blocks at their addresses, which are free."""
@@ -172,7 +190,7 @@ class FlatPool:
             start, end = next(part for part in self.edges.items() if part[0] <= address < part[1])
             del self.edges[start]
             del self.edges[end]
-            del self.free_keys[bisect_left(self.free_keys, end - start << self._shift | start)]
+            del self.free_keys[bisect_left(self.free_keys, end - start << self.shift | start)]
             self._add(start, address)
             self._add(behind, end)
 
@@ -180,14 +198,14 @@ class FlatPool:
         if behind > address:
             self.edges[address] = behind
             self.edges[behind] = address
-            insort(self.free_keys, behind - address << self._shift | address)
+            insort(self.free_keys, behind - address << self.shift | address)
 
     def serves_all(self, sizes: Iterable[int]) -> bool:
         """Whether requests are served from free blocks if none is freed before the last: they leave no trace then.
 
         Of free blocks of one size it does not matter which is used.
         """
-        free, waste = [key >> self._shift for key in self.free_keys], self.waste
+        free, waste = [key >> self.shift for key in self.free_keys], self.waste
         for size in sizes:
             place = bisect_left(free, size)
             if place == len(free):
@@ -211,7 +229,7 @@ class FlatPool:
         what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
         which is `quick`.
         """
-        return serves(self.free_keys, self._shift, quick, needs)
+        return serves(self.free_keys, self.shift, quick, needs)
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request; the result is the request's block.
@@ -219,17 +237,20 @@ class FlatPool:
         Raises:
             RefusedError: where it may not reserve as much.
         """
-        segment = segment_bytes(size * BLOCK) // BLOCK
+        segment = segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
         if self.limit is not None and self.reserved + segment > self.limit:
             raise RefusedError
-        address, end = self._next, self._next + segment
-        self._next = end + 1
+        address, end = self.next_address, self.next_address + segment
+        self.next_address = end + 1
         self.reserved += segment
-        self.segments.append(segment << self._shift | address)
+        self.segments.append(segment << self.shift | address)
         if segment - size <= self.waste:
             return address, end
-        self._add(address + size, end)
-        return address, address + size
+        cut = address + size
+        self.edges[cut] = end
+        self.edges[end] = cut
+        insort(self.free_keys, end - cut << self.shift | cut)
+        return address, cut
 
 
 def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:

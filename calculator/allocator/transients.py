@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
 from calculator.allocator.known_states import Recurring
+from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
 from calculator.allocator.segments import BLOCK
 from calculator.common.budget import check_budget
 from calculator.training_step.unrolled import Window, first_product, shifted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Needs, Places
+    from calculator.allocator.repetitions import Repetitions
     from calculator.training_step.unrolled import Unrolled
 
 #: The parts that a pass can be divided into, about: windows that come once are no longer than one.
@@ -170,6 +172,27 @@ class MicroBatch:
             unrolled.known[key] = cut_of(unrolled, windows, self.sizes, start)
         cut: Cut = unrolled.known[key]
         return cut
+
+    def repetitions(self, pool: int) -> Iterator[tuple[int, int, Repetitions]]:
+        """The repetitions of layers in the forward pass that begin and end with stretches of transients.
+
+        Each with the place of its first item, and the number of items of one.
+        """
+        items, at = self.passes[pool][0], 0
+        for window, count in zip(self.windows[0], self.counts[pool][0], strict=True):
+            start, at = at, at + count * len(window.shifts)
+            ends = [n for n in range(count) if items[start + n].chunk.ends_stretch]
+            if len(window.shifts) >= MIN_REPETITIONS and any(window.shifts) and ends:
+                start += ends[0] + 1
+                found = self._repetitions(items[start : start + count], window)
+                if found is not None:
+                    yield start, count, found
+
+    def _repetitions(self, items: Sequence[Item], window: Window) -> Repetitions | None:
+        """The repetitions that begin with these items, if each frees only its own rows and those of the one before."""
+        events = (event for item in items for event in item.played(None, skips=False))
+        step = window.shifts[1] - window.shifts[0]
+        return repetitions_of(events, self.sizes, len(window.shifts) - 1, step, window.lowest)
 
     def take(self, pairs: Sequence[tuple[int, int]], other: MicroBatch) -> None:
         """Let rows be where rows of another micro-batch are: pairs of an own one and the other's."""
