@@ -136,7 +136,8 @@ class PartsResponse(Response):
             patience = scope["app"].state.whole_page_seconds
             await asyncio.wait((computing, leaving), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if computing.done():
-                await _whole(answering, computing)(scope, receive, send)
+                response = await to_thread.run_sync(_whole, answering, computing)
+                await response(scope, receive, send)
             elif not leaving.done():
                 await _stream(answering, computing, leaving, send)
         finally:
