@@ -48,7 +48,7 @@ _KEPT = ("dtype", "adapter_dtype", "autocast")
 MOST_DRAWN = 12
 
 #: The words of refusals of what the libraries may accept.
-_NOT_MODELLED = ("not modelled", "is modelled for")
+_NOT_MODELLED = ("not modelled", "is modelled for", "are modelled")
 
 #: The task of families without a causal language model, the first that a family has.
 OTHER_TASKS: tuple[TaskName, ...] = ("seq_2_seq_lm", "seq_cls", "image_cls")

@@ -39,6 +39,7 @@ class HiRA(AdaptedLinear):
 
     name = "hira"
     facts = FACTS
+    adapts_embeddings = True
 
     r: int = setting(32, label="Rank", help="The rank r of the factor.", minimum=1, maximum=65_536, example=32)
     target_modules: TargetModules = settings.target_modules()

@@ -94,8 +94,9 @@ class LoRA(LowRank):
         return (*before_the_steps(self), *(() if self.base is None else self.base.assumptions()))
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
-        """The risks of a quantized base."""
-        return () if self.base is None else tuple(self.base.warnings(model, training))
+        """Names that PEFT ignores, and the risks of a quantized base."""
+        own = LowRank.warnings(self, model, training)
+        return own if self.base is None else (*own, *self.base.warnings(model, training))
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse to train weights that are quantized, and what the base refuses."""

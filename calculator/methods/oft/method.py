@@ -31,6 +31,7 @@ class OFT(AdaptedLinear):
 
     name = "oft"
     facts = FACTS
+    adapts_embeddings = True
     adaptable = ("linear",)
 
     r: int = setting(

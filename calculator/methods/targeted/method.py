@@ -32,6 +32,8 @@ class TargetedMethod(Method, ABC):
     __slots__ = ()
     #: The kinds of modules that the method can adapt.
     adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
+    #: Whether PEFT adapts embeddings by the method too, where that is not modelled.
+    adapts_embeddings: ClassVar[bool] = False
     #: Whether a refusal may propose `all-linear`.
     adapts_linear: ClassVar[bool] = True
 
@@ -72,8 +74,13 @@ class TargetedMethod(Method, ABC):
         """Refuse targets and modules to save that PEFT refuses."""
         refusals.check(self, model)
 
+    def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
+        """Names that PEFT ignores."""
+        unused = modules_to_save.unused_names(self.modules_to_save, model)
+        return tuple(f"PEFT ignores {name} in method.modules_to_save: no module's name ends in it." for name in unused)
+
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Refusals of this method alone; `found` has the modules that its targets name."""
+        """Refusals of this method alone; `found` has the modules that its targets name and that it can adapt."""
         yield from ()
 
     def refused_names(self, model: Model) -> tuple[str, ...]:

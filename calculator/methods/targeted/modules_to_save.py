@@ -26,19 +26,18 @@ def is_saved(path: str, names: tuple[str, ...] | None) -> bool:
 
 
 def problems(names: tuple[str, ...] | None, model: Model, targets: Sequence[str]) -> Iterator[Problem]:
-    """Names without a module, names that are part of a target's name, and modules inside one another."""
+    """Names that are part of a target's name, and modules inside one another."""
     if not names:
         return
     owners = {owner for path, _ in model.paths for owner in accumulate(path.split("."), _joined)}
     given = tuple(name for name in names if name not in model.task.head_names)
-    messages = [*_unknown(names, model), *_in_part(given, owners, targets), *_nested(names, owners)]
+    messages = [*_in_part(given, owners, targets), *_nested(names, owners)]
     yield from (Problem(loc="method.modules_to_save", msg=message, input=list(names)) for message in messages)
 
 
-def _unknown(names: tuple[str, ...], model: Model) -> Iterator[str]:
-    for name in names:
-        if not any(is_saved(path, (name,)) for path, _ in model.paths):
-            yield f"no module's name ends in {name}"
+def unused_names(names: tuple[str, ...] | None, model: Model) -> tuple[str, ...]:
+    """The names without a module, which PEFT ignores (peft.utils.other, _set_trainable)."""
+    return tuple(name for name in names or () if not any(is_saved(path, (name,)) for path, _ in model.paths))
 
 
 def _in_part(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -> Iterator[str]:

@@ -47,7 +47,8 @@ def check(method: TargetedMethod, model: Model) -> None:
     problems += modules_to_save.problems(method.modules_to_save, model, [*requested])
     problems += [*_copied(method, model, requested), *_head(method, model, requested)]
     found = {path: module for path, module in requested.items() if not method.is_saved(path)}
-    own = [*method.own_problems(model, found)]
+    adaptable = {path: module for path, module in found.items() if module.kind in method.adaptable}
+    own = [*method.own_problems(model, adaptable)]
     if not found and not problems and not own and method.needs_modules:
         problems.append(_unmatched(method, model, names))
     problems += [*own, *_of_mamba(method, model, found)]
@@ -77,6 +78,8 @@ def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator
         if module.kind in method.adaptable:
             continue
         message = f"{path} is no linear layer: PEFT can't adapt it"
+        if module.kind == "embedding" and method.adapts_embeddings:
+            message = f"{path} is an embedding, whose adapter is not modelled for {method.name}: leave it out"
         if _is_convolution(module):
             way = f"name {', '.join(others)}" if others else "name linear layers"
             message = f"{path} is a convolution, whose adapter is not modelled: {way}"

@@ -5,7 +5,7 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES
-from validation.comparison.counts import compared, modelled, real
+from validation.comparison.counts import compared, compared_pair, modelled, real
 from validation.random_grid.random_configs import random_config
 from validation.reference.build import build_model
 from validation.tracing.trace import trace
@@ -76,3 +76,18 @@ def test_a_request_with_other_parameters_is_found(monkeypatch):
     found = compared(body)
     assert found.outcome == "different"
     assert found.detail.startswith("added (")
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("llama", "glora"), ("llama", "oft"), ("gpt2", "boft"), ("gemma4_text", "prefix"), ("qwen2_moe", "vblora")],
+)
+def test_what_is_refused_is_refused_by_the_libraries_or_said_to_be_not_modelled(family, method):
+    found = [each.outcome for each in compared_pair(19901, family, method, refusals=True)]
+    assert set(found) <= {"equal", "both refuse", "not modelled"}
+
+
+def test_names_of_modules_to_save_that_peft_ignores_are_no_refusal():
+    config = random_config(FAMILIES["llama"], seed="other")
+    method = LINEAR | {"modules_to_save": ["nothing"]}
+    assert compared({"model": {"config": config}, "method": method, "training": SHORT}).outcome == "equal"
