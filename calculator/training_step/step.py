@@ -70,7 +70,7 @@ class TrainingStep:
         if state is None:
             return None
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
-        return kind(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop)
+        return kind(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop, self.first)
 
     def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
         if state is None:
@@ -123,9 +123,8 @@ class TrainingStep:
 
     def _of_generation(self) -> Peak:
         """The peak of generation, in which no gradients exist."""
-        resident = self.resident
         highest = max(self.generation, key=lambda each: each.moment.bytes)
-        always = resident.always
+        always = self.resident.always if self.flat is None else TensorGroup(self.flat.always)
         throughout = _bytes(always, self.carried)
         return Peak(
             phase="generation",

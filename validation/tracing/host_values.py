@@ -26,6 +26,9 @@ FACTORIES = frozenset({"aten::arange", "aten::full", "aten::ones", "aten::scalar
 #: Operations whose shape depends on values, and whose meta kernels raise another error than NotImplementedError.
 SHAPED_BY_VALUES = frozenset({_ATEN.repeat_interleave.Tensor})
 
+#: Collectives whose output has the input of each process. In a trace, every process has the same batch.
+REPEATED = frozenset({torch.ops.c10d._allgather_base_.default})
+
 #: Read in place of a value that is not known: a loss is neither infinite nor NaN, and no comparison with it holds.
 UNKNOWN = {torch.bool: False}
 
@@ -57,6 +60,8 @@ class HostValues:
             return False
         out = func(*args, **kwargs)
         self._forget(inputs, func)
+        if func in REPEATED:
+            self._repeat(*args[:2])
         return out
 
     def know(self, tensor: torch.Tensor, host: torch.Tensor) -> None:
@@ -72,6 +77,12 @@ class HostValues:
             return None
         host = torch.empty(0, dtype=tensor.dtype)
         return host.set_(copy, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def _repeat(self, gathered: torch.Tensor, own: torch.Tensor) -> None:
+        """Keep the values of a tensor that is gathered from all processes, whose values are those of this one."""
+        value = self.value(own)
+        if value is not None:
+            self._keep(gathered, value.flatten().repeat(gathered.numel() // own.numel()).view(gathered.shape))
 
     def _read(self, tensor: torch.Tensor) -> Any:
         value = self.value(tensor)

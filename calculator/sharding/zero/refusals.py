@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 #: Trainers whose loops are modelled under DeepSpeed, and the reference step.
-TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo")
+TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 #: Optimizers that accelerate replaces by DeepSpeed's CPU Adam (accelerate/utils/deepspeed.py).
 ON_HOST = ("adamw_torch", "adamw_torch_fused")

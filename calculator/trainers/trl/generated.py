@@ -68,9 +68,9 @@ def of_completions(context: Context, x: Tensor, name: str) -> Tensor:
     return ops.cat((ops.slice_from_end(x, shape),), shape, name)
 
 
-def problems(training: Training, trainer: str) -> Iterator[Problem]:
-    """Yield numbers of completions, and lengths, that the trainer refuses."""
-    rows, group = training.micro_batch_size * training.micro_batches, training.num_generations
+def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
+    """Yield numbers of completions, and lengths, that the trainer refuses. `ranks` is the number of GPUs."""
+    rows, group = training.micro_batch_size * training.micro_batches * ranks, training.num_generations
     if group is None and rows < 2:
         message = (
             f"{trainer} needs 2 completions of each prompt in a step: use micro_batch_size or "

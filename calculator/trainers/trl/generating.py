@@ -46,7 +46,8 @@ class GeneratingTrainer(ComparingTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield what the trainer refuses, and what of it is not modelled."""
         yield from ComparingTrainer.problems(self, prepared)
-        yield from generated.problems(prepared.training, self.facts.label.removeprefix("TRL "))
+        label = self.facts.label.removeprefix("TRL ")
+        yield from generated.problems(prepared.training, label, prepared.device.count)
         if not prepared.training.use_vllm:
             yield from generated.cache_problems(prepared.model, prepared.training)
 

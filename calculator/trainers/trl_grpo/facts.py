@@ -24,7 +24,6 @@ FACTS = replace(
     source="trl/trainer/grpo_trainer.py",
     summary=SUMMARY,
     defaults=generation_defaults("grpo_config.py"),
-    on_one_gpu=True,
     generates=True,
     batch=(),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),

@@ -12,7 +12,7 @@ from calculator.engine.live_tensors import LiveTensors
 from calculator.sharding.zero.backward import BackwardPass
 from calculator.sharding.zero.plan import Point
 from calculator.sharding.zero.reduction import Reduction
-from calculator.training_step.peak import Peak
+from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.zero.optimizer import OptimizerStep
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import PhaseName
     from calculator.engine.live_tensors import StorageCounts
+    from calculator.engine.memory_curve import Moment
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
@@ -40,6 +41,29 @@ class Rank(NamedTuple):
     step: tuple[ResidentTensors, ...]
 
 
+class _ForwardPass(NamedTuple):
+    """The fullest moment of a forward pass, and the gradients that earlier micro-batches left."""
+
+    recording: Recording
+    moment: Moment
+    accumulated: tuple[ResidentTensors, ...] = ()
+
+    @classmethod
+    def of(cls, micro_batch: MicroBatchRun) -> _ForwardPass:
+        """Return that of a micro-batch, before any other."""
+        marks = micro_batch.marks
+        return cls(micro_batch.recording, micro_batch.recording.curve.peak(marks["forward"], marks["backward"]))
+
+    def with_accumulated(self, accumulated: tuple[ResidentTensors, ...]) -> _ForwardPass:
+        """Return the same pass after earlier micro-batches."""
+        return self._replace(accumulated=accumulated)
+
+    @property
+    def bytes(self) -> int:
+        """Its bytes, and those of the gradients."""
+        return self.moment.bytes + _bytes(self.accumulated)
+
+
 #: A rank's fullest point in the backward pass, with the gradients of its partition there.
 Fullest = tuple[Point, tuple["ResidentTensors", ...]]
 
@@ -55,7 +79,8 @@ class FlatPeaks:
     """The peaks of a step on each rank, and on the fullest.
 
     `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
-    pass ends. `own` are the tensors that the training loop keeps.
+    pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several micro-batches, where it
+    does more than the others.
     """
 
     def __init__(
@@ -66,6 +91,7 @@ class FlatPeaks:
         left: StorageCounts,
         carried: StorageCounts,
         own: tuple[ResidentTensor, ...],
+        first: MicroBatchRun | None = None,
     ) -> None:
         self._state, self._run, self._recording = state, run, recording
         self._left, self._carried, self._own = left, carried, own
@@ -74,8 +100,8 @@ class FlatPeaks:
         self._reduction = Reduction(state.plan).run(self._passed)
         earlier = state.earlier_plan
         self._earlier = Reduction(earlier).earlier(self._passed) if earlier is not None else None
-        marks = {label: at for at, label in run.tape.marks}
-        self._forward = recording.curve.peak(marks["forward"], marks["backward"])
+        self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
+        self._first = _ForwardPass.of(first) if first is not None else None
 
     def rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
@@ -131,13 +157,13 @@ class FlatPeaks:
     def _always(self) -> tuple[int, int, int]:
         """By phase: the bytes that every rank has."""
         shared = _bytes(self._kept)
-        return shared + self._forward.bytes + self._carried.bytes, shared, shared + self._left.bytes
+        return shared + self._carried.bytes, shared, shared + self._left.bytes
 
     def phases_of(self, rank: Rank) -> dict[PhaseName, int]:
         """A rank's peak in each phase."""
         forward, backward, step = self._always
         return {
-            "forward": forward + _bytes(rank.accumulated),
+            "forward": forward + self._fullest_forward(rank).bytes,
             "backward": backward + rank.point.bytes + _bytes(rank.backward),
             "optimizer_step": step + _bytes(rank.step),
         }
@@ -165,6 +191,11 @@ class FlatPeaks:
         """Forward, backward and optimizer step of the fullest rank."""
         rank = self.fullest
         return self._forward_peak(rank), self._backward_peak(rank), self._step_peak(rank)
+
+    @property
+    def always(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device throughout the run."""
+        return self._kept
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -215,17 +246,22 @@ class FlatPeaks:
         """The operation of the last event before a position of the tape."""
         return self._recording.operation(position)
 
+    def _fullest_forward(self, rank: Rank) -> _ForwardPass:
+        """The fullest forward pass of a step: the last, with what earlier micro-batches left, or the first."""
+        last = self._forward.with_accumulated(rank.accumulated)
+        return last if self._first is None else max(last, self._first, key=_SIZE)
+
     def _forward_peak(self, rank: Rank) -> Peak:
-        moment, carried = self._forward, self._carried
-        state = (*self._kept, *rank.accumulated)
+        found, carried = self._fullest_forward(rank), self._carried
+        state = (*self._kept, *found.accumulated)
         throughout = _bytes(state) + carried.bytes
         return Peak(
             phase="forward",
-            bytes=throughout + moment.bytes,
+            bytes=throughout + found.moment.bytes,
             throughout=throughout,
-            operation=self._operation(moment.event),
+            operation=found.recording.operation(found.moment.event),
             left=carried,
-            deferred=Deferred(partial(self._recording.alive, moment, state, carried)),
+            deferred=Deferred(partial(found.recording.alive, found.moment, state, carried)),
         )
 
     def _backward_peak(self, rank: Rank) -> Peak:

@@ -54,7 +54,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         compared.append(loaded(recipe, device))
         return compared[0].model
 
-    rows = training.micro_batch_size * training.gradient_accumulation_steps
+    rows = training.micro_batch_size * training.gradient_accumulation_steps * recipe.request.device.count
     with ExitStack() as stack:
         stack.enter_context(refusing("training"))
         stack.enter_context(adapters_on(device, kind.trainer.__module__))
@@ -74,7 +74,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
 
 
 def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
-    """The arguments of these trainers; TRL needs a whole number of groups in a step."""
+    """The arguments of these trainers; TRL needs a whole number of groups in the `rows` of a step on all GPUs."""
     generations = recipe.num_generations or next((size for size in (8, 4, 2, 3, 5, 7) if rows % size == 0), rows)
     if generations < 2 or rows % generations:
         reason = f"the {rows} rows of a step are no whole groups of at least 2 completions to one prompt"
