@@ -74,7 +74,7 @@ def prepared(request: Request, model: Model) -> PreparedModel:
 
 
 #: The trainers whose steps on several GPUs are compared with traces.
-TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo")
+TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 
 def assumptions(request: Request, model: Model) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.fsdp.evaluation import EvaluationBatch
+from calculator.sharding.fsdp.generation import GenerationPass
 from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.shards import FSDPShards
 from calculator.sharding.shards import Shards
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.inputs.sharding import ShardingName
     from calculator.layers.sharding_hooks import Hooks
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.fsdp.generation import PassOf
 
 #: The tensors that a rank keeps, by the name of the sharding, where it does not keep all.
 SHARDS: dict[ShardingName, type[Shards]] = {"fsdp": FSDPShards}
@@ -52,3 +54,8 @@ def evaluation_hooks(prepared: PreparedModel, *, is_first: bool) -> Hooks:
     if sharding == "fsdp":
         return EvaluationBatch(prepared, is_first=is_first)
     return stage_3(prepared) if sharding == "zero3" else NO_HOOKS
+
+
+def generation_hooks(prepared: PreparedModel, which: PassOf) -> Hooks:
+    """The hooks of a pass of `generate` in a trainer's step; TRL gathers all weights of ZeRO's stage 3 before it."""
+    return GenerationPass(prepared, which) if prepared.device.sharding == "fsdp" else NO_HOOKS

@@ -138,7 +138,7 @@ class Loop(ABC):
         """Return the smallest value of a size setting that the trainer accepts, with the others as they are."""
         return 1
 
-    def kept_for_step(self, training: Training) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
+    def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
         """Return tensors of all micro-batches of a step together, which stay on the device for a whole step."""
         return []
 

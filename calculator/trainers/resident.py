@@ -62,7 +62,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     )
     return (
         *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),
-        *(_of_step(*each, 1) for each in loop.kept_for_step(training)),
+        *(_of_step(*each, 1) for each in loop.kept_for_step(prepared)),
         *scalars,
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),

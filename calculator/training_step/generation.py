@@ -220,11 +220,14 @@ def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
 
 def last_logits(context: Context, ids: Tensor, family: DecoderForward) -> Tensor:
     """Return the logits of the last position, by the model's own head."""
+    context.hooks.begin(context.parameters)
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
     last = ops.narrow(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
-    return family.logits(context, context.bind(context.model.output)(last))
+    head = context.hooks.module("head")
+    logits = head.after(family.logits(context, context.bind(context.model.output)(head.before(last))))
+    return context.hooks.end(logits, [])[0]
 
 
 def _choose(context: Context, loop: LoopTensors) -> None:

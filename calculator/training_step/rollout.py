@@ -20,12 +20,12 @@ from calculator.engine import autocast
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
-from calculator.engine.repetition import repetition
 from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
 from calculator.layers.cache import Cache
 from calculator.layers.context import Context, layer_classes
+from calculator.sharding.registry import generation_hooks
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import in_float32
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Tensor
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.fsdp.generation import PassOf
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.next_token import Loop
     from calculator.training_step.run import Run
@@ -114,7 +115,9 @@ class Rollout:
         training = prepared.training
         #: The dtype of autocast around the model's forward pass, whose outputs are copied to float32 then.
         self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
-        generating = training.generating(batch.prompt, self.wrapped_dtype)
+        # FSDP2's mixed precision is that of each unit, whatever calls it.
+        dtype = training.autocast if prepared.device.sharding == "fsdp" else self.wrapped_dtype
+        generating = training.generating(batch.prompt, dtype)
         self.prepared = prepared.for_run(generating, prepared.device)
         self.batch = batch
         #: What records the sizes, if they are symbolic.
@@ -137,13 +140,13 @@ class Rollout:
 
     @without_frame_snapshots
     def _prefill(self) -> RolledOut:
-        context = self._context()
+        context = self._context("prompts")
         context.cache = Cache(windowed=True, component="kv_cache")
         return self._run(context, self.loop(context))
 
     @without_frame_snapshots
     def _decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
-        context = self._context()
+        context = self._context("second token" if first else "later token")
         windowed = _windowed(context.layers) if prefilled.windows else 0
         windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
         context.cache = Cache(windowed=True, given=windows, component="kv_cache")
@@ -163,18 +166,22 @@ class Rollout:
         del skipped
         return rolled_out
 
-    def _context(self) -> Context:
+    def _context(self, which: PassOf) -> Context:
         tape = Tape(trains=self.trains)
         if self.shape_env is not None:
             tape.sizes = SymSizes(self.shape_env)
         tape.grad_enabled = False
-        context = Context(self.prepared, forward_for(self.prepared.model, self.prepared.training), tape=tape)
+        hooks = generation_hooks(self.prepared, which)
+        forward = forward_for(self.prepared.model, self.prepared.training)
+        context = Context(self.prepared, forward, hooks=hooks, tape=tape)
         context.router_logits = None
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
         # A layer with a window caches other tokens than one without, also where the masks are the same.
         types = [layer.kind.attention for layer in context.layers]
-        context.repetition = repetition([*zip(layer_classes(context), types, strict=True)])
+        numbers: dict[tuple[int, str], int] = {}
+        classes = [numbers.setdefault(each, len(numbers)) for each in zip(layer_classes(context), types, strict=True)]
+        context.repetition = hooks.repetition(classes)
         return context
 
     def _run(self, context: Context, loop: Loop) -> RolledOut:

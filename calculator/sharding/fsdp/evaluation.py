@@ -30,6 +30,7 @@ class EvaluationBatch(MicroBatch):
 
     def __init__(self, prepared: PreparedModel, *, is_first: bool) -> None:
         super().__init__(prepared)
+        self.has_gradients = self.finds_gathered = False
         self._is_first = is_first
         #: The gathered weights of layers that are yet to run.
         self._of_layers: deque[list[Tensor]] = deque()

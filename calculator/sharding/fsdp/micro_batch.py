@@ -29,6 +29,7 @@ from calculator.sharding.fsdp.units import (
     layer_unit,
     outer_units,
 )
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,7 @@ class MicroBatch(Hooks):
     """
 
     __slots__ = (
+        "finds_gathered",
         "has_gradients",
         "is_begun",
         "kept_buffer",
@@ -83,6 +85,8 @@ class MicroBatch(Hooks):
         #: Whether the pass with a graph has begun.
         self.is_begun = False
         self.has_gradients = reduces and training.gradient_accumulation_steps > 1
+        #: Whether the passes of `generate` ran before, which leave what is not freed after a forward pass gathered.
+        self.finds_gathered = training.is_first_micro_batch and trainer_of(training).generation(training) is not None
         config = training.fsdp_config or FSDPConfig()
         self.reshards = reshards = config.reshard_after_forward
         self.offloads = config.cpu_offload
@@ -131,9 +135,24 @@ class MicroBatch(Hooks):
 
     def begin(self, parameters: Parameters) -> None:
         """Gather what is left in the root."""
-        self.parameters, self.is_begun = parameters, True
+        self.start(parameters)
+        self.is_begun = True
         if self.root.of.parameters:
             self.root.enter()
+
+    def start(self, parameters: Parameters) -> None:
+        """Start a step with its first pass, which finds units outside the layers as `generate` left them.
+
+        What ran last there comes before the first unit here, whose backward pass gathers it.
+        """
+        self.parameters = parameters
+        if not self.finds_gathered:
+            return
+        self.finds_gathered = False
+        for unit in (self.root, *dict.fromkeys(self.roles.values())):
+            if not unit.reshards:
+                unit.gathered = self.gathered(unit.of)
+        self.ran_before = self.root if self.root.of.parameters else self.roles["head"]
 
     def module(self, role: Role) -> Unit:
         """Return a module outside the layers; a norm that is left in the root runs without hooks of its own."""
@@ -286,7 +305,7 @@ class MicroBatch(Hooks):
 
     def after_backward(self) -> None:
         """End the backward pass of units whose inputs need no gradient, and free what is left."""
-        for unit in self.units:
+        for unit in dict.fromkeys((*self.units, *self.roles.values())):
             if not unit.is_done:
                 self.post_backward(unit)
         for unit in (*self.units, *self.roles.values()):

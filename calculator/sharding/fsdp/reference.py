@@ -70,7 +70,7 @@ class EarlierPass(SameUnits):
 
     def begin(self, parameters: Parameters) -> None:
         """Gather what is left in the root."""
-        self.trained.parameters = parameters
+        self.trained.start(parameters)
         SameUnits.begin(self, parameters)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -104,8 +104,10 @@ class SecondModel(Hooks):
         self.unit = FSDPUnit(trained, of, reshards=trained.reshards)
         self.unit.is_entered = True
 
-    def begin(self, parameters: Parameters) -> None:  # noqa: ARG002  a hook's signature
+    def begin(self, parameters: Parameters) -> None:
         """Gather the model."""
+        if not self.trained.is_begun:
+            self.trained.start(parameters)
         self.unit.enter()
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +93,12 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
             " or set device.sharding to zero2"
         )
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
+    if trainer_of(training).facts.generates:
+        message = (
+            "which weights its passes gather, and that generate gathers all of them, is not modelled under zero3:"
+            f" {_INSTEAD}"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing

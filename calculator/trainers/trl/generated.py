@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
+    from calculator.trainers.subject import Subject
 
 
 #: TRL's default of num_generations (trl/trainer/grpo_config.py).
@@ -55,6 +56,12 @@ def completions_in_evaluation(training: Training, together: int) -> int:
     if training.num_generations is not None:
         return training.num_generations
     return together if together % NUM_GENERATIONS else NUM_GENERATIONS
+
+
+def dtype_of_logps(prepared: Subject) -> DType:
+    """Return the dtype of log-probabilities: FSDP2 casts the outputs of its root with mixed precision."""
+    training = prepared.training
+    return (training.autocast if prepared.device.sharding == "fsdp" else None) or "float32"
 
 
 def unowned(context: Context, shape: Shape, dtype: DType) -> Tensor:

@@ -84,10 +84,10 @@ class GeneratingTrainer(ComparingTrainer):
         """Return nothing: a batch is a list of texts."""
         return []
 
-    def kept_for_step(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the scored generation batch, which stays until the next one replaces it."""
-        rows = generated.rows(training)
-        return [*generated.tokens(training), ("advantages", (rows,), "float32"), *self.scores(training)]
+        rows = generated.rows(prepared.training)
+        return [*generated.tokens(prepared.training), ("advantages", (rows,), "float32"), *self.scores(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:
         """Return the completions of a step, which `generate` makes at once; None if vLLM makes them."""
@@ -97,7 +97,7 @@ class GeneratingTrainer(ComparingTrainer):
         return GenerationBatch(generated.rows(training), named(training.sequence_length - length, "P"), length)
 
     @abstractmethod
-    def scores(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return what else the micro-batches read of the scores."""
 
     @abstractmethod
@@ -156,7 +156,8 @@ class GeneratingTrainer(ComparingTrainer):
         del whole
         if not tape.trains:
             return [*batch, advantages, *scores]
-        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in self.kept_for_step(training)]
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in self.kept_for_step(prepared)]
         del batch, advantages, scores, shuffled
         return []
 
@@ -170,7 +171,8 @@ class GeneratingTrainer(ComparingTrainer):
         tape.scope, tape.component = name, "logits_and_loss"
         others = training.micro_batches - 1
         times, rows = (1, others * shape[0]) if others > MOST_LISTED else (others, shape[0])
-        earlier = [tape.new((rows, shape[1]), "float32", "log-probabilities of other rows") for _ in range(times)]
+        dtype = context.hooks.param_dtype or "float32"
+        earlier = [tape.new((rows, shape[1]), dtype, "log-probabilities of other rows") for _ in range(times)]
         returned = self._returned(context, shape, reference=reference) if others else []
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
@@ -178,7 +180,7 @@ class GeneratingTrainer(ComparingTrainer):
         del returned
         tape.scope, tape.component = name, "logits_and_loss"
         completions = (generated.rows(training), generated.completion(training))
-        out = tape.new(completions, "float32", "log-probabilities of completions")
+        out = tape.new(completions, dtype, "log-probabilities of completions")
         del loss, outputs, labels, earlier
         return out
 
@@ -187,11 +189,12 @@ class GeneratingTrainer(ComparingTrainer):
         tape = context.tape
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         has_entropy = not (reference and self.compared(prepared) == "model")
-        entropy = [tape.new(shape, "float32", "entropy of other rows")] if has_entropy else []
+        dtype = context.hooks.param_dtype or "float32"
+        entropy = [tape.new(shape, dtype, "entropy of other rows")] if has_entropy else []
         return [
             *entropy,
             tape.new(shape, "bool", "labelled, of other rows"),
-            tape.new((), "float32", "loss of other rows"),
+            tape.new((), dtype, "loss of other rows"),
         ]
 
 

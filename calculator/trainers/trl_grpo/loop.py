@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
-    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Passes
+    from calculator.trainers.subject import Subject
 
 
 class TrlGrpo(GeneratingTrainer):
@@ -31,13 +31,15 @@ class TrlGrpo(GeneratingTrainer):
     losses = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
     default_beta = 0.0
 
-    def scores(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the number of tokens, and the reference's log-probabilities."""
+        training = prepared.training
         shape: Shape = (generated.rows(training), generated.completion(training))
-        reference: list[tuple[str, Shape, DType]] = [("ref_per_token_logps", shape, "float32")]
+        dtype = generated.dtype_of_logps(prepared)
+        reference: list[tuple[str, Shape, DType]] = [("ref_per_token_logps", shape, dtype)]
         return [
             ("num_items_in_batch", (), "int64"),
-            *(_corrections(shape) if training.use_vllm else ()),
+            *(_corrections(shape, dtype) if training.use_vllm else ()),
             *(reference if self.uses_reference(training) else ()),
         ]
 
@@ -55,7 +57,7 @@ class TrlGrpo(GeneratingTrainer):
         tape, (rows, length) = context.tape, (generated.rows(context.training), generated.completion(context.training))
         sampled = tape.new((rows, length), "float32", "sampling_per_token_logps")
         old = self.logps(context, forward, "old: ", reference=False)
-        difference = tape.new(old.shape, "float32", "difference of log-probabilities, masked")
+        difference = tape.new(old.shape, old.dtype, "difference of log-probabilities, masked")
         ratio = tape.new((rows, 1), "float32", "importance_sampling_ratio")
         del difference
         return [old, ratio, sampled]
@@ -65,7 +67,7 @@ class TrlGrpo(GeneratingTrainer):
         rows, length = logps.shape
         advantages = generated.unowned(context, (rows, 1), "float32")
         vllm = context.training.use_vllm
-        old = generated.unowned(context, logps.shape, "float32") if vllm else logps.detach()
+        old = generated.unowned(context, logps.shape, logps.dtype) if vllm else logps.detach()
         ratios = ops.unary(ops.subtract(logps, old, "log-ratios"), "ratios", saves="result")
         kl = self._kl(context, logps) if self.uses_reference(context.training) else None
         per_token = clipped(ratios, advantages)
@@ -84,16 +86,16 @@ class TrlGrpo(GeneratingTrainer):
 
     def _kl(self, context: Context, logps: Tensor) -> Tensor:
         """Return an estimate of the KL divergence of each token: exp(d) - d - 1."""
-        reference = generated.unowned(context, logps.shape, "float32")
+        reference = generated.unowned(context, logps.shape, logps.dtype)
         growth = ops.unary(ops.subtract(reference, logps, "log-ratios to the reference"), "exp", saves="result")
         again = ops.subtract(reference, logps, "log-ratios to the reference")
         return ops.shift(ops.subtract(growth, again, "exp(d) - d"), "KL of each token")
 
 
-def _corrections(shape: Shape) -> list[tuple[str, Shape, DType]]:
+def _corrections(shape: Shape, dtype: DType) -> list[tuple[str, Shape, DType]]:
     """Return what corrects the difference between vLLM and the model (vllm_importance_sampling_correction)."""
     return [
-        ("old_per_token_logps", shape, "float32"),
+        ("old_per_token_logps", shape, dtype),
         ("importance_sampling_ratio", (shape[0], 1), "float32"),
         ("sampling_per_token_logps", shape, "float32"),
     ]

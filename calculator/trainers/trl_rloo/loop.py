@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
-    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Compared, Passes
     from calculator.trainers.subject import Subject
@@ -44,20 +43,20 @@ class TrlRloo(GeneratingTrainer):
             return own
         return f"{own} RLOOTrainer copies the adapters in float32 all the same, as adapter_dtype is model."
 
-    def scores(self, training: Training) -> list[tuple[str, Shape, DType]]:
+    def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the log-probabilities of sequences."""
-        return [("old_logps", (generated.rows(training),), "float32")]
+        return [("old_logps", (generated.rows(prepared.training),), generated.dtype_of_logps(prepared))]
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
         """Run the trained model and the reference without a graph."""
         old = self.logps(context, forward, "old: ", reference=False)
         tape, rows = context.tape, old.shape[:1]
-        masked = tape.new(old.shape, "float32", "log-probabilities, masked")
-        sums = tape.new(rows, "float32", "log-probabilities of sequences")
+        masked = tape.new(old.shape, old.dtype, "log-probabilities, masked")
+        sums = tape.new(rows, old.dtype, "log-probabilities of sequences")
         del masked
         if self.uses_reference(context.training):
             reference = self.logps(context, forward, "reference: ", reference=True)
-            divergence = tape.new(old.shape, "float32", "KL of each token")
+            divergence = tape.new(old.shape, old.dtype, "KL of each token")
             del reference, divergence
         return [sums]
 
@@ -66,7 +65,7 @@ class TrlRloo(GeneratingTrainer):
         rows = logps.shape[:1]
         mask = generated.unowned(context, logps.shape, "int64")
         own = ops.sum_over(ops.mul(logps, mask, "log-probabilities, masked"), rows, "log-probabilities of sequences")
-        old = generated.unowned(context, rows, "float32")
+        old = generated.unowned(context, rows, logps.dtype)
         ratios = ops.unary(ops.subtract(own, old, "log-ratios"), "ratios", saves="result")
         losses = clipped(ratios, generated.unowned(context, rows, "float32"))
         loss = ops.sum_over(losses, (), "loss, mean")

@@ -78,9 +78,9 @@ _SIZE = attrgetter("bytes")
 class FlatPeaks:
     """The peaks of a step on each rank, and on the fullest.
 
-    `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
-    pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several micro-batches, where it
-    does more than the others.
+    `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next
+    forward pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several
+    micro-batches, where it does more than the others.
     """
 
     def __init__(

@@ -136,13 +136,15 @@ def _generates(trainer: Any, prompts: list[list[int]], longest: int) -> None:
     def stop(_: Any, unfinished: torch.Tensor, tokens: torch.Tensor, length: int) -> bool:
         return length >= max(map(len, prompts)) + longest
 
-    generate = GenerationMixin.generate
+    # Under FSDP2, transformers' Trainer replaces the method of the object (register_fsdp_forward_method).
+    owner: Any = trainer.model if "generate" in vars(trainer.model) else GenerationMixin
+    generate = owner.generate
 
     def generated(*args: Any, **kwargs: Any) -> _Tokens:
         generate(*args, **kwargs)
         return _Tokens()
 
-    with mock.patch(f"{module}.StopCheck.__call__", stop), mock.patch.object(GenerationMixin, "generate", generated):
+    with mock.patch(f"{module}.StopCheck.__call__", stop), mock.patch.object(owner, "generate", generated):
         names = inspect.signature(trainer._generate_single_turn).parameters
         others = {"images": None, "multimodal_fields": {}, "num_generations": trainer.num_generations}
         with suppress(_ReadError):
