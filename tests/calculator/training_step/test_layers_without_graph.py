@@ -11,6 +11,7 @@ from calculator.engine.repetition import Repetition
 from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
+from calculator.layers import sharding_hooks
 from calculator.training_step import rollout
 from calculator.training_step import unrolled as unrolled_module
 from calculator.training_step.unrolled import Events, unrolled
@@ -41,7 +42,7 @@ def test_generation_with_one_layer_of_a_period_allocates_what_every_layer_does(
     request = _request(model, "trl-grpo", sequence_length=5000, max_completion_length=400)
     prepared = resident_state(request).prepared
     short = rollout.rolled_out(prepared)
-    monkeypatch.setattr(rollout, "repetition", _every_layer)
+    monkeypatch.setattr(sharding_hooks, "repetition", _every_layer)
     for own, whole in zip(short, rollout.rolled_out(prepared), strict=True):
         assert len(own.recording.changes) < len(whole.recording.changes)
         assert own.recording.alive(own.moment).kinds() == whole.recording.alive(whole.moment).kinds()
