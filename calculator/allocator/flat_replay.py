@@ -311,11 +311,14 @@ class FlatReplay:
         allocator, part, sizes = self.allocator, stage.part, stage.rows.sizes
         if self.known is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
             return self._plays_apart(part, stage.rows, places)
-        known = self.known.of(stage, places, self.known_pools)
-        return allocator.plays_apart(lambda number, pool: part.play(number, pool, sizes, places), known)
+        known, before = self.known.of(stage, places, self.known_pools), _copied(places)
+        done = allocator.plays_apart(lambda number, pool: part.play(number, pool, sizes, places), known)
+        return done or _restore(places, before)
 
     def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
-        return self.allocator.plays_apart(lambda number, pool: part.play(number, pool, rows.sizes, places))
+        before = _copied(places)
+        done = self.allocator.plays_apart(lambda number, pool: part.play(number, pool, rows.sizes, places))
+        return done or _restore(places, before)
 
     def _free(self, blocks: Sequence[Placed]) -> None:
         self._forget_pools()
@@ -359,3 +362,15 @@ class Layout:
 
 def _places(count: int) -> Places:
     return [0] * count, [0] * count
+
+
+def _copied(places: Places) -> Places:
+    addresses, behinds = places
+    return [*addresses], [*behinds]
+
+
+def _restore(places: Places, before: Places) -> bool:
+    """Undo what a part wrote before a segment was refused: it may place a row again that it frees first."""
+    for own, earlier in zip(places, before, strict=True):
+        own[:] = earlier
+    return False

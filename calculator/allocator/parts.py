@@ -55,7 +55,7 @@ class Rows:
 
 
 class Part(Protocol):
-    """A part of a step. None of its rows is allocated after it was freed."""
+    """A part of a step. A row may be allocated again after it was freed."""
 
     def events(self) -> Sequence[int]:
         """All its events, in order."""
