@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import Mark
-from calculator.engine.operations import cast
+from calculator.engine.operations import cast, narrow
 from calculator.engine.tape import Tensor
 from calculator.layers.sharding_hooks import Unit
 
 if TYPE_CHECKING:
+    from calculator.common.dtype import DType
     from calculator.engine.autograd import AccumulateGrad, Node
     from calculator.layers.bound_module import BoundModule
     from calculator.sharding.fsdp.micro_batch import MicroBatch
@@ -115,7 +116,7 @@ class Part(Unit):
         dtype = self.unit.of.param_dtype
         if all(x.dtype not in FLOATS or x.dtype == dtype for x in tables) or dtype is None:
             return tables
-        return tuple(cast(x, dtype, f"table in {dtype}") if x.dtype in FLOATS else x for x in tables)
+        return tuple(_cast_table(x, dtype) if x.dtype in FLOATS else x for x in tables)
 
     def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the gathered parameters, or gather each by itself if the unit has not run (`DTensor.full_tensor`)."""
@@ -129,6 +130,14 @@ class Part(Unit):
         """Note the module's leaves; after the last module, end the unit's forward pass."""
         self.unit.leaves += self.unit.micro_batch.parameters.leaves[self.first_leaf :]
         return self.unit.after(x) if self.is_last else x
+
+
+def _cast_table(x: Tensor, dtype: DType) -> Tensor:
+    """Return a table in another dtype. One of every sequence's positions is a view of the first one's."""
+    name, whole = f"table in {dtype}", x.tape.rows[x.storage.row][1] if x.storage is not None else x.shape
+    if whole == x.shape or whole[1:] != x.shape[1:]:
+        return cast(x, dtype, name)
+    return narrow(x.tape.new(whole, dtype, name), x.shape)
 
 
 def _pre_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
