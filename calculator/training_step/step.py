@@ -50,8 +50,10 @@ class TrainingStep:
         #: The first one of several, where it does more than the others.
         self.first: MicroBatchRun | None = None
         if resident.has_longer_first:
+            reduces = not resident.differs_before_last
+            traces = self.traces.of_first
             self.first = self._interpreted(
-                resident.prepared.first_micro_batch, whole=whole, traces=self.traces.of_first
+                resident.prepared.first_micro_batch, whole=whole, reduces=reduces, traces=traces
             )
         #: What is alive when the step ends, without gradients.
         self.left = StorageCounts(self.run.storages, self.run.copies.left)
@@ -153,15 +155,17 @@ class TrainingStep:
                 before = self._peak("forward", self.first, always, self.carried)
                 forward = max(forward, before, key=attrgetter("bytes"))
             return forward, self._peak("backward", self.last, accumulated), optimizer
-        return (
-            self._peak("forward", self.earlier, accumulated, self.carried),
-            max(
-                self._peak("backward", self.earlier, resident.before_last(always, accumulated)),
-                self._peak("backward", self.last, always),
-                key=attrgetter("bytes"),
-            ),
-            optimizer,
+        forward = self._peak("forward", self.earlier, accumulated, self.carried)
+        backward = max(
+            self._peak("backward", self.earlier, resident.before_last(always, accumulated)),
+            self._peak("backward", self.last, always),
+            key=attrgetter("bytes"),
         )
+        if self.first is not None:
+            before = self._peak("forward", self.first, always, self.carried)
+            forward = max(forward, before, key=attrgetter("bytes"))
+            backward = max(backward, self._peak("backward", self.first, always), key=attrgetter("bytes"))
+        return forward, backward, optimizer
 
     def _while_fetching(self) -> Peak:
         """The peak before the forward pass, when the batches of the step before are alive too."""

@@ -78,19 +78,28 @@ def _of_images(recipe: Recipe) -> Dataset:
 
 
 def _own_arguments(recipe: Recipe) -> dict[str, Any]:
+    training = recipe.request.training
     return {
         "packing": recipe.packing,
         **({"packing_strategy": recipe.packing_strategy} if recipe.packing else {}),
         "padding_free": recipe.padding_free,
-        "max_length": recipe.request.training.sequence_length if recipe.packing else None,
+        "max_length": training.sequence_length if recipe.packing else None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
+        # The only row of a batch is padded to a multiple.
+        **({"pad_to_multiple_of": training.sequence_length} if training.padding else {}),
         **({"loss_type": recipe.loss_type} if recipe.loss_type else {}),
     }
 
 
 def _dataset(recipe: Recipe) -> Dataset:
-    """Rows of tokens and labels. A packed row is a sample, and its last token another in a batch of one."""
-    rows = [{"input_ids": row["input_ids"].tolist(), "labels": row["labels"].tolist()} for row in labelled_rows(recipe)]
+    """Rows of tokens and labels. A packed row is a sample, and its last token another in a batch of one.
+
+    A row with padding has fewer tokens, and as many labels: a request says how many tokens are labelled.
+    """
+    rows = [
+        {"input_ids": row["input_ids"][row["attention_mask"] == 1].tolist(), "labels": row["labels"].tolist()}
+        for row in labelled_rows(recipe)
+    ]
     if recipe.packing and recipe.packing_strategy != "wrapped":
         last = int(recipe.request.training.micro_batch_size == 1)
         rows = [{**row, "seq_lengths": [len(row["input_ids"]) - last, *[1] * last]} for row in rows]
