@@ -73,7 +73,7 @@ _WITH_BIAS, _WEIGHT = 3, 1
 
 def _passes(node: Mark) -> bool:
     """Hand the gradient of a marked point on as it is, where the next node has none yet. Return whether that is so."""
-    if len(node.edges) != 1 or node.edges[0] is None:
+    if len(node.edges) != 1 or node.edges[0] is None or node.hooks is not None:
         return False
     (target, _, shape, dtype), grad = node.edges[0], node.incoming
     if target.incoming is not None or isinstance(target, AccumulateGrad) or grad is None:
@@ -81,6 +81,7 @@ def _passes(node: Mark) -> bool:
     if grad.dtype != dtype or grad.shape != shape:
         return False
     node.apply(node, grad)
+    node.saved = ()
     target.incoming, node.incoming = grad, None
     target.pending -= 1
     return True

@@ -64,6 +64,16 @@ class TracedState:
     buckets: None = None
     while_fetching: tuple[ResidentTensor, ...] = ()
 
+    @property
+    def replayed_states(self) -> tuple[ResidentTensor, ...]:
+        """The optimizer's states, as a replay allocates them."""
+        return self.optimizer_states
+
+    @property
+    def replayed_temporaries(self) -> tuple[ResidentTensor, ...]:
+        """The temporaries of an optimizer step, as a replay allocates them."""
+        return self.step_temporaries
+
 
 def state_of(document: TraceDocument, training: Training) -> TracedState:
     """The state of a traced step."""
