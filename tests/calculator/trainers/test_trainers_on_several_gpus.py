@@ -81,7 +81,10 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             "training.fsdp_config.cpu_offload",
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
-        ("training.trainer", {"sharding": "zero3", "trainer": "trl-grpo", "micro_batch_size": 8, "autocast": "bfloat16"}),
+        (
+            "training.trainer",
+            {"sharding": "zero3", "trainer": "trl-grpo", "micro_batch_size": 8, "autocast": "bfloat16"},
+        ),
         (
             "training.gradient_checkpointing",
             {"sharding": "zero3", "trainer": "trl-kto", "micro_batch_size": 2, "gradient_checkpointing": True},
