@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
@@ -119,6 +120,7 @@ def _fit_with(plan: Estimate, card: GPU, tensors: int, replayed: Callable[[int],
         required_bytes=reserved + context,
         replayed=replayed,
         colocated=memory.colocated,
+        undivided=partial(memory.undivided, workspace + context) if memory.undivided else None,
     )
     assert answer is not None
     return answer

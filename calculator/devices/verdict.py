@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.gpus import GPU, Usable, gpu, usable
 from calculator.devices.outcome import Verdict
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import ExpandableSegments, Outcome, OutOfMemory
     from calculator.inputs.device import Device
 
-_DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
+#: The shardings that divide a run's state.
+DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
 
@@ -28,9 +31,6 @@ class Fit:
     usable_bytes: int
     verdict: Verdict
     headroom_bytes: int
-    #: For a run that does not fit, a lower bound: this many cards have enough memory in total. More than one requires
-    #: sharding; without it, each card needs all of `required_bytes`.
-    gpus_needed: int
     #: Where `usable_bytes` comes from.
     assumption: str
     #: What helps if the verdict is tight by the rule.
@@ -39,6 +39,15 @@ class Fit:
     awake_bytes: int = 0
     #: What the run does on the card, by replay; None if the verdict is by the rule. The properties are None then too.
     outcome: Outcome | None = field(default=None, compare=False, repr=False)
+    gpus: Deferred[int | None] = field(default_factory=lambda: Deferred(lambda: None), compare=False, repr=False)
+
+    @property
+    def gpus_needed(self) -> int | None:
+        """For a run that does not fit, a lower bound; None where no number of such cards is enough.
+
+        More than one requires sharding; without it, each card needs all of `required_bytes`.
+        """
+        return self.gpus()
 
     @property
     def minimum_bytes(self) -> int | None:
@@ -86,12 +95,14 @@ def fit(
     required_bytes: int,
     replayed: Callable[[int], Outcome] | None = None,
     colocated: ColocatedEngine | None = None,
+    undivided: Callable[[], int] | None = None,
 ) -> Fit | None:
     """Compare a run with a device; None if the device names neither a card nor a size.
 
     With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
     is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
-    In between it is tight: the outcome depends on memory fragmentation. `colocated` is an engine on the same card.
+    In between it is tight: the outcome depends on memory fragmentation. `colocated` is an engine on the same card, and
+    `undivided` are the bytes that a card needs with any number of cards, which is 0 if it is not given.
 
     Raises:
         PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
@@ -115,11 +126,20 @@ def fit(
         usable_bytes=usable_memory.bytes,
         verdict=verdict,
         headroom_bytes=usable_memory.bytes - required_bytes,
-        gpus_needed=_gpus_needed(device, verdict, usable_memory.bytes, required_bytes, by_replay=outcome is not None),
         assumption=usable_memory.assumption,
         advice=_advice(fragmented) if verdict is Verdict.TIGHT else None,
         awake_bytes=awake,
         outcome=outcome,
+        gpus=Deferred(
+            partial(
+                _gpus_needed,
+                device,
+                usable_memory.bytes,
+                (least, required_bytes),
+                undivided or int,
+                fits=verdict is Verdict.FITS or (outcome is not None and verdict is Verdict.TIGHT),
+            )
+        ),
     )
 
 
@@ -146,12 +166,22 @@ def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
     return Verdict.TIGHT if least <= usable_bytes else Verdict.DOES_NOT_FIT
 
 
-def _gpus_needed(device: Device, verdict: Verdict, usable_bytes: int, required_bytes: int, *, by_replay: bool) -> int:
-    """A lower bound. By replay a tight run needs no more cards than it has; by the rule it may."""
-    shares = device.count if device.sharding in _DIVIDED else 1
-    if verdict is Verdict.FITS or (by_replay and verdict is Verdict.TIGHT):
+def _gpus_needed(
+    device: Device, usable_bytes: int, needed: tuple[int, int], undivided: Callable[[], int], *, fits: bool
+) -> int | None:
+    """A lower bound, from the live and the required bytes of a card. By replay a tight run needs no more than it has.
+
+    What is not divided takes its part of every card.
+    """
+    least, required_bytes = needed
+    shares = device.count if device.sharding in DIVIDED else 1
+    if fits:
         return shares
-    return max(-(-required_bytes * shares // usable_bytes), shares + 1)
+    stays = undivided()
+    if stays >= usable_bytes:
+        return None
+    divided = -(-max(0, least - stays) * shares // (usable_bytes - stays))
+    return max(-(-required_bytes * shares // usable_bytes), divided, shares + 1)
 
 
 def _advice(fragmented_bytes: int) -> str:

@@ -265,6 +265,8 @@ class Memory:
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
     #: The engine that generates on the same card, if there is one.
     colocated: ColocatedEngine | None = None
+    #: What a card needs with any number of cards, from its overheads; None if all may be divided.
+    undivided: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
     #: The interval of the figures, which are its high end; None if they are no interval.
     interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
 from calculator.estimation.step_figures import figures_of, reserved_by_rule
+from calculator.estimation.undivided import undivided_bytes
 from calculator.families import model_from_config
 from calculator.inputs.sharding import STAGES
 from calculator.resident.tensors import parameters
@@ -189,6 +190,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         shown.line,
         replay,
         _colocated(request, step),
+        lambda overheads: undivided_bytes(request, step, shown.parts, overheads, training_step),
     )
     host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared)
     return (memory if host is None else _with_host(memory, host, request)), verdict
@@ -226,11 +228,12 @@ def memory_and_fit(
     line: Callable[[], Timeline] = Timeline.of,
     replay: DeviceReplay | None = None,
     colocated: ColocatedEngine | None = None,
+    undivided: Callable[[int], int] | None = None,
 ) -> tuple[Memory, Fit | None]:
     """The memory of a peak with its overheads, and the verdict, on a card that may run a `colocated` engine too.
 
     Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, to be replayed on the
-    device.
+    device. `undivided` are the bytes that a card needs with any number of cards, from those of workspaces and context.
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
@@ -254,6 +257,7 @@ def memory_and_fit(
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,
         colocated=colocated,
+        undivided=undivided,
     )
     verdict = fit(
         request.device,
@@ -264,6 +268,7 @@ def memory_and_fit(
         required_bytes=memory.required_bytes,
         replayed=replay.outcome if replay else None,
         colocated=colocated,
+        undivided=partial(undivided, workspace + context.bytes) if undivided else None,
     )
     return memory, verdict
 
@@ -318,7 +323,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         fit=verdict,
         saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
         assumptions=textbook.ASSUMPTIONS,
-        warnings=textbook.warnings(1 if verdict is None else verdict.gpus_needed),
+        warnings=textbook.warnings(1 if verdict is None else verdict.gpus_needed or 1),
         grade=None,
     )
 

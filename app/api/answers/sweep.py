@@ -69,9 +69,9 @@ class SweptFit(Answer):
     headroom_bytes: int = described(
         "usable_bytes minus required_bytes; negative if the run does not fit.", 15_163_457_536
     )
-    gpus_needed: int = described(
-        "A lower bound on the number of such GPUs. More than one requires sharding: without it, each GPU needs all of"
-        " the memory.",
+    gpus_needed: int | None = described(
+        "A lower bound on the number of such GPUs; null where no number is enough, because what is not divided needs"
+        " more than one has. More than one requires sharding: without it, each GPU needs all of the memory.",
         1,
     )
 

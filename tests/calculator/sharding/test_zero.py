@@ -287,3 +287,14 @@ def test_kinds_of_layers_of_which_there_are_as_many_have_parameters_of_their_own
     phases = estimate(parse_request({**body, "training": training, "reserved": "rule"})).memory.phases
     found = {phase.name: phase.peak_bytes for phase in phases}
     assert {name: found[name] for name in traced} == traced
+
+
+def test_no_number_of_cards_is_enough_where_whole_weights_need_more_than_one_has():
+    """Stages 1 and 2 divide no weights, stage 3 does."""
+    for sharding, enough in (("zero1", False), ("zero2", False), ("zero3", True)):
+        given = {"gradient_checkpointing": True, "autocast": "bfloat16", "sequence_length": 128}
+        body = {"model": "meta-llama/Llama-3.1-70B", "method": {"name": "full"}, "training": given}
+        device = {"memory_bytes": 80 * 10**9, "count": 8, "sharding": sharding}
+        needed = estimate(parse_request({**body, "device": device})).fit.gpus_needed
+        assert (needed is not None) == enough
+        assert needed is None or needed > 8
