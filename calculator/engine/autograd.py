@@ -121,6 +121,37 @@ class Mark(Node):
     __slots__ = ()
 
 
+class LeafModule:
+    """A module whose gradients DeepSpeed's stage 3 reduces together, once its backward pass has ended.
+
+    `names` are those of the modules inside, in the order of the model's parameters.
+
+    Source: deepspeed/runtime/zero/stage3.py, create_reduce_and_remove_grad_hooks.
+    """
+
+    __slots__ = ("_names", "_path", "gradients")
+
+    def __init__(self, path: str, names: Sequence[str]) -> None:
+        self._path, self._names = f"{path}.", names
+        #: The gradients that wait, by name.
+        self.gradients: list[tuple[str, Tensor]] = []
+
+    def has(self, name: str) -> bool:
+        """Whether a parameter is in the module."""
+        return name.startswith(self._path)
+
+    def end(self) -> None:
+        """Mark every gradient, and free it."""
+        waiting, self.gradients = sorted(self.gradients, key=self._order), []
+        while waiting:
+            name, grad = waiting.pop(0)
+            grad.tape.mark(f"{GRADIENT_OF}{name}", grad)
+            del grad
+
+    def _order(self, waiting: tuple[str, Tensor]) -> int:
+        return next((at for at, name in enumerate(self._names) if waiting[0].startswith(f"{name}.")), len(self._names))
+
+
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
@@ -153,6 +184,10 @@ class AccumulateGrad(Node):
         if not self.has_grad and (self.copies or _has_other_layout(grad)):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
         if self.is_marked:
+            leaf = next((each for each in grad.tape.leaves.values() if each.has(self.name)), None)
+            if leaf is not None:
+                leaf.gradients.append((self.name, grad))
+                return
             grad.tape.mark(f"{GRADIENT_OF}{self.name}", grad)
         if self.has_grad or self.in_bucket:
             return

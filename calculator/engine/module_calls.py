@@ -10,11 +10,11 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from calculator.engine.autograd import Mark
+from calculator.engine.autograd import LeafModule, Mark
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -77,14 +77,17 @@ def transposed(parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def leaf(path: str, tape: Tape) -> Iterator[None]:
+def leaf(path: str, tape: Tape, names: Sequence[str]) -> Iterator[None]:
     """Mark no calls inside a module, whose parameters and those of all modules in it are gathered together.
+
+    `names` are those of the modules in it, in the order of the model's parameters.
 
     Source: deepspeed/runtime/zero/leaf_module_config.py, DEFAULT_LEAF_MODULE_CLASSES.
     """
     outer, tape.in_leaf = tape.in_leaf, True
     if tape.calls_modules:
         tape.mark(f"{LEAF}{path}")
+        tape.leaves.setdefault(path, LeafModule(path, names))
     try:
         yield
     finally:
@@ -172,5 +175,8 @@ def _before_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _after_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    leaf_module = grad.tape.leaves.get(node.context)
+    if leaf_module is not None:
+        leaf_module.end()
     grad.tape.mark(f"{AFTER_BACKWARD}{node.context}")
     return (grad,)

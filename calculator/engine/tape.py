@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.names import ComponentName
     from calculator.engine.autocast import Autocast
-    from calculator.engine.autograd import AccumulateGrad, Node
+    from calculator.engine.autograd import AccumulateGrad, LeafModule, Node
     from calculator.engine.loops import Loop
 
 if sys.implementation.name != "cpython":
@@ -67,6 +67,7 @@ class Tape:
         "grad_enabled",
         "hooks",
         "in_leaf",
+        "leaves",
         "loops",
         "marked_rows",
         "marks",
@@ -102,6 +103,8 @@ class Tape:
         self.calls_modules = False
         #: Whether a module runs inside of which no calls are marked.
         self.in_leaf = False
+        #: Such modules, each with the gradients that wait for the end of its backward pass.
+        self.leaves: dict[str, LeafModule] = {}
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.
