@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from transformers import TrainingArguments
 
+    from calculator.common.names import TaskName
+
 #: The trainer of each class of arguments, the most specific first.
 TRAINERS = {
     "SFTConfig": "trl-sft",
@@ -40,6 +42,13 @@ LEFT_OUT = (
     "quantization_config",
 )
 
+#: The task of a model by the end of its class's name; of the others, that of a language model.
+TASKS: dict[str, TaskName] = {
+    "ForSequenceClassification": "seq_cls",
+    "ForTokenClassification": "token_cls",
+    "ForQuestionAnswering": "question_ans",
+}
+
 #: How many samples are looked at for the longest.
 MOST_SAMPLES = 100_000
 
@@ -60,8 +69,11 @@ def run_request(model: Any, args: TrainingArguments, samples: Any, sequence_leng
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     training = {**_arguments(args), **_computed(base, args)}
     training |= {"sequence_length": longest, "padding": len(set(lengths)) > 1 and training["micro_batch_size"] > 1}
+    if base.config.is_encoder_decoder:
+        training["target_length"] = max(_lengths(samples, "labels"))
     return {
         "model": {"config": config_of(base)},
+        **_task(base),
         "method": _method(model, base),
         "training": training | _adapters(model, training["dtype"]),
         "device": _device(args),
@@ -74,10 +86,21 @@ def config_of(base: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in LEFT_OUT}
 
 
-def _lengths(samples: Any) -> list[int]:
+def _task(base: Any) -> dict[str, Any]:
+    """Return the task of a model, and what a classifier's loss is of."""
+    config, kind = base.config, type(base).__name__
+    task = next((task for end, task in TASKS.items() if kind.endswith(end)), None)
+    if task is None:
+        return {"task": "seq_2_seq_lm"} if config.is_encoder_decoder else {}
+    labels = {} if task == "question_ans" else {"num_labels": config.num_labels}
+    problem = {"problem_type": config.problem_type} if task == "seq_cls" and config.problem_type else {}
+    return {"task": task, **labels, **problem}
+
+
+def _lengths(samples: Any, name: str = "input_ids") -> list[int]:
     try:
         count = min(len(samples), MOST_SAMPLES)
-        lengths = [len(samples[number]["input_ids"]) for number in range(count)]
+        lengths = [len(samples[number][name]) for number in range(count)]
     except (TypeError, KeyError, IndexError):
         lengths = []
     if not lengths:

@@ -8,7 +8,16 @@ import jsonschema
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
 
 from calculator.common.errors import PlanError
 from tests.paths import ROOT
@@ -47,7 +56,7 @@ def samples(lengths):
     return [{"input_ids": [1] * length, "labels": [1] * length, "attention_mask": [1] * length} for length in lengths]
 
 
-def trained(model, path, check, **arguments):
+def trained(model, path, check, rows=None, **arguments):
     """Train for four steps on samples of 32 tokens."""
     args = TrainingArguments(
         output_dir=str(path / "out"),
@@ -60,7 +69,7 @@ def trained(model, path, check, **arguments):
         dataloader_pin_memory=False,
         **{"per_device_train_batch_size": 1, **arguments},
     )
-    Trainer(model=model, args=args, train_dataset=samples([32] * 8), callbacks=[check]).train()
+    Trainer(model=model, args=args, train_dataset=rows or samples([32] * 8), callbacks=[check]).train()
     return args
 
 
@@ -110,6 +119,29 @@ def test_an_adapter_is_read_from_pefts_configuration(tmp_path):
     assert check.request["method"]["name"] == "lora"
     assert check.request["method"]["r"] == 4
     assert check.request["training"]["gradient_accumulation_steps"] == 2
+    assert check.rows[-1]["measured"] == {"resident": check.predicted["resident"]}
+
+
+def encoder_decoder():
+    sizes = {"d_model": 64, "d_ff": 160, "d_kv": 16, "num_heads": 4, "num_layers": 2, "vocab_size": 256}
+    return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
+
+
+def classifier():
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return BertForSequenceClassification(BertConfig(**sizes, vocab_size=256, num_labels=3))
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "task"),
+    [(encoder_decoder, [1] * 16, {"task": "seq_2_seq_lm"}), (classifier, 1, {"task": "seq_cls", "num_labels": 3})],
+    ids=["seq_2_seq_lm", "seq_cls"],
+)
+def test_the_task_of_a_model_is_that_of_its_class(make, labels, task, tmp_path):
+    check = MemoryCheck(write=lambda _: None)
+    rows = [{**each, "labels": labels} for each in samples([32] * 8)]
+    trained(make(), tmp_path, check, rows)
+    assert task.items() <= check.request.items()
     assert check.rows[-1]["measured"] == {"resident": check.predicted["resident"]}
 
 
