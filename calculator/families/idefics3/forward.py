@@ -58,7 +58,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     weight = context.outer(f"{TOWER}.embeddings.patch_embedding").own["weight"]
     joined = ops.cast(joined, weight.dtype, "tokens, cast")
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
-    context.decoder_locals += [joined, mask]
+    context.decoder_locals.append(joined)
     return indexing.fill_masked(inputs_embeds, mask, joined, "words and images")
 
 
@@ -86,14 +86,18 @@ def _real_tiles(context: Context, tiles: int) -> list[Tensor]:
 
 
 def _connected(context: Context, x: Tensor) -> Tensor:
-    """Shuffle the patches of a square into the channels of one token, and project them (pixel_shuffle)."""
+    """Shuffle the patches of a square into the channels of one token, and project them (pixel_shuffle).
+
+    A reshape copies nothing where one token has all patches, or each token one.
+    """
     tiles, patches, width = x.shape
     factor = int(context.config["scale_factor"])
     side, wide = int(int(patches) ** 0.5) // factor, int(width) * factor**2
     shapes: list[Shape] = [(tiles, side, side, wide), (tiles, named(side**2, "tokens"), wide)]
     context.set_scope(f"{CONNECTOR}: ")
     for shape, name in zip(shapes, ("rows", "columns"), strict=True):
-        x = ops.contiguous(ops.permute(x, shape), f"{name}, shuffled") if side > 1 else ops.view(x, shape)
+        copies = side > 1 and factor > 1
+        x = ops.contiguous(ops.permute(x, shape), f"{name}, shuffled") if copies else ops.view(x, shape)
     return context.outer(f"{CONNECTOR}.modality_projection.proj")(x)
 
 
