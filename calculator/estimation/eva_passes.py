@@ -44,14 +44,15 @@ class EvaPass(NamedTuple):
 def eva_pass(prepared: PreparedModel, order: Mapping[str, int]) -> EvaPass | None:
     """Run a batch of samples through the model with EVA's hooks; `order` are the places of adapted modules in it.
 
-    None where a batch is no batch of texts, or has fewer tokens than a module gets vectors, which PEFT skips forever.
+    None on several GPUs, whose inputs EVA gathers, where a batch is no batch of texts, and where it has fewer tokens
+    than a module gets vectors, so that PEFT skips every batch.
 
     Raises:
         PlanError: if PEFT's hooks fail.
     """
     method, given = prepared.method, prepared.given
     assert isinstance(method, LowRank)
-    if prepared.model.task.name != "causal_lm" or given.has_images:
+    if prepared.model.task.name != "causal_lm" or given.has_images or prepared.device.sharding != "none":
         return None
     training = replace(given, trainer=None, autocast=None, gradient_checkpointing=False, gradient_accumulation_steps=1)
     batch = prepared.for_run(training, prepared.device)

@@ -65,7 +65,7 @@ _SENTENCES = {
     "eva": "EVA runs the model on samples before the first step (PEFT's initialize_lora_eva_weights), in batches of a"
     " micro-batch's size whose tokens are all used, and decomposes inputs of modules, from a third pass on in float64."
     " That memory is part of loading in the answer about a whole run (/run) where the weights are read onto the GPU,"
-    " without cuSOLVER's workspaces. The figures of steps are for the ranks in the request.",
+    " on one GPU, and without cuSOLVER's workspaces. The figures of steps are for the ranks in the request.",
     "lora_ga": "LoRA-GA computes gradients of the adapted weights before the first step (PEFT's preprocess_loraga), and"
     f" keeps all of them until A and B are made. {_OF_SAMPLES}.",
     "mica": "MiCA computes the singular value decomposition of each adapted weight in float32, one after another,"

@@ -69,3 +69,13 @@ def test_experts_that_get_rows_of_tokens_are_refused():
     }
     with pytest.raises(PlanError, match="down_proj has two"):
         estimate(parse_request({**body(), "model": {"config": moe}}))
+
+
+def test_inputs_that_eva_gathers_from_other_gpus_are_not_counted():
+    request = {
+        **body(),
+        "run": {"save_strategy": "no", "device_map": "auto"},
+        "device": {"count": 2, "sharding": "ddp"},
+    }
+    load = next(phase for phase in whole_run(parse_run(request)).phases if phase.name == "load")
+    assert all("singular" not in row.name for row in load.rows)
