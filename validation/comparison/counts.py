@@ -158,8 +158,9 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
 
 
 def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
-    """Whether the libraries refuse a refused request too. What is not modelled is not asked."""
-    if any(words in error for words in _NOT_MODELLED):
+    """Whether the libraries refuse a refused request too. What is not modelled, or no method of PEFT, is not asked."""
+    is_of_peft = METHODS[body["method"]["name"]].facts.config_class is not None
+    if not is_of_peft or any(words in error for words in _NOT_MODELLED):
         return "not modelled"
     if not refusals:
         return "both refuse"
