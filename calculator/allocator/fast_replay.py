@@ -191,7 +191,9 @@ class FastReplay:
         items, places = batch.passes[n][number], batch.places
         known = self.known.setdefault(id(items), KnownPass(items))
         told = partial(known.is_known, pool=pool, places=places)
-        start = 0 if self.steps or number else self._layers(n, pool, batch, told)
+        # Small tensors fill parts of segments, of which the same are left only after many layers.
+        is_alike = n % 2 and not number and not self.steps
+        start = self._layers(n, pool, batch, told) if is_alike else 0
         stopped = play(pool, items[start:], batch.sizes, places, stops=stops, known=lambda number: told(start + number))
         known.end(pool, places)
         return stopped
@@ -212,10 +214,10 @@ class FastReplay:
             played(at, start)
             at = start + length * repetitions.times
 
-            def repetition(number: int, start: int = start, length: int = length) -> None:
-                played(start + number * length, start + (number + 1) * length)
+            def layers(first: int, last: int, start: int = start, length: int = length) -> None:
+                played(start + first * length, start + last * length)
 
-            play_repetitions(pool, repetitions, batch.places, repetition)
+            play_repetitions(pool, repetitions, batch.places, layers)
         return at
 
 
@@ -239,10 +241,14 @@ def _allocate_layers(pool: FlatPool, sizes: list[int], times: int) -> None:
     places = [0] * step * times, [0] * step * times
     every = sizes * times
     repetitions = repetitions_of(range(step), sizes, times, step)
+
+    def allocate(first: int, last: int) -> None:
+        pool.play(range(first * step, last * step), every, places)
+
     if repetitions is None:
-        pool.play(range(len(every)), every, places)
+        allocate(0, times)
     else:
-        play_repetitions(pool, repetitions, places, lambda n: pool.play(range(n * step, (n + 1) * step), every, places))
+        play_repetitions(pool, repetitions, places, allocate)
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:

@@ -89,24 +89,23 @@ class _Period(NamedTuple):
     added: set[int]
 
 
-def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Callable[[int], None]) -> None:
-    """Let `play` place the repetitions by number, but for those that are placed as earlier ones."""
+def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Callable[[int, int], None]) -> None:
+    """Let `play` place the repetitions from one number to another, but for those that are placed as earlier ones."""
     history, number = _History(pool, of, places), 0
-    while number < of.times:
-        play(number)
+    while number < of.times and history.attempts:
+        play(number, number + 1)
         number += 1
         period = history.end_repetition()
         if period is not None:
             number += history.repeat(period)
             break
-    for rest in range(number, of.times):
-        play(rest)
+    play(number, of.times)
 
 
 class _History:
     """What a pool was where each repetition started, and the places of rows that each allocated anew."""
 
-    __slots__ = ("_attempts", "_mask", "_numbers", "_of", "_places", "_pool", "_starts")
+    __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_starts", "attempts")
 
     def __init__(self, pool: FlatPool, of: Repetitions, places: Places) -> None:
         self._pool = pool
@@ -117,22 +116,20 @@ class _History:
         #: The starts at which the pool had grown as much, with largest free blocks of the same sizes.
         self._numbers: dict[Hashable, list[int]] = {}
         #: The comparisons that are left.
-        self._attempts = _ATTEMPTS
+        self.attempts = _ATTEMPTS
         self._note(0)
 
     def end_repetition(self) -> _Period | None:
         """Note what a repetition left; the result is a period that the next ones will repeat, if one is found."""
-        if not self._attempts:
-            return None
         numbers = self._note(self._starts[-1].next_address)
         last = numbers[-1]
         for first in numbers[-2:-4:-1]:
-            if not self._attempts or 2 * last - first > self._of.times:
+            if not self.attempts or 2 * last - first > self._of.times:
                 break
             period = self._between(first, last)
             if period is not None:
                 return period
-            self._attempts -= 1
+            self.attempts -= 1
         return None
 
     def _note(self, before: int) -> list[int]:

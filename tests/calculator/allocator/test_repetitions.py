@@ -66,14 +66,14 @@ class Layers:
         pool.play(self.before, self.sizes, places)
         numbers = []
 
-        def play(number):
-            numbers.append(number)
-            pool.play(self.of(number), self.sizes, places)
+        def play(first, last):
+            for number in range(first, last):
+                numbers.append(number)
+                pool.play(self.of(number), self.sizes, places)
 
         repetitions = repetitions_of(self.events, self.sizes, self.times, self.step, self.lowest) if at_once else None
         if repetitions is None:
-            for number in range(self.times):
-                play(number)
+            play(0, self.times)
         else:
             play_repetitions(pool, repetitions, places, play)
         ended = {~event for number in range(self.times) for event in self.of(number) if event < 0}
@@ -97,11 +97,11 @@ def test_most_layers_of_a_llama_are_placed_at_once_in_its_first_forward_pass(mon
     numbers = []
 
     def counted(pool, of, places, play):
-        def repetition(number):
-            numbers.append(number)
-            play(number)
+        def layers(first, last):
+            numbers.extend(range(first, last))
+            play(first, last)
 
-        play_repetitions(pool, of, places, repetition if pool.waste else play)
+        play_repetitions(pool, of, places, layers if pool.waste else play)
 
     run = FastReplay(resident_state(parse_request(LLAMA_8B)), WORKSPACES)
     run.load()
