@@ -73,6 +73,7 @@ class QLoRA(LowRank):
         """Refuse to train weights stored in 4 bits, and block sizes that bitsandbytes lacks."""
         check_blocksize("method.blocksize", self.blocksize)
         self._check_classifier(model)
+        self._check_last_layer(model)
         LowRank.check(self, model, training)
         stored.check_saved(self, model, "4 bits")
 
@@ -86,6 +87,20 @@ class QLoRA(LowRank):
             message = (
                 f"bitsandbytes stores the head {model.output.name} of {model.model_type} in 4 bits, which PEFT can't"
                 " train: use lora"
+            )
+            raise refusal("method.name", message, "qlora")
+
+    @staticmethod
+    def _check_last_layer(model: Model) -> None:
+        """Refuse a model without a head whose last weight is a linear layer's, as OLMo's: that layer is left out.
+
+        Source: transformers/quantizers/base.py, get_keys_to_not_convert.
+        """
+        names = (name for path in model.modules_to_not_convert for name in path.split("."))
+        if model.task.embeds and any(map(str.isdigit, names)):
+            message = (
+                f"transformers does not quantize the last linear layer of {model.model_type} without a head, which is"
+                " not modelled: use lora"
             )
             raise refusal("method.name", message, "qlora")
 

@@ -117,3 +117,9 @@ def test_a_run_is_a_trainers():
     assert {problem.loc: problem.msg for problem in raised.value.problems} == {
         "task": "a run is a Trainer's, which has no loss for feature_extraction: use the estimate for its step"
     }
+
+
+def test_a_last_linear_layer_that_stays_dense_is_refused():
+    olmo = {"model_type": "olmo", **SIZES, "num_attention_heads": 4}
+    assert refused(olmo, "qlora")["method.name"].startswith("transformers does not quantize the last linear layer")
+    assert answer(olmo, {"name": "lora", "target_modules": ["q_proj"]}).parameters.added
