@@ -10,7 +10,7 @@ from calculator.trainers.trl.compared import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from calculator.architecture.model import Model
     from calculator.common.errors import Problem
@@ -55,6 +55,18 @@ class ComparingTrainer(TrlTrainer):
     def compared(self, prepared: Subject) -> Compared | None:
         """Return what the reference is."""
         return compared(prepared)
+
+
+def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:
+    """Return copies of precomputed log-probabilities in the dtype of DeepSpeed's weights, where that is another.
+
+    Source: transformers/trainer.py, _prepare_input.
+    """
+    dtype = context.prepared.cast_to
+    if dtype in (None, "float32") or not context.training.precompute_ref_log_probs:
+        return []
+    rows = (context.training.micro_batch_size,)
+    return [context.tape.new(rows, dtype, f"{name}, cast") for name in names]
 
 
 def with_router_loss(context: Context, loss: Tensor, outputs: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead, Output
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
 from calculator.trainers.ddp_outputs import returned
-from calculator.trainers.trl.comparing import ComparingTrainer, with_router_loss
+from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, with_router_loss
 from calculator.trainers.trl_dpo.facts import FACTS
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class TrlDpo(ComparingTrainer):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model and then its reference, and compute the loss from the log-probabilities of whole sequences."""
         tape, dtype = context.tape, context.training.autocast
-        inputs = _cast_inputs(context)
+        inputs = cast_inputs(context, LOGPS)
         labels = masked_labels(context)
         with autocast.region(tape, dtype):
             model_loss, outputs = forward()
@@ -112,18 +112,6 @@ class TrlDpo(ComparingTrainer):
         with autocast.region(context.tape, context.training.autocast):
             _, outputs = forward.without_graph("reference: ", reference=True)
         return sums(context, outputs[0])
-
-
-def _cast_inputs(context: Context) -> list[Tensor]:
-    """Return copies of the precomputed log-probabilities in the dtype of DeepSpeed's weights, where that is another.
-
-    Source: transformers/trainer.py, _prepare_input.
-    """
-    dtype = context.prepared.cast_to
-    if dtype in (None, "float32") or not context.training.precompute_ref_log_probs:
-        return []
-    rows = (context.training.micro_batch_size,)
-    return [context.tape.new(rows, dtype, f"{name}, cast") for name in LOGPS]
 
 
 def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:

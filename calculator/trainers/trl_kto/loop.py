@@ -13,11 +13,11 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
-from calculator.trainers.trl.comparing import ComparingTrainer, with_router_loss
+from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, with_router_loss
 from calculator.trainers.trl_kto.facts import FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -57,11 +57,10 @@ class TrlKto(ComparingTrainer):
         """Return the batch, the one for the KL divergence, labels of rows, and precomputed log-probabilities."""
         training = prepared.training
         batch = ComparingTrainer.fetched(self, prepared)
-        references = ["ref_logps"] if training.precompute_ref_log_probs else []
         if _estimates_kl(training):
             batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch]
-            references += ["ref_KL_logps"] if references else []
         rows: Shape = (training.micro_batch_size,)
+        references = _references(training) if training.precompute_ref_log_probs else ()
         return [*batch, ("label", rows, "bool"), *((name, rows, "float32") for name in references)]
 
     def batch(self, context: Context) -> list[Tensor]:
@@ -78,6 +77,7 @@ class TrlKto(ComparingTrainer):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both batches, then its reference, and compute the loss from whole sequences."""
         tape, training = context.tape, context.training
+        inputs = cast_inputs(context, _references(training))
         tape.component = "logits_and_loss"
         counts = [tape.new((), "int64", f"{name} rows") for name in ("desirable", "undesirable")]
         kl = self._kl(context, forward, reference=False) if _estimates_kl(training) else None
@@ -94,7 +94,7 @@ class TrlKto(ComparingTrainer):
         losses = ops.unary(ops.scale(ratios, "β · log-ratios"), "sigmoid", saves="result")
         loss = ops.sum_over(ops.scale(losses, "loss of each row"), (), "loss, mean")
         loss = with_router_loss(context, loss, outputs)
-        del counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
+        del inputs, counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -125,6 +125,11 @@ def _selected(logps: Tensor) -> list[Tensor]:
     sizes = rows // 2, rows - rows // 2
     indices = [tape.new((size,), "int64", "rows by label") for size in sizes]
     return [*indices, *(tape.new((size,), logps.dtype, "log-probabilities by label") for size in sizes)]
+
+
+def _references(training: Training) -> Sequence[str]:
+    """Return what a batch has if the reference's log-probabilities are precomputed."""
+    return ("ref_logps", "ref_KL_logps") if _estimates_kl(training) else ("ref_logps",)
 
 
 def _estimates_kl(training: Training) -> bool:
