@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -142,12 +143,12 @@ def address_of(plans: Iterable[str]) -> str:
 
 
 def setting_label(path: str) -> str:
-    """Return the label of a setting."""
+    """Return the label of a setting; of one that the form does not have, its path in a request."""
     head, *rest = path.split(".")
     if path in ("model", "method.name"):
         return LABELS[head]
     name = rest[-1] if rest else head
-    return next(field.declared.setting.label for field in FIELDS.values() if field.declared.name == name)
+    return next((field.declared.setting.label for field in FIELDS.values() if field.declared.name == name), path)
 
 
 def setting_value(path: str, value: Any) -> str:
@@ -161,4 +162,5 @@ def setting_value(path: str, value: Any) -> str:
     if path == "model":
         return f"{value:,} parameters" if isinstance(value, int) else str(value)
     name = path.rsplit(".", 1)[-1]
-    return next(field.text(value) for field in FIELDS.values() if field.declared.name == name)
+    texts = (field.text(value) for field in FIELDS.values() if field.declared.name == name)
+    return next(texts, None) or json.dumps(value, default=asdict)

@@ -25,6 +25,14 @@ def test_plans_are_side_by_side_with_the_twins_figures(client):
         assert plan["address"] == f"/{query}"
 
 
+def test_an_object_of_settings_is_named_by_its_path(client):
+    query = address("/", "/?trainer=transformers&gradient_checkpointing=true&use_reentrant=true")
+    response = client.get(f"/difference{query}")
+    assert response.status_code == 200
+    assert "training.gradient_checkpointing_kwargs" in response.text
+    assert '{"use_reentrant": true}' in unescape(response.text)
+
+
 def test_a_single_plan_shows_that_another_is_needed(client):
     response = client.get(f"/difference{address('/?r=32')}")
     assert response.status_code == 200
