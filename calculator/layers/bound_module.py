@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.module_calls import NamedParameter, enter, leave
+from calculator.engine.module_calls import NamedParameter, enter, leave, transposed
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.layers.stored_products import PRODUCTS, Layer
 
@@ -159,5 +159,7 @@ class BoundModule:
             return products.addmm(x, weight, bias, width, "output")
         if not self.module.separate_bias:
             return products.matmul(x, weight, bias, width, "output")
-        product = products.matmul(x, ops.view(weight, weight.shape), None, width, "output")
+        # The product of a transposed view, which DeepSpeed's stage 3 does not patch. Source: FalconLinear.
+        view = transposed(weight) if self.tape.calls_modules else ops.view(weight, weight.shape)
+        product = products.addmm(x, view, None, width, "output")
         return product if bias is None else ops.add(product, bias, "output with bias")
