@@ -205,6 +205,8 @@ class Evaluation:
         given = self.resident.prepared.given
         again = self.run.gathers_logits and self.is_of_trl
         loop = LossOfLabels() if self.run.generates else None
+        # Units that FSDP2 gathered for the completions stay gathered, as after another batch.
+        is_first = is_first and trainer_of(given).generation(given) is None
         return evaluation_pass(
             self._for_batch(count, given), loop, logits=again, is_first=is_first, partitioned=self._stage_3
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from validation.tracing.trainer_step import TrainerStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
     from calculator.inputs.run import RunSettings
 
@@ -61,9 +63,15 @@ class TracedEvaluation(TrainerStep):
 @contextmanager
 def whole_sequences(run: RunSettings) -> Iterator[None]:
     """Let `generate` end at the most tokens: no token is that of an end, as tokens have no values."""
-    stop = "transformers.generation.utils.StopCheck.__call__"
+    if not run.generates:
+        yield
+        return
     most = most_tokens(run)
-    with mock.patch(stop, lambda _, unfinished, tokens, length: length >= most) if run.generates else nullcontext():  # noqa: ARG005  its signature
+
+    def stop(_: Any, unfinished: torch.Tensor, tokens: torch.Tensor, length: int) -> bool:
+        return length >= most
+
+    with mock.patch("transformers.generation.utils.StopCheck.__call__", stop):
         yield
 
 
