@@ -72,7 +72,7 @@ def table() -> tuple[Runs, ...]:
 
 @cache
 def missing() -> tuple[str, ...]:
-    """The models of the catalogue that were added after the table was computed."""
+    """The models of the catalogue that the table lacks: those added after it was computed, and those only traced."""
     known = {runs.entry.id for runs in table()}
     return tuple(entry.id for entry in catalogue.models() if entry.id not in known)
 

@@ -5,14 +5,14 @@ Mutated requests seldom reach the calculator. These meet what only unusual combi
 
 import json
 
-from calculator import catalogue
+from calculator.estimation.traced.check import modelled_models
 from calculator.inputs.sharding import MODELLED
 from calculator.methods import METHODS
 from calculator.trainers import TRAINERS
 from tests.hostile.generated import Hostile
 from tests.hostile.mixed import page_request
 
-MODELS = [entry.id for entry in catalogue.models()]
+MODELS = [entry.id for entry in modelled_models()]
 GPUS = ("h200", "b200", "rtx-4090", "rtx-4060")
 PAGES = 0.4
 SHARDINGS = sorted(MODELLED - {"none"})

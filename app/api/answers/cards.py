@@ -101,7 +101,7 @@ class CardAnswer(Answer):
     assumptions: tuple[str, ...] = described("What the figures rest on.", ["A process can use 24,081 MiB"])
     warnings: tuple[str, ...] = described("How the card differs from what the figures assume.", [])
     missing: tuple[str, ...] = described(
-        "Models of the catalogue that were added after the table was computed; an estimate answers them.", []
+        "Models of the catalogue that the table lacks: the newest, and those that only a trace answers.", []
     )
     total: int = described("How many rows match the filters.", 412)
     rows: tuple[CardRowAnswer, ...] = described("The rows from `offset` on, at most `limit`.", [{"method": "qlora"}])

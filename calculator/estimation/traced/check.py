@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
@@ -43,8 +44,16 @@ def is_modelled(reference: ModelReference) -> bool:
     """Whether the calculator models the training step of a model's family, or refuses it for another reason."""
     config = config_of(reference)
     model_type = config.get("model_type") if config is not None else None
-    if not isinstance(model_type, str):
-        return True
+    return not isinstance(model_type, str) or _is_modelled_type(model_type)
+
+
+@cache
+def modelled_models() -> tuple[catalogue.ModelEntry, ...]:
+    """The models of the catalogue whose training step the calculator models; a trace answers the others."""
+    return tuple(entry for entry in catalogue.models() if _is_modelled_type(entry.model_type))
+
+
+def _is_modelled_type(model_type: str) -> bool:
     family = FAMILIES.get(model_type)
     return family is not None and (family.forward is not None or bool(family.tasks))
 

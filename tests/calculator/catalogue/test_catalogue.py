@@ -9,6 +9,8 @@ import pytest
 
 from calculator.catalogue import model, models
 from calculator.common.errors import PlanError
+from calculator.estimation.request import parse_request
+from calculator.estimation.traced.check import is_traced, modelled_models
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,14 @@ def test_the_catalogue_has_as_many_models_as_its_readme_states():
     assert (
         f"{by_two} entries are confirmed by two or more independent sources, {by_one} by one, and {by_fields}" in readme
     )
+    assert f"Of {len(models()) - len(modelled_models())} entries the calculator does not model the type" in readme
+
+
+@pytest.mark.parametrize(("name", "traced"), [("MiniMax-M2", True), ("Llama-3.2-11B-Vision", True), ("Kimi-K2", False)])
+def test_a_trace_answers_the_models_of_types_that_are_not_modelled(name, traced):
+    entry = next(each for each in models() if each.id.split("/")[-1].startswith(name))
+    method = {"name": "lora", "target_modules": ["q_proj"]}
+    assert is_traced(parse_request({"model": entry.id, "method": method})) is traced
 
 
 def test_every_name_is_unique():

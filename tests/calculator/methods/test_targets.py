@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from calculator.catalogue import models
 from calculator.common.errors import PlanError
 from calculator.comparison.methods import compare, parse_comparison
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import ModelReference
+from calculator.estimation.traced.check import modelled_models
 from calculator.methods import LoRA
 from calculator.methods.targeted.matching import attention_projections
 from calculator.methods.targeted.refusals import check
 
 #: A model of each family.
-FAMILIES = {entry.model_type: entry.id for entry in reversed(models())}
+FAMILIES = {entry.model_type: entry.id for entry in reversed(modelled_models())}
 
 #: A model of each family whose experts or router can't be adapted.
 MIXTURES = ("deepseek_v2", "deepseek_v3", "mixtral", "olmoe", "phimoe", "qwen3_moe")

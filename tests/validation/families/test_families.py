@@ -18,10 +18,12 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from calculator.architecture.config import REQUIRED, Field
 from calculator.catalogue import models
+from calculator.estimation.traced.check import modelled_models
 from calculator.families import FAMILIES, model_from_config
-from tests.validation.families.real_models import dtype_name, real_config, real_model
+from tests.validation.families.real_models import AUTO_CLASSES, dtype_name, real_config, real_model
 from validation.random_grid.random_configs import random_config
 from validation.reference.build import has_own_head
+from validation.reference.heads import head_of
 
 pytestmark = pytest.mark.trace
 
@@ -42,7 +44,7 @@ def _pairs(tied):
     return {frozenset(both) for both in tied.items()}
 
 
-@pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", modelled_models(), ids=lambda entry: entry.id)
 def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
     ours, real = model_from_config(entry.config, id=entry.id), real_model(entry.config)
     assert _listed(ours) == _named(real)
@@ -50,6 +52,14 @@ def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
     assert ours.parameters == sum(p.numel() for p in real.parameters()) == entry.parameters
     assert (ours.id, ours.model_type) == (entry.id, entry.model_type)
     assert FAMILIES[entry.model_type].auto_class == entry.auto_class
+
+
+@pytest.mark.parametrize("entry", [e for e in models() if e not in modelled_models()], ids=lambda entry: entry.id)
+def test_a_model_that_is_only_traced_has_the_count_of_the_built_one(entry):
+    with torch.device("meta"):
+        real = AUTO_CLASSES[entry.auto_class].from_config(real_config(entry.config))
+    assert entry.parameters == sum(p.numel() for p in real.parameters())
+    assert head_of(entry.model_type) == AUTO_CLASSES[entry.auto_class].__name__
 
 
 @pytest.mark.parametrize("seed", SEEDS)

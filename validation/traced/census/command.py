@@ -1,8 +1,8 @@
 """Trace a short step of every model type of transformers that the calculator does not model, and write the table.
 
 Each type's default config is traced in full fine-tuning, in a process with limits: with four layers, or whole where
-that fails. Default configs are often not valid; a published config.json may be answered where they are not. Results are
-kept line by line, and a later run goes on where one ended.
+that fails, or else a model of the catalogue with four layers. Default configs are often not valid; a published
+config.json may be answered where they are not. Results are kept line by line, and a later run goes on where one ended.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def row(model_type: str, seconds: int) -> dict[str, Any]:
 def traced(connection: Connection, model_type: str, seconds: int) -> None:
     """Trace a type's short config, and send the outcome."""
     from validation.traced import engine, limits  # noqa: PLC0415  (takes seconds to import)
-    from validation.traced.census.configs import default_config, short_config  # noqa: PLC0415
+    from validation.traced.census.configs import catalogued_config, default_config, short_config  # noqa: PLC0415
 
     silence_libraries()
     limits.limit(seconds)
@@ -160,7 +160,7 @@ def traced(connection: Connection, model_type: str, seconds: int) -> None:
         }
 
     answer: dict[str, Any] = {}
-    for config_of in (short_config, default_config):
+    for config_of in (short_config, default_config, catalogued_config):
         try:
             answer = outcome(config_of(model_type))
         except PlanError as error:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 from transformers import CONFIG_MAPPING
+
+from calculator import catalogue
 
 #: How many layers each stack has.
 LAYERS = 4
@@ -57,6 +60,19 @@ def default_config(model_type: str) -> dict[str, Any]:
         config.pop(unwanted, None)
     published = {name: value for name, value in PUBLISHED.items() if config.get(name) is None}
     return {**config, **published, "model_type": model_type}
+
+
+def catalogued_config(model_type: str) -> dict[str, Any]:
+    """The `config.json` of the catalogue's first model of a type, with few layers.
+
+    Raises:
+        ValueError: if the catalogue has none.
+    """
+    config = next((deepcopy(each.config) for each in catalogue.models() if each.model_type == model_type), None)
+    if config is None:
+        raise ValueError(f"the catalogue has no model of the type {model_type}")
+    shorten(config)
+    return config
 
 
 def shorten(config: dict[str, Any]) -> None:
