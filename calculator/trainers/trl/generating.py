@@ -16,6 +16,7 @@ from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.resident import MOST_LISTED
 from calculator.trainers.trl import generated, vllm
@@ -129,6 +130,7 @@ class GeneratingTrainer(ComparingTrainer):
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward(ids)
+        model_loss, outputs = returned(context, model_loss, outputs)
         tape.component = "logits_and_loss"
         context.set_scope("loss: ")
         logps, entropies = (
