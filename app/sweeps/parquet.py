@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args
 
 from app.api.answers.sweep import COLUMNS, SweptFit, SweptMemory, SweptParameters, cell, problems_text
 from calculator.common.errors import refusal
@@ -67,5 +68,6 @@ def _type(values: tuple[Any, ...]) -> str:
 
 
 def _figure_type(part: str, name: str) -> str:
-    kind: Any = _MODELS[part].model_fields[name].annotation
-    return _PLAIN.get(kind, "string")
+    annotation: Any = _MODELS[part].model_fields[name].annotation
+    kinds = {each for each in get_args(annotation) or (annotation,) if each is not NoneType}
+    return _PLAIN.get(kinds.pop(), "string") if len(kinds) == 1 else "string"

@@ -138,9 +138,9 @@ def parts(request: PlanRequest) -> Iterator[DevicePlan]:
 
 def answer_of(request: PlanRequest, plans: Iterable[DevicePlan]) -> Plan:
     """The answer to a plan request, of its parts."""
+    computed = tuple(plans)  # refused at its own place where a device has no price
     chooses = any(len(device.options) > 1 for device in request.devices)
-    assumptions = (ORDER, COSTS, *((CHOICE,) if chooses else ()), *_prices(request))
-    return Plan(plans=tuple(plans), assumptions=assumptions)
+    return Plan(plans=computed, assumptions=(ORDER, COSTS, *((CHOICE,) if chooses else ()), *_prices(request)))
 
 
 def _prices(request: PlanRequest) -> Iterator[str]:

@@ -88,7 +88,7 @@ def test_nearest_keeps_the_requested_targets_that_can_be_adapted(model_type, tar
 
 
 def test_nothing_is_nearest_where_something_else_is_refused():
-    method = LoRA(target_modules=("q_porj",), modules_to_save=("nothing_of_this_name",))
+    method = LoRA(target_modules=("q_porj",), layers_to_transform=(99,))
     assert method.nearest_targets(family("llama")) is None
 
 
