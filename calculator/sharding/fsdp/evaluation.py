@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.units import layer_unit, outer_units
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 class EvaluationBatch(MicroBatch):
     """A batch; `is_first`: whether it is the first one of its evaluation."""
 
-    __slots__ = ("_is_first", "_of_layers")
+    __slots__ = ("_is_first", "_of_layers", "follows_generation")
 
     def __init__(self, prepared: PreparedModel, *, is_first: bool) -> None:
         super().__init__(prepared)
         self.has_gradients = self.finds_gathered = False
+        #: Whether the trainer generates before each batch.
+        self.follows_generation = trainer_of(prepared.training).generation(prepared.training) is not None
         self._is_first = is_first
         #: The gathered weights of layers that are yet to run.
         self._of_layers: deque[list[Tensor]] = deque()
@@ -39,9 +42,9 @@ class EvaluationBatch(MicroBatch):
         """Find what the batch before left gathered."""
         self.parameters = parameters
         if not self._is_first:
-            for unit in {id(each): each for each in (self.root, *self.roles.values())}.values():
-                if not unit.reshards:
-                    unit.gathered = self.gathered(unit.of)
+            left = [each for each in dict.fromkeys((self.root, *self.roles.values())) if not each.reshards]
+            for unit in self.left_by_generation if self.follows_generation else left:
+                unit.gathered = self.gathered(unit.of)
             if not self.reshards:
                 layers = self.prepared.model.layers
                 self._of_layers = deque(self.gathered(layer_unit(self.prepared, layer)) for layer in layers)

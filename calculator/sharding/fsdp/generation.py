@@ -31,6 +31,7 @@ class GenerationPass(EvaluationBatch):
 
     def __init__(self, prepared: PreparedModel, which: PassOf) -> None:
         super().__init__(prepared, is_first=which == "prompts")
+        self.runs_autocast = self.follows_generation = False
         self._which = which
 
     @property

@@ -72,6 +72,7 @@ class MicroBatch(Hooks):
         "reshards",
         "roles",
         "root",
+        "runs_autocast",
         "units",
     )
 
@@ -85,6 +86,8 @@ class MicroBatch(Hooks):
         #: Whether the pass with a graph has begun.
         self.is_begun = False
         self.has_gradients = reduces and training.gradient_accumulation_steps > 1
+        #: Whether the trainer enters accelerate's autocast, as TRL's `_get_per_token_logps_and_entropies` does.
+        self.runs_autocast = trainer_of(training).facts.generates
         #: Whether the passes of `generate` ran before, which leave what is not freed after a forward pass gathered.
         self.finds_gathered = training.is_first_micro_batch and trainer_of(training).generation(training) is not None
         config = training.fsdp_config or FSDPConfig()
@@ -109,12 +112,13 @@ class MicroBatch(Hooks):
         self.reduce_input: Tensor | None = None
 
     def computed(self, prepared: Prepared) -> Prepared:
-        """Mixed precision is a policy of the units: they compute in its dtype, without autocast."""
+        """Mixed precision is a policy of the units: they compute in its dtype, and most trainers without autocast."""
         own, dtype = self.prepared, self.prepared.training.autocast
         if dtype is None:
             return prepared
         base = own.training.dtype if own.method.facts.quantizes_base else dtype
-        return own.gathered_in(dtype, replace(own.training, autocast=None, adapter_dtype="model", dtype=base))
+        autocast = dtype if self.runs_autocast else None
+        return own.gathered_in(dtype, replace(own.training, autocast=autocast, adapter_dtype="model", dtype=base))
 
     def accumulation(self, training: Training) -> Accumulation:
         """Add to gradients, if there are any: of two micro-batches, the one before the last is the first."""
@@ -140,6 +144,16 @@ class MicroBatch(Hooks):
         if self.root.of.parameters:
             self.root.enter()
 
+    @property
+    def left_by_generation(self) -> list[FSDPUnit]:
+        """The units outside the layers that are gathered after `generate`.
+
+        A root whose own forward passes ran inside its `generate` is sharded at its end: it is in none of them then.
+        """
+        is_inside = self.prepared.method.facts.config_class is not None
+        units = dict.fromkeys((*([self.root] if is_inside else []), *self.roles.values()))
+        return [unit for unit in units if not unit.reshards]
+
     def start(self, parameters: Parameters) -> None:
         """Start a step with its first pass, which finds units outside the layers as `generate` left them.
 
@@ -149,9 +163,8 @@ class MicroBatch(Hooks):
         if not self.finds_gathered:
             return
         self.finds_gathered = False
-        for unit in (self.root, *dict.fromkeys(self.roles.values())):
-            if not unit.reshards:
-                unit.gathered = self.gathered(unit.of)
+        for unit in self.left_by_generation:
+            unit.gathered = self.gathered(unit.of)
         self.ran_before = self.root if self.root.of.parameters else self.roles["head"]
 
     def module(self, role: Role) -> Unit:

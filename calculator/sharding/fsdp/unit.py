@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.common.errors import refusal
 from calculator.engine.autograd import Mark
 from calculator.engine.operations import cast, narrow
 from calculator.engine.tape import Tensor
@@ -61,9 +62,18 @@ class FSDPUnit:
         self.is_entered = self.in_backward = self.is_done = False
 
     def before(self, x: Tensor) -> Tensor:
-        """Gather the weights, and reduce their gradients when that of the input is complete."""
+        """Gather the weights, and reduce their gradients when that of the input is complete.
+
+        Raises:
+            PlanError: if autocast leaves the input in another dtype than that of mixed precision.
+        """
         if not self.of.parameters:
             return x
+        if self.micro_batch.runs_autocast and x.dtype in FLOATS and x.dtype != self.of.param_dtype is not None:
+            message = (
+                f"FSDP2 casts hidden states in {x.dtype} before each layer, which is not modelled: use ddp or zero2"
+            )
+            raise refusal("device.sharding", message, "fsdp")
         if not self.enter() or x.edge is None:
             return x
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _post_backward, (x.edge,), self))
