@@ -68,14 +68,18 @@ def test_what_fits_by_the_rule_fits_by_replay_too():
 
 def test_by_the_rule_nothing_is_replayed(monkeypatch):
     requested = []
-    monkeypatch.setattr(evaluating, "estimate", lambda request, **_: requested.append(request.reserved) or estimate(request))
+    monkeypatch.setattr(
+        evaluating, "estimate", lambda request, **_: requested.append(request.reserved) or estimate(request)
+    )
     planned(SMALL, reserved="rule")
     assert set(requested) == {"rule"}
 
 
 def test_only_candidates_near_the_limit_and_proposals_are_replayed(monkeypatch):
     requested = []
-    monkeypatch.setattr(evaluating, "estimate", lambda request, **_: requested.append(request.reserved) or estimate(request))
+    monkeypatch.setattr(
+        evaluating, "estimate", lambda request, **_: requested.append(request.reserved) or estimate(request)
+    )
     planned(SMALL)
     assert 0 < requested.count("replay") < requested.count("rule")
 
