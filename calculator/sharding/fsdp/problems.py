@@ -46,8 +46,8 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     config = training.fsdp_config or FSDPConfig()
-    if not config.reshard_after_forward and trainer_of(training).generation(training) is not None:
-        message = "what generate leaves gathered for the step is not modelled: set true, or training.use_vllm"
+    if not config.reshard_after_forward and trainer_of(training).facts.generates:
+        message = "what the passes before the first micro-batch leave gathered is not modelled: set true"
         yield Problem(loc="training.fsdp_config.reshard_after_forward", msg=message, input=False)
     if training.trainer is not None and training.optimizer in EARLY:
         message = "the Trainer creates its states for whole parameters, which FSDP2 then shards: use adamw_torch"
