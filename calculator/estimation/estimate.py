@@ -32,7 +32,7 @@ from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
 from calculator.estimation.step_figures import figures_of, reserved_by_rule
 from calculator.estimation.undivided import undivided_bytes
-from calculator.families import model_from_config
+from calculator.families import FAMILIES, model_from_config
 from calculator.inputs.sharding import STAGES
 from calculator.resident.tensors import parameters
 from calculator.sharding.registry import SHARDS
@@ -132,13 +132,21 @@ def resident_state(request: Request, series: SeriesCache | None = None) -> Resid
 
 
 def model_of(reference: ModelReference) -> Model:
-    """The model of a request."""
+    """The model of a request.
+
+    Raises:
+        PlanError: if the calculator does not model it, or the request has a parameter count only.
+    """
     if reference.config is not None:
         return model_from_config(reference.config, task=reference.task)
     if reference.id is None:
         message = 'a bare parameter count is for full fine-tuning with "accounting": "textbook"; give an id or a config'
         raise refusal("model.parameters", message, reference.parameters)
-    return _catalogued(catalogue.model(reference.id).id, reference.task)
+    entry = catalogue.model(reference.id)
+    if entry.model_type not in FAMILIES:
+        message = f"the calculator does not model {entry.model_type}, the type of {entry.id}, which an estimate traces"
+        raise refusal("model", message, reference.id)
+    return _catalogued(entry.id, reference.task)
 
 
 @lru_cache(maxsize=256)

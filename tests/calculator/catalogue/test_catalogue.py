@@ -9,7 +9,8 @@ import pytest
 
 from calculator.catalogue import model, models
 from calculator.common.errors import PlanError
-from calculator.estimation.request import parse_request
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import ModelReference, parse_request
 from calculator.estimation.traced.check import is_traced, modelled_models
 
 
@@ -105,6 +106,12 @@ def test_a_trace_answers_the_models_of_types_that_are_not_modelled(name, traced)
     entry = next(each for each in models() if each.id.split("/")[-1].startswith(name))
     method = {"name": "lora", "target_modules": ["q_proj"]}
     assert is_traced(parse_request({"model": entry.id, "method": method})) is traced
+
+
+def test_a_model_that_is_only_traced_is_refused_elsewhere_by_its_name():
+    with pytest.raises(PlanError, match="does not model minimax_m2, the type of MiniMaxAI/MiniMax-M2") as caught:
+        model_of(ModelReference(id="MiniMaxAI/MiniMax-M2.5"))
+    assert [problem.loc for problem in caught.value.problems] == ["model"]
 
 
 def test_every_name_is_unique():
