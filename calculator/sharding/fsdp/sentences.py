@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import FSDPConfig
+from calculator.trainers import trainer_of
 from calculator.resident.quantization import Quantization
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def assumptions(prepared: PreparedModel) -> Iterator[str]:
         yield (
             "Gradients are reduced in the last micro-batch only, as accelerate's no_sync does. Until then each GPU"
             " keeps all of them whole."
+        )
+    if trainer_of(training).generation(training) is not None:
+        yield (
+            "generate gathers every layer for each token that it makes, which no other sharding does. communication"
+            " counts the collectives of the step after it alone."
         )
     if training.autocast is not None:
         yield _mixed_precision(training, quantized=prepared.method.facts.quantizes_base)
