@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import FSDPConfig
-from calculator.trainers import trainer_of
 from calculator.resident.quantization import Quantization
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
