@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from calculator.engine.recording import Recording
+    from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.step import TrainingStep
@@ -141,18 +142,31 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
 
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
     """The rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
-    return _of_kept(resident, tuple(workspaces), gradients=False)
+    if resident.flat is None:
+        return _of_kept(resident, tuple(workspaces), gradients=False)
+    kept = _kept_by_rank((*resident.flat.divided, *resident.of_loop), workspaces)
+    return whole_segments(_frozen_bytes(resident)) + in_segments(kept)
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
     """The rule for the fullest rank under ZeRO: what it keeps, and the blocks of its reductions and of its update."""
-    frozen = sum(tensor.bytes for tensor in step.resident.tensors if tensor.base and not tensor.trained)
-    kept = Counter(sizes(flat.kept))
-    kept.update(workspaces)
+    kept = _kept_by_rank(flat.kept, workspaces)
     kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
-    return max(flattened, whole_segments(frozen) + in_segments(kept) + in_segments(_peak_counts(step)))
+    of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
+    return max(flattened, of_step, of_generation(step, workspaces) if step.generation else 0)
+
+
+def _frozen_bytes(resident: ResidentState) -> int:
+    return sum(tensor.bytes for tensor in resident.tensors if tensor.base and not tensor.trained)
+
+
+def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int]) -> Counter[int]:
+    """The blocks that a rank keeps from step to step besides the frozen weights, and the workspaces."""
+    kept = Counter(sizes(tensors))
+    kept.update(workspaces)
+    return kept
 
 
 def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:

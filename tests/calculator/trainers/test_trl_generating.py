@@ -2,6 +2,7 @@
 
 import pytest
 
+from calculator.allocator.reserved_rule import between_steps, of_generation
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_request
@@ -260,3 +261,13 @@ def test_rloo_copies_the_adapters_of_a_model_that_is_passed_without_beta_too(tra
 
     own, with_copies = adapters(0.0), adapters(0.05)
     assert with_copies == 3 * own if not copies else with_copies == own
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2"])
+def test_what_zero_keeps_between_steps_is_reserved_while_the_trainer_generates(sharding):
+    training = {"trainer": "trl-grpo", "micro_batch_size": 2, "sequence_length": 64, "autocast": "bfloat16"}
+    body = {"model": MODEL, "method": {"name": "full"}, "training": training}
+    step = training_step(parse_request({**body, "device": {"count": 2, "sharding": sharding}}))
+    divided = sum(tensor.bytes for tensor in step.resident.flat.divided)
+    assert between_steps(step.resident, ()) > divided
+    assert of_generation(step, ()) > divided + max(each.moment.bytes for each in step.generation)
