@@ -74,7 +74,7 @@ class PageInParts:
 
 
 class _Rendering:
-    """The text of a page as far as it is known."""
+    """The parts of a page that are rendered so far."""
 
     def __init__(self, page: PageInParts) -> None:
         self.page = page

@@ -52,7 +52,7 @@ class Validated:
 def _with(send: Send, headers: dict[str, str]) -> Send:
     """Return a `send` that adds headers to a response with status 200; other responses are not kept.
 
-    A response that states its own Cache-Control is left as it is: a page in parts may end with a problem.
+    A response that states its own Cache-Control is not changed: a page in parts may end with a problem.
     """
 
     async def added(message: Message) -> None:

@@ -190,11 +190,13 @@ class FastReplay:
         """Play a pass of a micro-batch; the result is whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
         known = self.known.setdefault(id(items), KnownPass(items))
-        told = partial(known.is_known, pool=pool, places=places)
+        is_known = partial(known.is_known, pool=pool, places=places)
         # Small tensors fill parts of segments, of which the same are left only after many layers.
         is_alike = n % 2 and not number and not self.steps
-        start = self._layers(n, pool, batch, told) if is_alike else 0
-        stopped = play(pool, items[start:], batch.sizes, places, stops=stops, known=lambda number: told(start + number))
+        start = self._layers(n, pool, batch, is_known) if is_alike else 0
+        stopped = play(
+            pool, items[start:], batch.sizes, places, stops=stops, known=lambda number: is_known(start + number)
+        )
         known.end(pool, places)
         return stopped
 

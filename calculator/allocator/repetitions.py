@@ -166,7 +166,7 @@ class _History:
         )
 
     def _leaves(self, first: int, period: _Period) -> bool:
-        """Whether the added blocks are used in no repetition: no request fits, and nothing is freed beside them."""
+        """Whether the added blocks are used in no repetition: no request fits, and nothing next to them is freed."""
         mask, shift = self._mask, self._pool.shift
         last = first + period.repetitions
         freed = [*self._placed(self._of.freed, last)]

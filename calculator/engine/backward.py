@@ -72,7 +72,7 @@ _WITH_BIAS, _WEIGHT = 3, 1
 
 
 def _passes(node: Mark) -> bool:
-    """Hand the gradient of a marked point on as it is, where the next node has none yet. Return whether that is so."""
+    """Pass the gradient of a marked point on unchanged, if the next node has none yet. Return whether it was passed."""
     if len(node.edges) != 1 or node.edges[0] is None or node.hooks is not None:
         return False
     (target, _, shape, dtype), grad = node.edges[0], node.incoming

@@ -28,7 +28,7 @@ class SymSizes(Sizes):
     """The shapes and bytes of a tape's rows, as indices of values of an environment.
 
     They are found after the rows are made: the step does not read them, and most rows have the very shape of another
-    one. Shapes are told apart by the indices of their dimensions: hashing the dimensions would guard on their values.
+    one. Shapes are compared by the indices of their dimensions: hashing the dimensions would guard on their values.
     """
 
     __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
