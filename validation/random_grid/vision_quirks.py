@@ -10,18 +10,36 @@ if TYPE_CHECKING:
     from validation.random_grid.random_configs import Draw
 
 
-def with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """Add SigLIP to a text model of Gemma 3."""
+def _siglip(draw: Draw) -> dict[str, Any]:
+    """Draw the sizes of a small SigLIP."""
     rng = draw.rng
-    vision = {
+    return {
         "hidden_size": 2 * rng.randint(1, 9),
         "intermediate_size": rng.randint(1, 9),
         "num_hidden_layers": rng.randint(1, 2),
         "num_attention_heads": 2,
         "image_size": 28,
         "patch_size": 7,
-        "vision_use_head": rng.random() < 0.5,
     }
+
+
+def _qwen_tower(draw: Draw) -> dict[str, Any]:
+    """Draw the sizes that the towers of Qwen's models have in common."""
+    rng = draw.rng
+    return {
+        "depth": rng.randint(1, 2),
+        "hidden_size": 8 * rng.randint(1, 4),
+        "intermediate_size": rng.randint(1, 9),
+        "num_heads": 2,
+        "patch_size": rng.randint(2, 5),
+        "out_hidden_size": draw.hidden,
+    }
+
+
+def with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add SigLIP to a text model of Gemma 3."""
+    rng = draw.rng
+    vision = {**_siglip(draw), "vision_use_head": rng.random() < 0.5}
     outer = {"mm_tokens_per_image": 4, "tie_word_embeddings": rng.random() < 0.5}
     return {"text_config": text_quirks.per_type_rope(text, draw), "vision_config": vision, **outer}
 
@@ -39,15 +57,7 @@ def with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     }
     left_out = ("rope_parameters", "rope_scaling", "partial_rotary_factor")
     kept = {key: value for key, value in text.items() if key not in left_out}
-    vision = {
-        "depth": rng.randint(1, 2),
-        "hidden_size": 8 * rng.randint(1, 4),
-        "intermediate_size": rng.randint(1, 9),
-        "num_heads": 2,
-        "patch_size": rng.randint(2, 5),
-        "out_hidden_size": draw.hidden,
-        "deepstack_visual_indexes": [0],
-    }
+    vision = {**_qwen_tower(draw), "deepstack_visual_indexes": [0]}
     return {"text_config": kept | rotary, "vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
 
 
@@ -111,14 +121,7 @@ def with_tiles(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
 def with_linear_attention_and_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Add the tower of Qwen 3.5 to its text model."""
     rng = draw.rng
-    vision = {
-        "depth": rng.randint(1, 2),
-        "hidden_size": 8 * rng.randint(1, 4),
-        "intermediate_size": rng.randint(1, 9),
-        "num_heads": 2,
-        "patch_size": rng.randint(2, 5),
-        "out_hidden_size": draw.hidden,
-    }
+    vision = _qwen_tower(draw)
     outer = {"vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
     return {"text_config": hybrid_quirks.with_linear_attention(text, draw), **outer}
 
@@ -126,14 +129,7 @@ def with_linear_attention_and_vision(text: dict[str, Any], draw: Draw) -> dict[s
 def with_tiled_siglip(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Add the encoder of Idefics 3."""
     rng = draw.rng
-    vision = {
-        "hidden_size": 2 * rng.randint(1, 9),
-        "intermediate_size": rng.randint(1, 9),
-        "num_hidden_layers": rng.randint(1, 2),
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 7,
-    }
+    vision = _siglip(draw)
     outer = {"scale_factor": rng.choice([1, 2]), "use_cache": rng.random() < 0.5}
     return {"text_config": text, "vision_config": vision, **outer, "tie_word_embeddings": rng.random() < 0.5}
 
