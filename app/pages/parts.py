@@ -1,7 +1,7 @@
 """Pages whose answer is in parts, and may take seconds to compute.
 
 A page whose answer is soon there is sent whole. Of another, what is before the answer is sent at once, with the form,
-and then each part as it is computed: browsers show a document while it arrives, without scripts.
+and then each part when it is ready: browsers show a document while it arrives, without scripts.
 """
 
 from __future__ import annotations
