@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from calculator.inputs.sharding import parse_sharding
@@ -58,6 +60,20 @@ class Growth:
         now = proportional() - self._proportional
         dist.barrier()
         return {"bytes": peak, "proportional": now}
+
+
+class CastsOnHost(TorchDispatchMode):
+    """Casts what is copied into a tensor of another dtype in a tensor of its own, as a copy to a GPU does.
+
+    Between two tensors of the host, a copy casts on its way. Source: PyTorch 2.13, aten/src/ATen/native/cuda/Copy.cu
+    (copy_kernel_cuda), which converts on the host if the copy blocks.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        if func is torch.ops.aten.copy_.default and args[0].dtype != args[1].dtype:
+            args = (args[0], args[1].to(args[0].dtype), *args[2:])
+        return func(*args, **(kwargs or {}))
 
 
 def run_rank(body: dict[str, Any], phase: str, large: str, tiny: str, folder: str, rank: int) -> None:
@@ -116,7 +132,8 @@ def _load_for_deepspeed(
     with zero_init(own, sharding, streams, torch.device("cpu")):
         is_partitioned = applies(own, sharding)
         dtype = own.training.dtype
-        loaded = from_pretrained(model, dtype) if is_partitioned else load(model, dtype)
+        with CastsOnHost() if is_partitioned else nullcontext():
+            loaded = from_pretrained(model, dtype) if is_partitioned else load(model, dtype)
     if not is_partitioned:
         config = config_of(own.training, sharding, loaded.config.hidden_size)
         optimizer = torch.optim.SGD(loaded.parameters())
