@@ -31,6 +31,7 @@ from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
 from calculator.estimation.step_figures import figures_of, reserved_by_rule
+from calculator.estimation.timeline import timeline
 from calculator.estimation.undivided import undivided_bytes
 from calculator.families import FAMILIES, model_from_config
 from calculator.inputs.sharding import STAGES
@@ -195,7 +196,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         shown.phases,
         shown.operation,
         replay.peak_reserved_bytes if replay else reserved_by_rule(step, workspaces),
-        shown.line,
+        timeline(step, shown.peaks),
         replay,
         _colocated(request, step),
         lambda overheads: undivided_bytes(request, step, shown.parts, overheads, training_step),

@@ -181,12 +181,13 @@ def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
     """A component of resident tensors alone, kept with them: it is that of every run with them."""
     known: Component | None = group.components.get(name)
     if known is None:
-        listed = Deferred(partial(_rows_of_residents, group, name))
+        # A plain tuple: a group that its own component refers to would wait for the garbage collector.
+        listed = Deferred(partial(_rows_of_residents, tuple(group), name))
         size = group.by_component[name]
         known = group.components[name] = Component(name=name, bytes=size, source=SOURCES[name], listed=listed)
     return known
 
 
-def _rows_of_residents(group: TensorGroup, name: ComponentName) -> tuple[Row, ...]:
+def _rows_of_residents(group: tuple[ResidentTensors, ...], name: ComponentName) -> tuple[Row, ...]:
     listed = [row for each in group if each.component == name for row in _of_resident(each)]
     return tuple(sorted(listed, key=_SIZE, reverse=True))

@@ -7,24 +7,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.allocator.reserved_rule import by_rule
 from calculator.estimation.answer import Phase
 from calculator.estimation.ledger import components
-from calculator.estimation.timeline import timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from calculator.estimation.answer import Component, Timeline
+    from calculator.estimation.answer import Component
     from calculator.training_step.peak import Peak
     from calculator.training_step.step import TrainingStep
 
 
 class StepFigures(NamedTuple):
-    """The peaks of a step, what is alive at the highest, and the timeline."""
+    """The peaks of a step, and what is alive at the highest."""
 
     peaks: tuple[Peak, ...]
     operation: str
     parts: tuple[Component, ...]
     phases: tuple[Phase, ...]
-    line: Callable[[], Timeline]
 
 
 def figures_of(step: TrainingStep) -> StepFigures:
@@ -38,7 +34,6 @@ def figures_of(step: TrainingStep) -> StepFigures:
             operation=highest.operation,
             parts=components(highest.alive),
             phases=tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
-            line=timeline(step, peaks),
         )
     return known
 

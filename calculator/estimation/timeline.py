@@ -27,7 +27,15 @@ Operations = tuple[tuple["PhaseName", str], ...]
 
 def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[Timeline]:
     """Every span in order, with every repeated layer: passes of `generate` first, the optimizer's step last."""
-    return Deferred(partial(_of_layers, step, peaks))
+    return Deferred(partial(_known, step, peaks))
+
+
+def _known(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
+    """The timeline, kept with the step, which does not refer to itself: the garbage collector need not find it."""
+    known: Timeline | None = step.known.get(Timeline)
+    if known is None:
+        known = step.known[Timeline] = _of_layers(step, peaks)
+    return known
 
 
 def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 from itertools import chain, combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.kinds import Kinds, Storages, equal, first_rows, firsts, kinds_of, numbered
 from calculator.engine.sym_sizes import SymSizes
@@ -200,13 +200,12 @@ class TraceCache:
         #: All settings of the method, the training, the card and the stack that are no sizes.
         self.settings: tuple[object, ...] = ()
         #: The runs, by `whole` (the first layer is interpreted) and `reduces`.
-        self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(self._by_sizes)
+        self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(
+            partial(BySizes, traces_first=traces_first)
+        )
         #: The passes in which the trainer generates.
-        self.generation: BySizes[tuple[PassPeak, ...]] = self._by_sizes()
+        self.generation: BySizes[tuple[PassPeak, ...]] = BySizes(traces_first=traces_first)
         self._of_first: TraceCache | None = None
-
-    def _by_sizes(self) -> BySizes[Any]:
-        return BySizes(traces_first=self.traces_first)
 
     @property
     def of_first(self) -> TraceCache:
@@ -243,4 +242,4 @@ class TraceCache:
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings = prepared.model, settings
             self.runs.clear()
-            self.generation = self._by_sizes()
+            self.generation = BySizes(traces_first=self.traces_first)
