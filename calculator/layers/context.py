@@ -48,6 +48,7 @@ class Context:
         "cache",
         "caches",
         "caller_tensors",
+        "classes",
         "compared",
         "config",
         "decoder_cache",
@@ -187,11 +188,12 @@ class Context:
         #: Locals of the decoder that stay alive while its layers run.
         self.decoder_locals: list[Tensor] = []
         #: Each router's logits, None unless the config sets output_router_logits or a trainer asks for their loss.
-        self.router_logits: list[Tensor] | None = None
-        if model.adds_router_loss or model.config.get("output_router_logits"):
-            self.router_logits = []
+        gives_logits = model.adds_router_loss or model.config.get("output_router_logits")
+        self.router_logits: list[Tensor] | None = [] if gives_logits else None
+        #: A number for each layer, equal for layers that allocate the same.
+        self.classes = layer_classes(self)
         #: The layers that are run, and how many layers each represents.
-        self.repetition = self.hooks.repetition(layer_classes(self))
+        self.repetition = self.hooks.repetition(self.classes)
         #: What folds the layers of a pass in which every layer's tensors have rows of their own.
         self.layer_loop: LayerLoop | None = None
         #: A prefix's keys and values of layers that are not run.

@@ -20,6 +20,7 @@ from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
 from calculator.training_step.compared import ModelPasses
 from calculator.training_step.first_layer import FirstLayer, can_skip_first_layer
+from calculator.training_step.known_layers import KnownLayers
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
@@ -109,7 +110,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         context.skipped_layer = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
         hidden_states = first.output(hidden_states)
         del first
-    layers = context.layer_loop
+    layers, known = context.layer_loop, KnownLayers.of(context, _layer)
+    run = _layer if known is None else known.run
     for position in range(len(context.repetition.numbers)):
         if position == context.repetition.start:
             context.skipped_layer_tensors = []
@@ -119,7 +121,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         if context.repetition.numbers[position] == context.model.encoder_layers > 0 and context.encoder_states is None:
             retained = None
             hidden_states = seq2seq.decode(context, hidden_states)
-        hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
+        hidden_states = run(context, position, _with_saved_tables(context, position, hidden_states))
         hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)

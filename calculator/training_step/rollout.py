@@ -24,7 +24,7 @@ from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
 from calculator.layers.cache import Cache
-from calculator.layers.context import Context, layer_classes
+from calculator.layers.context import Context
 from calculator.sharding.registry import generation_hooks
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
@@ -180,8 +180,9 @@ class Rollout:
         # A layer with a window caches other tokens than one without, also where the masks are the same.
         types = [layer.kind.attention for layer in context.layers]
         numbers: dict[tuple[int, str], int] = {}
-        classes = [numbers.setdefault(each, len(numbers)) for each in zip(layer_classes(context), types, strict=True)]
-        context.repetition = hooks.repetition(classes)
+        classes = zip(context.classes, types, strict=True)
+        context.classes = [numbers.setdefault(each, len(numbers)) for each in classes]
+        context.repetition = hooks.repetition(context.classes)
         return context
 
     def _run(self, context: Context, loop: Loop) -> RolledOut:

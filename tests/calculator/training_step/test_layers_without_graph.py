@@ -12,13 +12,18 @@ from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.layers import sharding_hooks
+from calculator.trainers import trainer_of
 from calculator.training_step import rollout
 from calculator.training_step import unrolled as unrolled_module
+from calculator.training_step.known_layers import KnownLayers
+from calculator.training_step.run import interpreted
+from calculator.training_step.training_context import training_context
 from calculator.training_step.unrolled import Events, unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from calculator.engine.tape import Tape
     from calculator.estimation.request import Request
 
 #: Layers that are alike, and layers of which every other one has a window that its cached tokens fill.
@@ -28,6 +33,14 @@ MODELS = ("meta-llama/Llama-3.2-1B", "google/gemma-2-2b")
 def _request(model: str, trainer: str, **training: Any) -> Request:
     settings = {"trainer": trainer, "micro_batch_size": 2, "autocast": "bfloat16", **training}
     return parse_request({"model": model, "method": {"name": "lora"}, "training": settings, "reserved": "rule"})
+
+
+def _tapes(request: Request) -> list[Tape]:
+    """The tapes of a step, and of the passes in which its trainer generates."""
+    prepared = resident_state(request).prepared
+    batch = trainer_of(prepared.training).generation(prepared.training)
+    passes = rollout.Rollout(prepared, batch).passes() if batch is not None else ()
+    return [interpreted(training_context(prepared), whole=False).tape, *(each.interpretation.tape for each in passes)]
 
 
 def _every_layer(kinds: Sequence[Hashable]) -> Repetition:
@@ -47,6 +60,18 @@ def test_generation_with_one_layer_of_a_period_allocates_what_every_layer_does(
         assert len(own.recording.changes) < len(whole.recording.changes)
         assert own.recording.alive(own.moment).kinds() == whole.recording.alive(whole.moment).kinds()
         assert (own.moment.bytes, own.operation) == (whole.moment.bytes, whole.operation)
+
+
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_layers_that_are_recorded_again_have_the_events_of_layers_that_run(
+    model: str, autocast: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = _request(model, "trl-rloo", sequence_length=5000, max_completion_length=400, autocast=autocast)
+    recorded = _tapes(request)
+    monkeypatch.setattr(KnownLayers, "of", lambda *_: None)
+    for own, run in zip(recorded, _tapes(request), strict=True):
+        assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
 
 
 def test_generation_of_a_further_length_is_that_of_the_length_by_itself() -> None:

@@ -1,0 +1,192 @@
+"""Layers of a pass without a graph that are run again: layers that are alike have the same events.
+
+What a layer allocates it frees, but for its output, what it adds to the cache, and autocast's copies of its weights. It
+frees nothing else, but for what the cache had for it: the decoder still refers to its input.
+"""
+
+from __future__ import annotations
+
+from operator import invert
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.tape import Storage, Tensor
+from calculator.layers.sharding_hooks import NO_HOOKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Allocation
+    from calculator.layers.cache import Cache
+    from calculator.layers.context import Context
+
+
+class _Left(NamedTuple):
+    """A tensor that a layer leaves."""
+
+    row: int
+    shape: Shape
+    dtype: DType
+    merged: bool
+
+
+class _Layer(NamedTuple):
+    """The rows and the events of a layer, and what it leaves.
+
+    Attributes:
+        first: The number of its first row.
+        pairs: How many pairs of keys and values it takes from the cache.
+        before: The rows of these.
+        kept: What it adds to the cache, a tuple at a time.
+        windows: The windows that it adds to the cache.
+        copies: What it adds to autocast's copies.
+    """
+
+    first: int
+    rows: Sequence[Allocation]
+    events: Sequence[int]
+    pairs: int
+    before: Sequence[int]
+    output: _Left
+    kept: Sequence[Sequence[_Left]]
+    windows: Sequence[_Left]
+    copies: Sequence[_Left]
+
+
+class _State(NamedTuple):
+    """How much there is before a layer runs, and the rows of each pair that the cache has for this layer and others."""
+
+    rows: int
+    events: int
+    marks: int
+    loops: int
+    copies: int
+    kept: int
+    windows: int
+    before: Sequence[Sequence[int]]
+
+
+class KnownLayers:
+    """The layers of a pass that ran, by their class (see `layer_classes`) and their input."""
+
+    __slots__ = ("_known", "_layer")
+
+    def __init__(self, layer: Callable[[Context, int, Tensor], Tensor]) -> None:
+        self._layer = layer
+        self._known: dict[Hashable, _Layer | None] = {}
+
+    @classmethod
+    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
+        """Return those of a pass, which `layer` runs; None if it has a graph, or if a sharding takes part in it."""
+        tape = context.tape
+        if tape.grad_enabled or tape.calls_modules or context.hooks is not NO_HOOKS or context.layer_loop is not None:
+            return None
+        return cls(layer)
+
+    def run(self, context: Context, position: int, x: Tensor) -> Tensor:
+        """Run the layer at a position, or record its events again, and return its output."""
+        if x.__class__ is not Tensor or x.storage is None:
+            return self._layer(context, position, x)
+        key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
+        if key in self._known:
+            known = self._known[key]
+            return self._layer(context, position, x) if known is None else _again(context, known)
+        state = _state(context)
+        out = self._layer(context, position, x)
+        self._known[key] = _recorded(context, state, out)
+        return out
+
+
+def _state(context: Context) -> _State:
+    tape, cache = context.tape, context.cache
+    return _State(
+        rows=len(tape.rows),
+        events=len(tape.events),
+        marks=len(tape.marks),
+        loops=len(tape.loops),
+        copies=0 if tape.autocast is None else len(tape.autocast.copies),
+        kept=0 if cache is None else len(cache.kept),
+        windows=0 if cache is None else len(cache.windows),
+        before=[] if cache is None else [[*_rows(pair)] for pair in cache.before],
+    )
+
+
+def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
+    """Return the layer that ran since a state; None if it left or freed anything else than a known layer may."""
+    tape, cache, first = context.tape, context.cache, state.rows
+    if len(tape.marks) != state.marks or len(tape.loops) != state.loops:
+        return None
+    kept, windows = ([], []) if cache is None else (cache.kept[state.kept :], cache.windows[state.windows :])
+    copies = [] if tape.autocast is None else [*tape.autocast.copies.values()][state.copies :]
+    pairs = 0 if cache is None else len(state.before) - len(cache.before)
+    before = [row for pair in state.before[:pairs] for row in pair]
+    events = tape.events[state.events :]
+    freed = {~event for event in events if event < 0}
+    left = [out, *windows, *copies, *(tensor for each in kept for tensor in each)]
+    rows = {each.storage.row if each.storage is not None else -1 for each in left}
+    if any(each.__class__ is not Tensor or each.edge is not None or each.viewed for each in left):
+        return None
+    if {row for row in freed if row < first} != {*before} or {*range(first, len(tape.rows))} - freed != rows:
+        return None
+    return _Layer(
+        first=first,
+        rows=tape.rows[first:],
+        events=events,
+        pairs=pairs,
+        before=before,
+        output=_left(out),
+        kept=[[*map(_left, each)] for each in kept],
+        windows=[*map(_left, windows)],
+        copies=[*map(_left, copies)],
+    )
+
+
+def _again(context: Context, known: _Layer) -> Tensor:
+    """Record a layer again, and return its output."""
+    tape, cache = context.tape, context.cache
+    ahead = len(tape.rows) - known.first
+    tape.rows += known.rows
+    if cache is not None and known.before:
+        numbers = dict(zip(map(invert, known.before), map(invert, _taken(cache, known.pairs)), strict=True))
+        tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in known.events]
+    else:
+        tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
+    storages: dict[int, Storage] = {}
+
+    def made(left: _Left) -> Tensor:
+        storage = storages.get(left.row)
+        if storage is None:
+            storage = storages[left.row] = Storage.of_row(left.row + ahead, tape.events)
+        tensor = Tensor(tape, storage, left.shape, left.dtype, None)
+        tensor.merged = left.merged
+        return tensor
+
+    if cache is not None:
+        cache.kept += [tuple(map(made, each)) for each in known.kept]
+        cache.windows += map(made, known.windows)
+    if tape.autocast is not None:
+        tape.autocast.copies.update({AccumulateGrad(tape, ""): made(left) for left in known.copies})
+    return made(known.output)
+
+
+def _taken(cache: Cache, pairs: int) -> Sequence[int]:
+    """Take pairs from the cache, whose frees are recorded with the layer's events, and return their rows."""
+    taken, cache.before = cache.before[:pairs], cache.before[pairs:]
+    rows = [row for pair in taken for row in _rows(pair)]
+    for tensor in [tensor for pair in taken for tensor in pair]:
+        if tensor is not None and tensor.storage is not None:
+            tensor.storage.events = []
+    return rows
+
+
+def _rows(pair: Iterable[Tensor | None]) -> Iterator[int]:
+    for tensor in pair:
+        if tensor is not None and tensor.storage is not None:
+            yield tensor.storage.row
+
+
+def _left(tensor: Tensor) -> _Left:
+    assert tensor.storage is not None
+    return _Left(tensor.storage.row, tensor.shape, tensor.dtype, tensor.merged)
