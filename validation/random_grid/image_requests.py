@@ -65,6 +65,19 @@ def _qwen(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision}
 
 
+def _qwen2(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    heads = rng.choice((1, 2, 3, 4))
+    vision = {
+        **config["vision_config"],
+        "depth": rng.randint(1, 4),
+        "num_heads": heads,
+        "embed_dim": 8 * heads * rng.randint(1, 10),
+        "mlp_ratio": rng.choice((1, 2, 4)),
+        "patch_size": rng.choice((14, 16)),
+    }
+    return {"vision_config": vision}
+
+
 def _encoder(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     """Draw an encoder as in SigLIP."""
     heads, patch = rng.choice((1, 2, 3, 4)), rng.choice((7, 14, 16))
@@ -127,9 +140,11 @@ _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = 
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_5_vl": _qwen,
+    "qwen2_vl": _qwen2,
     "qwen3_5": _qwen,
     "qwen3_5_moe": _qwen,
     "qwen3_vl": _qwen,
+    "qwen3_vl_moe": _qwen,
     "smolvlm": _idefics3,
 }
 

@@ -130,8 +130,10 @@ _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch
     "llava": _of_llava,
     "llava_next": _of_llava_next,
     "qwen2_5_vl": _of_qwen,
+    "qwen2_vl": _of_qwen,
     "qwen3_5": _of_qwen,
     "qwen3_5_moe": _of_qwen,
     "qwen3_vl": _of_qwen,
+    "qwen3_vl_moe": _of_qwen,
     "smolvlm": _of_idefics3,
 }

@@ -13,11 +13,10 @@ from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
 from calculator.families.qwen_vl import placeholders
 from calculator.families.qwen_vl.images import processor
-from calculator.families.qwen_vl.vision import whole_tables
+from calculator.families.qwen_vl.vision import plain_layer, whole_tables
 from calculator.layers import norms
-from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import Tower
-from calculator.layers.tower_layers import convolve, run_layers, tower_attention
+from calculator.layers.tower_layers import convolve, run_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +49,7 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     features: list[Tensor] = []
 
     def run(_index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return _layer(context, modules, x, given[:2], lengths, given[2])
+        return plain_layer(context, modules, x, given, lengths, ("mlp.linear_fc1", "mlp.linear_fc2"))
 
     def merge(index: int, x: Tensor) -> None:
         indexes = config["deepstack_visual_indexes"]
@@ -72,19 +71,6 @@ def _interpolated(context: Context, indices: Tensor, weights: Tensor) -> Tensor:
     weighted = ops.mul(rows, ops.view(weights, (*weights.shape, 1)), "positions, weighted")
     del rows
     return ops.sum_over(weighted, (weighted.shape[0], weighted.shape[2]), "positions")
-
-
-def _layer(
-    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int], bounds: Tensor
-) -> Tensor:
-    normed = norms.layer_norm(modules["norm1"], x)
-    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths, bounds), "residual after attention")
-    del normed
-    normed = norms.layer_norm(modules["norm2"], x)
-    hidden = modules["mlp.linear_fc1"](normed)
-    context.set_scope(f"{modules.prefix}mlp: ")
-    hidden = activation(context.config["vision_config"]["hidden_act"])(hidden)
-    return ops.add(x, modules["mlp.linear_fc2"](hidden), "residual after MLP")
 
 
 def _merger(context: Context, path: str, x: Tensor, tokens: int, *, shuffled: bool = False) -> Tensor:

@@ -76,15 +76,9 @@ _NORM = final(norms.rms_norm, f"{_MODEL}.norm")
 
 QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM, tower=vision.QWEN2_5)
 
-#: The tower of Qwen 2 VL is on the card; batches with images are not modelled. So is that of Qwen 3 VL with experts.
-QWEN2_VL = replace(QWEN2_5_VL, tower=None)
-QWEN3_VL_MOE = replace(QWEN3_MOE, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=())
+QWEN2_VL = replace(QWEN2_5_VL, tower=vision.QWEN2)
 
-QWEN3_VL = replace(
-    QWEN3,
-    embeddings=_EMBED,
-    tables=_interleaved_tables,
-    final_norm=_NORM,
-    masks=(),
-    tower=deepstack.QWEN3,
+QWEN3_VL, QWEN3_VL_MOE = (
+    replace(text, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=(), tower=deepstack.QWEN3)
+    for text in (QWEN3, QWEN3_MOE)
 )

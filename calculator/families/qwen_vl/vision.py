@@ -1,10 +1,12 @@
-"""The forward pass of Qwen 2.5 VL's vision tower: patches, layers with windows, and the merger.
+"""The forward passes of Qwen 2 VL's and Qwen 2.5 VL's vision towers: patches, layers, and the merger.
 
-Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, Qwen2_5_VisionTransformerPretrainedModel.
+Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, Qwen2_5_VisionTransformerPretrainedModel, and
+transformers/models/qwen2_vl/modeling_qwen2_vl.py, Qwen2VisionTransformerPretrainedModel.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,10 +21,11 @@ from calculator.layers.decoder_forward import Tower
 from calculator.layers.tower_layers import convolve, run_layers, tower_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.layers.tower import Processed
 
@@ -41,7 +44,29 @@ def windows(config: Config, image: Processed) -> list[int]:
     return [height * width * merge**2 for height in heights for width in widths]
 
 
-def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Run Qwen 2 VL's tower, each of whose layers sees whole images. The result is that of `_windowed`."""
+    tape, patches = context.tape, pixel_values.shape[0]
+    context.set_scope(f"{_PATH}: ")
+    position_ids = tape.new((patches, 2), "int64", "position_ids")
+    lengths = [image.patches] * count
+    bounds = tape.new((len(lengths) + 1,), "int32", "cu_seqlens")
+    shape = (patches, context.config["vision_config"]["hidden_size"])
+    inputs = [convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, shape, is_input=True)]
+    given = [*whole_tables(context, patches), bounds]
+
+    def run(_index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
+        return plain_layer(context, modules, x, given, lengths, ("mlp.fc1", "mlp.fc2"))
+
+    hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, lambda _: given)
+    merged = _merger(context, hidden_states, image.tokens * count, norms.layer_norm)
+    del position_ids
+    return hidden_states, merged, []
+
+
+def _windowed(
+    context: Context, pixel_values: Tensor, image: Processed, count: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the last layer's output, the tokens that the merger makes of it, and none of earlier layers."""
     tape, config = context.tape, context.config["vision_config"]
     hidden_size = config["hidden_size"]
@@ -70,7 +95,7 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
         return [*tables, bounds if sees_all(index) else of_bounds]
 
     hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, captured)
-    merged = _merger(context, hidden_states, image.tokens * count)
+    merged = _merger(context, hidden_states, image.tokens * count, norms.rms_norm)
     context.set_scope(f"{_PATH}: ")
     merged = indexing.index_list(merged, merged.shape, "tokens, in order")
     del position_ids
@@ -85,11 +110,11 @@ def whole_tables(context: Context, patches: int) -> list[Tensor]:
     freqs = tape.new((patches, 2, head_dim // 4), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
-    cos = _whole(cos, head_dim, "cos")
-    return [cos, _whole(sin, head_dim, "sin")]
+    cos = _joined(cos, head_dim, "cos")
+    return [cos, _joined(sin, head_dim, "sin")]
 
 
-def _whole(table: Tensor, head_dim: int, name: str) -> Tensor:
+def _joined(table: Tensor, head_dim: int, name: str) -> Tensor:
     """Join the pairs of rows and columns, and repeat them for both halves."""
     pairs = ops.cat((table,), (table.shape[0], head_dim // 2), f"rotary: {name}, of rows and columns")
     return ops.cat((pairs, pairs), (table.shape[0], head_dim), f"rotary: {name}, whole")
@@ -105,6 +130,25 @@ def _layer(
     return ops.add(x, _mlp(context, modules, normed), "residual after MLP")
 
 
+def plain_layer(
+    context: Context,
+    modules: LayerModules,
+    x: Tensor,
+    given: Sequence[Tensor],
+    lengths: Sequence[int],
+    linears: tuple[str, str],
+) -> Tensor:
+    """Run a layer with LayerNorm and a plain MLP. `given`: cos, sin, and the bounds of the chunks."""
+    normed = norms.layer_norm(modules["norm1"], x)
+    x = ops.add(x, tower_attention(context, modules, normed, given[:2], lengths, given[2]), "residual after attention")
+    del normed
+    normed = norms.layer_norm(modules["norm2"], x)
+    hidden = modules[linears[0]](normed)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    hidden = activation(context.config["vision_config"]["hidden_act"])(hidden)
+    return ops.add(x, modules[linears[1]](hidden), "residual after MLP")
+
+
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """down(act(gate(x)) · up(x)), with the tower's activation."""
     gate = modules["mlp.gate_proj"](x)
@@ -118,9 +162,9 @@ def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     return modules["mlp.down_proj"](product)
 
 
-def _merger(context: Context, x: Tensor, tokens: int) -> Tensor:
+def _merger(context: Context, x: Tensor, tokens: int, norm: Callable[[BoundModule, Tensor], Tensor]) -> Tensor:
     path = f"{_PATH}.merger"
-    normed = norms.rms_norm(context.outer(f"{path}.ln_q"), x)
+    normed = norm(context.outer(f"{path}.ln_q"), x)
     wide = context.outer(f"{path}.mlp.0")
     hidden = wide(ops.view(normed, (named(tokens, "image tokens"), wide.module.in_features)))
     context.set_scope(f"{path}: ")
@@ -129,11 +173,17 @@ def _merger(context: Context, x: Tensor, tokens: int) -> Tensor:
 
 
 #: The limits of pixels in the preprocessor_config.json of Qwen's checkpoints.
-QWEN2_5 = Tower(
+QWEN2 = Tower(
     process=processor(min_pixels=3136, max_pixels=12_845_056),
     batch=placeholders.batch,
     kept=placeholders.kept,
-    run=partial(placeholders.run, tower=_tower),
-    chunks=lambda config, image: len(windows(config["vision_config"], image)),
+    run=partial(placeholders.run, tower=_whole),
+    chunks=lambda _config, _image: 1,
     source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",
+)
+
+QWEN2_5 = replace(
+    QWEN2,
+    run=partial(placeholders.run, tower=_windowed),
+    chunks=lambda config, image: len(windows(config["vision_config"], image)),
 )

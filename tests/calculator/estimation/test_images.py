@@ -17,7 +17,9 @@ TINY = json.loads((CASE_FILES / "images.jsonl").read_text().splitlines()[0])["re
 PROCESSED = json.loads((CASE_FILES / "images" / "processed.json").read_text())
 MODELS = {
     "qwen2_5_vl": QWEN,
+    "qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
+    "qwen3_vl_moe": "Qwen/Qwen3-VL-30B-A3B-Instruct",
     "gemma3": "google/gemma-3-4b-pt",
     "gemma4": {"config": {"model_type": "gemma4", "vision_config": {}}},
     "llava": "llava-hf/llava-1.5-7b-hf",
