@@ -20,6 +20,8 @@ from calculator.diagnosis.diagnosis import Diagnosis, diagnose
 from calculator.diagnosis.message import Message, parse_message
 from calculator.diagnosis.snapshot import Snapshot, read_snapshot
 from calculator.estimation.request import Request, parse_request
+from calculator.inputs.run import RunSettings
+from calculator.run.request import parse_run
 
 router = APIRouter(tags=["Plans"])
 
@@ -46,6 +48,7 @@ class ReadCase:
     """An error and its run, as read from a body."""
 
     request: Request
+    run: RunSettings | None
     message: Message | None
     snapshot: Snapshot | None
     body: dict[str, Any]
@@ -57,7 +60,7 @@ class ReadCase:
         Raises:
             PlanError: if the run is not replayed.
         """
-        diagnosis = diagnose(self.request, self.message, self.snapshot)
+        diagnosis = diagnose(self.request, self.message, self.snapshot, self.run)
         return Diagnosed(diagnosis=diagnosis, body=self.body, imported=self.imported)
 
 
@@ -110,13 +113,13 @@ def read_case(body: Any) -> ReadCase:
     run = part(lambda: _run(body))
     if problems or run is None:
         raise PlanError(*problems)
-    imported, plan, request = run
-    return ReadCase(request=request, message=error, snapshot=snapshot, body=plan, imported=imported)
+    imported, plan, request, settings = run
+    return ReadCase(request=request, run=settings, message=error, snapshot=snapshot, body=plan, imported=imported)
 
 
-def _run(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any], Request]:
+def _run(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any], Request, RunSettings | None]:
     imported, plan = _plan(body)
-    return imported, plan, _parsed(plan)
+    return imported, plan, *_parsed(plan)
 
 
 def _decoded(text: str) -> bytes:
@@ -147,14 +150,17 @@ def _over(own: Any, given: Any) -> Any:
     return {**own, **given} if isinstance(own, dict) and isinstance(given, dict) else given
 
 
-def _parsed(plan: dict[str, Any]) -> Request:
-    """Return the parsed request; its errors are of the field `request`."""
+def _parsed(plan: dict[str, Any]) -> tuple[Request, RunSettings | None]:
+    """Return the parsed request, and its run if it has one; errors are of the field `request`."""
     try:
-        return parse_request(plan)
+        if plan.get("run") is None:
+            return parse_request({name: value for name, value in plan.items() if name != "run"}), None
+        whole = parse_run(plan)
     except PlanError as error:
         raise PlanError(
             *(Problem(loc=f"request.{each.loc}".rstrip("."), msg=each.msg, input=each.input) for each in error.problems)
         ) from error
+    return whole.estimate, whole.run
 
 
 def answer(body: Any) -> DiagnoseAnswer:
@@ -179,6 +185,10 @@ def post_diagnose(body: JsonBody) -> Response:
     The run is replayed from the load to its second step. `matches` are the tensors whose segment PyTorch writes as the
     message does. If there are several, the bytes in use before each tell them apart: `same_allocated` states whether
     they are the message's. Each of `changes` is replayed on what the message leaves PyTorch.
+
+    A request with `run`, as in `POST /api/v1/run`, has an evaluation or a merge too: `in_phases` are their tensors, and
+    for a batch of the evaluation after how many it is requested. Where one of these is the most likely, `changes` are
+    those of `run`.
 
     Messages of PyTorch 1.0 and later are read, within a whole log too. A message that is cut off, is not in English, or
     is another library's is answered with 422 and the reason.

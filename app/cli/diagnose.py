@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.answers.diagnose import diagnose_answer, not_reproduced
 from app.api.diagnose import diagnosed
-from app.cli import files, request
+from app.cli import files, options, request
 from app.cli.table import table
+from app.forms.fields import PHASES
 from app.interop.imports import FORMATS
 from app.presentation.changes import changes_text
-from app.presentation.diagnosis_text import sentences, when
+from app.presentation.diagnosis_text import sentences, when, when_in_phase
 from app.presentation.format import number, sentence, signed, size
 from app.presentation.labels import COMPONENTS
 from app.presentation.verdict import VERDICTS
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 SIZED = "Tensors of that size"
 
+_HEAD = ("Tensor", "When", "Times", "Allocated before", "Off the message")
+
 #: The most matches that are printed.
 MOST_MATCHES = 8
 
@@ -60,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="the tool that the file is for (default: its keys decide)")
     request.add_method_argument(parser)
     request.add_arguments(parser)
+    options.add_fields(parser, PHASES)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _body(args: argparse.Namespace) -> dict[str, Any]:
-    body: dict[str, Any] = {"request": request.body(args)}
+    body: dict[str, Any] = {"request": options.merged(request.body(args), options.body_of(args, PHASES))}
     if args.log is not None:
         body["message"] = _text("LOG", args.log)[-LONGEST:]
     if args.snapshot is not None:
@@ -104,6 +108,8 @@ def lines(found: Diagnosed) -> Iterator[str]:
     for warning in not_reproduced(found.imported):
         yield f"Note: {warning}"
     yield from sentences(diagnosis)
+    if diagnosis.in_phases:
+        yield from _part("Tensors of that size outside the steps", _in_phases(diagnosis))
     if diagnosis.matches:
         yield from _part(SIZED, _matches(found))
         yield from _part("Alive at the first", _alive(found))
@@ -117,11 +123,10 @@ def _part(title: str, of: Table) -> Iterator[str]:
     yield ""
     if title:
         yield f"{title}:"
-    yield table(*of, left=2 if title == SIZED else 1)
+    yield table(*of, left=2 if of[0] == _HEAD else 1)
 
 
 def _matches(found: Diagnosed) -> Table:
-    head = ("Tensor", "When", "Times", "Allocated before", "Off the message")
     rows = [
         (
             each.tensor,
@@ -133,7 +138,21 @@ def _matches(found: Diagnosed) -> Table:
         for each in found.diagnosis.matches[:MOST_MATCHES]
     ]
     more = len(found.diagnosis.matches) - len(rows)
-    return head, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
+    return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
+
+
+def _in_phases(found: Diagnosis) -> Table:
+    rows = [
+        (
+            each.tensor,
+            when_in_phase(each),
+            number(each.count),
+            size(each.allocated_bytes),
+            signed(each.difference_bytes),
+        )
+        for each in found.in_phases[:MOST_MATCHES]
+    ]
+    return _HEAD, rows
 
 
 def _alive(found: Diagnosed) -> Table:

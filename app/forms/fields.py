@@ -221,6 +221,14 @@ NEEDS = fields_of("needs", Needs)
 SERVING = fields_of("serving", Serving)
 RUN = fields_of("run", RunSettings)
 
+#: The fields of an evaluation and of merging, in which a run may end out of GPU memory.
+PHASES = tuple(
+    field
+    for field in RUN
+    if field.name.startswith(("eval_", "prediction", "predict_", "generation_", "merge_"))
+    or field.name in ("per_device_eval_batch_size", "compute_metrics")
+)
+
 #: The fields of the training that a plan's request has.
 TRAINER = tuple(field for field in TRAINING if field.name in SETTINGS)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.forms.fields import FIELDS, METHOD_LABELS
+from app.forms.fields import FIELDS, METHOD_LABELS, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+#: The fields of a run.
+_RUN = {field.name: field for field in RUN}
 
 
 def changes_text(changes: Mapping[str, object]) -> str:
@@ -18,7 +22,8 @@ def changes_text(changes: Mapping[str, object]) -> str:
 def _change(loc: str, value: object) -> str:
     if loc == "method.name":
         return METHOD_LABELS[str(value)]
-    field = FIELDS[loc.rsplit(".", 1)[-1]]
+    name = loc.rsplit(".", 1)[-1]
+    field = _RUN[name] if loc.startswith("run.") else FIELDS[name]
     label = field.declared.setting.label
     label = label[0].lower() + label[1:] if label[1:2].islower() else label
     if isinstance(value, bool):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.presentation.format import number, percent, signed, size
 from app.presentation.labels import PHASES
+from app.presentation.run_text import IN_SENTENCE
 from calculator.devices import Verdict
 
 if TYPE_CHECKING:
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import OutOfMemory, ReplayPhase
     from calculator.diagnosis.diagnosis import Diagnosis
     from calculator.diagnosis.matching import Match
+    from calculator.diagnosis.phase_match import PhaseMatch
     from calculator.diagnosis.snapshot_match import SnapshotMatch
+
+#: What is said of a traceback through the Trainer's evaluation where no tensor of one has the size.
+EVALUATION = (
+    "The traceback is of an evaluation: give its settings (run.eval_strategy, run.compute_metrics,"
+    " run.per_device_eval_batch_size and run.eval_samples), as the run had them."
+)
 
 #: When a step's allocations are requested.
 STEPS = ("while the model is loaded", "in the first step", "in a later step")
@@ -25,8 +33,17 @@ def when(step: int, phase: ReplayPhase) -> str:
     return STEPS[0] if step == 0 else f"in the {PHASES.get(phase, phase)}, {STEPS[min(step, 2)]}"
 
 
+def when_in_phase(match: PhaseMatch) -> str:
+    """Return when an allocation of another phase is requested: in the evaluation, with its batch 12."""
+    batch = "" if match.batch is None else f", with its batch {number(match.batch)}"
+    return f"{IN_SENTENCE[match.phase]}{batch}"
+
+
 def title(found: Diagnosis) -> str:
     """Return the answer in a line."""
+    in_phase = found.phase_match
+    if in_phase is not None:
+        return f"{in_phase.tensor}, {when_in_phase(in_phase)}"
     if found.found == "none":
         return "No tensor of this run has that size"
     first = found.matches[0]
@@ -35,13 +52,18 @@ def title(found: Diagnosis) -> str:
 
 def sentences(found: Diagnosis) -> Iterator[str]:
     """Yield what the error is, where it occurs, and what it means for the run."""
-    if found.matches:
+    if found.phase_match is not None:
+        yield from _in_phase(found, found.phase_match)
+    elif found.matches:
         yield from _matched(found)
     else:
         yield from _unmatched(found)
+    if found.message.in_evaluation and not found.in_phases:
+        yield EVALUATION
     if found.snapshot is not None:
         yield from _snapshot(found.snapshot)
-    yield _course(found)
+    if found.phase_match is None:
+        yield _course(found)
     yield _fragmentation(found)
     yield from _elsewhere(found)
     if found.message.found > 1:
@@ -64,6 +86,21 @@ def _matched(found: Diagnosis) -> Iterator[str]:
     if first.count > 1:
         yield f"It is requested {number(first.count)} times there; the figures are of the closest."
     yield _compared(first, message.allocated.text)
+
+
+def _in_phase(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
+    """Yield what is said of a tensor of the evaluation or of merging."""
+    stated = found.message.allocated.text
+    others = len({each.tensor for each in found.matches} | {each.tensor for each in found.in_phases}) - 1
+    more = f" {number(others)} other tensors of the run have that size." if others else ""
+    yield (
+        f"The allocation of {found.message.requested.text} is “{first.tensor}”, requested {when_in_phase(first)}.{more}"
+    )
+    before = f"Before it, the estimate has {size(first.allocated_bytes)} allocated"
+    if first.same_allocated:
+        yield f"{before}: the message's {stated}, so that this is the allocation."
+    else:
+        yield f"{before} and the message states {stated} ({signed(first.difference_bytes)})."
 
 
 def _rank(match: Match) -> tuple[bool, int]:

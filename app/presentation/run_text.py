@@ -20,7 +20,7 @@ PHASES: dict[RunPhaseName, str] = {
     "checkpoint": "Checkpoint",
     "merge": "Merge",
 }
-_IN_SENTENCE: dict[RunPhaseName, str] = {
+IN_SENTENCE: dict[RunPhaseName, str] = {
     "load": "while the model is loaded",
     "first_step": "in its first step",
     "training_step": "in a training step",
@@ -47,9 +47,9 @@ def sentence(run: WholeRun) -> str:
     ended = run.ended_in
     if ended is not None:
         assert ended.ends_by is not None
-        return f"The run ends {_IN_SENTENCE[ended.name]}: it runs out of {_RESOURCES[ended.ends_by]}. {_needs(ended)}"
+        return f"The run ends {IN_SENTENCE[ended.name]}: it runs out of {_RESOURCES[ended.ends_by]}. {_needs(ended)}"
     highest = max(run.phases, key=lambda phase: phase.required_bytes)
-    most = f"The most GPU memory is needed {_IN_SENTENCE[highest.name]}: {gib(highest.required_bytes):,.2f} GiB."
+    most = f"The most GPU memory is needed {IN_SENTENCE[highest.name]}: {gib(highest.required_bytes):,.2f} GiB."
     if run.verdict is None:
         return most
     every = "Every phase with figures" if run.unanswered else "Every phase"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import Outcome
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
+    from calculator.inputs.run import RunSettings
 
 EXPANDABLE = "expandable_segments:True"
 
@@ -31,6 +32,7 @@ class Change:
     Attributes:
         changes: The settings, by their paths in the request.
         request: The request with them.
+        run: The settings of the run with them, if they are some of these.
         saved_bytes: What it saves of the required memory; of expandable segments, of the least memory.
         verdict: How the changed run goes by replay where the error occurred.
         ends: Whether it ends the error; None where the run does not end by replay without it either.
@@ -46,6 +48,7 @@ class Change:
     statement: str
     source: str
     cost: float
+    run: RunSettings | None = None
 
 
 def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: int) -> tuple[Change, ...]:

@@ -10,9 +10,12 @@ from calculator.devices import Verdict
 from calculator.diagnosis.changes import Change, changes
 from calculator.diagnosis.journal import journal_of
 from calculator.diagnosis.matching import Match, OtherLength, alive, matches, other_lengths
+from calculator.diagnosis.phase_changes import phase_changes
+from calculator.diagnosis.phase_matches import phase_matches
 from calculator.diagnosis.snapshot_match import SnapshotMatch, match_snapshot
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sample_lengths import of_one_length
+from calculator.run.request import RunRequest
 from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
@@ -21,10 +24,12 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import Outcome, OutOfMemory
     from calculator.diagnosis.message import Message
+    from calculator.diagnosis.phase_match import PhaseMatch
     from calculator.diagnosis.snapshot import Snapshot
     from calculator.estimation.answer import Estimate
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import Request
+    from calculator.inputs.run import RunSettings
     from calculator.inputs.sharding import ShardingName
 
 #: The shardings of runs that are diagnosed. Replays of DeepSpeed's differ from the live tensors of some phases.
@@ -55,8 +60,9 @@ class Diagnosis:
         message: Its figures.
         estimate: The run's estimate.
         found: Whether one, several or no tensors of the run have the requested size.
-        matches: These tensors, the most likely first.
-        alive: The largest tensors that are alive at the most likely one.
+        matches: Those of the load and the steps, the most likely first.
+        in_phases: Those of its evaluation and of merging, the most likely first; empty if the run states neither.
+        alive: The largest tensors that are alive at the first of `matches`.
         alive_by_component: The bytes of all of them.
         other_lengths: Where no tensor has the size, those that have it at another sequence length.
         is_fragmented: Whether the cached blocks together are as large as the request: none of them is large enough.
@@ -78,6 +84,17 @@ class Diagnosis:
     changes: tuple[Change, ...]
     usable_bytes: int
     snapshot: SnapshotMatch | None
+    in_phases: tuple[PhaseMatch, ...] = ()
+
+    @property
+    def phase_match(self) -> PhaseMatch | None:
+        """The first tensor of another phase than the steps, if it is more likely than one of these."""
+        if not self.in_phases:
+            return None
+        first = self.in_phases[0]
+        if self.message.in_evaluation or not self.matches or not self.matches[0].is_reached:
+            return first
+        return first if abs(first.difference_bytes) < abs(self.matches[0].difference_bytes) else None
 
     @property
     def predicted(self) -> OutOfMemory | None:
@@ -90,8 +107,12 @@ class Diagnosis:
         return self.outcome.verdict is Verdict.DOES_NOT_FIT
 
 
-def diagnose(request: Request, message: Message | None, snapshot: Snapshot | None = None) -> Diagnosis:
+def diagnose(
+    request: Request, message: Message | None, snapshot: Snapshot | None = None, run: RunSettings | None = None
+) -> Diagnosis:
     """Explain an error of a run, by its message or by the request that failed in a snapshot.
+
+    With `run`, the evaluation and merging of a whole run are searched too.
 
     Raises:
         PlanError: if the run cannot be replayed, the libraries refuse the combination, or there is neither.
@@ -111,23 +132,33 @@ def diagnose(request: Request, message: Message | None, snapshot: Snapshot | Non
     by_component: dict[ComponentName, int] = {}
     for kind, _, size in listed:
         by_component[kind.component] = by_component.get(kind.component, 0) + size
-    return Diagnosis(
+    workspaces = sum(replay.workspaces)
+    whole = None if run is None else RunRequest(estimate=request, run=run)
+    in_phases = () if whole is None else phase_matches(whole, replay.resident, workspaces, message)
+    names = {each.tensor for each in found} | {each.tensor for each in in_phases}
+    diagnosis = Diagnosis(
         message=message,
         estimate=answer,
-        found="none" if not found else "one" if len({each.tensor for each in found}) == 1 else "several",
+        found="none" if not names else "one" if len(names) == 1 else "several",
         matches=found,
         alive=tuple(
             Alive(name=kind.name, component=kind.component, count=count, bytes=size)
             for kind, count, size in listed[:MOST_ALIVE]
         ),
         alive_by_component=by_component,
-        other_lengths=() if found else _other_lengths(request, replay, message),
+        in_phases=in_phases,
+        other_lengths=() if names else _other_lengths(request, replay, message),
         is_fragmented=message.unallocated.bytes >= message.requested.bytes,
         outcome=outcome,
         changes=changes(request, answer, outcome, usable),
         usable_bytes=usable,
         snapshot=None if snapshot is None else match_snapshot(journal, snapshot),
     )
+    first = diagnosis.phase_match
+    if whole is None or first is None:
+        return diagnosis
+    fixed = workspaces + replay.context_bytes
+    return replace(diagnosis, changes=phase_changes(whole, replay.resident, first, usable, fixed))
 
 
 def replayable(request: Request) -> Request:

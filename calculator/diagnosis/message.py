@@ -46,12 +46,21 @@ _NEW: tuple[_Part, ...] = (
     ("is reserved by PyTorch but unallocated", rf" and (?P<cached>{_SIZE}) is reserved by PyTorch but", False),
 )
 
+#: Functions of the Trainer's evaluation in a traceback.
+_OF_EVALUATION = re.compile(r"\b(?:evaluation_loop|prediction_loop|prediction_step|nested_concat)\b")
+
+#: Colours and other sequences that a terminal interprets.
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
 #: Errors that are no message of the caching allocator, and what each is.
 _OTHERS: tuple[tuple[str, str], ...] = (
     (r"HIP out of memory", "a message of PyTorch on an AMD GPU (HIP), and Headroom's figures are of CUDA"),
     (r"MPS backend out of memory", "a message of PyTorch on an Apple GPU (MPS), and Headroom's figures are of CUDA"),
     (r"XPU out of memory", "a message of PyTorch on an Intel GPU (XPU), and Headroom's figures are of CUDA"),
-    (r"DefaultCPUAllocator", "about host memory, not about a GPU's"),
+    (
+        r"DefaultCPUAllocator|oom-kill|node running low on memory|^Killed\b| Killed\b",
+        "about host memory, not about a GPU's",
+    ),
     (r"RESOURCE_EXHAUSTED|ResourceExhaustedError|OOM when allocating tensor", "a message of JAX or TensorFlow"),
     (
         r"CUDA (driver )?error: out of memory|ALLOC_FAILED|Error out of memory at line|MemoryAllocation|OUT_OF_MEMORY",
@@ -91,6 +100,7 @@ class Message:
         in_use: What this process used; None where the message does not state it, or states nonsense.
         allowed: The limit that `per_process_memory_fraction` sets, if there is one.
         found: How many messages the text contains; this is the first.
+        in_evaluation: Whether the text before it has a traceback through the Trainer's evaluation.
     """
 
     requested: Stated
@@ -102,6 +112,7 @@ class Message:
     in_use: Stated | None
     allowed: Stated | None
     found: int
+    in_evaluation: bool = False
 
     @property
     def reserved_bytes(self) -> int:
@@ -130,7 +141,8 @@ def parse_message(text: str) -> Message:
     """
     if len(text) > LONGEST:
         raise refusal(LOC, f"the text is longer than {LONGEST:,} characters: {_ADVICE}", text[:200])
-    flat = " ".join(re.sub(r"^\s*\[?rank\s?\d+\]?:", " ", text, flags=re.MULTILINE).split())
+    plain = _ESCAPES.sub("", text)
+    flat = " ".join(re.sub(r"^\s*\[?rank\s?\d+\]?:", " ", plain, flags=re.MULTILINE).split())
     starts = [*_START.finditer(flat)]
     if not starts:
         raise _no_message(flat)
@@ -157,6 +169,7 @@ def _parsed(flat: str, starts: list[re.Match[str]]) -> Message:
         in_use=in_use if in_use and in_use.bytes <= total.bytes else None,
         allowed=sizes.get("allowed"),
         found=len(starts),
+        in_evaluation=_OF_EVALUATION.search(flat, 0, start.start()) is not None,
     )
 
 

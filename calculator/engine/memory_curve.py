@@ -61,18 +61,22 @@ class MemoryCurve:
 
     def peak_bytes(self, start: int, end: int) -> int:
         """The most bytes between two positions."""
-        return max(self._before(start), *self.bytes[start:end])
+        return max(self.before(start), *self.bytes[start:end])
 
-    def _before(self, start: int) -> int:
+    def before(self, start: int) -> int:
         """The bytes alive before the event at a position, with the copies that are counted there."""
         return (self.bytes[start - 1] if start else 0) + self.copy_changes.get(start, 0)
 
+    def at(self, position: int) -> Moment:
+        """The moment before the event at a position."""
+        return Moment(event=position, bytes=self.before(position), repeats=self._repeats(position))
+
     def peak(self, start: int, end: int) -> Moment:
         """The moment with the most bytes between two positions; the first of several."""
-        before = self._before(start)
+        before = self.before(start)
         most = max(self.bytes[start:end], default=before)
         if most <= before:
-            return Moment(event=start, bytes=before, repeats=self._repeats(start))
+            return self.at(start)
         at = self.bytes.index(most, start, end)
         return Moment(event=at + 1, bytes=most, repeats=self._repeats(at))
 

@@ -25,27 +25,34 @@ def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = Fal
 
     `in_run`: whether an optimizer still refers to added parameters, so that those of merged modules are not freed.
     """
-    alive = sum(tensor.bytes for tensor in unmerged.tensors)
     worst: tuple[int, str, MergeStep] | None = None
-    for path, module, module_spec in _targets(unmerged.prepared):
-        step = served.method.merge_step(module, module_spec)
+    for alive, path, step in merge_steps(unmerged, served, in_run=in_run):
         if step is None:
             return None
         peak = alive + sum(map(_bytes, step.allocated))
         if worst is None or peak > worst[0]:
             worst = (peak, path, step)
-        # A copy stays, and replaces its original.
-        alive -= 0 if in_run else sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
     if worst is None:
         return None
     peak, path, step = worst
     return Merge(
         peak_bytes=peak,
         module=path,
-        rows=tuple(_row(each, step.source) for each in step.allocated),
+        rows=tuple(merged_row(each, step.source) for each in step.allocated),
         loss=step.loss,
         source=step.source,
     )
+
+
+def merge_steps(
+    unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False
+) -> Iterator[tuple[int, str, MergeStep | None]]:
+    """What is alive before each module is merged, its path, and its merge; None for one that is not modelled."""
+    alive = sum(tensor.bytes for tensor in unmerged.tensors)
+    for path, module, module_spec in _targets(unmerged.prepared):
+        yield alive, path, served.method.merge_step(module, module_spec)
+        # A copy stays, and replaces its original.
+        alive -= 0 if in_run else sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
 
 
 def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
@@ -63,6 +70,7 @@ def _bytes(tensor: Allocated) -> int:
     return allocated(elements(shape), ITEMSIZE[dtype])
 
 
-def _row(tensor: Allocated, source: str) -> Row:
+def merged_row(tensor: Allocated, source: str) -> Row:
+    """A tensor that merging allocates, as a row."""
     name, shape, dtype = tensor
     return Row.of(name=name, count=1, bytes=_bytes(tensor), shape=shape, dtype=dtype, source=source)

@@ -145,24 +145,26 @@ class Evaluation:
         return max((self._at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
 
     def _at(self, moment: Moment) -> PhasePeak:
-        batch = tuple(self._batch(moment.batch))
         if not moment.in_forward:
-            kept = (
-                *moment.kept,
-                *batch,
-                *self._padded(moment.batch),
-                *self._weights(),
-                *self._gathered_by_stage_3(self._left(moment)),
-            )
-            return PhasePeak(rows=kept, operation="nested_concat: gathered logits with the batch")
+            rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left(moment)))
+            return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
-        count = [_count_of_labels()] if self._counts_labels else []
-        if self.run.generates:
-            count.append(generation.of_batch(self.gathered.outputs[0], moment.batch))
         own = (*listed(passed.alive), *self._gathered_by_stage_3(passed.gathered))
-        found = PhasePeak(rows=(*moment.kept, *batch, *count, *own), operation=passed.operation)
-        passes = [replace(each, rows=(*moment.kept, *each.rows)) for each in self._rolled_out(moment.batch)]
-        return max(found, *passes, key=lambda peak: peak.bytes) if passes else found
+        found = PhasePeak(rows=(*moment.kept, *self.given(moment.batch), *own), operation=passed.operation)
+        passes = [_peak(each) for each in self.rolled_out(moment.batch)]
+        peaks = (found, *(replace(each, rows=(*moment.kept, *each.rows)) for each in passes))
+        return max(peaks, key=lambda peak: peak.bytes)
+
+    def in_concatenation(self, moment: Moment) -> tuple[Row, ...]:
+        """What is alive while a batch is added to those before, without what stage 3 gathers."""
+        return (*moment.kept, *self.batch(moment.batch), *self._padded(moment.batch), *self._weights())
+
+    def given(self, count: int) -> tuple[Row, ...]:
+        """What the model is run with: the batch, and the number of its labels or what was generated for it."""
+        more = [_count_of_labels()] if self._counts_labels else []
+        if self.run.generates:
+            more.append(generation.of_batch(self.gathered.outputs[0], count))
+        return (*self.batch(count), *more)
 
     def _padded(self, count: int) -> Iterator[Row]:
         """The labels of a batch, of which those that are padded are copies."""
@@ -170,13 +172,15 @@ class Evaluation:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
             yield from (generation.of_batch(of_row, count) for of_row, own in pairs if of_row.shape != own.shape)
 
-    def _rolled_out(self, count: int) -> list[PhasePeak]:
+    def rolled_out(self, count: int) -> tuple[PassPeak, ...]:
         """The passes in which a trainer of TRL generates the completions of a batch."""
-        passes = rolled_out(self._for_batch(count, self.resident.prepared.given), trains=False)
-        return [_peak(each) for each in passes]
+        return tuple(rolled_out(self._for_batch(count, self.resident.prepared.given), trains=False))
 
-    def _batch(self, count: int) -> Iterator[Row]:
+    def batch(self, count: int) -> tuple[Row, ...]:
         """The tensors of a batch."""
+        return tuple(self._fetched(count))
+
+    def _fetched(self, count: int) -> Iterator[Row]:
         given = self.resident.prepared.given
         for name, shape, dtype in trainer_of(given).fetched(self._for_batch(count, given)):
             size = allocated(elements(shape), ITEMSIZE[dtype])
@@ -235,11 +239,11 @@ class Evaluation:
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
             for each in self.generated(moment.batch) if moment.in_forward else ():
-                yield replace(each, rows=(*moment.kept, *self._batch(moment.batch), *each.rows))
+                found = _peak(each)
+                yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
 
-    def _generated(self, count: int) -> tuple[PhasePeak, ...]:
-        passes = generation.passes(self._for_batch(count, self.resident.prepared.given), self.run)
-        return tuple(_peak(each) for each in passes)
+    def _generated(self, count: int) -> tuple[PassPeak, ...]:
+        return generation.passes(self._for_batch(count, self.resident.prepared.given), self.run)
 
 
 def _peak(ran: PassPeak) -> PhasePeak:

@@ -17,6 +17,9 @@ from calculator.estimation.answer import Row
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: The name of an output or of labels while they are concatenated.
+WITH_BATCH = "gathered {} with the batch"
+
 SOURCE = "transformers/trainer.py, evaluation_loop; trainer_pt_utils.py, nested_concat"
 
 
@@ -90,7 +93,7 @@ class Gathered:
         before = min(self.steps or self.batches, self.batches) - 1
         yield Moment(kept=(), batch=self.rows, in_forward=True, is_first=True)
         if self.batches > 1:
-            yield Moment(kept=tuple(self._before_forward(before)), batch=self.rows, in_forward=True)
+            yield Moment(kept=tuple(self.before_forward(before)), batch=self.rows, in_forward=True)
         if not self.outputs:
             return
         if before:
@@ -109,15 +112,30 @@ class Gathered:
     def _on_one_gpu(self) -> Iterator[Moment]:
         full, rest = divmod(min(self.samples, self.rows * (self.steps or self.batches)), self.rows)
         if full:
-            yield Moment(kept=tuple(self._before_forward(full - 1)), batch=self.rows, in_forward=True)
+            yield Moment(kept=tuple(self.before_forward(full - 1)), batch=self.rows, in_forward=True)
         if rest:
-            yield Moment(kept=tuple(self._before_forward(full)), batch=rest, in_forward=True)
+            yield Moment(kept=tuple(self.before_forward(full)), batch=rest, in_forward=True)
         last = rest or self.rows
         before = full if rest else full - 1
         if before and self.outputs:
             yield from self._in_concat(before * self.rows, last, batch=last)
 
-    def _before_forward(self, batches: int) -> Iterator[Row]:
+    @property
+    def in_group(self) -> int:
+        """The rows that are gathered before they are moved to the host."""
+        return min(self.samples, self.together * (self.steps or self.batches))
+
+    def rows_after(self, batches: int) -> int:
+        """The rows of the first batches of a group."""
+        return min(batches * self.together, self.in_group)
+
+    def concatenations(self, batches: int) -> tuple[Moment, ...]:
+        """The moments at which the outputs and the labels of a batch are added to those of some batches before it."""
+        kept = self.rows_after(batches)
+        new = self.rows_after(batches + 1) - kept
+        return tuple(self._in_concat(kept, new, batch=new if self.ranks == 1 else self.rows))
+
+    def before_forward(self, batches: int) -> Iterator[Row]:
         """What is kept while a batch runs after some of its group: that of the batch before, and of all before it."""
         if not batches:
             return
@@ -135,13 +153,13 @@ class Gathered:
             self._losses("gathered losses", kept + (new if several else self.rows)),
             *_rows(self.outputs, "{} of the batch", self.together if several else new),
         )
-        both = tuple(_rows(self.outputs, "gathered {} with the batch", kept + new))
+        both = tuple(_rows(self.outputs, WITH_BATCH, kept + new))
         labels = tuple(_rows(self.labels, "gathered {}", kept))
         outputs = tuple(_rows(self.outputs, "gathered {}", kept))
         yield Moment(kept=(*of_batch, *outputs, *both, *labels), batch=batch, in_forward=False)
         if several:
             labels += tuple(_rows(self.labels, "{} of the batch of every GPU", self.together))
-        labels += tuple(_rows(self.labels, "gathered {} with the batch", kept + new))
+        labels += tuple(_rows(self.labels, WITH_BATCH, kept + new))
         yield Moment(kept=(*of_batch, *both, *labels), batch=batch, in_forward=False)
 
     def _losses(self, name: str, rows: int) -> Row:

@@ -66,7 +66,9 @@ class ModelLoading:
         self.resident, self.run = resident, run
         self.prepared = resident.prepared
         self.dtype: DType = self.prepared.given.dtype
-        self.stored: DType = run.checkpoint_dtype or _dtype_of(config or {}) or self.dtype
+        stated = run.checkpoint_dtype or _dtype_of(config or {})
+        self.states_dtype = stated is not None
+        self.stored: DType = stated or self.dtype
 
     @property
     def quantizes(self) -> bool:

@@ -30,6 +30,7 @@ from calculator.run.sentences import (
     ASSUMPTIONS,
     SAFETENSORS,
     host_of_evaluation,
+    of_checkpoint,
     of_generation,
     several_gpus,
     warnings,
@@ -65,6 +66,14 @@ def whole_run(request: RunRequest) -> WholeRun:
     return _Run(request, own).answer()
 
 
+def between_steps(resident: ResidentState) -> int:
+    """The bytes alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
+    zero = resident.flat or resident.partitioned
+    if zero is not None:
+        return sum(each.bytes for each in (*zero.kept, *resident.of_loop))
+    return sum(each.bytes for each in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
+
+
 class _Run:
     """A run whose training step is estimated."""
 
@@ -95,6 +104,7 @@ class _Run:
                 *ASSUMPTIONS,
                 *self._of_several,
                 *of_generation(self.run, self.prepared),
+                *self._of_files,
                 NOT_COUNTED,
                 *self.estimate.assumptions,
             ),
@@ -105,6 +115,13 @@ class _Run:
     def _of_several(self) -> Iterator[str]:
         """What a run on several GPUs means for the figures."""
         return several_gpus(self.device, self.run, broadcasts=broadcasts(self.prepared))
+
+    @property
+    def _of_files(self) -> Iterator[str]:
+        """What is assumed of the files that are loaded."""
+        loading = ModelLoading(self.resident, self.run, self._config)
+        if not loading.states_dtype:
+            yield of_checkpoint(loading.stored)
 
     @cached_property
     def unanswered(self) -> tuple[UnansweredPhase, ...]:
@@ -130,12 +147,8 @@ class _Run:
 
     @cached_property
     def between_steps(self) -> int:
-        """What is alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
-        resident = self.resident
-        zero = resident.flat or resident.partitioned
-        if zero is not None:
-            return sum(each.bytes for each in (*zero.kept, *resident.of_loop))
-        return sum(each.bytes for each in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
+        """What is alive between two steps."""
+        return between_steps(self.resident)
 
     def _phases(self) -> Iterator[RunPhase]:
         left_out = {each.name for each in self.unanswered}

@@ -35,6 +35,14 @@ UNMEASURED = (
 ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 
+def of_checkpoint(dtype: str) -> str:
+    """What is assumed of the files that are loaded where neither the config nor the request states their data type."""
+    return (
+        f"The config states no torch_dtype: the files that are loaded are taken to be in {dtype}, the run's precision."
+        " run.checkpoint_dtype states another one, in which host memory differs."
+    )
+
+
 SEVERAL_GPUS = (
     "GPU figures are those of the first GPU, and host figures those of all processes of a node; mapped files are"
     " counted once. Each process reads the whole model (under deepspeed.zero.Init, the first alone) and gathers the"

@@ -48,11 +48,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPeak:
-    """The peak of one pass: its recording, its moment, and the operation that reaches it."""
+    """The peak of one pass: its recording, its moment, and the operation that reaches it.
+
+    `start` is the position of the pass's first event; what is allocated before is what it is given.
+    """
 
     recording: Recording
     moment: Moment
     operation: str
+    start: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +213,8 @@ def measured(traced: TracedPass) -> Pass:
     storages = storages_of(tape)
     recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
     moment = recording.curve.peak(traced.start, traced.end)
-    return Pass(recording=recording, moment=moment, operation=recording.operation(moment.event), cache=traced.cache)
+    operation = recording.operation(moment.event)
+    return Pass(recording=recording, moment=moment, operation=operation, start=traced.start, cache=traced.cache)
 
 
 def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:

@@ -64,7 +64,8 @@ class RolledOut(NamedTuple):
         """Return the peak of the pass in a run of it."""
         recording = run.recorded()
         moment = recording.curve.peak(self.start, recording.copies.lifetimes.end)
-        return PassPeak(recording=recording, moment=moment, operation=recording.operation(moment.event))
+        operation = recording.operation(moment.event)
+        return PassPeak(recording=recording, moment=moment, operation=operation, start=self.start)
 
 
 def rolled_out(prepared: PreparedModel, *, trains: bool = True) -> tuple[PassPeak, ...]:

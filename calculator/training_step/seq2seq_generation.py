@@ -173,4 +173,4 @@ def _measured(tape: Tape, start: int) -> PassPeak:
     end, storages = len(tape.events), storages_of(tape)
     recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
     moment = recording.curve.peak(start, end)
-    return PassPeak(recording=recording, moment=moment, operation=recording.operation(moment.event))
+    return PassPeak(recording=recording, moment=moment, operation=recording.operation(moment.event), start=start)

@@ -1,5 +1,6 @@
 """Answer of `POST /api/v1/diagnose`: an out-of-memory error explained."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 from app.api.answers.answer import Answer, described
@@ -11,8 +12,10 @@ from app.presentation.diagnosis_text import sentences
 from calculator.common.names import ComponentName
 from calculator.devices import Verdict
 from calculator.devices.outcome import ReplayPhase
-from calculator.diagnosis.diagnosis import Diagnosis, Found
+from calculator.diagnosis.changes import Change
+from calculator.diagnosis.diagnosis import MOST_ALIVE, Diagnosis, Found
 from calculator.diagnosis.snapshot_match import SnapshotMatch
+from calculator.run.answer import RunPhaseName
 
 _STEP = "0 while the model is loaded, 1 in the first step, 2 in every later one."
 
@@ -59,6 +62,34 @@ class MatchAnswer(Answer):
     difference_bytes: int = described("allocated_bytes minus the message's figure.", -74_427_392)
     same_allocated: bool = described("Whether both are equal as the message rounds them.", False)
     is_reached: bool = described("Whether by the estimate the run gets there on that device.", True)
+
+
+class PhaseRow(Answer):
+    """Tensors that a phase has allocated."""
+
+    name: str = described("What the tensors are.", "gathered logits")
+    count: int = described("How many of them there are.", 1)
+    bytes: int = described("Their total size.", 8_405_385_216)
+
+
+class PhaseMatchAnswer(Answer):
+    """A tensor of the evaluation or of merging whose segment has the requested size."""
+
+    phase: RunPhaseName = described("The phase.", "evaluation")
+    tensor: str = described("The tensor; * stands for the number of the layer.", "gathered logits with the batch")
+    batch: int | None = described(
+        "The number of the evaluation's batch, counted anew after eval_accumulation_steps; null when merging.", 2
+    )
+    count: int = described("How often it is requested there.", 1)
+    formula: str = described("Its shape in named dimensions, times the bytes per element.", "rows × S × vocab_size × 4")
+    substituted: str = described("The formula with numbers.", "16 × 2,048 × 128,256 × 4")
+    segment_bytes: int = described("The segment for it.", 16_810_770_432)
+    allocated_bytes: int = described("What is allocated before it, after these batches.", 33_392_275_456)
+    difference_bytes: int = described("allocated_bytes minus the message's figure.", -4_188_688_384)
+    same_allocated: bool = described("Whether both are equal as the message rounds them.", False)
+    alive: tuple[PhaseRow, ...] = described(
+        "The largest tensors that the phase has allocated before it.", [{"name": "gathered logits"}]
+    )
 
 
 class AliveAnswer(Answer):
@@ -140,6 +171,11 @@ class DiagnoseAnswer(Answer):
         "These tensors: those that the run reaches first, then by the distance of the allocated bytes.",
         [{"tensor": "transformer.h.*.attn: scores"}],
     )
+    in_phases: tuple[PhaseMatchAnswer, ...] = described(
+        "Tensors of that size in the evaluation and in merging, if the request has `run`; by the distance of the"
+        " allocated bytes.",
+        [],
+    )
     alive: tuple[AliveAnswer, ...] = described(
         "The largest tensors alive when the first match is requested.", [{"name": "transformer.h.*.attn: softmax"}]
     )
@@ -168,7 +204,7 @@ class DiagnoseAnswer(Answer):
 
 def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported | None = None) -> DiagnoseAnswer:
     """Convert a diagnosis to the API's answer."""
-    changes = [{**_fields(each), "request": request_body(each.request)} for each in found.changes]
+    changes = [{**_fields(each), "request": _body(each)} for each in found.changes]
     return DiagnoseAnswer.model_validate(
         {
             "sentences": tuple(sentences(found)),
@@ -179,6 +215,7 @@ def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported |
             "snapshot": _snapshot(found.snapshot),
             "request": body,
             "warnings": not_reproduced(imported),
+            "in_phases": [replace(each, alive=each.alive[:MOST_ALIVE]) for each in found.in_phases],
             **{name: getattr(found, name) for name in _SAME},
         },
         from_attributes=True,
@@ -186,6 +223,11 @@ def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported |
 
 
 _SAME = ("found", "matches", "alive", "alive_by_component", "other_lengths", "is_fragmented", "predicted")
+
+
+def _body(change: Change) -> dict[str, Any]:
+    body = request_body(change.request)
+    return body if change.run is None else {**body, "run": asdict(change.run)}
 
 
 def _fields(change: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from app.api.diagnose import ReadCase
+from app.forms.fields import PHASES
 from app.forms.layout import gpu_choices, gpu_id
 from app.http.body_params import FormFields
 from app.pages.diagnose.view import LABELS, Case, case_of, shown
@@ -42,6 +43,7 @@ def diagnose_page(case: Case, *, submitted: bool = False) -> Response:
         "gpu": gpu_id(case.plan.typed["gpu"]),
         "gpu_choices": gpu_choices(),
         "labels": LABELS,
+        "phase_fields": PHASES,
         "shown": None,
         "errors": {},
         "title": "Why did it run out of memory?",

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from app.api.answers.diagnose import not_reproduced
 from app.api.diagnose import Diagnosed, ReadCase, read_case
-from app.forms.plan_form import FILE, Form, filled, read, typed_request
+from app.forms.fields import PHASES, RUN
+from app.forms.plan_form import FILE, Form, filled, non_default, read, typed_request
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from calculator.common.errors import Problem
     from calculator.diagnosis.changes import Change
 
 MESSAGE, SNAPSHOT = "message", "snapshot"
-LABELS = {MESSAGE: "The error", SNAPSHOT: "The snapshot", FILE: "The file"}
+LABELS = {
+    MESSAGE: "The error",
+    SNAPSHOT: "The snapshot",
+    FILE: "The file",
+    **{field.name: field.declared.setting.label for field in PHASES},
+}
+
+#: The typed text of a run without an evaluation and a merge.
+DEFAULTS: dict[str, str] = {field.name: field.text(field.declared.default) for field in PHASES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """The typed text of the fields of an evaluation and of merging."""
+
+    typed: Mapping[str, str]
+
+    @property
+    def stated(self) -> bool:
+        """Whether the run has one of them."""
+        return self.typed != DEFAULTS
+
+    def body(self) -> dict[str, Any]:
+        """The run of a request, which has none where it states nothing."""
+        return {"run": non_default(PHASES, self.typed)} if self.stated else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +55,7 @@ class Case:
     snapshot: str
     content: str
     plan: Form
+    phases: Phases
 
     @property
     def run(self) -> str:
@@ -42,11 +71,12 @@ class Case:
         Raises:
             PlanError: if the message, the file or the plan cannot be read.
         """
-        plan = self.plan.estimate()
+        plan = {**self.plan.estimate(), **self.phases.body()}
         error = {"message": self.message.strip() and self.message, "snapshot": self.snapshot}
         if not self.content.strip():
             return read_case({**error, "request": plan})
-        return read_case({**error, "content": self.content, "request": {"device": plan["device"]}})
+        given = {"device": plan["device"], **self.phases.body()}
+        return read_case({**error, "content": self.content, "request": given})
 
     def errors(self, problems: tuple[Problem, ...]) -> dict[str, str]:
         """Return the problems by the page's fields; others have the name of the plan's field, or none."""
@@ -54,10 +84,12 @@ class Case:
         of_plan = []
         for each in problems:
             name = {MESSAGE: MESSAGE, SNAPSHOT: SNAPSHOT, "content": FILE, "format": FILE}.get(each.loc)
+            own = each.loc.removeprefix("request.").removeprefix("run.")
+            if own in DEFAULTS and each.loc.removesuffix(own).endswith("run."):
+                name = own
+            text = each.msg
             if name is None and self.content.strip():
                 name, text = FILE, f"{each.loc} {each.msg}".strip()
-            else:
-                text = each.msg
             if name is None:
                 of_plan.append(each)
             else:
@@ -68,8 +100,10 @@ class Case:
 def case_of(pairs: list[tuple[str, str]]) -> Case:
     """Return the case of an address or a submitted form."""
     fields = dict(pairs)
-    plan = read([(name, value) for name, value in pairs if name not in (MESSAGE, SNAPSHOT)])
+    of_run = {field.name for field in RUN}
+    plan = read([(name, value) for name, value in pairs if name not in (MESSAGE, SNAPSHOT, *of_run)])
     return Case(
+        phases=Phases(typed={**DEFAULTS, **{name: text for name, text in pairs if name in DEFAULTS}}),
         snapshot=fields.get(SNAPSHOT, ""),
         message=fields.get(MESSAGE, "").replace("\r\n", "\n"),
         content=fields.get(FILE, "").replace("\r\n", "\n"),
@@ -90,7 +124,10 @@ class Shown:
         return not_reproduced(self.diagnosed.imported)
 
     def address(self, change: Change) -> str:
-        """Return the address of the changed plan."""
+        """Return the address of the changed plan, or of the changed run."""
+        if change.run is not None:
+            typed = {field.name: field.text(getattr(change.run, field.declared.name)) for field in PHASES}
+            return f"/run?{urlencode({**self.form.query(), **typed})}"
         return f"/{self.form.address(**_typed(change))}"
 
 

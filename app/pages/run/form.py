@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import RUN
+from app.forms.fields import PHASES, RUN
 from app.forms.layout import LABELS as PLAN_LABELS
 from app.forms.plan_form import Form, non_default
 
@@ -45,6 +45,10 @@ class RunForm:
         """Return the query string of this answer."""
         fields = self.query()
         return f"?{urlencode(fields)}" if fields else ""
+
+    def diagnosis(self) -> str:
+        """Return the query string of the page that explains an error of this run."""
+        return urlencode({**self.plan.query(), **{field.name: self.typed[field.name] for field in PHASES}})
 
     def body(self) -> dict[str, Any]:
         """Return the request body.

@@ -61,6 +61,32 @@ def test_a_file_describes_the_run_and_the_request_overrides_its_settings(client,
     assert status == int(answer["found"] == "none")
 
 
+EVALUATION = {"eval_strategy": "epoch", "compute_metrics": True, "eval_samples": 200}
+IN_EVALUATION = (
+    'File "trainer.py", in evaluation_loop\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 6.14 GiB. GPU'
+    " 0 has a total capacity of 15.77 GiB of which 1.00 GiB is free. Of the allocated memory 13.20 GiB is allocated by"
+    " PyTorch, and 100.00 MiB is reserved by PyTorch but unallocated."
+)
+
+
+def test_an_error_of_the_evaluation_names_its_batch_and_the_changes_of_the_run(client, tmp_path, capsys):
+    answer = post(client, message=IN_EVALUATION, request={**RUN, "run": EVALUATION}).json()
+    (first, *_), changes = answer["in_phases"], answer["changes"]
+    assert (first["phase"], first["tensor"], first["batch"]) == ("evaluation", "gathered logits with the batch", 4)
+    assert "in the evaluation, with its batch 4" in answer["sentences"][0]
+    assert {"run.prediction_loss_only": True} in [each["changes"] for each in changes]
+    assert client.post("/api/v1/run", json=changes[0]["request"]).status_code == 200
+    (tmp_path / "log").write_text(IN_EVALUATION)
+    options = "--attention eager --eval_strategy epoch --compute_metrics --eval_samples 200"
+    assert main(["diagnose", str(tmp_path / "log"), *OPTIONS.split(), *options.split(), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == answer
+    without = post(client, message=IN_EVALUATION, request=RUN).json()
+    assert (without["in_phases"], without["found"]) == ([], "none")
+    assert any("run.eval_strategy" in each for each in without["sentences"])
+    wrong = post(client, message=IN_EVALUATION, request={**RUN, "run": {"eval_samples": 0}})
+    assert [each["loc"] for each in wrong.json()["errors"]] == ["request.run.eval_samples"]
+
+
 def test_a_change_of_the_answer_is_a_request_of_its_own(client):
     answer = post(client, message=MESSAGE, request=RUN).json()
     change = answer["changes"][0]

@@ -3,7 +3,7 @@
 import re
 from html import unescape
 
-from tests.app.api.test_diagnose_api import MESSAGE, RUN, YAML, run_snapshot
+from tests.app.api.test_diagnose_api import EVALUATION, IN_EVALUATION, MESSAGE, RUN, YAML, run_snapshot
 
 PLAN = {
     "model": "openai-community/gpt2",
@@ -47,6 +47,21 @@ def test_the_page_of_a_plan_keeps_it_in_the_form_and_the_plan_links_to_it(client
     assert '<input type="hidden" name="micro_batch_size" value="8">' in text
     assert "micro-batch 8" in text
     assert 'href="/diagnose" aria-current="page"' in text
+
+
+def test_an_error_of_the_evaluation_is_explained_and_its_changes_lead_to_the_run(client):
+    run = {"eval_strategy": "epoch", "compute_metrics": "true", "eval_samples": "200"}
+    text = unescape(client.post("/diagnose", data={**PLAN, **run, "message": IN_EVALUATION}).text)
+    answer = client.post("/api/v1/diagnose", json={"message": IN_EVALUATION, "request": {**RUN, "run": EVALUATION}})
+    assert all(sentence in text for sentence in answer.json()["sentences"])
+    assert "Tensors of that size outside the steps" in text
+    addresses = re.findall(r'<th scope="row"><a href="(/run\?[^"]*)">', text)
+    assert len(addresses) == len(answer.json()["changes"])
+    assert client.get(addresses[0]).status_code == 200
+    wrong = client.post("/diagnose", data={**PLAN, **run, "eval_samples": "0", "message": IN_EVALUATION})
+    assert (wrong.status_code, '<a href="#eval_samples">' in wrong.text) == (422, True)
+    link = re.search(r'href="(/diagnose\?[^"]*)"', unescape(client.get("/run?model=gpt2&reserved=rule").text))
+    assert "<option selected>epoch</option>" in client.get(link[1]).text
 
 
 def test_a_file_replaces_the_plan(client):

@@ -1,0 +1,229 @@
+"""The allocations of an evaluation, of its generation, and of merging that an out-of-memory error can be.
+
+The loop of an evaluation keeps more with each batch, so that the bytes in use tell after how many of them it ends.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.out_of_memory import format_size
+from calculator.allocator.segments import SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
+from calculator.common.dtype import rounded
+from calculator.diagnosis.phase_match import PhaseMatch
+from calculator.estimation.answer import Row
+from calculator.inference.merging import merge_steps, merged_row
+from calculator.inference.served_method import ServedMethod
+from calculator.run.evaluation import Evaluation, listed
+from calculator.run.gathered import WITH_BATCH
+from calculator.run.generation_refusals import check_generation
+from calculator.run.refusals import check_model, check_request
+from calculator.run.run import between_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from calculator.diagnosis.message import Message
+    from calculator.engine.recording import Recording
+    from calculator.engine.tape import Allocation
+    from calculator.run.answer import RunPhaseName
+    from calculator.run.request import RunRequest
+    from calculator.training_step.resident_state import ResidentState
+
+
+class _Pass(NamedTuple):
+    """A pass of the model in a phase, what it is given, and the rows of the batch."""
+
+    phase: RunPhaseName
+    recording: Recording
+    start: int
+    given: tuple[Row, ...]
+    rows: int
+
+
+def phase_matches(
+    request: RunRequest, resident: ResidentState, workspace_bytes: int, message: Message
+) -> tuple[PhaseMatch, ...]:
+    """Every tensor of these phases whose segment is written as the error writes it, by the distance of what is in use.
+
+    `workspace_bytes` are the library's workspaces, which the steps before leave.
+
+    Raises:
+        PlanError: if a phase of the run is not modelled.
+    """
+    check_request(request)
+    check_model(request, resident.prepared.model)
+    check_generation(request.run, resident.prepared)
+    phases = _Phases(request, resident, workspace_bytes, message)
+    found: dict[tuple[str, str], PhaseMatch] = {}
+    for each in phases.matches():
+        own = found.setdefault((each.phase, each.tensor), each)
+        if abs(each.difference_bytes) < abs(own.difference_bytes):
+            found[each.phase, each.tensor] = each
+    return tuple(sorted(found.values(), key=lambda each: abs(each.difference_bytes)))
+
+
+class _Phases:
+    """The allocations of the phases of a run, next to an error."""
+
+    def __init__(self, request: RunRequest, resident: ResidentState, workspace_bytes: int, message: Message) -> None:
+        self.request, self.run, self.message = request, request.run, message
+        self.resident, self.resting = resident, between_steps(resident) + workspace_bytes
+        self.evaluation = Evaluation(resident, request.run)
+        self.gathered = self.evaluation.gathered
+
+    def matches(self) -> Iterator[PhaseMatch]:
+        """The tensors of the requested size."""
+        if self.run.evaluates:
+            for each in self._passes():
+                yield from self._in_pass(each)
+            if self.gathered.outputs:
+                yield from self._in_concatenation()
+        if self.run.merge_and_unload:
+            yield from self._in_merge()
+
+    def _passes(self) -> Iterator[_Pass]:
+        """The passes of a whole batch, and of the last one if it has fewer rows."""
+        evaluation, whole = self.evaluation, min(self.gathered.rows, self.gathered.in_group)
+        last = self.gathered.in_group % self.gathered.rows if self.gathered.ranks == 1 else 0
+        for rows in dict.fromkeys((whole, last or whole)):
+            given = evaluation.given(rows)
+            passed = evaluation.passed(rows, is_first=self.gathered.in_group == rows)
+            yield _Pass("evaluation", passed.recording, 0, given, rows)
+            for each in evaluation.rolled_out(rows):
+                yield _Pass("evaluation", each.recording, each.start, (), rows)
+            for each in evaluation.generated(rows) if self.run.generates else ():
+                yield _Pass("generation", each.recording, each.start, evaluation.batch(rows), rows)
+
+    def _in_pass(self, ran: _Pass) -> Iterator[PhaseMatch]:
+        recording, events = ran.recording, ran.recording.copies.lifetimes.events
+        rows = recording.copies.tape.rows
+        places: dict[str, list[int]] = {}
+        for place in range(ran.start, len(events)):
+            event = events[place]
+            if event >= 0 and self._alike(recording.row_bytes(event)):
+                places.setdefault(rows[event][0], []).append(place)
+        given = self.resting + self.evaluation.resident_bytes + _bytes(ran.given)
+        for found in places.values():
+            options = [(place, self._after_batches(ran, given + recording.curve.before(place))) for place in found]
+            place, batches = min(options, key=lambda each: abs(self._off(self._before(ran, given, *each))))
+            kept = tuple(self.gathered.before_forward(batches))
+            moment = recording.curve.at(place)
+            row = _row(rows[events[place]])
+            alive = (*kept, *ran.given, *listed(recording.alive(moment)))
+            yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(found))
+
+    def _before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
+        """What is in use before an event of a pass, after some batches."""
+        return given + ran.recording.curve.before(place) + _bytes(self.gathered.before_forward(batches))
+
+    def _after_batches(self, ran: _Pass, given: int) -> int:
+        """The batches after which what is in use is closest to the error's figure."""
+        whole = self.gathered.in_group // self.gathered.together
+        if ran.rows == min(self.gathered.rows, self.gathered.in_group):
+            numbers = range(max(1, whole))
+        else:
+            numbers = range(whole, whole + 1)
+        return _closest(
+            numbers, lambda n: given + _bytes(self.gathered.before_forward(n)), self.message.allocated.bytes
+        )
+
+    def _in_concatenation(self) -> Iterator[PhaseMatch]:
+        """The outputs and labels of all batches so far, each concatenated with those of one more."""
+        found = self.resting + self.evaluation.resident_bytes
+        last = -(-self.gathered.in_group // self.gathered.together)
+        for number, part in enumerate((*self.gathered.outputs, *self.gathered.labels)):
+            if part.bytes * self.gathered.in_group <= SMALL_REQUEST:
+                continue
+
+            def requested(batches: int, number: int = number) -> tuple[Row, int]:
+                row, alive = self._concatenated(batches, number)
+                return row, found + _bytes(alive)
+
+            sizes = range(1, last)
+            least, most = self._range
+            low = bisect_left(sizes, least, key=lambda n: requested(n)[0].bytes)
+            high = bisect_left(sizes, most, key=lambda n: requested(n)[0].bytes)
+            alike = [n for n in sizes[low:high] if self._alike(requested(n)[0].bytes)]
+            if alike:
+                batches = min(alike, key=lambda n: abs(self._off(requested(n)[1])))
+                yield self._match("evaluation", *self._concatenated(batches, number), batch=batches + 1)
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        """The sizes between which a request has the segment that the error states."""
+        requested = self.message.requested
+        return requested.bytes - requested.rounding - SMALL_SEGMENT, requested.bytes + requested.rounding + 1
+
+    def _concatenated(self, batches: int, number: int) -> tuple[Row, tuple[Row, ...]]:
+        """One of the outputs and labels while it is concatenated, and what is in use before."""
+        outputs, labels = self.gathered.outputs, self.gathered.labels
+        with_outputs, with_labels = self.gathered.concatenations(batches)
+        of_kind, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
+        later = [WITH_BATCH.format(each.name) for each in of_kind[number - len(outputs) * (of_kind is labels) :]]
+        rows = self.evaluation.in_concatenation(moment)
+        own = next(each for each in rows if each.name == later[0])
+        return own, tuple(each for each in rows if each.name not in later)
+
+    def _in_merge(self) -> Iterator[PhaseMatch]:
+        """The tensors that merging each module allocates, in their order."""
+        served = ServedMethod(method=self.request.estimate.method, quantization=None)
+        for _, path, step in merge_steps(self.resident, served, in_run=True):
+            before: list[Row] = []
+            for each in step.allocated if step is not None else ():
+                row = merged_row(each, step.source if step is not None else "")
+                if self._alike(row.bytes):
+                    yield self._match("merge", row, tuple(before), name=f"{path}: {row.name}")
+                before.append(row)
+
+    def _match(
+        self,
+        phase: RunPhaseName,
+        row: Row,
+        alive: tuple[Row, ...],
+        *,
+        batch: int | None = None,
+        count: int = 1,
+        name: str = "",
+    ) -> PhaseMatch:
+        """A match, with what the phase has in use before it."""
+        allocated = self.resting + _bytes(alive)
+        if phase != "merge":
+            allocated += self.evaluation.resident_bytes
+        return PhaseMatch(
+            phase=phase,
+            tensor=name or row.name,
+            batch=batch,
+            count=count,
+            formula=row.formula,
+            substituted=row.substituted,
+            segment_bytes=segment_bytes(rounded(row.bytes)),
+            allocated_bytes=allocated,
+            difference_bytes=self._off(allocated),
+            same_allocated=self.message.allocated.includes(allocated),
+            alive=tuple(sorted(alive, key=lambda each: -each.bytes)),
+        )
+
+    def _alike(self, size: int) -> bool:
+        """Whether the segment of a request is written as the error writes its own."""
+        return format_size(segment_bytes(rounded(size))) == self.message.requested.text
+
+    def _off(self, allocated: int) -> int:
+        return allocated - self.message.allocated.bytes
+
+
+def _row(allocation: Allocation) -> Row:
+    name, shape, dtype, _, size = allocation
+    return Row.of(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source="")
+
+
+def _bytes(rows: Iterable[Row]) -> int:
+    return sum(row.bytes for row in rows)
+
+
+def _closest(numbers: range, size_of: Callable[[int], int], size: int) -> int:
+    """The number whose size, which grows with it, is closest to a size."""
+    place = bisect_left(numbers, size, key=size_of)
+    near = numbers[max(0, place - 1) : place + 1]
+    return min(near, key=lambda n: abs(size_of(n) - size))
