@@ -26,6 +26,8 @@ def _change(loc: str, value: object) -> str:
     field = _RUN[name] if loc.startswith("run.") else FIELDS[name]
     label = field.declared.setting.label
     label = label[0].lower() + label[1:] if label[1:2].islower() else label
+    if value == "no":
+        return f"without {label}"
     if isinstance(value, bool):
         return f"with {label}" if value else f"without {label}"
     return f"with {label} {field.text(value) or 'none'}"

@@ -34,8 +34,8 @@ def when(step: int, phase: ReplayPhase) -> str:
 
 
 def when_in_phase(match: PhaseMatch) -> str:
-    """Return when an allocation of another phase is requested: in the evaluation, with its batch 12."""
-    batch = "" if match.batch is None else f", with its batch {number(match.batch)}"
+    """Return when an allocation of another phase is requested: in the evaluation, in batch 12."""
+    batch = "" if match.batch is None else f", in batch {number(match.batch)}"
     return f"{IN_SENTENCE[match.phase]}{batch}"
 
 

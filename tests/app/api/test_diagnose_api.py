@@ -73,7 +73,7 @@ def test_an_error_of_the_evaluation_names_its_batch_and_the_changes_of_the_run(c
     answer = post(client, message=IN_EVALUATION, request={**RUN, "run": EVALUATION}).json()
     (first, *_), changes = answer["in_phases"], answer["changes"]
     assert (first["phase"], first["tensor"], first["batch"]) == ("evaluation", "gathered logits with the batch", 4)
-    assert "in the evaluation, with its batch 4" in answer["sentences"][0]
+    assert "in the evaluation, in batch 4" in answer["sentences"][0]
     assert {"run.prediction_loss_only": True} in [each["changes"] for each in changes]
     assert client.post("/api/v1/run", json=changes[0]["request"]).status_code == 200
     (tmp_path / "log").write_text(IN_EVALUATION)
