@@ -15,6 +15,7 @@ from calculator.engine.live_tensors import LiveKinds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from calculator.engine.counts_by_size import Changes
     from calculator.engine.kinds import Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
@@ -126,7 +127,7 @@ class Copies:
         #: The same of single sizes, by the numbers of sizes that are equal and by their changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
         #: The changes in the number of storages of each size, once they are counted.
-        self.changes_of_sizes: dict[int, list[tuple[int, int]]] | None = None
+        self.changes_of_sizes: dict[int, Changes] | None = None
         #: The most storages that a first layer that is not interpreted may have alive, by the numbers of sizes that are
         #: equal; None for those of which another layer has as many.
         self.of_first_layer: dict[tuple[int, ...], int | None] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, chain
-from typing import TYPE_CHECKING
+from collections import Counter
+from itertools import accumulate, chain, repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,20 @@ MAX_COUNTS = 64
 
 #: The most counts of single sizes that copies keep.
 MAX_SIZES = 1024
+
+
+class Changes(NamedTuple):
+    """The changes in the number of storages of one size.
+
+    Attributes:
+        positions: The positions of the events that allocate or free one.
+        counts: What each event adds: 1 or -1.
+        of_copies: What copies gain and lose: twice the position, and the number that they add.
+    """
+
+    positions: list[int]
+    counts: list[int]
+    of_copies: list[tuple[int, int]]
 
 
 def peak_counts(
@@ -71,14 +86,20 @@ def _counted(
 
 def _peak(copies: Copies, numbers: Sequence[int], extra: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The peak number of storages of some sizes, which are equal, and the number left."""
-    changes = _changes(copies)
-    if len(numbers) == 1 and not extra:
-        ordered = changes[numbers[0]]
+    changes = changes_of(copies)
+    own = [changes[number] for number in numbers if number in changes]
+    if len(own) == 1 and not extra and not own[0].of_copies and len(numbers) == 1:
+        counts = own[0].counts
     else:
-        own = chain.from_iterable([changes[number] for number in numbers if number in changes])
-        ordered = sorted([*own, *extra, *_together(copies, numbers)])
-    counts = [count for _, count in ordered]
+        ordered = sorted([*chain.from_iterable(map(_listed, own)), *extra, *_together(copies, numbers)])
+        counts = [count for _, count in ordered]
     return max(accumulate(counts, initial=0)), sum(counts)
+
+
+def _listed(changes: Changes) -> list[tuple[int, int]]:
+    """Changes with twice their positions; an event's is 1 more, so that other changes at a position come before it."""
+    own = [(2 * position + 1, count) for position, count in zip(changes.positions, changes.counts, strict=True)]
+    return [*own, *changes.of_copies]
 
 
 def _together(copies: Copies, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -97,31 +118,40 @@ def _together(copies: Copies, numbers: Sequence[int]) -> Iterator[tuple[int, int
 
 def changes_of_events(copies: Copies, numbers: Iterable[int]) -> list[tuple[int, int]]:
     """The events of some sizes in order: the position, and the number of storages that it adds."""
-    changes = _changes(copies)
-    own = sorted([each for number in numbers for each in changes.get(number, ()) if each[0] % 2])
-    return [(at // 2, change) for at, change in own]
+    changes = changes_of(copies)
+    own = [changes[number] for number in numbers if number in changes]
+    return sorted(chain.from_iterable([zip(each.positions, each.counts, strict=True) for each in own]))
 
 
-def _changes(copies: Copies) -> dict[int, list[tuple[int, int]]]:
-    """The changes in the number of storages of each size, in order: twice the position, and the number that it adds.
+def changes_of(copies: Copies) -> dict[int, Changes]:
+    """The changes in the number of storages of each size.
 
-    An event's is 1 more than twice its position: other changes at a position come before it. What copies gain counts
-    from their window's start, what they lose from its end. Sizes of kinds that others equal have none.
+    What copies gain counts from their window's start, what they lose from its end. Sizes of kinds that others equal
+    have none.
     """
     if copies.changes_of_sizes is None:
-        found = copies.changes_of_sizes = {number: [] for number in copies.kinds.size_of}
-        for position, event in enumerate(copies.kinds.size_events):
-            if event >= 0:
-                found[event].append((2 * position + 1, 1))
-            else:
-                found[~event].append((2 * position + 1, -1))
+        found = copies.changes_of_sizes = _of_events(copies)
         for window, gained in zip(copies.windows, copies.sizes, strict=True):
             for size, count in gained.items():
                 if count:
                     at = window.start if count > 0 else window.end
-                    found[size].append((2 * at, window.copies * count))
+                    found[size].of_copies.append((2 * at, window.copies * count))
         for position, count, kind in copies.dropped:
-            found[copies.kinds.size_of[kind]].append((2 * position, -count))
-        for each in found.values():
-            each.sort()
+            found[copies.kinds.size_of[kind]].of_copies.append((2 * position, -count))
     return copies.changes_of_sizes
+
+
+def _of_events(copies: Copies) -> dict[int, Changes]:
+    """The changes of the events, without those of the copies."""
+    events, size_of = copies.kinds.size_events, copies.kinds.size_of
+    count = max(size_of, default=-1) + 1
+    # An event `n` is at index n, and `~n` = -n - 1 counts from the end.
+    sizes = [*map([*range(count), *range(count - 1, -1, -1)].__getitem__, events)]
+    added = [*map([*repeat(1, count), *repeat(-1, count)].__getitem__, events)]
+    ordered, start = sorted(range(len(events)), key=sizes.__getitem__), 0
+    counts, found = [*map(added.__getitem__, ordered)], {number: Changes([], [], []) for number in size_of}
+    for size, events_of_size in sorted(Counter(sizes).items()):
+        end = start + events_of_size
+        found[size] = Changes(ordered[start:end], counts[start:end], [])
+        start = end
+    return found

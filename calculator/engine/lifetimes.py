@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class Lifetimes:
 
     def surviving(self, start: int, end: int) -> list[int]:
         """The rows that are allocated between two positions and still alive at the second."""
-        ends = self.ends
-        return [row for row in self.allocated(start, end) if ends[row] >= end]
+        rows = self.allocated(start, end)
+        return [*compress(rows, map(end.__le__, self.ends[rows.start : rows.stop]))]
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """The rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
-        return self.freed(range(first, self.next_row(start)), start, end)
+        rows = range(first, self.next_row(start))
+        return sorted([~event for event in self.events[start:end] if ~event in rows and self.ends[~event] < end])
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
         """Return the rows that are freed between two positions."""
@@ -59,14 +61,13 @@ class Lifetimes:
         """The rows that are alive at a position, in the order of allocation."""
         cache, ends = self.alive_cache, self.ends
         if position not in cache:
-            cache[position] = [row for row in range(self.next_row(position)) if ends[row] >= position]
+            rows = range(self.next_row(position))
+            cache[position] = [*compress(rows, map(position.__le__, ends))]
         return cache[position]
 
 
 def _ends(events: Sequence[int], rows: int) -> list[int]:
     """The position at which each row is freed; the number of events for a row that is never freed."""
-    ends = [len(events)] * rows
-    for position, event in enumerate(events):
-        if event < 0:
-            ends[~event] = position
-    return ends
+    end = len(events)
+    positions = dict(zip(events, range(end), strict=True))
+    return [*map(positions.get, range(-1, -1 - rows, -1), repeat(end))]

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.dimension import Dim
+    from calculator.architecture.layer_kind import MixerType
     from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
     from calculator.engine.repetition import Repetition
     from calculator.engine.symbolic_sizes import ShapeEnv
-    from calculator.engine.tape import Tensor
+    from calculator.engine.tape import Allocation, Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.generation import PassOf
     from calculator.trainers.loop import GenerationBatch
@@ -154,18 +155,9 @@ class Rollout:
         del windows
         loop = self.loop(context)
         context.past, context.length = past, ONE
-        like = _represented(context.repetition, prefilled.kept)
-        before = [
-            [cached_before(context, layer, tensor, first=first) for tensor in pair]
-            for layer, pair in zip(context.layers, like, strict=True)
-        ]
-        context.cache.before = [[*before[number]] for number in context.repetition.numbers]
-        skipped = [pair for number, pair in enumerate(before) if number not in {*context.repetition.numbers}]
-        del before
+        context.cache.before = _before(context, _represented(context.repetition, prefilled.kept), first=first)
         loop.after_first_token(context)
-        rolled_out = self._run(context, loop)
-        del skipped
-        return rolled_out
+        return self._run(context, loop)
 
     def _context(self, which: PassOf) -> Context:
         tape = Tape(trains=self.trains)
@@ -224,6 +216,25 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
         first=None,
         without_graph=(window,) if window.copies else (),
     )
+
+
+def _before(context: Context, pairs: Sequence[Pair], *, first: bool) -> list[list[Tensor | None]]:
+    """Make what every layer has in the cache; return that of the interpreted layers.
+
+    What the others have stays alive, and is that of the layers that represent them.
+    """
+    tape, interpreted = context.tape, {*context.repetition.numbers}
+    made: list[list[Tensor | None]] = []
+    known: dict[tuple[MixerType, int], list[Allocation]] = {}
+    for number, (layer, pair) in enumerate(zip(context.layers, pairs, strict=True)):
+        key, row = (layer.kind.attention, id(pair)), len(tape.rows)
+        if number in interpreted:
+            made.append([cached_before(context, layer, tensor, first=first) for tensor in pair])
+            known[key] = tape.rows[row:]
+        else:
+            tape.rows += known[key]
+            tape.events += range(row, len(tape.rows))
+    return made
 
 
 def _represented(layers: Repetition, of_interpreted: Sequence[Pair]) -> list[Pair]:
