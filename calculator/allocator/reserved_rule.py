@@ -28,7 +28,7 @@ from calculator.sharding.fsdp.units import units_of
 from calculator.training_step import first_layer_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
@@ -112,15 +112,12 @@ def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients:
     A loop that keeps micro-batches has others in each run.
     """
     key = ("kept", workspaces, gradients)
-    if key in resident.known and not resident.of_loop:
-        known: int = resident.known[key]
-        return known
-    kept = Counter(resident.sizes_of_kept(gradients=gradients))
-    kept.update(workspaces)
-    found = whole_segments(resident.loaded_bytes) + in_segments(kept)
-    if not resident.of_loop:
-        resident.known[key] = found
-    return found
+    found: dict[Hashable, int] = resident.known_of_run if resident.of_loop else resident.known
+    if key not in found:
+        kept = Counter(resident.sizes_of_kept(gradients=gradients))
+        kept.update(workspaces)
+        found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
+    return found[key]
 
 
 def _of_loaded_whole(resident: ResidentState) -> int:

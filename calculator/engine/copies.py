@@ -37,6 +37,7 @@ class Copies:
     """The copies of the repeated layers of one tape."""
 
     __slots__ = (
+        "_tables_freed",
         "changes_of_sizes",
         "compares_layouts",
         "counts",
@@ -126,6 +127,7 @@ class Copies:
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
         #: The same of single sizes, by the numbers of sizes that are equal and by their changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
+        self._tables_freed: list[int] | None = None
         #: The changes in the number of storages of each size, once they are counted.
         self.changes_of_sizes: dict[int, Changes] | None = None
         #: The most storages that a first layer that is not interpreted may have alive, by the numbers of sizes that are
@@ -135,6 +137,15 @@ class Copies:
     def of(self, rows: Iterable[int]) -> Counter[int]:
         """The number of rows of each kind."""
         return Counter(map(self.kinds.of_row.__getitem__, rows))
+
+    @property
+    def tables_freed(self) -> list[int]:
+        """The rows from before the layers that the repeated ones free in the backward pass, but for their input."""
+        if self._tables_freed is None:
+            window, entered = self.windows[1], self.tape.marked_rows.get("layer 0 forward")
+            freed = self.lifetimes.freed(range(self.shared_rows), window.start, window.end)
+            self._tables_freed = [row for row in freed if row != entered]
+        return self._tables_freed
 
     def _gained_forward(self) -> Counter[int]:
         """What one copy adds in the forward pass: what survives it, less what the next layer frees of that.

@@ -82,9 +82,7 @@ class Recording:
         copies = self.copies
         if not copies.has_backward or growth[1] > 0 or not self.windows[1].copies:
             return []
-        window, entered = self.windows[1], copies.tape.marked_rows.get("layer 0 forward")
-        freed = copies.lifetimes.freed(range(copies.shared_rows), window.start, window.end)
-        return [row for row in freed if row != entered]
+        return copies.tables_freed
 
     def _changes_with_retained(self) -> list[int]:
         """The bytes that each event adds, with retained tables freed at the end of the layer."""

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.trainers.facts import TrainerFacts
 
+#: What a state computes at first use for its own batch and length, with what the training loop keeps of them.
+_OF_RUN = ("of_loop", "always", "accumulated", "in_step")
+
 
 class ResidentState:
     """Tensors that stay on the device for a whole run, and those that an optimizer step adds.
@@ -48,8 +51,9 @@ class ResidentState:
 
     def __init__(self, prepared: PreparedModel, unrolled: UnrolledCache | None = None) -> None:
         self.prepared = prepared
-        #: What was found of the tensors, for further runs of them.
+        #: What was found of the tensors, for further runs of them; and of this run alone.
         self.known: dict[Hashable, Any] = {}
+        self.known_of_run: dict[Hashable, Any] = {}
         #: The unrolled micro-batches of this run and of others that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
         self.shards = shards_of(prepared)
@@ -93,18 +97,18 @@ class ResidentState:
         """Whether the backward pass updates each parameter and frees its gradient."""
         return updates_in_backward(self.prepared.training)
 
-    @property
+    @cached_property
     def always(self) -> TensorGroup:
         """What stays on the device during the whole run, without gradients."""
         added = self.of_loop
         return TensorGroup((*self.tensors, *self._states, *added, *self.of_sharding)) if added else self._always
 
-    @property
+    @cached_property
     def accumulated(self) -> TensorGroup:
         """The same between two micro-batches of a step."""
         return TensorGroup((*self.always, *self.gradients)) if self.of_loop else self._accumulated
 
-    @property
+    @cached_property
     def in_step(self) -> TensorGroup:
         """The same in the optimizer's step."""
         return TensorGroup((*self.always, *self._of_step)) if self.of_loop else self._in_step
@@ -242,7 +246,7 @@ class ResidentState:
         of_groups = groups(self.trainer, self.prepared.model, trained)
         return PartitionedState(self.prepared, self.tensors, of_groups, self.optimizer)
 
-    @property
+    @cached_property
     def of_loop(self) -> tuple[ResidentTensor, ...]:
         """What the training loop keeps.
 
@@ -350,5 +354,7 @@ class ResidentState:
     def for_run(self, training: Training, device: Device) -> ResidentState:
         """The same tensors for a run that differs in batch, length, or a device that divides as much of the state."""
         state = copy(self)
-        state.prepared = self.prepared.for_run(training, device)
+        state.prepared, state.known_of_run = self.prepared.for_run(training, device), {}
+        for name in _OF_RUN:
+            vars(state).pop(name, None)
         return state
