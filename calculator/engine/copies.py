@@ -8,14 +8,13 @@ depends on sizes, only on which kinds of storages are equal: runs with the same 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.live_tensors import LiveKinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.engine.counts_by_size import Changes
     from calculator.engine.kinds import Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
@@ -31,6 +30,20 @@ Counts = dict[int, tuple[int, int]]
 
 #: The most moments whose live tensors copies keep.
 MAX_MOMENTS = 64
+
+
+class Changes(NamedTuple):
+    """The changes in the number of storages of one size.
+
+    Attributes:
+        positions: The positions of the events that allocate or free one.
+        counts: What each event adds: 1 or -1.
+        of_copies: What copies gain and lose: twice the position, and the number that they add.
+    """
+
+    positions: list[int]
+    counts: list[int]
+    of_copies: list[tuple[int, int]]
 
 
 class Copies:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import accumulate, chain, repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from calculator.engine.copies import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,20 +19,6 @@ MAX_COUNTS = 64
 
 #: The most counts of single sizes that copies keep.
 MAX_SIZES = 1024
-
-
-class Changes(NamedTuple):
-    """The changes in the number of storages of one size.
-
-    Attributes:
-        positions: The positions of the events that allocate or free one.
-        counts: What each event adds: 1 or -1.
-        of_copies: What copies gain and lose: twice the position, and the number that they add.
-    """
-
-    positions: list[int]
-    counts: list[int]
-    of_copies: list[tuple[int, int]]
 
 
 def peak_counts(
