@@ -12,6 +12,7 @@ from calculator.allocator.known_stages import KnownStages
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
+from calculator.allocator.shared_stages import SharedStages
 from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
 from calculator.sharding.zero.replayed import OF_UPDATE
@@ -117,40 +118,24 @@ class CappedReplays:
         flat = flat and conf in {DEFAULT, _EXPANDABLE}
         self._flat = FlatRun(run, expandable=conf.expandable_segments) if flat else None
         self._peak = peak_reserved_bytes
-        #: What the run is on such a device after the load, and before each stage that adds a segment.
-        self._states: list[FlatReplay] = []
+        self._shared: SharedStages | None = None
         #: The steps of all replays, and what the later ones tell each other.
         self._steps = 0
         self._known: KnownStages | None = None
 
     def share(self) -> None:
-        """Run the stages that are the same on all devices which are large enough for them, until nothing is added.
-
-        That is so where a step adds no segment, or at the peak if it is known.
-        """
-        if self._flat is None:
-            return
-        run = FlatReplay(self._flat)
-        run.load()
-        allocator = run.allocator
-        self._states.append(run.saved())
-        before, steps = 0, 0
-        while allocator.reserved * BLOCK != self._peak:
-            if run.steps > steps:
-                if (steps and allocator.reserved == before) or run.steps == MAX_STEPS:
-                    break
-                before, steps = allocator.reserved, run.steps
-            state = run.saved()
-            run.advance()
-            if run.allocator.reserved > state.allocator.reserved:
-                self._states.append(state)
-        self._peak = allocator.reserved * BLOCK
+        """Let the replays share the stages before the first request that one of their devices refuses."""
+        if self._flat is not None:
+            # What only the load reserves is returned before the first step.
+            peak = None if self._peak == self._run.loading.most_reserved else self._peak
+            self._shared = SharedStages(self._flat, peak)
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """What the run needs on a device that refuses nothing, in whole pages."""
-        if self._peak is None:
+        peak = self._peak if self._shared is None else self._shared.peak_reserved_bytes
+        if peak is None:
             return whole_pages(self.within(device_of(_UNLIMITED)).same_from)
-        return whole_pages(max(self._peak, self._run.loading.warmup))
+        return whole_pages(max(peak, self._run.loading.warmup))
 
     def missing(self, device: DeviceMemory) -> int:
         """By how much the device is too small for the load to request all that it requests on a larger one."""
@@ -175,11 +160,10 @@ class CappedReplays:
 
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
         """A run that begins on a device, or continues from the last state that it shares with a larger one."""
-        states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
-        if self._conf.expandable_segments and flat.pools > 2:
-            # Where blocks are cached for several streams, the addresses that a segment has left decide more often.
-            states = []
-        run = states[-1].saved() if states and self._spare(device) >= 0 else FlatReplay(flat)
+        # Where blocks are cached for several streams, the addresses that a segment has left decide more often.
+        shares = self._spare(device) >= 0 and not (self._conf.expandable_segments and flat.pools > 2)
+        shared = self._shared.before(device.capacity) if self._shared is not None and shares else None
+        run = shared or FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
         if self._known is None and self._steps >= _FEW_STEPS and not self._conf.expandable_segments:

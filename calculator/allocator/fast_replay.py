@@ -146,8 +146,8 @@ class FastReplay:
         self.steps += 1
 
     def _step(self, n: int, pool: FlatPool) -> None:
-        if self.steps and n < len(self.fetching) and not pool.serves_all(self.fetching[n]):
-            pool.free(_allocate(pool, self.fetching[n]))
+        if self.steps and n < len(self.fetching):
+            pool.allocate_and_free(self.fetching[n])
         self._micro_batch(n, pool, self.first)
         self.gradients[n] = _blocks(self.first, self.first.gradients[n])
         if self.later is not None:
@@ -167,9 +167,7 @@ class FastReplay:
         if not self.steps:
             for sizes, times in self.states[n]:
                 _allocate_layers(pool, sizes, times)
-        temporaries = self.temporaries[n]
-        if not pool.serves_all(temporaries):
-            pool.free(_allocate(pool, temporaries))
+        pool.allocate_and_free(self.temporaries[n])
 
     def _micro_batch(self, n: int, pool: FlatPool, batch: MicroBatch) -> None:
         """Forward and backward; the old loss and its graph go when the new loss takes their name."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.allocator.flat_pool import FlatPool, RefusedError
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
+from calculator.common.deferred import Deferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,9 +151,8 @@ class FlatDevice:
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks, in any order."""
-        bits = self._bits
         for number, pool in enumerate(self._pools):
-            own = [block for block in blocks if block[0] >> bits == number]
+            own = self._of(number, blocks)
             if own:
                 pool.free(own)
 
@@ -160,16 +161,19 @@ class FlatDevice:
         return [(pool.reserved, len(pool.segments)) for pool in self._pools]
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
-        """What the next requests depend on, with addresses by segment: its parts that are free or in `left`.
+        """What the next requests depend on, found when it is compared: that of each pool, the last one first.
 
-        Those in `gone` count as free.
+        Blocks in `gone` count as free; those in `left` are freed later.
         """
+        pools = [*enumerate(self._pools)]
+        return [Deferred(partial(self._layout, pool, self._of(n, left), self._of(n, gone))) for n, pool in pools[::-1]]
+
+    def _layout(self, pool: FlatPool, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
+        """The segments of a pool, and its parts that are free or in `left`, with addresses by segment."""
         starts = dict(gone)
-        for pool in self._pools:
-            starts.update((address, behind) for address, behind in pool.edges.items() if address < behind)
+        starts.update((address, behind) for address, behind in pool.edges.items() if address < behind)
         mask = (1 << self._shift) - 1
-        keys = [key for pool in self._pools for key in pool.segments]
-        segments = [key & mask for key in keys]
+        segments = [key & mask for key in pool.segments]
         parts: list[tuple[int, int, int, bool]] = []
         for kept, blocks in ((False, sorted(starts.items())), (True, sorted(left))):
             for address, behind in blocks:
@@ -178,7 +182,11 @@ class FlatDevice:
                 if parts and parts[-1][0] == number and parts[-1][2:] == (start, False) and not kept:
                     start = parts.pop()[1]
                 parts.append((number, start, end, kept))
-        return [(key >> self._shift, (key & mask) >> self._bits) for key in keys], parts
+        return [key >> self._shift for key in pool.segments], parts
+
+    def _of(self, number: int, blocks: Sequence[Placed]) -> list[Placed]:
+        """The blocks of a pool."""
+        return [block for block in blocks if block[0] >> self._bits == number]
 
     def pools(self, addresses: Sequence[int]) -> list[int]:
         """The pools of blocks, as keys have them."""

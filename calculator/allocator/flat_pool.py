@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 #: The largest rest of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -141,16 +141,13 @@ class FlatPool:
 
     def release(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""
-        kept = []
-        for key in self.segments:
-            address, size = key & self._mask, key >> self.shift
-            if self.edges.get(address) == address + size:
-                del self.edges[address], self.edges[address + size]
-                del self.free_keys[bisect_left(self.free_keys, key)]
-                self.reserved -= size
-            else:
-                kept.append(key)
-        self.segments = kept
+        gone = {*self.free_keys}.intersection(self.segments)
+        for key in gone:
+            address = key & self._mask
+            del self.edges[address], self.edges[address + (key >> self.shift)]
+        self.reserved -= sum(key >> self.shift for key in gone)
+        self.free_keys[:] = [key for key in self.free_keys if key not in gone]
+        self.segments = [key for key in self.segments if key not in gone]
 
     def free_blocks(self) -> list[int]:
         """The keys of all free blocks, on which the places of all further requests depend."""
@@ -201,7 +198,15 @@ class FlatPool:
             insort(self.free_keys, behind - address << self.shift | address)
 
     def serves_all(self, sizes: Iterable[int]) -> bool:
-        """Whether requests are served from free blocks if none is freed before the last: they leave no trace then.
+        """Whether requests are served from free blocks if none is freed before the last: they leave no trace then."""
+        return next(self._unserved(sizes), None) is None
+
+    def allocate_and_free(self, sizes: Iterable[int]) -> None:
+        """Allocate blocks, and then free all of them: what is left are the segments that are added."""
+        self.free([*map(self.grow, [*self._unserved(sizes)])])
+
+    def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
+        """The requests for which segments are added if none is freed before the last.
 
         Of free blocks of one size it does not matter which is used.
         """
@@ -209,7 +214,8 @@ class FlatPool:
         for size in sizes:
             place = bisect_left(free, size)
             if place == len(free):
-                return False
+                yield size
+                free.append(self._segment(size))
             rest = free[place] - size
             if rest <= waste:
                 del free[place]
@@ -218,7 +224,6 @@ class FlatPool:
             else:
                 del free[place]
                 insort(free, rest)
-        return True
 
     def serves(self, quick: int, needs: Needs) -> bool:
         """Whether requests are served from free blocks for certain, wherever those with them are placed.
@@ -237,7 +242,7 @@ class FlatPool:
         Raises:
             RefusedError: where it may not reserve as much.
         """
-        segment = segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
+        segment = self._segment(size)
         if self.limit is not None and self.reserved + segment > self.limit:
             raise RefusedError
         address, end = self.next_address, self.next_address + segment
@@ -251,6 +256,10 @@ class FlatPool:
         self.edges[end] = cut
         insort(self.free_keys, end - cut << self.shift | cut)
         return address, cut
+
+    def _segment(self, size: int) -> int:
+        """The size of the segment that is added for a request."""
+        return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
 def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
@@ -272,12 +281,15 @@ def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
     """Blocks in order, with those next to each other as one."""
+    ends = dict(blocks)
     joined: list[Placed] = []
-    end = -1
-    for address, behind in sorted(blocks):
-        if address == end:
-            joined[-1] = joined[-1][0], behind
-        elif behind > address:
-            joined.append((address, behind))
-        end = behind
+    first = end = -1
+    for address in sorted(ends):
+        if address != end:
+            if end > first:
+                joined.append((first, end))
+            first = address
+        end = ends[address]
+    if end > first:
+        joined.append((first, end))
     return joined

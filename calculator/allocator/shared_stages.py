@@ -1,0 +1,61 @@
+"""The first stages of a run, which are the same on all devices that are large enough for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.allocator.flat_replay import FlatReplay
+from calculator.allocator.replay import MAX_STEPS
+from calculator.allocator.segments import BLOCK
+
+if TYPE_CHECKING:
+    from calculator.allocator.flat_replay import FlatRun
+
+
+class SharedStages:
+    """A run on a device that refuses nothing, replayed as far as a capacity needs it, until nothing is added.
+
+    That is so where a step adds no segment, or at the peak if it is known.
+    """
+
+    __slots__ = ("_before", "_has_ended", "_peak", "_run", "_states", "_steps")
+
+    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None) -> None:
+        self._peak = peak_reserved_bytes
+        self._run = FlatReplay(run)
+        self._run.load()
+        #: The run after the load, and before each stage that adds a segment.
+        self._states = [self._run.saved()]
+        #: The steps that were compared with those before them, and what was reserved at the end of the last of them.
+        self._steps = self._before = 0
+        self._has_ended = False
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """What the run reserves on such a device."""
+        if self._peak is None:
+            self._advance(None)
+            self._peak = self._run.allocator.reserved * BLOCK
+        return self._peak
+
+    def before(self, capacity: int) -> FlatReplay | None:
+        """A replay in the last state that is the same on all devices from a capacity on; None if the load is not."""
+        self._advance(capacity)
+        states = [state for state in self._states if state.allocator.reserved * BLOCK <= capacity]
+        return states[-1].saved() if states else None
+
+    def _advance(self, capacity: int | None) -> None:
+        """Run further stages, until one reserves more than a capacity."""
+        run = self._run
+        while (capacity is None or run.allocator.reserved * BLOCK <= capacity) and self._goes_on():
+            state = run.saved()
+            run.advance()
+            if run.allocator.reserved > state.allocator.reserved:
+                self._states.append(state)
+
+    def _goes_on(self) -> bool:
+        run, reserved = self._run, self._run.allocator.reserved
+        if run.steps > self._steps:
+            self._has_ended = bool(self._steps and reserved == self._before) or run.steps == MAX_STEPS
+            self._before, self._steps = reserved, run.steps
+        return not self._has_ended and reserved * BLOCK != self._peak
