@@ -228,11 +228,14 @@ def test_requests_that_are_freed_last_are_served_where_no_segment_is_added(befor
         rows.act(pool, action)
     begun, reserved = pool.free_blocks(), pool.reserved
     later = [rows.add(units) for units in requests]
-    served = pool.serves_all([rows.sizes[row] for row in later])
+    sizes, other = [rows.sizes[row] for row in later], pool.copied()
+    served = pool.serves_all(sizes)
+    other.allocate_and_free(sizes)
     pool.play(later, rows.sizes, rows.places)
     assert served == (pool.reserved == reserved)
     pool.free([(rows.places[0][row], rows.places[1][row]) for row in later])
     assert not served or pool.free_blocks() == begun
+    assert (other.contents(), other.edges) == (pool.contents(), pool.edges)
 
 
 @given(ACTIONS, ACTIONS, st.booleans())
