@@ -5,7 +5,7 @@ A step's peaks and its replay interpret the same passes, and a trainer may run o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from calculator.engine.tape import Storage, Tensor
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Allocation, Tape
     from calculator.inputs.training import Training
@@ -32,24 +33,47 @@ class _Output(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """The rows, events and marks of a pass, numbered from its first ones, without the prefix of their names."""
+    """The rows, events and marks of a pass as they were recorded, without the prefix of their names.
 
+    Attributes:
+        start: How many rows, events and marks there were before it.
+        marked_rows: The rows that it marked.
+        inherits: The component that its first rows have, which is that of the code around it: this very string.
+        component: What the component is after it; None if the pass leaves it as it was.
+    """
+
+    start: tuple[int, int]
     rows: Sequence[Allocation]
     events: Sequence[int]
     marks: Sequence[tuple[int, str]]
     marked_rows: Sequence[tuple[str, int]]
     outputs: Sequence[_Output]
     layers: Repetition
+    inherits: ComponentName
+    component: ComponentName | None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it leaves nothing but its outputs, and frees nothing that was there before."""
+        row, _ = self.start
+        freed = {~event for event in self.events if event < 0}
+        left = {*range(row, row + len(self.rows))} - freed
+        return min(freed, default=row) >= row and left == {each.row for each in self.outputs} - {None}
 
     def on(self, tape: Tape, name: str) -> Outputs:
         """Record the pass again on a tape, under another name."""
-        row, at = len(tape.rows), len(tape.events)
-        tape.rows += [(name + own, shape, dtype, component, size) for own, shape, dtype, component, size in self.rows]
+        row, at = len(tape.rows) - self.start[0], len(tape.events) - self.start[1]
+        names, shapes, dtypes, components, sizes = zip(*self.rows, strict=True)
+        if tape.component != self.inherits:
+            inherits, own = self.inherits, tape.component
+            components = tuple([own if component is inherits else component for component in components])
+        tape.rows += zip(map(name.__add__, names), shapes, dtypes, components, sizes, strict=True)
         tape.marks += [(at + place, name + label) for place, label in self.marks]
         tape.marked_rows.update((name + label, row + number) for label, number in self.marked_rows)
         numbers = {each.row for each in self.outputs if each.row is not None}
         storages = {number: Storage.of_row(row + number, tape.events) for number in numbers}
         tape.events += [event + row if event >= 0 else event - row for event in self.events]
+        tape.component = self.component or tape.component
         tensors = []
         for each in self.outputs:
             tensor = Tensor(tape, None if each.row is None else storages[each.row], each.shape, each.dtype, None)
@@ -72,53 +96,74 @@ class KnownPasses:
     ) -> tuple[Outputs, Repetition]:
         """Run a pass or record it again: its outputs, and the layers that run.
 
-        `key` is all that decides its events. They are kept for the last training.
+        `key` is all that decides its events, besides the component that its first rows count to. They are kept for the
+        last training.
         """
         training, own = key
         if training is not self._training and training != self._training:
             self._training, self._passes = training, {}
         known = self._passes.get(own)
-        if known is not None:
+        if known is not None and known.is_closed:
             return known.on(tape, name), known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
+        outer = tape.component
+        # Another object with the same letters: rows that are given it are told from rows that name the component.
+        tape.component = inherits = _another(outer)
         outputs, layers = run()
-        recorded = _recorded(tape, name, start, outputs, layers) if len(tape.loops) == loops else None
-        if recorded is not None:
-            self._passes[own] = recorded
+        end = None if tape.component is inherits else tape.component
+        tape.component = end or outer
+        if len(tape.loops) == loops and all(map(_is_plain, (outputs[0], *outputs[1]))):
+            self._passes[own] = _recorded(tape, name, start, outputs, layers, (inherits, end))
+        _rename(tape, name, start[0])
         return outputs, layers
 
 
-def _recorded(tape: Tape, name: str, start: tuple[int, int, int], outputs: Outputs, layers: Repetition) -> _Pass | None:
-    """Return a pass from its start on; None if it leaves more than its outputs, or frees what was there before."""
+def named(tape: Tape, name: str, run: Callable[[], tuple[Outputs, Repetition]]) -> tuple[Outputs, Repetition]:
+    """Run a pass that is not run again. The names of its rows get a prefix."""
+    first = len(tape.rows)
+    outputs, layers = run()
+    _rename(tape, name, first)
+    return outputs, layers
+
+
+def _rename(tape: Tape, name: str, first: int) -> None:
+    names, shapes, dtypes, components, sizes = zip(*tape.rows[first:], strict=True)
+    tape.rows[first:] = zip(map(name.__add__, names), shapes, dtypes, components, sizes, strict=True)
+
+
+def _another(component: ComponentName) -> ComponentName:
+    """Return an equal string that is another object."""
+    return cast("ComponentName", str(component.encode(), "ascii"))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.__class__ is Tensor and tensor.edge is None and not tensor.viewed
+
+
+def _recorded(
+    tape: Tape,
+    name: str,
+    start: tuple[int, int, int],
+    outputs: Outputs,
+    layers: Repetition,
+    components: tuple[ComponentName, ComponentName | None],
+) -> _Pass:
+    """Return a pass from its start on."""
     row, at, mark = start
-    events = tape.events[at:]
-    alive: set[int] = set()
-    for event in events:
-        if event >= 0:
-            alive.add(event)
-        elif ~event in alive:
-            alive.remove(~event)
-        else:
-            return None
-    tensors = [outputs[0], *outputs[1]]
-    if any(each.__class__ is not Tensor or each.edge is not None or each.viewed for each in tensors):
-        return None
-    rows = [None if each.storage is None else each.storage.row for each in tensors]
-    if alive != {*rows} - {None}:
-        return None
-    length, labels = len(name), tape.marks[mark:]
+    length, marks = len(name), tape.marks[mark:]
     return _Pass(
-        rows=[(kind[0][length:], *kind[1:]) for kind in tape.rows[row:]],
-        events=[event - row if event >= 0 else event + row for event in events],
-        marks=[(place - at, label[length:]) for place, label in labels],
+        start=(row, at),
+        rows=tape.rows[row:],
+        events=tape.events[at:],
+        marks=[(place, label[length:]) for place, label in marks],
         marked_rows=[
-            (label[length:], tape.marked_rows[label] - row)
-            for _, label in labels
-            if tape.marked_rows.get(label, -1) >= row
+            (label[length:], tape.marked_rows[label]) for _, label in marks if tape.marked_rows.get(label, -1) >= row
         ],
         outputs=[
-            _Output(None if own is None else own - row, each.shape, each.dtype, each.merged)
-            for own, each in zip(rows, tensors, strict=True)
+            _Output(None if each.storage is None else each.storage.row, each.shape, each.dtype, each.merged)
+            for each in (outputs[0], *outputs[1])
         ],
         layers=layers,
+        inherits=components[0],
+        component=components[1],
     )

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.engine import autocast
+from calculator.engine.known_passes import named
 from calculator.engine.layer_loop import LayerLoop
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
@@ -60,9 +61,9 @@ class ModelPasses:
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         run = partial(self._run, prepared, name, reference=reference)
         if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
-            outputs, layers = run()
+            outputs, layers = named(tape, name, run)
         else:
-            key = reference, tape.trains, tape.scope, tape.component, autocast.state(tape)
+            key = reference, tape.trains, tape.scope, autocast.state(tape)
             outputs, layers = prepared.known_passes.run(tape, name, (prepared.training, key), run)
         outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
@@ -70,11 +71,8 @@ class ModelPasses:
     def _run(self, prepared: PreparedModel, name: str, *, reference: bool) -> tuple[Outputs, Repetition]:
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         context = _context(self.context, prepared, compared, name)
-        first = len(context.tape.rows)
         with _no_grad(context.tape, in_eval_mode=compared == "model"):
             outputs = self.forward(context)
-        rows = context.tape.rows
-        rows[first:] = [(f"{name}{row[0]}", *row[1:]) for row in rows[first:]]
         return outputs, context.repetition
 
 
