@@ -5,7 +5,9 @@ The trace holds for all other sizes that satisfy its guards, as in torch.fx.expe
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from itertools import chain, zip_longest
 from operator import add, eq, floordiv, ge, gt, le, lt, mod, mul, ne, sub
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
     Expression = tuple[int, Function, int, int]
 
 
+#: What is around the index of a value and its format, and between them, in a place for its digits.
+_OPEN, _BETWEEN, _CLOSE = "\x02", "\x1f", "\x03"
+_PLACE = re.compile(f"{_OPEN}(\\d+){_BETWEEN}([^{_CLOSE}]*){_CLOSE}")
+
+
 class ShapeEnv:
     """The values that a trace computes from its symbolic sizes, by index. The symbolic sizes come first."""
 
-    __slots__ = ("constants", "expressions", "guards", "known", "values")
+    __slots__ = ("constants", "expressions", "guards", "known", "values", "writes_places")
 
     def __init__(self) -> None:
         #: Every value, for the sizes of this trace.
@@ -37,6 +44,8 @@ class ShapeEnv:
         self.known: dict[object, int] = {}
         #: The indices of constants.
         self.constants: set[int] = set()
+        #: Whether the text of a size is a place for its digits, which `Texts` fills, and not a guard.
+        self.writes_places = False
 
     def create_symint(self, size: int) -> SymInt:
         """Make a size symbolic. Create all of them before any other value has an index."""
@@ -197,6 +206,37 @@ class SymInt(Dim):
 
     def __bool__(self) -> bool:
         return self.compare(ne, 0)
+
+    def __format__(self, spec: str) -> str:
+        if self.shape_env.writes_places:
+            return f"{_OPEN}{self.index}{_BETWEEN}{spec}{_CLOSE}"
+        return format(self.guard(), spec)
+
+
+class Texts:
+    """Texts that name symbolic sizes, for any values of these."""
+
+    __slots__ = ("_parts", "_texts")
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = tuple(texts)
+        #: Of texts with places, by their number: what is between places, the index of a value, its format, by turns.
+        self._parts = {number: _PLACE.split(text) for number, text in enumerate(self._texts) if _OPEN in text}
+
+    @property
+    def indices(self) -> set[int]:
+        """The indices of the values that they name."""
+        return {int(index) for parts in self._parts.values() for index in parts[1::3]}
+
+    def with_values(self, values: Sequence[int]) -> tuple[str, ...]:
+        """Return the texts with these values of the environment."""
+        if not self._parts:
+            return self._texts
+        texts = [*self._texts]
+        for number, parts in self._parts.items():
+            digits = [format(values[int(index)], spec) for index, spec in zip(parts[1::3], parts[2::3], strict=True)]
+            texts[number] = "".join(chain.from_iterable(zip_longest(parts[::3], digits, fillvalue="")))
+        return tuple(texts)
 
 
 def _is_constant(parts: str | tuple[str, int, int] | None) -> bool:

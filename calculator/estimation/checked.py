@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.errors import PlanError
+from calculator.engine.symbolic_sizes import Texts
 from calculator.estimation.compatibility import check
 from calculator.estimation.remarks import assumptions, warnings
 
@@ -29,18 +30,22 @@ class Remarks(NamedTuple):
 
 
 class CheckedTrace:
-    """The remarks on a request with symbolic sizes. Sizes that are compared or said are guards."""
+    """The remarks on a request with symbolic sizes. Sizes that are compared are guards."""
 
-    __slots__ = ("_remarks", "_shape_env")
+    __slots__ = ("_assumptions", "_shape_env", "_warnings")
 
     def __init__(self, request: Request, model: Model, shape_env: ShapeEnv, training: Training, method: Method) -> None:
-        self._shape_env = shape_env
-        self._remarks = checked(replace(request, training=training, method=method), model)
-        shape_env.eliminate_dead_code(())
+        self._shape_env, shape_env.writes_places = shape_env, True
+        remarks = checked(replace(request, training=training, method=method), model)
+        self._assumptions, self._warnings = Texts(remarks.assumptions), Texts(remarks.warnings)
+        shape_env.eliminate_dead_code(self._assumptions.indices | self._warnings.indices)
 
     def with_sizes(self, sizes: Sequence[int]) -> Remarks | None:
         """Return the remarks on other sizes, or None where a guard fails."""
-        return None if self._shape_env.evaluate(sizes) is None else self._remarks
+        values = self._shape_env.evaluate(sizes)
+        if values is None:
+            return None
+        return Remarks(self._assumptions.with_values(values), self._warnings.with_values(values))
 
 
 def checked(request: Request, model: Model) -> Remarks:

@@ -94,8 +94,8 @@ def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
     if limit is not None and limit >= training.sequence_length:
         message = f"a sequence of {training.sequence_length:,} tokens has a prompt of 1 or more: use at most the rest"
         yield Problem(loc="training.max_completion_length", msg=message, input=limit)
-    rows_of_one = int(training.micro_batch_size)
-    most = rows_of_one * int(completion(training))
+    rows_of_one = training.micro_batch_size
+    most = rows_of_one * +completion(training)
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"the completions of a micro-batch have {most:,} tokens: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
@@ -131,7 +131,7 @@ def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
 
 def lengths(training: Training) -> str:
     """Return how long prompts and completions are."""
-    length = int(completion(training))
+    length = +completion(training)
     return (
         f"The longest completion of a step has {length:,} tokens, the longest prompt the other "
         f"{training.sequence_length - length:,} of sequence_length."
@@ -141,7 +141,7 @@ def lengths(training: Training) -> str:
 def by_generate(training: Training) -> str:
     """Return how completions are generated without vLLM."""
     return (
-        f"The phase generation is that of transformers' generate: the {int(rows(training)):,} completions of a step at "
+        f"The phase generation is that of transformers' generate: the {+rows(training):,} completions of a step at "
         "once, with the model in training mode, its adapters on and a cache of keys and values. With PEFT it runs "
         "outside autocast, in the dtypes of the weights. Its peak is that of the prompts' pass, of the second token or "
         "of the last one. What it reserves follows the rule, and is compared with what the other phases reserve."
