@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
-#: Replays of more steps than this record the state of each pool after each stage. Recording takes time at first.
-_FEW_STEPS = 5
 #: The settings besides the default ones for which there are flat devices.
 _EXPANDABLE = AllocConf(expandable_segments=True)
 
@@ -118,17 +116,17 @@ class CappedReplays:
         flat = flat and conf in {DEFAULT, _EXPANDABLE}
         self._flat = FlatRun(run, expandable=conf.expandable_segments) if flat else None
         self._peak = peak_reserved_bytes
+        #: The first stages of all replays, and what these tell each other about the others.
         self._shared: SharedStages | None = None
-        #: The steps of all replays, and what the later ones tell each other.
-        self._steps = 0
         self._known: KnownStages | None = None
 
     def share(self) -> None:
-        """Let the replays share the stages before the first request that one of their devices refuses."""
+        """Let the replays share their first stages, and what they find out about others."""
         if self._flat is not None:
             # What only the load reserves is returned before the first step.
             peak = None if self._peak == self._run.loading.most_reserved else self._peak
             self._shared = SharedStages(self._flat, peak)
+            self._known = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """What the run needs on a device that refuses nothing, in whole pages."""
@@ -154,7 +152,6 @@ class CappedReplays:
             steady = _steady(run, retries)
         except OutOfMemoryError as error:
             steady, failure = retries[-1:], _event(run, error, device)
-        self._steps += run.steps
         spare = self._spare(device) if self._conf.per_process_memory_fraction == 1 else -1
         return capped(device, run.allocator, spare, retries=retries, steady=steady, failure=failure, unit=unit)
 
@@ -166,8 +163,6 @@ class CappedReplays:
         run = shared or FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
-        if self._known is None and self._steps >= _FEW_STEPS and not self._conf.expandable_segments:
-            self._known = KnownStages(flat)
         run.known = self._known
         return run
 

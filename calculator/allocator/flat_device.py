@@ -37,6 +37,7 @@ class FlatDevice:
 
     __slots__ = (
         "_bits",
+        "_owns_pools",
         "_pools",
         "_shift",
         "capacity",
@@ -56,6 +57,8 @@ class FlatDevice:
         #: The bits of an address below those that are the number of its pool.
         self._bits = shift - (count - 1).bit_length()
         self._pools = [FlatPool(shift, small=n % 2 == 0, start=(n << self._bits) or 1) for n in range(count)]
+        #: Whether nothing else refers to the pools, so that they may be changed.
+        self._owns_pools = True
 
     @property
     def reserved(self) -> int:
@@ -71,10 +74,15 @@ class FlatDevice:
         return [int(size > SMALL) for size in sizes]
 
     def saved(self) -> FlatDevice:
-        """A device in the same state."""
-        other = copy(self)
-        other._pools = [pool.copied() for pool in self._pools]  # noqa: SLF001  its own class
-        return other
+        """A device in the same state, with the same pools until one of them changes its own."""
+        self._owns_pools = False
+        return copy(self)
+
+    def _own_pools(self) -> None:
+        """Copy pools that others have too."""
+        if not self._owns_pools:
+            self._pools = [pool.copied() for pool in self._pools]
+            self._owns_pools = True
 
     def plays_apart(self, play: Callable[[int, FlatPool], None], known: KnownStage | None = None) -> bool:
         """Play the events of one pool after those of another with `play`, which gets a pool and its number.
@@ -92,7 +100,7 @@ class FlatDevice:
                 spare = None if spare is None else spare - (pools[-1].reserved - before.reserved)
         except RefusedError:
             return False
-        self._pools = pools
+        self._pools, self._owns_pools = pools, known is None
         self.max_reserved = max(self.max_reserved, self.reserved)
         return True
 
@@ -102,6 +110,7 @@ class FlatDevice:
         Raises:
             OutOfMemoryError: where the device has no room, even after cached segments were freed.
         """
+        self._own_pools()
         pools = tuple((pool.free_keys, pool.edges, pool.waste) for pool in self._pools)
         shift = self._shift
         mask = (1 << shift) - 1
@@ -151,6 +160,7 @@ class FlatDevice:
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks, in any order."""
+        self._own_pools()
         for number, pool in enumerate(self._pools):
             own = self._of(number, blocks)
             if own:
@@ -198,6 +208,7 @@ class FlatDevice:
 
     def restore_small(self, blocks: list[int]) -> None:
         """Leave the small pool with the free blocks that it had when it had as many segments."""
+        self._own_pools()
         small, mask = self._pools[0], (1 << self._shift) - 1
         small.free_keys = blocks.copy()
         small.edges = {key & mask: (key & mask) + (key >> self._shift) for key in blocks}
@@ -205,6 +216,7 @@ class FlatDevice:
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""
+        self._own_pools()
         for pool in self._pools:
             pool.release()
 
@@ -265,7 +277,7 @@ def _played(
         play(number, pool)
         pool.limit = None
         if known is not None:
-            known.add(number, pool)
+            known.add(number, before, pool)
     elif limit is not None and pool.reserved > limit:
         raise RefusedError
     return pool

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: The largest rest of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -133,10 +133,16 @@ class FlatPool:
 
     def copied(self) -> FlatPool:
         """A pool in the same state."""
+        other = self.with_segments(self.segments.copy(), self.reserved, self.next_address)
+        other.free_keys, other.edges = self.free_keys.copy(), self.edges.copy()
+        return other
+
+    def with_segments(self, segments: list[int], reserved: int, next_address: int) -> FlatPool:
+        """A pool with other segments and the same lists of free blocks: neither may be changed."""
         other = object.__new__(FlatPool)  # replays copy pools often: this is faster than `copy`
-        other.waste, other.limit, other.reserved = self.waste, self.limit, self.reserved
-        other.shift, other._mask, other.next_address = self.shift, self._mask, self.next_address
-        other.segments, other.free_keys, other.edges = self.segments.copy(), self.free_keys.copy(), self.edges.copy()
+        other.waste, other.limit, other.reserved = self.waste, self.limit, reserved
+        other.shift, other._mask, other.next_address = self.shift, self._mask, next_address
+        other.segments, other.free_keys, other.edges = segments, self.free_keys, self.edges
         return other
 
     def release(self) -> None:
@@ -152,10 +158,6 @@ class FlatPool:
     def free_blocks(self) -> list[int]:
         """The keys of all free blocks, on which the places of all further requests depend."""
         return self.free_keys.copy()
-
-    def contents(self) -> Hashable:
-        """All that its further requests depend on."""
-        return tuple(self.free_keys), tuple(self.segments), self.next_address
 
     def save(self) -> Saved:
         """What is free now, and how many segments there are."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calculator.allocator.known_stages import KnownStages, Left
     from calculator.allocator.parts import Part
     from calculator.allocator.replay import Batch, Replay
+    from calculator.allocator.transients import Pool
     from calculator.devices.outcome import ReplayPhase
 
 #: A run requests every row in as many steps at most, with a margin, and after each may free and request again.
@@ -210,7 +211,7 @@ class FlatReplay:
     def __init__(self, run: FlatRun) -> None:
         self.run = run
         self.allocator = run.device.saved()
-        #: What other replays of the run tell about its stages, if they are asked.
+        #: What other replays of the run tell about its parts, if they are asked.
         self.known: KnownStages | None = None
         #: What they tell of each pool after the last stage, if nothing was allocated or freed since.
         self.known_pools: list[Left | None] = [None] * run.pools
@@ -296,28 +297,29 @@ class FlatReplay:
     def _play_stage(self, stage: Stage, places: Places) -> None:
         """Play a stage; where a segment was refused in the step before, or is, in smaller parts."""
         if self.stage not in self.refused:
-            if self._plays_whole(stage, places):
+            if self._plays_apart(stage.part, stage.rows, places):
                 return
             self.refused.add(self.stage)
         self._forget_pools()
         before, rows = self.allocator.retries, stage.rows
         for part in stage.part.split():
             if part is stage.part or not self._plays_apart(part, rows, places):
+                self._forget_pools()
                 self._play(part.events(), rows, rows.sizes, rows.keys, places)
         if self.allocator.retries == before:
             self.refused.discard(self.stage)
 
-    def _plays_whole(self, stage: Stage, places: Places) -> bool:
-        allocator, part, sizes = self.allocator, stage.part, stage.rows.sizes
-        if self.known is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
-            return self._plays_apart(part, stage.rows, places)
-        known, before = self.known.of(stage, places, self.known_pools), _copied(places)
-        done = allocator.plays_apart(lambda number, pool: part.play(number, pool, sizes, places), known)
-        return done or _restore(places, before)
-
     def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
-        before = _copied(places)
-        done = self.allocator.plays_apart(lambda number, pool: part.play(number, pool, rows.sizes, places))
+        """Play a part pool by pool, where it is not known what it leaves; False where a segment is refused."""
+        allocator, before = self.allocator, _copied(places)
+
+        def play(number: int, pool: Pool) -> None:
+            part.play(number, pool, rows.sizes, places)
+
+        if self.known is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
+            done = allocator.plays_apart(play)
+        else:
+            done = allocator.plays_apart(play, self.known.of(part, rows, places, self.known_pools))
         return done or _restore(places, before)
 
     def _free(self, blocks: Sequence[Placed]) -> None:

@@ -1,8 +1,8 @@
-"""What stages of a run leave in each pool, by what they find there.
+"""What the parts of a run's steps leave in each pool, by what they find there.
 
-A stage leaves the same wherever a pool has the same segments and free blocks, and the tensors that are freed in the
-stage or later are in the same places. Replays of a run with several capacities often come to that: most differ in few
-large segments, and hardly in the pool of small tensors.
+A part leaves the same wherever a pool has the same free blocks, and the tensors that the part frees are in the same
+places; where it adds segments, also the same next address. Replays of a run with several capacities often come to that:
+most differ in few large segments, and hardly in the pool of small tensors.
 """
 
 from __future__ import annotations
@@ -11,133 +11,128 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
-    from calculator.allocator.flat_replay import FlatRun, Stage
-    from calculator.allocator.parts import Net, Rows
+    from calculator.allocator.parts import Part, Rows
 
     #: Reads the places of some rows from those of all.
     Reader = Callable[[Sequence[int]], object]
 
 #: The most results that are kept of a run: some ten kilobytes each.
-MAX_KNOWN = 1024
+MAX_KNOWN = 4096
 
 
 class Left:
-    """A pool after a stage, and the places of tensors that the stage allocated and that are freed later."""
+    """A pool after a part, and the places of the tensors that the part allocated and did not free."""
 
-    __slots__ = ("following", "placed", "pool")
+    __slots__ = ("_added", "_next_address", "_pool", "following", "placed")
 
-    def __init__(self, pool: FlatPool, placed: Sequence[Placed]) -> None:
-        self.pool = pool
+    def __init__(self, before: FlatPool, pool: FlatPool, placed: Sequence[Placed]) -> None:
+        self._next_address = before.next_address
+        self._added = pool.segments[len(before.segments) :]
+        self._pool = pool
         self.placed = placed
-        #: What stages leave that find the pool so, by their identity.
-        self.following: dict[int, Left] = {}
+        #: What parts leave that find the pool so, by their identity and the places of what they free.
+        self.following: dict[Hashable, Left] = {}
+
+    def pool(self, before: FlatPool) -> FlatPool | None:
+        """The pool after another one with the same free blocks; None if segments were added at other addresses."""
+        if self._added and before.next_address != self._next_address:
+            return None
+        if not self._added:
+            return self._pool.with_segments(before.segments, before.reserved, before.next_address)
+        reserved = before.reserved + sum(key >> before.shift for key in self._added)
+        return self._pool.with_segments([*before.segments, *self._added], reserved, self._pool.next_address)
 
 
-class _StageRows(NamedTuple):
-    """The rows of a stage that are needed in it or later; those of each pool.
+class _PartRows(NamedTuple):
+    """The rows of a part that it does not both allocate and free; those of each pool.
 
     Attributes:
-        found: Reads the places of those that are allocated before it.
-        left: Those that it allocates.
+        freed: Reads the places of those that were allocated before it.
+        left: Those that it leaves.
     """
 
-    found: Sequence[Reader]
+    freed: Sequence[Reader]
     left: Sequence[Sequence[int]]
 
 
 class KnownStages:
-    """What the stages of a run left in pools, in any of its replays."""
+    """What the parts of a run's stages left in pools, in any of its replays."""
 
-    __slots__ = ("_known", "_rows")
+    __slots__ = ("_count", "_known", "_rows")
 
-    def __init__(self, run: FlatRun) -> None:
+    def __init__(self, count: int) -> None:
+        """`count`: the number of pools."""
+        self._count = count
         self._known: dict[Hashable, Left] = {}
-        #: The rows of each stage, by its identity: the run keeps its stages.
-        self._rows: dict[int, _StageRows] = {}
-        nets: dict[int, Net] = {}
-        for stages in run.stages:
-            self._rows.update(_rows_of(run, stages, nets))
+        #: The rows of each part, by its identity, with the part, so that it stays the only one with that identity.
+        self._rows: dict[int, tuple[Part, _PartRows]] = {}
 
-    def of(self, stage: Stage, places: Places, before: list[Left | None]) -> KnownStage:
-        """What is known of a stage, for a replay whose rows have these places.
+    def of(self, part: Part, rows: Rows, places: Places, before: list[Left | None]) -> KnownStage:
+        """What is known of a part, for a replay whose rows have these places.
 
         `before` is what is known of each pool before it, and is set to that after it.
         """
-        return KnownStage(self._known, id(stage), self._rows[id(stage)], places, before)
+        if id(part) not in self._rows:
+            allocated, freed = (_by_pool(each, rows, self._count) for each in part.net())
+            self._rows[id(part)] = part, _PartRows([*map(_reader, freed)], allocated)
+        return KnownStage(self._known, id(part), self._rows[id(part)][1], places, before)
 
 
 class KnownStage:
-    """What is known of a stage, for one replay."""
+    """What is known of a part, for one replay."""
 
-    __slots__ = ("_before", "_found", "_known", "_places", "_rows", "_stage")
+    __slots__ = ("_before", "_found", "_known", "_part", "_places", "_rows")
 
     def __init__(
         self,
         known: dict[Hashable, Left],
-        stage: int,
-        rows: _StageRows,
+        part: int,
+        rows: _PartRows,
         places: Places,
         before: list[Left | None],
     ) -> None:
         self._known = known
-        self._stage = stage
+        self._part = part
         self._rows = rows
         self._places = places
         self._before = before
-        self._found: Hashable = None
+        self._found: tuple[Hashable, Hashable] = None, None
 
     def left(self, number: int, pool: FlatPool) -> FlatPool | None:
-        """Return the pool after the stage and write the addresses of its rows; None if `add` has not recorded it."""
+        """Return the pool after the part and write the addresses of its rows; None if `add` has not recorded it."""
         addresses, behinds = self._places
-        before = self._before[number]
-        known = before.following.get(self._stage) if before is not None else None
-        if known is None:
-            read = self._rows.found[number]
-            self._found = self._stage, number, pool.contents(), read(addresses), read(behinds)
+        before, read = self._before[number], self._rows.freed[number]
+        own = self._part, number, read(addresses), read(behinds)
+        known = before.following.get(own) if before is not None else None
+        after = known.pool(pool) if known is not None else None
+        if after is None:
+            self._found = own, tuple(pool.free_keys)
             known = self._known.get(self._found)
-        if known is None:
+            after = known.pool(pool) if known is not None else None
+        if known is None or after is None:
             return None
-        self._follow(number, known)
+        self._follow(number, own, known)
         for row, (address, behind) in zip(self._rows.left[number], known.placed, strict=True):
             addresses[row], behinds[row] = address, behind
-        return known.pool.copied()
+        return after
 
-    def add(self, number: int, pool: FlatPool) -> None:
-        """Keep the pool that `left` did not know, after the stage."""
+    def add(self, number: int, before: FlatPool, pool: FlatPool) -> None:
+        """Keep the pool after the part, which nothing changes from now on: `left` did not know it."""
         if len(self._known) < MAX_KNOWN:
             addresses, behinds = self._places
             placed = [(addresses[row], behinds[row]) for row in self._rows.left[number]]
-            known = self._known[self._found] = Left(pool.copied(), placed)
-            self._follow(number, known)
+            known = self._known[self._found] = Left(before, pool, placed)
+            self._follow(number, self._found[0], known)
         else:
             self._before[number] = None
 
-    def _follow(self, number: int, known: Left) -> None:
+    def _follow(self, number: int, own: Hashable, known: Left) -> None:
         before, self._before[number] = self._before[number], known
         if before is not None:
-            before.following[self._stage] = known
-
-
-def _rows_of(run: FlatRun, stages: Sequence[Stage], nets: dict[int, Net]) -> Iterator[tuple[int, _StageRows]]:
-    """The rows of the stages of a step, each with the stage's identity, from the last stage on."""
-    needed: dict[int, set[int]] = {}
-    for stage in reversed(stages):
-        rows = needed.setdefault(id(stage.rows), set())
-        if stage.ends_batch is not None:
-            rows.update(stage.ends_batch.left)
-            if run.makes_gradients(stage.ends_batch):
-                rows.update(stage.ends_batch.gradients)
-        if id(stage.part) not in nets:
-            nets[id(stage.part)] = stage.part.net()
-        allocated, freed = nets[id(stage.part)]
-        left = _by_pool(rows & allocated, stage.rows, run.pools)
-        rows -= allocated
-        rows |= freed
-        yield id(stage), _StageRows([*map(_reader, _by_pool(rows, stage.rows, run.pools))], left)
-        rows.difference_update(row for row, _ in stage.takes)
+            before.following[own] = known
 
 
 def _by_pool(of: Iterable[int], rows: Rows, count: int) -> list[list[int]]:

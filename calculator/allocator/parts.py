@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.loading import one_by_one
 from calculator.allocator.segments import BLOCK
 from calculator.allocator.transients import PARTS, Need, play
+from calculator.common.deferred import Deferred
 from calculator.training_step.unrolled import Window, shifted
 
 if TYPE_CHECKING:
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
     from calculator.allocator.transients import Item, MicroBatch, Pool
     from calculator.resident.per_parameter import ResidentTensors
 
-#: Windows of a pass with the shift of a repetition, each with its items for each pool.
-_Repetition = tuple[Window, int, list["list[Item]"]]
+#: Windows of a pass with the shift of a repetition, each with its items for each pool, and the events that a repetition
+#: does not undo itself.
+_Repetition = tuple[Window, int, list["list[Item]"], Deferred[list[int]]]
 #: Rows that a part allocates and does not free, and rows that it frees and does not allocate.
 Net = tuple[set[int], set[int]]
 _NO_WINDOW = Window((), 0, (0,))
+_NOTHING: Deferred[list[int]] = Deferred(list)
 
 
 class Rows:
@@ -137,7 +141,7 @@ class WindowedPart:
         self._split: list[WindowedPart] = []
         #: For each pool, its items, and the first of those at the end that are all placed.
         pools = range(len(repeated[0][2]))
-        self._items = [[item for _, _, of_pools in repeated for item in of_pools[pool]] for pool in pools]
+        self._items = [[item for _, _, of_pools, _ in repeated for item in of_pools[pool]] for pool in pools]
         ends = [_carries(following[2][pool]) if following else False for pool in pools]
         self._until = [
             _last_end(items) if carries else len(items) for items, carries in zip(self._items, ends, strict=True)
@@ -148,7 +152,7 @@ class WindowedPart:
         sizes = self._sizes
         return [
             event
-            for window, by, _ in self._repeated
+            for window, by, _, _ in self._repeated
             for event in shifted(window.events, window.lowest, by)
             if sizes[event if event >= 0 else ~event]
         ]
@@ -170,12 +174,8 @@ class WindowedPart:
     def net(self) -> Net:
         """The rows that are allocated or freed in it alone."""
         allocated, freed, sizes = set[int](), set[int](), self._sizes
-        of_windows: dict[int, list[int]] = {}
-        for window, by, _ in self._repeated:
-            if id(window) not in of_windows:
-                own, others = _net(window.events)
-                of_windows[id(window)] = [*(~row for row in others), *own]
-            for event in shifted(of_windows[id(window)], window.lowest, by):
+        for window, by, _, events in self._repeated:
+            for event in shifted(events(), window.lowest, by):
                 row = max(event, ~event)
                 if event >= 0 and sizes[row]:
                     allocated.add(row)
@@ -187,15 +187,16 @@ class WindowedPart:
 
     def without(self, rows: range) -> WindowedPart:
         """The same part without the allocations of workspaces, which are windows of their own."""
-        if not any(_allocates(window, rows) for window, _, _ in self._repeated):
+        if not any(_allocates(window, rows) for window, *_ in self._repeated):
             return self
         repeated = [
             (
                 _NO_WINDOW if _allocates(window, rows) else window,
                 by,
                 [[_without(item, rows) for item in items] for items in both],
+                _NOTHING if _allocates(window, rows) else events,
             )
-            for window, by, both in self._repeated
+            for window, by, both, events in self._repeated
         ]
         return WindowedPart(repeated, self._sizes, self._following)
 
@@ -210,6 +211,12 @@ def _net(events: Sequence[int]) -> Net:
         else:
             freed.add(~event)
     return allocated, freed
+
+
+def _net_events(window: Window) -> list[int]:
+    """The frees and allocations of a window's rows that it does not both allocate and free."""
+    allocated, freed = _net(window.events)
+    return [*(~row for row in freed), *allocated]
 
 
 def _carries(items: Sequence[Item]) -> bool:
@@ -236,7 +243,7 @@ def _without(item: Item, rows: range) -> Item:
 def parts_of(batch: MicroBatch, number: int) -> list[WindowedPart]:
     """The parts of a micro-batch's pass."""
     repeated = _repetitions(batch, number)
-    most = sum(len(window.events) for window, _, _ in repeated) / PARTS
+    most = sum(len(window.events) for window, *_ in repeated) / PARTS
     groups: list[list[_Repetition]] = []
     size = most
     for each in repeated:
@@ -255,9 +262,10 @@ def _repetitions(batch: MicroBatch, number: int) -> list[_Repetition]:
     starts = [0 for _ in pools]
     for place, window in enumerate(batch.windows[number]):
         counts = [batch.counts[pool][number][place] for pool in pools]
+        events = Deferred(partial(_net_events, window))
         for by in window.shifts:
             ends = [start + count for start, count in zip(starts, counts, strict=True)]
             items = [batch.passes[pool][number][starts[pool] : ends[pool]] for pool in pools]
-            found.append((window, by, items))
+            found.append((window, by, items, events))
             starts = ends
     return found

@@ -4,7 +4,6 @@ from random import Random
 
 import pytest
 
-from calculator.allocator import capacity as capacities
 from calculator.allocator.capacity import CappedReplays
 from calculator.allocator.known_stages import KnownStage
 from calculator.allocator.segments import MIB
@@ -28,7 +27,6 @@ def found(monkeypatch):
         return result
 
     monkeypatch.setattr(KnownStage, "left", counted)
-    monkeypatch.setattr(capacities, "_FEW_STEPS", 0)
     return counts
 
 

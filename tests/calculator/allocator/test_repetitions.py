@@ -78,7 +78,14 @@ class Layers:
             play_repetitions(pool, repetitions, places, play)
         ended = {~event for number in range(self.times) for event in self.of(number) if event < 0}
         alive = [row for row in range(self.lowest, len(self.sizes)) if row not in ended]
-        left = pool.contents(), pool.edges, pool.reserved, [[each[row] for row in alive] for each in places]
+        left = (
+            pool.free_keys,
+            pool.segments,
+            pool.next_address,
+            pool.edges,
+            pool.reserved,
+            [[each[row] for row in alive] for each in places],
+        )
         return left, len(numbers)
 
 
