@@ -125,8 +125,8 @@ class CappedReplays:
         if self._flat is not None:
             # What only the load reserves is returned before the first step.
             peak = None if self._peak == self._run.loading.most_reserved else self._peak
-            self._shared = SharedStages(self._flat, peak)
             self._known = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
+            self._shared = SharedStages(self._flat, peak, self._known)
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """What the run needs on a device that refuses nothing, in whole pages."""

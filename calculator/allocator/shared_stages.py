@@ -10,6 +10,7 @@ from calculator.allocator.segments import BLOCK
 
 if TYPE_CHECKING:
     from calculator.allocator.flat_replay import FlatRun
+    from calculator.allocator.known_stages import KnownStages
 
 
 class SharedStages:
@@ -20,10 +21,11 @@ class SharedStages:
 
     __slots__ = ("_before", "_has_ended", "_peak", "_run", "_states", "_steps")
 
-    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None) -> None:
+    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None, known: KnownStages | None) -> None:
         self._peak = peak_reserved_bytes
         self._run = FlatReplay(run)
         self._run.load()
+        self._run.known = known
         #: The run after the load, and before each stage that adds a segment.
         self._states = [self._run.saved()]
         #: The steps that were compared with those before them, and what was reserved at the end of the last of them.
