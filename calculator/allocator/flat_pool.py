@@ -154,6 +154,9 @@ class FlatPool:
         self.reserved -= sum(key >> self.shift for key in gone)
         self.free_keys[:] = [key for key in self.free_keys if key not in gone]
         self.segments = [key for key in self.segments if key not in gone]
+        if self.segments:
+            # Only the order of addresses counts. Replays that come to the same ones can share what follows.
+            self.next_address = (self.segments[-1] & self._mask) + (self.segments[-1] >> self.shift) + 1
 
     def free_blocks(self) -> list[int]:
         """The keys of all free blocks, on which the places of all further requests depend."""
