@@ -134,7 +134,12 @@ def _of_loaded_whole(resident: ResidentState) -> int:
 def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """The rule's estimate while a trainer generates, in bytes: what the run keeps, and the blocks of the passes."""
     passes = max(in_segments(peak_counts(each.recording)) for each in step.generation)
-    return between_steps(step.resident, workspaces) + passes
+    partitioned = step.partitioned
+    if partitioned is None:
+        return between_steps(step.resident, workspaces) + passes
+    kept = _kept_by_rank(partitioned.kept, workspaces)
+    kept.update(partitioned.sizes_in_generation)
+    return whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + passes
 
 
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
@@ -168,11 +173,14 @@ def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int])
 
 def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
     """The rule under ZeRO-3: what a rank keeps, the most that it gathers and reduces, and the blocks of its update."""
-    frozen = sum(tensor.bytes for tensor in step.resident.tensors if not tensor.parameters)
-    kept = Counter(sizes(partitioned.kept))
-    kept.update(workspaces)
+    kept = _kept_by_rank(partitioned.kept, workspaces)
     kept.update(sizes(partitioned.blocks))
-    return whole_segments(frozen) + in_segments(kept) + in_segments(_peak_counts(step))
+    of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
+    return max(of_step, of_generation(step, workspaces) if step.generation else 0)
+
+
+def _buffer_bytes(resident: ResidentState) -> int:
+    return sum(tensor.bytes for tensor in resident.tensors if not tensor.parameters)
 
 
 def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:

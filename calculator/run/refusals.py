@@ -107,6 +107,9 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
         return
     if trainer.facts.generates:
         yield from _of_groups(request)
+        if request.estimate.device.sharding == "zero3":
+            message = f"the completions that {trainer.facts.label} generates in it are not modelled under zero3: use no"
+            yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
     if trainer.facts.is_interval or trainer.facts.has_own_files:
         message = f"the evaluation of {trainer.facts.label} is not modelled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)

@@ -146,6 +146,10 @@ class Loop(ABC):
         """Return what the model generates before the first forward pass of a step, if it does."""
         return None
 
+    def runs_to_score(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether the model or its reference runs on a step's completions before the first micro-batch."""
+        return False
+
     @abstractmethod
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a micro-batch, `input_ids` first."""

@@ -77,7 +77,7 @@ class TrainingStep:
     def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
         if state is None:
             return None
-        return PartitionedPeaks(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop)
+        return PartitionedPeaks(state, self.last, self.left, self.carried, self.resident.of_loop, self.first)
 
     def _interpreted(
         self, prepared: PreparedModel, *, whole: bool, reduces: bool = True, traces: TraceCache | None = None
@@ -126,7 +126,11 @@ class TrainingStep:
     def _of_generation(self) -> Peak:
         """The peak of generation, in which no gradients exist."""
         highest = max(self.generation, key=lambda each: each.moment.bytes)
-        always = self.resident.always if self.flat is None else TensorGroup(self.flat.always)
+        always = self.resident.always
+        if self.flat is not None:
+            always = TensorGroup(self.flat.always)
+        elif self.partitioned is not None:
+            always = TensorGroup(self.partitioned.in_generation)
         throughout = _bytes(always, self.carried)
         return Peak(
             phase="generation",

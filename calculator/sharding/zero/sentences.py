@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import DeepSpeedConfig, Offload, offloads_optimizer, pins
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,12 @@ MAY_NOT_BE_CAST = (
     " needs more memory. Set training.deepspeed.zero3_init_flag true for its figures, or choose its training.trainer."
 )
 
+#: Source: trl/models/utils.py, unwrap_model_for_generation.
+GATHERED_FOR_GENERATE = (
+    "For generate, TRL gathers all weights on every GPU (ds3_gather_for_generation true), and DeepSpeed drops the order"
+    " of modules that it has recorded: each step records it anew."
+)
+
 
 def assumptions(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
     """What DeepSpeed does to the weights, and what of it is not counted.
@@ -50,6 +57,8 @@ def assumptions(training: Training, device: Device, *, quantized: bool, float32_
     yield from _offload(training, device)
     if device.sharding == "zero3":
         yield from _stage_3(quantized=quantized, is_built_partitioned=training.zero3_init_flag)
+        if trainer_of(training).generation(training) is not None:
+            yield GATHERED_FOR_GENERATE
     yield "NCCL's buffers are outside the caching allocator and not counted."
     yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
 

@@ -309,8 +309,26 @@ class Coordinator:
 
     def gather_persistent(self) -> None:
         """Gather the parameters that stay whole, after the optimizer's step."""
-        persistent = [each for each in self.parameters if each.persists]
-        for each in persistent:
+        self._gather_apart([each for each in self.parameters if each.persists])
+
+    def gather_all(self) -> None:
+        """Gather every parameter that is not (deepspeed.zero.GatheredParameters)."""
+        self._gather_apart([each for each in self.parameters if each.state == PARTITIONED])
+
+    def _gather_apart(self, parameters: list[Partitioned]) -> None:
+        """Gather each parameter into its own buffer."""
+        for each in parameters:
             each.storage, each.state = Storage(self._live, each.with_padding, each.represents), GATHERED
             self.sent += self._payload(each)
-        upload(self._live, persistent, self._sizes)
+        upload(self._live, parameters, self._sizes)
+
+    def partition_all(self) -> None:
+        """Release every parameter, those that persist too, and drop the order of modules.
+
+        Source: trl/models/utils.py, add_hooks; partition_parameters.py, GatheredParameters.__exit__.
+        """
+        if self._mode != INVALID:
+            self._drop_order()
+        for each in self.parameters:
+            each.active.clear()
+            each.release()

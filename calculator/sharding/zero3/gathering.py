@@ -18,6 +18,7 @@ from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.parameters import Live, Partitioned
 from calculator.sharding.zero3.program import Program
 from calculator.sharding.zero3.steady import Steady
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -86,7 +87,8 @@ class Gathering:
     """The steps of a run: what is gathered in the micro-batches of one in the steady state.
 
     `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next one. A trainer does so until
-    the optimizer's step has ended, which is part of the last backward pass.
+    the optimizer's step has ended, which is part of the last backward pass. `generates`: whether each step begins with
+    `generate`, for which TRL gathers all weights.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Gathering:
         micro_batches: int,
         *,
         keeps_loss: bool,
+        generates: bool = False,
     ) -> None:
         self.program, self.followed = program, followed
         self._live = self._started()
@@ -111,7 +114,9 @@ class Gathering:
         #: What the graphs of the last loss and of the one before refer to.
         self._kept: list[Storage] = []
         self._kept_before: list[Storage] = []
-        self._keeps_loss = keeps_loss
+        self._keeps_loss, self._generates = keeps_loss, generates
+        #: The bytes of gathered weights while the trainer generates.
+        self.in_generation = 0
         #: Whether the copies that are skipped do as those next to them.
         self.is_steady = True
         #: What each segment gathers in the micro-batches of the last step.
@@ -140,7 +145,7 @@ class Gathering:
         longer = program.second_root is not None or program.keeps
         for step in range(2 + longer):
             self.sent = 0
-            if step == 0 and count == 1 and program.runs == 1:
+            if step == 0 and count == 1 and program.runs == 1 and not self._generates:
                 self._record()
             else:
                 self._micro_batches(count, micro_batches)
@@ -173,9 +178,17 @@ class Gathering:
             before = self._gathered_bytes
             if not self._keeps_loss:
                 _free(self._kept)
+            if number == 0 and self._generates:
+                self._generate()
             self.passes.append(self._pass())
             alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
             self.sent += alike * (self._gathered_bytes - before)
+
+    def _generate(self) -> None:
+        """Gather the weights for `generate`, and partition all of them again."""
+        self._coordinator.gather_all()
+        self.in_generation = self._live.bytes
+        self._coordinator.partition_all()
 
     @property
     def _gathered_bytes(self) -> int:
@@ -332,6 +345,7 @@ def _gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, w
             (state.sizes, state.sizes_of_second),
             training.gradient_accumulation_steps,
             keeps_loss=training.trainer is None,
+            generates=trainer_of(training).generation(training) is not None,
         )
         if found.is_steady:
             break

@@ -11,6 +11,7 @@ from calculator.trainers import trainer_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
 
 #: The families whose modules are known to be called in the order of the real model.
@@ -94,13 +95,9 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
         )
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     if trainer_of(training).facts.generates:
-        message = (
-            "which weights its passes gather, and that generate gathers all of them, is not modelled under zero3:"
-            f" {_INSTEAD}"
-        )
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        yield from _of_generation(training)
     given = training.gradient_checkpointing_kwargs
-    is_trl = training.trainer in ("trl-sft", "trl-dpo")
+    is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-grpo", "trl-rloo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
     if sets_true and given is not None and not given.use_reentrant:
         message = "TRL sets it to true with adapters under zero3: set it true, or leave the options out"
@@ -108,6 +105,24 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     if training.trainer == "trl-orpo" and training.gradient_checkpointing and given is not None:
         message = "checkpointing options of ORPOTrainer are not modelled under zero3: leave them out"
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=None)
+
+
+def _of_generation(training: Training) -> Iterator[Problem]:
+    if training.use_vllm:
+        message = f"which weights are gathered for vLLM is not modelled under zero3: use false, or {_INSTEAD}"
+        yield Problem(loc="training.use_vllm", msg=message, input=True)
+    if training.gradient_accumulation_steps > 1 and trainer_of(training).runs_to_score(training):
+        message = (
+            "which weights are gathered in a first micro-batch that runs the model or its reference on the completions"
+            f" of all is not modelled under zero3: use 1, trl-grpo with beta 0, or {_INSTEAD}"
+        )
+        yield Problem(
+            loc="training.gradient_accumulation_steps", msg=message, input=training.gradient_accumulation_steps
+        )
+    offload = training.zero.offload_param
+    if offload is not None and offload.device == "cpu":
+        message = "gathering offloaded weights for generate is not modelled: leave it out"
+        yield Problem(loc="training.deepspeed.zero_optimization.offload_param.device", msg=message, input="cpu")
 
 
 def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Compared
     from calculator.trainers.subject import Subject
@@ -55,6 +56,21 @@ class ComparingTrainer(TrlTrainer):
     def compared(self, prepared: Subject) -> Compared | None:
         """Return what the reference is."""
         return compared(prepared)
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant.
+
+        Under ZeRO-3, TRL sets use_reentrant for adapters, and applies it where it turns checkpointing on again.
+        Source: trl/models/utils.py, disable_gradient_checkpointing.
+        """
+        training = context.training
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        sets = prepared.device.sharding == "zero3" and prepared.method.facts.config_class is not None
+        return (sets and self.turns_checkpointing_on_again(training)) or training.use_reentrant
+
+    def turns_checkpointing_on_again(self, training: Training) -> bool:
+        """Return whether checkpointing is off for a pass of each step: that of the reference."""
+        return not training.precompute_ref_log_probs
 
 
 def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:

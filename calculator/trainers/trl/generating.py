@@ -75,6 +75,10 @@ class GeneratingTrainer(ComparingTrainer):
         """Return what the reference is; None where `beta` is 0."""
         return ComparingTrainer.compared(self, prepared) if self.uses_reference(prepared.training) else None
 
+    def turns_checkpointing_on_again(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
+        """Return True: it is off while completions are generated and scored."""
+        return True
+
     def reference_sentence(self, prepared: Subject) -> str:
         """Return what the reference is, and what it keeps in memory."""
         if not self.uses_reference(prepared.training):

@@ -71,17 +71,6 @@ class TrlDpo(ComparingTrainer):
         context.num_items = None
         return batch
 
-    def is_reentrant(self, context: Context) -> bool:
-        """Return whether checkpointing is re-entrant.
-
-        Under ZeRO-3, TRL sets use_reentrant for adapters, and applies it when the first reference has run.
-        Source: trl/models/utils.py, disable_gradient_checkpointing.
-        """
-        training = context.training
-        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-        runs = prepared.device.sharding == "zero3" and not training.precompute_ref_log_probs
-        return (runs and self.compared(prepared) == "without adapters") or training.use_reentrant
-
     def head(self, context: Context) -> LossHead:
         """Return the fused head. That of a second model computes the log-probabilities alone."""
         logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits", "is_top1")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
@@ -42,6 +43,10 @@ class TrlGrpo(GeneratingTrainer):
             *(_corrections(shape, dtype) if training.use_vllm else ()),
             *(reference if self.uses_reference(training) else ()),
         ]
+
+    def runs_to_score(self, training: Training) -> bool:
+        """Return whether vLLM generates, or there is a reference."""
+        return training.use_vllm or self.uses_reference(training)
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
         """Count the tokens, and run the trained model, if vLLM generated them, and the reference, if there is one."""

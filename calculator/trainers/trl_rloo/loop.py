@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Compared, Passes
     from calculator.trainers.subject import Subject
@@ -46,6 +47,10 @@ class TrlRloo(GeneratingTrainer):
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the log-probabilities of sequences."""
         return [("old_logps", (generated.rows(prepared.training),), generated.dtype_of_logps(prepared))]
+
+    def runs_to_score(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
+        """Return True: the loss reads the model's log-probabilities before the step."""
+        return True
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
         """Run the trained model and the reference without a graph."""

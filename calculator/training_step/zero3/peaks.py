@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.live_tensors import LiveTensors
+from calculator.engine.module_calls import BEFORE_FORWARD
 from calculator.sharding.zero.state import row
 from calculator.sharding.zero3.gathering import gathering_of
 from calculator.training_step.peak import Peak
@@ -21,12 +23,11 @@ if TYPE_CHECKING:
 
     from calculator.common.names import PhaseName
     from calculator.engine.live_tensors import StorageCounts
-    from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero3.state import PartitionedState
-    from calculator.training_step.run import Run
+    from calculator.training_step.peak import MicroBatchRun
     from calculator.training_step.zero3.optimizer import Alive
 
 
@@ -34,20 +35,22 @@ class PartitionedPeaks:
     """The peaks of a step.
 
     `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
-    pass ends. `own` are the tensors that the training loop keeps.
+    pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several micro-batches, where
+    it does more before it calls the model.
     """
 
     def __init__(
         self,
         state: PartitionedState,
-        run: Run,
-        recording: Recording,
+        last: MicroBatchRun,
         left: StorageCounts,
         carried: StorageCounts,
         own: tuple[ResidentTensor, ...],
+        first: MicroBatchRun | None = None,
     ) -> None:
+        run, recording = last
         self._state, self._recording, self._left, self._carried = state, recording, left, carried
-        self._own, self._kept = own, (*state.kept, *own)
+        self._own, self._kept, self._first = own, (*state.kept, *own), first
         self._windows = recording.windows
         #: What the step gathers.
         self.gathering = gathering_of(state, run.tape, run.repetition, run.copies.windows)
@@ -57,7 +60,7 @@ class PartitionedPeaks:
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
         return (
-            self._peak("forward", self.passes.forward, self._carried),
+            self._forward_peak(),
             self._peak("backward", self.passes.backward, None),
             self._step_peak(),
         )
@@ -72,6 +75,16 @@ class PartitionedPeaks:
         forward, backward = self.passes.forward, self.passes.backward
         most = Fullest(0, 0, max(forward.gathered, backward.gathered), max(forward.reducing, backward.reducing))
         return (*self._added(most), *self._temporaries)
+
+    @property
+    def in_generation(self) -> tuple[ResidentTensors, ...]:
+        """What is on the device while the trainer generates, with all weights."""
+        return (*self._kept, *self._added(Fullest(0, 0, self.gathering.in_generation, 0)))
+
+    @property
+    def sizes_in_generation(self) -> Counter[int]:
+        """The number of gathered weights by size while the trainer generates, each in a buffer of its own."""
+        return Counter(each.with_padding for each in self._state.every)
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -106,6 +119,21 @@ class PartitionedPeaks:
             yield row("gathered weights", moment.gathered // item, "gathered parameters", dtype, "base_weights")
         if moment.reducing:
             yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
+
+    def _forward_peak(self) -> Peak:
+        """The peak of a forward pass, or of what the first one does before it calls the model: nothing is gathered."""
+        peak, first = self._peak("forward", self.passes.forward, self._carried), self._first
+        if first is None:
+            return peak
+        called = next(at for at, label in first.run.tape.marks if label.startswith(BEFORE_FORWARD))
+        moment = first.recording.curve.peak(first.marks["forward"], called)
+        if peak.throughout + moment.bytes <= peak.bytes:
+            return peak
+        return peak._replace(
+            bytes=peak.throughout + moment.bytes,
+            operation=first.recording.operation(moment.event),
+            deferred=Deferred(partial(first.recording.alive, moment, self._kept, self._carried)),
+        )
 
     def _peak(self, phase: PhaseName, moment: Fullest, carried: StorageCounts | None) -> Peak:
         recording, kept = self._recording, self._kept

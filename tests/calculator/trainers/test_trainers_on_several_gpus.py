@@ -82,12 +82,28 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
         (
-            "training.trainer",
-            {"sharding": "zero3", "trainer": "trl-grpo", "micro_batch_size": 8, "autocast": "bfloat16"},
+            "training.gradient_accumulation_steps",
+            {
+                "sharding": "zero3",
+                "trainer": "trl-grpo",
+                "micro_batch_size": 8,
+                "autocast": "bfloat16",
+                "gradient_accumulation_steps": 2,
+            },
         ),
         (
             "training.gradient_checkpointing",
             {"sharding": "zero3", "trainer": "trl-kto", "micro_batch_size": 2, "gradient_checkpointing": True},
+        ),
+        (
+            "training.use_vllm",
+            {
+                "sharding": "zero3",
+                "trainer": "trl-rloo",
+                "micro_batch_size": 8,
+                "autocast": "bfloat16",
+                "use_vllm": True,
+            },
         ),
         ("method.name", {"sharding": "zero3", "trainer": "trl-reward"}),
         (
@@ -125,6 +141,13 @@ def test_a_second_model_is_gathered_whole_and_its_buffer_is_as_large_under_fsdp(
     run, none = (phases("fsdp", **full, precompute_ref_log_probs=known)["forward"] for known in (False, True))
     weights = 2 * answer("fsdp", **full).model.parameters
     assert run - none > 2 * weights
+
+
+def test_every_gpu_has_all_weights_while_a_trainer_generates_under_zero_3():
+    full = {"method": {"name": "full"}, "trainer": "trl-grpo", "micro_batch_size": 8, "max_completion_length": 4}
+    of_stage_2, of_stage_3 = (phases(sharding, **full)["generation"] for sharding in ("zero2", "zero3"))
+    bucket, partition = 2 * 500_000_000, answer("zero3", **full).model.parameters  # bfloat16, on 2 GPUs
+    assert of_stage_3 - of_stage_2 - bucket >= 2 * partition  # of weights and of gradients
 
 
 def test_an_answer_warns_of_what_is_not_traced_on_several_gpus():
