@@ -36,12 +36,18 @@ class ModelEntry:
     parameters: int
     published: Published | None
     config: dict[str, Any]
+    #: The `config.json` of the whole model, with its towers, if `config` is that of its text model alone.
+    image_text_config: dict[str, Any] | None
     #: Where the shape fields of the config come from.
     sources: tuple[str, ...]
     confirmation: str
     #: Fields that no second source shows.
     unconfirmed_fields: tuple[str, ...]
     note: str | None
+
+    def config_for(self, *, images: bool) -> dict[str, Any]:
+        """The `config.json` of the model that trains on images, or on text alone."""
+        return self.image_text_config if images and self.image_text_config is not None else self.config
 
 
 def model(name: str, loc: str = "model") -> ModelEntry:
@@ -78,10 +84,11 @@ def closest(name: str, known: list[str]) -> list[str]:
 
 
 def _entry(row: dict[str, Any], texts: dict[str, str]) -> ModelEntry:
-    published = row["published"]
+    published, towers = row["published"], row.get("image_text_config")
     return ModelEntry(
         **{
             **row,
+            "image_text_config": towers and {**towers, "text_config": row["config"]},
             "aliases": tuple(row["aliases"]),
             "published": published and Published(**{**published, "source": texts[published["source"]]}),
             "sources": tuple(texts[key] for key in row["sources"]),

@@ -144,7 +144,7 @@ def model_of(reference: ModelReference) -> Model:
         message = 'a bare parameter count is for full fine-tuning with "accounting": "textbook"; give an id or a config'
         raise refusal("model.parameters", message, reference.parameters)
     entry = catalogue.model(reference.id)
-    if entry.model_type not in FAMILIES:
+    if entry.config_for(images=reference.task.has_images)["model_type"] not in FAMILIES:
         message = f"the calculator does not model {entry.model_type}, the type of {entry.id}, which an estimate traces"
         raise refusal("model", message, reference.id)
     return _catalogued(entry.id, reference.task)
@@ -153,7 +153,8 @@ def model_of(reference: ModelReference) -> Model:
 @lru_cache(maxsize=256)
 def _catalogued(id: str, task: Task) -> Model:  # noqa: A002  the API's word
     """A model of the catalogue, cached because models are never changed."""
-    return model_from_config(catalogue.model(id).config, id=id, task=task)
+    config = catalogue.model(id).config_for(images=task.has_images)
+    return model_from_config(config, id=id, task=task)
 
 
 def model_summary(model: Model) -> ModelSummary:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from calculator import catalogue
 from calculator.allocator.broadcast_loading import broadcasts
 from calculator.allocator.reserved_rule import between_steps as kept
 from calculator.allocator.reserved_rule import whole_segments
@@ -16,6 +15,7 @@ from calculator.devices.verdict import card_of
 from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of, resident_state
 from calculator.estimation.sample_lengths import with_longest_batch
+from calculator.estimation.traced.check import config_of
 from calculator.methods import Full
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.per_parameter import tensors
@@ -185,7 +185,7 @@ class _Run:
     @property
     def _config(self) -> dict[str, Any] | None:
         reference = self.request.estimate.model
-        return reference.config if reference.id is None else catalogue.model(reference.id).config
+        return config_of(reference)
 
     def _first_step(self) -> RunPhase:
         """The first step: forward and backward pass without the states that the optimizer creates at its end."""

@@ -42,6 +42,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "gemma3_text": text_quirks.per_type_rope,
     "gemma4": vision_quirks.with_towers,
     "gemma4_text": text_quirks.with_shared_keys,
+    "gemma4_unified_text": text_quirks.with_shared_keys,
     "olmo3": text_quirks.per_type_rope,
     "nemotron_h": hybrid_quirks.nemotron_h,
     "modernbert": text_quirks.per_type_rope,

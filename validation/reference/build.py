@@ -112,7 +112,7 @@ def config_of(request: Request) -> dict[str, Any]:
     if request.model.config is not None:
         return deepcopy(request.model.config)
     if request.model.id is not None:
-        return deepcopy(catalogue.model(request.model.id).config)
+        return deepcopy(catalogue.model(request.model.id).config_for(images=request.model.task.has_images))
     raise refusal("model", "a bare parameter count cannot be traced; give a config", request.model.parameters)
 
 

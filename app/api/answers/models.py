@@ -29,6 +29,11 @@ class ModelDetail(ModelListed):
 
     auto_class: str = described("The kind of transformers class that builds the model.", "causal")
     config: dict[str, Any] = described("The fields of config.json that determine shapes.", {"hidden_size": 4096})
+    image_text_config: dict[str, Any] | None = described(
+        "The config.json of the whole model, with its towers, with which requests with images are answered; null if"
+        " `config` is already whole, or if the model reads no images.",
+        None,
+    )
     published: Published | None = described(
         "A published parameter count to compare with; null if none is known.",
         {"parameters": 8_030_261_248, "relation": "equal"},

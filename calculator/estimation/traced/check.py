@@ -63,7 +63,7 @@ def config_of(reference: ModelReference) -> dict[str, Any] | None:
     if reference.id is None:
         return reference.config
     try:
-        return catalogue.model(reference.id).config
+        return catalogue.model(reference.id).config_for(images=reference.task.has_images)
     except PlanError:
         return None
 

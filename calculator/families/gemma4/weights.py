@@ -183,24 +183,39 @@ def _gemma4(config: Config) -> Parts:
     )
 
 
+def _dense(*, longest: int, windows: int, both_ways: str | None) -> tuple[Entry, ...]:
+    """Return the fields of attention and of the MLP, with the defaults that differ between the classes."""
+    choices = ("all", "vision")
+    return (
+        *grouped_sizes(kv=4, kv_nullable=False, head=256),
+        size("global_head_dim", 512),
+        size("num_global_key_value_heads", None, nullable=True),
+        flag("attention_k_eq_v", False),
+        *GLOBAL_GROUPS,
+        positions(longest),
+        Field(name="use_bidirectional_attention", type="text", default=both_ways, nullable=True, choices=choices),
+        Check(name="use_bidirectional_attention", problem=_both_ways),
+        window(windows),
+        *layer_types(every(6)),
+        Computed(name="layer_types", value=_full_at_the_end),
+        *ROTATIONS,
+        count("num_kv_shared_layers", 0),
+        Check(name="num_kv_shared_layers", problem=wrong_number),
+        Computed(name="kv_sharing_modes", value=sharing_modes),
+        flag("use_double_wide_mlp", False),
+        activation("gelu_pytorch_tanh", spelled="hidden_activation"),
+        number("rms_norm_eps", 1e-6),
+        *dropouts("attention_dropout", nullable=True),
+        flag("attention_bias", False),
+        number("final_logit_softcapping", None, nullable=True),
+        tie(default=True),
+        *padding(0),
+    )
+
+
 #: The fields of a Gemma 4 text model.
 GEMMA4_TEXT: tuple[Entry, ...] = (
-    *grouped_sizes(kv=4, kv_nullable=False, head=256),
-    size("global_head_dim", 512),
-    size("num_global_key_value_heads", None, nullable=True),
-    flag("attention_k_eq_v", False),
-    *GLOBAL_GROUPS,
-    positions(131_072),
-    Field(name="use_bidirectional_attention", type="text", default=None, nullable=True, choices=("all", "vision")),
-    Check(name="use_bidirectional_attention", problem=_both_ways),
-    window(512),
-    *layer_types(every(6)),
-    Computed(name="layer_types", value=_full_at_the_end),
-    *ROTATIONS,
-    count("num_kv_shared_layers", 0),
-    Check(name="num_kv_shared_layers", problem=wrong_number),
-    Computed(name="kv_sharing_modes", value=sharing_modes),
-    flag("use_double_wide_mlp", False),
+    *_dense(longest=131_072, windows=512, both_ways=None),
     size("vocab_size_per_layer_input", 262_144),
     count("hidden_size_per_layer_input", 256),
     Check(name="hidden_size_per_layer_input", problem=missing_inputs),
@@ -209,13 +224,15 @@ GEMMA4_TEXT: tuple[Entry, ...] = (
     size("num_experts_per_tok", None, spelled="top_k_experts", nullable=True),
     size("moe_intermediate_size", None, nullable=True),
     Check(name="enable_moe_block", problem=_without_experts),
-    activation("gelu_pytorch_tanh", spelled="hidden_activation"),
-    number("rms_norm_eps", 1e-6),
-    *dropouts("attention_dropout", nullable=True),
-    flag("attention_bias", False),
-    number("final_logit_softcapping", None, nullable=True),
-    tie(default=True),
-    *padding(0),
+)
+
+#: The fields of the text model of Gemma 4 12B, whose layers have neither inputs of their own nor experts.
+#: Source: transformers/models/gemma4_unified/modeling_gemma4_unified.py, Gemma4UnifiedTextModel.
+_UNIFIED_TEXT: tuple[Entry, ...] = (
+    *_dense(longest=262_144, windows=1024, both_ways="vision"),
+    Computed(name="hidden_size_per_layer_input", value=lambda _config: 0),
+    Computed(name="enable_moe_block", value=lambda _config: False),
+    Computed(name="num_experts", value=lambda _config: None),
 )
 
 #: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
@@ -258,6 +275,15 @@ FAMILIES = (
         model_type="gemma4_text",
         folder="gemma4",
         entries=GEMMA4_TEXT,
+        prepare=sizes_by_type,
+        sizes_per_layer=True,
+        parts=_gemma4_text,
+        forward=forward.GEMMA4_TEXT,
+    ),
+    Family(
+        model_type="gemma4_unified_text",
+        folder="gemma4_unified",
+        entries=_UNIFIED_TEXT,
         prepare=sizes_by_type,
         sizes_per_layer=True,
         parts=_gemma4_text,

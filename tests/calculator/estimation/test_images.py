@@ -70,6 +70,13 @@ def test_images_are_resized_as_the_real_processor_does(case):
     assert image.tiles == case.get("tiles", 1)
 
 
+def test_a_catalogue_model_reads_images_with_its_towers():
+    model = "Qwen/Qwen3.5-0.8B"
+    whole, text = answer(model), answer(model, images=None)
+    assert (whole.model.id, whole.model.model_type, text.model.model_type) == (model, "qwen3_5", "qwen3_5_text")
+    assert whole.parameters.total > text.parameters.total
+
+
 def test_an_answer_states_what_an_image_becomes():
     text = " ".join(answer().assumptions)
     assert "resizes an image to 252 × 280: 18 × 20 patches, 90 tokens and 2 around them" in text
