@@ -103,6 +103,7 @@ MethodName = Literal[
     "boft",
     "bitfit",
     "waveft",
+    "adaption_prompt",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

@@ -186,7 +186,8 @@ def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterato
     if reason:
         yield Problem(loc="serving.storage", msg=f"{reason}: use dtype", input=serving.storage)
     if request.method.refuses_unmerged and not serving.merged:
-        yield Problem(loc="serving.merged", msg=f"{request.method.refuses_unmerged}: use true", input=False)
+        way_out = "use true" if request.method.facts.mergeable else "it cannot be merged, so use another method"
+        yield Problem(loc="serving.merged", msg=f"{request.method.refuses_unmerged}: {way_out}", input=False)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)

@@ -101,6 +101,10 @@ class ServedMethod(Method):
         """The method's weights of experts."""
         return self.method.expert_weights(context, bound) if bound.added else bound.own
 
+    def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
+        """Run what the method wraps attention in."""
+        return self.method.after_attention(context, modules, x, output)
+
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:

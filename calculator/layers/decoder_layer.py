@@ -51,6 +51,8 @@ def run_sublayer(
     else:
         begin(x.tape, path)
     out = leave(path, sublayer(context, modules, x))
+    if name == "attention":
+        out = context.method.after_attention(context, modules, x, out)
     return context.method.after_sublayer(context, modules, name, out)
 
 

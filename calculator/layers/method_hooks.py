@@ -66,6 +66,9 @@ class MethodHooks(Protocol):
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run a module with added parameters."""
 
+    def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
+        """Run after attention, whose input is `x`."""
+
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:

@@ -5,6 +5,7 @@ from typing import get_args
 from calculator.common.names import MethodName
 from calculator.methods.adalora.method import AdaLoRA
 from calculator.methods.adapter.method import Adapter
+from calculator.methods.adaption_prompt.method import AdaptionPrompt
 from calculator.methods.beft.method import BEFT
 from calculator.methods.bitfit.method import BitFit
 from calculator.methods.boft.method import BOFT
@@ -81,6 +82,7 @@ Method = (
     | BOFT
     | BitFit
     | WaveFT
+    | AdaptionPrompt
 )
 
 #: Every method by the name that a request gives.
@@ -104,6 +106,7 @@ __all__ = [
     "USUAL_METHODS",
     "AdaLoRA",
     "Adapter",
+    "AdaptionPrompt",
     "BitFit",
     "DeLoRA",
     "FourierFT",

@@ -244,6 +244,10 @@ class Method:
         """Run what follows a sublayer before its residual is added."""
         return hidden_states
 
+    def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:  # noqa: ARG002
+        """Run what attention is wrapped in, given its input and what it returned, before `after_sublayer`."""
+        return output
+
     def cut_to_windows(self, model: Model) -> bool:  # noqa: ARG002
         """Whether a cache filled before the model runs is cut to the windows of sliding layers."""
         return False

@@ -3,7 +3,6 @@
 #: By PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
 NOT_MODELLED: dict[str, str] = {
     "ADAMSS": "its subspaces are clusters of a weight's singular vectors, whose sizes depend on the weight",
-    "ADAPTION_PROMPT": "it replaces the attention of the topmost layers by one with a gated prompt",
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
     "CPT": "its prompt and the weights of its loss are those of given tokens",
     "FROD": "its matrices come from one decomposition of the weights of all layers",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-#: Names that wrappers add to a path: PEFT's for a base layer and a saved module, and ours for an adapter's sublayer.
-WRAPPERS = re.compile(r"\.((?:token_adapter\.)?base_layer|original_module|sublayer)(?=\.|$)")
+#: Names that wrappers add to a path: PEFT's for a base layer, a saved module and an attention with an adaption prompt,
+#: and ours for an adapter's sublayer.
+WRAPPERS = re.compile(r"\.((?:token_adapter\.)?base_layer|original_module|(?<=attn\.)model|sublayer)(?=\.|$)")
 
 
 def unwrapped(path: str, root: str) -> str:

@@ -16,6 +16,7 @@ from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
 from calculator.methods import METHODS
+from calculator.methods.adaption_prompt.method import FAMILIES
 from calculator.methods.config_arguments import argument_names
 from calculator.methods.not_modelled import NOT_MODELLED
 
@@ -49,7 +50,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(set(WITHOUT_EFFECT["peft"]).difference(setting.name for setting in settings))
     if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
         del keys.left["bias"]
-    of_pattern = _of_pattern(keys, name, known(model))
+    has_targets = any(setting.name == "target_modules" for setting in settings)
+    of_pattern = _of_pattern(keys, name, known(model)) if has_targets else {}
     method = {"name": name, **{setting.name: _read(keys, setting) for setting in settings}, **of_pattern}
     if name in CHECKS:
         CHECKS[name](keys, method)
@@ -112,6 +114,13 @@ def _check_adalora(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001 
     keys.forget(("r", "rank_pattern"))
 
 
+def _check_adaption_prompt(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
+    """List a module other than the attention of each layer, whose name the file has."""
+    target = keys.take("target_modules")
+    if target not in (None, *(name for name, _ in FAMILIES.values())):
+        keys.miss("target_modules", target, "only the attention of each layer is modelled, which is used")
+
+
 def _check_boft(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
     """List a dropout of blocks, which is not modelled."""
     dropout = keys.take("boft_dropout", 0.0)
@@ -161,6 +170,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
 #: What else is read of a method's file.
 CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
     "adalora": _check_adalora,
+    "adaption_prompt": _check_adaption_prompt,
     "boft": _check_boft,
     "prefix": _check_prefix,
     "p_tuning": _check_p_tuning,
