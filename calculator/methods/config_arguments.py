@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from calculator.methods.low_rank.initialization import LOFTQ_CONFIG
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 
-def config_arguments(method: Method) -> dict[str, Any]:
+def config_arguments(method: Method | LowRank) -> dict[str, Any]:
     """The arguments of `facts.config_class` but the task."""
     arguments = {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
     if arguments.get("init_lora_weights") == "loftq":
@@ -27,6 +27,8 @@ def argument_names(cls: type) -> tuple[str, ...]:
 
 
 def _listed(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _listed(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
         return dict(value)  # PEFT adds ranks to it
     return list(value) if isinstance(value, tuple) else value

@@ -31,6 +31,24 @@ def layer_options(rng: random.Random, model: Model, method: dict[str, Any], shar
     return options
 
 
+def block_diagonal(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
+    """Return blocks of A or B of every target for a share of the requests, mostly in place of what excludes them."""
+    if rng.random() >= share:
+        return {}
+    if rng.random() < 0.9:
+        for name in ("use_dora", "lora_bias", "load_in_8bit", "target_parameters", "init_lora_weights"):
+            method.pop(name, None)
+    targets = method.get("target_modules") or list(DEFAULT_TARGETS.get(model.model_type, ()))
+    linear = {path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")}
+    names = sorted(linear) if isinstance(targets, str) else targets
+    of_a = [name for name in names if rng.random() < 0.5]
+    of_b = [name for name in names if name not in of_a]
+    nblocks = rng.choice((1, 2, 2, 4))
+    r = nblocks * rng.choice((1, 2, 3, 8))
+    blocks = {"target_modules_bd_a": of_a, "target_modules_bd_b": of_b[:2], "nblocks": nblocks, "match_strict": False}
+    return {"use_bdlora": blocks, "r": r}
+
+
 def _keys(rng: random.Random, model: Model, targets: Any) -> list[str]:
     """Return names of one or two kinds of modules, or of one module of one layer."""
     stack = model.decoder

@@ -14,7 +14,7 @@ from calculator.families import FAMILIES, model_from_config
 from calculator.methods import METHODS
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
-from validation.random_grid.layer_options import RANKS, layer_options
+from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options
 from validation.random_grid.random_configs import MIDDLING, random_config
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ def random_request(
         share = 0.05 if method_name is None else 0.5
         method |= _base_in_8_bits(random.Random(f"{seed} {number} 8 bits"), share)
         method |= _parameters(random.Random(f"{seed} {number} parameters"), model, method, share)
+        method |= block_diagonal(random.Random(f"{seed} {number} blocks"), model, method, share / 2)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}

@@ -13,6 +13,7 @@ from app.interop.exports.header import header
 from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
 from calculator.methods import LoRA, QLoRA
+from calculator.methods.config_arguments import config_arguments
 from calculator.methods.targeted.matching import target_names
 from calculator.trainers import trainer_of
 
@@ -130,11 +131,12 @@ def whole_alpha(method: LowRank) -> tuple[int, tuple[NotExpressed, ...]]:
     return max(alpha, 1), (differs("method.lora_alpha", method.lora_alpha, why),)
 
 
-def untaken(method: LowRank, without_keys: Sequence[str] = ("lora_bias",)) -> tuple[NotExpressed, ...]:
+def untaken(method: LowRank, without_keys: Sequence[str] = ("lora_bias", "use_bdlora")) -> tuple[NotExpressed, ...]:
     """Return the settings of low-rank methods for which neither tool has a key, or one of them has none."""
     defaults = {setting.name: setting.default for setting in declared(LoRA)}
+    arguments = config_arguments(method)
     not_expressed = [
-        differs(f"method.{name}", getattr(method, name), "the tool has no key for it: PEFT's default is used")
+        differs(f"method.{name}", arguments[name], "the tool has no key for it: PEFT's default is used")
         for name in without_keys
         if getattr(method, name) != defaults[name]
     ]

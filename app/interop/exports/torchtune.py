@@ -155,7 +155,7 @@ def _low_rank(planned: Planned) -> Part:
         "lora_dropout": method.lora_dropout,
         **({"quantize_base": True} if in_4_bits and not has_builder else {}),
     }
-    lacks = ("use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "alpha_pattern")
+    lacks = ("use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "alpha_pattern", "use_bdlora")
     return Part(heading="Model", keys={"model": keys}, not_expressed=untaken(method, lacks))
 
 

@@ -75,6 +75,11 @@ def eva_config(keys: Keys) -> Any:
     return _typed(keys, "eva_config", None)
 
 
+def use_bdlora(keys: Keys) -> Any:
+    """Return the settings of block-diagonal matrices."""
+    return _typed(keys, "use_bdlora", None)
+
+
 def target_parameters(keys: Keys) -> Any:
     """Return the ends of parameters' names."""
     return _typed(keys, "target_parameters", None)
@@ -100,6 +105,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
     "init_lora_weights": init_lora_weights,
     "trainable_token_indices": trainable_token_indices,
     "eva_config": eva_config,
+    "use_bdlora": use_bdlora,
     "target_parameters": target_parameters,
 }
 

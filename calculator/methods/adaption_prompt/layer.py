@@ -37,10 +37,8 @@ def of_rotary(
     return ops.cast(output, query_states.dtype, "output, cast back")
 
 
-def of_gpt2(
-    context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor
-) -> Tensor:
-    """AdaptedAttentionGPT.forward: the queries are a part of the fused projection, and there is no output projection."""
+def of_gpt2(context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor) -> Tensor:
+    """AdaptedAttentionGPT.forward: queries are a part of the fused projection; nothing projects the output."""
     _, key, value = _split(modules, prompt)
     adapter_k = _repeated(context, key, "prompt's key")
     adapter_v = _repeated(context, value, "prompt's value")

@@ -45,7 +45,11 @@ class AdaptionPrompt(Method):
         10, label="Prompt length", help="The trained tokens in each layer with a prompt.", minimum=1, maximum=1_000_000
     )
     adapter_layers: int = setting(
-        8, label="Layers with a prompt", help="How many layers have one, counted from the top.", minimum=1, maximum=10_000
+        8,
+        label="Layers with a prompt",
+        help="How many layers have one, counted from the top.",
+        minimum=1,
+        maximum=10_000,
     )
 
     @property
@@ -77,7 +81,9 @@ class AdaptionPrompt(Method):
         """That `adapter_dtype` changes nothing."""
         if training.added_dtype == training.dtype:
             return ()
-        return ("PEFT's adaption prompts have the dtype of the base model and ignore adapter_dtype; so do the figures.",)
+        return (
+            "PEFT's adaption prompts have the dtype of the base model and ignore adapter_dtype; so do the figures.",
+        )
 
     def with_layers(self, model: Model) -> Model:
         """The model with a kind of its own for each kind of layer that has a prompt."""

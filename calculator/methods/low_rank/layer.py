@@ -11,7 +11,8 @@ from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
-from calculator.methods.low_rank import layers, parameters, tokens
+from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
+from calculator.methods.targeted.adapted_linear import add_to_output_
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
+    from calculator.methods.low_rank.block_diagonal import BdLoraConfig
     from calculator.methods.low_rank.method import LowRank
 
 
@@ -59,6 +61,8 @@ def _updates(method: LowRank, path: str, module: Module, own: DType, *, trains_a
             Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),
             Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own, trained=trains_b),
         )
+    if method.use_bdlora is not None:
+        return block_diagonal.added(method.use_bdlora, path, module, r, own, trains_a=trains_a)
     a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own, trained=trains_a)
     b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own, trained=trains_b)
     if method.lora_bias:
@@ -73,6 +77,8 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     stored = bound.module_spec.quantization
     if stored is not None and stored.casts == "update":
         return _forward_quantized(method, bound, x)
+    if method.use_bdlora is not None:
+        return _block_diagonal(method, method.use_bdlora, bound, x)
     result = base_layer(bound, x)
     dtype = result.dtype
     if stored is not None and stored.casts == "sum_without_autocast" and bound.tape.autocast is not None:
@@ -80,6 +86,15 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
     result = _updated(method, bound, x, result)  # frees the base's output before the sum is cast
     return ops.cast(result, dtype, "output")
+
+
+def _block_diagonal(method: LowRank, config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
+    """Run BdLoraLinearVariant.forward, which adds to the output in place; its caller keeps the cast input."""
+    result = base_layer(bound, x)
+    x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
+    dropped = _dropped(method, x)
+    scaled = ops.scale(block_diagonal.update(config, bound, dropped), "update, scaled")
+    return add_to_output_(bound, result, scaled)
 
 
 def _updated(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:

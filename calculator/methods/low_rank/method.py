@@ -11,6 +11,7 @@ from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
 from calculator.methods import token_rows
 from calculator.methods.low_rank import layer, layers, merge, parameters, tokens
+from calculator.methods.low_rank.block_diagonal import BdLoraConfig  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
 from calculator.methods.low_rank.refusals import problems
@@ -113,6 +114,13 @@ class LowRank(TargetedMethod):
         example=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
     )
     lora_bias: bool = setting(False, label="Bias of B", help="Add a trained bias to B.")
+    use_bdlora: BdLoraConfig | None = setting(
+        None,
+        label="BD-LoRA",
+        help="Make A or B of each target block-diagonal, as peft.BdLoraConfig does.",
+        example={"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": ["q_proj"], "nblocks": 2},
+        form=False,
+    )
     trainable_token_indices: tuple[int, ...] | None = setting(
         None,
         label="Trained tokens",
@@ -254,5 +262,5 @@ class LowRank(TargetedMethod):
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
         """B·A added to the weight; of DoRA, a bias, tokens, or a format but bitsandbytes' 4 bits it is not modelled."""
         other = module_spec.quantization is not None and not isinstance(module_spec.quantization, Quantization)
-        unknown = self.use_dora or self.lora_bias or other or self.trainable_token_indices
+        unknown = self.use_dora or self.use_bdlora or self.lora_bias or other or self.trainable_token_indices
         return None if unknown else merge.merge_step(module, module_spec)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
-from calculator.methods.low_rank import initialization, layers, parameters, tokens
+from calculator.methods.low_rank import block_diagonal, initialization, layers, parameters, tokens
 from calculator.methods.low_rank.eva_config import components, rho_of
 from calculator.methods.low_rank.targets import expert_problems
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
@@ -45,6 +45,7 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
     yield from _keys(method)
     yield from _layers(method, model, found)
     yield from tokens.problems(method, model, found)
+    yield from block_diagonal.problems(method, found)
 
 
 def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: LoRA variants that a request has no setting for, by the field of peft_config.
 UNSUPPORTED = {
-    "use_bdlora": "block-diagonal LoRA",
     "alora_invocation_tokens": "activated LoRA",
 }
 
@@ -197,7 +196,7 @@ def _lora(row: Row) -> dict[str, Any] | str:
     variants = [variant for name, variant in UNSUPPORTED.items() if config.get(name)]
     if variants:
         return f"{', '.join(variants)}, which a LoRA request has no setting for"
-    names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "trainable_token_indices")
+    names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "trainable_token_indices", "use_bdlora")
     settings = {name: config[name] for name in names if name in config}
     if config.get("init_lora_weights") not in (True, None):
         settings["init_lora_weights"] = config["init_lora_weights"]

@@ -22,6 +22,12 @@ OTHER = {
         "layers_pattern": ["layers"],
         "init_lora_weights": "pissa",
         "trainable_token_indices": [5, 6],
+        "use_bdlora": {
+            "target_modules_bd_a": None,
+            "target_modules_bd_b": ["q_proj"],
+            "nblocks": 2,
+            "match_strict": True,
+        },
     },
     "miss": {"r": 16, "init_weights": "mini", "mini_r": 4, "bias": "all"},
     "vera": {"r": 64, "vera_dropout": 0.1, "save_projection": False},

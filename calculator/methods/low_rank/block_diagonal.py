@@ -1,0 +1,170 @@
+"""BD-LoRA: A or B of each target is block-diagonal (peft.tuners.lora.variants.BdLoraLinearVariant)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.architecture.dimension import Dim, named
+from calculator.common.errors import Problem
+from calculator.engine import operations as ops
+from calculator.engine import products
+from calculator.inputs.settings import setting
+from calculator.methods.low_rank import layers
+from calculator.resident.module_spec import Added
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+    from calculator.methods.low_rank.method import LowRank
+
+#: Initialisations that keep the shapes of A and B.
+_KEEPING_SHAPES = (True, False, "gaussian")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BdLoraConfig:
+    """The settings of `peft.BdLoraConfig`."""
+
+    target_modules_bd_a: tuple[str, ...] | None = setting(
+        None,
+        label="Block-diagonal A",
+        help="Parts of the names of the modules whose A is block-diagonal.",
+        example=("o_proj", "down_proj"),
+    )
+    target_modules_bd_b: tuple[str, ...] | None = setting(
+        None,
+        label="Block-diagonal B",
+        help="Parts of the names of the modules whose B is block-diagonal.",
+        example=("q_proj", "up_proj"),
+    )
+    nblocks: int = setting(1, label="Blocks", help="The blocks of each such matrix.", minimum=1, maximum=65_536)
+    match_strict: bool = setting(
+        True, label="No other modules", help="Refuse targets whose A and B are both whole, as PEFT does."
+    )
+
+    def side(self, path: str) -> Literal["A", "B"] | None:
+        """Which matrix of a module is block-diagonal, by its own name."""
+        name = path.rpartition(".")[2]
+        for side, parts in (("A", self.target_modules_bd_a), ("B", self.target_modules_bd_b)):
+            if any(part in name for part in parts or ()):
+                return "A" if side == "A" else "B"
+        return None
+
+
+def added(
+    config: BdLoraConfig, path: str, module: Module, r: Dim, dtype: DType, *, trains_a: bool
+) -> tuple[Added, ...]:
+    """A and B, of which only the blocks are stored: (out_features, in_features / nblocks)."""
+    side = config.side(path)
+    into, among = module.in_features, r
+    if side == "A":
+        into = named(int(module.in_features) // config.nblocks, "in_features/nblocks")
+    if side == "B":
+        among = named(int(r) // config.nblocks, "r/nblocks")
+    return (
+        Added(name="lora_A.weight", shape=(r, into), dtype=dtype, trained=trains_a),
+        Added(name="lora_B.weight", shape=(module.out_features, among), dtype=dtype),
+    )
+
+
+def update(config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
+    """B(A(x)) before it is scaled: (..., in_features) to (..., out_features)."""
+    side = config.side(bound.name)
+    for own, factor in (("A", bound.added["lora_A.weight"]), ("B", bound.added["lora_B.weight"])):
+        product = f"{own} of the update"
+        if own == side:
+            x = _by_blocks(x, factor, config.nblocks, product)
+        else:
+            x = products.matmul(x, factor, None, factor.shape[0], product)
+    return x
+
+
+def _by_blocks(x: Tensor, weight: Tensor, blocks: int, name: str) -> Tensor:
+    """BlockDiagonalLinear.forward: torch.einsum over blocks is one torch.bmm, whose result and gradients are copied.
+
+    A copy puts the blocks of a row next to each other; with a single row or column in each block, it is a view.
+    """
+    rows = _rows(x.shape)
+    m, n = weight.shape[1], weight.shape[0] // blocks
+    left = _transposed(x, (blocks, rows, m), copies=blocks > 1 and m > 1)
+    right = _transposed(weight, (blocks, m, n), copies=m > 1 and n > 1)
+    out = products.bmm(left, right, (blocks, rows, n), f"{name}, by blocks")
+    del left, right
+    if blocks > 1 and n > 1 and rows > 1:
+        out = ops.contiguous(out, name)
+    return ops.view(out, (*x.shape[:-1], weight.shape[0]))
+
+
+def _transposed(x: Tensor, shape: Shape, *, copies: bool) -> Tensor:
+    return ops.permute(x, shape) if copies else ops.view(x, shape)
+
+
+def _rows(shape: Shape) -> int:
+    rows = shape[0]
+    for size in shape[1:-1]:
+        rows = rows * size
+    return rows
+
+
+def problems(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+    """What PEFT refuses with block-diagonal matrices, or breaks."""
+    config = method.use_bdlora
+    if config is None:
+        return
+    if method.quantizes_base:
+        message = "PEFT ignores it over a quantized base: leave it out"
+        yield Problem(loc="method.use_bdlora", msg=message, input=config.nblocks)
+        return
+    yield from _settings(method, found)
+    both = sorted({*(config.target_modules_bd_a or ())} & {*(config.target_modules_bd_b or ())})
+    if both:
+        message = f"{', '.join(both)} is in target_modules_bd_b too: leave it out of one"
+        yield Problem(loc="method.use_bdlora.target_modules_bd_a", msg=message, input=both)
+        return
+    for path, module in found.items():
+        yield from _module(method, config, path, module)
+
+
+def _settings(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+    if any(module.kind == "embedding" for module in found.values()):
+        message = "PEFT has no block-diagonal LoRA of an embedding: leave the embedding out"
+        yield Problem(loc="method.target_modules", msg=message, input=None)
+    if method.target_parameters:
+        message = "PEFT has no block-diagonal LoRA of parameters: leave target_parameters out"
+        yield Problem(loc="method.target_parameters", msg=message, input=list(method.target_parameters))
+    for name in ("use_dora", "lora_bias"):
+        if getattr(method, name):
+            message = "PEFT has none with use_bdlora: use false"
+            yield Problem(loc=f"method.{name}", msg=message, input=True)
+    if method.init_lora_weights not in _KEEPING_SHAPES:
+        message = "gives A and B the shapes of whole matrices: use true or gaussian with use_bdlora"
+        yield Problem(loc="method.init_lora_weights", msg=message, input=method.init_lora_weights)
+
+
+def _module(method: LowRank, config: BdLoraConfig, path: str, module: Module) -> Iterator[Problem]:
+    """A target that both lists or none match, and sizes that are no multiples of the blocks."""
+    name = path.rpartition(".")[2]
+    in_a, in_b = (
+        any(part in name for part in parts or ()) for parts in (config.target_modules_bd_a, config.target_modules_bd_b)
+    )
+    if in_a and in_b:
+        message = f"{path} matches target_modules_bd_b too: use longer parts of names"
+        yield Problem(loc="method.use_bdlora.target_modules_bd_a", msg=message, input=name)
+    elif not in_a and not in_b and config.match_strict:
+        message = f"{path} matches neither list: name it in target_modules_bd_a or _b, or set match_strict false"
+        yield Problem(loc="method.use_bdlora.match_strict", msg=message, input=True)
+    elif (in_a or in_b) and module.kind == "conv1d":
+        message = f"PEFT fails on {path}, a Conv1D: leave it out of the lists, with match_strict false"
+        yield Problem(loc="method.use_bdlora", msg=message, input=name)
+    elif in_a or in_b:
+        r = layers.rank(method, layers.full_name(path, module))
+        side = module.in_features if in_a else module.out_features
+        if r % config.nblocks or side % config.nblocks:
+            message = f"does not divide both the rank {r:,} and {side:,} of {path}: use a common divisor"
+            yield Problem(loc="method.use_bdlora.nblocks", msg=message, input=config.nblocks)
