@@ -10,18 +10,20 @@ from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
-from calculator.methods.low_rank import layers
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.methods.low_rank.method import LowRank
+    from calculator.methods.targeted.method import TargetedMethod
+
+    #: The rank of a module's update, from its path.
+    Rank = Callable[[str, Module], int]
 
 #: Initialisations that keep the shapes of A and B.
 _KEEPING_SHAPES = (True, False, "gaussian")
@@ -112,9 +114,10 @@ def _rows(shape: Shape) -> int:
     return rows
 
 
-def problems(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+def problems(
+    method: TargetedMethod, config: BdLoraConfig | None, found: Mapping[str, Module], rank: Rank
+) -> Iterator[Problem]:
     """What PEFT refuses with block-diagonal matrices, or breaks."""
-    config = method.use_bdlora
     if config is None:
         return
     if method.quantizes_base:
@@ -128,26 +131,25 @@ def problems(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
         yield Problem(loc="method.use_bdlora.target_modules_bd_a", msg=message, input=both)
         return
     for path, module in found.items():
-        yield from _module(method, config, path, module)
+        yield from _module(config, path, module, rank)
 
 
-def _settings(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
+def _settings(method: TargetedMethod, found: Mapping[str, Module]) -> Iterator[Problem]:
+    """Modules and settings of LoRA for which PEFT has no block-diagonal matrices."""
     if any(module.kind == "embedding" for module in found.values()):
         message = "PEFT has no block-diagonal LoRA of an embedding: leave the embedding out"
         yield Problem(loc="method.target_modules", msg=message, input=None)
-    if method.target_parameters:
-        message = "PEFT has no block-diagonal LoRA of parameters: leave target_parameters out"
-        yield Problem(loc="method.target_parameters", msg=message, input=list(method.target_parameters))
-    for name in ("use_dora", "lora_bias"):
-        if getattr(method, name):
-            message = "PEFT has none with use_bdlora: use false"
-            yield Problem(loc=f"method.{name}", msg=message, input=True)
-    if method.init_lora_weights not in _KEEPING_SHAPES:
+    for name, usual in (("use_dora", "false"), ("lora_bias", "false"), ("target_parameters", "null")):
+        value = getattr(method, name)
+        if value:
+            yield Problem(loc=f"method.{name}", msg=f"PEFT has none with use_bdlora: use {usual}", input=value)
+    kind = getattr(method, "init_lora_weights")  # noqa: B009  LoRA's own
+    if kind not in _KEEPING_SHAPES:
         message = "gives A and B the shapes of whole matrices: use true or gaussian with use_bdlora"
-        yield Problem(loc="method.init_lora_weights", msg=message, input=method.init_lora_weights)
+        yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
 
 
-def _module(method: LowRank, config: BdLoraConfig, path: str, module: Module) -> Iterator[Problem]:
+def _module(config: BdLoraConfig, path: str, module: Module, rank: Rank) -> Iterator[Problem]:
     """A target that both lists or none match, and sizes that are no multiples of the blocks."""
     name = path.rpartition(".")[2]
     in_a, in_b = (
@@ -163,8 +165,7 @@ def _module(method: LowRank, config: BdLoraConfig, path: str, module: Module) ->
         message = f"PEFT fails on {path}, a Conv1D: leave it out of the lists, with match_strict false"
         yield Problem(loc="method.use_bdlora", msg=message, input=name)
     elif in_a or in_b:
-        r = layers.rank(method, layers.full_name(path, module))
-        side = module.in_features if in_a else module.out_features
+        r, side = rank(path, module), module.in_features if in_a else module.out_features
         if r % config.nblocks or side % config.nblocks:
             message = f"does not divide both the rank {r:,} and {side:,} of {path}: use a common divisor"
             yield Problem(loc="method.use_bdlora.nblocks", msg=message, input=config.nblocks)

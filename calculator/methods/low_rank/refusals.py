@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
@@ -45,7 +46,11 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
     yield from _keys(method)
     yield from _layers(method, model, found)
     yield from tokens.problems(method, model, found)
-    yield from block_diagonal.problems(method, found)
+    yield from block_diagonal.problems(method, method.use_bdlora, found, partial(_rank, method))
+
+
+def _rank(method: LowRank, path: str, module: Module) -> int:
+    return layers.rank(method, layers.full_name(path, module))
 
 
 def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
@@ -106,7 +111,7 @@ def _fused(module: Module) -> Iterator[Parameter]:
 def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
     """More singular vectors than a weight has (LoraLayer.mica_init), or an input features (IncrementalPCA)."""
     for path, module in found.items() if method.init_lora_weights == "eva" else ():
-        asked = components(layers.rank(method, layers.full_name(path, module)), rho_of(method.eva_config))
+        asked = components(_rank(method, path, module), rho_of(method.eva_config))
         if module.kind != "embedding" and asked > module.in_features:
             message = (
                 f"EVA looks for {asked:,} singular vectors of {module.in_features:,} features of {path}'s input: use"
@@ -115,7 +120,7 @@ def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[
             return
     for path, module in found.items() if method.init_lora_weights == "mica" else ():
         most = min(module.in_features, module.out_features)
-        if layers.rank(method, layers.full_name(path, module)) > most:
+        if _rank(method, path, module) > most:
             message = f"MiCA takes at most {most:,} singular vectors of {path}: use a smaller rank"
             yield Problem(loc="method.r", msg=message, input=method.r)
 
