@@ -34,7 +34,7 @@ class SeriesCache:
 
     An answer is the same with a cache and without. The cache keeps one model, state and step, so it does not grow. With
     `traces_first`, the first request is traced with symbolic sizes too: it takes somewhat longer, and all others are
-    quick.
+    quick. `replays_several` says the same of the micro-batches that replays unroll, where several are expected.
     """
 
     __slots__ = (
@@ -52,7 +52,7 @@ class SeriesCache:
         "unrolled",
     )
 
-    def __init__(self, *, traces_first: bool = False) -> None:
+    def __init__(self, *, traces_first: bool = False, replays_several: bool = False) -> None:
         self._traces_first = traces_first
         self.reference: ModelReference | None = None
         self.model: Model | None = None
@@ -63,7 +63,7 @@ class SeriesCache:
         self.step_key: object = None
         self.step: TrainingStep | None = None
         self.traces = TraceCache(traces_first=traces_first)
-        self.unrolled = UnrolledCache(traces_first=traces_first)
+        self.unrolled = UnrolledCache(traces_first=traces_first or replays_several)
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:

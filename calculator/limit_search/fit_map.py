@@ -73,7 +73,7 @@ def fit_map(request: Request) -> FitMap:
     training = request.training
     batches = doublings(training.micro_batch_size, 1, 1 << 16, MAX_BATCHES)
     lengths = _lengths(request, model)
-    series = SeriesCache()
+    series = SeriesCache(replays_several=True)
     replays = (
         reserved_by(request.reserved, request.device, request.training) == "replay" and request.accounting == "exact"
     )

@@ -80,7 +80,7 @@ class Probes:
 
     def __init__(self, request: Request, name: SolveFor) -> None:
         self.request, self.name = request, name
-        self.series = SeriesCache()
+        self.series = SeriesCache(replays_several=True)
         self.tried: dict[int, Probe] = {}
         #: The bytes that the card offers, known from the first estimate on.
         self.usable = 0
