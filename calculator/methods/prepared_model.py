@@ -33,6 +33,7 @@ class PreparedModel:
 
     __slots__ = (
         "adapter_dtype",
+        "cast_to",
         "device",
         "given",
         "known_passes",
@@ -61,6 +62,8 @@ class PreparedModel:
         self.adapter_dtype = training.adapter_dtype
         #: The training that the step runs.
         self.training = precision.of_step(training, device, method)
+        #: The dtype that every parameter is cast to after the method is applied, if they are.
+        self.cast_to = precision.cast_to(training, device)
         self.device = device
         self.stack = stack
         #: The dtype in which a sharding gathers every parameter; None for each in its own.
@@ -74,11 +77,6 @@ class PreparedModel:
     def kernels(self) -> Kernels:
         """The attention kernels of the device and the stack."""
         return kernels_of(self.device, self.stack, self.training.kernels)
-
-    @property
-    def cast_to(self) -> DType | None:
-        """The dtype that every parameter is cast to after the method is applied, if they are."""
-        return precision.cast_to(self.given, self.device)
 
     @property
     def hidden_dtype(self) -> DType:
@@ -138,6 +136,7 @@ class PreparedModel:
         """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
         prepared = PreparedModel(self.model, self.method, training, device, self.stack)
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
+        prepared.cast_to = self.cast_to  # the training that the step runs has no autocast
         prepared.known_passes = self.known_passes
         return prepared
 

@@ -85,7 +85,7 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             "training.gradient_accumulation_steps",
             {
                 "sharding": "zero3",
-                "trainer": "trl-grpo",
+                "trainer": "trl-rloo",
                 "micro_batch_size": 8,
                 "autocast": "bfloat16",
                 "gradient_accumulation_steps": 2,
