@@ -36,9 +36,21 @@ class Chunk:
         ends_stretch: Whether one of them is an allocation.
         carried: Transients that are alive at its start.
         recurs: Whether it is repeated with the same rows.
+        moved: Which of the gap's events, or of its frees, and of some placed ones have other rows in each repetition.
     """
 
-    __slots__ = ("allocates", "carried", "ends_stretch", "frees", "gap", "placed", "recurs", "transients")
+    __slots__ = (
+        "_freed",
+        "allocates",
+        "carried",
+        "ends_stretch",
+        "frees",
+        "gap",
+        "moved",
+        "placed",
+        "recurs",
+        "transients",
+    )
 
     def __init__(self, carried: list[int], *, recurs: bool) -> None:
         self.gap: list[int] = []
@@ -49,6 +61,15 @@ class Chunk:
         self.ends_stretch = False
         self.carried = carried
         self.recurs = recurs
+        self.moved: dict[tuple[bool, int], list[int]] = {}
+        self._freed: list[int] | None = None
+
+    @property
+    def freed(self) -> list[int]:
+        """The rows that it frees; it is complete when this is first read."""
+        if self._freed is None:
+            self._freed = [~event for event in (*self.gap, *self.placed) if event < 0]
+        return self._freed
 
 
 def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:

@@ -5,7 +5,6 @@ What events do to a pool depends on its free blocks and on where the tensors are
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Recurring:
         """Whether the pool is as it was before the chunk was played last, right before this."""
         before, is_same = self._before, chunk is self._chunk
         addresses, _ = self._places
-        freed = [addresses[~event] for event in chain(chunk.gap, chunk.placed) if event < 0]
+        freed = [*map(addresses.__getitem__, chunk.freed)]
         self._chunk, self._before = chunk, (self._pool.free_blocks(), freed)
         return is_same and before[0] is not None and before == self._before
 

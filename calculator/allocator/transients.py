@@ -84,11 +84,24 @@ class Item:
             return [*self.events(chunk.frees if skips else chunk.gap), *late, *self.events(self._placed)]
         if skips:
             if self._kept is None:
-                self._kept = self.events([*chunk.frees, *self._placed] if chunk.frees else self._placed)
+                self._kept = self._with_placed(chunk.frees, skips=True)
             return self._kept
         if self._whole is None:
-            self._whole = self.events([*chunk.gap, *self._placed] if chunk.gap else self._placed)
+            self._whole = self._with_placed(chunk.gap, skips=False)
         return self._whole
+
+    def _with_placed(self, gap: Sequence[int], *, skips: bool) -> Sequence[int]:
+        """Events of the gap, and those behind it, with the rows of this repetition. Most rows are those of each."""
+        events = [*gap, *self._placed] if gap else self._placed
+        if not self.shift:
+            return events
+        known, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
+        if key not in known:
+            known[key] = [at for at, event in enumerate(events) if event >= lowest or ~event >= lowest]
+        own = [*events]
+        for at in known[key]:
+            own[at] += by if own[at] >= 0 else -by
+        return own
 
 
 class Need:
