@@ -5,6 +5,7 @@ They are the same for all sizes with which no tensor changes its pool.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
@@ -24,6 +25,22 @@ _NEVER = 1 << 60
 Repeated = list[tuple["Chunk", int, int]]
 
 
+class Allocations(NamedTuple):
+    """The allocations of a chunk's transients.
+
+    Attributes:
+        positions: Where they are among the transients' events.
+        rows: Their rows.
+        counts: How many transients are alive before each.
+        left: How many are alive after the chunk.
+    """
+
+    positions: list[int]
+    rows: list[int]
+    counts: list[int]
+    left: int
+
+
 class Chunk:
     """Events of a window: a gap up to the next allocation of a placed tensor, then those up to the next gap.
 
@@ -40,6 +57,7 @@ class Chunk:
     """
 
     __slots__ = (
+        "_allocations",
         "_freed",
         "allocates",
         "carried",
@@ -63,6 +81,17 @@ class Chunk:
         self.recurs = recurs
         self.moved: dict[tuple[bool, int], list[int]] = {}
         self._freed: list[int] | None = None
+        self._allocations: Allocations | None = None
+
+    def allocations(self, alive: int) -> Allocations:
+        """Return the transients' allocations; `alive` are before the chunk, always as many."""
+        if self._allocations is None:
+            events = self.transients
+            positions = [at for at, event in enumerate(events) if event >= 0]
+            counts = [*accumulate([1 if event >= 0 else -1 for event in events], initial=alive)]
+            rows = [events[at] for at in positions]
+            self._allocations = Allocations(positions, rows, [counts[at] for at in positions], counts[-1])
+        return self._allocations
 
     @property
     def freed(self) -> list[int]:

@@ -13,6 +13,10 @@ transients of its own.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from functools import partial
+from itertools import accumulate, repeat
+from operator import add, floordiv, itemgetter, mul, neg, sub
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Needs, Places
     from calculator.allocator.repetitions import Repetitions
+    from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
 
 #: The parts that a pass can be divided into, about: windows that come once are no longer than one.
@@ -150,11 +155,11 @@ class MicroBatch:
 
     def __init__(self, unrolled: Unrolled, workspaces: tuple[int, int] | None) -> None:
         one, period = unrolled.rows[: unrolled.base], unrolled.rows[unrolled.base : unrolled.base + unrolled.stride]
-        self.sizes = [row[4] // BLOCK for row in one]
+        self.sizes = _in_blocks(one)
         #: Whether it frees tensors of an earlier micro-batch.
         self.takes = unrolled.takes
         if len(unrolled.rows) > len(one):
-            self.sizes += [row[4] // BLOCK for row in period] * (3 + unrolled.copies)
+            self.sizes += _in_blocks(period) * (3 + unrolled.copies)
         self.workspace_rows = range(len(self.sizes), len(self.sizes))
         windows = [_divided(unrolled.forward), _divided(unrolled.backward)]
         if workspaces is not None:
@@ -180,7 +185,7 @@ class MicroBatch:
         """The chunks, which are known from sizes before these if all tensors were in the same pools."""
         start = self.workspace_rows.start
         once = [*self.sizes[: unrolled.base + unrolled.stride], *self.sizes[start:]]
-        key = bool(self.workspace_rows), bytes([2 if size > SMALL else size > 0 for size in once])
+        key = bool(self.workspace_rows), bytes(map(_pool_of, once))
         if key not in unrolled.known:
             unrolled.known[key] = cut_of(unrolled, windows, self.sizes, start)
         cut: Cut = unrolled.known[key]
@@ -270,24 +275,34 @@ def play(
     return False
 
 
+#: 0 for a size of no bytes, 1 for one of the small pool, 2 for one of the large pool.
+_pool_of = partial(bisect_left, (0, SMALL))
+
+
+def _in_blocks(rows: Sequence[Allocation]) -> list[int]:
+    """The sizes of rows in units of 512 bytes."""
+    return [*map(floordiv, map(itemgetter(4), rows), repeat(BLOCK))]
+
+
 def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Chunk, Need]:
     """What the transients of each chunk need. All that are alive at a time count, each with the most that it wastes."""
     needs: dict[Chunk, Need] = {}
+    whole = [*map(waste.__add__, sizes)] if waste else sizes
+    # The events of a row, `n` and `~n`, are indices of what they add.
+    added = [*whole, *map(neg, reversed(whole))]
     total = count = 0
     for chunk in chunks:
-        quick, lost = 0, dict[int, int]()
-        for event in chunk.transients:
-            if event < 0:
-                total -= sizes[~event] + waste
-                count -= 1
-                continue
-            size = sizes[event]
-            quick = max(quick, total + (count + 1) * size)
-            most = total + count * (size - 1)
-            if most > lost.get(size, -1):
-                lost[size] = most
-            total += size + waste
-            count += 1
+        allocated = chunk.allocations(count)
+        totals = [*accumulate(map(added.__getitem__, chunk.transients), initial=total)]
+        own = [*map(sizes.__getitem__, allocated.rows)]
+        before = [*map(totals.__getitem__, allocated.positions)]
+        beside = map(mul, allocated.counts, own)
+        most, lost = [*map(add, before, beside)], dict[int, int]()
+        quick = max(map(add, most, own), default=0)
+        for size, wasted in zip(own, map(sub, most, allocated.counts), strict=True):
+            if wasted > lost.get(size, -1):
+                lost[size] = wasted
+        total, count = totals[-1], allocated.left
         needs[chunk] = Need(quick, lost)
     return needs
 
