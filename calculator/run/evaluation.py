@@ -20,7 +20,7 @@ from calculator.trainers.task_labels import LABELS, output_names
 from calculator.trainers.trl import generated
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.rollout import rolled_out
-from calculator.training_step.zero3.evaluation import PartitionedEvaluation
+from calculator.training_step.zero3.evaluation import PartitionedEvaluation, fullest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,8 +70,14 @@ class Evaluation:
     @cached_property
     def _stage_3(self) -> PartitionedEvaluation | None:
         """The weights that stage 3 gathers."""
-        state = self.resident.partitioned
-        return None if state is None else PartitionedEvaluation(state)
+        state, run = self.resident.partitioned, self.run
+        if state is None:
+            return None
+        if not run.generates:
+            batches = -(-self._samples // (run.per_device_eval_batch_size * self.resident.prepared.device.count))
+            return PartitionedEvaluation(state, batches)
+        tapes = [each.recording.copies.tape for each in self.generated(run.per_device_eval_batch_size)]
+        return PartitionedEvaluation(state, self.gathered.batches, tapes, generation.most_tokens(run) - self.length)
 
     @property
     def resident_bytes(self) -> int:
@@ -238,9 +244,19 @@ class Evaluation:
 
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
-            for each in self.generated(moment.batch) if moment.in_forward else ():
-                found = _peak(each)
+            for number, each in enumerate(self.generated(moment.batch) if moment.in_forward else ()):
+                found = self._of_generate(each, number, moment)
                 yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
+
+    def _of_generate(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
+        """The peak of a pass of `generate`, with what stage 3 gathers in it."""
+        if self._stage_3 is None:
+            return _peak(ran)
+        loss = self.passed(moment.batch, is_first=moment.is_first).recording.copies.tape
+        batches = self._stage_3.generated(loss, number, is_first=moment.is_first)
+        at, gathered = fullest_of(ran.recording, batches)
+        rows = (*listed(ran.recording.alive(at)), *self._gathered_by_stage_3(gathered))
+        return PhasePeak(rows=rows, operation=ran.recording.operation(at.event))
 
     def _generated(self, count: int) -> tuple[PassPeak, ...]:
         return generation.passes(self._for_batch(count, self.resident.prepared.given), self.run)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 #: is_fsdp_managed_module, which looks for what apply_fsdp2 sets, and accelerate does not.
 _SHARDED = {
     "fsdp": "where transformers does not keep GPUs running whose sequences have ended, and gathers wait for them",
-    "zero3": "where weights are gathered for each token, on as many passes as the GPU with the longest sequence runs",
 }
 
 

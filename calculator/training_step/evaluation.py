@@ -21,7 +21,7 @@ from calculator.trainers.logits_only import LogitsWithoutCache
 from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.causal_lm import forward_pass
 from calculator.training_step.compared import ModelPasses
-from calculator.training_step.zero3.evaluation import fullest
+from calculator.training_step.zero3.evaluation import fullest_of
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -98,7 +98,7 @@ def evaluation_pass(
     if partitioned is None:
         moment, gathered = recording.curve.peak(0, len(tape.events)), 0
     else:
-        moment, gathered = fullest(recording, partitioned.batch(tape, is_first=is_first))
+        moment, gathered = fullest_of(recording, partitioned.batch(tape, is_first=is_first))
     return EvaluationPass(recording, moment, recording.operation(moment.event), outputs, gathered)
 
 

@@ -42,14 +42,14 @@ class Batch(NamedTuple):
 class EvaluationGathering(Gathering):
     """The batches of an evaluation after the steps of a training, all of whose layers are followed."""
 
-    def batches(self, tape: Tape) -> tuple[Batch, Batch]:
-        """The first batch of an evaluation, and any later one. The tape is that of a batch with all layers."""
+    def batches(self, tapes: Sequence[Tape], count: int) -> list[list[Batch]]:
+        """The first batches of an evaluation: what each of its passes gathers. The tapes have all layers."""
         self._kept_before = []
         for each in self._kept:
             each.drop()
         self._kept = []
-        events = [*_events(tape, self.program)]
-        return self._batch(events), self._batch(events)
+        events = [[*_events(tape, self.program)] for tape in tapes]
+        return [[*map(self._batch, events)] for _ in range(count)]
 
     def _batch(self, events: list[Event]) -> Batch:
         self._live.reset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.module_calls import NO_GRAPH, NO_GRAPH_ENDS, begin, enter, external, leave, leave_with
-from calculator.engine.repetition import repetition_before_last
+from calculator.engine.repetition import Repetition, repetition_before_last
 from calculator.layers.sharding_hooks import Unit
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.hooks import FlatHooks
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Layer
-    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule, Parameters
     from calculator.layers.method_hooks import Prepared
@@ -110,6 +109,22 @@ class PartitionedHooks(FlatHooks):
         if compared == "model":
             return PartitionedHooks(prepared, outer_modules("full"), SECOND)
         return PartitionedHooks(prepared, self._outer, None if compared is None else "")
+
+
+class GenerationHooks(PartitionedHooks):
+    """The hooks of a pass of `generate`, which calls the model inside PEFT's. Every layer is interpreted."""
+
+    __slots__ = ()
+
+    def repetition(self, classes: Sequence[int]) -> Repetition:
+        """Interpret every layer."""
+        count = len(classes)
+        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+
+
+def generation_pass(prepared: PreparedModel) -> GenerationHooks:
+    """The hooks of a pass of `generate`, which Seq2SeqTrainer calls while stage 3 gathers weights."""
+    return GenerationHooks(prepared, outer_modules("full"))
 
 
 def stage_3(prepared: PreparedModel) -> PartitionedHooks:

@@ -12,34 +12,67 @@ from calculator.training_step.run import interpreted
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.engine.recording import Recording
     from calculator.engine.tape import Tape
     from calculator.sharding.zero3.evaluation import Batch
     from calculator.sharding.zero3.state import PartitionedState
 
 
+#: The most batches that are followed, where passes generate. A pass inside PEFT's model drops the order of modules,
+#: which the second batch records anew, and the third follows.
+BATCHES = 4
+
+#: The passes of a later token that are followed. All gather as the last of them does.
+LATER_TOKENS = 3
+
+
 class PartitionedEvaluation:
-    """What stage 3 gathers in the first batch of an evaluation and in later ones."""
+    """What stage 3 gathers in the passes of an evaluation's batches: those that generate, and that of the loss."""
 
-    def __init__(self, state: PartitionedState) -> None:
+    def __init__(self, state: PartitionedState, batches: int, generated: Sequence[Tape] = (), tokens: int = 0) -> None:
+        """Follow the passes of some batches.
+
+        `generated` are the passes of `generate` before each loss: of the prompts, of the second token, and of the last
+        of `tokens`.
+        """
         self._state = state
+        self._count = min(BATCHES if generated else 2, batches)
+        self._before = [*generated[:2], *[*generated[2:]] * min(LATER_TOKENS, max(0, tokens - 2))]
         self._marks: list[tuple[int, str]] = []
-        self._batches: tuple[Batch, Batch] | None = None
+        self._batches: list[list[Batch]] = []
 
-    def batch(self, tape: Tape, *, is_first: bool) -> Batch:
-        """A batch, whose pass is on the tape. Those with other rows call the same modules."""
-        if self._batches is None or self._marks != tape.marks:
-            self._marks, self._batches = tape.marks, self._run(tape)
-        return self._batches[not is_first]
+    def batch(self, tape: Tape, *, is_first: bool) -> list[Batch]:
+        """What the pass of the loss gathers, in the first batch or in later ones."""
+        return [each[-1] for each in self._of(tape, is_first=is_first)]
 
-    def _run(self, tape: Tape) -> tuple[Batch, Batch]:
-        run = interpreted(training_context(self._state.prepared), whole=True).run()
-        gathering = evaluation_gathering(self._state, run.tape, run.repetition, run.copies.windows)
-        return gathering.batches(tape)
+    def generated(self, tape: Tape, number: int, *, is_first: bool) -> list[Batch]:
+        """What a pass of `generate` gathers, by its number; the tape is that of the loss after it."""
+        last = len(self._before) - 1 if number == 2 else number
+        batches = self._of(tape, is_first=is_first)
+        return [each for passes in batches for each in passes[number : last + 1]]
 
     def left(self, *, is_first: bool) -> int:
         """The bytes that a batch leaves gathered."""
-        return 0 if self._batches is None else self._batches[not is_first].left
+        if not self._batches:
+            return 0
+        return self._batches[0 if is_first else -1][-1].left
+
+    def _of(self, tape: Tape, *, is_first: bool) -> list[list[Batch]]:
+        if not self._batches or self._marks != tape.marks:
+            self._marks, self._batches = tape.marks, self._run(tape)
+        return self._batches[:1] if is_first else self._batches[1:]
+
+    def _run(self, tape: Tape) -> list[list[Batch]]:
+        run = interpreted(training_context(self._state.prepared), whole=True).run()
+        gathering = evaluation_gathering(self._state, run.tape, run.repetition, run.copies.windows)
+        return gathering.batches([*self._before, tape], self._count)
+
+
+def fullest_of(recording: Recording, batches: Sequence[Batch]) -> tuple[Moment, int]:
+    """The fullest moment of a pass in some batches, with the bytes that are gathered then in its own."""
+    return max((fullest(recording, each) for each in batches), key=lambda found: found[0].bytes)
 
 
 def fullest(recording: Recording, batch: Batch) -> tuple[Moment, int]:
