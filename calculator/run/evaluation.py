@@ -20,16 +20,18 @@ from calculator.trainers.task_labels import LABELS, output_names
 from calculator.trainers.trl import generated
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.rollout import rolled_out
-from calculator.training_step.zero3.evaluation import PartitionedEvaluation, fullest_of
+from calculator.training_step.zero3.evaluation import BATCHES, PartitionedEvaluation, fullest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from calculator.engine.live_tensors import LiveTensors
+    from calculator.engine.recording import Recording
     from calculator.inputs.run import RunSettings
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.gathered import Moment
+    from calculator.sharding.zero3.evaluation import Batch
     from calculator.training_step.evaluation import EvaluationPass
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.resident_state import ResidentState
@@ -101,6 +103,7 @@ class Evaluation:
             outputs=outputs,
             labels=labels,
             ranks=self.resident.prepared.device.count,
+            followed=BATCHES if self.run.generates and self.resident.partitioned is not None else 2,
         )
 
     @property
@@ -154,12 +157,25 @@ class Evaluation:
         if not moment.in_forward:
             rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left(moment)))
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
-        passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
-        own = (*listed(passed.alive), *self._gathered_by_stage_3(passed.gathered))
-        found = PhasePeak(rows=(*moment.kept, *self.given(moment.batch), *own), operation=passed.operation)
+        found = self._of_loss(moment)
+        found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
         passes = [_peak(each) for each in self.rolled_out(moment.batch)]
         peaks = (found, *(replace(each, rows=(*moment.kept, *each.rows)) for each in passes))
         return max(peaks, key=lambda peak: peak.bytes)
+
+    def _of_loss(self, moment: Moment) -> PhasePeak:
+        """The peak of the pass of the loss, with what stage 3 gathers in it."""
+        passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
+        if self._stage_3 is None:
+            return PhasePeak(rows=listed(passed.alive), operation=passed.operation)
+        batches = self._stage_3.batch(passed.recording.copies.tape, moment.number)
+        return self._with_gathered(passed.recording, batches)
+
+    def _with_gathered(self, recording: Recording, batches: Sequence[Batch]) -> PhasePeak:
+        """The peak of a pass in which stage 3 gathers."""
+        at, gathered = fullest_of(recording, batches)
+        rows = (*listed(recording.alive(at)), *self._gathered_by_stage_3(gathered))
+        return PhasePeak(rows=rows, operation=recording.operation(at.event))
 
     def in_concatenation(self, moment: Moment) -> tuple[Row, ...]:
         """What is alive while a batch is added to those before, without what stage 3 gathers."""
@@ -202,7 +218,7 @@ class Evaluation:
 
     def _left(self, moment: Moment) -> int:
         """The bytes that the batch of a moment leaves gathered under stage 3."""
-        return 0 if self._stage_3 is None else self._stage_3.left(is_first=moment.is_first)
+        return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
 
     def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
         """The weights that stage 3 has gathered, besides those that stay gathered."""
@@ -217,9 +233,7 @@ class Evaluation:
         loop = LossOfLabels() if self.run.generates else None
         # Units that FSDP2 gathered for the completions stay gathered, as after another batch.
         is_first = is_first and trainer_of(given).generation(given) is None
-        return evaluation_pass(
-            self._for_batch(count, given), loop, logits=again, is_first=is_first, partitioned=self._stage_3
-        )
+        return evaluation_pass(self._for_batch(count, given), loop, logits=again, is_first=is_first)
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
         """The model for a batch of the evaluation."""
@@ -253,10 +267,7 @@ class Evaluation:
         if self._stage_3 is None:
             return _peak(ran)
         loss = self.passed(moment.batch, is_first=moment.is_first).recording.copies.tape
-        batches = self._stage_3.generated(loss, number, is_first=moment.is_first)
-        at, gathered = fullest_of(ran.recording, batches)
-        rows = (*listed(ran.recording.alive(at)), *self._gathered_by_stage_3(gathered))
-        return PhasePeak(rows=rows, operation=ran.recording.operation(at.event))
+        return self._with_gathered(ran.recording, self._stage_3.generated(loss, number, moment.number))
 
     def _generated(self, count: int) -> tuple[PassPeak, ...]:
         return generation.passes(self._for_batch(count, self.resident.prepared.given), self.run)

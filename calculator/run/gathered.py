@@ -6,7 +6,7 @@ nested_concat, nested_numpify).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,13 +45,14 @@ class OfRow(NamedTuple):
 class Moment:
     """What the loop keeps at a moment, besides the batch, the rows of the batch, and whether the model runs then.
 
-    `is_first`: whether no batch ran before.
+    `is_first`: whether no batch ran before it. `number` is that of the batch in the evaluation, from 0 on.
     """
 
     kept: tuple[Row, ...]
     batch: int
     in_forward: bool
     is_first: bool = False
+    number: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Gathered:
         labels: The labels, which are gathered with them.
         ranks: The GPUs, each of which runs a batch and gathers those of all. Batches are full on several: rows of the
             first are repeated (accelerate 1.15, data_loader.py, BatchSamplerShard).
+        followed: How many of the first batches find something else on the GPUs; later ones are like the last of these.
     """
 
     rows: int
@@ -74,6 +76,7 @@ class Gathered:
     outputs: tuple[OfRow, ...] = ()
     labels: tuple[OfRow, ...] = ()
     ranks: int = 1
+    followed: int = 2
 
     @property
     def together(self) -> int:
@@ -91,17 +94,31 @@ class Gathered:
 
     def _on_several(self) -> Iterator[Moment]:
         before = min(self.steps or self.batches, self.batches) - 1
-        yield Moment(kept=(), batch=self.rows, in_forward=True, is_first=True)
-        if self.batches > 1:
-            yield Moment(kept=tuple(self.before_forward(before)), batch=self.rows, in_forward=True)
+        yield Moment(kept=(), batch=self.rows, in_forward=True, is_first=True, number=0)
+        for number in self._later(before + 1):
+            kept = tuple(self.before_forward(number % (before + 1)))
+            yield Moment(kept=kept, batch=self.rows, in_forward=True, number=number)
         if not self.outputs:
             return
         if before:
             new = min(self.together, self.samples - before * self.together)
-            yield from self._in_concat(before * self.together, new, batch=self.rows)
+            for each in self._in_concat(before * self.together, new, batch=self.rows):
+                yield replace(each, number=before)
         else:
             is_first = self.batches == 1
-            yield Moment(kept=tuple(self._in_gather()), batch=self.rows, in_forward=False, is_first=is_first)
+            kept = tuple(self._in_gather())
+            yield Moment(kept=kept, batch=self.rows, in_forward=False, is_first=is_first, number=int(not is_first))
+
+    def _later(self, group: int) -> list[int]:
+        """The numbers of later batches that may be the fullest: the last of a group, and those that find other things.
+
+        From the last one that is followed on, it is the last of a group again, or the last of all.
+        """
+        numbers = {group - 1 or 1, *range(1, self.followed - 1)}
+        if self.followed > 2:
+            since = self.followed - 1
+            numbers |= {since + (group - 1 - since) % group, self.batches - 1}
+        return sorted(number for number in numbers if 0 < number < self.batches)
 
     def _in_gather(self) -> Iterator[Row]:
         """What is kept while the outputs of the first batch of each GPU are gathered."""

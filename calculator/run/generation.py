@@ -16,6 +16,7 @@ from calculator.trainers.transformers.loop import Transformers
 from calculator.training_step.next_token import GreedySearch
 from calculator.training_step.rollout import Rollout
 from calculator.training_step.seq2seq_generation import Seq2SeqGeneration
+from calculator.training_step.zero3.generation import PartitionedRollout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,5 +89,6 @@ def passes(prepared: PreparedModel, run: RunSettings) -> tuple[PassPeak, ...]:
         prompt=prompt,
         completion=named(tokens - prompt, "generation_max_length - S"),
     )
-    ran = Rollout(prepared, batch, trains=False, loop=GreedySearch).passes()
+    rollout = PartitionedRollout if prepared.device.sharding == "zero3" else Rollout
+    ran = rollout(prepared, batch, trains=False, loop=GreedySearch).passes()
     return tuple(each.measured(each.interpretation.run()) for each in ran)

@@ -44,6 +44,10 @@ def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
     if own.device.sharding in _SHARDED:
         message = f"generation under {own.device.sharding} is not modelled, {_SHARDED[own.device.sharding]}"
         yield Problem(loc="run.predict_with_generate", msg=f"{message}: use false, or ddp", input=True)
+    if own.training.flattened:
+        name = "packing" if own.training.packing else "padding_free"
+        message = "generate takes a batch whose rows are joined for one prompt"
+        yield Problem(loc="run.predict_with_generate", msg=f"{message}: use false, or {name} false", input=True)
     if own.method.virtual_tokens:
         message = "generation with virtual tokens in training is not modelled: use lora, or predict_with_generate false"
         yield Problem(loc="method.name", msg=message, input=own.method.name)

@@ -12,7 +12,7 @@ from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.shards import FSDPShards
 from calculator.sharding.shards import Shards
 from calculator.sharding.zero.hooks import stage_1, stage_2
-from calculator.sharding.zero3.hooks import generation_pass, stage_3
+from calculator.sharding.zero3.hooks import stage_3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,10 +57,5 @@ def evaluation_hooks(prepared: PreparedModel, *, is_first: bool) -> Hooks:
 
 
 def generation_hooks(prepared: PreparedModel, which: PassOf) -> Hooks:
-    """The hooks of a pass of `generate` in a trainer's step or evaluation.
-
-    Under ZeRO's stage 3 it is that of Seq2SeqTrainer; TRL, which is refused there, gathers all weights before it.
-    """
-    if prepared.device.sharding == "fsdp":
-        return GenerationPass(prepared, which)
-    return generation_pass(prepared) if prepared.device.sharding == "zero3" else NO_HOOKS
+    """The hooks of a pass of `generate` in a trainer's step; TRL gathers all weights of ZeRO's stage 3 before it."""
+    return GenerationPass(prepared, which) if prepared.device.sharding == "fsdp" else NO_HOOKS

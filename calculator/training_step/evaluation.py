@@ -21,7 +21,6 @@ from calculator.trainers.logits_only import LogitsWithoutCache
 from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.causal_lm import forward_pass
 from calculator.training_step.compared import ModelPasses
-from calculator.training_step.zero3.evaluation import fullest_of
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers import Loop
     from calculator.training_step.compared import Forward
-    from calculator.training_step.zero3.evaluation import PartitionedEvaluation
 
 
 class Output(NamedTuple):
@@ -44,16 +42,12 @@ class Output(NamedTuple):
 
 
 class EvaluationPass(NamedTuple):
-    """A pass: its recording, its peak, the operation that reaches it, and what the model returns besides the loss.
-
-    `gathered` are the bytes that stage 3 has gathered at the peak, besides those of the recording.
-    """
+    """A pass: its recording, its peak, the operation that reaches it, and what the model returns besides the loss."""
 
     recording: Recording
     moment: Moment
     operation: str
     outputs: list[Output]
-    gathered: int = 0
 
     @property
     def alive(self) -> LiveTensors:
@@ -68,14 +62,13 @@ def evaluation_pass(
     *,
     logits: bool = False,
     is_first: bool = True,
-    partitioned: PartitionedEvaluation | None = None,
     method: MethodHooks | None = None,
 ) -> EvaluationPass:
     """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
 
     Every layer is run. With `logits`, the model computes the logits of the batch after the loss, in a pass of its own.
-    `is_first`: whether no other batch of the evaluation ran before it. `partitioned` has what stage 3 gathers in it.
-    `method` replaces what the model's method does in the forward pass.
+    `is_first`: whether no other batch of the evaluation ran before it. `method` replaces what the model's method does
+    in the forward pass.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
@@ -95,11 +88,8 @@ def evaluation_pass(
     del batch, loss
     storages = storages_of(tape)
     recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
-    if partitioned is None:
-        moment, gathered = recording.curve.peak(0, len(tape.events)), 0
-    else:
-        moment, gathered = fullest_of(recording, partitioned.batch(tape, is_first=is_first))
-    return EvaluationPass(recording, moment, recording.operation(moment.event), outputs, gathered)
+    moment = recording.curve.peak(0, len(tape.events))
+    return EvaluationPass(recording, moment, recording.operation(moment.event), outputs)
 
 
 class _PassesOfEvaluation(ModelPasses):

@@ -79,9 +79,14 @@ class KnownLayers:
 
     @classmethod
     def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
-        """Return those of a pass, which `layer` runs; None if it has a graph, or if a sharding takes part in it."""
+        """Return those of a pass, which `layer` runs.
+
+        There are none if it has a graph, if a sharding takes part in it, or if the method needs every layer.
+        """
         tape = context.tape
         if tape.grad_enabled or tape.calls_modules or context.hooks is not NO_HOOKS or context.layer_loop is not None:
+            return None
+        if context.method.couples_layers:
             return None
         return cls(layer)
 

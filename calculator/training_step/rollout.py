@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation, Tensor
+    from calculator.layers.sharding_hooks import Hooks
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.generation import PassOf
     from calculator.trainers.loop import GenerationBatch
@@ -139,6 +140,10 @@ class Rollout:
             passes.append(self._decode(last, prefill.cache, first=False))
         return tuple(passes)
 
+    def hooks(self, which: PassOf) -> Hooks:
+        """Return what a sharding does in a pass."""
+        return generation_hooks(self.prepared, which)
+
     @without_frame_snapshots
     def _prefill(self) -> RolledOut:
         context = self._context("prompts")
@@ -163,7 +168,7 @@ class Rollout:
         if self.shape_env is not None:
             tape.sizes = SymSizes(self.shape_env)
         tape.grad_enabled = False
-        hooks = generation_hooks(self.prepared, which)
+        hooks = self.hooks(which)
         forward = forward_for(self.prepared.model, self.prepared.training)
         context = Context(self.prepared, forward, hooks=hooks, tape=tape)
         context.router_logits = None

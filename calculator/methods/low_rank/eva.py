@@ -55,6 +55,11 @@ class HookedInputs(Method):
         #: The calls so far.
         self.calls: list[Call] = []
 
+    @property
+    def couples_layers(self) -> bool:
+        """Every layer is interpreted, since each call has a hook of its own."""
+        return True
+
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The frozen module's product, and then its hook."""
         out, update = base_layer(bound, x), bound.added.get(UPDATE)

@@ -43,26 +43,23 @@ class PartitionedEvaluation:
         self._marks: list[tuple[int, str]] = []
         self._batches: list[list[Batch]] = []
 
-    def batch(self, tape: Tape, *, is_first: bool) -> list[Batch]:
-        """What the pass of the loss gathers, in the first batch or in later ones."""
-        return [each[-1] for each in self._of(tape, is_first=is_first)]
+    def batch(self, tape: Tape, number: int) -> list[Batch]:
+        """What the pass of the loss gathers in a batch, by its number."""
+        return self._of(tape, number)[-1:]
 
-    def generated(self, tape: Tape, number: int, *, is_first: bool) -> list[Batch]:
-        """What a pass of `generate` gathers, by its number; the tape is that of the loss after it."""
-        last = len(self._before) - 1 if number == 2 else number
-        batches = self._of(tape, is_first=is_first)
-        return [each for passes in batches for each in passes[number : last + 1]]
+    def generated(self, tape: Tape, which: int, number: int) -> list[Batch]:
+        """What a pass of `generate` gathers in a batch, or those of later tokens. The tape is of the loss after it."""
+        passes = self._of(tape, number)
+        return passes[2:-1] if which == 2 else passes[which : which + 1]
 
-    def left(self, *, is_first: bool) -> int:
+    def left(self, number: int) -> int:
         """The bytes that a batch leaves gathered."""
-        if not self._batches:
-            return 0
-        return self._batches[0 if is_first else -1][-1].left
+        return self._batches[min(number, len(self._batches) - 1)][-1].left if self._batches else 0
 
-    def _of(self, tape: Tape, *, is_first: bool) -> list[list[Batch]]:
+    def _of(self, tape: Tape, number: int) -> list[Batch]:
         if not self._batches or self._marks != tape.marks:
             self._marks, self._batches = tape.marks, self._run(tape)
-        return self._batches[:1] if is_first else self._batches[1:]
+        return self._batches[min(number, len(self._batches) - 1)]
 
     def _run(self, tape: Tape) -> list[list[Batch]]:
         run = interpreted(training_context(self._state.prepared), whole=True).run()
