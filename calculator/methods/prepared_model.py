@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.devices.kernels import kernels_of
@@ -139,15 +139,6 @@ class PreparedModel:
         prepared.cast_to = self.cast_to  # the training that the step runs has no autocast
         prepared.known_passes = self.known_passes
         return prepared
-
-    def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None) -> PreparedModel:
-        """The same model while it generates from prompts of that length, under autocast or not.
-
-        Weights that ZeRO casts have its dtype in every pass.
-        """
-        if self.cast_to is not None:
-            return self.for_run(self.given.generating(prompt, self.given.autocast), self.device)
-        return self.for_run(self.training.generating(prompt, autocast), self.device)
 
     @property
     def first_micro_batch(self) -> PreparedModel:

@@ -120,7 +120,8 @@ class Rollout:
         self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
         # FSDP2's mixed precision is that of each unit, whatever calls it.
         dtype = training.autocast if prepared.device.sharding == "fsdp" else self.wrapped_dtype
-        self.prepared = prepared.generating(batch.prompt, dtype)
+        generating = training.generating(batch.prompt, dtype)
+        self.prepared = prepared.for_run(generating, prepared.device)
         self.batch = batch
         #: What records the sizes, if they are symbolic.
         self.shape_env = shape_env

@@ -50,8 +50,8 @@ class Seq2SeqGeneration:
         training, source = prepared.training, prepared.training.sequence_length
         self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
         #: The model in its encoder's pass, and in the passes of the decoder.
-        self.encodes = prepared.generating(source, None)
-        self.prepared = prepared.generating(source, self.wrapped_dtype)
+        self.encodes = prepared.for_run(training.generating(source, None), prepared.device)
+        self.prepared = prepared.for_run(training.generating(source, self.wrapped_dtype), prepared.device)
         self._encoded: tuple[Shape, DType] = (), "float32"
         self._cached: Shapes = []
 
