@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     #: Reads the places of some rows from those of all.
     Reader = Callable[[Sequence[int]], object]
 
-#: The most results that are kept of a run: some ten kilobytes each.
-MAX_KNOWN = 4096
+#: The most results that are kept of a run: some twenty kilobytes each.
+MAX_KNOWN = 2048
 
 
 class Left:
