@@ -171,8 +171,9 @@ class FlatBatch:
         if isinstance(batch.given, Unrolled):
             cut = MicroBatch(batch.given, workspaces)
             self.gradients, self.left = ([row for rows in of for row in rows] for of in (cut.gradients, cut.left))
-            self.parts_of_first = [[*parts_of(cut, n)] for n in range(len(PASSES))]
-            self.parts = [[part.without(own) for part in parts_of(cut, n)] for n in range(len(PASSES))]
+            cut_parts = [parts_of(cut, n) for n in range(len(PASSES))]
+            self.parts_of_first = [[*parts] for parts in cut_parts]
+            self.parts = [[part.without(own) for part in parts] for parts in cut_parts]
             return
         self.gradients, self.left = [*batch.given.gradients], [*batch.given.left]
         passes: list[Sequence[int]] = [batch.forward, batch.backward]
