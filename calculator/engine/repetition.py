@@ -58,6 +58,11 @@ def repetition(kinds: Sequence[Any]) -> Repetition:
         for period in range(1, min(LONGEST_PERIOD, (count - lead) // 2) + 1):
             if kinds[lead : count - period] == kinds[lead + period :]:
                 return _shortened(count, lead + period, period)
+    return every_layer(count)
+
+
+def every_layer(count: int) -> Repetition:
+    """Interpret every layer."""
     return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
 
 
@@ -66,7 +71,7 @@ def repetition_before_last(kinds: Sequence[Any]) -> Repetition:
     inner = repetition(kinds[:-1])
     count = len(kinds)
     if not inner.copies:
-        return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+        return every_layer(count)
     return replace(inner, numbers=(*inner.numbers, count - 1))
 
 

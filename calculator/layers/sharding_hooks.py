@@ -31,6 +31,10 @@ class Unit:
         """Run what comes before its forward, outside a checkpoint; return its input."""
         return x
 
+    def receive(self, x: Tensor) -> Tensor:
+        """Return its input as its forward receives it, inside a checkpoint."""
+        return x
+
     def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the position tensors that its forward receives."""
         return tables

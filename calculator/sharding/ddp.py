@@ -7,15 +7,14 @@ rebuild_buckets) and torch/nn/parallel/distributed.py (BucketCapacityConfig).
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import elements, named
+from calculator.architecture.dimension import named
 from calculator.common.dtype import ITEMSIZE, DType, allocated
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from calculator.inputs.sharding import DDPConfig
 
@@ -75,15 +74,20 @@ class Buckets(NamedTuple):
         return sum(bucket.elements * ITEMSIZE[bucket.dtype] for bucket in self.steady)
 
 
-def buckets(tensors: Iterable[ResidentTensor], config: DDPConfig) -> Buckets:
-    """The buckets of a model's resident tensors: every trained parameter is in one, used or not."""
-    parameters = [*_parameters(tensor for tensor in tensors if tensor.trained)]
+def buckets(parameters: Sequence[Bucket], config: DDPConfig, ready: Callable[[], Iterable[Bucket]]) -> Buckets:
+    """The buckets of trained parameters, used or not, each of which is a bucket by itself here.
+
+    parameters: in the model's order. ready: returns them in the order in which their gradients are ready, in which DDP
+    fills all but the first step's buckets.
+    """
     cap = config.bucket_cap_mb << 20
     caps = (FIRST_BUCKET_BYTES, cap) if config.bucket_cap_mb == DEFAULT_CAP_MB else (cap,)
     if config.copies_outputs:
         only = (*reversed(_assigned(parameters, caps)),)
         return Buckets(first=only, steady=only)
-    return Buckets(first=_assigned(parameters, ()), steady=_assigned(parameters[::-1], caps))
+    first = _assigned(parameters, ())
+    is_one_of_each = all(bucket.elements * ITEMSIZE[bucket.dtype] < caps[0] for bucket in first)
+    return Buckets(first=first, steady=_assigned(parameters if is_one_of_each else ready(), caps))
 
 
 def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[ResidentTensor, ...]:
@@ -99,13 +103,7 @@ def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[Resi
     return (ResidentTensor(name=USED, shape=shape, dtype="int32", component="workspace", base=False),)
 
 
-def _parameters(trained: Iterable[ResidentTensor]) -> Iterator[Bucket]:
-    """Each parameter alone, in the model's order: layer by layer."""
-    for (count, _), group in groupby(trained, lambda tensor: (tensor.count, "*" in tensor.name)):
-        yield from [Bucket(elements(tensor.shape), tensor.dtype) for tensor in group] * count
-
-
-def _assigned(parameters: Sequence[Bucket], caps: tuple[int, ...]) -> tuple[Bucket, ...]:
+def _assigned(parameters: Iterable[Bucket], caps: tuple[int, ...]) -> tuple[Bucket, ...]:
     """Fill buckets with parameters in turn, those of each dtype by themselves.
 
     A bucket is complete when its bytes reach its cap. The last cap is that of all further buckets of its dtype; without

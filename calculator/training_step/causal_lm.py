@@ -188,7 +188,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
         outer_biases, context.position_biases = context.position_biases, {**biases}
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
-            return context.forward.layer(context, modules, x)
+            return context.forward.layer(context, modules, unit.receive(x))
         finally:
             if not context.masks:  # a recomputation
                 context.position_biases = outer_biases

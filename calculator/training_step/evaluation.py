@@ -11,7 +11,7 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.recording import Recording
-from calculator.engine.repetition import Repetition
+from calculator.engine.repetition import every_layer
 from calculator.engine.tape import Tape
 from calculator.layers.context import Context
 from calculator.sharding.registry import evaluation_hooks
@@ -76,7 +76,7 @@ def evaluation_pass(
     context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
     context.method = method or context.method
     context.unrolls, count = True, len(context.layers)
-    context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+    context.repetition = every_layer(count)
     trainer = loop or trainer_of(prepared.training)
     batch = trainer.batch(context)
     forward = partial(forward_pass, trainer=trainer, ids=batch[0])

@@ -27,7 +27,7 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.recording import Recording
-from calculator.engine.repetition import Repetition
+from calculator.engine.repetition import every_layer
 from calculator.families import forward_of
 from calculator.layers import masks
 from calculator.layers.cache import Cache
@@ -166,7 +166,7 @@ class Generation:
     def _context(self) -> Context:
         context = Context(self.prepared, forward_of(self.prepared.model), trains=False)
         count = len(context.layers)
-        context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+        context.repetition = every_layer(count)
         return context
 
     def _loop_tensors(self, context: Context) -> LoopTensors:

@@ -24,6 +24,7 @@ from calculator.sharding.zero.state import FlatState, row
 from calculator.sharding.zero3.state import PartitionedState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept, while_fetching
+from calculator.training_step.ddp_buckets import ddp_buckets
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.optimizer_targets import with_targets
 from calculator.training_step.unrolled_cache import UnrolledCache
@@ -225,7 +226,7 @@ class ResidentState:
 
     @cached_property
     def _buckets(self) -> ddp.Buckets:
-        return ddp.buckets(self.tensors, self.prepared.training.ddp or DDPConfig())
+        return ddp_buckets(self.prepared, self.tensors)
 
     @cached_property
     def flat(self) -> FlatState | None:

@@ -6,7 +6,6 @@ batch of an evaluation gathers them and the others find them.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from calculator.sharding.fsdp.micro_batch import MicroBatch
@@ -16,10 +15,7 @@ from calculator.trainers import trainer_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.architecture.model import Layer
-    from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import Parameters
-    from calculator.layers.sharding_hooks import Unit
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.units import UnitParameters
 
@@ -27,16 +23,14 @@ if TYPE_CHECKING:
 class EvaluationBatch(MicroBatch):
     """A batch; `is_first`: whether it is the first one of its evaluation."""
 
-    __slots__ = ("_is_first", "_of_layers", "follows_generation")
+    __slots__ = ("_is_first", "follows_generation")
 
     def __init__(self, prepared: PreparedModel, *, is_first: bool) -> None:
         super().__init__(prepared)
-        self.has_gradients = self.finds_gathered = False
+        self.has_gradients = self.finds_gathered = self.interprets_all = False
         #: Whether the trainer generates before each batch.
         self.follows_generation = trainer_of(prepared.training).generation(prepared.training) is not None
         self._is_first = is_first
-        #: The gathered weights of layers that are yet to run.
-        self._of_layers: deque[list[Tensor]] = deque()
 
     def begin(self, parameters: Parameters) -> None:
         """Find what the batch before left gathered."""
@@ -45,17 +39,8 @@ class EvaluationBatch(MicroBatch):
             left = [each for each in dict.fromkeys((self.root, *self.roles.values())) if not each.reshards]
             for unit in self.left_by_generation if self.follows_generation else left:
                 unit.gathered = self.gathered(unit.of)
-            if not self.reshards:
-                layers = self.prepared.model.layers
-                self._of_layers = deque(self.gathered(layer_unit(self.prepared, layer)) for layer in layers)
+            self.find_gathered_layers()
         super().begin(parameters)
-
-    def layer(self, layer: Layer) -> Unit:
-        """Return a layer, with its weights where they are gathered."""
-        unit = super().layer(layer)
-        if self._of_layers:
-            self.units[-1].gathered = self._of_layers.popleft()
-        return unit
 
 
 def left_gathered(prepared: PreparedModel) -> Iterator[tuple[UnitParameters, int]]:

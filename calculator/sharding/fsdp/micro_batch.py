@@ -5,12 +5,13 @@ Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_state.py
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
-from calculator.engine.repetition import repetition_before_last
+from calculator.engine.repetition import every_layer, repetition_before_last
 from calculator.inputs.sharding import FSDPConfig
 from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
@@ -58,9 +59,11 @@ class MicroBatch(Hooks):
     __slots__ = (
         "finds_gathered",
         "has_gradients",
+        "interprets_all",
         "is_begun",
         "kept_buffer",
         "layer_units",
+        "left_of_layers",
         "offloads",
         "order",
         "param_dtype",
@@ -93,11 +96,17 @@ class MicroBatch(Hooks):
         config = training.fsdp_config or FSDPConfig()
         self.reshards = reshards = config.reshard_after_forward
         self.offloads = config.cpu_offload
+        #: Whether every layer is interpreted: its own pass frees what an earlier one gathered.
+        self.interprets_all = not reshards and trainer_of(training).facts.runs_without_graph_first
+        #: The gathered weights of layers that are yet to run, which a pass before left.
+        self.left_of_layers: deque[list[Tensor]] = deque()
         outer = outer_units(prepared)
         self.root = FSDPUnit(self, outer.root, reshards=False)
         tail = FSDPUnit(self, outer.tail, reshards=False)
         first = tail if outer.embeddings is None else FSDPUnit(self, outer.embeddings, reshards=reshards)
-        self.roles: dict[Role, FSDPUnit] = {"embeddings": first, "head": tail}
+        self.roles: dict[Role, FSDPUnit] = {"embeddings": first}
+        if outer.has_head:
+            self.roles["head"] = tail
         if outer.has_norm:
             self.roles["final_norm"] = tail
         self.layer_units: dict[int, UnitParameters] = {}
@@ -126,7 +135,7 @@ class MicroBatch(Hooks):
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
         """Interpret the last layer too."""
-        return repetition_before_last(classes)
+        return every_layer(len(classes)) if self.interprets_all else repetition_before_last(classes)
 
     def number(self, x: Tensor) -> Tensor:
         """Cast a number with mixed precision, as other inputs of the root."""
@@ -165,18 +174,27 @@ class MicroBatch(Hooks):
         self.finds_gathered = False
         for unit in self.left_by_generation:
             unit.gathered = self.gathered(unit.of)
+        self.find_gathered_layers()
         self.ran_before = self.root if self.root.of.parameters else self.roles["head"]
+
+    def find_gathered_layers(self) -> None:
+        """Find the weights of layers that are not freed after a forward pass."""
+        if not self.reshards:
+            layers = self.prepared.model.layers
+            self.left_of_layers = deque([self.gathered(self.parameters_of(layer)) for layer in layers])
 
     def module(self, role: Role) -> Unit:
         """Return a module outside the layers; a norm that is left in the root runs without hooks of its own."""
         unit = self.roles.get(role)
         if unit is None:
             return super().module(role)
-        return Part(unit, len(self.parameters.leaves), is_last=role == "head" or unit is not self.roles["head"])
+        return Part(unit, len(self.parameters.leaves), is_last=role == "head" or unit is not self.roles.get("head"))
 
     def layer(self, layer: Layer) -> Unit:
-        """Return a layer."""
+        """Return a layer, with its weights where they are gathered."""
         unit = FSDPUnit(self, self.parameters_of(layer), reshards=self.reshards)
+        if self.left_of_layers:
+            unit.gathered = self.left_of_layers.popleft()
         self.units.append(unit)
         return Part(unit, len(self.parameters.leaves), is_last=True)
 
@@ -210,7 +228,8 @@ class MicroBatch(Hooks):
     @property
     def incomplete(self) -> list[FSDPUnit]:
         """The units whose forward passes end with the root's."""
-        return [unit for unit in (self.root, self.roles["head"]) if unit.of.parameters and unit.is_incomplete]
+        units = (self.root, self.roles.get("head"))
+        return [unit for unit in units if unit is not None and unit.of.parameters and unit.is_incomplete]
 
     def returned(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Cast the outputs of a root with mixed precision."""

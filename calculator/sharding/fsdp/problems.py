@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 #: The trainers whose steps are modelled under FSDP2, and the reference step.
-TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-grpo", "trl-rloo")
+TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
@@ -46,9 +46,6 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     config = training.fsdp_config or FSDPConfig()
-    if not config.reshard_after_forward and trainer_of(training).facts.generates:
-        message = "what the passes before the first micro-batch leave gathered is not modelled: set true"
-        yield Problem(loc="training.fsdp_config.reshard_after_forward", msg=message, input=False)
     if training.trainer is not None and training.optimizer in EARLY:
         message = "the Trainer creates its states for whole parameters, which FSDP2 then shards: use adamw_torch"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)

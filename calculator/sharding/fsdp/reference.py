@@ -15,7 +15,10 @@ from calculator.sharding.fsdp.unit import FSDPUnit, Part
 from calculator.sharding.fsdp.units import UnitParameters
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.model import Layer
+    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import Parameters
     from calculator.layers.sharding_hooks import Role
@@ -64,14 +67,33 @@ class SameUnits(Hooks):
 
 
 class EarlierPass(SameUnits):
-    """The same before the pass with a graph, which finds the units outside the layers gathered."""
+    """The same before the pass with a graph, which finds the units gathered that are not freed."""
 
-    __slots__ = ()
+    __slots__ = ("_layers",)
+
+    def __init__(self, trained: MicroBatch) -> None:
+        super().__init__(trained)
+        #: The units of its layers.
+        self._layers: list[FSDPUnit] = []
+
+    def repetition(self, classes: Sequence[int]) -> Repetition:
+        """Interpret every layer where the pass with a graph does."""
+        return self.trained.repetition(classes) if self.trained.interprets_all else super().repetition(classes)
 
     def begin(self, parameters: Parameters) -> None:
         """Gather what is left in the root."""
         self.trained.start(parameters)
         SameUnits.begin(self, parameters)
+
+    def layer(self, layer: Layer) -> Unit:
+        """Return a layer, which the pass with a graph finds gathered if it is not freed."""
+        trained = self.trained
+        unit = FSDPUnit(trained, trained.parameters_of(layer), reshards=trained.reshards)
+        unit.is_entered = True
+        if trained.left_of_layers:
+            unit.gathered = trained.left_of_layers.popleft()
+        self._layers.append(unit)
+        return Part(unit, len(trained.parameters.leaves), is_last=True)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Leave the units to the pass with a graph, as they were before but for their weights.
@@ -82,6 +104,8 @@ class EarlierPass(SameUnits):
         trained.ran_before = [*trained.order, *trained.incomplete][-1]
         for unit in (trained.root, *trained.roles.values()):
             unit.is_entered = False
+        trained.left_of_layers.extend(unit.gathered for unit in self._layers if unit.gathered)
+        self._layers = []
         trained.kept_buffer, trained.order = None, []
         return trained.returned(loss, outputs)
 

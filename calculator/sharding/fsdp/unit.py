@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.common.errors import refusal
 from calculator.engine.autograd import Mark
 from calculator.engine.operations import cast, narrow
 from calculator.engine.tape import Tensor
@@ -62,18 +61,9 @@ class FSDPUnit:
         self.is_entered = self.in_backward = self.is_done = False
 
     def before(self, x: Tensor) -> Tensor:
-        """Gather the weights, and reduce their gradients when that of the input is complete.
-
-        Raises:
-            PlanError: if autocast leaves the input in another dtype than that of mixed precision.
-        """
+        """Gather the weights, and reduce their gradients when that of the input is complete."""
         if not self.of.parameters:
             return x
-        if self.micro_batch.runs_autocast and x.dtype in FLOATS and x.dtype != self.of.param_dtype is not None:
-            message = (
-                f"FSDP2 casts hidden states in {x.dtype} before each layer, which is not modelled: use ddp or zero2"
-            )
-            raise refusal("device.sharding", message, "fsdp")
         if not self.enter() or x.edge is None:
             return x
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _post_backward, (x.edge,), self))
@@ -121,6 +111,15 @@ class Part(Unit):
         """Gather the unit's weights, unless another of its modules did."""
         return self.unit.before(x)
 
+    def receive(self, x: Tensor) -> Tensor:
+        """Return the input in the dtype of mixed precision."""
+        return self._in_param_dtype(x, "input")
+
+    def _in_param_dtype(self, x: Tensor, name: str) -> Tensor:
+        """Return an input or an output of a module in the dtype of mixed precision (_cast_fp_tensor)."""
+        dtype = self.unit.of.param_dtype
+        return x if dtype is None or x.dtype not in FLOATS else cast(x, dtype, f"{name}, cast to {dtype} by FSDP")
+
     def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the tables in the dtype of mixed precision."""
         dtype = self.unit.of.param_dtype
@@ -137,9 +136,9 @@ class Part(Unit):
         return micro_batch.full_tensors(unit.of), x
 
     def after(self, x: Tensor) -> Tensor:
-        """Note the module's leaves; after the last module, end the unit's forward pass."""
+        """Note the module's leaves; after the last module, end the unit's forward pass. Every output is cast."""
         self.unit.leaves += self.unit.micro_batch.parameters.leaves[self.first_leaf :]
-        return self.unit.after(x) if self.is_last else x
+        return self._in_param_dtype(self.unit.after(x) if self.is_last else x, "output")
 
 
 def _cast_table(x: Tensor, dtype: DType) -> Tensor:

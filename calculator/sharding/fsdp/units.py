@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
+from calculator.architecture.model import SCORE
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.tensors import layer_parameters, outer_parameters
 from calculator.sharding.fsdp.parameters import RANKS, is_sharded, shard_shape, stored
@@ -118,12 +119,16 @@ def layer_unit(prepared: PreparedModel, layer: Layer) -> UnitParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OuterUnits:
-    """The units outside the layers; `embeddings` is None where the head shares their weight and their unit."""
+    """The units outside the layers; `embeddings` is None where the head shares their weight and their unit.
+
+    `has_norm` and `has_head`: whether the tail has the final norm, and the output head; a head is in the root else.
+    """
 
     root: UnitParameters
     embeddings: UnitParameters | None
     tail: UnitParameters
     has_norm: bool
+    has_head: bool
 
     @property
     def all(self) -> tuple[UnitParameters, ...]:
@@ -135,7 +140,8 @@ class OuterUnits:
 def outer_units(prepared: PreparedModel) -> OuterUnits:
     """The units outside the layers."""
     model = prepared.model
-    norm, embedding, head = final_norm(prepared), model.embedding.name, model.head
+    norm, embedding = final_norm(prepared), model.embedding.name
+    head = None if model.head == SCORE else model.head  # get_output_embeddings knows no head of classifiers
     tied = f"{head}.weight" in model.tied
     left = outer_parameters(prepared)
     of = {name: [each for each in left if each.name.startswith(f"{name}.")] for name in (norm, embedding, head) if name}
@@ -146,6 +152,7 @@ def outer_units(prepared: PreparedModel) -> OuterUnits:
         embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
         tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
         has_norm=norm is not None,
+        has_head=head is not None,
     )
 
 

@@ -25,6 +25,7 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=generation_defaults("grpo_config.py"),
     generates=True,
+    runs_without_graph_first=True,
     batch=(),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),
     assumptions=(STEP,),

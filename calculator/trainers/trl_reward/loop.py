@@ -76,6 +76,12 @@ class TrlReward(TrlTrainer):
         copy_dtype: DType | None = "bfloat16" if cast else None
         return replace(spec, trained=("weight",), copied="modules_to_save", copy_dtype=copy_dtype, added=())
 
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the tensors of a batch. The model is called without labels and their number."""
+        batch = TrlTrainer.batch(self, context)
+        context.num_items = None
+        return batch
+
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return the head that scores sequences."""
         return ScoredSequences()

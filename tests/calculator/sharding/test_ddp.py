@@ -15,7 +15,8 @@ from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_request
 from calculator.inputs.sharding import DDPConfig
 from calculator.resident.tensors import ResidentTensor
-from calculator.sharding.ddp import Bucket, buckets
+from calculator.sharding import ddp
+from calculator.sharding.ddp import Bucket
 
 CONFIG = {
     "model_type": "llama",
@@ -50,6 +51,12 @@ def weight(name, size, count=1, dtype="float32", *, trained=True):
     return ResidentTensor(
         name=name, shape=(size,), dtype=dtype, component="base_weights", count=count, parameters=size, trained=trained
     )
+
+
+def buckets(tensors, config):
+    """The buckets where gradients are ready in the reverse of the model's order."""
+    parameters = [Bucket(each.shape[0], each.dtype) for each in tensors if each.trained for _ in range(each.count)]
+    return ddp.buckets(parameters, config, lambda: parameters[::-1])
 
 
 def sizes(found):
