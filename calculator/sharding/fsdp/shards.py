@@ -51,9 +51,27 @@ class FSDPShards(Shards):
     def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """The first rank's shards, unless they are in host memory, and what is not sharded."""
         whole = (*self._with_reference(whole),)
+        biases = self._cast_biases(whole)
         if self.offloads:
-            return tuple(tensor for tensor in whole if not is_sharded(tensor))
-        return tuple(shard(tensor, self.prepared.device.count) for tensor in whole)
+            return (*(tensor for tensor in whole if not is_sharded(tensor)), *biases)
+        return (*(shard(tensor, self.prepared.device.count) for tensor in whole), *biases)
+
+    def _cast_biases(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
+        """Whole biases of 4-bit layers, which these have cast from the dtype of mixed precision to their own.
+
+        The cast tensor takes the place of the gathered one for good.
+
+        Source: bitsandbytes/nn/modules.py, Linear4bit.forward (bias.data).
+        """
+        training = self.prepared.training
+        if training.autocast in (None, training.dtype):
+            return
+        layers = {each.name.rpartition(".")[0] for each in whole if each.packed}
+        for each in whole:
+            owner, _, name = each.name.rpartition(".")
+            if name == "bias" and owner in layers:
+                cast = recast(each, training.dtype)
+                yield replace(cast, name=f"{each.name}: cast by its 4-bit layer", parameters=0, trained=False)
 
     def _with_reference(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
         """The tensors, those of a trainer's second model with the parameters that TRL shards."""
