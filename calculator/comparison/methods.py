@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_workspace
 from calculator.devices.near_limit import is_near_limit
+from calculator.devices.verdict import card_of
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import Choices, Request, parse_method, parse_request
 from calculator.inputs.device import Device
@@ -89,30 +90,39 @@ def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
     return tuple(_with_alternative(_row(request), request) for request in requests)
 
 
-def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
-    """Compare the plan with every card that has its kernels, smallest first, each with its workspaces and context."""
+def cards(plan: Estimate, attention: str = "sdpa", device: Device | None = None) -> tuple[Fit, ...]:
+    """Compare the plan with every card that has its kernels, smallest first, each with its workspaces and context.
+
+    `device` is the plan's, of which another card has the number of GPUs and the sharding; one GPU without it.
+    """
     able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
-    return tuple(sorted((_fit_on(plan, card) for card in able), key=lambda answer: answer.usable_bytes))
+    return tuple(sorted((_fit_on(plan, _of(device, card)) for card in able), key=lambda answer: answer.usable_bytes))
 
 
-def _fit_on(plan: Estimate, card: GPU) -> Fit:
+def _of(device: Device | None, card: GPU) -> Device:
+    """As many GPUs as a device has, of a card."""
+    return replace(device or Device(), gpu=card.id, memory_bytes=None)
+
+
+def _fit_on(plan: Estimate, device: Device) -> Fit:
     """The verdict on a card; near its limit, the run is replayed there."""
+    card = card_of(device)
     forward, backward = (part.bytes for part in library_workspace(card))
-    ruled = _fit_with(plan, card, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
+    ruled = _fit_with(plan, device, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
     if plan.memory.replay is None or not is_near_limit(ruled):
         return ruled
     replay = plan.memory.replay.with_workspaces((forward, backward))
-    return _fit_with(plan, card, replay.peak_reserved_bytes - forward - backward, replay.outcome)
+    return _fit_with(plan, device, replay.peak_reserved_bytes - forward - backward, replay.outcome)
 
 
-def _fit_with(plan: Estimate, card: GPU, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
+def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
     """The verdict on a card on which `tensors` is reserved besides the workspaces."""
-    memory = plan.memory
+    memory, card = plan.memory, card_of(device)
     workspace = sum(part.bytes for part in library_workspace(card))
     context = cuda_context(card).bytes
     reserved = tensors + workspace
     answer = fit(
-        Device(gpu=card.id),
+        device,
         peak_allocated_bytes=memory.peak_allocated_bytes,
         library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,

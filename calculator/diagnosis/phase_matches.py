@@ -89,11 +89,12 @@ class _Phases:
         last = self.gathered.in_group % self.gathered.rows if self.gathered.ranks == 1 else 0
         for rows in dict.fromkeys((whole, last or whole)):
             given = evaluation.given(rows)
-            passed = evaluation.passed(rows, is_first=self.gathered.in_group == rows)
+            is_first = self.gathered.in_group == rows
+            passed = evaluation.passed(rows, is_first=is_first)
             yield _Pass("evaluation", passed.recording, 0, given, rows)
-            for each in evaluation.rolled_out(rows):
+            for each in evaluation.rolled_out(rows, is_first=is_first):
                 yield _Pass("evaluation", each.recording, each.start, (), rows)
-            for each in evaluation.generated(rows) if self.run.generates else ():
+            for each in evaluation.generated(rows, is_first=is_first) if self.run.generates else ():
                 yield _Pass("generation", each.recording, each.start, evaluation.batch(rows), rows)
 
     def _in_pass(self, ran: _Pass) -> Iterator[PhaseMatch]:

@@ -74,7 +74,7 @@ class Optimizer:
     of_shards: bool = False
     #: Why it does not run under DDP; empty if it does, with the same states on every rank.
     refuses_ddp: str = ""
-    #: Why it does not run on FSDP2's shards; empty if it does, or if that is not known.
+    #: Why it does not run on FSDP2's shards, or what it does there; empty if it is modelled, or if that is not known.
     refuses_fsdp: str = ""
     #: Why it does not run on ZeRO's flat partitions; empty if it does, or if that is not known.
     refuses_zero: str = ""

@@ -56,6 +56,12 @@ _BEFORE_REDUCTION = "its hooks update each weight with this GPU's gradient, befo
 _NO_LAYERS = "transformers raises NotImplementedError for layerwise optimizers in several processes"
 #: What PyTorch says where they run on shards: "got mixed torch.Tensor and DTensor".
 _MIXED = "it computes with plain tensors next to FSDP2's DTensor shards, for which PyTorch raises an error"
+#: What these do on DTensor shards: both were run by two processes.
+_MUON_GATHERS = "on FSDP2's DTensor shards it runs, but its matrix products gather whole ones, which is not modelled"
+_GALORE_GATHERS = (
+    "on FSDP2's DTensor shards it runs: torch.linalg.svd gathers whole gradients, and the states of tall and of wide "
+    "matrices are sharded differently, which is not modelled"
+)
 #: Source: torch/optim/_muon.py, _single_tensor_muon.
 _NO_MATRICES = "torch.optim.Muon raises an error for the partitions of ZeRO, which are no matrices"
 #: Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce; lomo_optim/lomo.py, register_hook.
@@ -124,6 +130,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             names=("momentum_buffer",),
             storage="parameter",
             on_one_gpu=True,
+            refuses_fsdp=_MUON_GATHERS,
             refuses_zero=_NO_MATRICES,
             of_trainer=False,
             assumptions=(
@@ -155,6 +162,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             package="galore-torch",
             assumptions=(RENEWED, DECOMPOSED),
             on_one_gpu=True,
+            refuses_fsdp=_GALORE_GATHERS,
             source=_GALORE,
         ),
         Optimizer(

@@ -78,7 +78,7 @@ class Evaluation:
         if not run.generates:
             batches = -(-self._samples // (run.per_device_eval_batch_size * self.resident.prepared.device.count))
             return PartitionedEvaluation(state, batches)
-        tapes = [each.recording.copies.tape for each in self.generated(run.per_device_eval_batch_size)]
+        tapes = [each.recording.copies.tape for each in self.generated(run.per_device_eval_batch_size, is_first=True)]
         return PartitionedEvaluation(state, self.gathered.batches, tapes, generation.most_tokens(run) - self.length)
 
     @property
@@ -159,7 +159,7 @@ class Evaluation:
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
         found = self._of_loss(moment)
         found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
-        passes = [_peak(each) for each in self.rolled_out(moment.batch)]
+        passes = [_peak(each) for each in self.rolled_out(moment.batch, is_first=moment.is_first)]
         peaks = (found, *(replace(each, rows=(*moment.kept, *each.rows)) for each in passes))
         return max(peaks, key=lambda peak: peak.bytes)
 
@@ -194,9 +194,10 @@ class Evaluation:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
             yield from (generation.of_batch(of_row, count) for of_row, own in pairs if of_row.shape != own.shape)
 
-    def rolled_out(self, count: int) -> tuple[PassPeak, ...]:
+    def rolled_out(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
         """The passes in which a trainer of TRL generates the completions of a batch."""
-        return tuple(rolled_out(self._for_batch(count, self.resident.prepared.given), trains=False))
+        prepared = self._for_batch(count, self.resident.prepared.given)
+        return tuple(rolled_out(prepared, trains=False, is_first=is_first))
 
     def batch(self, count: int) -> tuple[Row, ...]:
         """The tensors of a batch."""
@@ -232,8 +233,14 @@ class Evaluation:
         again = self.run.gathers_logits and self.is_of_trl
         loop = LossOfLabels() if self.run.generates else None
         # Units that FSDP2 gathered for the completions stay gathered, as after another batch.
-        is_first = is_first and trainer_of(given).generation(given) is None
-        return evaluation_pass(self._for_batch(count, given), loop, logits=again, is_first=is_first)
+        generates = self.run.generates or trainer_of(given).generation(given) is not None
+        return evaluation_pass(
+            self._for_batch(count, given),
+            loop,
+            logits=again,
+            is_first=is_first and not generates,
+            follows_generation=generates,
+        )
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
         """The model for a batch of the evaluation."""
@@ -258,9 +265,13 @@ class Evaluation:
 
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
-            for number, each in enumerate(self.generated(moment.batch) if moment.in_forward else ()):
+            for number, each in enumerate(self._passes(moment)):
                 found = self._of_generate(each, number, moment)
                 yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
+
+    def _passes(self, moment: Moment) -> tuple[PassPeak, ...]:
+        """The passes of `generate` on the batch of a moment."""
+        return self.generated(moment.batch, is_first=moment.is_first) if moment.in_forward else ()
 
     def _of_generate(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
         """The peak of a pass of `generate`, with what stage 3 gathers in it."""
@@ -269,8 +280,8 @@ class Evaluation:
         loss = self.passed(moment.batch, is_first=moment.is_first).recording.copies.tape
         return self._with_gathered(ran.recording, self._stage_3.generated(loss, number, moment.number))
 
-    def _generated(self, count: int) -> tuple[PassPeak, ...]:
-        return generation.passes(self._for_batch(count, self.resident.prepared.given), self.run)
+    def _generated(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
+        return generation.passes(self._for_batch(count, self.resident.prepared.given), self.run, is_first=is_first)
 
 
 def _peak(ran: PassPeak) -> PhasePeak:

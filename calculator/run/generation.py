@@ -78,8 +78,11 @@ def of_batch(part: OfRow, rows: int) -> Row:
     return Row.of(name=f"{part.name} of the batch", count=1, bytes=size, shape=shape, dtype=part.dtype, source=SOURCE)
 
 
-def passes(prepared: PreparedModel, run: RunSettings) -> tuple[PassPeak, ...]:
-    """Run `generate` on a batch, whose rows and tokens the prepared model's training states."""
+def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tuple[PassPeak, ...]:
+    """Run `generate` on a batch, whose rows and tokens the prepared model's training states.
+
+    `is_first`: whether no other batch of the evaluation ran before it.
+    """
     training, tokens = prepared.training, most_tokens(run)
     if prepared.model.encoder_layers:
         return Seq2SeqGeneration(prepared).passes(tokens)
@@ -90,5 +93,5 @@ def passes(prepared: PreparedModel, run: RunSettings) -> tuple[PassPeak, ...]:
         completion=named(tokens - prompt, "generation_max_length - S"),
     )
     rollout = PartitionedRollout if prepared.device.sharding == "zero3" else Rollout
-    ran = rollout(prepared, batch, trains=False, loop=GreedySearch).passes()
+    ran = rollout(prepared, batch, trains=False, loop=GreedySearch, is_first=is_first).passes()
     return tuple(each.measured(each.interpretation.run()) for each in ran)

@@ -15,13 +15,6 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.request import RunRequest
 
-#: How `generate` runs where a GPU has only a part of the weights.
-#: Source: transformers/trainer_seq2seq.py, prediction_step (synced_gpus); transformers/distributed/fsdp.py,
-#: is_fsdp_managed_module, which looks for what apply_fsdp2 sets, and accelerate does not.
-_SHARDED = {
-    "fsdp": "where transformers does not keep GPUs running whose sequences have ended, and gathers wait for them",
-}
-
 
 def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
     """Yield what is refused before the model is built."""
@@ -41,9 +34,6 @@ def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
     if own.task not in ("causal_lm", "seq_2_seq_lm"):
         message = f"a model of {own.task} generates nothing: use false"
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
-    if own.device.sharding in _SHARDED:
-        message = f"generation under {own.device.sharding} is not modelled, {_SHARDED[own.device.sharding]}"
-        yield Problem(loc="run.predict_with_generate", msg=f"{message}: use false, or ddp", input=True)
     if own.training.flattened:
         name = "packing" if own.training.packing else "padding_free"
         message = "generate takes a batch whose rows are joined for one prompt"

@@ -84,6 +84,13 @@ GENERATES = (
     "Seq2SeqTrainer generates by greedy search, until every sequence has generation_max_length tokens. Beams and other"
     " settings of the checkpoint's generation_config.json are not counted."
 )
+#: transformers/trainer_seq2seq.py, prediction_step (synced_gpus); transformers/distributed/fsdp.py,
+#: is_fsdp_managed_module, which looks for what apply_fsdp2 sets, and accelerate does not.
+GENERATES_UNDER_FSDP = (
+    "Under fsdp, each token gathers every layer again, and transformers does not keep a GPU running whose sequences"
+    " have ended before another's: the others wait for it without end. The figures are of sequences that all reach"
+    " generation_max_length (min_new_tokens in generation_config.json sees to it)."
+)
 OF_TARGET = "The tokens of generation_max_length are those of the target, with the one that it starts with."
 
 
@@ -91,6 +98,8 @@ def of_generation(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
     """Yield what generation in evaluation means for the figures."""
     if run.generates:
         yield GENERATES
+        if prepared.device.sharding == "fsdp":
+            yield GENERATES_UNDER_FSDP
         if prepared.model.encoder_layers:
             yield OF_TARGET
 

@@ -48,14 +48,17 @@ def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
     return NO_HOOKS if make is None else make(prepared)
 
 
-def evaluation_hooks(prepared: PreparedModel, *, is_first: bool) -> Hooks:
-    """The hooks of a batch of an evaluation; `is_first`: whether none ran before it."""
+def evaluation_hooks(prepared: PreparedModel, *, is_first: bool, follows_generation: bool = False) -> Hooks:
+    """The hooks of a batch of an evaluation; `is_first`: whether none ran before it, nor `generate`."""
     sharding = prepared.device.sharding
     if sharding == "fsdp":
-        return EvaluationBatch(prepared, is_first=is_first)
+        return EvaluationBatch(prepared, is_first=is_first, follows_generation=follows_generation)
     return stage_3(prepared) if sharding == "zero3" else NO_HOOKS
 
 
-def generation_hooks(prepared: PreparedModel, which: PassOf) -> Hooks:
-    """The hooks of a pass of `generate` in a trainer's step; TRL gathers all weights of ZeRO's stage 3 before it."""
-    return GenerationPass(prepared, which) if prepared.device.sharding == "fsdp" else NO_HOOKS
+def generation_hooks(prepared: PreparedModel, which: PassOf, *, is_first: bool = True) -> Hooks:
+    """The hooks of a pass of `generate`; TRL gathers all weights of ZeRO's stage 3 before it.
+
+    `is_first`: whether no batch of an evaluation ran before it.
+    """
+    return GenerationPass(prepared, which, is_first=is_first) if prepared.device.sharding == "fsdp" else NO_HOOKS

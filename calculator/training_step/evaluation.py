@@ -62,17 +62,18 @@ def evaluation_pass(
     *,
     logits: bool = False,
     is_first: bool = True,
+    follows_generation: bool = False,
     method: MethodHooks | None = None,
 ) -> EvaluationPass:
     """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
 
     Every layer is run. With `logits`, the model computes the logits of the batch after the loss, in a pass of its own.
-    `is_first`: whether no other batch of the evaluation ran before it. `method` replaces what the model's method does
-    in the forward pass.
+    `is_first`: whether no other batch of the evaluation ran before it. `follows_generation`: whether `generate`
+    did. `method` replaces what the model's method does in the forward pass.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
-    hooks = evaluation_hooks(prepared, is_first=is_first)
+    hooks = evaluation_hooks(prepared, is_first=is_first, follows_generation=follows_generation)
     context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
     context.method = method or context.method
     context.unrolls, count = True, len(context.layers)

@@ -70,13 +70,14 @@ class RolledOut(NamedTuple):
         return PassPeak(recording=recording, moment=moment, operation=operation, start=self.start)
 
 
-def rolled_out(prepared: PreparedModel, *, trains: bool = True) -> tuple[PassPeak, ...]:
+def rolled_out(prepared: PreparedModel, *, trains: bool = True, is_first: bool = True) -> tuple[PassPeak, ...]:
     """Return the passes in which a trainer generates the completions of a step, or of a batch of its evaluation.
 
-    There are none if it does not generate. `trains`: whether the model is in training mode.
+    There are none if it does not generate. `trains`: whether the model is in training mode. `is_first`: whether no
+    batch of an evaluation ran before it.
     """
     batch = trainer_of(prepared.training).generation(prepared.training)
-    passes = Rollout(prepared, batch, trains=trains).passes() if batch is not None else ()
+    passes = Rollout(prepared, batch, trains=trains, is_first=is_first).passes() if batch is not None else ()
     return tuple([each.measured(each.interpretation.run()) for each in passes])
 
 
@@ -104,7 +105,7 @@ class RolloutTrace:
 class Rollout:
     """The generation of the completions of a step. `prepared` states the rows, and the length of the prompts."""
 
-    __slots__ = ("batch", "loop", "prepared", "shape_env", "trains", "wrapped_dtype")
+    __slots__ = ("batch", "is_first", "loop", "prepared", "shape_env", "trains", "wrapped_dtype")
 
     def __init__(
         self,
@@ -114,12 +115,15 @@ class Rollout:
         *,
         trains: bool = True,
         loop: type[Loop] = Sampling,
+        is_first: bool = True,
     ) -> None:
         training = prepared.training
+        is_fsdp = prepared.device.sharding == "fsdp"
+        is_wrapped = not is_fsdp and not prepared.method.facts.config_class
         #: The dtype of autocast around the model's forward pass, whose outputs are copied to float32 then.
-        self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
-        # FSDP2's mixed precision is that of each unit, whatever calls it.
-        dtype = training.autocast if prepared.device.sharding == "fsdp" else self.wrapped_dtype
+        self.wrapped_dtype: DType | None = training.autocast if is_wrapped else None
+        # FSDP2's mixed precision is that of each unit, whatever calls it, and accelerate wraps no forward pass then.
+        dtype = training.autocast if is_fsdp else self.wrapped_dtype
         generating = training.generating(batch.prompt, dtype)
         self.prepared = prepared.for_run(generating, prepared.device)
         self.batch = batch
@@ -129,6 +133,8 @@ class Rollout:
         self.trains = trains
         #: How the next token is chosen.
         self.loop = loop
+        #: Whether no batch of an evaluation ran before it.
+        self.is_first = is_first
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return the pass of the prompts, that of the second token and that of the last one."""
@@ -143,7 +149,7 @@ class Rollout:
 
     def hooks(self, which: PassOf) -> Hooks:
         """Return what a sharding does in a pass."""
-        return generation_hooks(self.prepared, which)
+        return generation_hooks(self.prepared, which, is_first=self.is_first)
 
     @without_frame_snapshots
     def _prefill(self) -> RolledOut:

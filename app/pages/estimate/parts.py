@@ -54,7 +54,7 @@ def answer(form: Form, requests: tuple[Request, ...], client: Client | None) -> 
         template="estimate/further.html",
         context={"history": history_figure(chosen.memory), "timeline": timeline_figure(chosen.memory)},
     )
-    card_groups = view.card_groups(chosen, request.training.attention)
+    card_groups = view.card_groups(chosen, request.training.attention, request.device)
     yield Part(
         template="estimate/cards.html",
         context={

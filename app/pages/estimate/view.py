@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
+    from calculator.inputs.device import Device
     from calculator.limit_search.limit import Limit
     from calculator.planning.suggestions import Suggestion
 
@@ -158,14 +159,14 @@ class CardGroup:
         return self.fits[0]
 
 
-def card_groups(estimate: Estimate, attention: str) -> tuple[CardGroup, ...]:
+def card_groups(estimate: Estimate, attention: str, device: Device) -> tuple[CardGroup, ...]:
     """Return every card that supports the attention implementation, grouped by memory and verdict, smallest first."""
 
     def key(fit: Fit) -> tuple[int, str]:
         assert fit.gpu is not None
         return fit.gpu.memory_gb, fit.verdict
 
-    ordered = sorted(cards(estimate, attention), key=lambda fit: (key(fit)[0], fit.usable_bytes))
+    ordered = sorted(cards(estimate, attention, device), key=lambda fit: (key(fit)[0], fit.usable_bytes))
     groups: dict[tuple[int, str], list[Fit]] = {}
     for fit in ordered:
         groups.setdefault(key(fit), []).append(fit)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.units import layer_unit, outer_units
-from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +24,11 @@ class EvaluationBatch(MicroBatch):
 
     __slots__ = ("_is_first", "follows_generation")
 
-    def __init__(self, prepared: PreparedModel, *, is_first: bool) -> None:
+    def __init__(self, prepared: PreparedModel, *, is_first: bool, follows_generation: bool = False) -> None:
         super().__init__(prepared)
         self.has_gradients = self.finds_gathered = self.interprets_all = False
-        #: Whether the trainer generates before each batch.
-        self.follows_generation = trainer_of(prepared.training).generation(prepared.training) is not None
+        #: Whether `generate` runs before each batch.
+        self.follows_generation = follows_generation
         self._is_first = is_first
 
     def begin(self, parameters: Parameters) -> None:

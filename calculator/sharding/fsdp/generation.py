@@ -1,4 +1,4 @@
-"""A pass of `generate` under FSDP2, in the step of a trainer that generates.
+"""A pass of `generate` under FSDP2, in the step of a trainer that generates, or in an evaluation.
 
 transformers' Trainer makes `generate` a forward method of the root. If PEFT wraps the model, no pass inside it is a
 forward pass of the root: the output of the last all-gather stays alive until the next pass copies another one out.
@@ -29,9 +29,9 @@ class GenerationPass(EvaluationBatch):
 
     __slots__ = ("_which",)
 
-    def __init__(self, prepared: PreparedModel, which: PassOf) -> None:
-        super().__init__(prepared, is_first=which == "prompts")
-        self.runs_autocast = self.follows_generation = False
+    def __init__(self, prepared: PreparedModel, which: PassOf, *, is_first: bool = True) -> None:
+        super().__init__(prepared, is_first=which == "prompts" and is_first)
+        self.runs_autocast = False
         self._which = which
 
     @property

@@ -102,6 +102,14 @@ def test_against_its_own_card_a_plan_has_its_own_verdict(plan):
     assert mine == plan.fit
 
 
+def test_as_many_gpus_of_another_card_are_needed_as_of_one_that_the_request_names():
+    device = {"count": 4, "sharding": "fsdp", "gpu": "rtx-4090"}
+    request = parse_request({**PLAN, "method": {"name": "full"}, "reserved": "rule", "device": device})
+    plan = estimate(request)
+    mine = next(fit for fit in cards(plan, device=request.device) if fit.gpu.id == "rtx-4090")
+    assert mine.gpus_needed == plan.fit.gpus_needed >= 4
+
+
 @pytest.mark.parametrize(("length", "verdicts"), [(2048, {"fits", "tight"}), (4096, {"fits", "does_not_fit"})])
 def test_near_the_limit_of_a_card_the_run_is_replayed_there(length, verdicts):
     training = {"gradient_checkpointing": True, "sequence_length": length}

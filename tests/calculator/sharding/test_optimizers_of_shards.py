@@ -44,6 +44,8 @@ def test_quantized_states_take_less_than_whole_ones_on_every_shard(sharding):
     ("optimizer", "sharding", "words", "rest"),
     [
         ("muon", "zero1", "no matrices", {}),
+        ("muon", "fsdp", "gather whole ones", {}),
+        ("galore_adamw", "fsdp", "gathers whole gradients", {"optim_target_modules": "all-linear"}),
         ("grokadamw", "fsdp", "DTensor", {}),
         ("schedule_free_adamw", "fsdp", "in the reference step", {"trainer": "transformers"}),
         (
