@@ -278,13 +278,6 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ({"run": SHARDED, "device": {"count": 2, "sharding": "ddp"}}, "run.state_dict_type"),
         (
             {
-                "device": {"count": 2, "sharding": "fsdp"},
-                "run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 64},
-            },
-            "run.predict_with_generate",
-        ),
-        (
-            {
                 "task": "seq_cls",
                 "run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 64},
             },
