@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Tensor
 
+#: The types of models that return the cache they are given, a prefix, with use_cache only. Others always return it.
+#: Source: transformers 5.24, the end of each model's forward.
+RETURNED_IF_USED = frozenset(
+    {
+        "exaone4", "gemma", "llama4", "llama4_text", "ministral", "ministral3", "mistral", "mistral3", "nemotron_h",
+        "phi3", "qwen2", "qwen2_moe", "qwen3", "smollm3", "starcoder2",
+    }
+)  # fmt: skip
+
 
 def _copy(x: Tensor) -> Node | None:
     """The node of `zeros.copy_(x)`, which refers to the graph of x; no gradient flows through it."""

@@ -115,6 +115,10 @@ class Prepared(Protocol):
         """The sequences in each row of a micro-batch: two in one of pairs."""
 
     @property
+    def has_prompts(self) -> bool:
+        """Whether each sequence begins with a prompt, so that its first token has no label."""
+
+    @property
     def disables_dropout(self) -> bool:
         """Whether torch.nn.Dropout modules drop nothing."""
 

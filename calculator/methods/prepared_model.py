@@ -89,6 +89,11 @@ class PreparedModel:
         return trainer_of(self.training).facts.sequences
 
     @property
+    def has_prompts(self) -> bool:
+        """Whether each sequence begins with a prompt, so that its first token has no label."""
+        return trainer_of(self.training).facts.has_prompts
+
+    @property
     def disables_dropout(self) -> bool:
         """Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0."""
         return trainer_of(self.training).facts.disables_dropout

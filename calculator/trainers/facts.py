@@ -34,6 +34,8 @@ class TrainerFacts:
     defaults: tuple[TrainerDefault, ...] = ()
     #: The sequences in each row of a micro-batch: two in one of pairs.
     sequences: int = 1
+    #: Whether each sequence begins with a prompt, so that its first token has no label.
+    has_prompts: bool = False
     #: Whether its step is modelled on one GPU only.
     on_one_gpu: bool = False
     #: Whether it compares the model with a reference.

@@ -33,6 +33,10 @@ class AppliedMethod(Protocol):
         """The tokens that it adds to each sequence."""
 
     @property
+    def embeds_inputs(self) -> bool:
+        """Whether these are embeddings in front of its embeddings."""
+
+    @property
     def trains_biases(self) -> bool:
         """Whether it trains biases of the base model."""
 

@@ -15,7 +15,7 @@ from calculator.engine.checkpoint import checkpoint
 from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.engine.tape import Tensor
 from calculator.layers import masks, seq2seq
-from calculator.layers.cache import Cache
+from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
 from calculator.training_step.compared import ModelPasses
@@ -82,7 +82,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     context.past = 0 if context.model.encoder_layers else context.past
     loss, outputs = context.hooks.end(loss, outputs)
-    context.returned_cache, context.cache, context.num_items = context.cache, None, None
+    is_returned = context.caches or context.model.model_type not in RETURNED_IF_USED
+    context.returned_cache = context.cache if is_returned else None
+    context.cache, context.num_items = None, None
     return loss, outputs
 
 

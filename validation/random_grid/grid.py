@@ -118,7 +118,7 @@ def drawn(
         elif trainers and sharding is not None:
             request = random_sharded_trainer_request(seed, number, trainers, [sharding], families)
         elif trainers:
-            request = random_trainer_request(seed, number, trainers, families)
+            request = random_trainer_request(seed, number, trainers, families, method)
         elif sharding is not None:
             request = random_sharded_request(seed, number, families, sharding)
         elif base is not None:

@@ -15,13 +15,18 @@ from validation.random_grid.random_requests import Options, random_request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.common.names import MethodName
     from validation.reference.trainers.recipe import TrainerName
 
 #: The trainers that generate completions.
-GENERATING = ("trl-grpo", "trl-rloo")
+GENERATING: tuple[TrainerName, ...] = ("trl-grpo", "trl-rloo")
 
-#: Methods that no trainer of TRL is modelled with: their virtual tokens, or norms, change its loss.
-NOT_IN_TRL = ("prefix", "prompt", "p_tuning", "ln_tuning")
+#: Methods that trainers of TRL fail with, or are not modelled with.
+NOT_IN_TRL: dict[TrainerName, tuple[MethodName, ...]] = {
+    "trl-reward": ("prefix",),
+    "trl-orpo": ("prompt", "p_tuning", "qlora"),
+    **dict.fromkeys(GENERATING, ("prefix", "prompt", "p_tuning")),
+}
 
 #: Sequence lengths of requests whose completions are generated: a trace runs the model once for each token.
 GENERATED = (16, 32, 64, 100)
@@ -78,15 +83,21 @@ OWN: dict[str, Options] = {
 
 
 def random_trainer_request(
-    seed: int, number: int, trainers: Sequence[TrainerName], families: Sequence[str] = ()
+    seed: int,
+    number: int,
+    trainers: Sequence[TrainerName],
+    families: Sequence[str] = (),
+    method_name: MethodName | None = None,
 ) -> dict[str, Any]:
-    """Return the body of one request. Without families, of one of all that the trainer can have."""
+    """Return the body of one request, of any method or of one. Without families, of all that the trainer can have."""
     rng = random.Random(f"trainer {seed} {number}")
     trainer = rng.choice(trainers)
     settings = _set(rng, COMMON | OWN[trainer])
     if trainer == "trl-reward":
         settings.pop("use_liger_kernel", None)  # refused
-    request = random_request(seed, number, families or _families(trainer, settings))
+    request = random_request(seed, number, families or _families(trainer, settings), method_name)
+    if request["method"]["name"] == "prefix":
+        settings.pop("gradient_checkpointing", None)  # refused
     kept = {name: value for name, value in request["training"].items() if name not in {*SMALL, *COMMON, "padding"}}
     training = {"trainer": trainer, **kept, **_set(rng, SMALL), **settings}
     if training.get("gradient_checkpointing") and rng.random() < 0.3:
@@ -151,8 +162,8 @@ def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
     name = method["name"]
     if trainer == "transformers":
         return method
-    plain = METHODS[name].facts.plain_steps_only and trainer != "trl-sft"
-    if plain or name in NOT_IN_TRL or (name == "qlora" and trainer == "trl-orpo"):
+    plain = METHODS[name].facts.plain_steps_only and name != "p_tuning" and trainer != "trl-sft"
+    if plain or name == "ln_tuning" or name in NOT_IN_TRL.get(trainer, ()):
         return {"name": "lora", "target_modules": "all-linear"}
     return {"prepare_model_for_kbit_training": False, **method} if name == "qlora" else method
 

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 
 def labelled_tokens(context: Context) -> Dim:
-    """Return N: `completion_tokens`, or all tokens of the completions, or all that have a next one in a sequence."""
+    """Return N: `completion_tokens`, or all tokens of the completions, or all after another one in a sequence.
+
+    The first token of a sequence without a prompt comes after virtual tokens that are embeddings.
+    """
     training = context.training
     if training.completion_tokens is not None:
         return named(training.completion_tokens, "completion_tokens")
     if training.flattened:
         return named(training.micro_batch_size * training.sequence_length - training.samples, "B · S - samples")
-    predicted = training.sequence_length - (not context.method.virtual_tokens)
+    predicts_first = context.method.embeds_inputs and not context.prepared.has_prompts
+    predicted = training.sequence_length - (not predicts_first)
     if training.max_completion_length is not None:
         predicted = training.max_completion_length
     return named(training.micro_batch_size * context.prepared.sequences_per_row * predicted, "N")

@@ -20,14 +20,17 @@ ROWS = 128
 def log_from_logits(context: Context, logits: Tensor, *, shifts_first: bool) -> None:
     """Compute entropy and accuracy without a graph. logits: (batch, sequence, vocab_size).
 
-    `shifts_first`: the entropy leaves out the last position too, as from TRL 1.9 on.
+    Those of virtual tokens are left out. `shifts_first`: the entropy leaves out the last position too, as from TRL 1.9
+    on.
     """
     context.set_scope("metrics: ")
     tape, (batch, length, vocab_size) = context.tape, logits.shape
-    positions = (batch, named(length - 1, "S - 1"))
-    shifted = Tensor(tape, logits.storage, (*positions, vocab_size), logits.dtype, None)
+    virtual = context.method.virtual_tokens if context.method.embeds_inputs else 0
+    positions = (batch, named(length - virtual - 1, "S - 1"))
+    shifted = Tensor(tape, logits.storage, (batch, named(length - 1, "P + S - 1"), vocab_size), logits.dtype, None)
     labels = None
     if shifts_first:
+        shifted = Tensor(tape, logits.storage, (*positions, vocab_size), logits.dtype, None)
         flat = _flattened(shifted)
         entropies = _entropies(flat, positions)
         del flat

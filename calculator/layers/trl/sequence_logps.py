@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def masked_labels(context: Context) -> Tensor:
     """Return the ids with -100 where a token is not of a completion: (sequences, length)."""
-    shape = (context.batch, context.length)
+    shape = (context.batch, named(context.training.sequence_length, "S"))
     unlabelled = context.tape.new(shape, "bool", "tokens without a label")
     labels = context.tape.new(shape, "int64", "labels")
     del unlabelled
@@ -21,10 +22,14 @@ def masked_labels(context: Context) -> Tensor:
 
 
 def sums(context: Context, log_probs: Tensor) -> Tensor:
-    """Return the sum of each sequence's log-probabilities. log_probs: (sequences, length - 1)."""
+    """Return the sum of each sequence's log-probabilities, without those of virtual tokens.
+
+    log_probs: (sequences, num_virtual_tokens + length - 1).
+    """
     context.set_scope("loss: ")
-    per_token = ops.slice_from_end(log_probs, log_probs.shape)
-    return ops.sum_over(per_token, log_probs.shape[:1], "log-probabilities of sequences")
+    rows, length = log_probs.shape[0], named(context.training.sequence_length - 1, "S - 1")
+    per_token = ops.slice_from_end(log_probs, (rows, length))
+    return ops.sum_over(per_token, (rows,), "log-probabilities of sequences")
 
 
 def halves(x: Tensor, rows: int) -> list[Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.architecture.dimension import elements, named
+from calculator.architecture.model import SCORE
 from calculator.common.errors import refusal
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.engine import operations as ops
@@ -104,7 +105,8 @@ class Prompt(VirtualTokens):
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:
     """Lengthen the sequence by the prompt; return the labels that this allocates for tokens in training."""
-    labels_tokens = context.tape.trains and context.model.task.name == "causal_lm"
+    model = context.model
+    labels_tokens = context.tape.trains and model.task.name == "causal_lm" and model.head != SCORE
     labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if labels_tokens else []
     context.lengthen(p)
     if labels:

@@ -153,12 +153,13 @@ class Transformers(Loop):
             of_images = [*_images_in_float32(context)]
             outputs = converted
             del converted
+        cache = context.returned_cache
         context.drop_outputs()
         loss, outputs = returned(context, loss, outputs)
         loss = self.scaled(context, loss)
         self.metrics(context, outputs)
         tape.component = "activations"
-        del of_images
+        del of_images, cache
         return loss
 
     def scaled(self, context: Context, loss: Tensor) -> Tensor:

@@ -24,14 +24,39 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     if not facts.generates:
         yield from _of_generating(prepared, trainer)
     yield from vllm.problems(prepared.training)
-    plain_only = method.plain_steps_only and prepared.training.trainer != "trl-sft"
-    if method.virtual_tokens or plain_only:
-        others = "trl-sft or transformers" if plain_only and not method.virtual_tokens else "transformers"
-        message = f"{trainer} with {method.title} is not modelled: use the trainer {others}, or another method"
-        yield Problem(loc="method.name", msg=message, input=method.name)
+    if method.virtual_tokens:
+        yield from _virtual_tokens(prepared, facts, trainer)
+    elif method.plain_steps_only and prepared.training.trainer != "trl-sft":
+        message = f"{trainer} with {method.title} is not modelled: use the trainer trl-sft or transformers, or another"
+        yield Problem(loc="method.name", msg=f"{message} method", input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
         message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
         yield Problem(loc="model.config.attention_dropout", msg=message, input=_drops_attention(prepared))
+
+
+def _virtual_tokens(prepared: Subject, facts: TrainerFacts, trainer: str) -> Iterator[Problem]:
+    """Yield why a trainer, or PEFT in it, fails with virtual tokens.
+
+    Source: peft 0.21, peft_model.py, PeftModelForSequenceClassification._prefix_tuning_forward and
+    PeftModelForCausalLM.prepare_inputs_for_generation; TRL 1.16, experimental/orpo/orpo_trainer.py, get_batch_logps,
+    and generation/vllm_generation.py, sync_weights.
+    """
+    method, training = prepared.method, prepared.training
+    message = None
+    if training.trainer == "trl-reward" and not method.embeds_inputs:
+        message = f"PEFT finds no argument past_key_values in {trainer}'s model, and raises an error: use prompt"
+    elif training.trainer == "trl-orpo" and method.embeds_inputs:
+        message = f"PEFT lengthens the logits by the virtual tokens, and {trainer}'s loss of its labels fails: use lora"
+    elif facts.generates and training.use_vllm:
+        message = f"{trainer} merges adapters into vLLM's weights, and PEFT merges no virtual tokens: use lora"
+    elif facts.generates:
+        message = (
+            "PEFT 0.21 generates otherwise than it trains with virtual tokens under transformers 5.24 (it leaves a "
+            f"prefix out, and adds a prompt before every token), so that {trainer} would train on completions of "
+            "another model: use lora"
+        )
+    if message is not None:
+        yield Problem(loc="method.name", msg=f"{message}, or another trainer", input=method.name)
 
 
 def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:

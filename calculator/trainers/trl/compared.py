@@ -26,6 +26,8 @@ def compared(prepared: Subject) -> Compared | None:
     compares with a copy of the adapters, in float32, which stays in memory with precomputed log-probabilities too.
     """
     method, training = prepared.method.name, prepared.training
+    if prepared.method.virtual_tokens:
+        return "without adapters"
     if method not in BY_PEFT:
         return None if training.precompute_ref_log_probs else "model"
     copies = prepared.adapter_dtype == "model" and method != "qlora"

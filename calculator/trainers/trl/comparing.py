@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.architecture.model import Model
+    from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
@@ -71,6 +72,16 @@ class ComparingTrainer(TrlTrainer):
     def turns_checkpointing_on_again(self, training: Training) -> bool:
         """Return whether checkpointing is off for a pass of each step: that of the reference."""
         return not training.precompute_ref_log_probs
+
+
+def reference_autocast(context: Context) -> DType | None:
+    """Return the dtype of autocast in which the reference runs.
+
+    PEFT leaves virtual tokens out by calling the base model's forward, not its own, around which accelerate has put
+    autocast.
+    Source: peft 0.21, peft_model.py, disable_adapter; accelerate/accelerator.py, prepare_model.
+    """
+    return None if context.method.virtual_tokens else context.training.autocast
 
 
 def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:

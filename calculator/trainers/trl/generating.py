@@ -134,6 +134,7 @@ class GeneratingTrainer(ComparingTrainer):
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward(ids)
+        context.drop_outputs()
         model_loss, outputs = returned(context, model_loss, outputs)
         tape.component = "logits_and_loss"
         context.set_scope("loss: ")

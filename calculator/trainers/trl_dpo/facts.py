@@ -26,6 +26,7 @@ FACTS = replace(
     defaults=DEFAULTS,
     sequences=2,
     compares=True,
+    has_prompts=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),

@@ -13,7 +13,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead, Output
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
 from calculator.trainers.ddp_outputs import returned
-from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, with_router_loss
+from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_dpo.facts import FACTS
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class TrlDpo(ComparingTrainer):
         labels = masked_labels(context)
         with autocast.region(tape, dtype):
             model_loss, outputs = forward()
+        context.drop_outputs()
         model_loss, outputs = returned(context, model_loss, outputs)
         tape.component = "logits_and_loss"
         policy = sums(context, outputs[0])
@@ -98,7 +99,7 @@ class TrlDpo(ComparingTrainer):
         """Return the reference's log-probabilities of sequences; those of the batch have no storage here."""
         if context.training.precompute_ref_log_probs:
             return Tensor(context.tape, None, (context.batch,), "float32", None)
-        with autocast.region(context.tape, context.training.autocast):
+        with autocast.region(context.tape, reference_autocast(context)):
             _, outputs = forward.without_graph("reference: ", reference=True)
         return sums(context, outputs[0])
 

@@ -27,6 +27,7 @@ FACTS = replace(
     defaults=(*DEFAULTS, least_rows("TRL 1.16, trainer/kto_trainer.py: the loss kto pairs rows")),
     compares=True,
     runs_without_graph_first=True,
+    has_prompts=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),

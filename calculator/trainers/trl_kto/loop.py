@@ -13,7 +13,7 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
-from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, with_router_loss
+from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_kto.facts import FACTS
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class TrlKto(ComparingTrainer):
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward()
+        context.drop_outputs()
         tape.component = "logits_and_loss"
         policy = sums(context, outputs[0])
         selected = _selected(policy)
@@ -114,7 +115,8 @@ class TrlKto(ComparingTrainer):
         return out
 
     def _logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
-        with autocast.region(context.tape, context.training.autocast):
+        dtype = reference_autocast(context) if reference else context.training.autocast
+        with autocast.region(context.tape, dtype):
             _, outputs = forward.without_graph(name, reference=reference)
         return sums(context, outputs[0])
 

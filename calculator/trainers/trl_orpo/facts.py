@@ -28,6 +28,7 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=(*_DEFAULTS, DEFAULTS[-1]),
     sequences=2,
+    has_prompts=True,
     disables_dropout=True,
     batch=(),
     scalars=("tr_loss", "tr_loss_step", "grad_norm"),

@@ -86,6 +86,7 @@ def _loss(context: Context, forward: Passes) -> Tensor:
         all_logits = in_float32(all_logits)
     nll = _chosen_nll(context, all_logits, rows)
     logps = _average_logps(context, all_logits)
+    context.drop_outputs()
     del concatenated
     return _odds_ratio_loss(nll, logps, rows)
 

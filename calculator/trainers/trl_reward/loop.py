@@ -70,7 +70,8 @@ class TrlReward(TrlTrainer):
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return how a module is stored and trained: PEFT adds the head to `modules_to_save`."""
         spec = TrlTrainer.module_spec(self, prepared, path, spec)
-        if path != prepared.model.head or prepared.method.name not in BY_PEFT:
+        method = prepared.method
+        if path != prepared.model.head or not (method.name in BY_PEFT or method.embeds_inputs):
             return spec
         cast = in_4_bits(prepared) and not qlora.prepares(prepared.training, prepared.stack)
         copy_dtype: DType | None = "bfloat16" if cast else None

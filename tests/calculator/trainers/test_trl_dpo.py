@@ -99,7 +99,6 @@ def test_sizes_of_one_series_give_the_figures_of_single_requests():
         ({"packing": True}, "training.packing"),
         ({"trl": "1.9"}, "stack.trl"),
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
-        ({"method": {"name": "prompt"}}, "method.name"),
         ({"method": {**LORA, "bias": "all"}, "adapter_dtype": "model"}, "method.bias"),
         ({"completion_tokens": 1023}, "training.completion_tokens"),
         ({"sequence_lengths": [[128, 10]]}, "training.sequence_lengths"),

@@ -222,6 +222,13 @@ def test_the_answer_says_what_the_reference_is_and_how_long_completions_are():
     assert "with its adapters off" in " ".join(estimate(request(beta=0.1)).assumptions)
 
 
+@pytest.mark.parametrize(("vllm", "why"), [(False, "completions of another model"), (True, "merges no virtual tokens")])
+@pytest.mark.parametrize("trainer", ["trl-grpo", "trl-rloo"])
+def test_virtual_tokens_are_refused(trainer, vllm, why):
+    with pytest.raises(PlanError, match=f"method.name: .*{why}"):
+        estimate(request(trainer=trainer, method={"name": "prompt"}, use_vllm=vllm))
+
+
 @pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
 def test_a_model_that_reads_images_too_is_refused_by_the_trainer(trainer):
     text = {"hidden_size": 128, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}

@@ -51,7 +51,7 @@ def test_sizes_of_one_series_give_the_figures_of_single_requests():
         ({"use_liger_kernel": True}, "training.use_liger_kernel"),
         ({"completion_tokens": 100}, "training.completion_tokens"),
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
-        ({"method": {"name": "prompt"}}, "method.name"),
+        ({"method": {"name": "prefix"}}, "method.name"),
     ],
 )
 def test_what_is_refused_names_its_field(changes, loc):

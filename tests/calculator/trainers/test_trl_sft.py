@@ -144,7 +144,6 @@ def test_what_older_releases_do_not_have_is_refused_by_name(wanted, loc):
         ({"trl": "1.9", "use_liger_kernel": True}, "training.use_liger_kernel"),
         ({"trl": "0.24", "method": QLORA}, "method.prepare_model_for_kbit_training"),
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
-        ({"method": {"name": "prompt"}}, "method.name"),
         ({"trl": "1.9", "model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}}, "training.trainer"),
         ({"packing": True, "padding": True}, "training.padding"),
         ({"packing": True, "trl": "0.24", "packing_strategy": "bfd_split"}, "training.packing_strategy"),

@@ -45,14 +45,16 @@ def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, 
 def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Rows of tokens, mask and labels, as `DataCollatorForLanguageModeling` and others pad them.
 
-    The model shifts the labels, so a row's first label never counts. The first row of a batch has the padding.
+    The model shifts the labels, so that a row's first label counts only after virtual tokens; a completion has a prompt
+    before it. The first row of a batch has the padding.
     """
     training = recipe.request.training
+    first = 1 if recipe.completion_tokens is None else IGNORED
     return [
         {
             "input_ids": torch.ones(training.sequence_length, dtype=torch.long),
             "attention_mask": _mask(training, row),
-            "labels": torch.tensor([1] + [1] * count + [IGNORED] * (training.sequence_length - 1 - count)),
+            "labels": torch.tensor([first] + [1] * count + [IGNORED] * (training.sequence_length - 1 - count)),
         }
         for _ in range(recipe.batches)
         for row, count in enumerate(labelled_tokens(recipe))

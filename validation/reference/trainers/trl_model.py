@@ -56,7 +56,8 @@ def model_and_config(
             with device:
                 insert(model, method, methods.adapter_dtype(request))
         config = methods.peft_config(request, task_type)
-        if config is None or method.quantizes_base or training.adapter_dtype == "float32":
+        in_float32 = training.adapter_dtype == "float32" or method.virtual_tokens
+        if config is None or method.quantizes_base or in_float32:
             return reference, config
         with device:
             wrapped = methods.get_peft_model(model, config, autocast_adapter_dtype=False)
