@@ -20,6 +20,7 @@ from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.compared import fills_cache
 from calculator.training_step.repeated_layers import Repeated, with_every_layer
 from calculator.training_step.training_context import training_context
 
@@ -126,7 +127,8 @@ def unrolled(
     training are symbolic, and rows have the indices of their dimensions and bytes instead.
     """
     listed = partial(_unrolled, prepared, reduces=reduces, periods=periods, symbols=symbols)
-    found = listed(repeats_layers=True) or listed(repeats_layers=False)
+    found = None if fills_cache(prepared) else listed(repeats_layers=True)
+    found = found or listed(repeats_layers=False)
     assert found is not None, "layers that are not repeated are listed"
     return found
 

@@ -50,7 +50,6 @@ def test_precomputed_log_probabilities_are_in_the_batch():
         ({"micro_batch_size": 1}, "training.micro_batch_size"),
         ({"loss_type": "sigmoid"}, "training.loss_type"),
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
-        ({"method": {"name": "prefix"}}, "method.name"),
     ],
 )
 def test_what_is_refused_names_its_field(changes, loc):
@@ -61,3 +60,10 @@ def test_what_is_refused_names_its_field(changes, loc):
 
 def test_one_row_is_enough_for_the_loss_apo_zero_unpaired():
     assert estimate(request(micro_batch_size=1, loss_type="apo_zero_unpaired")).memory
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_virtual_tokens_are_replayed_with_every_layer(method):
+    answer = estimate(request(method={"name": method}))
+    assert "with its adapters off" in " ".join(answer.assumptions)
+    assert answer.memory.peak_reserved_bytes >= answer.memory.peak_allocated_bytes
