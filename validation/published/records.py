@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from calculator.common.errors import refusal
+from calculator.estimation.request import parse_request
 from validation.published.measurement import Measurement, Run
+from validation.runtime.readings import RESIDENT, predicted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +27,7 @@ STATISTICS: dict[str, tuple[Statistic, Point | None]] = {
 
 
 def record_measurements(path: Path) -> Iterator[Measurement]:
-    """Yield the figures of a record's last step; a record of a CPU has none that a GPU's are compared with.
+    """Yield the figures of a record's last step on a GPU.
 
     Raises:
         PlanError: if the file is no record.
@@ -47,6 +51,24 @@ def record_measurements(path: Path) -> Iterator[Measurement]:
                 versions=record["versions"],
                 run=Run(request=record["request"]),
             )
+
+
+def resident_line(path: Path) -> str | None:
+    """Compare what stays between the steps of a record on a CPU, which measures nothing else; None of a GPU's.
+
+    Raises:
+        PlanError: if the file is no record.
+    """
+    record = _read(path)
+    row = record["rows"][-1]
+    found = row["measured"].get(RESIDENT)
+    if found is None:
+        return None
+    size = predicted(parse_request(record["request"]), torch.device("cpu"))[RESIDENT]
+    return (
+        f"records/{path.stem}/{RESIDENT}, step {row['step']} on a CPU: {found:,} measured, {size:,} predicted"
+        f" ({size / found - 1:+.3%})"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cli.progress import Progress
-from validation.published.records import record_measurements
+from validation.published.records import record_measurements, resident_line
 from validation.published.results import RESULTS, document, result, write
 from validation.published.rules import measurements
 
@@ -70,12 +70,15 @@ def _with_progress(selected: list[Measurement]) -> Iterator[Measurement]:
 
 def record_lines(paths: list[Path]) -> Iterator[str]:
     """A line for each figure of each record."""
-    for each in (each for path in paths for each in record_measurements(path)):
-        row = result(each)
-        found = (
-            _row(row) if row["error"] is not None else f"{row['id']}: {'; '.join(row['differs']) or 'nothing measured'}"
-        )
-        yield found
+    for path in paths:
+        resident = resident_line(path)
+        if resident is not None:
+            yield resident
+        for row in map(result, record_measurements(path)):
+            if row["error"] is not None:
+                yield _row(row)
+            else:
+                yield f"{row['id']}: {'; '.join(row['differs']) or 'nothing measured'}"
 
 
 def lines(results: dict[str, Any], worst: int) -> list[str]:

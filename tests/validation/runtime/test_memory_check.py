@@ -166,7 +166,7 @@ def test_lengths_come_from_the_dataset_or_are_given(tmp_path):
     assert [problem.loc for problem in error.value.problems] == ["training.sequence_length"]
 
 
-def test_published_compares_the_record_of_a_gpu_and_has_nothing_of_a_cpu(tmp_path):
+def test_published_compares_the_record_of_a_gpu_and_what_stays_between_the_steps_of_a_cpu(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     record = {
         "format": 1,
@@ -180,6 +180,8 @@ def test_published_compares_the_record_of_a_gpu_and_has_nothing_of_a_cpu(tmp_pat
     path = tmp_path / "memory.json"
     path.write_text(json.dumps(record))
     assert [*record_measurements(path)] == []
+    (line,) = record_lines([path])
+    assert "resident, step 2 on a CPU: 1 measured" in line
     figures = {"memory_allocated": 20_000_000, "max_memory_allocated": 40_000_000, "max_memory_reserved": 60_000_000}
     record["rows"][-1]["measured"] = figures
     jsonschema.validate(record, SCHEMA)
