@@ -163,8 +163,8 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
     elif method.base_quantization(request.estimate.training) is not None:
         problem = (
             "the files of a model that is merged into quantized weights are not modelled (bitsandbytes writes a number"
-            " of each layer as text, whose length depends on the weights): use false, and merge into the base in 16 bits,"
-            " in a process of its own"
+            " of each layer as text, whose length depends on the weights): use false, and merge into the base in 16"
+            " bits, in a process of its own"
         )
     elif reason := whole_model_files(model):
         problem = f"{reason}: use false"
