@@ -73,7 +73,7 @@ class FSDPUnit:
         self.micro_batch.gather(self)
         self.micro_batch.copy_out(self, keeps_buffer=True)
         is_first, self.is_entered = not self.is_entered, True
-        if is_first:
+        if is_first and self.micro_batch.is_begun:
             self.whole = self.micro_batch.whole_gradients(self.of)
         return is_first
 

@@ -62,6 +62,14 @@ def test_the_fast_replay_reserves_what_the_plain_one_does(resident):
     assert peak_reserved(resident, WORKSPACES) == full_peak_reserved(resident, WORKSPACES)
 
 
+def test_gradients_of_earlier_micro_batches_are_there_once_in_a_step_with_passes_before_that_with_a_graph():
+    config = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
+    model = {"config": {**config, "num_attention_heads": 4, "vocab_size": 8000}}
+    accumulated = {"trainer": "trl-kto", "micro_batch_size": 2, "gradient_accumulation_steps": 2}
+    resident = resident_of(model, autocast="bfloat16", **accumulated)
+    assert peak_reserved(resident, WORKSPACES) == full_peak_reserved(resident, WORKSPACES)
+
+
 @pytest.mark.parametrize("conf", [DEFAULT, AllocConf(expandable_segments=True)], ids=["default", "expandable"])
 def test_flat_devices_end_as_the_plain_allocator_on_any_capacity(resident, conf):
     run, peak = Replay(CachingAllocator(), resident, WORKSPACES), full_peak_reserved(resident, WORKSPACES, conf)
