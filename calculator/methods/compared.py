@@ -54,6 +54,8 @@ class _WithoutAdapters(PreparedModel):
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """How the module is stored, with nothing added."""
         spec = self.adapted.module_spec(path, module)
+        if not spec.added and spec.copied is None:
+            return spec
         return replace(spec, added=(), trained=() if spec.copied else spec.trained, copied=None)
 
 
@@ -69,6 +71,8 @@ class _WithCopies(PreparedModel):
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """How the module is stored, with float32 adapters."""
         spec = self.adapted.module_spec(path, module)
+        if not spec.added:
+            return spec
         return replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
 
 
