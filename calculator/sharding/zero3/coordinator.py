@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE
 from calculator.sharding.zero3.gather import Gather, upload
@@ -29,6 +30,34 @@ INVALID, RECORD, COMPLETE = range(3)
 INNERMOST = 4
 
 
+class Used(NamedTuple):
+    """The elements that some modules use: all of them, and those that are not of leaf modules."""
+
+    every: int
+    outside_leaves: int
+
+    def of(self, module: Module) -> int:
+        """Those that count while a module is released."""
+        return self.every if module.is_leaf else self.outside_leaves
+
+    def with_module(self, module: Module) -> Used:
+        """The same with those of one more module."""
+        elements = sum([each.elements for each in module.parameters])
+        return Used(self.every + elements, self.outside_leaves + (0 if module.is_leaf else elements))
+
+    def times(self, count: int) -> Used:
+        """Those of as many copies."""
+        return Used(self.every * count, self.outside_leaves * count)
+
+
+NOTHING = Used(0, 0)
+
+
+def used(modules: Iterable[Module]) -> Used:
+    """The elements that modules use."""
+    return reduce(Used.with_module, modules, NOTHING)
+
+
 class Coordinator:
     """DeepSpeed's coordinator in a run from its first step on. It records the order of modules in the first pass."""
 
@@ -40,7 +69,7 @@ class Coordinator:
         self.sent = 0
         self._recorded: list[Module] = []
         #: The elements that the recorded modules before each place use.
-        self._before: list[int] = [0]
+        self._before: list[Used] = [NOTHING]
         #: The entries of the trace before each place.
         self._entries: list[int] = [0]
         self._trace: list[tuple[Partitioned, int]] = []
@@ -49,7 +78,7 @@ class Coordinator:
         self._in_backward: dict[int, Module] = {}
         self._released: dict[tuple[int, int], list[Partitioned]] = {}
         #: The places before which modules are skipped, with the elements that those use.
-        self._skipped: list[tuple[int, int]] = []
+        self._skipped: list[tuple[int, Used]] = []
         self._passed = 0
         #: Whether a prefetch of this pass was smaller because too many parameters were gathered.
         self.is_limited = False
@@ -71,7 +100,7 @@ class Coordinator:
         self._step = self._available = self._passed = 0
         self.is_limited = False
 
-    def record(self, modules: Iterable[Module], skipped: Iterable[tuple[int, int]]) -> None:
+    def record(self, modules: Iterable[Module], skipped: Iterable[tuple[int, Used]]) -> None:
         """Run the first pass, which gathers and releases each module by itself, for its order alone."""
         self._mode, self._recorded, self._skipped = RECORD, [*modules], [*skipped]
 
@@ -100,20 +129,21 @@ class Coordinator:
         """The elements that count as gathered."""
         return self._available
 
-    def skip(self, elements: int, available: int) -> None:
+    def skip(self, elements: Used, available: int) -> None:
         """Pass modules that do as those before them: the elements they use, and how many of these stay gathered."""
         if self._mode == RECORD:
             self._skipped.append((self._step, elements))
         self._passed += 1
         self._available += available
 
-    def used_since(self, place: int) -> int:
+    def used_since(self, place: int) -> Used:
         """The elements that the modules from a place in the order on use, up to this one."""
         if self._mode == RECORD:
-            return sum(each.elements for module in self._recorded[place:] for each in module.parameters)
+            return used(self._recorded[place:])
         if self._mode == INVALID:
-            return 0
-        return self._before[self._step] - self._before[place]
+            return NOTHING
+        now, then = self._before[self._step], self._before[place]
+        return Used(now.every - then.every, now.outside_leaves - then.outside_leaves)
 
     def looks_ahead_to(self, place: int) -> bool:
         """Whether a module at a place, or one after it, is prefetched."""
@@ -150,16 +180,15 @@ class Coordinator:
         return parameters, gathers, in_backward, ahead
 
     def _complete(self) -> None:
-        self._before, self._entries, self._trace = [0], [0], []
+        self._before, self._entries, self._trace = [NOTHING], [0], []
         for each in self.parameters:
             each.in_order.clear()
-        trace, before, entries, used = self._trace, self._before, self._entries, 0
+        trace, before, entries = self._trace, self._before, self._entries
         for place, module in enumerate(self._recorded):
             for each in module.parameters:
                 trace.append((each, place))
                 each.in_order.append(place)
-                used += each.elements
-            before.append(used)
+            before.append(before[-1].with_module(module))
             entries.append(len(trace))
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
@@ -265,11 +294,14 @@ class Coordinator:
         key = module.number, self._step
         found = self._released.get(key)
         if found is None:
-            found = self._released[key] = [each for each in module.parameters if self._is_done(each)]
+            found = self._released[key] = [each for each in module.parameters if self._is_done(each, module)]
         return found
 
-    def _is_done(self, each: Partitioned) -> bool:
-        """Whether a parameter is not needed soon: it was not skipped by a prefetch, and its next use is far away."""
+    def _is_done(self, each: Partitioned, module: Module) -> bool:
+        """Whether a module's parameter is not needed soon: no prefetch skipped it, and its next use is far away.
+
+        Only for a leaf module does DeepSpeed count what leaf modules use in between (__params_to_release).
+        """
         step, before = self._step, self._before
         if each.persists or self._fetched_for.get(each, -1) > step:
             return False
@@ -277,10 +309,11 @@ class Coordinator:
         if at == len(each.in_order):
             return True
         following, most = each.in_order[at], self._sizes.max_reuse_distance
-        distance = before[following] - before[step]
+        distance = before[following].of(module) - before[step].of(module)
         if distance >= most:
             return True
-        return distance + sum([used for place, used in self._skipped[self._passed :] if place <= following]) >= most
+        between = [skipped.of(module) for place, skipped in self._skipped[self._passed :] if place <= following]
+        return distance + sum(between) >= most
 
     def _release(self, each: Partitioned) -> None:
         if each.state == GATHERED and not each.active:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
-from calculator.sharding.zero3.coordinator import Coordinator
+from calculator.sharding.zero3.coordinator import Coordinator, used
 from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.parameters import Live, Partitioned
-from calculator.sharding.zero3.program import Program
+from calculator.sharding.zero3.program import Program, leaves_of
 from calculator.sharding.zero3.steady import Steady
 from calculator.trainers import trainer_of
 
@@ -168,8 +168,7 @@ class Gathering:
                 ]
                 modules += own
                 if segment.skipped and own:
-                    used = sum([each.elements for module in own for each in module.parameters])
-                    skipped.append((len(modules), used * segment.skipped))
+                    skipped.append((len(modules), used(own).times(segment.skipped)))
             coordinator.record(modules, skipped)
 
     def _micro_batches(self, count: int, micro_batches: int) -> None:
@@ -221,7 +220,7 @@ class Gathering:
                 self._live.bytes += count * (self._live.bytes - before)
                 running.sent += count * (running.sent - sent)
                 kept = count * (running.available - available)
-                running.skip(count * running.used_since(at), kept)
+                running.skip(running.used_since(at).times(count), kept)
         self._live.in_copies = False
         self._live.reset()
         self._coordinator.end_backward()
@@ -336,7 +335,7 @@ def gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, wi
 
 def _gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
     training = state.prepared.training
-    for followed in choices(repetition, state.reuses_over(repetition)):
+    for followed in choices(repetition, state.reuses_over(repetition, leaves_of(tape))):
         parameters = state.parameters(followed)
         found = Gathering(
             Program(tape, windows, followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),

@@ -127,12 +127,14 @@ class Parameters(NamedTuple):
 class Module:
     """A module of the running step, with its own parameters and those that its code uses of others."""
 
-    __slots__ = ("key", "number", "of_second", "parameters", "recomputed")
+    __slots__ = ("is_leaf", "key", "number", "of_second", "parameters", "recomputed")
 
     def __init__(
         self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
     ) -> None:
         self.number, self.parameters = number, parameters
+        #: Whether it has the parameters of all modules inside it.
+        self.is_leaf = False
         #: Whether it is of a second model, which a coordinator of its own gathers.
         self.of_second = of_second
         #: Its path, and the number of its layer.

@@ -123,9 +123,7 @@ class Program:
         marks = {label: at for at, label in tape.marks if label in {"forward", "backward", "epilogue"}}
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [*_parts(tape, self.end, windows, followed)]
-        leaves = {
-            label.removeprefix(module_calls.LEAF) for _, label in tape.marks if label.startswith(module_calls.LEAF)
-        }
+        leaves = leaves_of(tape)
         #: The modules by their paths and layers.
         self.modules = _modules(self._called(parts), parameters, leaves)
         for model in ("", SECOND):
@@ -219,6 +217,11 @@ class Program:
         yield from marks if mark.kind == module_calls.BEFORE_FORWARD else reversed(marks)
 
 
+def leaves_of(tape: Tape) -> set[str]:
+    """The paths of the modules whose parameters and those of all modules in them are gathered together."""
+    return {label.removeprefix(module_calls.LEAF) for _, label in tape.marks if label.startswith(module_calls.LEAF)}
+
+
 class _Named(Generic[Named]):
     """The modules, or the parameters, of marks in each copy of the repeated layers; None for marks of neither."""
 
@@ -284,6 +287,8 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
     modules = {
         key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
     }
+    for key, module in modules.items():
+        module.is_leaf = key[0].removeprefix(SECOND) in leaves
     for each in parameters:
         name, layer = each.key
         owner = name.rpartition(".")[0]

@@ -25,7 +25,7 @@ from calculator.sharding.zero3.sizes import sizes_of, sizes_of_second
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
@@ -127,11 +127,16 @@ class PartitionedState:
             found.setdefault(each.key.name.rpartition(".")[0], {})[each.key.name] = each
         return [[*own.values()] for own in found.values()]
 
-    def reuses_over(self, repetition: Repetition) -> int:
-        """The copies of the repeated layers in which a parameter stays gathered until it is used again, at most."""
+    def reuses_over(self, repetition: Repetition, leaves: Collection[str]) -> int:
+        """The copies of the repeated layers in which a parameter stays gathered until it is used again, at most.
+
+        What the modules of `leaves`, paths, use does not count for parameters of others.
+        """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         own = in_order(self.prepared.model, self.tensors, frozen=True, layers=layers)
-        size = sum(each.elements for each in own if each.key.layer is not None)
+        inside = tuple(f"{path}." for path in leaves)
+        counted = (each for each in own if each.key.layer is not None and not each.key.name.startswith(inside))
+        size = sum(each.elements for each in counted)
         return -(-self.sizes.max_reuse_distance // size) if size else 0
 
     @cached_property

@@ -63,7 +63,7 @@ def drawn(seed):
 
 
 def drawn_with_experts(seed):
-    """The same of Mixtral, whose experts stay gathered between the passes."""
+    """The same of Mixtral, whose experts are leaf modules: a distance of reuse spans more layers without them."""
     body = drawn(seed)
     methods = ({"name": "full"}, {"name": "lora", "target_modules": ["q_proj"], "r": 2})
     return body | {"model": {"config": MIXTRAL}, "method": methods[seed % 2]}
@@ -107,7 +107,7 @@ def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
     assert few == figures(drawn(seed))
 
 
-@pytest.mark.parametrize(("draw", "least"), [(drawn, 6), (drawn_with_experts, 6), (drawn_with_reference, 4)])
+@pytest.mark.parametrize(("draw", "least"), [(drawn, 6), (drawn_with_experts, 5), (drawn_with_reference, 4)])
 def test_many_drawn_requests_skip_copies(draw, least):
     steps = [training_step(parse_request(draw(seed))) for seed in range(8)]
     skipped = [step.partitioned.gathering.followed.skipped for step in steps]
