@@ -104,6 +104,7 @@ MethodName = Literal[
     "bitfit",
     "waveft",
     "adaption_prompt",
+    "osf",
 ]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.

@@ -205,7 +205,10 @@ def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of
 
 
 def _has_other_layout(grad: Tensor) -> bool:
-    """Whether a gradient is a transposed view of its storage, or a view of a slice in each of several batches."""
+    """Whether a gradient is a transposed view of its storage, or a view of a slice in each of several batches.
+
+    A slice of whole batches is contiguous.
+    """
     if grad.storage is None:
         return False
     whole = grad.tape.rows[grad.storage.row][1]
@@ -213,4 +216,6 @@ def _has_other_layout(grad: Tensor) -> bool:
         return False
     if len(whole) == 2 and whole == grad.shape[::-1]:
         return True
-    return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and grad.shape[0] > 1
+    if elements(grad.shape) >= elements(whole) or len(grad.shape) < 2 or grad.shape[0] == 1:
+        return False
+    return whole[1:] != grad.shape[1:]

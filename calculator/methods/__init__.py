@@ -26,6 +26,7 @@ from calculator.methods.lokr.method import LoKr
 from calculator.methods.lora.method import LoRA
 from calculator.methods.miss.method import MiSS
 from calculator.methods.oft.method import OFT
+from calculator.methods.osf.method import OSF
 from calculator.methods.p_tuning.method import PTuning
 from calculator.methods.peanut.method import PEANuT
 from calculator.methods.prefix.method import Prefix
@@ -83,6 +84,7 @@ Method = (
     | BitFit
     | WaveFT
     | AdaptionPrompt
+    | OSF
 )
 
 #: Every method by the name that a request gives.
@@ -102,6 +104,7 @@ __all__ = [
     "IA3",
     "METHODS",
     "OFT",
+    "OSF",
     "PSOFT",
     "USUAL_METHODS",
     "AdaLoRA",

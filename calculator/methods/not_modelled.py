@@ -7,7 +7,6 @@ NOT_MODELLED: dict[str, str] = {
     "CPT": "its prompt and the weights of its loss are those of given tokens",
     "FROD": "its matrices come from one decomposition of the weights of all layers",
     "MULTITASK_PROMPT_TUNING": "its prompts depend on each sample's task",
-    "OSF": "it trains the smaller singular values of each weight with projected gradients",
     "POLY": "its mixtures of adapters depend on each sample's task",
     "SHADOW": "a second small model runs with each layer",
     "SUPERTUNING": "what its sparse updates allocate on a GPU is not modelled",

@@ -25,6 +25,8 @@ class Added:
     trained: bool = True
     #: Whether it is a buffer, which counts as no parameter.
     buffer: bool = False
+    #: The shape of the storage that its gradient is a view of, if that is not its own.
+    gradient_base: Shape | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -244,6 +244,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
         parameters=0 if added.buffer else size,
         trained=added.trained,
         base=False,
+        gradient_base=added.gradient_base,
         bytes=allocated(size, ITEMSIZE[added.dtype]) * count,
     )
 

@@ -160,6 +160,7 @@ OPTIONS: dict[MethodName, Options] = {
     "shira": {"r": (0.95, RANKS)},
     "boft": {"boft_block_size": (0.6, (2, 8, 16)), "bias": (0.2, ("all", "boft_only"))},
     "adaption_prompt": {"adapter_len": (0.8, (1, 5, 10, 30, 100)), "adapter_layers": (0.6, (2, 3))},
+    "osf": {"effective_rank": (0.8, (0.9, 0.25, 1, 8, 60)), "rank_pattern": (0.3, ({"_proj": 0.75},))},
     "lily": {"r": (0.9, RANKS), "stride_A": (0.7, (2, 3)), "num_B": (0.5, (3, 4))},
     "unilora": {
         "r": (0.9, RANKS),

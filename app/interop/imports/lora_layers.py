@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.interop.imports.keys import Keys
+    from calculator.inputs.settings import Declared
 
 #: The names of word embeddings in the families.
 TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -85,11 +86,22 @@ def target_parameters(keys: Keys) -> Any:
     return _typed(keys, "target_parameters", None)
 
 
+def is_loras(setting: Declared) -> bool:
+    """Whether a setting of a method is LoRA's, and not another one of the same name."""
+    return setting.name not in _SETTINGS or setting.type == _SETTINGS[setting.name].type
+
+
 def _typed(keys: Keys, name: str, default: Any) -> Any:
+    return typed(keys, _SETTINGS[name], default)
+
+
+def typed(keys: Keys, setting: Declared, default: Any) -> Any:
+    """Return the value of a setting as the file has it, or a default where it has none of its type."""
+    name = setting.name
     value = keys.take(name)
     if value is None or value in ([], ""):
         return default
-    problem = mismatch(_SETTINGS[name].type, value)
+    problem = mismatch(setting.type, value)
     if problem:
         keys.miss(name, value, f"{problem}: PEFT's default is used")
         return default

@@ -68,8 +68,10 @@ def _of_pattern(keys: Keys, name: MethodName, model: Model | None) -> dict[str, 
 def _read(keys: Keys, setting: Declared) -> Any:
     """Return the value of a setting by its type, with PEFT's default."""
     name, default = setting.name, setting.default
-    if name in READERS:
+    if name in READERS and lora_layers.is_loras(setting):
         return READERS[name](keys)
+    if setting.by_name is not None:
+        return lora_layers.typed(keys, setting, default)
     kinds = get_args(setting.type) or (setting.type,)
     if any(get_origin(kind) is tuple for kind in (setting.type, *kinds)):
         return keys.names(name)

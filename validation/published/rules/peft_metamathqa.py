@@ -141,6 +141,8 @@ def _differs(row: Row) -> Iterator[str]:
         )
     if row["method"] == "BOFT" and _release(row, "peft") < (0, 19):
         yield "BOFT of peft 0.18, which rotates the weight where 0.21 rotates the input"
+    if row["method"] == "OSF" and _release(row, "peft") < (0, 21):
+        yield "OSF of peft 0.19, which keeps every singular vector and multiplies them to a weight"
     if _passes_tokens_otherwise(row):
         yield f"virtual tokens in {own}: the request has 5.24"
 
