@@ -261,7 +261,11 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
     if request.device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
         lines += zero.warnings(
-            request.training, request.device, quantized=quantized, float32_adapters=_in_float32(request)
+            request.training,
+            request.device,
+            quantized=quantized,
+            float32_adapters=_in_float32(request),
+            adapts=request.method.facts.config_class is not None,
         )
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")

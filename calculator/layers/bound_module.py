@@ -143,6 +143,11 @@ class BoundModule:
         self.tape.scope = outer
         return leave(self.name, out)
 
+    def base_layer(self, x: Tensor) -> Tensor:
+        """Call the module that PEFT's layer wraps, inside its own call."""
+        path = f"{self.name}.base_layer"
+        return leave(path, self.base(enter(path, x)))
+
     def base(self, x: Tensor) -> Tensor:
         """Run the module without what its method adds: (..., in_features) to (..., out_features)."""
         quantization = self.module_spec.quantization

@@ -27,12 +27,12 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
     feedforward = vector.shape[0] == 1
     scaling = ops.scale(ops.view(vector, vector.shape[1:] if feedforward else vector.shape[:1]), "scaling")
     if not feedforward:
-        result = bound.base(x)
+        result = bound.base_layer(x)
         return ops.cast(ops.mul(result, scaling, "output, scaled"), result.dtype, "output")
     dtype = x.dtype
     x = ops.cast(x, vector.dtype, "input in the vector's dtype")
     scaled = ops.cast(ops.mul(x, scaling, "input, scaled"), dtype, "input, scaled, in its own dtype")
-    return bound.base(scaled)
+    return bound.base_layer(scaled)
 
 
 def merge_step(module: Module, module_spec: ModuleSpec) -> MergeStep:

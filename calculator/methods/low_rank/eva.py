@@ -15,7 +15,6 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine import operations as ops
 from calculator.methods.base import Method
-from calculator.methods.low_rank.layer import base_layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +61,7 @@ class HookedInputs(Method):
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The frozen module's product, and then its hook."""
-        out, update = base_layer(bound, x), bound.added.get(UPDATE)
+        out, update = bound.base_layer(x), bound.added.get(UPDATE)
         if update is not None:
             number = len(self.calls)
             self.calls.append(Call(bound.name, int(update.shape[0]), x.storage.row if x.storage else -1, x.shape))

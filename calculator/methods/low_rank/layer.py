@@ -79,7 +79,7 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
         return _forward_quantized(method, bound, x)
     if method.use_bdlora is not None:
         return _block_diagonal(method, method.use_bdlora, bound, x)
-    result = base_layer(bound, x)
+    result = bound.base_layer(x)
     dtype = result.dtype
     if stored is not None and stored.casts == "sum_without_autocast" and bound.tape.autocast is not None:
         return _updated(method, bound, x, result)
@@ -90,7 +90,7 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
 
 def _block_diagonal(method: LowRank, config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
     """Run BdLoraLinearVariant.forward, which adds to the output in place; its caller keeps the cast input."""
-    result = base_layer(bound, x)
+    result = bound.base_layer(x)
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
     dropped = _dropped(method, x)
     scaled = ops.scale(block_diagonal.update(config, bound, dropped), "update, scaled")
@@ -101,12 +101,6 @@ def _updated(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> 
     if method.use_dora:
         return _dora(method, bound, x, result)
     return ops.add(result, update(method, bound, x), "result + update")
-
-
-def base_layer(bound: BoundModule, x: Tensor) -> Tensor:
-    """Call the module that the adapter wraps."""
-    path = f"{bound.name}.base_layer"
-    return leave(path, bound.base(enter(path, x)))
 
 
 def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
@@ -124,7 +118,7 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
 
 def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Run peft.tuners.lora.bnb.Linear4bit.forward, or one like it that does not clone the output."""
-    result = base_layer(bound, x)
+    result = bound.base_layer(x)
     stored = bound.module_spec.quantization
     if stored is not None and stored.clones_output:
         result = ops.contiguous(result, "output, cloned")

@@ -35,6 +35,13 @@ MAY_NOT_BE_CAST = (
     " needs more memory. Set training.deepspeed.zero3_init_flag true for its figures, or choose its training.trainer."
 )
 
+#: Source: deepspeed/runtime/zero/parameter_offload.py, ds_grads_remaining.
+KEPT_AFTER_REFERENCE = (
+    "ZeRO-3 does not release weights in the backward pass: the reference runs the same modules without adapters before"
+    " it, after which DeepSpeed does not see a module leave its backward pass, so that every GPU has all weights when"
+    " the pass ends. Set training.precompute_ref_log_probs, which runs no reference in the step."
+)
+
 #: Source: trl/models/utils.py, unwrap_model_for_generation.
 GATHERED_FOR_GENERATE = (
     "For generate, TRL gathers all weights on every GPU (ds3_gather_for_generation true), and DeepSpeed drops the order"
@@ -102,8 +109,16 @@ def _stage_3(*, quantized: bool, is_built_partitioned: bool) -> Iterator[str]:
         yield "Loading is not counted. Each GPU has the whole model when DeepSpeed starts."
 
 
-def warnings(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
-    """Risks that a user should know. `float32_adapters`: whether PEFT makes adapters in float32."""
+def warnings(
+    training: Training, device: Device, *, quantized: bool, float32_adapters: bool, adapts: bool
+) -> Iterator[str]:
+    """Risks that a user should know.
+
+    `float32_adapters`: whether PEFT makes adapters in float32. `adapts`: whether the method is PEFT's.
+    """
+    compares = training.trainer in ("trl-dpo", "trl-kto") and not training.precompute_ref_log_probs
+    if device.sharding == "zero3" and compares and adapts:
+        yield KEPT_AFTER_REFERENCE
     leaves_flag_out = training.trainer is None and (training.deepspeed or DeepSpeedConfig()).zero3_init_flag is None
     if device.sharding == "zero3" and leaves_flag_out and float32_adapters and training.autocast and not quantized:
         yield MAY_NOT_BE_CAST

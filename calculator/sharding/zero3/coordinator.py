@@ -159,7 +159,8 @@ class Coordinator:
                 None if each.storage is None else (each.storage.bytes, each.storage.references),
             )
             for each in self.parameters
-            if each.active or each.state == IN_FLIGHT or (each.state == GATHERED and not each.persists)
+            if (each.active or each.state == IN_FLIGHT or (each.state == GATHERED and not each.persists))
+            and not _stays(each)
         )
         gathers = frozenset(
             (
@@ -174,7 +175,7 @@ class Coordinator:
         in_backward = tuple(
             (relative(module.key), frozenset(relative(each.key) for each in module.recomputed))
             for number, module in enumerate(reversed(running))
-            if number < INNERMOST or module.parameters or module.recomputed
+            if (number < INNERMOST or module.parameters or module.recomputed) and not module.stays_in_backward
         )
         ahead = len(self._trace) - len(self._queue) - self._entries[self._step] if self._is_complete else 0
         return parameters, gathers, in_backward, ahead
@@ -271,7 +272,14 @@ class Coordinator:
             self._gather([*chosen])
 
     def release(self, module: Module, *, backward: bool = False) -> None:
-        """Free a module's parameters that are not used again soon."""
+        """Free a module's parameters that are not used again soon.
+
+        DeepSpeed counts the inputs of a module whose gradients are to come, anew in each of its forward passes. After
+        one without a graph, such as that of a reference, it misses the end of the backward pass of the one before.
+        Source: deepspeed/runtime/zero/parameter_offload.py, ds_grads_remaining.
+        """
+        if backward and module.stays_in_backward:
+            return
         freed: Iterable[Partitioned] = self._to_release(module) if module.parameters else ()
         for each in module.parameters:
             each.active.discard(module)
@@ -365,3 +373,8 @@ class Coordinator:
         for each in self.parameters:
             each.active.clear()
             each.release()
+
+
+def _stays(parameter: Partitioned) -> bool:
+    """Whether a parameter stays gathered until the backward pass has ended, whatever else is."""
+    return bool(parameter.active) and all(module.stays_in_backward for module in parameter.active)

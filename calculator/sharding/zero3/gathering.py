@@ -16,7 +16,7 @@ from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator, used
 from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.parameters import Live, Partitioned
-from calculator.sharding.zero3.program import Program, leaves_of
+from calculator.sharding.zero3.program import WITHOUT_GRAPH, Program, leaves_of
 from calculator.sharding.zero3.steady import Steady
 from calculator.trainers import trainer_of
 
@@ -53,7 +53,7 @@ class Moment(NamedTuple):
 
 
 #: The events before which a module's parameters are gathered.
-_FETCHES = frozenset((module_calls.BEFORE_FORWARD, module_calls.BEFORE_BACKWARD))
+_FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
 
 #: The number of a view, and the parameter that it is of.
 Pin = tuple[str, Partitioned]
@@ -241,7 +241,8 @@ class Gathering:
                 if kind == module_calls.AFTER_FORWARD and not module.parameters:
                     continue
                 coordinator = self._running = self._second if module.of_second else self._coordinator
-                if kind == module_calls.BEFORE_FORWARD:
+                if kind in (module_calls.BEFORE_FORWARD, WITHOUT_GRAPH):
+                    module.stays_in_backward = kind == WITHOUT_GRAPH
                     if module is self.program.root or module is self.program.second_root:
                         coordinator.begin()
                     coordinator.fetch(module, recomputes=position > backward)
@@ -311,7 +312,7 @@ class Gathering:
             for _, kind, module, _, _ in segment.events:
                 if kind in _FETCHES and module is not None:
                     second = module.of_second
-                    begins = kind == module_calls.BEFORE_FORWARD and module in roots
+                    begins = kind != module_calls.BEFORE_BACKWARD and module in roots
                     places[second] = 1 if begins else places[second] + 1
             if segment.window is not None and following.copy is None:
                 ends[segment.window] = places[second]

@@ -127,7 +127,7 @@ class Parameters(NamedTuple):
 class Module:
     """A module of the running step, with its own parameters and those that its code uses of others."""
 
-    __slots__ = ("is_leaf", "key", "number", "of_second", "parameters", "recomputed")
+    __slots__ = ("is_leaf", "key", "number", "of_second", "parameters", "recomputed", "stays_in_backward")
 
     def __init__(
         self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
@@ -141,3 +141,5 @@ class Module:
         self.key = key or Key(str(number), None)
         #: Frozen parameters that a recomputation gathered while this module's backward pass ran.
         self.recomputed: set[Partitioned] = set()
+        #: Whether it is not seen to leave its backward pass, because it last ran without a graph.
+        self.stays_in_backward = False

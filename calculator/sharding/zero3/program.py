@@ -49,11 +49,17 @@ _OF_MODULES = frozenset(
 )
 _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
+#: The kind of an event: a call in a pass without a graph, of the model that is trained.
+WITHOUT_GRAPH = "before forward without a graph: "
+
 #: The number of the window of the backward pass.
 BACKWARD = 1
 
 #: The names under which PEFT's layers keep the module that they wrap, and the parameter whose dtype their code reads.
 WRAPPED, READ = "base_layer", "lora_A"
+
+#: The parameters that PEFT's layers keep in a dictionary, and read themselves.
+OF_WRAPPER = frozenset(("ia3_l",))
 
 
 #: A name or a path with `*` for the number of its layer, and that number.
@@ -196,9 +202,9 @@ class Program:
         of_modules: list[Name | None] = []
         of_parameters: list[Name | None] = []
         positions, kinds, serials = [], [], []
-        for position, kind, text, layer, _, serial in marks:
+        for position, kind, text, layer, wraps, serial in marks:
             positions.append(position)
-            kinds.append(kind)
+            kinds.append(WITHOUT_GRAPH if wraps and kind == module_calls.BEFORE_FORWARD else kind)
             serials.append(serial)
             is_call = kind in _OF_MODULES
             of_modules.append((text, layer) if is_call else None)
@@ -291,10 +297,10 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
         module.is_leaf = key[0].removeprefix(SECOND) in leaves
     for each in parameters:
         name, layer = each.key
-        owner = name.rpartition(".")[0]
+        owner, _, last = name.rpartition(".")
         model = SECOND if name.startswith(SECOND) else ""
         leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
-        for path in (f"{owner}.{WRAPPED}", owner, *leaf):
+        for path in (owner,) if last in OF_WRAPPER else (f"{owner}.{WRAPPED}", owner, *leaf):
             if (path, layer) in modules:
                 modules[path, layer].parameters.append(each)
                 break

@@ -65,7 +65,7 @@ FAMILIES = frozenset(
 )
 
 #: The methods whose modules are.
-METHODS = ("full", "lora", "qlora")
+METHODS = ("full", "lora", "qlora", "ia3")
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
@@ -88,16 +88,10 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
-    if training.trainer == "trl-kto" and prepared.method.name != "full" and training.gradient_checkpointing:
-        message = (
-            "which weights KTOTrainer gathers for adapters with checkpointing is not modelled under zero3: set false,"
-            " or set device.sharding to zero2"
-        )
-        yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     if trainer_of(training).facts.generates:
         yield from _of_generation(training)
     given = training.gradient_checkpointing_kwargs
-    is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-grpo", "trl-rloo")
+    is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
     if sets_true and given is not None and not given.use_reentrant:
         message = "TRL sets it to true with adapters under zero3: set it true, or leave the options out"

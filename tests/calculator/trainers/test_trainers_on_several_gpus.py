@@ -92,10 +92,6 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             },
         ),
         (
-            "training.gradient_checkpointing",
-            {"sharding": "zero3", "trainer": "trl-kto", "micro_batch_size": 2, "gradient_checkpointing": True},
-        ),
-        (
             "training.use_vllm",
             {
                 "sharding": "zero3",

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 #: DeepSpeed puts no hooks on the modules inside of these (runtime/zero/leaf_module_config.py).
 LEAVES = ("MixtralSparseMoeBlock", "Qwen2MoeSparseMoeBlock", "Qwen3MoeSparseMoeBlock")
 
+IA3 = {"name": "ia3"}
 LORA = {"name": "lora", "r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}
 
 
@@ -92,7 +93,7 @@ def alike(real, own):
 
 @pytest.mark.parametrize(
     ("family", "method"),
-    [*((family, {"name": "full"}) for family in sorted(ORDERED)), ("llama", LORA), ("phi3", LORA)],
+    [*((family, {"name": "full"}) for family in sorted(ORDERED)), ("llama", LORA), ("phi3", LORA), ("llama", IA3)],
     ids=lambda value: value if isinstance(value, str) else value["name"],
 )
 def test_modules_are_called_in_the_order_of_the_real_model(family, method):
