@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING
 
@@ -134,12 +133,9 @@ def _of_events(copies: Copies) -> dict[int, Changes]:
     events, size_of = copies.kinds.size_events, copies.kinds.size_of
     count = max(size_of, default=-1) + 1
     # An event `n` is at index n, and `~n` = -n - 1 counts from the end.
-    sizes = [*map([*range(count), *range(count - 1, -1, -1)].__getitem__, events)]
+    sizes = map([*range(count), *range(count - 1, -1, -1)].__getitem__, events)
     added = [*map([*repeat(1, count), *repeat(-1, count)].__getitem__, events)]
-    ordered, start = sorted(range(len(events)), key=sizes.__getitem__), 0
-    counts, found = [*map(added.__getitem__, ordered)], {number: Changes([], [], []) for number in size_of}
-    for size, events_of_size in sorted(Counter(sizes).items()):
-        end = start + events_of_size
-        found[size] = Changes(ordered[start:end], counts[start:end], [])
-        start = end
-    return found
+    positions: dict[int, list[int]] = {number: [] for number in {*size_of}}
+    for position, size in enumerate(sizes):
+        positions[size].append(position)
+    return {size: Changes(own, [*map(added.__getitem__, own)], []) for size, own in positions.items()}
