@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 
 
 def backward(
-    tape: Tape, out: Tensor, gradient: Tensor | None = None, seen: Callable[[list[Node]], None] | None = None
+    tape: Tape,
+    out: Tensor,
+    gradient: Tensor | None = None,
+    seen: Callable[[list[Node]], None] | None = None,
+    callback: Callable[[], None] | None = None,
 ) -> None:
     """Run the backward pass from a scalar, or from a tensor whose gradient the caller passes and keeps.
 
-    `seen` is called first with the nodes of the graph, in the order in which they were made.
+    `seen` is called first with the nodes of the graph, in the order in which they were made; `callback` at the end,
+    as what `queue_callback` queues.
     """
     if out.edge is None:
         return
@@ -45,6 +50,8 @@ def backward(
         if not (isinstance(node, Mark) and _passes(node)):
             _run(node)
     tape.component = "activations"
+    if callback is not None:
+        callback()
     del grad
 
 

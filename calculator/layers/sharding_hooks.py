@@ -112,6 +112,9 @@ class Hooks:
         """Yield the loss and tensors made from it, which live until the backward pass ends; it starts at the last."""
         yield loss
 
+    def final_callback(self) -> None:
+        """Run what the backward pass runs at its end, while the gradient of the loss is alive."""
+
     def after_backward(self) -> None:
         """Run what comes after the backward pass."""
 

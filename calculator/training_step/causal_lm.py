@@ -38,7 +38,8 @@ def micro_batch(context: Context) -> None:
     tape.mark("backward")
     first = context.skipped_layer
     roots = [*context.hooks.roots(loss if context.hooks.steps_in_backward else trainer.root(loss))]
-    backward(tape, roots[-1], seen=None if first is None else partial(first.read_graph, tape))
+    seen = None if first is None else partial(first.read_graph, tape)
+    backward(tape, roots[-1], seen=seen, callback=context.hooks.final_callback)
     context.hooks.after_backward()
     tape.mark("epilogue")
     del roots

@@ -335,7 +335,7 @@ class MicroBatch(Hooks):
             unit.shards = None
         del last
 
-    def after_backward(self) -> None:
+    def final_callback(self) -> None:
         """End the backward pass of units whose inputs need no gradient, and free what is left."""
         for unit in dict.fromkeys((*self.units, *self.roles.values())):
             if not unit.is_done:
