@@ -18,6 +18,7 @@ from calculator.common.dtype import ITEMSIZE, DType
 from calculator.estimation.answer import Row
 from calculator.estimation.initialization import initialization_peak, offloaded_to_host, replaced_on_host
 from calculator.run.evaluation import PhasePeak
+from calculator.run.fused_experts import AT_MOST, TWICE, is_fused
 from calculator.run.sharded_loading import sharding_moments
 
 if TYPE_CHECKING:
@@ -139,11 +140,15 @@ class ModelLoading:
             if cast > (count * ITEMSIZE[self.dtype] if casts else 0):
                 sentence = f"The mapped files in {self.stored}, and weights that {self._sharding} casts on the host."
                 return HostPeak(bytes=mapped + cast, file_bytes=mapped, sentence=sentence)
+            fused = self._fused_bytes(base)
             if not casts:
                 sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
-                return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
+                sentence += f" {TWICE}" * (fused > 0)
+                return HostPeak(bytes=mapped + fused, file_bytes=mapped, sentence=sentence)
             sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
-            return HostPeak(bytes=mapped + count * ITEMSIZE[self.dtype], file_bytes=mapped, sentence=sentence)
+            sentence += f" {AT_MOST}" * (fused > 0)
+            size = mapped + count * ITEMSIZE[self.dtype] + fused
+            return HostPeak(bytes=size, file_bytes=mapped, sentence=sentence)
         sentence = "The mapped files, which are read and copied to the GPU."
         if not casts:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
@@ -151,6 +156,12 @@ class ModelLoading:
         temporary = largest * (1 if self.quantizes else WORKERS)
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
+
+    def _fused_bytes(self, base: Iterable[ResidentTensor]) -> int:
+        """The bytes of experts' weights that are fused on the host."""
+        model_type = self.prepared.model.model_type
+        fused = (each for each in base if not each.in_checkpoint and is_fused(each.name, model_type))
+        return sum(each.parameters * each.count for each in fused) * ITEMSIZE[self.dtype]
 
     def _under_zero_init(self, base: list[ResidentTensor]) -> HostPeak:
         """The bytes where the first process alone reads the files, onto its GPU, from which the others get weights."""

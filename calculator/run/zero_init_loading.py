@@ -11,6 +11,7 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.run.fused_experts import is_fused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,12 +25,6 @@ Alive = list[tuple[str, int]]
 
 #: A moment: how many parameters have their partitions, what else is alive, and what runs.
 _Moment = tuple[int, Alive, str]
-
-
-#: The weights of all experts together, and the models whose files have them so.
-#: Source: transformers 5.24, conversion_mapping.py.
-FUSED = (".gate_up_proj", ".up_proj", ".down_proj")
-FUSED_IN_FILES = frozenset({"gemma4_text", "gpt_oss", "granitemoe", "granitemoehybrid", "llama4_text"})
 
 
 class LoadingUnderZeroInit:
@@ -85,17 +80,13 @@ class LoadingUnderZeroInit:
         in_files = [each for each in self._made if each[0] not in self._tied]
         new = [each for each in in_files if each[0].split(".")[0] in self._heads]
         read = [each for each in in_files if each not in new]
-        converted = [each for each in read if self._is_converted(each[0])]
+        model_type = self._state.prepared.model.model_type
+        converted = [each for each in read if is_fused(each[0], model_type)]
         for name, each in converted:
             yield done, [*self._buffers, *gathered([(name, each)], self._state)], f"GatheredParameters: {name}"
         for module, group in _modules(each for each in read if each not in converted):
             yield done, [*self._buffers, *gathered(group, self._state)], f"GatheredParameters: {module}"
         yield done, [*self._buffers, *gathered(new, self._state)], "initialize_weights"
-
-    def _is_converted(self, name: str) -> bool:
-        """Whether a weight is fused from those of each expert in the files: it is read by itself, before all others."""
-        fused = ".experts." in name and name.endswith(FUSED)
-        return fused and self._state.prepared.model.model_type not in FUSED_IN_FILES
 
 
 def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedState) -> Alive:

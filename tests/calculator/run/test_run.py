@@ -333,3 +333,20 @@ def test_what_is_not_modelled_is_refused_at_its_field(parts, loc):
 def test_a_run_under_fsdp_states_which_processes_read_the_weights():
     found = answer(device={"count": 2, "sharding": "fsdp"}, training={"autocast": "bfloat16"})
     assert any("cpu_ram_efficient_loading" in each for each in found.assumptions)
+
+
+def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
+    config = {
+        "model_type": "mixtral",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 200,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    body = {"model": {"config": config}, "method": {"name": "lora", "target_modules": ["q_proj"]}}
+    load = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "reserved": "rule"})).phases[0]
+    assert load.host_bytes - load.host_file_bytes == 2 * 4 * 3 * 64 * 96 * 2
