@@ -101,7 +101,8 @@ class LNTuning(TargetedMethod):
         for path in norms_without_weight(model):
             if is_named(path, names):
                 message = (
-                    f"{path} of {model.model_type} has no weight, for want of which PEFT fails: leave out its name"
+                    f"{path} of {model.model_type} has no weight in every layer, for want of which PEFT fails: leave"
+                    " its name out"
                 )
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
 

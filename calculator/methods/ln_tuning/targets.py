@@ -38,8 +38,11 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 def norms_without_weight(model: Model) -> Iterator[str]:
     """The paths of norms without parameters, of which PEFT asks the device.
 
-    Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4RMSNorm; peft/tuners/tuners_utils.py, _replace_module.
+    Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4RMSNorm; modernbert/modeling_modernbert.py,
+    ModernBertEncoderLayer, whose first has an Identity for a norm; peft/tuners/tuners_utils.py, _replace_module.
     """
+    if model.model_type == "modernbert":
+        yield from {path for path, _ in model.paths if path.endswith(".attn_norm")}
     if not model.model_type.startswith("gemma4"):
         return
     for path, _ in model.paths:

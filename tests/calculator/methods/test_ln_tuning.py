@@ -56,6 +56,12 @@ def test_a_family_without_a_default_is_refused_with_the_names_of_its_norms():
     assert message == "PEFT has no default for phi3: name norms (input_layernorm, post_attention_layernorm, norm)"
 
 
+def test_a_norm_that_the_first_layer_lacks_is_refused():
+    message = problems("answerdotai/ModernBERT-base", target_modules=("attn_norm",))["method.target_modules"]
+    assert "model.layers.*.attn_norm of modernbert has no weight in every layer" in message
+    LNTuning(target_modules=("mlp_norm",)).check(model_of(ModelReference(id="answerdotai/ModernBERT-base")), Training())
+
+
 def test_targets_that_hold_other_modules_and_single_layers_are_refused():
     assert "mlp holds other modules" in problems(target_modules=("mlp", "norm"))["method.target_modules"]
     assert "picks one layer" in problems(target_modules=("layers.3.input_layernorm",))["method.target_modules"]
