@@ -17,6 +17,14 @@ AT_MOST = (
 )
 
 
+def fusing_on_gpu(size: int) -> str:
+    """What a load may need besides its figure where weights are read onto the GPU and fused there."""
+    return (
+        "transformers copies the weights of each expert to the GPU and fuses them there. How many wait for that depends"
+        f" on threads: loading may need up to {size:,} bytes more than its figure."
+    )
+
+
 def is_fused(name: str, model_type: str) -> bool:
     """Whether transformers fuses a weight from those of each expert."""
     return ".experts." in name and name.endswith(FUSED) and model_type not in FUSED_IN_FILES

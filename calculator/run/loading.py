@@ -157,8 +157,14 @@ class ModelLoading:
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
 
+    @property
+    def fused_on_gpu(self) -> int:
+        """The bytes of experts' weights that are fused on the GPU."""
+        base = [each for each in self.resident.tensors if each.base and each.parameters]
+        return self._fused_bytes(base) if self.reads_onto_gpu else 0
+
     def _fused_bytes(self, base: Iterable[ResidentTensor]) -> int:
-        """The bytes of experts' weights that are fused on the host."""
+        """The bytes of experts' weights that are fused."""
         model_type = self.prepared.model.model_type
         fused = (each for each in base if not each.in_checkpoint and is_fused(each.name, model_type))
         return sum(each.parameters * each.count for each in fused) * ITEMSIZE[self.dtype]

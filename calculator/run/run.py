@@ -21,6 +21,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.per_parameter import tensors
 from calculator.run.answer import RunPhase, WholeRun
 from calculator.run.evaluation import Evaluation, PhasePeak
+from calculator.run.fused_experts import fusing_on_gpu
 from calculator.run.generation_refusals import check_generation
 from calculator.run.loading import ModelLoading
 from calculator.run.merging import merge_peak
@@ -108,7 +109,7 @@ class _Run:
                 NOT_COUNTED,
                 *self.estimate.assumptions,
             ),
-            warnings=(*warnings(self.run, self.prepared), *self.estimate.warnings),
+            warnings=(*warnings(self.run, self.prepared), *self._of_experts, *self.estimate.warnings),
         )
 
     @property
@@ -122,6 +123,13 @@ class _Run:
         loading = ModelLoading(self.resident, self.run, self._config)
         if not loading.states_dtype:
             yield of_checkpoint(loading.stored)
+
+    @property
+    def _of_experts(self) -> Iterator[str]:
+        """What loading experts may need besides its figure."""
+        size = ModelLoading(self.resident, self.run, self._config).fused_on_gpu
+        if size:
+            yield fusing_on_gpu(size)
 
     @cached_property
     def unanswered(self) -> tuple[UnansweredPhase, ...]:

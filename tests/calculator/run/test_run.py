@@ -350,3 +350,5 @@ def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
     body = {"model": {"config": config}, "method": {"name": "lora", "target_modules": ["q_proj"]}}
     load = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "reserved": "rule"})).phases[0]
     assert load.host_bytes - load.host_file_bytes == 2 * 4 * 3 * 64 * 96 * 2
+    on_gpu = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "run": {"device_map": "auto"}}))
+    assert any("up to 294,912 bytes more" in each for each in on_gpu.warnings)
