@@ -5,7 +5,7 @@ NOT_MODELLED: dict[str, str] = {
     "ADAMSS": "its subspaces are clusters of a weight's singular vectors, whose sizes depend on the weight",
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
     "CPT": "its prompt and the weights of its loss are those of given tokens",
-    "FROD": "its matrices come from one decomposition of the weights of all layers",
+    "FROD": "each forward pass sorts the entries of a sparse matrix, whose scratch memory on a GPU is not modelled",
     "MULTITASK_PROMPT_TUNING": "its prompts depend on each sample's task",
     "POLY": "its mixtures of adapters depend on each sample's task",
     "SHADOW": "a second small model runs with each layer",
