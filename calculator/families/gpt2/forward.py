@@ -110,7 +110,7 @@ GPT_BIGCODE = DecoderForward(
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop", given=False),
     tables=learned_positions.position_ids,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
-    dropout_modules=("attn_pdrop", "resid_pdrop", "embd_pdrop"),
+    dropout_modules=("resid_pdrop", "embd_pdrop"),
 )
 
 GPT2 = DecoderForward(
