@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.trainers.subject import Subject
 
-#: The trainers that are modelled with such models.
+#: The trainers that are modelled with such models, on images and on text, and those on text alone.
 MODELLED = ("transformers", "trl-sft")
+ON_TEXT = ("trl-dpo", "trl-kto", "trl-orpo")
 
 #: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
@@ -41,8 +42,10 @@ def makes_cache(model: Model) -> bool:
 def problems(prepared: Subject, sharding: str) -> Iterator[Problem]:
     """Yield what of a trainer is not modelled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
-    if training.trainer not in MODELLED:
-        message = f"{name} also reads images, which is modelled with {' and '.join(MODELLED)}: use one, or leave it out"
+    known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT)
+    if training.trainer not in known:
+        what = "images are" if training.has_images else f"{name}, which also reads images, is"
+        message = f"{what} modelled with {', '.join(known[:-1])} and {known[-1]}: use one, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     for setting in _SETTINGS:
         if given := getattr(training, setting):

@@ -15,6 +15,7 @@ from calculator.trainers.trl import check, qlora, routers, sentences
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.releases import Release
@@ -81,6 +82,10 @@ class TrlTrainer(Transformers):
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return the dtypes that TRL casts a model in 4 bits to."""
         return qlora.module_spec(prepared, path, spec) if in_4_bits(prepared) else spec
+
+    def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
+        """Return False: these trainers pass use_cache=False to the model."""
+        return False
 
     def hidden_dtype(self, prepared: Subject) -> DType:
         """Return the dtype of the word embeddings."""

@@ -146,7 +146,7 @@ def test_a_larger_image_needs_more():
             "training.images.max_pixels",
             "no limits of pixels",
         ),
-        ({"training": {"trainer": "trl-dpo"}}, "training.trainer", "is modelled with transformers and trl-sft"),
+        ({"training": {"trainer": "trl-dpo"}}, "training.trainer", "images are modelled with transformers and trl-sft"),
         ({"training": {"trainer": "trl-sft", "packing": True}}, "training.packing", "which also reads images"),
         ({"training": {"attention": "eager"}}, "training.attention", "sdpa and flash_attention_2"),
         ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),

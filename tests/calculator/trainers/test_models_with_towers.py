@@ -34,7 +34,7 @@ CONFIG = {
 @pytest.mark.parametrize(
     ("training", "words"),
     [
-        ({"trainer": "trl-dpo"}, "also reads images, which is modelled with transformers and trl-sft"),
+        ({"trainer": "trl-grpo"}, "also reads images, is modelled with transformers, .* and trl-orpo"),
         ({"trainer": "trl-sft", "use_liger_kernel": True}, "is not modelled with a trainer for mistral3"),
     ],
 )

@@ -229,7 +229,7 @@ def test_virtual_tokens_are_refused(trainer, vllm, why):
         estimate(request(trainer=trainer, method={"name": "prompt"}, use_vllm=vllm))
 
 
-@pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
+@pytest.mark.parametrize("trainer", ["trl-reward", "trl-grpo"])
 def test_a_model_that_reads_images_too_is_refused_by_the_trainer(trainer):
     text = {"hidden_size": 128, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
     config = {"model_type": "qwen2_5_vl", "text_config": {**text, "intermediate_size": 64, "vocab_size": 99}}

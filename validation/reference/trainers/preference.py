@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -39,7 +39,7 @@ class Preference:
     config: type
     rows: Callable[[Recipe], list[Row]]
     has_reference: bool = False
-    auto_model: type = AutoModelForCausalLM
+    auto_model: type | None = None
     task_type: str = "CAUSAL_LM"
     prepared: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
