@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 #: The trainers that are modelled with such models, on images and on text, and those on text alone.
 MODELLED = ("transformers", "trl-sft")
 ON_TEXT = ("trl-dpo", "trl-kto", "trl-orpo")
+GENERATING = ("trl-grpo", "trl-rloo")
+
+#: The models whose steps with these were traced, on text. Qwen's keep rope_deltas of what they generate.
+GENERATE = frozenset({"gemma3", "idefics3", "llava", "mistral3", "smolvlm"})
 
 #: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
@@ -42,7 +46,7 @@ def makes_cache(model: Model) -> bool:
 def problems(prepared: Subject, sharding: str) -> Iterator[Problem]:
     """Yield what of a trainer is not modelled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
-    known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT)
+    known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT, *(GENERATING if name in GENERATE else ()))
     if training.trainer not in known:
         what = "images are" if training.has_images else f"{name}, which also reads images, is"
         message = f"{what} modelled with {', '.join(known[:-1])} and {known[-1]}: use one, or leave it out"

@@ -34,7 +34,7 @@ CONFIG = {
 @pytest.mark.parametrize(
     ("training", "words"),
     [
-        ({"trainer": "trl-grpo"}, "also reads images, is modelled with transformers, .* and trl-orpo"),
+        ({"trainer": "trl-reward"}, "also reads images, is modelled with transformers, .* and trl-rloo"),
         ({"trainer": "trl-sft", "use_liger_kernel": True}, "is not modelled with a trainer for mistral3"),
     ],
 )
