@@ -1,15 +1,21 @@
-"""A cache of keys and values, layer by layer (transformers.cache_utils.DynamicCache)."""
+"""A cache of keys and values, and of recurrent layers' states, layer by layer (transformers.cache_utils.DynamicCache).
+
+An entry is what one update of a layer leaves: a pair of keys and values, or one state of a convolution or a recurrence,
+whose size does not depend on the number of tokens.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from calculator.architecture.layer_kind import LayerKind
+    from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Tensor
@@ -47,7 +53,7 @@ class Cache:
         component: ComponentName = "activations",
         of_encoder: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
-        #: Keys and values from earlier passes, of layers that have not run yet; of some, none.
+        #: Entries from earlier passes, of updates that have not run yet; of some, none.
         self.before: list[list[Tensor | None]] = [list(pair) or [None, None] for pair in before]
         #: Whether layers with a window cache no more than the window. A cache that PEFT makes for a prefix does not.
         self.windowed = windowed
@@ -59,7 +65,7 @@ class Cache:
         #: many layers have read theirs.
         self.of_encoder = of_encoder
         self.read = 0
-        #: Keys and values of layers that have run; of a convolution, its last inputs.
+        #: The entries of updates that have run.
         self.kept: list[tuple[Tensor, ...]] = []
 
     def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:
@@ -83,6 +89,16 @@ class Cache:
         self.kept.append((keys, values))
         return keys, values
 
+    def state(self) -> Tensor | None:
+        """Return the state that the next update changes; None in the first pass."""
+        return self.before[0][0] if self.before else None
+
+    def update_state(self) -> None:
+        """Change the next state in place, which allocates nothing."""
+        (state,) = self.before.pop(0)
+        assert state is not None
+        self.kept.append((state,))
+
     def update_conv_state(self, x: Tensor, width: int) -> Tensor:
         """Copy the last positions of a convolution's input, (batch, channels, positions), and return all of it.
 
@@ -98,6 +114,9 @@ class Cache:
 
     def update_recurrent_state(self, state: Tensor) -> None:
         """Copy the last state of a layer. Source: LinearAttentionLayer.update_recurrent_state."""
+        if self.before:
+            self.update_state()
+            return
         outer, state.tape.component = state.tape.component, self.component
         self.kept.append((state.tape.new(state.shape, state.dtype, "state, cached", _copy(state)),))
         state.tape.component = outer
@@ -130,3 +149,30 @@ class Cache:
         out = ops.cat((before, x) if before is not None else (x,), shape, name)
         x.tape.component = outer
         return out
+
+
+def entries_by_layer(layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
+    """Return the entries of each layer."""
+    found, start = [], 0
+    for layer in layers:
+        end = start + _updates(layer.kind)
+        found.append([*entries[start:end]])
+        start = end
+    return found
+
+
+def _updates(kind: LayerKind) -> int:
+    """Return how many entries of the cache a layer has."""
+    if kind.shares == "reuse":
+        return 0
+    match kind.attention:
+        case "mlp":
+            return 0
+        case "full_attention" | "sliding_attention" | "conv":
+            return 1
+        case "linear_attention":
+            return 2
+        case "hybrid":
+            return 3
+        case _:
+            assert_never(kind.attention)

@@ -87,6 +87,44 @@ def chunk_gated_delta_rule(
     return ops.cast(ops.view(whole, shape), dtype, "output in the model's dtype"), last
 
 
+def recurrent_gated_delta_rule(
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the output of one position after a cached state, (batch, 1, value heads, value size), and its own state.
+
+    state: (batch, value heads, key size, value size), in float32. Source: torch_recurrent_gated_delta_rule.
+    """
+    dtype, heads = query.dtype, value.shape[2]
+    if key.shape[2] != heads:
+        query, key = _repeated(query, heads, "query"), _repeated(key, heads, "key")
+    query, key, value, beta, decay = [
+        _heads_first(x, name)
+        for x, name in ((query, "query"), (key, "key"), (value, "value"), (beta, "beta"), (decay, "decay"))
+    ]
+    query = _l2norm(query, "query")
+    key = _l2norm(key, "key")
+    query = ops.scale(query, "query, scaled")
+    out = value.tape.new(value.shape, "float32", "output by positions")
+    by_keys, by_values = (*state.shape[:3], 1), (*state.shape[:2], 1, state.shape[3])
+    of_values = (*state.shape[:2], state.shape[3])
+    decay_t = ops.view(_exp(ops.view(decay, state.shape[:2])), (*state.shape[:2], 1, 1))
+    state = ops.mul(state, decay_t, "state, decayed")
+    q_t, k_t, v_t = ops.view(query, by_keys), ops.view(key, by_keys), ops.view(value, of_values)
+    kv_mem = ops.sum_over(ops.mul(state, k_t, "state · key"), of_values, "values, read")
+    corrected = ops.subtract(v_t, kv_mem, "values, corrected")
+    delta = ops.mul(corrected, ops.view(beta, (*state.shape[:2], 1)), "values, corrected · beta")
+    del corrected
+    update = ops.mul(k_t, ops.view(delta, by_values), "update of the state")
+    state = ops.add(state, update, "state")
+    del update
+    read = ops.mul(state, q_t, "state · query")
+    read = ops.sum_over(read, of_values, "output of the position")
+    out = indexing.copy_slice(out, read)
+    del read
+    out = ops.view(out, (value.shape[0], 1, heads, value.shape[3]))
+    return ops.cast(out, dtype, "output in the model's dtype"), state
+
+
 class _Layout:
     """Which products copy queries and keys, because batches, heads and chunks can't be merged in a view.
 

@@ -13,7 +13,7 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.activation import activation
 from calculator.layers.short_conv import causal_conv1d, without_padding
-from calculator.layers.state_space import mamba2_chunk_scan
+from calculator.layers.state_space import mamba2_chunk_scan, mamba2_state_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,9 @@ class Mamba2:
     #: Whether the projection's input and output are multiplied by numbers: the output by a vector in a buffer.
     multiplies: bool = False
 
+    #: Whether a single position without a norm is gated as its state is updated.
+    gates_state_update: bool = False
+
     #: The name in the config of the activation function.
     act: str = "hidden_act"
 
@@ -96,15 +99,25 @@ class Mamba2:
         mixed = causal_conv1d(context, modules[f"{name}.conv1d"], mixed, act)
         mixed = without_padding(context, ops.view(mixed, (batch, length, mixed.shape[1])))
         hidden_states, b, c = ops.split(mixed, [(batch, length, width) for width in (inner, shared, shared)])
-        x = ops.view(hidden_states, (batch, length, heads, head))
-        b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
-        out, last = mamba2_chunk_scan(x, dt, rate, b, c, own["D"], own["dt_bias"], config["mamba_chunk_size"])
-        if context.cache is not None:
-            context.cache.update_recurrent_state(last)
+        before = context.cache.state() if context.cache is not None else None
+        if context.cache is not None and before is not None:
+            gated = self.gates_state_update and f"{name}.norm" not in modules
+            z = ops.view(gate, (batch, heads, head)) if gated else None
+            x, dt = ops.view(hidden_states, (batch, heads, head)), ops.view(dt, (batch, heads, 1))
+            b, c = (ops.view(each, (batch, groups, state)) for each in (b, c))
+            out = mamba2_state_update(x, dt, rate, b, c, before, own, z)
+            context.cache.update_state()
+        else:
+            gated = False
+            x = ops.view(hidden_states, (batch, length, heads, head))
+            b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
+            out, last = mamba2_chunk_scan(x, dt, rate, b, c, own["D"], own["dt_bias"], config["mamba_chunk_size"])
+            if context.cache is not None:
+                context.cache.update_recurrent_state(last)
         out = ops.view(out, (batch, length, inner))
         if f"{name}.norm" in modules:
             out = self.norm(context, modules[f"{name}.norm"], out, gate)
-        else:
+        elif not gated:
             out = ops.mul(out, _silu(gate, gate.dtype), "gated")
         return modules[f"{name}.out_proj"](ops.cast(out, dtype, "output in the input's dtype"))
 

@@ -112,10 +112,10 @@ def l2_norm(x: Tensor) -> Tensor:
 
 
 def _normalised(x: Tensor) -> Tensor:
-    variance = ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "variance")
-    return ops.mul(
-        x, ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2), "normalised"
-    )
+    root = ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "variance")
+    root = ops.shift(root, "variance + eps")
+    root = ops.unary(root, "rsqrt", saves="result", temporaries=2)
+    return ops.mul(x, root, "normalised")
 
 
 @as_module

@@ -30,6 +30,9 @@ def causal_conv1d(
     """Convolve (batch, channels, positions) with the filters of an nn.Conv1d: each position with those before it."""
     weight, bias, length = conv.own["weight"], conv.own.get("bias"), x.shape[2]
     width = weight.shape[2]
+    state = context.cache.state() if context.cache is not None else None
+    if state is not None:
+        return _update(context, conv, x, state, act)
     if context.cache is not None:
         x = context.cache.update_conv_state(x, width)
     if "causal_conv1d" in (context.training.kernels or ()):
@@ -41,3 +44,18 @@ def causal_conv1d(
     out = ops.narrow(out, x.shape)
     out = ops.cast(out if act is None else act(out), x.dtype, "convolution, cast back")
     return out if context.cache is None else ops.slice_from_end(out, (*x.shape[:2], length))
+
+
+def _update(
+    context: Context, conv: BoundModule, x: Tensor, state: Tensor, act: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Convolve one position with the cached ones before it (causal_conv1d_update)."""
+    weight, bias, shape = conv.own["weight"], conv.own.get("bias"), x.shape
+    whole = ops.cat((state, x), (*shape[:2], state.shape[2] + shape[2]), "input of the convolution, with the cached")
+    whole = ops.cast(whole, weight.dtype, "input of the convolution in the weight's dtype")
+    if context.cache is not None:
+        context.cache.update_state()
+    out = ops.slice_from_end(conv1d(whole, weight, bias, 0, "convolution"), shape)
+    if act is not None:
+        out = act(out)
+    return ops.cast(out, x.dtype, "convolution, cast back")

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing, products, scans
 from calculator.engine import operations as ops
+from calculator.layers.activation import activation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
 
@@ -181,3 +184,55 @@ def _product(
         right = ops.contiguous(right, f"{name}: right")
     out = products.bmm(left, right, shape, name)
     return ops.permute(out, shape) if back else ops.view(out, shape)
+
+
+def mamba2_state_update(
+    x: Tensor, dt: Tensor, rate: Tensor, b: Tensor, c: Tensor, state: Tensor, own: Mapping[str, Tensor], z: Tensor | None
+) -> Tensor:
+    """Return the output of one position after a cached state, (batch, heads, head size), in the input's dtype.
+
+    x: (batch, heads, head size); dt: (batch, heads, 1); b and c: (batch, groups, state size); state: (batch, heads,
+    head size, state size), which is changed in place; z: a gate of the output in x's shape, or None. `own` has D and
+    dt_bias. Source: the same file, mamba2_selective_state_update.
+    """
+    batch, heads, width = x.shape
+    size, dtype = state.shape[3], x.dtype
+    bias = ops.expand(ops.view(own["dt_bias"], (heads, 1)), (heads, width))
+    dt = ops.add(ops.expand(dt, x.shape), ops.cast(bias, dt.dtype, "dt_bias, cast"), "time step + bias")
+    dt = ops.unary(dt, "time step", saves="input", fp32_in_autocast=True)
+    dt = ops.view(dt, (*x.shape, 1))
+    step = ops.cast(dt, "float32", "time step in float32")
+    step = ops.mul(step, ops.expand(ops.view(rate, (heads, 1, 1)), state.shape[1:]), "A · time step")
+    decay = _exp(step)
+    del step
+    b = _of_each_head(b, heads, "B")
+    db = ops.mul(dt, ops.view(b, (batch, heads, 1, size)), "B · time step")
+    dbx = ops.mul(db, ops.view(x, (*x.shape, 1)), "B · time step · input")
+    decayed = ops.mul(state, decay, "state, decayed")
+    states = ops.add(decayed, dbx, "state")
+    del decayed
+    c = _of_each_head(c, heads, "C")
+    states = ops.cast(states, c.dtype, "state in C's dtype")
+    rows, column = (batch * heads, width, size), (batch * heads, size, 1)
+    out = products.bmm(ops.view(states, rows), ops.view(c, column), (*rows[:2], 1), "C · state")
+    out = ops.view(out, x.shape)
+    skipped = ops.mul(x, ops.expand(ops.view(own["D"], (heads, 1)), (heads, width)), "D · input")
+    whole = ops.add(out, skipped, "output with D · input")
+    del skipped
+    out = ops.cast(whole, out.dtype, "output in C's dtype")
+    del whole
+    if z is not None:
+        out = ops.mul(out, activation("silu")(z), "output, gated")
+    return ops.cast(out, dtype, "output in the input's dtype")
+
+
+def _of_each_head(x: Tensor, heads: int, name: str) -> Tensor:
+    """Repeat each group for its heads: (batch, groups, state size) to (batch, heads, state size).
+
+    One group for each head of one sequence is contiguous already, and not copied.
+    """
+    batch, groups, size = x.shape
+    if groups != heads or batch != 1:
+        expanded = ops.expand(ops.view(x, (batch, groups, 1, size)), (batch, groups, heads // groups, size))
+        x = ops.contiguous(expanded, f"{name} by heads")
+    return ops.view(x, (batch, heads, size))

@@ -30,7 +30,7 @@ from calculator.engine.recording import Recording
 from calculator.engine.repetition import every_layer
 from calculator.families import forward_of
 from calculator.layers import masks
-from calculator.layers.cache import Cache
+from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.router_loss import router_loss
 from calculator.training_step.causal_lm import decoder
@@ -156,9 +156,11 @@ class Generation:
         windows = [context.tape.new((), "int64", "window") for _ in prefilled.windows]
         context.cache = Cache(windowed=prefilled.windowed, given=windows, component="kv_cache")
         del windows
+        entries = entries_by_layer(context.layers, prefilled.kept)
         context.cache.before = [
-            [cached_before(context, layer, tensor, first=first) for tensor in pair]
-            for layer, pair in zip(context.layers, prefilled.kept, strict=True)
+            entry
+            for layer, of_layer in zip(context.layers, entries, strict=True)
+            for entry in cached_before(context, layer, of_layer, first=first)
         ]
         loop = self._loop_tensors(context)
         return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], loop)
@@ -183,8 +185,20 @@ class Generation:
         return loop
 
 
-def cached_before(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
-    """Return a layer's cached tensor: all tokens, or a window's, a view of the copy that the pass before made."""
+def cached_before(
+    context: Context, layer: Layer, entries: Sequence[Sequence[Tensor]], *, first: bool
+) -> list[list[Tensor | None]]:
+    """Return a layer's entries of the cache, like those of another pass."""
+    return [
+        [_pair_before(context, layer, each, first=first) for each in entry]
+        if len(entry) > 1
+        else [context.tape.new(entry[0].shape, entry[0].dtype, "state, cached before", component="kv_cache")]
+        for entry in entries
+    ]
+
+
+def _pair_before(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
+    """Return keys or values of all tokens, or of a window's, a view of the copy that the pass before made."""
     batch, heads, _, width = like.shape
     seen = masks.cached_tokens(context, layer.kind.attention)
     stored = context.past if first else min(context.past, seen + 1)

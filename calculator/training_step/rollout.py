@@ -23,7 +23,7 @@ from calculator.engine.memory_curve import Window
 from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
-from calculator.layers.cache import Cache
+from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.sharding.registry import generation_hooks
 from calculator.trainers import trainer_of
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from calculator.training_step.next_token import Loop
     from calculator.training_step.run import Run
 
-    #: The keys and values of a layer.
-    Pair = tuple[Tensor, ...]
+    #: What a layer has in the cache.
+    Entries = list[tuple[Tensor, ...]]
 
 
 class RolledOut(NamedTuple):
@@ -166,7 +166,9 @@ class Rollout:
         del windows
         loop = self.loop(context)
         context.past, context.length = past, ONE
-        context.cache.before = _before(context, _represented(context.repetition, prefilled.kept), first=first)
+        interpreted = [context.layers[number] for number in context.repetition.numbers]
+        like = _represented(context.repetition, entries_by_layer(interpreted, prefilled.kept))
+        context.cache.before = _before(context, like, first=first)
         loop.after_first_token(context)
         return self._run(context, loop)
 
@@ -229,7 +231,7 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
     )
 
 
-def _before(context: Context, pairs: Sequence[Pair], *, first: bool) -> list[list[Tensor | None]]:
+def _before(context: Context, entries: Sequence[Entries], *, first: bool) -> list[list[Tensor | None]]:
     """Make what every layer has in the cache; return that of the interpreted layers.
 
     What the others have stays alive, and is that of the layers that represent them.
@@ -237,10 +239,10 @@ def _before(context: Context, pairs: Sequence[Pair], *, first: bool) -> list[lis
     tape, interpreted = context.tape, {*context.repetition.numbers}
     made: list[list[Tensor | None]] = []
     known: dict[tuple[MixerType, int], list[Allocation]] = {}
-    for number, (layer, pair) in enumerate(zip(context.layers, pairs, strict=True)):
-        key, row = (layer.kind.attention, id(pair)), len(tape.rows)
+    for number, (layer, own) in enumerate(zip(context.layers, entries, strict=True)):
+        key, row = (layer.kind.attention, id(own)), len(tape.rows)
         if number in interpreted:
-            made.append([cached_before(context, layer, tensor, first=first) for tensor in pair])
+            made += cached_before(context, layer, own, first=first)
             known[key] = tape.rows[row:]
         else:
             tape.rows += known[key]
@@ -248,7 +250,7 @@ def _before(context: Context, pairs: Sequence[Pair], *, first: bool) -> list[lis
     return made
 
 
-def _represented(layers: Repetition, of_interpreted: Sequence[Pair]) -> list[Pair]:
+def _represented(layers: Repetition, of_interpreted: Sequence[Entries]) -> list[Entries]:
     """Return what each layer of the model has, from that of the interpreted ones."""
     start, end = layers.start, layers.end
     repeated = [*of_interpreted[start:end]] * layers.copies

@@ -41,6 +41,5 @@ BAMBA = DecoderForward(
     masks=("full_attention", "linear_attention"),
     returns_weights=True,
     partial_rotary=True,
-    trains_only="whose Mamba layers cache another state",
     unsupported_fields=_unsupported_fields,
 )

@@ -27,7 +27,7 @@ def _project(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
 
 
 _attend = SelfAttention(project=_project)
-_mamba = mamba.Mamba2(norm=mamba.rms_norm_by_group, multiplies=True)
+_mamba = mamba.Mamba2(norm=mamba.rms_norm_by_group, multiplies=True, gates_state_update=True)
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
@@ -72,5 +72,4 @@ FALCON_H1 = DecoderForward(
     retained="input",
     final_norm=final(norms.rms_norm, "model.final_layernorm"),
     logits=scaled_logits,
-    trains_only="whose Mamba layers cache another state",
 )

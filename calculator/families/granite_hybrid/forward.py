@@ -75,5 +75,4 @@ GRANITE_HYBRID = replace(
     tables=_tables,
     tables_for=_without_positions,
     masks=("full_attention",),
-    trains_only="whose Mamba layers cache another state",
 )

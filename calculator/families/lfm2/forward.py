@@ -46,5 +46,4 @@ LFM2 = DecoderForward(
     ),
     final_norm=final(norms.rms_norm, "model.embedding_norm"),
     masks=("full_attention",),
-    trains_only="whose convolutions cache another state",
 )

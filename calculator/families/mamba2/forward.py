@@ -59,5 +59,4 @@ MAMBA2 = DecoderForward(
     raises_dtype=lambda config: bool(config["residual_in_fp32"]),
     takes_positions=False,
     refuses_flash=_no_flash,
-    trains_only="whose Mamba layers cache another state",
 )

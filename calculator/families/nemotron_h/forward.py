@@ -83,5 +83,4 @@ NEMOTRON_H = DecoderForward(
     final_norm=final(norms.float32_rms_norm, "model.norm_f"),
     masks=("full_attention", "linear_attention"),
     logits=_logits,
-    trains_only="whose Mamba layers cache another state",
 )

@@ -12,7 +12,7 @@ from calculator.layers import attention, fla, mlp, norms, rotary, routers
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import DecoderForward, final, rotary_tables
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
-from calculator.layers.delta_rule import CHUNK, chunk_gated_delta_rule
+from calculator.layers.delta_rule import CHUNK, chunk_gated_delta_rule, recurrent_gated_delta_rule
 from calculator.layers.mixture import in_sparse_layers
 from calculator.layers.self_attention import split_heads
 from calculator.layers.short_conv import causal_conv1d, without_padding
@@ -183,14 +183,17 @@ def _delta_net(
         g = _decay(modules["linear_attn"], projected.a)
         packaged = "fla" in (context.training.kernels or ())
         cached = context.cache is not None
-        if packaged:
+        before = context.cache.state() if context.cache is not None else None
+        if before is not None:
+            out, state = recurrent_gated_delta_rule(query, key, value, g, beta, before)
+        elif packaged:
             block = context.kernels.delta_rule_block
             out, state = fla.chunk_gated_delta_rule((query, key, value, g, beta), returns_state=cached, block=block)
         else:
             out, state = chunk_gated_delta_rule(query, key, value, g, beta, returns_state=cached)
         if context.cache is not None and state is not None:
             context.cache.update_recurrent_state(state)
-        by_heads = out.dtype == "float32" and not (values == 1 and (batch == 1 or length % CHUNK == 0))
+        by_heads = out.dtype == "float32" and before is None and not (values == 1 and (batch == 1 or length % CHUNK == 0))
         if by_heads and not packaged:
             out = ops.contiguous(out, "output by positions and heads")
         rows = (batch * length * values, value_width)
@@ -246,7 +249,6 @@ QWEN3_5 = DecoderForward(
     final_norm=final(norms.offset_rms_norm),
     masks=("full_attention",),
     partial_rotary=True,
-    trains_only="whose layers of linear attention cache another state",
 )
 
 QWEN3_5_MOE = replace(QWEN3_5, layer=SequentialLayer(attention=mixer(apart, _ATTENTION), mlp=_EXPERTS, norm=_NORM))
