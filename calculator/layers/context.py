@@ -62,6 +62,7 @@ class Context:
         "forward_locals",
         "generates",
         "gives_positions",
+        "keeps_last",
         "hooks",
         "image_features",
         "image_outputs",
@@ -152,6 +153,8 @@ class Context:
         self.length: Dim = rows * tokens if training.flattened else tokens
         #: Tokens in the cache from earlier passes or a prefix, and whether the caller gives every sequence's positions.
         self.past, self.gives_positions = 0, False
+        #: Whether only the logits of the last position are computed (logits_to_keep=1).
+        self.keeps_last = False
         self.parameters = parameters or Parameters(
             self.tape,
             model.tied,

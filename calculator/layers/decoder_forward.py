@@ -273,6 +273,9 @@ class DecoderForward:
     #: Whether layers share tensors that need a gradient, besides the hidden states, so that every layer is run.
     couples_layers: Callable[[Config], bool] = never
 
+    #: What layers that reuse keys and values are given where only the last position's logits are computed.
+    last_position: Callable[[Context, Tensor], Tensor] = identity
+
     #: Whether a layer's output is in float32 whatever the dtype of the embeddings.
     raises_dtype: Callable[[Config], bool] = never
 

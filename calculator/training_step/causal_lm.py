@@ -121,6 +121,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         if layers is not None:
             hidden_states = layers.begin(position, hidden_states)
         hidden_states = mark(hidden_states, f"{context.marks}layer {position}")
+        if context.keeps_last and context.layers[context.repetition.numbers[position]].kind.shares == "reuse":
+            hidden_states = forward.last_position(context, hidden_states)
         if context.repetition.numbers[position] == context.model.encoder_layers > 0 and context.encoder_states is None:
             retained = None
             hidden_states = seq2seq.decode(context, hidden_states)

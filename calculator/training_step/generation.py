@@ -240,6 +240,7 @@ def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
 def last_logits(context: Context, ids: Tensor, family: DecoderForward) -> Tensor:
     """Return the logits of the last position, by the model's own head."""
     context.hooks.begin(context.parameters)
+    context.keeps_last = True
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"

@@ -68,6 +68,24 @@ def project_inputs(context: Context, inputs_embeds: Tensor, path: str = "model")
     return inputs_embeds
 
 
+def _last_position(context: Context, hidden_states: Tensor) -> Tensor:
+    """Return views of the last position: of hidden states, masks, tables and the layers' own inputs.
+
+    FlashAttention's masks can't be sliced. Source: Gemma4TextModel._maybe_slice_kv_shared_inputs.
+    """
+    if hidden_states.shape[1] == 1 or context.attention == "flash_attention_2":
+        return hidden_states
+    own = context.passed.per_layer_inputs
+    context.passed.per_layer_inputs = ops.narrow(own, (own.shape[0], 1, *own.shape[2:]))
+    *tables, position_ids = context.position_tables
+    context.position_tables = (*(ops.narrow(x, (x.shape[0], 1, x.shape[2])) for x in tables), position_ids)
+    context.masks = {
+        kind: None if mask is None else ops.narrow(mask, (*mask.shape[:-2], 1, mask.shape[-1]))
+        for kind, mask in context.masks.items()
+    }
+    return ops.narrow(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemma4Layer:
     """Gemma4TextDecoderLayer, which receives its own input from the decoder."""
@@ -168,6 +186,6 @@ GEMMA4_TEXT = DecoderForward(
     logits=capped,
     masks=("full_attention", "sliding_attention"),
     couples_layers=lambda _config: True,
-    trains_only="whose layers have heads of different sizes",
+    last_position=_last_position,
     refuses_flash=_refused,
 )

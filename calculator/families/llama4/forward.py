@@ -174,5 +174,4 @@ LLAMA4 = DecoderForward(
     chunked=True,
     flattens=False,
     refuses_flash=_no_flash,
-    trains_only="whose chunked layers cache another state",
 )
