@@ -6,7 +6,6 @@ import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
@@ -23,7 +22,7 @@ from calculator.estimation import (
 )
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import uncut
-from calculator.families import forward_of, unsupported_configs
+from calculator.families import forward_of, has_no_length, unsupported_configs
 from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.decoder_forward import identity
@@ -299,8 +298,8 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
-    """A cache for a model without attention, which transformers asks for its length (Cache.get_seq_length)."""
-    if attention_types(model.decoder.layers) <= {*RECURRENT_TYPES, "mlp"} and returns_cache(model, request.training):
+    """A cache for a model without attention."""
+    if has_no_length(model) and returns_cache(model, request.training):
         message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 

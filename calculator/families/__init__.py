@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import shown
+from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.architecture.task import CAUSAL_LM
 from calculator.common.errors import refusal
 from calculator.families.tasks import for_task
+from calculator.layers.masks import attention_types
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -100,6 +102,15 @@ def forward_of(model: Model) -> DecoderForward:
         msg = f"the training step of {model.model_type} is modelled for some tasks: set task {tasks}"
         raise refusal("task", msg, model.task.name)
     return forward
+
+
+def has_no_length(model: Model) -> bool:
+    """Whether transformers raises an error because no layer has the cache's length.
+
+    It asks a layer that attends (Cache.get_seq_length), unless the model has no positions.
+    """
+    recurrent = attention_types(model.decoder.layers) <= {*RECURRENT_TYPES, "mlp"}
+    return recurrent and forward_of(model).takes_positions
 
 
 def model_from_config(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
+from calculator.layers.cache import pairs_by_layer
 from calculator.resident.module_spec import is_of_copy
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 _OPERATIONS = "Kaplan et al. 2020, arXiv 2001.08361, table 1: two for each weight, and attention's two products"
 _READ = "Pope et al. 2022, arXiv 2211.05102, section 2: a token reads every weight and its sequence's cache"
-_CACHE = "transformers/cache_utils.py: keys and values of each layer, position and sequence"
+_CACHE = "transformers/cache_utils.py: keys and values of each layer, position and sequence, and recurrent states"
 _RESIDENT = "each task's added parameters, rounded up to 512 bytes a tensor"
 
 
@@ -70,7 +72,7 @@ class Costs:
     def _read(self) -> Cost:
         batch = self.serving.batch_size
         weights, adapter = self._weights_read(), self._added_read()
-        cached, virtual = self._cache_bytes(self.positions), self._virtual_bytes()
+        cached, virtual = self._cache_bytes(self.positions) + self._state_bytes(), self._virtual_bytes()
         return Cost(
             name="bytes_read_per_token",
             unit="bytes",
@@ -87,7 +89,7 @@ class Costs:
         return Cost(
             name="kv_cache_bytes",
             unit="bytes",
-            base=self._cache_bytes(self.positions),
+            base=self._cache_bytes(self.positions) + self._state_bytes(),
             added=virtual,
             formula="bytes of a position in all layers and sequences × virtual tokens",
             substituted=f"{each:,} × {self.virtual:,}",
@@ -142,11 +144,16 @@ class Costs:
         """The cache's bytes for that many positions of every sequence; sliding layers keep only their window."""
         window = self.model.config.get("sliding_window")
         total = 0
-        for layer, pair in zip(self.model.decoder.layers, self.cache.kept, strict=True):
+        for layer, pair in pairs_by_layer(self.model.decoder.layers, self.cache.kept):
             slides = self.cache.windowed and layer.kind.attention == "sliding_attention" and window
             kept = min(positions, int(window)) if slides and window else positions
             total += sum(int(t.shape[0] * t.shape[1] * t.shape[3]) * ITEMSIZE[t.dtype] for t in pair) * kept
         return total
+
+    def _state_bytes(self) -> int:
+        """The bytes of recurrent layers' states, whose size does not depend on the positions."""
+        states = [entry[0] for entry in self.cache.kept if len(entry) == 1]
+        return sum(int(elements(state.shape)) * ITEMSIZE[state.dtype] for state in states)
 
     def _virtual_bytes(self) -> int:
         return self._cache_bytes(self.positions + self.virtual) - self._cache_bytes(self.positions)

@@ -14,7 +14,7 @@ from calculator.estimation import compatibility, several_gpus
 from calculator.estimation.estimate import model_of, model_summary, overhead_row
 from calculator.estimation.ledger import components
 from calculator.estimation.request import Request
-from calculator.families import forward_of
+from calculator.families import has_no_length
 from calculator.inference.answer import Inference, PassPeak, Resident, ServingMemory
 from calculator.inference.costs import Costs
 from calculator.inference.merging import merging
@@ -172,9 +172,8 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
 def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterator[Problem]:
     """Combinations of the method and `serving` that are refused."""
     serving, facts = request.serving, request.method.facts
-    why = forward_of(model).trains_only
-    if why:
-        message = f"generation with {model.model_type} is not modelled, {why}: use another model"
+    if has_no_length(model):
+        message = "no layer attends, and transformers finds no length of the cache: use another model"
         yield Problem(loc="model", msg=message, input=model.id)
     if serving.merged and not facts.mergeable:
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"

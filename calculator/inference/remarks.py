@@ -10,6 +10,7 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
 from calculator.estimation.remarks import not_quantized
 from calculator.families import forward_of
+from calculator.layers.cache import pairs_by_layer
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced_passes
@@ -137,7 +138,7 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
     """
     new = request.serving.max_new_tokens - 1
     largest = 0, 0
-    for layer, (keys, _) in zip(model.decoder.layers, cache.kept, strict=True):
+    for layer, (keys, _) in pairs_by_layer(model.decoder.layers, cache.kept):
         if not (cache.windowed and layer.kind.attention == "sliding_attention"):
             token = elements((*keys.shape[:2], keys.shape[3])) * ITEMSIZE[keys.dtype]
             largest = max(largest, (token * int(keys.shape[2]), token * (int(keys.shape[2]) + new)))

@@ -12,7 +12,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from calculator.architecture.layer_kind import LayerKind
     from calculator.architecture.model import Layer
@@ -159,6 +159,15 @@ def entries_by_layer(layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ..
         found.append([*entries[start:end]])
         start = end
     return found
+
+
+def pairs_by_layer(
+    layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ...]]
+) -> Iterator[tuple[Layer, tuple[Tensor, Tensor]]]:
+    """Yield each layer that caches keys and values, with these."""
+    layers = [*layers]
+    for layer, of_layer in zip(layers, entries_by_layer(layers, entries), strict=True):
+        yield from ((layer, (entry[0], entry[1])) for entry in of_layer if len(entry) > 1)
 
 
 def _updates(kind: LayerKind) -> int:

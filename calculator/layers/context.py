@@ -62,12 +62,12 @@ class Context:
         "forward_locals",
         "generates",
         "gives_positions",
-        "keeps_last",
         "hooks",
         "image_features",
         "image_outputs",
         "images",
         "is_causal",
+        "keeps_last",
         "kernels",
         "labels",
         "layer_loop",
@@ -151,10 +151,9 @@ class Context:
         self.batch: Dim = named(1, "1") if training.flattened else rows
         #: Tokens of this pass, virtual tokens included; of all sequences, where they are one row.
         self.length: Dim = rows * tokens if training.flattened else tokens
-        #: Tokens in the cache from earlier passes or a prefix, and whether the caller gives every sequence's positions.
-        self.past, self.gives_positions = 0, False
-        #: Whether only the logits of the last position are computed (logits_to_keep=1).
-        self.keeps_last = False
+        #: Tokens in the cache from earlier passes or a prefix, whether the caller gives every sequence's positions, and
+        #: whether only the logits of the last position are computed (logits_to_keep=1).
+        self.past, self.gives_positions, self.keeps_last = 0, False, False
         self.parameters = parameters or Parameters(
             self.tape,
             model.tied,

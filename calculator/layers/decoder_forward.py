@@ -279,9 +279,6 @@ class DecoderForward:
     #: Whether a layer's output is in float32 whatever the dtype of the embeddings.
     raises_dtype: Callable[[Config], bool] = never
 
-    #: Why passes of `generate` and evaluations are refused, if they are not modelled.
-    trains_only: str = ""
-
     #: The implementation that runs if sdpa is requested.
     sdpa: Literal["sdpa", "eager"] = "sdpa"
 

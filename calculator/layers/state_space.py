@@ -187,7 +187,14 @@ def _product(
 
 
 def mamba2_state_update(
-    x: Tensor, dt: Tensor, rate: Tensor, b: Tensor, c: Tensor, state: Tensor, own: Mapping[str, Tensor], z: Tensor | None
+    x: Tensor,
+    dt: Tensor,
+    rate: Tensor,
+    b: Tensor,
+    c: Tensor,
+    state: Tensor,
+    own: Mapping[str, Tensor],
+    z: Tensor | None,
 ) -> Tensor:
     """Return the output of one position after a cached state, (batch, heads, head size), in the input's dtype.
 

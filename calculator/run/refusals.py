@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
-from calculator.families import forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
@@ -173,10 +172,6 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
 
 
 def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
-    why = forward_of(model).trains_only
-    if request.run.evaluates and why:
-        message = f"evaluation of {model.model_type} is not modelled, {why}: use no"
-        yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
     stored = request.estimate.method.base_quantization(request.estimate.training)
     if request.run.evaluates and stored is not None and not stored.of_bitsandbytes:
         message = f"evaluation of {request.estimate.method.title} is not modelled: use no"

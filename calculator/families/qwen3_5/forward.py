@@ -181,26 +181,40 @@ def _delta_net(
         value = ops.view(value, (batch, length, values, value_width))
         beta = ops.unary(projected.b, "beta", saves="result")
         g = _decay(modules["linear_attn"], projected.a)
-        packaged = "fla" in (context.training.kernels or ())
-        cached = context.cache is not None
-        before = context.cache.state() if context.cache is not None else None
-        if before is not None:
-            out, state = recurrent_gated_delta_rule(query, key, value, g, beta, before)
-        elif packaged:
-            block = context.kernels.delta_rule_block
-            out, state = fla.chunk_gated_delta_rule((query, key, value, g, beta), returns_state=cached, block=block)
-        else:
-            out, state = chunk_gated_delta_rule(query, key, value, g, beta, returns_state=cached)
-        if context.cache is not None and state is not None:
-            context.cache.update_recurrent_state(state)
-        by_heads = out.dtype == "float32" and before is None and not (values == 1 and (batch == 1 or length % CHUNK == 0))
-        if by_heads and not packaged:
-            out = ops.contiguous(out, "output by positions and heads")
+        out, _state = _rule(context, query, key, value, g, beta)
         rows = (batch * length * values, value_width)
         out = _gated_norm(modules["linear_attn.norm"], ops.view(out, rows), ops.view(projected.z, rows))
         return modules["linear_attn.out_proj"](ops.view(out, (batch, length, values * value_width)))
 
     return run
+
+
+def _rule(
+    context: Context, query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Run the gated delta rule, over one position after a cached state or over chunks.
+
+    Returns the output and the last state, of which a cache keeps a copy.
+    """
+    cache, packaged = context.cache, "fla" in (context.training.kernels or ())
+    before = cache.state() if cache is not None else None
+    state: Tensor | None
+    if before is not None:
+        out, state = recurrent_gated_delta_rule(query, key, value, g, beta, before)
+    elif packaged:
+        block = context.kernels.delta_rule_block
+        out, state = fla.chunk_gated_delta_rule(
+            (query, key, value, g, beta), returns_state=cache is not None, block=block
+        )
+    else:
+        out, state = chunk_gated_delta_rule(query, key, value, g, beta, returns_state=cache is not None)
+    if cache is not None and state is not None:
+        cache.update_recurrent_state(state)
+    batch, length, values, _ = value.shape
+    by_heads = out.dtype == "float32" and not (values == 1 and (batch == 1 or length % CHUNK == 0))
+    if by_heads and before is None and not packaged:
+        out = ops.contiguous(out, "output by positions and heads")
+    return out, state
 
 
 def _decay(owner: BoundModule, a: Tensor) -> Tensor:

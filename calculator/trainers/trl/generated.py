@@ -8,7 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.families import forward_of
+from calculator.families import has_no_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,13 +108,12 @@ def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
 
 
 def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
-    """Yield models whose cache is not modelled, and completions during which `generate` drops it and begins again.
+    """Yield models whose cache has no length, and completions during which `generate` drops it and begins again.
 
     Source: transformers/models/phi3/modeling_phi3.py, prepare_inputs_for_generation; phimoe has the same.
     """
-    why = forward_of(model).trains_only
-    if why:
-        message = f"generate with {model.model_type} is not modelled, {why}: set use_vllm, or use another trainer"
+    if has_no_length(model):
+        message = "no layer attends, and generate finds no length of the cache: set use_vllm, or use another trainer"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     most = model.config.get("original_max_position_embeddings")
     if model.model_type not in ("phi3", "phimoe") or most is None:

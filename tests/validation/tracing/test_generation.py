@@ -9,7 +9,7 @@ from calculator.common.errors import PlanError, refusal
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import Request, parse_method, parse_model
-from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
+from calculator.families import FAMILIES_WITH_FORWARD, has_no_length
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
@@ -79,6 +79,8 @@ def prepared(config, method, **serving):
     reference, serving = parse_model({"config": config}), Serving(**serving)
     model, plan = model_of(reference), served(parse_method(method), serving)
     check(Request(model=reference, method=plan.method, training=serving.training), model)
+    if has_no_length(model):
+        raise refusal("model", "no layer attends", model.id)
     why = plan.method.refuses_4_bits(model) if plan.quantization is not None else None
     if why:
         raise refusal("serving.storage", why, serving.storage)
@@ -151,15 +153,11 @@ def test_passes_of_a_merged_model_equal_the_trace(storage):
     assert estimate == traced
 
 
-#: The families whose passes of `generate` are modelled.
-GENERATING = tuple(name for name in FAMILIES_WITH_FORWARD if not FAMILIES[name].forward.trains_only)
-
-
 def answered_requests(count):
     """The first random requests that the calculator answers: config, method and serving settings."""
     number, found = 0, []
     while len(found) < count:
-        body, chance = random_request(2026, number, GENERATING), random.Random(number)
+        body, chance = random_request(2026, number, FAMILIES_WITH_FORWARD), random.Random(number)
         training = body["training"]
         serving = {
             "batch_size": training.get("micro_batch_size", 1),
