@@ -28,7 +28,7 @@ def causal_conv1d(
     context: Context, conv: BoundModule, x: Tensor, act: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Convolve (batch, channels, positions) with the filters of an nn.Conv1d: each position with those before it."""
-    weight, bias, length = conv.own["weight"], conv.own.get("bias"), x.shape[2]
+    weight, bias, length = _filters(conv), conv.own.get("bias"), x.shape[2]
     width = weight.shape[2]
     state = context.cache.state() if context.cache is not None else None
     if state is not None:
@@ -46,11 +46,17 @@ def causal_conv1d(
     return out if context.cache is None else ops.slice_from_end(out, (*x.shape[:2], length))
 
 
+def _filters(conv: BoundModule) -> Tensor:
+    """Return the weight as a view (`weight.squeeze(1)`), of which autocast caches no copy."""
+    weight = conv.own["weight"]
+    return ops.view(ops.view(weight, (weight.shape[0], weight.shape[2])), weight.shape)
+
+
 def _update(
     context: Context, conv: BoundModule, x: Tensor, state: Tensor, act: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
     """Convolve one position with the cached ones before it (causal_conv1d_update)."""
-    weight, bias, shape = conv.own["weight"], conv.own.get("bias"), x.shape
+    weight, bias, shape = _filters(conv), conv.own.get("bias"), x.shape
     whole = ops.cat((state, x), (*shape[:2], state.shape[2] + shape[2]), "input of the convolution, with the cached")
     whole = ops.cast(whole, weight.dtype, "input of the convolution in the weight's dtype")
     if context.cache is not None:
