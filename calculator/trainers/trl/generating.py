@@ -132,6 +132,7 @@ class GeneratingTrainer(ComparingTrainer):
         tape.scope, tape.component = "micro-batch: ", "activations"
         ids, mask = (tape.new(shape, "int64", name) for name in ("input_ids", "attention_mask"))
         labels = masked_labels(context)
+        context.padding_mask = mask
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward(ids)
         context.drop_outputs()
