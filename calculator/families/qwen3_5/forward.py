@@ -42,7 +42,10 @@ def interleaved_tables(
     """
     context.set_scope("model.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
-    position_ids = tape.new((_AXES, batch, length) if of_sequences else (length,), "int64", "position_ids")
+    if context.gives_positions:
+        position_ids = context.position_ids(length)
+    else:
+        position_ids = tape.new((_AXES, batch, length) if of_sequences else (length,), "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
