@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
-from calculator.families import forward_of
+from calculator.families import forward_of, has_no_length
+from calculator.layers.masks import is_recurrent
 from calculator.run.generation import most_tokens
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
     if own:
         message = f"generation of {model.model_type} is not modelled, {own}: use false"
         raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
+    if has_no_length(model):
+        message = "no layer attends, and generate finds no length of the cache: use false"
+        raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
+    kernels = prepared.given.kernels
+    if kernels and is_recurrent(model):
+        message = f"what {' and '.join(kernels)} allocate for one token is not modelled: leave it out, or use false"
+        raise PlanError(Problem(loc="training.kernels", msg=message, input=kernels))
     if run.generation_max_length is None:
         message = (
             "without it, the checkpoint's generation_config.json says how long sequences become, which is not read:"

@@ -9,6 +9,7 @@ from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.families import has_no_length
+from calculator.layers.masks import is_recurrent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,13 +109,16 @@ def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
 
 
 def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
-    """Yield models whose cache has no length, and completions during which `generate` drops it and begins again.
+    """Yield caches without a length, kernels of packages, and completions during which `generate` begins a cache again.
 
     Source: transformers/models/phi3/modeling_phi3.py, prepare_inputs_for_generation; phimoe has the same.
     """
     if has_no_length(model):
         message = "no layer attends, and generate finds no length of the cache: set use_vllm, or use another trainer"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.kernels and is_recurrent(model):
+        message = f"what {' and '.join(training.kernels)} allocate for one token is not modelled"
+        yield Problem(loc="training.kernels", msg=f"{message}: leave it out, or set use_vllm", input=training.kernels)
     most = model.config.get("original_max_position_embeddings")
     if model.model_type not in ("phi3", "phimoe") or most is None:
         return

@@ -57,6 +57,73 @@ MIXTRAL = {
     "vocab_size": 517,
 }
 
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 517,
+}
+
+#: Layers whose cache has states, with attention in other layers or in the same; layers that reuse keys and values, and
+#: that attend in chunks.
+CACHES = {
+    "gated DeltaNet": SMALL
+    | {
+        "model_type": "qwen3_5_text",
+        "head_dim": 32,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 32,
+    },
+    "convolutions": SMALL | {"model_type": "lfm2", "layer_types": ["conv", "full_attention", "conv", "conv"]},
+    "Mamba 2": SMALL
+    | {
+        "model_type": "granitemoehybrid",
+        "layer_types": ["mamba", "attention", "mamba", "mamba"],
+        "num_local_experts": 0,
+        "shared_intermediate_size": 160,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 2,
+        "mamba_chunk_size": 32,
+    },
+    "Mamba 2 and attention at once": SMALL
+    | {
+        "model_type": "falcon_h1",
+        "mamba_d_ssm": 256,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 8,
+        "mamba_chunk_size": 32,
+        "mamba_rms_norm": False,
+    },
+    "shared keys and values": SMALL
+    | {
+        "model_type": "gemma4_text",
+        "head_dim": 32,
+        "global_head_dim": 64,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": 517,
+        "sliding_window": 32,
+    },
+    "chunks": SMALL
+    | {
+        "model_type": "llama4_text",
+        "head_dim": 32,
+        "num_local_experts": 4,
+        "intermediate_size_mlp": 160,
+        "attention_chunk_size": 32,
+    },
+}
+
 METHODS = [
     {"name": "full"},
     {"name": "lora"},
@@ -125,6 +192,20 @@ def test_every_methods_passes_equal_the_trace(method, serving):
     ids=["beyond the window", "into the window", "padding"],
 )
 def test_passes_with_windows_and_experts_equal_the_trace(config, serving):
+    estimate, traced = estimated_and_traced(config, {"name": "lora", "target_modules": ["q_proj"]}, **serving)
+    assert estimate == traced
+
+
+@pytest.mark.parametrize("config", CACHES.values(), ids=CACHES)
+@pytest.mark.parametrize(
+    "serving",
+    [
+        {"batch_size": 2, "context_length": 70, "max_new_tokens": 3},
+        {"context_length": 31, "max_new_tokens": 3, "padding": True, "dtype": "float32", "attention": "eager"},
+    ],
+    ids=["sdpa", "eager, padded"],
+)
+def test_passes_with_other_caches_equal_the_trace(config, serving):
     estimate, traced = estimated_and_traced(config, {"name": "lora", "target_modules": ["q_proj"]}, **serving)
     assert estimate == traced
 
