@@ -45,7 +45,8 @@ def block_diagonal(rng: random.Random, model: Model, method: dict[str, Any], sha
     of_b = [name for name in names if name not in of_a]
     nblocks = rng.choice((1, 2, 2, 4))
     r = nblocks * rng.choice((1, 2, 3, 8))
-    blocks = {"target_modules_bd_a": of_a, "target_modules_bd_b": of_b[:2], "nblocks": nblocks, "match_strict": False}
+    blocks: dict[str, Any] = {"target_modules_bd_a": of_a or None, "target_modules_bd_b": of_b[:2] or None}
+    blocks |= {"nblocks": nblocks, "match_strict": False}
     return {"use_bdlora": blocks, "r": r}
 
 

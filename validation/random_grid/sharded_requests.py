@@ -69,7 +69,7 @@ QLORA: Options = {
 }
 
 #: The options of each method.
-OPTIONS: dict[str, Options] = {"full": {}, "lora": LORA, "qlora": QLORA}
+OPTIONS: dict[str, Options] = {"full": {}, "lora": LORA, "qlora": QLORA, "ia3": {}}
 
 COUNTS = (2, 2, 3, 4, 4, 6, 8, 8, 16, 64)
 

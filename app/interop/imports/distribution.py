@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports.distribution import AXOLOTL_UNITS
 from app.interop.imports import fsdp_keys, zero_config
 from app.interop.imports.other_runs import text_of
-from calculator.estimation.compatibility import OF_TRAINERS
 from calculator.inputs.sharding import DeepSpeedConfig
-from calculator.sharding.fsdp.problems import TRAINERS as TRAINERS_UNDER_FSDP
 
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
@@ -63,7 +61,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     if fsdp is not None:
         if zero is not None:
             keys.miss("deepspeed", zero.sharding, "is set together with fsdp, which is used")
-        found, name = _under_fsdp(keys, {**training, **fsdp.training}), "fsdp"
+        found, name = {**training, **fsdp.training}, "fsdp"
         if format == "axolotl":
             keys.miss("fsdp_version", "fsdp", AXOLOTL_UNITS)
     elif zero is not None:
@@ -155,20 +153,3 @@ def _plugin(keys: Keys) -> dict[str, Any]:
     stage = given.pop("zero_stage")
     found: dict[str, Any] = {"stage": 2 if stage is None else stage}
     return found | {name.removesuffix("_device"): {"device": value} for name, value in given.items() if value}
-
-
-def _under_fsdp(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
-    """Return training under FSDP: that of a trainer that is modelled there, or of the reference step."""
-    found = dict(training)
-    trainer = found.get("trainer")
-    if trainer in TRAINERS_UNDER_FSDP:
-        return found
-    found.pop("trainer", None)
-    why = "its step under fsdp is not modelled: that of a plain loop is used"
-    if trainer is not None:
-        keys.miss("trainer", trainer, why)
-    for name, default in OF_TRAINERS.items():
-        if found.get(name, default) != default:
-            keys.miss(name, found[name], why)
-        found.pop(name, None)
-    return {**found, "trainer": None}

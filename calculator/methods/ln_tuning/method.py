@@ -99,7 +99,7 @@ class LNTuning(TargetedMethod):
                 message = f"{name} holds other modules, whose copy is not modelled: name those, or save it whole"
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
         for path in norms_without_weight(model):
-            if is_named(path, names):
+            if is_named(path, names) and not self.is_saved(path):
                 message = (
                     f"{path} of {model.model_type} has no weight in every layer, for want of which PEFT fails: leave"
                     " its name out"

@@ -18,7 +18,6 @@ CASES = [json.loads(line) for line in (CASE_FILES / "sharded.jsonl").read_text()
 #: method whose order of calls is not modelled.
 REFUSED = dict.fromkeys(("ddp-002", "ddp-005", "ddp-010", "ddp-037"), "not modelled yet") | {
     "fsdp-012": "attention refuses keys in another dtype",
-    "zero3-015": "not modelled under zero3",
 }
 
 

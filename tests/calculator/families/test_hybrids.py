@@ -33,20 +33,33 @@ def test_a_prefix_of_keys_and_values_is_refused():
     assert "use another method" in message
 
 
-def test_generation_is_refused():
-    loc, _ = problem(lambda: inference(parse_inference({"model": LFM2, "method": METHOD})))
+def test_what_a_convolution_caches_does_not_depend_on_the_prompt():
+    def costs(length):
+        body = {"model": LFM2, "method": METHOD, "serving": {"context_length": length, "max_new_tokens": 2}}
+        return {cost.name: cost.base for cost in inference(parse_inference(body)).costs}
+
+    short, long, longer = (costs(length)["kv_cache_bytes"] for length in (64, 128, 192))
+    assert longer - long == long - short
+    assert short > long - short  # the states, and the keys and values of 64 tokens
+
+
+def test_a_model_without_attention_generates_nothing():
+    config = {**model(LFM2).config, "full_attn_idxs": [], "use_cache": False}
+    body = {"model": {"config": config}, "method": METHOD}
+    loc, message = problem(lambda: inference(parse_inference(body)))
     assert loc == "model"
+    assert "no layer attends" in message
 
 
-def test_an_evaluation_is_refused():
+def test_an_evaluation_of_convolutions_is_answered():
     body = {
         "model": LFM2,
         "method": METHOD,
         "training": {"trainer": "transformers", "sequence_length": 64},
         "run": {"eval_strategy": "epoch"},
     }
-    loc, _ = problem(lambda: whole_run(parse_run(body)))
-    assert loc == "run.eval_strategy"
+    phases = {phase.name for phase in whole_run(parse_run(body)).phases}
+    assert "evaluation" in phases
 
 
 def test_an_answer_states_what_is_not_counted_of_convolutions():

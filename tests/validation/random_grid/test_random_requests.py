@@ -26,7 +26,7 @@ def test_another_seed_gives_other_requests():
 
 
 def test_every_family_and_method_is_drawn():
-    drawn = [*DRAWN, *(random_request(7, number, FAMILIES) for number in range(400, 1200))]
+    drawn = [*DRAWN, *(random_request(7, number, FAMILIES) for number in range(400, 1600))]
     assert {body["model"]["config"]["model_type"] for body in drawn} == set(FAMILIES)
     assert {body["method"]["name"] for body in drawn} == set(METHODS)
 

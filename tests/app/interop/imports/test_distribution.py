@@ -167,10 +167,10 @@ def test_files_with_fsdp_keep_their_trainer():
     assert estimate(parse_request(found.request)).memory.peak_allocated_bytes
 
 
-def test_a_trainers_settings_are_listed_where_fsdp_has_the_reference_step_only():
-    found = read(FACTORY.replace("pt", "rm") + "fsdp: true\nenable_liger_kernel: true")
-    assert found.request["training"]["trainer"] is None
-    assert {"trainer", "use_liger_kernel"} <= {each.key for each in found.not_understood}
+def test_a_reward_model_under_fsdp_keeps_its_trainer():
+    found = read(FACTORY.replace("stage: pt", "stage: rm") + "fsdp: true")
+    assert found.request["training"]["trainer"] == "trl-reward"
+    assert "stage" not in {each.key for each in found.not_understood}
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
