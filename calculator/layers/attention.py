@@ -300,8 +300,15 @@ def add_mask(context: Context, x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
-    """Apply softmax in float32, or in the scores' dtype, then cast. The scores stay alive until the cast is done."""
-    return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
+    """Apply softmax in float32, or in the scores' dtype, then cast.
+
+    Where softmax upcasts, scores stay alive until the cast is done: one expression does both. Else the probabilities
+    take the scores' name before (transformers/models/gpt2/modeling_gpt2.py, eager_attention_forward).
+    """
+    out = ops.softmax(x, "float32" if upcast else None)
+    if not upcast:
+        del x
+    return ops.cast(out, dtype, "probabilities")
 
 
 def float32_scores(query: Tensor, key: Tensor) -> Tensor:
