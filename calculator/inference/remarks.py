@@ -156,7 +156,7 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
 def _merging(merge: Merge | None, served: ServedMethod, usable: int | None) -> list[str]:
     if merge is None:
         return (
-            ["The memory for merging a DoRA update is not modelled; that of the merged model is."]
+            ["The memory for merging with these settings is not modelled; that of the merged model is."]
             if served.mergeable
             else []
         )

@@ -74,6 +74,11 @@ class Method:
         return False
 
     @property
+    def binds_forward(self) -> bool:
+        """Whether PEFT keeps calling the model's forward as it was, whatever a trainer replaces it with."""
+        return False
+
+    @property
     def plain_steps_only(self) -> bool:
         """Whether only steps of the reference loop, transformers' Trainer and SFTTrainer are modelled."""
         return self.facts.plain_steps_only

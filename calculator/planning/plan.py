@@ -181,6 +181,9 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
     head, dot, rest = problem.loc.partition(".")
     if head == "training" and rest in SETTINGS:
         return problem
+    if head == "training" and rest in ("micro_batch_size", "gradient_accumulation_steps"):
+        msg = f"{rest} is {problem.input}: {problem.msg}"
+        return Problem(loc="needs.effective_batch_size", msg=msg, input=problem.input)
     if head == "task":
         msg = "a plan's task is causal_lm: use another model, or estimate this one with its own task"
         return Problem(loc=places["model"], msg=msg, input=problem.input)

@@ -48,6 +48,10 @@ class AppliedMethod(Protocol):
         """The method's name in words, with the storage of its base."""
 
     @property
+    def binds_forward(self) -> bool:
+        """Whether PEFT keeps calling the model's forward as it was."""
+
+    @property
     def plain_steps_only(self) -> bool:
         """Whether only steps of one GPU are modelled."""
 

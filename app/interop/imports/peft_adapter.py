@@ -36,6 +36,13 @@ NAMES: dict[str, MethodName] = {
     "BONE": "miss",
 }
 
+#: Methods by the class of PEFT's configuration; a script's LoraConfig has a reader of its own.
+OF_CLASSES: dict[str, MethodName] = {
+    cls.facts.config_class: name
+    for name, cls in METHODS.items()
+    if cls.facts.config_class and name not in ("lora", "qlora")
+}
+
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of an adapter; `given` replaces the model that the file names."""
@@ -44,18 +51,26 @@ def imported(keys: Keys, given: Any) -> Imported:
     if not isinstance(kind, str) or kind not in NAMES:
         reason = f": {NOT_MODELLED[kind]}" if isinstance(kind, str) and kind in NOT_MODELLED else ""
         raise refusal("content.peft_type", f"is not modelled{reason}. {', '.join(NAMES)} are", kind)
-    name = NAMES[kind]
+    return keys.close("peft", {"model": model, **on_its_base(keys, method_of(keys, NAMES[kind], known(model)), model)})
+
+
+def method_of(keys: Keys, name: MethodName, model: Model | None) -> dict[str, Any]:
+    """Return a method with the settings of PEFT's configuration."""
     cls: type = METHODS[name]
     settings = [setting for setting in declared(cls) if setting.name in argument_names(cls)]
     keys.forget(set(WITHOUT_EFFECT["peft"]).difference(setting.name for setting in settings))
     if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
         del keys.left["bias"]
     has_targets = any(setting.name == "target_modules" for setting in settings)
-    of_pattern = _of_pattern(keys, name, known(model)) if has_targets else {}
-    method = {"name": name, **{setting.name: _read(keys, setting) for setting in settings}, **of_pattern}
+    of_pattern = _of_pattern(keys, name, model) if has_targets else {}
+    method: dict[str, Any] = {
+        "name": name,
+        **{setting.name: _read(keys, setting) for setting in settings},
+        **of_pattern,
+    }
     if name in CHECKS:
         CHECKS[name](keys, method)
-    return keys.close("peft", {"model": model, **on_its_base(keys, method, model)})
+    return method
 
 
 def _of_pattern(keys: Keys, name: MethodName, model: Model | None) -> dict[str, Any]:

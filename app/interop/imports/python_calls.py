@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.http.problems import shortened
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD, value_of
+from app.interop.imports.peft_adapter import OF_CLASSES
 from app.interop.imports.pinned import pins
 from app.interop.imports.script_bases import METHODS, OF_TORCHAO
 from app.interop.imports.tasks import LOADS, WITHOUT_HEAD, embeds, trains_for
@@ -38,7 +39,7 @@ _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
     r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language|Vision)?Model\.(?:from_pretrained|get_peft_model)"
     rf"|AutoModelForCausalLM\.from_pretrained|{'|'.join(map(re.escape, (*LOADS, WITHOUT_HEAD)))}|get_peft_model"
-    rf"|prepare_model_for_kbit_training|{'|'.join(map(re.escape, METHODS))}|{OF_TORCHAO}"
+    rf"|prepare_model_for_kbit_training|{'|'.join(map(re.escape, (*METHODS, *OF_CLASSES)))}|{OF_TORCHAO}"
 )
 
 #: Unsloth's subclasses of TRL's.

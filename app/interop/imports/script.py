@@ -13,6 +13,7 @@ from app.interop.imports import base_storage, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
+from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import known, reference
 from app.interop.imports.script_bases import quantized_base
@@ -120,8 +121,13 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
         keys.forget(unsloth.OF_ADAPTERS)
         adapts = False
     if not adapts and in_8_bits:
-        keys.miss("load_in_8bit", True, "8-bit weights are not trained themselves: half-precision weights are used")
+        keys.miss("load_in_8bit", True, "8-bit weights are modelled under LoRA only: half-precision weights are used")
     base = quantized_base(keys, calls)
+    other = next((name for call, name in OF_CLASSES.items() if call in calls), None)
+    if other is not None and not adapts:
+        if in_4_bits:
+            keys.miss("load_in_4bit", True, "4 bits are modelled under LoRA only: half-precision weights are used")
+        return method_of(keys, other, model)
     if not adapts and base:
         why = "quantized weights are not trained themselves: half-precision weights are used"
         keys.miss("quantization_config", base["quant_method"], why)

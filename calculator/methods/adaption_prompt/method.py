@@ -58,6 +58,11 @@ class AdaptionPrompt(Method):
         return (f"{self.adapter_len} tokens in {self.adapter_layers} layers",)
 
     @property
+    def binds_forward(self) -> bool:
+        """PEFT's model binds it. Source: peft 0.21, tuners/adaption_prompt/model.py, AdaptionPromptModel.__init__."""
+        return True
+
+    @property
     def differs_between_layers(self) -> bool:
         """Whether layers below the topmost ones have no prompt."""
         return True

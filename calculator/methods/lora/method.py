@@ -73,11 +73,13 @@ class LoRA(LowRank):
 
     @property
     def title(self) -> str:
-        """The label, with the storage of the base, or what freezes B."""
+        """The label, with the storage of the base, what freezes B, or blocks."""
         if self.load_in_8bit:
             title = f"{self.facts.label} with load_in_8bit"
         elif self.base is not None:
             title = f"{self.facts.label} over {self.base.title}"
+        elif self.use_bdlora:
+            title = f"{self.facts.label} with use_bdlora"
         else:
             title = "MiCA" if self.init_lora_weights == "mica" else self.facts.label
         return tokens.titled(self, title)

@@ -27,8 +27,8 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     if method.virtual_tokens:
         yield from _virtual_tokens(prepared, facts, trainer)
     elif method.plain_steps_only and prepared.training.trainer != "trl-sft":
-        message = f"{trainer} with {method.title} is not modelled: use the trainer trl-sft or transformers, or another"
-        yield Problem(loc="method.name", msg=f"{message} method", input=method.name)
+        message = f"{trainer} with {method.title} is not modelled: use the trainer transformers, or another method"
+        yield Problem(loc="method.name", msg=message, input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
         message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
         yield Problem(loc="model.config.attention_dropout", msg=message, input=_drops_attention(prepared))

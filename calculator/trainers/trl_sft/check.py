@@ -8,7 +8,7 @@ from calculator.common.errors import Problem
 from calculator.stack.releases import dotted, release
 from calculator.trainers import flattened
 from calculator.trainers.trl import check, routers
-from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS, SPLITS
+from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS, SPLITS, loss_of
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ LAST_OF_OLDER = (4, 48)
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with the trainer."""
     yield from _loss(prepared)
+    yield from _replaced_forward(prepared)
     yield from _rows(prepared)
     yield from check.model_problems(prepared, FACTS)
     yield from _router_loss(prepared)
@@ -61,6 +62,19 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
     if training.use_liger_kernel and trl < FUSED:
         message = f"Liger's loss in TRL {prepared.stack.trl} is not modelled yet: use stack.trl 1.15 or later"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+
+
+def _replaced_forward(prepared: Subject) -> Iterator[Problem]:
+    """A method that never runs the forward with which SFTTrainer replaces the model's for its loss.
+
+    Source: TRL 1.16, trainer/sft_trainer.py, add_fused_lm_head in __init__, and compute_loss.
+    """
+    if prepared.method.binds_forward and loss_of(prepared.training, prepared.stack) != "nll":
+        message = (
+            f"PEFT keeps the model's own forward with {prepared.method.title}, and SFTTrainer, which replaces it for"
+            " its loss, raises an error: use the trainer transformers, or another method"
+        )
+        yield Problem(loc="method.name", msg=message, input=prepared.method.name)
 
 
 def _rows(prepared: Subject) -> Iterator[Problem]:

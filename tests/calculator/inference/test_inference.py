@@ -239,3 +239,8 @@ def test_learned_positions_end_prompt_or_answer(context, new, loc):
     problems = refused({"name": "full"}, "openai-community/gpt2", context_length=context, max_new_tokens=new)
     assert list(problems) == [loc]
     assert "1,024" in problems[loc]
+
+
+def test_a_merge_that_is_not_modelled_is_named_by_no_other_method():
+    (warning,) = answer({"name": "osf"}, "meta-llama/Llama-3.2-1B", merged=True).warnings
+    assert warning == "The memory for merging with these settings is not modelled; that of the merged model is."

@@ -219,3 +219,10 @@ def test_magnitudes_of_a_4_bit_model_are_in_float32_whatever_the_dtype_of_adapte
     method = {"name": "qlora", "use_dora": True, "prepare_model_for_kbit_training": False, "target_modules": ["q_proj"]}
     both = [peaks(request(method, adapter_dtype=given)) for given in ("model", "float32")]
     assert both[0] == both[1]
+
+
+def test_adaption_prompts_run_the_forward_that_the_trainer_replaces():
+    prompts = {"name": "adaption_prompt"}
+    with pytest.raises(PlanError, match="which replaces it for its loss, raises an error: use the trainer transf"):
+        estimate(request(prompts))
+    assert estimate(request(prompts, trainer="transformers")).memory.peak_allocated_bytes

@@ -286,3 +286,25 @@ def test_unsloth_replaces_a_batch_that_is_no_whole_groups_of_completions():
 def test_a_script_that_loads_a_model_of_images_is_read_with_a_warning():
     found = read(UNSLOTH.replace("FastLanguageModel", "FastVisionModel"))
     assert any("images of a dataset" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ("OSFConfig(effective_rank=16)", {"name": "osf", "effective_rank": 16}),
+        ("AdaptionPromptConfig(adapter_len=4)", {"name": "adaption_prompt", "adapter_len": 4}),
+        ("peft.PromptTuningConfig(num_virtual_tokens=8)", {"name": "prompt", "num_virtual_tokens": 8}),
+        ("IA3Config(task_type='CAUSAL_LM')", {"name": "ia3", "target_modules": None}),
+    ],
+)
+def test_a_script_trains_with_the_method_of_its_config(config, method):
+    lines = ("AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-0.6B')", f"get_peft_model(model, {config})", "Trainer()")
+    found = read("\n".join(lines)).request["method"]
+    assert {name: found[name] for name in method} == method
+
+
+def test_4_bits_under_a_method_but_lora_are_listed():
+    code = TRAINER.replace('LoraConfig(target_modules=["q_proj"])', "OSFConfig()")
+    found = read(code)
+    assert found.request["method"]["name"] == "osf"
+    assert missed(found)["load_in_4bit"] is True
