@@ -16,6 +16,7 @@ from app.http.disconnection import client_of
 from app.interop import imports, spreadsheet
 from app.interop.exports import FORMATS, export
 from app.pages.estimate.routes import ImportBox, plan_page
+from app.pages.files.hidden import with_hidden
 from app.presentation.templates import error_page
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
@@ -110,7 +111,8 @@ def _imported(fields: list[tuple[str, str]]) -> tuple[Form, ImportBox]:
         for name in DISTRIBUTION
         if name in imported.request.get("device", {})
     }
-    return filled(imported.request, imported.tool).changed(**device), ImportBox(content=content, imported=imported)
+    box = ImportBox(content=content, imported=with_hidden(imported))
+    return filled(imported.request, imported.tool).changed(**device), box
 
 
 def _plan(form: Form) -> dict[str, Any] | None:

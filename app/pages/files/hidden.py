@@ -1,0 +1,38 @@
+"""Settings of an imported file that the form of a plan has no field for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from app.interop.imports.imported import NotUnderstood
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Training
+from calculator.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.interop.imports.imported import Imported
+
+_WHY = "has no field here: the page's figures are without it; those of /api/v1/estimate for this import are with it"
+
+
+def with_hidden(imported: Imported) -> Imported:
+    """Return the import with what its page leaves out listed among what it does not reproduce."""
+    request = imported.request
+    method, training = request["method"], request.get("training", {})
+    hidden = (*_hidden(METHODS[method["name"]], method), *_hidden(Training, training))
+    return replace(imported, not_understood=(*imported.not_understood, *hidden)) if hidden else imported
+
+
+def _hidden(cls: type, values: Mapping[str, Any]) -> Iterator[NotUnderstood]:
+    for each in declared(cls):
+        value = values.get(each.name)
+        if value is None or value == each.default:
+            continue
+        if not each.setting.form:
+            yield NotUnderstood(key=each.name, value=value, why=_WHY)
+        elif each.nested is not None and isinstance(value, Mapping):
+            yield from _hidden(each.nested, value)
