@@ -314,6 +314,10 @@ class DecoderForward:
     #: Whether the model's forward has a parameter `position_ids`, for which `generate` makes them.
     takes_positions: bool = True
 
+    #: The positions of a token that `generate` makes: more than one where the model makes the text's and one for each
+    #: axis, and keeps rope_deltas. Source: _prepare_position_ids_for_generation of Qwen's models that read images.
+    positions_of_token: int = 1
+
     #: Whether the code fails on inputs longer than max_position_embeddings.
     limited_to_max_positions: bool = False
 

@@ -200,8 +200,9 @@ class Evaluation:
         return tuple(rolled_out(prepared, trains=False, is_first=is_first))
 
     def batch(self, count: int) -> tuple[Row, ...]:
-        """The tensors of a batch."""
-        return tuple(self._fetched(count))
+        """The tensors of a batch, and what the model keeps of having generated for it."""
+        kept = generation.rope_deltas(self.resident.prepared, count) if self.run.generates else ()
+        return (*self._fetched(count), *kept)
 
     def _fetched(self, count: int) -> Iterator[Row]:
         given = self.resident.prepared.given

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.common.dtype import allocated
 from calculator.estimation.answer import Row
+from calculator.families import forward_of
 from calculator.run.gathered import OfRow
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.transformers.loop import Transformers
@@ -19,7 +20,7 @@ from calculator.training_step.seq2seq_generation import Seq2SeqGeneration
 from calculator.training_step.zero3.generation import PartitionedRollout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.dimension import Dim
     from calculator.engine.tape import Tensor
@@ -76,6 +77,12 @@ def of_batch(part: OfRow, rows: int) -> Row:
     shape = (named(rows, "rows"), *part.shape)
     size = allocated(part.bytes * rows, 1)
     return Row.of(name=f"{part.name} of the batch", count=1, bytes=size, shape=shape, dtype=part.dtype, source=SOURCE)
+
+
+def rope_deltas(prepared: PreparedModel, rows: int) -> Iterator[Row]:
+    """Yield what a model whose positions have axes keeps of the rows that it generated for last."""
+    if forward_of(prepared.model).positions_of_token > 1:
+        yield of_batch(OfRow("rope_deltas", (1,), "int64"), rows)
 
 
 def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tuple[PassPeak, ...]:

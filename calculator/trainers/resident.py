@@ -64,10 +64,21 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),
         *(_of_step(*each, 1) for each in loop.kept_for_step(prepared)),
         *scalars,
+        *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
         *_of_images(prepared),
     )
+
+
+def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
+    """Yield what a model whose positions have axes keeps of the rows that it generated last.
+
+    Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, _prepare_position_ids_for_generation.
+    """
+    batch = loop.generation(prepared.training)
+    if batch is not None and forward_of(prepared.model).positions_of_token > 1:
+        yield ResidentTensor(name="rope_deltas", shape=(batch.rows, 1), dtype="int64", component="activations")
 
 
 def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:

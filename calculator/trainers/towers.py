@@ -18,8 +18,13 @@ MODELLED = ("transformers", "trl-sft")
 ON_TEXT = ("trl-dpo", "trl-kto", "trl-orpo")
 GENERATING = ("trl-grpo", "trl-rloo")
 
-#: The models whose steps with these were traced, on text. Qwen's keep rope_deltas of what they generate.
-GENERATE = frozenset({"gemma3", "idefics3", "llava", "mistral3", "smolvlm"})
+#: The models whose steps with these were traced, on text.
+GENERATE = frozenset(
+    {
+        *("gemma3", "idefics3", "llava", "mistral3", "smolvlm"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
+    }
+)
 
 #: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.

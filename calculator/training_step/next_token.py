@@ -39,7 +39,7 @@ class Loop(ABC):
         seen = (context.batch, context.past + 1)
         self.ids = context.tape.new(seen, "int64", "ids")
         if context.forward.takes_positions:
-            self.positions = context.tape.new(seen, "int64", "positions")
+            self.positions = context.tape.new(of_positions(context, seen), "int64", "positions")
         if _extends_mask(context):
             self.mask = context.tape.new(seen, "int64", "attention_mask")
         self.logits = scores(context, "next_token_logits")
@@ -51,7 +51,7 @@ class Loop(ABC):
         context.set_scope("generate: ")
         before = self.mask
         if context.forward.takes_positions:
-            self.positions = _appended(context, longer, "positions")
+            self.positions = _appended(context, of_positions(context, longer), "positions")
         if _extends_mask(context):
             self.mask = _appended(context, longer, "attention_mask")
         self._choose(context)
@@ -69,8 +69,9 @@ class Sampling(Loop):
     __slots__ = ("probabilities",)
 
     def _kept(self, context: Context) -> list[Tensor]:
-        names = ["prompt_ids", "prompt_mask", *(["prompt positions"] if context.forward.takes_positions else [])]
-        return [context.tape.new((context.batch, context.length), "int64", name) for name in names]
+        shape = (context.batch, context.length)
+        ids = [context.tape.new(shape, "int64", name) for name in ("prompt_ids", "prompt_mask")]
+        return [*ids, *_prompt_positions(context)]
 
     def after_first_token(self, context: Context) -> None:
         """Make what the token before has left, its probabilities too."""
@@ -95,9 +96,7 @@ class GreedySearch(Loop):
     __slots__ = ()
 
     def _kept(self, context: Context) -> list[Tensor]:
-        if not context.forward.takes_positions:
-            return []
-        return [context.tape.new((context.batch, context.length), "int64", "prompt positions")]
+        return _prompt_positions(context)
 
     def _choose(self, context: Context) -> None:
         self.logits = scores(context, "next_token_logits")
@@ -109,6 +108,19 @@ def special_tokens(context: Context) -> list[Tensor]:
     return [context.tape.new((), "int64", f"{name}_token_id") for name in context.forward.special_tokens]
 
 
+def _prompt_positions(context: Context) -> list[Tensor]:
+    if not context.forward.takes_positions:
+        return []
+    shape = of_positions(context, (context.batch, context.length))
+    return [context.tape.new(shape, "int64", "prompt positions")]
+
+
+def of_positions(context: Context, shape: Shape) -> Shape:
+    """Return the shape of positions of (batch, sequence) tokens."""
+    each = context.forward.positions_of_token
+    return shape if each == 1 else (each, *shape)
+
+
 def _extends_mask(context: Context) -> bool:
     """Whether the mask of the prompts gets a value for each new token; an encoder-decoder's is of the source."""
     return context.training.padding and not context.model.encoder_layers
@@ -116,7 +128,7 @@ def _extends_mask(context: Context) -> bool:
 
 def _appended(context: Context, shape: Shape, name: str) -> Tensor:
     """Return ids of all tokens, with one more for each sequence."""
-    more = context.tape.new((context.batch, 1), "int64", f"{name}, next")
+    more = context.tape.new((*shape[:-1], 1), "int64", f"{name}, next")
     out = context.tape.new(shape, "int64", name)
     del more
     return out

@@ -30,7 +30,7 @@ from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
-from calculator.training_step.next_token import Sampling
+from calculator.training_step.next_token import Sampling, of_positions
 from calculator.training_step.run import Interpretation
 from calculator.training_step.symbolic_trace import SymbolicTrace
 
@@ -199,7 +199,7 @@ class Rollout:
         ids = tape.new((context.batch, context.length), "int64", "input_ids")
         inputs = [ids]
         if context.past and context.forward.takes_positions:
-            inputs.append(tape.new(ids.shape, "int64", "position_ids"))
+            inputs.append(tape.new(of_positions(context, ids.shape), "int64", "position_ids"))
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
         if self.wrapped_dtype is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.families.qwen3_5.forward import QWEN3_5, QWEN3_5_MOE, interleaved_tables
 from calculator.families.qwen_vl.deepstack import QWEN3
+from calculator.families.qwen_vl.forward import POSITIONS_OF_TOKEN
 from calculator.layers import norms
 from calculator.layers.decoder_forward import embed, final
 
@@ -35,6 +36,7 @@ QWEN3_5_VL, QWEN3_5_MOE_VL = (
         tables=_tables,
         final_norm=final(norms.offset_rms_norm, f"{_MODEL}.norm"),
         tower=QWEN3,
+        positions_of_token=POSITIONS_OF_TOKEN,
     )
     for text in (QWEN3_5, QWEN3_5_MOE)
 )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: The axes of a position: time, height and width.
 _AXES = 3
 
+#: The positions of a token that `generate` makes: the text's, and one of each axis.
+POSITIONS_OF_TOKEN = 1 + _AXES
+
 _MODEL = "model.language_model"
 
 
@@ -44,7 +47,8 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
     tape, (batch, length, _) = context.tape, hidden_states.shape
     # The positions of images are computed for each sequence.
     shape = (_AXES, batch, length) if context.training.has_images else (length,)
-    position_ids = tape.new(shape, "int64", "position_ids")
+    given = context.gives_positions
+    position_ids = context.position_ids(length) if given else tape.new(shape, "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
@@ -74,11 +78,26 @@ def _interleaved_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor
 _EMBED = partial(embed, name=f"{_MODEL}.embed_tokens")
 _NORM = final(norms.rms_norm, f"{_MODEL}.norm")
 
-QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM, tower=vision.QWEN2_5)
+QWEN2_5_VL = replace(
+    QWEN2,
+    embeddings=_EMBED,
+    tables=_tables_by_sections,
+    final_norm=_NORM,
+    tower=vision.QWEN2_5,
+    positions_of_token=POSITIONS_OF_TOKEN,
+)
 
 QWEN2_VL = replace(QWEN2_5_VL, tower=vision.QWEN2)
 
 QWEN3_VL, QWEN3_VL_MOE = (
-    replace(text, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=(), tower=deepstack.QWEN3)
+    replace(
+        text,
+        embeddings=_EMBED,
+        tables=_interleaved_tables,
+        final_norm=_NORM,
+        masks=(),
+        tower=deepstack.QWEN3,
+        positions_of_token=POSITIONS_OF_TOKEN,
+    )
     for text in (QWEN3, QWEN3_MOE)
 )

@@ -229,11 +229,10 @@ def test_virtual_tokens_are_refused(trainer, vllm, why):
         estimate(request(trainer=trainer, method={"name": "prompt"}, use_vllm=vllm))
 
 
-@pytest.mark.parametrize("trainer", ["trl-reward", "trl-grpo"])
-def test_a_model_that_reads_images_too_is_refused_by_the_trainer(trainer):
+def test_a_model_that_reads_images_too_is_refused_by_the_trainer():
     text = {"hidden_size": 128, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
     config = {"model_type": "qwen2_5_vl", "text_config": {**text, "intermediate_size": 64, "vocab_size": 99}}
-    body = {"model": {"config": config}, "method": {"name": "prompt"}, "training": {"trainer": trainer}}
+    body = {"model": {"config": config}, "method": {"name": "prompt"}, "training": {"trainer": "trl-reward"}}
     with pytest.raises(PlanError) as refused:
         estimate(parse_request(body))
     assert "training.trainer" in [problem.loc for problem in refused.value.problems]
