@@ -25,6 +25,6 @@ def merge_peak(resident: ResidentState, method: Method) -> PhasePeak:
     """
     merged = merging(resident, ServedMethod(method=method, quantization=None), in_run=True)
     if merged is None:
-        message = f"the memory that merging {method.facts.label} takes is not modelled: use false"
+        message = f"the memory that merging {method.title} with these settings takes is not modelled: use false"
         raise refusal("run.merge_and_unload", message, True)
     return PhasePeak(rows=merged.rows, operation=f"merge_and_unload: {merged.module}")

@@ -34,8 +34,8 @@ _TYPES: tuple[MixerType, ...] = ("full_attention", "conv")
 
 #: What a GPU may allocate besides.
 CONVOLUTIONS = (
-    "Convolutions run as torch's own. cuDNN's workspace for them is not counted, and with the package causal-conv1d,"
-    " which training.kernels names, they need less."
+    "Convolutions run as torch's own. cuDNN's workspace for them is not counted. With the package causal-conv1d they"
+    " need less; an estimate of a training step counts it with training.kernels."
 )
 
 

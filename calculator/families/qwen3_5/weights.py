@@ -46,7 +46,8 @@ _TYPES: tuple[MixerType, ...] = ("linear_attention", "full_attention")
 #: What a GPU may allocate besides, and what an installed package changes.
 WITHOUT_KERNELS = (
     "Gated DeltaNet runs as transformers' own PyTorch code. With the packages flash-linear-attention (fla) and"
-    " causal-conv1d it needs less: training.kernels names them. cuBLAS's and cuDNN's workspaces for it are not counted."
+    " causal-conv1d it needs less; an estimate of a training step counts them with training.kernels. cuBLAS's and"
+    " cuDNN's workspaces for it are not counted."
 )
 
 

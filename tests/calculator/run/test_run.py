@@ -352,3 +352,10 @@ def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
     assert load.host_bytes - load.host_file_bytes == 2 * 4 * 3 * 64 * 96 * 2
     on_gpu = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "run": {"device_map": "auto"}}))
     assert any("up to 294,912 bytes more" in each for each in on_gpu.warnings)
+
+
+def test_a_merge_that_is_not_modelled_is_refused_with_the_settings_as_the_reason():
+    method = {"name": "lora", "target_modules": ["q_proj"], "use_dora": True}
+    body = {"model": "meta-llama/Llama-3.2-1B", "method": method}
+    with pytest.raises(PlanError, match="that merging LoRA with these settings takes is not modelled: use false"):
+        whole_run(parse_run({**body, "run": {"merge_and_unload": True}}))
