@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 class EvaluationBatch(MicroBatch):
     """A batch; `is_first`: whether it is the first one of its evaluation."""
 
-    __slots__ = ("_is_first", "follows_generation")
+    __slots__ = ("follows_generation",)
 
     def __init__(self, prepared: PreparedModel, *, is_first: bool, follows_generation: bool = False) -> None:
         super().__init__(prepared)
-        self.has_gradients = self.finds_gathered = self.interprets_all = False
+        self.has_gradients = self.interprets_all = False
+        self.finds_gathered = not is_first
         #: Whether `generate` runs before each batch.
         self.follows_generation = follows_generation
-        self._is_first = is_first
 
-    def begin(self, parameters: Parameters) -> None:
-        """Find what the batch before left gathered."""
+    def start(self, parameters: Parameters) -> None:
+        """Find, in its first pass, what the batch before left gathered."""
         self.parameters = parameters
-        if not self._is_first:
-            left = [each for each in dict.fromkeys((self.root, *self.roles.values())) if not each.reshards]
-            for unit in self.left_by_generation if self.follows_generation else left:
-                unit.gathered = self.gathered(unit.of)
-            self.find_gathered_layers()
-        super().begin(parameters)
+        if not self.finds_gathered:
+            return
+        self.finds_gathered = False
+        left = [each for each in dict.fromkeys((self.root, *self.roles.values())) if not each.reshards]
+        for unit in self.left_by_generation if self.follows_generation else left:
+            unit.gathered = self.gathered(unit.of)
+        self.find_gathered_layers()
 
 
 def left_gathered(prepared: PreparedModel) -> Iterator[tuple[UnitParameters, int]]:
