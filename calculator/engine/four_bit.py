@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import elements
 from calculator.engine.autocast import cast_to
 from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from calculator.architecture.module import Module
-    from calculator.engine.tape import Tape, Tensor
+    from calculator.engine.tape import Tape
     from calculator.resident.quantization import Quantization
 
 
@@ -45,6 +46,9 @@ def matmul_4bit(
         return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
+    if bias is not None and bias.dtype != quantization.compute_dtype:
+        # Linear4bit has cast its bias in place (bias.data); what FSDP2 gathers has another dtype
+        bias = Tensor(x.tape, None, bias.shape, quantization.compute_dtype, None)
     copies = _cast_arguments(x, dense, bias)
     out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
     del dense, constants, copies
