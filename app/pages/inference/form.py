@@ -24,6 +24,7 @@ FIRST: dict[str, str] = {
     "gpu": "rtx-4090",
     "method": "lora",
     "r": "16",
+    "target_modules": "all-linear",
     "tasks": "4",
 }
 
