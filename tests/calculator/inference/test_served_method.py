@@ -11,6 +11,7 @@ from calculator.methods.base import Method
 OF_TRAINING = {
     "after_loss",
     "after_step",
+    "binds_forward",
     "check",
     "couples_layers",
     "keeps_inputs",
