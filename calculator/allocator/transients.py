@@ -296,8 +296,8 @@ def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Ch
         totals = [*accumulate(map(added.__getitem__, chunk.transients), initial=total)]
         own = [*map(sizes.__getitem__, allocated.rows)]
         before = [*map(totals.__getitem__, allocated.positions)]
-        beside = map(mul, allocated.counts, own)
-        most, lost = [*map(add, before, beside)], dict[int, int]()
+        margins = map(mul, allocated.counts, own)
+        most, lost = [*map(add, before, margins)], dict[int, int]()
         quick = max(map(add, most, own), default=0)
         for size, wasted in zip(own, map(sub, most, allocated.counts), strict=True):
             if wasted > lost.get(size, -1):

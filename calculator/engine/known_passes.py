@@ -107,7 +107,7 @@ class KnownPasses:
             return known.on(tape, name), known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
         outer = tape.component
-        # Another object with the same letters: rows that are given it are told from rows that name the component.
+        # An equal string, but another object: rows that inherit it differ by identity from those that name a component.
         tape.component = inherits = _another(outer)
         outputs, layers = run()
         end = None if tape.component is inherits else tape.component

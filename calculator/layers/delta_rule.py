@@ -30,15 +30,7 @@ def chunk_gated_delta_rule(
     dtype, length, heads = query.dtype, query.shape[1], value.shape[2]
     chunks = int(-(-length // CHUNK))
     layout = _Layout(query, heads, chunks)
-    if key.shape[2] != heads:
-        query, key = _repeated(query, heads, "query"), _repeated(key, heads, "key")
-    query, key, value, beta, decay = [
-        _heads_first(x, name)
-        for x, name in ((query, "query"), (key, "key"), (value, "value"), (beta, "beta"), (decay, "decay"))
-    ]
-    query = _l2norm(query, "query")
-    key = _l2norm(key, "key")
-    query = ops.scale(query, "query, scaled")
+    query, key, value, beta, decay = _inputs(query, key, value, beta, decay)
     query, key, value = [
         ops.pad(x, (*x.shape[:2], chunks * CHUNK, x.shape[3]), f"{name}, padded")
         for x, name in ((query, "query"), (key, "key"), (value, "value"))
@@ -95,15 +87,7 @@ def recurrent_gated_delta_rule(
     state: (batch, value heads, key size, value size), in float32. Source: torch_recurrent_gated_delta_rule.
     """
     dtype, heads = query.dtype, value.shape[2]
-    if key.shape[2] != heads:
-        query, key = _repeated(query, heads, "query"), _repeated(key, heads, "key")
-    query, key, value, beta, decay = [
-        _heads_first(x, name)
-        for x, name in ((query, "query"), (key, "key"), (value, "value"), (beta, "beta"), (decay, "decay"))
-    ]
-    query = _l2norm(query, "query")
-    key = _l2norm(key, "key")
-    query = ops.scale(query, "query, scaled")
+    query, key, value, beta, decay = _inputs(query, key, value, beta, decay)
     out = value.tape.new(value.shape, "float32", "output by positions")
     by_keys, by_values = (*state.shape[:3], 1), (*state.shape[:2], 1, state.shape[3])
     of_values = (*state.shape[:2], state.shape[3])
@@ -123,6 +107,21 @@ def recurrent_gated_delta_rule(
     del read
     out = ops.view(out, (value.shape[0], 1, heads, value.shape[3]))
     return ops.cast(out, dtype, "output in the model's dtype"), state
+
+
+def _inputs(query: Tensor, key: Tensor, value: Tensor, beta: Tensor, decay: Tensor) -> list[Tensor]:
+    """Return all inputs with heads before positions in float32, queries and keys by value heads and normed."""
+    heads = value.shape[2]
+    if key.shape[2] != heads:
+        query, key = _repeated(query, heads, "query"), _repeated(key, heads, "key")
+    query, key, value, beta, decay = [
+        _heads_first(x, name)
+        for x, name in ((query, "query"), (key, "key"), (value, "value"), (beta, "beta"), (decay, "decay"))
+    ]
+    query = _l2norm(query, "query")
+    key = _l2norm(key, "key")
+    query = ops.scale(query, "query, scaled")
+    return [query, key, value, beta, decay]
 
 
 class _Layout:
