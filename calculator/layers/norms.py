@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def as_module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[BoundModule, Tensor], Tensor]:
-    """Run a norm's forward as a call of its module."""
+    """Run the forward of a norm, or of another module, as its call."""
 
     @wraps(forward)
     def call(norm: BoundModule, x: Tensor) -> Tensor:

@@ -120,7 +120,10 @@ class FSDPEngine(Engine):
             self.model.set_requires_gradient_sync(True)
 
     def track(self, record: Record) -> None:
-        """Track the gathered weights, which have no memory while they are sharded, and name the streams."""
+        """Track the gathered weights, which have no memory while they are sharded, and name the streams.
+
+        A bias whose 4-bit layer has cast it (`bias.data`) in a step before has memory of its own.
+        """
         names = {id(parameter): name for name, parameter in self.reference.named_parameters()}
         name_streams(self.model._get_fsdp_state()._comm_ctx)
         for state in (m._get_fsdp_state() for m in self.model.modules() if isinstance(m, FSDPModule)):
@@ -128,6 +131,9 @@ class FSDPEngine(Engine):
                 name = names[id(parameter.sharded_param)]
                 for gathered in parameter.all_gather_outputs:
                     record(f"{name}: gathered", gathered, self.component(name))
+                whole = getattr(parameter, "_unsharded_param", None)
+                if name.endswith(".bias") and whole is not None:
+                    record(f"{name}: cast by its 4-bit layer", whole, self.component(name))
 
 
 def meshes_of(device: str, count: int) -> AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ from calculator.layers.self_attention import SelfAttention, norm_after_projectio
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
 
@@ -21,7 +22,12 @@ def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     if "mlp.act_fn" not in modules:
         return mlp.configured(context, modules, x)
     context.set_scope(f"{modules.prefix}mlp.act_fn: ")
-    own = modules["mlp.act_fn"].own
+    return _xielu(modules["mlp.act_fn"], x)
+
+
+@norms.as_module
+def _xielu(activation: BoundModule, x: Tensor) -> Tensor:
+    own = activation.own
     alpha_p = _softplus(own["alpha_p"], "alpha_p")
     alpha_n = ops.shift(_softplus(own["alpha_n"], "alpha_n"), "beta + alpha_n")
     positive = x.tape.new(x.shape, "bool", "above 0")

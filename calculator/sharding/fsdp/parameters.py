@@ -12,7 +12,7 @@ from calculator.architecture.dimension import Dim, elements, named
 from calculator.common.dtype import ITEMSIZE, allocated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -34,6 +34,21 @@ def stored(tensors: Iterable[ResidentTensor], method: Method, training: Training
     if training.autocast is None:
         return [*tensors]
     return [recast(each, "float32") if each.trained else each for each in tensors]
+
+
+def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator[ResidentTensor]:
+    """The biases that their 4-bit layers cast when they first run, from the dtype in which FSDP gathers them.
+
+    The cast tensor takes the place of the gathered one for good.
+
+    Source: bitsandbytes/nn/modules.py, Linear4bit.forward (bias.data).
+    """
+    tensors = tuple(whole)
+    layers = {each.name.rpartition(".")[0] for each in tensors if each.packed}
+    for each in tensors:
+        owner, _, name = each.name.rpartition(".")
+        if name == "bias" and owner in layers and (training.autocast or each.dtype) != training.dtype:
+            yield each
 
 
 def recast(tensor: ResidentTensor, dtype: DType) -> ResidentTensor:

@@ -8,6 +8,8 @@ from calculator.common.errors import Problem
 from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.tensors import resident_tensors
+from calculator.sharding.fsdp.parameters import cast_biases, stored
 from calculator.sharding.fsdp.units import outer_units, units_of
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import computes_logits, is_patched
@@ -60,6 +62,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="model", msg=message, input=prepared.model.model_type)
         return
     yield from _of_units(prepared)
+    yield from _of_cast_biases(prepared)
     yield from _of_method(prepared)
     yield from _of_reference(prepared)
     yield from _of_head(prepared)
@@ -128,6 +131,24 @@ def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
                 loc="model", msg=f"FSDP can't shard {scalar.name}, which has no dimension: use ddp", input=None
             )
             return
+
+
+def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
+    """Trained biases whose gradients have the dtype of their 4-bit layer; FSDP reduces those of one dtype in a unit.
+
+    Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce.
+    """
+    if not prepared.method.facts.quantizes_base:
+        return
+    training = prepared.training
+    whole = stored(resident_tensors(prepared), prepared.method, training)
+    bias = next((each for each in cast_biases(whole, training) if each.gets_gradient), None)
+    if bias is not None:
+        message = (
+            f"FSDP refuses gradients of several dtypes: its 4-bit layer casts {bias.name} from"
+            f" {training.autocast or bias.dtype} to {training.dtype}. Set none"
+        )
+        yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
 
 
 def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:

@@ -12,7 +12,7 @@ from calculator.methods.compared import REFERENCE, compared_model
 from calculator.resident.per_parameter import gradients
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, reduce_scatter
-from calculator.sharding.fsdp.parameters import is_sharded, recast, shard, stored
+from calculator.sharding.fsdp.parameters import cast_biases, is_sharded, recast, shard, stored
 from calculator.sharding.fsdp.units import GRADIENT_SHARDS, outer_units, units_of
 from calculator.sharding.shards import Shards
 from calculator.trainers import trainer_of
@@ -57,21 +57,11 @@ class FSDPShards(Shards):
         return (*(shard(tensor, self.prepared.device.count) for tensor in whole), *biases)
 
     def _cast_biases(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
-        """Whole biases of 4-bit layers, which these have cast from the dtype of mixed precision to their own.
-
-        The cast tensor takes the place of the gathered one for good.
-
-        Source: bitsandbytes/nn/modules.py, Linear4bit.forward (bias.data).
-        """
+        """Whole biases in the dtype to which their 4-bit layers have cast them."""
         training = self.prepared.training
-        if training.autocast in (None, training.dtype):
-            return
-        layers = {each.name.rpartition(".")[0] for each in whole if each.packed}
-        for each in whole:
-            owner, _, name = each.name.rpartition(".")
-            if name == "bias" and owner in layers:
-                cast = recast(each, training.dtype)
-                yield replace(cast, name=f"{each.name}: cast by its 4-bit layer", parameters=0, trained=False)
+        for each in cast_biases(whole, training):
+            cast = recast(each, training.dtype)
+            yield replace(cast, name=f"{each.name}: cast by its 4-bit layer", parameters=0, trained=False)
 
     def _with_reference(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
         """The tensors, those of a trainer's second model with the parameters that TRL shards."""

@@ -198,6 +198,8 @@ def test_a_limit_is_found_under_fsdp():
         ("training.optimizer", {"trainer": "transformers", "optimizer": "adagrad"}),
         ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
         ("method.bias", {"method": {**UNPREPARED, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
+        # 4-bit layers cast biases that preparation left in float32, and so their gradients.
+        ("method.bias", {"method": {**QLORA, "bias": "lora_only"}, "config": {**CONFIG, "attention_bias": True}}),
         ("training.autocast", {"method": {"name": "prefix"}, "dtype": "float32", "autocast": "bfloat16"}),
         (
             "method.modules_to_save",
