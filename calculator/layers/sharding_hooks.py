@@ -68,6 +68,11 @@ class Hooks:
     #: The dtype in which every parameter is gathered; None for each in its own.
     param_dtype: DType | None = None
 
+    @property
+    def left_gathered(self) -> frozenset[str]:
+        """The units outside the layers whose weights are gathered, by name."""
+        return frozenset()
+
     def computed(self, prepared: Prepared) -> Prepared:
         """Return the model as it computes, where gathered weights have another dtype than stored ones."""
         return prepared

@@ -213,10 +213,15 @@ class Evaluation:
     def _weights(self) -> Iterator[Row]:
         """The weights that FSDP leaves gathered after a batch."""
         prepared = self.resident.prepared
-        for unit, count in left_gathered(prepared) if prepared.device.sharding == "fsdp" else ():
+        for unit, count in left_gathered(prepared, self._left_gathered) if prepared.device.sharding == "fsdp" else ():
             for each, shape, dtype in unit.gathered:
                 size = allocated(elements(shape), ITEMSIZE[dtype]) * count
                 yield Row.of(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
+
+    @property
+    def _left_gathered(self) -> frozenset[str]:
+        """The units outside the layers that FSDP leaves gathered after the first batch, and after each that follows."""
+        return self.passed(self.run.per_device_eval_batch_size, is_first=True).left_gathered
 
     def _left(self, moment: Moment) -> int:
         """The bytes that the batch of a moment leaves gathered under stage 3."""
@@ -239,7 +244,7 @@ class Evaluation:
             self._for_batch(count, given),
             loop,
             logits=again,
-            is_first=is_first and not generates,
+            found=None if is_first or generates else self._left_gathered,
             follows_generation=generates,
         )
 

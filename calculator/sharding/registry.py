@@ -48,11 +48,16 @@ def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
     return NO_HOOKS if make is None else make(prepared)
 
 
-def evaluation_hooks(prepared: PreparedModel, *, is_first: bool, follows_generation: bool = False) -> Hooks:
-    """The hooks of a batch of an evaluation; `is_first`: whether none ran before it, nor `generate`."""
+def evaluation_hooks(
+    prepared: PreparedModel, found: frozenset[str] | None = None, *, follows_generation: bool = False
+) -> Hooks:
+    """The hooks of a batch of an evaluation; `found`: what the batch before left gathered (`Hooks.left_gathered`).
+
+    It is None if no batch ran before it, nor `generate`.
+    """
     sharding = prepared.device.sharding
     if sharding == "fsdp":
-        return EvaluationBatch(prepared, is_first=is_first, follows_generation=follows_generation)
+        return EvaluationBatch(prepared, found, follows_generation=follows_generation)
     return stage_3(prepared) if sharding == "zero3" else NO_HOOKS
 
 

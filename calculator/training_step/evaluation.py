@@ -42,12 +42,16 @@ class Output(NamedTuple):
 
 
 class EvaluationPass(NamedTuple):
-    """A pass: its recording, its peak, the operation that reaches it, and what the model returns besides the loss."""
+    """A pass: its recording, its peak, the operation that reaches it, and what the model returns besides the loss.
+
+    `left_gathered`: the units outside the layers that a sharding leaves gathered after it, by name.
+    """
 
     recording: Recording
     moment: Moment
     operation: str
     outputs: list[Output]
+    left_gathered: frozenset[str]
 
     @property
     def alive(self) -> LiveTensors:
@@ -61,19 +65,19 @@ def evaluation_pass(
     loop: Loop | None = None,
     *,
     logits: bool = False,
-    is_first: bool = True,
+    found: frozenset[str] | None = None,
     follows_generation: bool = False,
     method: MethodHooks | None = None,
 ) -> EvaluationPass:
     """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
 
     Every layer is run. With `logits`, the model computes the logits of the batch after the loss, in a pass of its own.
-    `is_first`: whether no other batch of the evaluation ran before it. `follows_generation`: whether `generate`
-    did. `method` replaces what the model's method does in the forward pass.
+    `found`: what the batch before left gathered, None in the first one. `follows_generation`: whether `generate` ran
+    before it. `method` replaces what the model's method does in the forward pass.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
-    hooks = evaluation_hooks(prepared, is_first=is_first, follows_generation=follows_generation)
+    hooks = evaluation_hooks(prepared, found, follows_generation=follows_generation)
     context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
     context.method = method or context.method
     context.unrolls, count = True, len(context.layers)
@@ -90,7 +94,7 @@ def evaluation_pass(
     storages = storages_of(tape)
     recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
     moment = recording.curve.peak(0, len(tape.events))
-    return EvaluationPass(recording, moment, recording.operation(moment.event), outputs)
+    return EvaluationPass(recording, moment, recording.operation(moment.event), outputs, hooks.left_gathered)
 
 
 class _PassesOfEvaluation(ModelPasses):

@@ -84,7 +84,7 @@ def _forward(prepared: PreparedModel) -> Tape:
     """The events of a pass, at whose end its outputs are freed."""
     tape = Tape(trains=False)
     tape.grad_enabled = False
-    hooks = evaluation_hooks(prepared, is_first=True)
+    hooks = evaluation_hooks(prepared)
     context = Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks, tape=tape)
     context.unrolls, count = True, len(context.layers)
     context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)

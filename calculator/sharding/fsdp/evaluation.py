@@ -12,22 +12,29 @@ from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.units import layer_unit, outer_units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.layers.bound_module import Parameters
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.fsdp.unit import FSDPUnit
     from calculator.sharding.fsdp.units import UnitParameters
 
 
 class EvaluationBatch(MicroBatch):
-    """A batch; `is_first`: whether it is the first one of its evaluation."""
+    """A batch.
 
-    __slots__ = ("follows_generation",)
+    `found`: the units outside the layers that the batch before left gathered, by name; None in the first batch, and
+    after `generate`.
+    """
 
-    def __init__(self, prepared: PreparedModel, *, is_first: bool, follows_generation: bool = False) -> None:
+    __slots__ = ("_found", "follows_generation")
+
+    def __init__(
+        self, prepared: PreparedModel, found: frozenset[str] | None, *, follows_generation: bool = False
+    ) -> None:
         super().__init__(prepared)
         self.has_gradients = self.interprets_all = False
-        self.finds_gathered = not is_first
+        self._found, self.finds_gathered = found, found is not None or follows_generation
         #: Whether `generate` runs before each batch.
         self.follows_generation = follows_generation
 
@@ -37,15 +44,32 @@ class EvaluationBatch(MicroBatch):
         if not self.finds_gathered:
             return
         self.finds_gathered = False
-        left = [each for each in dict.fromkeys((self.root, *self.roles.values())) if not each.reshards]
-        for unit in self.left_by_generation if self.follows_generation else left:
+        for unit in self.left_by_generation if self.follows_generation else self._found_units:
             unit.gathered = self.gathered(unit.of)
         self.find_gathered_layers()
 
+    @property
+    def _found_units(self) -> Iterator[FSDPUnit]:
+        """The units outside the layers that are gathered before the pass: after `generate`, all that are not freed."""
+        for unit in self._outside:
+            if not unit.reshards if self._found is None else unit.of.name in self._found:
+                yield unit
 
-def left_gathered(prepared: PreparedModel) -> Iterator[tuple[UnitParameters, int]]:
-    """The units that a batch of an evaluation leaves gathered, and how many there are of each."""
-    batch, outer = EvaluationBatch(prepared, is_first=True), outer_units(prepared)
-    yield from ((unit, 1) for unit in outer.all if unit is not outer.embeddings or not batch.reshards)
-    if not batch.reshards:
+    @property
+    def _outside(self) -> Iterable[FSDPUnit]:
+        return dict.fromkeys((self.root, *self.roles.values()))
+
+    @property
+    def left_gathered(self) -> frozenset[str]:
+        """The units outside the layers that a pass left gathered: a head whose weight is only read is none of them."""
+        return frozenset(unit.of.name for unit in self._outside if unit.gathered)
+
+
+def left_gathered(prepared: PreparedModel, outside: frozenset[str]) -> Iterator[tuple[UnitParameters, int]]:
+    """The units that a batch of an evaluation leaves gathered, of those outside the layers by name; with their number.
+
+    Every layer that is not freed after its forward pass is one of them.
+    """
+    yield from ((unit, 1) for unit in outer_units(prepared).all if unit.name in outside)
+    if not EvaluationBatch(prepared, None).reshards:
         yield from ((layer_unit(prepared, layer), count) for layer, count in prepared.model.decoder.distinct)

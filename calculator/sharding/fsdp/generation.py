@@ -30,7 +30,8 @@ class GenerationPass(EvaluationBatch):
     __slots__ = ("_which",)
 
     def __init__(self, prepared: PreparedModel, which: PassOf, *, is_first: bool = True) -> None:
-        super().__init__(prepared, is_first=which == "prompts" and is_first)
+        super().__init__(prepared, None)
+        self.finds_gathered = which != "prompts" or not is_first
         self.runs_autocast = False
         self._which = which
 
