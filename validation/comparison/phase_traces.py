@@ -2,7 +2,8 @@
 
 python -m validation phase-traces --write                             # record what is traced
 python -m validation phase-traces --file loading --add REQUEST.json   # trace a request and record it
-python -m validation phase-traces --seed SEED --count 20              # compare loading of random requests under ZeRO-3
+python -m validation phase-traces --file loading --seed SEED --count 20   # compare random requests under ZeRO-3
+python -m validation phase-traces --file evaluation --seed SEED --trainer all --sharding fsdp   # compare random ones
 
 Each trace has a process of its own. DeepSpeed's need it installed.
 """
@@ -15,11 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
+from calculator.families import FAMILIES
+from calculator.inputs.sharding import MODELLED
+from calculator.methods import METHODS
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
+from validation.cli.progress import Progress
 from validation.comparison.phases import CASES
+from validation.random_grid.evaluation_requests import random_evaluation_request
 from validation.random_grid.sharded_requests import random_sharded_request
-from validation.tracing.isolation import alone
+from validation.reference.trainers.recipe import TRAINERS
+from validation.tracing.isolation import alone, each_alone
 
 if TYPE_CHECKING:
     import argparse
@@ -36,13 +43,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", choices=FILES, help="only the cases of this file; default: all")
     parser.add_argument("--write", action="store_true", help="write what is traced into the files")
     parser.add_argument("--add", nargs="+", default=[], type=Path, metavar="REQUEST", help="add requests to --file")
-    parser.add_argument("--seed", type=int, help="draw random requests instead, and compare their loading")
+    parser.add_argument("--seed", type=int, help="draw random requests instead, and compare their --file")
     parser.add_argument("--count", type=int, default=10, help="how many are drawn")
+    parser.add_argument("--trainer", choices=["all", *TRAINERS], default="all", help="the trainer of evaluations")
+    parser.add_argument("--sharding", choices=sorted(MODELLED - {"none"}), help="evaluations on several GPUs")
+    parser.add_argument("--method", choices=METHODS, help="the method of evaluations on one GPU")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=(), metavar="FAMILY", help="only these")
+    parser.add_argument("--processes", type=int, default=1, help="parallel traces of evaluations (1)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trace; returns 1 if bytes differ from those recorded or predicted."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU while it is imported
+    if args.seed is not None and args.file == "evaluation":
+        return int(_evaluations_differ(args))
     if args.seed is not None:
         return int(max(_differs(args.seed, number) for number in range(args.count)))
     differ = False
@@ -88,6 +102,47 @@ def _differs(seed: int, number: int) -> bool:
         return False
     print(f"{number}: predicted {found.gpu_bytes:,} ({found.operation}), traced {traced:,}")
     return bool(found.gpu_bytes != traced)
+
+
+def _evaluations_differ(args: argparse.Namespace) -> bool:
+    """Whether evaluations of random requests differ from their traces. Those that are refused are counted."""
+    trainers = TRAINERS if args.trainer == "all" else (args.trainer,)
+    drawn: list[tuple[int, str, Case, int]] = []
+    number = 0
+    while len({number for number, *_ in drawn}) < args.count:
+        body = random_evaluation_request(args.seed, number, trainers, args.sharding, args.families, args.method)
+        drawn += _predicted(number, body)
+        number += 1
+    equal = total = failed = 0
+    cases = [{"phase": phase, "request": body, "number": number, "bytes": size} for number, phase, body, size in drawn]
+    progress = Progress(len(cases), "evaluations")
+    for case, traced in each_alone(_evaluation_or_error, cases, args.processes):
+        progress.step()
+        failed += "error" in traced
+        total += "error" not in traced
+        equal += traced.get("peak_bytes") == case["bytes"]
+        if traced.get("peak_bytes") != case["bytes"]:
+            print(f"{case['number']}: {case['phase']}: predicted {case['bytes']:,}, traced {traced}")
+            print(json.dumps(case["request"]), flush=True)
+    progress.close()
+    print(f"{equal} of {total} traced phases are equal; {failed} traces failed; {number} requests were drawn")
+    return equal < total
+
+
+def _predicted(number: int, body: Case) -> list[tuple[int, str, Case, int]]:
+    """The traced phases of a request with their bytes; none if it is refused."""
+    try:
+        phases = whole_run(parse_run(body)).phases
+    except PlanError:
+        return []
+    return [(number, each.name, body, each.gpu_bytes) for each in phases if each.name in ("evaluation", "generation")]
+
+
+def _evaluation_or_error(case: Case) -> Case:
+    try:
+        return _evaluation(case)
+    except Exception as error:  # noqa: BLE001  a grid goes on after a trace that fails
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _traced(name: str, case: Case) -> Case:

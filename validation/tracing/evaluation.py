@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from calculator.inputs.run import RunSettings
+    from calculator.inputs.training import Training
 
 
 class TracedEvaluation(TrainerStep):
@@ -86,17 +87,27 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
     recipe = replace(recipe, generates=run.generates)
     with emulate_cuda(known_values=True), optimizers_on_meta(), accelerate_on_meta(), TemporaryDirectory() as folder:
         built = build_run(recipe, folder)
-        evaluate_after(1, built.trainer, run)
+        evaluate_after(1, built.trainer, run, recipe.request.training)
         traced = TracedEvaluation(built)
         with patched_model_code(), whole_sequences(run):
             traced.run()
     return traced
 
 
-def evaluate_after(steps: int, trainer: Any, run: RunSettings) -> None:
-    """Give a trainer an evaluation set, the settings of its evaluation, and the steps before it."""
+def _rows_by_labels(training: Training) -> list[int]:
+    """The rows of a micro-batch, the one with padding first, and then those with the most labels."""
+    order = [*reversed(range(training.micro_batch_size))]
+    return [order.pop(), *order] if training.padding else order
+
+
+def evaluate_after(steps: int, trainer: Any, run: RunSettings, training: Training) -> None:
+    """Give a trainer an evaluation set, the settings of its evaluation, and the steps before it.
+
+    Each batch has the rows with the most labels.
+    """
     rows = trainer.train_dataset
-    picked = [number % len(rows) for number in range(run.eval_samples)]
+    order = _rows_by_labels(training)
+    picked = [order[number % run.per_device_eval_batch_size % len(order)] for number in range(run.eval_samples)]
     trainer.eval_dataset = [rows[number] for number in picked] if isinstance(rows, list) else rows.select(picked)
     settings = {
         "max_steps": steps,
