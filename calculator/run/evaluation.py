@@ -121,8 +121,9 @@ class Evaluation:
         training = self.resident.prepared.given
         if not trainer_of(training).facts.generates:
             return self.run.eval_samples
-        together = self.run.per_device_eval_batch_size * self.resident.prepared.device.count
-        return self.run.eval_samples * generated.completions_in_evaluation(training, together)
+        ranks = self.resident.prepared.device.count
+        together = self.run.per_device_eval_batch_size * ranks
+        return self.run.eval_samples * generated.completions_in_evaluation(training, together, ranks)
 
     def _outputs(self) -> Iterator[OfRow]:
         """The model's outputs but the loss."""
@@ -255,14 +256,13 @@ class Evaluation:
 
     @staticmethod
     def _training(count: int, training: Training) -> Training:
-        """The settings of a batch, whose rows have as many labels as those of the training."""
-        labels = training.completion_tokens
+        """The settings of a batch."""
         return replace(
             training,
             micro_batch_size=count,
             gradient_accumulation_steps=1,
             gradient_checkpointing=False,
-            completion_tokens=None if labels is None else -(-labels * count // training.micro_batch_size),
+            completion_tokens=_labels_of(count, training),
         )
 
     def generation(self) -> PhasePeak:
@@ -292,6 +292,19 @@ class Evaluation:
 
 def _peak(ran: PassPeak) -> PhasePeak:
     return PhasePeak(rows=listed(ran.recording.alive(ran.moment)), operation=ran.operation)
+
+
+def _labels_of(count: int, training: Training) -> int | None:
+    """The labels of a batch of `count` rows: those of the training that have the most, if they are as equal as can be.
+
+    The sequences of a row have as many each.
+    """
+    if training.completion_tokens is None:
+        return None
+    sequences, rows = trainer_of(training).facts.sequences, training.micro_batch_size
+    each, more = divmod(training.completion_tokens // sequences, rows)
+    times, rest = divmod(count, rows)
+    return sequences * (each * count + more * times + min(more, rest))
 
 
 def _count_of_labels() -> Row:

@@ -11,6 +11,7 @@ from unittest import mock
 from transformers.trainer_utils import IntervalStrategy
 
 from calculator.run.generation import most_tokens
+from calculator.trainers.trl import generated
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from calculator.estimation.request import Request
     from calculator.inputs.run import RunSettings
     from calculator.inputs.training import Training
 
@@ -87,7 +89,7 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
     recipe = replace(recipe, generates=run.generates)
     with emulate_cuda(known_values=True), optimizers_on_meta(), accelerate_on_meta(), TemporaryDirectory() as folder:
         built = build_run(recipe, folder)
-        evaluate_after(1, built.trainer, run, recipe.request.training)
+        evaluate_after(1, built.trainer, run, recipe.request)
         traced = TracedEvaluation(built)
         with patched_model_code(), whole_sequences(run):
             traced.run()
@@ -100,12 +102,13 @@ def _rows_by_labels(training: Training) -> list[int]:
     return [order.pop(), *order] if training.padding else order
 
 
-def evaluate_after(steps: int, trainer: Any, run: RunSettings, training: Training) -> None:
+def evaluate_after(steps: int, trainer: Any, run: RunSettings, request: Request) -> None:
     """Give a trainer an evaluation set, the settings of its evaluation, and the steps before it.
 
     Each batch has the rows with the most labels.
     """
     rows = trainer.train_dataset
+    training, ranks = request.training, request.device.count
     order = _rows_by_labels(training)
     picked = [order[number % run.per_device_eval_batch_size % len(order)] for number in range(run.eval_samples)]
     trainer.eval_dataset = [rows[number] for number in picked] if isinstance(rows, list) else rows.select(picked)
@@ -122,6 +125,9 @@ def evaluate_after(steps: int, trainer: Any, run: RunSettings, training: Trainin
     }
     for name, value in settings.items():
         setattr(trainer.args, name, value)
+    if hasattr(trainer, "num_generations_eval"):
+        together = run.per_device_eval_batch_size * ranks
+        trainer.num_generations_eval = generated.completions_in_evaluation(training, together, ranks)
     trainer.compute_metrics = (lambda _: {}) if run.compute_metrics else None
     trainer.log = lambda *_, **__: None  # it averages what was stored, which is over by then
     # It compares the ranks' sizes, which the meta device does not have. Where they are equal, it returns its argument.

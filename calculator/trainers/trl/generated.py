@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from calculator.trainers.subject import Subject
 
 
-#: TRL's default of num_generations (trl/trainer/grpo_config.py).
-NUM_GENERATIONS = 8
+#: Completions of each prompt without `num_generations`, of which the first is taken that makes whole groups: TRL's
+#: default (trl/trainer/grpo_config.py), and smaller ones.
+NUM_GENERATIONS = (8, 4, 2, 3, 5, 7)
 
 
 def completion(training: Training) -> Dim:
@@ -49,14 +50,20 @@ def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
     ]
 
 
-def completions_in_evaluation(training: Training, together: int) -> int:
+def completions_in_evaluation(training: Training, together: int, ranks: int) -> int:
     """Return the completions of each prompt in an evaluation. `together` is the rows of a batch on all GPUs.
 
-    Without `num_generations`, TRL's default, or a whole batch where that is no multiple of it, which TRL refuses.
+    Without `num_generations`, those of the training, if the rows are whole groups of them, which TRL asks for.
     """
     if training.num_generations is not None:
         return training.num_generations
-    return together if together % NUM_GENERATIONS else NUM_GENERATIONS
+    of_step = generations(+rows(training) * ranks)
+    return of_step if together % of_step == 0 else generations(together)
+
+
+def generations(together: int) -> int:
+    """Return the completions of each prompt without `num_generations`. `together` is the rows on all GPUs."""
+    return next((size for size in NUM_GENERATIONS if together % size == 0), together)
 
 
 def dtype_of_logps(prepared: Subject) -> DType:

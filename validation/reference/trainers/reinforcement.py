@@ -14,6 +14,7 @@ from transformers import GenerationConfig, GenerationMixin
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from calculator.common.errors import refusal
+from calculator.trainers.trl import generated
 from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.run import Run
@@ -75,7 +76,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
 
 def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
     """The arguments of these trainers; TRL needs a whole number of groups in the `rows` of a step on all GPUs."""
-    generations = recipe.num_generations or next((size for size in (8, 4, 2, 3, 5, 7) if rows % size == 0), rows)
+    generations = recipe.num_generations or generated.generations(rows)
     if generations < 2 or rows % generations:
         reason = f"the {rows} rows of a step are no whole groups of at least 2 completions to one prompt"
         raise refusal("training.num_generations", reason, recipe.num_generations)
