@@ -200,6 +200,13 @@ class Evaluation:
         prepared = self._for_batch(count, self.resident.prepared.given)
         return tuple(rolled_out(prepared, trains=False, is_first=is_first))
 
+    @property
+    def left_by_generation(self) -> int:
+        """The bytes that the model keeps of the last batch that it generated for, after the evaluation."""
+        rows = self.run.per_device_eval_batch_size
+        last = self._samples % rows if self.gathered.ranks == 1 else 0
+        return sum(row.bytes for row in generation.rope_deltas(self.resident.prepared, last or rows))
+
     def batch(self, count: int) -> tuple[Row, ...]:
         """The tensors of a batch, and what the model keeps of having generated for it."""
         kept = generation.rope_deltas(self.resident.prepared, count) if self.run.generates else ()

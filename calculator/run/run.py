@@ -222,9 +222,15 @@ class _Run:
 
     def _steady_step(self) -> RunPhase:
         memory = self.estimate.memory
-        return self._step("training_step", memory.peak_allocated_bytes, memory.peak_operation)
+        size = memory.peak_allocated_bytes + self._left_by_generation
+        return self._step("training_step", size, memory.peak_operation, self._left_by_generation)
 
-    def _step(self, name: RunPhaseName, size: int, operation: str) -> RunPhase:
+    @cached_property
+    def _left_by_generation(self) -> int:
+        """The bytes that the model keeps of an evaluation's last batch in every later phase."""
+        return Evaluation(self.resident, self.run).left_by_generation if self.run.generates else 0
+
+    def _step(self, name: RunPhaseName, size: int, operation: str, left: int = 0) -> RunPhase:
         memory = self.estimate.memory
         reserved = memory.required_bytes if name == "training_step" else self._required(size)
         return RunPhase(
@@ -232,7 +238,7 @@ class _Run:
             gpu_bytes=size,
             operation=operation,
             required_bytes=min(reserved, memory.required_bytes),
-            resident_bytes=min(size, self.between_steps),
+            resident_bytes=min(size, self.between_steps + left),
             fit=self.estimate.fit,
         )
 
@@ -270,7 +276,7 @@ class _Run:
 
     def _phase(self, name: RunPhaseName, peak: PhasePeak, *, resident: int | None = None, **host: Any) -> RunPhase:
         """A phase that adds rows to what it finds."""
-        resident = self.between_steps if resident is None else resident
+        resident = self.between_steps + self._left_by_generation if resident is None else resident
         size = resident + peak.bytes
         return RunPhase(
             name=name,

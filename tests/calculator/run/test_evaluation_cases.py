@@ -28,3 +28,11 @@ def test_merging_adds_what_the_trace_of_peft_adds(case):
     merge = whole_run(parse_run(case["request"])).phases[-1]
     assert merge.name == "merge"
     assert merge.gpu_bytes - merge.resident_bytes == case["peak_bytes"] == sum(row.bytes for row in merge.rows)
+
+
+def test_steps_after_generation_keep_rope_deltas_of_its_last_batch():
+    request = next(case["request"] for case in RECORDED if "qwen2_5_vl" in json.dumps(case["request"]))
+    runs = (request["run"], {"save_strategy": "no"})
+    phases = [whole_run(parse_run({**request, "run": run})).phases for run in runs]
+    steps = [next(each.gpu_bytes for each in of_run if each.name == "training_step") for of_run in phases]
+    assert steps == [5_287_424, 5_286_912]  # both traced
