@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What Python code calls, its arguments that are no literals, and the releases that it pins."""
+    """What Python code calls, its arguments that are no literals or are defaults, and the releases that it pins."""
 
     calls: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,12 +1,20 @@
-"""Values of expressions that need no code to run: literals, names of them, data types and small sums."""
+"""Values of expressions that need no code to run: literals, names of them, data types and arithmetic of integers."""
 
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING, Any, Final
+from operator import add, floordiv, mul, sub
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
+
+
+class Values(Protocol):
+    """The values of names."""
+
+    def get(self, name: str, default: Any, /) -> Any:
+        """Return the value of a name, or of an attribute of one."""
 
 
 class _Unread:
@@ -23,8 +31,15 @@ _HAS_BFLOAT16 = frozenset({"is_bfloat16_supported", "is_bf16_supported", "is_tor
 #: The largest number that arithmetic yields.
 _LARGEST = 1 << 40
 
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: add,
+    ast.Sub: sub,
+    ast.Mult: mul,
+    ast.FloorDiv: floordiv,
+}
 
-def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
+
+def value_of(node: ast.expr, names: Values) -> Any:
     """Return the value of an expression, or UNREAD."""
     match node:
         case ast.Constant(value=value) if value is None or isinstance(value, str | bool | int | float):
@@ -33,6 +48,11 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return names.get(name, UNREAD)
         case ast.Attribute(attr=name) if name in _DTYPES:
             return name
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            return names.get(f"{owner}.{name}", UNREAD)
+        case ast.Subscript(value=owner, slice=ast.Constant(value=str(key))):
+            values = value_of(owner, names)
+            return values.get(key, UNREAD) if isinstance(values, dict) else UNREAD
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _HAS_BFLOAT16:
             return True
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -41,8 +61,8 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.IfExp(test=test, body=body, orelse=orelse):
             value = value_of(test, names)
             return UNREAD if value is UNREAD else value_of(body if value else orelse, names)
-        case ast.BinOp(left=left, op=ast.Mult() | ast.Add() as operation, right=right):
-            return _sum(value_of(left, names), value_of(right, names), multiplies=isinstance(operation, ast.Mult))
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
+            return _calculated(_OPERATIONS[type(operation)], value_of(left, names), value_of(right, names))
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             values = [value_of(part, names) for part in parts]
             return UNREAD if any(value is UNREAD for value in values) else values
@@ -51,13 +71,13 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
     return UNREAD
 
 
-def _sum(left: Any, right: Any, *, multiplies: bool) -> Any:
+def _calculated(operation: Callable[[int, int], int], left: Any, right: Any) -> Any:
     if not all(isinstance(side, int) and abs(side) < _LARGEST for side in (left, right)):
         return UNREAD
-    return left * right if multiplies else left + right
+    return UNREAD if operation is floordiv and not right else operation(left, right)
 
 
-def _dictionary(keys: list[ast.expr | None], parts: list[ast.expr], names: Mapping[str, Any]) -> Any:
+def _dictionary(keys: list[ast.expr | None], parts: list[ast.expr], names: Values) -> Any:
     named = [UNREAD if key is None else value_of(key, names) for key in keys]
     values = [value_of(part, names) for part in parts]
     if any(value is UNREAD for value in values) or not all(isinstance(key, str) for key in named):

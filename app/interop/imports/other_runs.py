@@ -87,6 +87,21 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modelled="one that keeps them on the GPU",
         ),
         Feature(
+            keys=("processor_type",),
+            effect="The vision tower runs for each image of the dataset, and their tokens count in a sequence.",
+            modelled="one with text only",
+        ),
+        Feature(
+            keys=("quantize_moe_experts",),
+            effect="axolotl keeps the experts' fused weights in 4 or 8 bits.",
+            modelled="one with experts as the adapter's method keeps them",
+        ),
+        Feature(
+            keys=("qat",),
+            effect="Quantization-aware training keeps the quantized copies of weights and inputs.",
+            modelled="one without them",
+        ),
+        Feature(
             keys=("tiled_mlp", "tiled_mlp_"),
             effect="A tiled MLP computes parts of the sequence one after the other, with smaller temporary tensors.",
             modelled="one that computes the whole sequence at once",
@@ -140,7 +155,19 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         ),
     ),
     "trl": _TRL,
-    "script": _TRL,
+    "script": (
+        *_TRL,
+        Feature(
+            keys=("offload_embedding",),
+            effect="Unsloth keeps the embeddings in host memory.",
+            modelled="one with the embeddings on the GPU",
+        ),
+        Feature(
+            keys=("load_in_fp8", "qat_scheme"),
+            effect="Linear layers with weights in 8 bits, or quantization-aware ones, keep other tensors.",
+            modelled="one without them",
+        ),
+    ),
     "peft": (),
     "accelerate": (),
     "deepspeed": (),

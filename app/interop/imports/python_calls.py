@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-import textwrap
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from app.http.problems import shortened
 from app.interop.imports.keys import Keys, Script
-from app.interop.imports.literals import UNREAD, value_of
+from app.interop.imports.literals import UNREAD
 from app.interop.imports.peft_adapter import OF_CLASSES
 from app.interop.imports.pinned import pins
+from app.interop.imports.python_cells import cells, is_notebook, parsed
 from app.interop.imports.script_bases import METHODS, OF_TORCHAO
-from app.interop.imports.tasks import LOADS, WITHOUT_HEAD, embeds, trains_for
+from app.interop.imports.script_names import Names
+from app.interop.imports.tasks import LOADS, OF_REWARD, WITHOUT_HEAD, embeds, loads, trains_for
 from app.interop.imports.trainer_classes import TRL_CLASSES, other_trainers, trainer_of
-from calculator.common.errors import refusal
+from calculator.common.errors import PlanError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +30,7 @@ LONGEST = 1 << 17
 #: Code that sets up a run: a call of one of the classes below.
 _CODE = re.compile(
     r"(?m)^(?![ \t]*#).*(?<!\w)(?:Fast(?:Language|Vision)?Model\.\w+|AutoModel\w*\.from_pretrained|LoraConfig"
-    r"|BitsAndBytesConfig|TrainingArguments|\w{0,20}Trainer|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)Config|get_peft_model)\("
+    r"|\w{1,40}For(?:CausalLM|ConditionalGeneration)\.from_pretrained|BitsAndBytesConfig|TrainingArguments|\w{0,20}Trainer|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)Config|get_peft_model)\("
 )
 
 #: The calls whose arguments describe a run. Earlier ones count where several have the same argument.
@@ -61,7 +60,7 @@ _OBJECTS = frozenset({"args", "peft_config", "quantization_config", "config", "t
 
 def is_code(text: str) -> bool:
     """Whether a text is Python code, or a notebook with it."""
-    return _notebook(text) or bool(_CODE.search(text[:LONGEST]))
+    return is_notebook(text) or bool(_CODE.search(text[:LONGEST]))
 
 
 def keys_of(text: str) -> Keys:
@@ -70,25 +69,27 @@ def keys_of(text: str) -> Keys:
     Raises:
         PlanError: if the code is too long, cannot be parsed, or sets up no run.
     """
-    parts = _cells(text) if _notebook(text) else [text]
+    parts = cells(text) if is_notebook(text) else [text]
     code = "\n".join(parts)
     if len(code) > LONGEST:
         raise refusal("content", f"is longer than {LONGEST:,} characters: paste the cells with the settings", None)
-    found, wrong = _Calls(), []
+    modules, wrong = [], list[SyntaxError]()
     for part in parts:
         try:
-            found.visit(_parsed(part))
+            modules.append(parsed(part))
         except SyntaxError as error:
             wrong.append(error)
         except (ValueError, RecursionError, MemoryError) as error:
-            raise refusal("content", "is nested too deeply, or has characters that Python refuses", None) from error
+            raise _nested() from error
+    found = _found(modules)
     if wrong and not found.calls:
         message = f"is not Python: line {wrong[0].lineno}: {wrong[0].msg}"
         raise refusal("content", message, shortened(text)) from wrong[0]
     if not found.calls:
         raise refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)
     found.settle()
-    keys = Keys(found.arguments, Script(calls=tuple(found.calls), unread=found.unread, pins=pins(code)))
+    script = Script(calls=tuple(found.calls), unread=found.unread, defaults=found.defaults, pins=pins(code))
+    keys = Keys(found.arguments, script)
     for each in wrong:
         keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python: {each.msg}: the cell is not read")
     for name in other_trainers(found.calls):
@@ -96,49 +97,29 @@ def keys_of(text: str) -> Keys:
     return keys
 
 
-def _parsed(code: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ast.parse(_plain_python(code))
-
-
-def _notebook(text: str) -> bool:
-    return text.lstrip().startswith("{") and '"cells"' in text and '"cell_type"' in text
-
-
-def _cells(text: str) -> list[str]:
-    """Return the code of a notebook's cells, without those of other languages."""
+def _found(modules: list[ast.Module]) -> _Calls:
+    """Return the calls of modules, which are read twice: functions are called below their definition."""
+    found = _Calls(Names())
     try:
-        cells = json.loads(text)["cells"]
-        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise refusal(
-            "content", "is not a notebook: cells with cell_type and source are read", shortened(text)
-        ) from error
-    return [part for part in code if not part.lstrip().startswith(("%%bash", "%%writefile", "%%html"))]
+        for module in modules:
+            found.visit(module)
+        again = _Calls(Names(found.names))
+        for module in modules:
+            again.visit(module)
+    except RecursionError as error:
+        raise _nested() from error
+    return again
 
 
-def _plain_python(code: str) -> str:
-    """Return code with the lines of shell commands and magics replaced."""
-    return "\n".join(_without_magics(textwrap.dedent(code).split("\n")))
-
-
-def _without_magics(lines: list[str]) -> Iterator[str]:
-    goes_on = False
-    for line in lines:
-        bare = line.lstrip()
-        if goes_on or bare.startswith(("!", "%")):
-            yield "" if goes_on else f"{line[: len(line) - len(bare)]}pass"
-            goes_on = line.rstrip().endswith("\\")
-        else:
-            yield line
+def _nested() -> PlanError:
+    return refusal("content", "is nested too deeply, or has characters that Python refuses", None)
 
 
 class _Calls(ast.NodeVisitor):
     """The calls of a module in the order of its lines, and what its names stand for there."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, Any] = {}
+    def __init__(self, names: Names) -> None:
+        self.names = names
         self.calls: list[str] = []
         self.arguments: dict[str, Any] = {}
         #: Those of the calls that load a model for a task, which may score answers only.
@@ -146,30 +127,51 @@ class _Calls(ast.NodeVisitor):
         #: Those of the calls that set up a run with TRL, of which one is read.
         self.of_trainers: list[tuple[str, list[Argument]]] = []
         self.unread: dict[str, str] = {}
+        #: The arguments whose value is a default of the code.
+        self.defaults: dict[str, str] = {}
 
     def visit_If(self, node: ast.If) -> None:
         """Skip the branch that never runs."""
-        test = value_of(node.test, self.names)
+        test = UNREAD if self.names.is_default(node.test) else self.names.value(node.test)
         for part in (*(node.body if test is not False else ()), *(node.orelse if test is not True else ())):
             self.visit(part)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """Note the value of each name."""
         self.visit(node.value)
-        value = value_of(node.value, self.names)
         for target in node.targets:
-            if isinstance(target, ast.Name):
-                self.names[target.id] = value
+            self.names.assign(target, node.value)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """Note the value of a name."""
+        if node.value is not None:
+            self.visit(node.value)
+            self.names.assign(node.target, node.value)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """Note the fields of a class."""
+        self.names.read_class(node)
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """Read a function's body with its parameters."""
+        for decorator in node.decorator_list:
+            self.visit(decorator)
+        with self.names.inside(node):
+            for part in node.body:
+                self.visit(part)
 
     def visit_Call(self, node: ast.Call) -> None:
         """Note the arguments of a call that describes the run, and those of the calls in it."""
         self.generic_visit(node)
+        self.names.declare(node)
+        self.names.called(node)
         called = _tail(node.func)
-        name = _READ.fullmatch(OF_UNSLOTH.get(called, called))
+        name = _READ.fullmatch(OF_UNSLOTH.get(called, loads(called)))
         if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
             return
-        self.calls.append(name[0])
-        given = [(key, value_of(argument, self.names), argument) for key, argument in self._arguments(name[0], node)]
+        self.calls += [name[0]] if name[0] == called else [name[0], called]
+        given = [(key, self.names.value(argument), argument) for key, argument in self._arguments(name[0], node)]
         if name[0] in LOADS or name[0] == WITHOUT_HEAD:
             self.of_tasks[name[0]] = given
         elif name[0] in TRL_CLASSES:
@@ -179,10 +181,13 @@ class _Calls(ast.NodeVisitor):
 
     def settle(self) -> None:
         """Note the arguments of the trainer that is read, and of the call that loads a task's model."""
+        trainer = trainer_of(self.calls)
         for name, given in self.of_trainers:
-            if TRL_CLASSES[name] == trainer_of(self.calls):
+            if TRL_CLASSES[name] == trainer:
                 self._note(given)
         load = WITHOUT_HEAD if embeds(self.arguments, self.unread) else trains_for(self.calls)
+        if trainer == "trl-reward":
+            load = OF_REWARD
         self._note(self.of_tasks.get(load or "", ()))
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
@@ -198,9 +203,13 @@ class _Calls(ast.NodeVisitor):
 
     def _note(self, given: Iterable[Argument]) -> None:
         for key, value, argument in given:
+            if key == "model" and isinstance(argument, ast.Attribute) and value is UNREAD:
+                self.unread.setdefault("model_name", str(shortened(ast.unparse(argument))))
             if key in _OBJECTS or (key == "model" and not isinstance(value, str)):
                 continue
             if value is not UNREAD:
+                if key not in self.arguments and self.names.is_default(argument):
+                    self.defaults[key] = str(shortened(ast.unparse(argument)))
                 self.arguments.setdefault(key, value)
             elif key != "quant_type":  # a call of one of torchao's classes, which is noted by itself
                 self.unread.setdefault(key, str(shortened(ast.unparse(argument))))

@@ -23,6 +23,9 @@ def reference(keys: Keys, key: str, given: Any) -> Any:
     named = keys.text(key)
     if given is not None:
         return given
+    if named is None and key in keys.script.unread:
+        message = f"the code does not state {keys.script.unread[key]}: give a catalogue id, or a config"
+        raise refusal("model", message, None)
     if named is None:
         raise refusal("model", f"the file has no {key}: give a catalogue id, or a config", None)
     try:

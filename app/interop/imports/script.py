@@ -41,6 +41,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     _list_unread(keys)
     is_unsloth = any(name.startswith(unsloth.MODELS) for name in calls)
     trainer = _trainer(keys, calls, is_unsloth=is_unsloth)
+    if trainer == "trl-reward":
+        keys.forget(("num_labels",))
     keys.rename("torch_dtype", "dtype")
     by_name = keys.left.get("model_name") is None
     keys.rename("model", "model_name")
@@ -66,7 +68,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         )
     if is_unsloth:
         unsloth.warn_of_experts(keys, method, known(model))
-    if any(name.startswith("FastVisionModel") for name in calls):
+    if any(name.startswith("FastVisionModel") for name in calls) or (task == {} and tasks.may_read_images(calls)):
         effect = "The vision tower runs for each, and their tokens count in a sequence."
         keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
     if tasks.has_fixed_length(keys, task):
@@ -82,8 +84,13 @@ def imported(keys: Keys, given: Any) -> Imported:
 
 def _list_unread(keys: Keys) -> None:
     for key, text in keys.script.unread.items():
-        if key not in (*WITHOUT_EFFECT["script"], *FUNCTIONS) and not (key == tasks.AUTO_MODEL and tasks.is_read(text)):
+        if key not in (*WITHOUT_EFFECT["script"], *FUNCTIONS, "model_name") and not (
+            key == tasks.AUTO_MODEL and tasks.is_read(text)
+        ):
             keys.miss(key, text, "is an expression that is not evaluated: the default is used")
+    for key, text in keys.script.defaults.items():
+        if key not in WITHOUT_EFFECT["script"]:
+            keys.miss(key, text, "is an option or a parameter of the code: its default is used")
 
 
 def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> TrainerName:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from calculator.estimation.compatibility import OF_TRAINERS
@@ -22,9 +23,21 @@ LOADS: dict[str, TaskName] = {
 #: The call that loads a model without a head, whose task type is that of PEFT's config.
 WITHOUT_HEAD = "AutoModel.from_pretrained"
 
+#: The call that loads the model of RewardTrainer, which has one output.
+OF_REWARD = "AutoModelForSequenceClassification.from_pretrained"
+
 #: The calls that load a model that writes the text of audio.
 OF_AUDIO = ("AutoModelForSpeechSeq2Seq.from_pretrained", "WhisperForConditionalGeneration.from_pretrained")
 LOADS.update(dict.fromkeys(OF_AUDIO, "seq_2_seq_lm"))
+
+#: What the names of classes say that load a model with a head: `LlamaForCausalLM`, `GPT2LMHeadModel`.
+_CLASS = re.compile(r"(?P<family>\w+?)(?:For(?P<head>\w+)|LMHeadModel)\.from_pretrained")
+
+#: The heads of models that also read images or audio, which write text.
+_OF_IMAGES = ("ConditionalGeneration", "ImageTextToText", "MultimodalLM", "Vision2Seq")
+
+#: The families whose class for conditional generation has an encoder of text.
+_ENCODER_DECODERS = ("T5", "MT5", "UMT5", "Bart", "MBart", "Pegasus", "Marian", "LongT5", "M2M100")
 
 #: The argument of Unsloth's FastModel that names the class to load.
 AUTO_MODEL = "auto_model"
@@ -48,6 +61,23 @@ def trains_for(calls: Iterable[str], auto_model: str | None = None) -> str | Non
     if any(name.startswith(others) for name in known):
         return None
     return next((name for name in known if name in LOADS), None)
+
+
+def loads(call: str) -> str:
+    """Return the call of transformers' Auto class that loads what a call of a model's own class loads."""
+    found = _CLASS.fullmatch(call)
+    if found is None or call in LOADS:
+        return call
+    family, head = found["family"], found["head"] or "CausalLM"
+    if family in _ENCODER_DECODERS and head == "ConditionalGeneration":
+        head = "Seq2SeqLM"
+    return f"AutoModelFor{'CausalLM' if head in _OF_IMAGES else head}.from_pretrained"
+
+
+def may_read_images(calls: Iterable[str]) -> bool:
+    """Return whether a script loads a model with a class of those that also read images."""
+    heads = [found["head"] for found in map(_CLASS.fullmatch, calls) if found is not None]
+    return any(head in _OF_IMAGES for head in heads)
 
 
 def is_read(auto_model: str) -> bool:

@@ -10,6 +10,7 @@ from app.api.answers.diagnose import not_reproduced
 from app.api.diagnose import Diagnosed, ReadCase, read_case
 from app.forms.fields import PHASES, RUN
 from app.forms.plan_form import FILE, Form, filled, non_default, read, typed_request
+from app.pages.hidden import with_hidden
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ LABELS = {
     FILE: "The file",
     **{field.name: field.declared.setting.label for field in PHASES},
 }
+
+#: Why a setting of the file is listed that the pages behind the changes have no field for.
+_NOT_LINKED = "has no field on the pages of the changes: their figures are without it, and those here are with it"
 
 #: The typed text of a run without an evaluation and a merge.
 DEFAULTS: dict[str, str] = {field.name: field.text(field.declared.default) for field in PHASES}
@@ -121,7 +125,8 @@ class Shown:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the file contains that the request does not reproduce."""
-        return not_reproduced(self.diagnosed.imported)
+        imported = self.diagnosed.imported
+        return not_reproduced(imported and with_hidden(imported, _NOT_LINKED))
 
     def address(self, change: Change) -> str:
         """Return the address of the changed plan, or of the changed run."""

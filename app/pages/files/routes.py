@@ -16,7 +16,7 @@ from app.http.disconnection import client_of
 from app.interop import imports, spreadsheet
 from app.interop.exports import FORMATS, export
 from app.pages.estimate.routes import ImportBox, plan_page
-from app.pages.files.hidden import with_hidden
+from app.pages.hidden import with_hidden
 from app.presentation.templates import error_page
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request

@@ -16,23 +16,29 @@ if TYPE_CHECKING:
 
     from app.interop.imports.imported import Imported
 
-_WHY = "has no field here: the page's figures are without it; those of /api/v1/estimate for this import are with it"
+#: Why a setting is listed on the page whose form has no field for it.
+WITHOUT_IT = (
+    "has no field here: the page's figures are without it; those of /api/v1/estimate for this import are with it"
+)
 
 
-def with_hidden(imported: Imported) -> Imported:
+def with_hidden(imported: Imported, why: str = WITHOUT_IT) -> Imported:
     """Return the import with what its page leaves out listed among what it does not reproduce."""
     request = imported.request
     method, training = request["method"], request.get("training", {})
-    hidden = (*_hidden(METHODS[method["name"]], method), *_hidden(Training, training))
+    hidden = [
+        NotUnderstood(key=key, value=value, why=why)
+        for key, value in (*_hidden(METHODS[method["name"]], method), *_hidden(Training, training))
+    ]
     return replace(imported, not_understood=(*imported.not_understood, *hidden)) if hidden else imported
 
 
-def _hidden(cls: type, values: Mapping[str, Any]) -> Iterator[NotUnderstood]:
+def _hidden(cls: type, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for each in declared(cls):
         value = values.get(each.name)
         if value is None or value == each.default:
             continue
         if not each.setting.form:
-            yield NotUnderstood(key=each.name, value=value, why=_WHY)
+            yield each.name, value
         elif each.nested is not None and isinstance(value, Mapping):
             yield from _hidden(each.nested, value)
