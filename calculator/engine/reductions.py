@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def normalize(x: Tensor) -> Tensor:
     """torch.nn.functional.normalize(x, p=2, dim=-1)."""
     norms = indexing.clamp(_norm(x), "norms, clamped", both=False)
-    return _divide(x, ops.expand(norms, x.shape))
+    return divide(x, ops.expand(norms, x.shape), "normalized")
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -41,13 +41,13 @@ def _norm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def _divide(x: Tensor, divisor: Tensor) -> Tensor:
-    """x / divisor, where a gradient flows to both, which are saved."""
+def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
+    """x / divisor, which broadcasts to x, where a gradient flows to both, which are saved."""
     node = Node(x.tape, _divide_back, (x.edge, divisor.edge)) if x.edge else None
     if node is not None:
         node.save(divisor)
         node.save(x)
-    return x.tape.new(x.shape, ops.result_type(x.dtype, divisor.dtype), "normalized", node)
+    return x.tape.new(x.shape, ops.result_type(x.dtype, divisor.dtype), name, node)
 
 
 def _divide_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:

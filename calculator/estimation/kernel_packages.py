@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: The packages by the model types whose layers call them. The first one is required.
 _PACKAGES: dict[str, tuple[str, ...]] = {
     "lfm2": ("causal_conv1d",),
+    "lfm2_moe": ("causal_conv1d",),
     "qwen3_5_moe_text": ("fla", "causal_conv1d"),
     "qwen3_5_text": ("fla", "causal_conv1d"),
     "qwen3_next": ("fla", "causal_conv1d"),
@@ -102,5 +103,5 @@ def _of_convolution(model: Model) -> Iterator[str]:
             sizes = f"{width} positions and {channels:,} channels"
             yield f"causal_conv1d takes filters of 2 to 4 positions and a multiple of 8 channels, not {sizes}"
     activation = model.config["hidden_act"]
-    if model.model_type != "lfm2" and activation not in _ACTIVATIONS:
+    if model.model_type not in ("lfm2", "lfm2_moe") and activation not in _ACTIVATIONS:
         yield f"causal_conv1d applies silu, not {activation}"

@@ -54,6 +54,7 @@ FOLDERS = (
     "llama4",
     "llava",
     "mamba2",
+    "minimax",
     "ministral",
     "mistral3",
     "mixtral",

@@ -189,15 +189,22 @@ DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
 def experts(
-    per_token: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = (), router_loss: float | None = 0.001
+    per_token: Any,
+    *,
+    spelled: str | None = None,
+    aliases: tuple[str, ...] = (),
+    router_loss: float | None = 0.001,
+    k_spelled: str | None = None,
 ) -> tuple[Entry, ...]:
     """The number of experts (`num_experts`), how many of them process each token, and the loss of their routers.
 
-    `router_loss` is the default of its coefficient; None for a config class without one.
+    `router_loss` is the default of its coefficient; None for a config class without one. `spelled` and
+    `k_spelled` are the names of the two numbers in files, if they have others.
     """
+    names = {} if k_spelled is None else {"spelled": k_spelled, "aliases": ("num_experts_per_tok",)}
     return (
         size("num_experts", spelled=spelled, aliases=aliases),
-        size("num_experts_per_tok", per_token),
+        size("num_experts_per_tok", per_token, **names),
         Check(name="num_experts_per_tok", problem=_too_few_experts),
         flag("output_router_logits", False, nullable=True),
         number("router_aux_loss_coef", router_loss, nullable=True),

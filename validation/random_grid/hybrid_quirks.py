@@ -16,6 +16,11 @@ def with_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**kept, **draw.rng.choice([{}, {"layer_types": types}]), **draw.rng.choice([{}, width])}
 
 
+def with_listed_convolutions(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types."""
+    return {**config, "layer_types": [draw.rng.choice(["conv", "full_attention"]) for _ in range(draw.layers)]}
+
+
 def with_linear_attention(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """List the layers' types or leave them to an interval, with heads of linear attention that divide."""
     rng = draw.rng

@@ -1,19 +1,26 @@
-"""ERNIE 4.5: Llama's layer, whose heads are rotated by interleaved pairs in float32."""
+"""ERNIE 4.5: Llama's layer, whose heads are rotated by interleaved pairs in float32, with an MLP or experts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from calculator.engine import autocast, indexing, reductions
 from calculator.engine import operations as ops
-from calculator.layers import rotary
+from calculator.layers import mlp, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward, rotary_tables, spread_table
 from calculator.layers.decoder_layer import SequentialLayer
+from calculator.layers.experts import experts
+from calculator.layers.mixture import Mixture, in_sparse_layers
 from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context
+    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context, LayerModules
+
+_SHARED = "mlp.shared_experts"
 
 
 def _rotate(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
@@ -34,7 +41,46 @@ def _swapped(x: Tensor, name: str) -> Tensor:
     return ops.cast(rotary.rotate_half(x), "float32", f"{name}: swapped halves in float32")
 
 
-ERNIE4_5 = DecoderForward(
-    tables=partial(rotary_tables, dtype="float32"),
-    layer=SequentialLayer(attention=SelfAttention(rotate=_rotate)),
+def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Ernie4_5_MoeTopKRouter: softmax in float32, chosen with a correction that is not trained; autocast is off."""
+    with autocast.region(context.tape, None):
+        router_logits = routers.logits_in_float32(context, gate, hidden_states)
+        scores = ops.softmax(router_logits, "float32")
+        corrected = ops.shift(scores, "scores, corrected")
+        _best, selected_experts = indexing.top_k(corrected, context.config["num_experts_per_tok"], "best")
+        del corrected
+        weights = indexing.gather(scores, selected_experts, "weights")
+        del scores
+        total = ops.sum_over(weights, (*weights.shape[:1], 1), "sum of a row")
+        total = indexing.clamp(total, "sum of a row, clamped", both=False)
+        weights = reductions.divide(weights, total, "weights, normalized")
+        del total
+    return ops.cast(weights, hidden_states.dtype, "weights"), selected_experts, router_logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WithSharedExperts(Mixture):
+    """A mixture with an MLP of shared experts, if there are any, which runs first."""
+
+    def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        """Run the shared experts, the router and the experts: (batch, sequence, hidden_size) to the same."""
+        hidden_states = self.flattened(context, x)
+        shared = f"{_SHARED}.gate_proj" in modules
+        shared_output = mlp.gated(context, modules, hidden_states, _SHARED) if shared else None
+        weights, indices, *_alive = self.chosen(context, modules, hidden_states)
+        output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
+        context.set_scope(f"{modules.prefix}mlp: ")
+        if shared_output is not None:
+            output = ops.add(output, shared_output, "experts + shared experts")
+        return ops.view(output, x.shape)
+
+
+_ATTENTION = SelfAttention(rotate=_rotate)
+_TABLES = partial(rotary_tables, dtype="float32")
+
+ERNIE4_5 = DecoderForward(tables=_TABLES, layer=SequentialLayer(attention=_ATTENTION))
+
+ERNIE4_5_MOE = DecoderForward(
+    tables=_TABLES,
+    layer=SequentialLayer(attention=_ATTENTION, mlp=in_sparse_layers(_WithSharedExperts(router=_router))),
 )

@@ -1,4 +1,4 @@
-"""LFM2: short convolutions in most layers, grouped attention in the others, a gated MLP in all."""
+"""LFM2: short convolutions in most layers, grouped attention in the others, with a gated MLP or experts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Computed, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
-from calculator.architecture.module import conv1d_of_channels, embedding, linear, norm
-from calculator.families.blocks import Owned, attention, norms
+from calculator.architecture.module import Buffer, conv1d_of_channels, embedding, linear, norm
+from calculator.families.blocks import Owned, attention, fused_experts, norms, router
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
+    count,
     derived,
+    experts,
     flag,
     head_dim,
     kv_heads,
@@ -27,6 +29,8 @@ from calculator.families.lfm2 import forward
 from calculator.families.rope import frequencies, rope
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import MixerType
 
@@ -72,27 +76,81 @@ def _attention(config: Config) -> Owned:
     )
 
 
-def _lfm2(config: Config) -> Parts:
-    hidden, inner, vocabulary = config["hidden_size"], config["inner_width"], config["vocab_size"]
+def _mlp(config: Config) -> Owned:
+    hidden, inner = config["hidden_size"], config["inner_width"]
+    return (
+        linear("feed_forward.w1", hidden, inner),
+        linear("feed_forward.w3", hidden, inner),
+        linear("feed_forward.w2", inner, hidden),
+    )
+
+
+def _experts(config: Config) -> Owned:
+    bias = Buffer(name="feed_forward.expert_bias", shape=(config["num_experts"],), dtype="float32", persistent=True)
+    return (
+        fused_experts(config, "moe_intermediate_size", "feed_forward.experts"),
+        router(config, "feed_forward.gate"),
+        *((bias,) if config["use_expert_bias"] else ()),
+    )
+
+
+def _decoder(config: Config, kinds: Sequence[LayerKind], rotary: str) -> Parts:
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
 
     def layer(kind: LayerKind) -> Owned:
         return (
             *(_short_conv(config) if kind.attention == "conv" else _attention(config)),
-            linear("feed_forward.w1", hidden, inner),
-            linear("feed_forward.w3", hidden, inner),
-            linear("feed_forward.w2", inner, hidden),
+            *(_experts(config) if kind.mlp == "sparse" else _mlp(config)),
             *norms(config, "operator_norm", "ffn_norm"),
         )
 
-    kinds = {name: LayerKind(attention=name) for name in _TYPES}
     return (
         embedding("model.embed_tokens", vocabulary, hidden),
-        stack("model.layers", [kinds[name] for name in config["layer_types"]], layer),
-        *frequencies("model.rotary_emb", config["rotary_dim"]),
+        stack("model.layers", kinds, layer),
+        *frequencies(rotary, config["rotary_dim"]),
         norm("model.embedding_norm", hidden),
         linear("lm_head", hidden, vocabulary),
     )
 
+
+def _lfm2(config: Config) -> Parts:
+    return _decoder(config, [LayerKind(attention=name) for name in config["layer_types"]], "model.rotary_emb")
+
+
+def _lfm2_moe(config: Config) -> Parts:
+    dense = config["num_dense_layers"]
+    kinds = [
+        LayerKind(attention=name, mlp="dense" if index < dense else "sparse")
+        for index, name in enumerate(config["layer_types"])
+    ]
+    return _decoder(config, kinds, "model.pos_emb")
+
+
+#: The fields of attention and of convolutions.
+_MIXERS = (
+    layers(),
+    size("num_attention_heads"),
+    *kv_heads(8, nullable=False),
+    head_dim(),
+    flag("use_cache", True),
+    positions(128_000),
+    *rope(theta=1e6),
+    number("norm_eps", 1e-5),
+    size("conv_L_cache", 3),
+    flag("conv_bias", False),
+)
+
+#: Whether the head shares the embedding's storage, under either of its names; and what no file sets.
+_SHARED = (
+    Computed(name="hidden_act", value=lambda _config: "silu"),
+    flag("tie_embedding", None, nullable=True),
+    tie(default=True),
+    Computed(
+        name="tie_word_embeddings",
+        value=lambda c: c["tie_word_embeddings"] if c["tie_embedding"] is None else c["tie_embedding"],
+    ),
+    *padding(0),
+)
 
 FAMILIES = (
     Family(
@@ -106,30 +164,36 @@ FAMILIES = (
             flag("block_auto_adjust_ff_dim", True),
             number("block_ffn_dim_multiplier", 1.0, minimum=0),
             size("block_multiple_of", 256),
-            layers(),
-            size("num_attention_heads"),
-            *kv_heads(8, nullable=False),
-            head_dim(),
-            flag("use_cache", True),
-            positions(128_000),
-            *rope(theta=1e6),
-            number("norm_eps", 1e-5),
-            size("conv_L_cache", 3),
-            flag("conv_bias", False),
+            *_MIXERS,
             Field(name="full_attn_idxs", type="indices", default=None, nullable=True),
             Field(name="layer_types", type="names", default=None, nullable=True, null=_usual_types),
             listed_layer_types(_TYPES),
             derived("inner_width", _inner_width),
-            Computed(name="hidden_act", value=lambda _config: "silu"),
-            flag("tie_embedding", None, nullable=True),
-            tie(default=True),
-            Computed(
-                name="tie_word_embeddings",
-                value=lambda c: c["tie_word_embeddings"] if c["tie_embedding"] is None else c["tie_embedding"],
-            ),
-            *padding(0),
+            *_SHARED,
         ),
         parts=_lfm2,
+        forward=forward.LFM2,
+        notes=(CONVOLUTIONS,),
+    ),
+    Family(
+        model_type="lfm2_moe",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size"),
+            size("intermediate_size", 7168),
+            derived("inner_width", lambda config: config["intermediate_size"]),
+            *_MIXERS,
+            size("moe_intermediate_size", 1792),
+            count("num_dense_layers", 2),
+            *experts(4, router_loss=None),
+            flag("use_expert_bias", True),
+            flag("norm_topk_prob", True),
+            number("routed_scaling_factor", 1.0),
+            Field(name="layer_types", type="names"),
+            listed_layer_types(_TYPES),
+            *_SHARED,
+        ),
+        parts=_lfm2_moe,
         forward=forward.LFM2,
         notes=(CONVOLUTIONS,),
     ),

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from calculator.methods.targeted.method import TargetedMethod
 
 _EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
+_MIXTRAL = ("gate", "w1", "w2", "w3")
 
 #: Names that PEFT turns into whole parameters, because experts and routers are not linear layers in transformers 5.
 #: Source: peft 0.21, peft/utils/transformers_weight_conversion.py, _MOE_TARGET_MODULE_MAPPING.
 FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
     "deepseek_v2": _EXPERTS,
     "deepseek_v3": _EXPERTS,
+    "ernie4_5_moe": _EXPERTS,
     "glm4_moe": _EXPERTS,
     "glm4_moe_lite": _EXPERTS,
-    "mixtral": ("gate", "w1", "w2", "w3"),
+    "minimax_m2": _MIXTRAL,
+    "mixtral": _MIXTRAL,
     "olmoe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
     "qwen3_next": _EXPERTS,

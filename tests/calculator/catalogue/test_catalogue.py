@@ -101,7 +101,7 @@ def test_the_catalogue_has_as_many_models_as_its_readme_states():
     assert f"Of {len(models()) - len(modelled_models())} entries the calculator does not model the type" in readme
 
 
-@pytest.mark.parametrize(("name", "traced"), [("MiniMax-M2", True), ("Llama-3.2-11B-Vision", True), ("Kimi-K2", False)])
+@pytest.mark.parametrize(("name", "traced"), [("GLM-5", True), ("Llama-3.2-11B-Vision", True), ("Kimi-K2", False)])
 def test_a_trace_answers_the_models_of_types_that_are_not_modelled(name, traced):
     entry = next(each for each in models() if each.id.split("/")[-1].startswith(name))
     method = {"name": "lora", "target_modules": ["q_proj"]}
@@ -109,8 +109,8 @@ def test_a_trace_answers_the_models_of_types_that_are_not_modelled(name, traced)
 
 
 def test_a_model_that_is_only_traced_is_refused_elsewhere_by_its_name():
-    with pytest.raises(PlanError, match="does not model minimax_m2, the type of MiniMaxAI/MiniMax-M2") as caught:
-        model_of(ModelReference(id="MiniMaxAI/MiniMax-M2.5"))
+    with pytest.raises(PlanError, match="does not model glm_moe_dsa, the type of zai-org/GLM-5") as caught:
+        model_of(ModelReference(id="zai-org/GLM-5"))
     assert [problem.loc for problem in caught.value.problems] == ["model"]
 
 

@@ -2,7 +2,8 @@
 
 Each type's default config is traced in full fine-tuning, in a process with limits: with four layers, or whole where
 that fails, or else a model of the catalogue with four layers. Default configs are often not valid; a published
-config.json may be answered where they are not. Results are kept line by line, and a later run goes on where one ended.
+config.json may be answered where they are not. Types with an outcome in the written table are not traced again. Results
+are kept line by line, and a later run goes on where one ended. Prints how many types are answered, and by which engine.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ TOKENS = 64
 #: The outcome of a type that has no result yet.
 NOT_TRIED: dict[str, Any] = {"engine": None, "why": "its default config has not been traced yet"}
 
+#: The outcome of a type whose step the calculator models.
+MODELLED: dict[str, Any] = {"engine": "calculator", "why": None}
+
 #: The committed table.
 TABLE = Path(__file__).parents[2] / "results" / "model_types.json"
 
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Trace what has no result yet, and print how many types are answered."""
     silence_libraries()
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    known = results(args.results)
+    known = written() | results(args.results)
     if args.again:
         known = {name: row for name, row in known.items() if row["engine"]}
     wanted = [name for name in args.types or model_types() if name not in known and not modelled(name)]
@@ -69,6 +73,12 @@ def run(args: argparse.Namespace) -> int:
     if args.write:
         TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def written() -> dict[str, dict[str, Any]]:
+    """The outcomes in the committed table by model type, without those that a census has not tried."""
+    rows = json.loads(TABLE.read_text(encoding="utf-8"))["types"] if TABLE.exists() else []
+    return {each["model_type"]: each for each in rows if each["why"] != NOT_TRIED["why"]}
 
 
 def results(path: Path) -> dict[str, dict[str, Any]]:
@@ -87,7 +97,7 @@ def document(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The table of every type."""
     rows = []
     for name in model_types():
-        answer = {"engine": "calculator", "why": None} if modelled(name) else known.get(name, NOT_TRIED)
+        answer = MODELLED if modelled(name) else known.get(name, NOT_TRIED)
         rows.append({"model_type": name, "tasks": tasks_of(name), **graded(answer)})
     return {
         "date": datetime.now(UTC).date().isoformat(),
