@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
+from calculator.bases.aqlm import AQLM
 from calculator.bases.awq import AWQ
 from calculator.bases.config import QuantizationConfig, QuantMethod
+from calculator.bases.eetq import EETQ
 from calculator.bases.fp8 import FP8
 from calculator.bases.gptq import GPTQ
 from calculator.bases.hqq import HQQ
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
     from calculator.bases.base import Base
 
 #: The class of each base that a `quantization_config` can name.
-BASES: dict[QuantMethod, type[Base]] = {"gptq": GPTQ, "awq": AWQ, "torchao": TorchAO, "fp8": FP8, "hqq": HQQ}
+BASES: dict[QuantMethod, type[Base]] = {
+    "gptq": GPTQ,
+    "awq": AWQ,
+    "torchao": TorchAO,
+    "fp8": FP8,
+    "hqq": HQQ,
+    "eetq": EETQ,
+    "aqlm": AQLM,
+}
 
 assert get_args(QuantMethod) == tuple(BASES)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.bases.config import QuantizationConfig  # noqa: TC001  a field of each base
+from calculator.common.errors import Problem
 from calculator.resident.quantization import converted
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
-    from calculator.common.errors import Problem
     from calculator.inputs.training import Training
     from calculator.methods.low_rank.method import LowRank
     from calculator.resident.stored_weight import StoredWeight
@@ -49,6 +49,10 @@ class Base(ABC):
     keeps_biases_as_buffers: ClassVar[bool] = False
     #: The compute capability from which on it runs, if not on every card.
     compute_capability: ClassVar[tuple[int, int]] = (0, 0)
+    #: That from which on it does not run any more, if there is one.
+    unsupported_from: ClassVar[tuple[int, int] | None] = None
+    #: What its checkpoint needs besides.
+    checkpoint_needs: ClassVar[str] = ""
     #: Which part of the figures is from source only.
     from_source: ClassVar[str] = ""
 
@@ -108,6 +112,20 @@ class Base(ABC):
         """The names of the modules that are stored so, as target_modules lists them."""
         found = (path.rpartition(".")[2] for path, module in model.paths if self.converts(path, module, model))
         return tuple(dict.fromkeys(found))
+
+    def _subclasses(self, model: Model) -> Iterator[Problem]:
+        """The first layer of a subclass of torch.nn.Linear that the library stores so, too.
+
+        LLM.int8() and FP8 leave subclasses as they are.
+        """
+        for path, module in model.paths:
+            if module.kind == "linear" and not module.quantizable and not module.is_last and not path.endswith(".wo"):
+                message = (
+                    f"{path} is of a subclass of torch.nn.Linear, which is not modelled in {self.label}: use qlora or"
+                    " load_in_8bit, which leave it as it is"
+                )
+                yield Problem(loc=f"{self.loc}.quant_method", msg=message, input=self.config.quant_method)
+                return
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
         """What the libraries refuse, or what is not modelled."""

@@ -8,7 +8,7 @@ from typing import Literal
 from calculator.inputs.settings import setting
 
 #: The `quant_method` of the bases that are modelled, as transformers spells it.
-QuantMethod = Literal["gptq", "awq", "torchao", "fp8", "hqq"]
+QuantMethod = Literal["gptq", "awq", "torchao", "fp8", "hqq", "eetq", "aqlm"]
 
 #: The configs of torchao that are modelled, as TorchAoConfig's quant_type names them.
 TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
@@ -16,15 +16,12 @@ TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
 
 #: What users try besides, and the way out.
 #: Sources: transformers 5.24, is_trainable in quantizers/quantizer_mxfp4.py and quantizer_fbgemm_fp8.py, and
-#: integrations/mxfp4.py, whose experts run kernels without a backward pass; peft 0.21.2, tuners/lora/eetq.py.
+#: integrations/mxfp4.py, whose experts run kernels without a backward pass.
 INSTEAD = {
     "bitsandbytes": "Choose qlora for 4 bits, or load_in_8bit",
     "mxfp4": "transformers trains over no experts in MXFP4 (their kernels have no backward pass): leave it out, and the"
     " figures are of the model loaded with Mxfp4Config(dequantize=True)",
     "fbgemm_fp8": "transformers does not train over FBGEMM's FP8 (is_trainable): use fp8",
-    "aqlm": "transformers 5.24 stores the output head in AQLM, too, which published checkpoints have dense: use gptq",
-    "eetq": "PEFT takes EETQ's layers where the package eetq is installed, and what its kernels allocate is not"
-    " modelled: use fp8, or load_in_8bit",
 }
 
 
@@ -74,4 +71,14 @@ class QuantizationConfig:
         "dynamic",
         label="Scales of FP8's inputs",
         help="Whether an FP8 base has a stored scale for the input of each layer (static) or computes it (dynamic).",
+    )
+    num_codebooks: int = setting(
+        1, label="Code books of AQLM", help="The code books whose vectors AQLM adds up.", minimum=1, maximum=8
+    )
+    nbits_per_codebook: int = setting(
+        16,
+        label="Bits of AQLM's codes",
+        help="Bits of a code, which stands for 8 weights; a code book has a vector for each code.",
+        minimum=2,
+        maximum=16,
     )

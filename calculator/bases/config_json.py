@@ -35,13 +35,9 @@ _NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quant
 _NOT_MODELLED = "it is not modelled"
 
 #: Why each other format is refused.
-#: Sources: transformers 5.24, integrations/aqlm.py, which compares paths of modules with names of weights, and eetq.py;
-#: peft 0.21.2, tuners/lora/eetq.py.
 REFUSED = {
-    "aqlm": "transformers 5.24 stores the output head in it, too, which published checkpoints have dense",
     "vptq": _NOT_TRAINABLE,
     "quanto": "PEFT has no LoRA layer of its own for it, and what its tensors allocate is not modelled",
-    "eetq": "PEFT takes its layers where the package eetq is installed, whose kernels are not modelled",
     "higgs": _NOT_TRAINABLE,
     "fbgemm_fp8": _NOT_TRAINABLE,
     "gguf": _NOT_TRAINABLE,
@@ -74,7 +70,18 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "modules_in_block_to_quantize": (None,),
     "scale_fmt": (None, "float"),
     "modules_to_convert": (None, []),
+    "in_group_size": (None, 8),
+    "out_group_size": (None, 1),
 }
+
+#: Why a setting is refused, where it is no matter of what is modelled.
+#: Source: aqlm 1.1.7, inference_kernels/cuda_kernel.cpp, code1x16_matmat_dequant_transposed.
+WHY_FIXED = {
+    "in_group_size": "aqlm 1.1.7 takes every code for 8 inputs in its backward pass, which fails with other groups"
+}
+
+#: AQLM's list of what is dense, and what transformers has to find there.
+DENSE, HEAD = "linear_weights_not_to_quantize", "lm_head"
 
 #: The configs of torchao that are modelled, by the names that config.json files have for them.
 TORCHAO: dict[Any, TorchAOType] = {
@@ -140,8 +147,26 @@ def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(loc=f"{LOC}.quant_type", msg=message, input=kind)
     for key, values in FIXED.items():
         if stated.get(key) not in values:
-            message = f"a base with this setting is not modelled: {_WAY_OUT}"
+            message = f"{WHY_FIXED.get(key, 'a base with this setting is not modelled')}: {_WAY_OUT}"
             yield Problem(loc=f"{LOC}.{key}", msg=message, input=stated[key])
+    if stated.get("quant_method") == "aqlm":
+        yield from _of_aqlm(stated.get(DENSE))
+
+
+def _of_aqlm(dense: Any) -> Iterator[Problem]:
+    """A list without the head, or with other layers: names of weights match no module.
+
+    Source: transformers 5.24, integrations/aqlm.py, replace_with_aqlm_linear.
+    """
+    if not isinstance(dense, list) or HEAD not in dense:
+        message = (
+            f"transformers 5.24 compares the list with paths of modules, and would store the output head in AQLM, which"
+            f' checkpoints have dense: add "{HEAD}" to the list in the config.json, here and where you train'
+        )
+        yield Problem(loc=f"{LOC}.{DENSE}", msg=message, input=dense)
+    elif others := [each for each in dense if each != HEAD and not str(each).endswith(".weight")]:
+        message = f"linear layers that AQLM leaves dense are not modelled, except {HEAD}: {_WAY_OUT}"
+        yield Problem(loc=f"{LOC}.{DENSE}", msg=message, input=others)
 
 
 def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) -> Iterator[Problem]:

@@ -81,6 +81,7 @@ class TorchAO(Base):
         if method.lora_bias:
             message = "PEFT has no bias of B over torchao: use false"
             yield Problem(loc="method.lora_bias", msg=message, input=True)
+        yield from self._subclasses(model)
         if training.autocast is not None:
             message = "a base in torchao's 8 bits is modelled without autocast: leave it out"
             yield Problem(loc="training.autocast", msg=message, input=training.autocast)

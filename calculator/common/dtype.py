@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-DType = Literal["float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "int64", "int32", "uint8", "int8", "bool"]
+DType = Literal[
+    "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "int64", "int32", "int16", "uint8", "int8", "bool"
+]
 
 #: Bytes per element. Source: torch.dtype.itemsize.
 ITEMSIZE: dict[DType, int] = {
@@ -13,6 +15,7 @@ ITEMSIZE: dict[DType, int] = {
     "float8_e4m3fn": 1,
     "int64": 8,
     "int32": 4,
+    "int16": 2,
     "uint8": 1,
     "int8": 1,
     "bool": 1,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.engine import awq, four_bit, fp8, gptq, hqq, int8, nf4, torchao
+from calculator.engine import aqlm, awq, eetq, four_bit, fp8, gptq, hqq, int8, nf4, torchao
 from calculator.engine import operations as ops
 from calculator.engine.module_calls import kept
+from calculator.resident.aqlm import AQLMWeight
 from calculator.resident.awq import AWQWeight
+from calculator.resident.eetq import EETQWeight
 from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
 from calculator.resident.hqq import HQQWeight
@@ -78,6 +80,16 @@ def _hqq(weight: HQQWeight, x: Tensor, layer: Layer) -> Tensor:
     return hqq.matmul(x, layer.module, weight, layer.bias)
 
 
+def _eetq(_: EETQWeight, x: Tensor, layer: Layer) -> Tensor:
+    """Run transformers' EetqLinear.forward."""
+    return eetq.matmul(x, layer.module, layer.bias)
+
+
+def _aqlm(_: AQLMWeight, x: Tensor, layer: Layer) -> Tensor:
+    """Run aqlm's QuantizedLinear.forward."""
+    return aqlm.matmul(x, layer.module)
+
+
 def _nf4(_: TorchAONF4, x: Tensor, layer: Layer) -> Tensor:
     """Run torchtune's FrozenNF4Linear.forward, or the base of its LoRALinear."""
     return nf4.matmul(x, layer.module, layer.bias)
@@ -93,6 +105,8 @@ PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     TorchAOFloat8: _torchao_float8,
     FP8Weight: _fp8,
     HQQWeight: _hqq,
+    EETQWeight: _eetq,
+    AQLMWeight: _aqlm,
     TorchAONF4: _nf4,
 }
 

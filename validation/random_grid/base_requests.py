@@ -26,6 +26,8 @@ OPTIONS: dict[QuantMethod, dict[str, tuple[float, tuple[Any, ...]]]] = {
     "torchao": {"quant_type": (0.5, ("Float8WeightOnlyConfig",))},
     "awq": {"group_size": (0.5, (-1, 16, 32, 64))},
     "hqq": {"bits": (0.5, (2, 3, 8)), "group_size": (0.5, (-1, 16, 128))},
+    "eetq": {},
+    "aqlm": {"num_codebooks": (0.6, (2,))},
     "fp8": {
         "weight_block_size": (0.7, (None, [32, 32], [16, 64])),
         "activation_scheme": (0.3, ("static",)),
@@ -49,6 +51,11 @@ def random_base_request(seed: int, number: int, families: Sequence[str], base: Q
         request["training"] = {**request["training"], "autocast": None}
     if base == "fp8":
         method["bias"], request["training"]["adapter_dtype"] = "none", "float32"
+    if base == "eetq":
+        method["bias"], request["training"]["dtype"] = "none", "float16"
+    if base == "aqlm":
+        config["nbits_per_codebook"] = 8 if config.get("num_codebooks") == 2 or rng.random() < 0.3 else 16
+        request["training"]["dtype"] = rng.choice(("float16", "bfloat16"))
     if base == "awq":
         request["training"]["dtype"] = rng.choice(("float16", "float32"))
     return {**request, "method": {**method, "quantization_config": config}}

@@ -1,19 +1,27 @@
 """Quantized bases of LoRA as their libraries' own modules build them on the meta device.
 
-The libraries are not among the project's requirements: `pip install gptqmodel optimum` before a trace.
+The libraries are not among the project's requirements: `pip install gptqmodel optimum hqq aqlm` before a trace.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.import_utils import is_eetq_available
 from torch import nn
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
-from transformers.utils.quantization_config import FineGrainedFP8Config, QuantizationMethod
+from transformers.utils.quantization_config import AqlmConfig, FineGrainedFP8Config, QuantizationMethod
 
+from calculator.bases.eetq import TILE
+from calculator.resident.aqlm import AQLMWeight
 from calculator.resident.awq import AWQWeight
+from calculator.resident.eetq import EETQWeight
 from calculator.resident.fp8 import FP8Weight
 from calculator.resident.gptq import GPTQWeight
 from calculator.resident.hqq import HQQWeight
@@ -155,6 +163,81 @@ def _hqq(model: nn.Module, weight: Any) -> QuantizationMethod:
     return QuantizationMethod.HQQ
 
 
+def _eetq(model: nn.Module, _: Any) -> QuantizationMethod:
+    """Replace the layers that transformers replaces by its EetqLinear, with its kernel's output alone."""
+    from transformers.integrations import eetq, hub_kernels  # noqa: PLC0415
+
+    kernel = SimpleNamespace(w8_a16_gemm=_eetq_product)
+    hub_kernels.get_kernel = lambda *_, **__: kernel
+    # An identity matrix of zeros: a CPU's time is not wanted here.
+    eetq.torch = SimpleNamespace(**{**vars(torch), "eye": lambda side: torch.zeros(()).expand(side, side)})
+    eetq.replace_with_eetq_linear(model, get_keys_to_not_convert(model), pre_quantized=True)
+    sides = {side for module in model.modules() if isinstance(module, eetq.EetqLinear) for side in module.weight.shape}
+    if any(side % TILE for side in sides):
+        raise ValueError(f"Our kernels only handle dims which are multiples of {TILE}")
+    _take_eetq(eetq.EetqLinear)
+    return QuantizationMethod.EETQ
+
+
+def _eetq_product(x: torch.Tensor, weight: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """What w8_a16_gemm_forward_cuda allocates."""
+    return x.new_empty(*x.shape[:-1], weight.shape[-1])
+
+
+def _take_eetq(layer: type[nn.Module]) -> None:
+    """Give PEFT a package eetq, without which it has no LoRA layer over EETQ."""
+    import peft.tuners.lora.eetq  # noqa: PLC0415
+    import peft.tuners.lora.model  # noqa: PLC0415
+
+    package = ModuleType("eetq")
+    package.__spec__ = ModuleSpec("eetq", None)
+    package.__dict__["EetqLinear"] = layer
+    sys.modules["eetq"] = package
+    is_eetq_available.cache_clear()
+    peft.tuners.lora.model.dispatch_eetq = importlib.reload(peft.tuners.lora.eetq).dispatch_eetq
+
+
+def _aqlm(model: nn.Module, weight: Any) -> QuantizationMethod:
+    """Replace the linear layers except the head by aqlm's QuantizedLinear, with its CUDA kernels' allocations."""
+    from aqlm import inference  # noqa: PLC0415
+    from transformers.integrations.aqlm import replace_with_aqlm_linear  # noqa: PLC0415
+
+    config = AqlmConfig(num_codebooks=weight.codebooks, nbits_per_codebook=weight.bits)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, weight.dtype))
+    try:
+        replace_with_aqlm_linear(model, get_keys_to_not_convert(model), config)
+    finally:
+        torch.set_default_dtype(dtype)
+    product = inference._get_autograd_matmul_op(_aqlm_product, _aqlm_gradient)
+    for layer in (module for module in model.modules() if isinstance(module, inference.QuantizedLinear)):
+        layer.gemv_op = layer.gemm_op = product
+        layer.use_gemv_rule = lambda _: False
+    return QuantizationMethod.AQLM
+
+
+def _aqlm_product(
+    x: torch.Tensor, codes: torch.Tensor, codebooks: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """What code1x16_matmat_dequant allocates, and those of other codes."""
+    assert bias is None
+    rows = x.reshape(-1, x.shape[-1])
+    weight = codebooks.new_empty(codes.shape[0], x.shape[-1])
+    product = nn.functional.linear(rows, weight)
+    product *= scales.flatten().unsqueeze(0)
+    return product.reshape(*x.shape[:-1], -1).clone()
+
+
+def _aqlm_gradient(
+    grad: torch.Tensor, codes: torch.Tensor, codebooks: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """What code1x16_matmat_dequant_transposed allocates, and those of other codes."""
+    assert bias is None
+    scaled = (grad.reshape(-1, grad.shape[-1]) * scales.flatten().unsqueeze(0)).reshape(grad.shape)
+    weight = codebooks.new_empty(codes.shape[0], codes.shape[1] * 8)
+    return nn.functional.linear(scaled, weight.transpose(0, 1))
+
+
 def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors that one of torchao's holds: its data, and what is stored besides; empty for others."""
     names = getattr(parameter, "tensor_data_names", ())
@@ -165,7 +248,7 @@ def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
 CONSTANTS = frozenset({"qzeros", "scales", "g_idx", "wf_unsqueeze_zero", "wf_unsqueeze_neg_one"})
 
 #: The names of parameters that are stored besides a weight.
-SCALES = ("weight_scale_inv", "activation_scale")
+SCALES = ("weight_scale_inv", "activation_scale", "weight_scales", ".codebooks", ".scales")
 
 
 def constants(model: nn.Module) -> set[int]:
@@ -182,4 +265,6 @@ BUILDERS: dict[type[StoredWeight], Callable[[nn.Module, Any], QuantizationMethod
     TorchAOFloat8: _torchao,
     FP8Weight: _fp8,
     HQQWeight: _hqq,
+    EETQWeight: _eetq,
+    AQLMWeight: _aqlm,
 }

@@ -21,7 +21,8 @@ def unquantized(request: Request) -> Iterator[NotExpressed]:
     if not isinstance(method, LoRA) or weight is None or not weight.is_in_checkpoint or stated(request.model):
         return
     assert method.quantization_config is not None
-    why = f"{request.model.id or 'the model'} is not quantized: name a checkpoint that is"
+    needs = method.base.checkpoint_needs if method.base else ""
+    why = f"{request.model.id or 'the model'} is not quantized: name a checkpoint that is{needs}"
     loc = "method.quantization_config.quant_method"
     yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)
 

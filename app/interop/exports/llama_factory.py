@@ -32,6 +32,7 @@ from app.interop.exports.part import (
     whole_alpha,
 )
 from app.interop.exports.planned import check_language_model
+from calculator.bases.eetq import EETQ
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 
@@ -85,13 +86,13 @@ def exported(planned: Planned) -> Exported:
 
 
 def _model(planned: Planned) -> Part:
-    named = named_model(planned, "model_name_or_path")
+    named = named_model(planned, "model_name_or_path", ("eetq",))
     not_expressed = [*named.not_expressed]
     method = planned.request.method
     keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
-    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and method.load_in_8bit):
+    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and (method.load_in_8bit or _in_eetq(method))):
         keys |= _quantization(method)
-        if method.prepare_model_for_kbit_training:
+        if method.prepare_model_for_kbit_training and not _in_eetq(method):
             why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"
             not_expressed.append(differs("method.prepare_model_for_kbit_training", True, why))
     if planned.request.training.gradient_checkpointing:
@@ -106,13 +107,17 @@ def _model(planned: Planned) -> Part:
 def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
     """The keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
     if isinstance(method, LoRA):
-        return {"quantization_method": "bnb", "quantization_bit": 8}
+        return {"quantization_method": "eetq" if _in_eetq(method) else "bnb", "quantization_bit": 8}
     return {
         "quantization_method": "bnb",
         "quantization_bit": 4,
         "quantization_type": method.quant_type,
         "double_quantization": method.double_quant,
     }
+
+
+def _in_eetq(method: LoRA | QLoRA) -> bool:
+    return isinstance(method, LoRA) and isinstance(method.base, EETQ)
 
 
 def _full(planned: Planned) -> Part:

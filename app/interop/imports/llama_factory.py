@@ -116,9 +116,11 @@ def _quantization(keys: Keys) -> dict[str, Any]:
     keys.forget(("quantization_type", "double_quantization"))
     if bits == 8 and by in ("bnb", "bitsandbytes"):
         return {"load_in_8bit": True, "prepare_model_for_kbit_training": False}
+    if bits == 8 and by == "eetq":
+        return {"quantization_config": {"quant_method": "eetq"}, "prepare_model_for_kbit_training": False}
     if bits is not None:
         setting = {"quantization_bit": bits, "quantization_method": by}
-        keys.miss("quantization_bit", setting, "only 4 and 8 bits by bnb are modelled: half-precision weights are used")
+        keys.miss("quantization_bit", setting, "only 4 and 8 bits by bnb and 8 by eetq are modelled: 16-bit weights are used")
     return {}
 
 

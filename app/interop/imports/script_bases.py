@@ -64,6 +64,12 @@ def quantized_base(keys: Keys, calls: tuple[str, ...]) -> dict[str, Any]:
         return {"quant_method": name, "desc_act": keys.flag("desc_act"), **sizes}
     if name == "hqq":
         return _hqq(keys)
+    if name == "eetq":
+        return _eetq(keys)
+    if name == "aqlm":
+        keys.forget(("in_group_size", "out_group_size", "linear_weights_not_to_quantize"))
+        books = {"num_codebooks": keys.integer("num_codebooks", 1)}
+        return {"quant_method": name, **books, "nbits_per_codebook": keys.integer("nbits_per_codebook", 16)}
     if name == "torchao":
         return _torchao(keys, calls)
     if name in config_json.DEQUANTIZED:
@@ -78,6 +84,14 @@ def _hqq(keys: Keys) -> dict[str, Any]:
     if axis not in (1, None):
         keys.miss("axis", axis, "groups along outputs are not modelled: axis 1 is used")
     return {"quant_method": "hqq", "bits": keys.integer("nbits", 4), "group_size": keys.integer("group_size", 64)}
+
+
+def _eetq(keys: Keys) -> dict[str, Any]:
+    keys.forget(("weights",))  # int8, its only value
+    dense = keys.take("modules_to_not_convert")
+    if dense:
+        keys.miss("modules_to_not_convert", dense, "all linear layers except the output head are stored in EETQ")
+    return {"quant_method": "eetq"}
 
 
 def _torchao(keys: Keys, calls: tuple[str, ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.in_place import add_
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
@@ -132,6 +133,8 @@ def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor
     output = update(method, bound, x)
     if converts:
         output = ops.cast(output, dtype, "update")
+    if stored is not None and stored.adds_in_place:
+        return add_(result, output)
     return ops.add(result, output, "result + update")
 
 

@@ -66,7 +66,7 @@ def test_what_hqq_does_not_take_is_refused(changes, loc, why):
 
 
 @pytest.mark.parametrize(
-    ("name", "way_out"), [("mxfp4", "dequantize=True"), ("bitsandbytes", "qlora"), ("eetq", "fp8")]
+    ("name", "way_out"), [("mxfp4", "dequantize=True"), ("bitsandbytes", "qlora"), ("fbgemm_fp8", "fp8")]
 )
 def test_other_formats_have_a_way_out(name, way_out):
     with pytest.raises(PlanError, match=way_out):

@@ -29,8 +29,8 @@ SCRIPT = (
 LOC = "method.quantization_config.quant_method"
 
 
-def exported(base, format_name="peft", model="Qwen/Qwen2.5-0.5B"):
-    method = {"name": "lora", "quantization_config": {"quant_method": base}}
+def exported(base, format_name="peft", model="meta-llama/Llama-3.2-1B"):
+    method = {"name": "lora", "target_modules": ["o_proj"], "quantization_config": {"quant_method": base}}
     training = {"dtype": "float16", "gradient_checkpointing": True}
     return export(parse_request({"model": model, "method": method, "training": training}), format_name)
 
@@ -41,6 +41,7 @@ def exported(base, format_name="peft", model="Qwen/Qwen2.5-0.5B"):
         ("gptq", 'GPTQConfig(bits=4, backend="auto_trainable")', "transformers"),
         ("torchao", "TorchAoConfig(quant_type=Int8WeightOnlyConfig())", "torchao.quantization"),
         ("fp8", "FineGrainedFP8Config()", "transformers"),
+        ("aqlm", "AqlmConfig(num_codebooks=1, nbits_per_codebook=16)", "transformers"),
     ],
 )
 def test_peft_s_script_loads_the_base_and_does_not_cast_it(base, call, module):
@@ -59,6 +60,18 @@ def test_the_script_of_hqq_quantises_the_loaded_model():
     assert "from hqq.models.hf.base import AutoHQQHFModel" in loaded
     assert "AutoHQQHFModel.quantize_model(model, quant_config=BaseQuantizeConfig(nbits=2, group_size=64" in quantised
     assert "quantization_config" not in script.partition('"""')[2].partition('"""')[2]
+
+
+def test_llama_factory_quantises_with_eetq():
+    file = exported("eetq", "llama-factory")
+    assert {"quantization_method": "eetq", "quantization_bit": 8}.items() <= yaml.safe_load(file.content).items()
+    assert not [each for each in file.not_expressed if each.loc.startswith("method")]
+    assert read(file.content).request["method"]["quantization_config"] == {"quant_method": "eetq"}
+
+
+def test_a_checkpoint_in_aqlm_is_told_of_its_head():
+    (missed,) = [each for each in exported("aqlm").not_expressed if each.loc == LOC]
+    assert "add lm_head" in missed.why
 
 
 def test_a_script_over_a_checkpoint_needs_its_name():
@@ -153,6 +166,11 @@ def test_layers_by_turns_are_named_with_the_reason(file, key):
         ),
         ("FineGrainedFP8Config(dequantize=True)", None),
         ("Mxfp4Config(dequantize=True)", None),
+        ("EetqConfig('int8')", {"quant_method": "eetq"}),
+        (
+            "AqlmConfig(num_codebooks=2, nbits_per_codebook=8)",
+            {"quant_method": "aqlm", "num_codebooks": 2, "nbits_per_codebook": 8},
+        ),
         ("HqqConfig(nbits=2, group_size=16)", {"quant_method": "hqq", "bits": 2, "group_size": 16}),
     ],
 )
@@ -168,7 +186,7 @@ def test_a_script_s_config_of_the_base_is_read(call, base):
         ("TorchAoConfig(quant_type=Int4WeightOnlyConfig(group_size=128))", "weights in 8 bits"),
         ("TorchAoConfig(Int8DynamicActivationInt8WeightConfig())", "without quantized inputs"),
         ("Mxfp4Config()", "does not train over it"),
-        ("AqlmConfig()", "output head"),
+        ("EetqConfig(modules_to_not_convert=['o_proj'])", "except the output head"),
         ("HqqConfig(nbits=4, axis=0)", "axis 1 is used"),
         ("0\nAutoHQQHFModel.quantize_model(model, quant_config=own(2))", "not evaluated"),
     ],
