@@ -1,4 +1,4 @@
-"""AQLM (Egiazarian et al. 2024) as a base of LoRA: transformers' AqlmConfig, with the CUDA kernels of the package aqlm."""
+"""AQLM (Egiazarian et al. 2024) as a base of LoRA: AqlmConfig of transformers, and the CUDA kernels of aqlm."""
 
 from __future__ import annotations
 

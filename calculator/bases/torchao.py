@@ -76,7 +76,7 @@ class TorchAO(Base):
         if not training.gradient_checkpointing:
             yield SAVED
 
-    def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
+    def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
         """A bias of B, which PEFT refuses (TorchaoLoraLinear), autocast, and groups, which take another path."""
         if method.lora_bias:
             message = "PEFT has no bias of B over torchao: use false"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import Node
-from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from calculator.architecture.module import Module
+    from calculator.engine.tape import Tensor
 
 
 def matmul(x: Tensor, module: Module) -> Tensor:

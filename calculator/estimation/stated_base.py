@@ -63,7 +63,11 @@ def problems_of_card(method: Method, device: Device) -> Iterator[Problem]:
     card = card_of(device)
     if base is None or card is None or card.compute_capability is None:
         return
-    own, least, most = tuple(map(int, card.compute_capability.split("."))), base.compute_capability, base.unsupported_from
+    own, least, most = (
+        tuple(map(int, card.compute_capability.split("."))),
+        base.compute_capability,
+        base.unsupported_from,
+    )
     if own < least or (most is not None and own >= most):
         needed = ".".join(map(str, least)) + (f", and less than {'.'.join(map(str, most))}" if most else "")
         has = f"{card.name} has {card.compute_capability}"

@@ -25,6 +25,7 @@ class AQLMWeight(StoredWeight):
     tensor_name: ClassVar[str] = "codes"
     names_constants_after_it: ClassVar[bool] = False
     is_in_checkpoint: ClassVar[bool] = True
+    scales_after_cast: ClassVar[bool] = True
     adds_in_place: ClassVar[bool] = True
 
     #: The dtype of code books, scales and products.

@@ -28,6 +28,7 @@ class AWQWeight(StoredWeight):
     tensor_name: ClassVar[str] = "qweight"
     names_constants_after_it: ClassVar[bool] = False
     is_in_checkpoint: ClassVar[bool] = True
+    scales_after_cast: ClassVar[bool] = True
 
     #: The dtype of the product, to which the first run casts scales and bias (_ensure_runtime_dtype).
     compute_dtype: DType

@@ -19,6 +19,7 @@ class EETQWeight(StoredWeight):
     """The parameters of EetqLinear. Source: transformers 5.24, integrations/eetq.py."""
 
     names_constants_after_it: ClassVar[bool] = False
+    scales_after_cast: ClassVar[bool] = True
 
     @property
     def bias_dtype(self) -> DType:

@@ -32,6 +32,8 @@ class StoredWeight(ABC):
     #: What PEFT's LoRA layer over it does.
     casts: ClassVar[Casts] = "update"
     clones_output: ClassVar[bool] = False
+    #: Whether that casts the update before it is scaled.
+    scales_after_cast: ClassVar[bool] = False
     #: Whether that adds the update to the output in place.
     adds_in_place: ClassVar[bool] = False
 

@@ -41,7 +41,7 @@ def random_base_request(seed: int, number: int, families: Sequence[str], base: Q
     request = random_request(seed, number, families, "lora")
     method = request["method"]
     method.pop("load_in_8bit", None)
-    config = {"quant_method": base}
+    config: dict[str, Any] = {"quant_method": base}
     for name, (share, values) in OPTIONS[base].items():
         if rng.random() < share:
             config[name] = rng.choice(values)

@@ -120,7 +120,9 @@ def _quantization(keys: Keys) -> dict[str, Any]:
         return {"quantization_config": {"quant_method": "eetq"}, "prepare_model_for_kbit_training": False}
     if bits is not None:
         setting = {"quantization_bit": bits, "quantization_method": by}
-        keys.miss("quantization_bit", setting, "only 4 and 8 bits by bnb and 8 by eetq are modelled: 16-bit weights are used")
+        keys.miss(
+            "quantization_bit", setting, "only 4 and 8 bits by bnb and 8 by eetq are modelled: 16-bit weights are used"
+        )
     return {}
 
 

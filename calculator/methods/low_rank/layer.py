@@ -130,12 +130,22 @@ def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor
     if method.use_dora:
         result = _dora(method, bound, x, result)
         return ops.cast(result, dtype, "output") if converts else result
-    output = update(method, bound, x)
-    if converts:
-        output = ops.cast(output, dtype, "update")
+    output = _cast_update(method, bound, x, dtype if converts else None)
     if stored is not None and stored.adds_in_place:
         return add_(result, output)
     return ops.add(result, output, "result + update")
+
+
+def _cast_update(method: LowRank, bound: BoundModule, x: Tensor, dtype: DType | None) -> Tensor:
+    """Compute the update, cast to a dtype if there is one, before or after it is scaled."""
+    stored = bound.module_spec.quantization
+    if stored is None or not stored.scales_after_cast:
+        output = update(method, bound, x)
+        return output if dtype is None else ops.cast(output, dtype, "update")
+    output = _product(bound, _called_dropout(method, bound, x))
+    if dtype is not None:
+        output = ops.cast(output, dtype, "update")
+    return ops.scale(output, "update, scaled")
 
 
 def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:

@@ -52,7 +52,11 @@ def test_a_checkpoint_has_the_settings_and_its_head_is_dense():
         ({"base": {"num_codebooks": 4}}, "num_codebooks", "2 of 8 bits"),
         ({"dtype": "float32"}, "training.dtype", "float16 and bfloat16"),
         ({"model": {"attention_bias": True}}, "quant_method", "adds to the gradient"),
-        ({"model": {"model_type": "mixtral", "num_local_experts": 4, "num_key_value_heads": 4}}, "quant_method", "use gptq or qlora"),
+        (
+            {"model": {"model_type": "mixtral", "num_local_experts": 4, "num_key_value_heads": 4}},
+            "quant_method",
+            "use gptq or qlora",
+        ),
         ({"sequence_length": 6}, "sequence_length", "more than 6 tokens"),
         ({"stated": {**STATED, "linear_weights_not_to_quantize": DENSE[:2]}}, "not_to_quantize", 'add "lm_head"'),
         ({"stated": {**STATED, "linear_weights_not_to_quantize": [*DENSE, "q_proj"]}}, "not_to_quantize", "except"),
