@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from calculator.engine import autocast
 from calculator.engine.known_passes import named
 from calculator.engine.layer_loop import LayerLoop
-from calculator.engine.repetition import Repetition
+from calculator.engine.repetition import every_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import compared_model
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.engine.known_passes import Outputs
+    from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape, Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
@@ -89,9 +90,8 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared = name, compared
     context.router_logits = None  # whose loss trainers ask the trained pass for
-    if outer.unrolls and not outer.repeats_layers and fills_cache(prepared):
-        layers = context.model.decoder.layers
-        context.repetition = Repetition(numbers=tuple(range(len(layers))), start=len(layers), end=len(layers), copies=0)
+    if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
+        context.repetition = every_layer(len(context.model.decoder.layers))
     elif outer.unrolls and not outer.repeats_layers:
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 #: What the coordinator does with the order of modules: nothing, record it, or follow it.
 INVALID, RECORD, COMPLETE = range(3)
 
-#: The innermost modules in their backward pass that a state lists. Others matter only if they have parameters: those
-#: whose inputs get no gradient stay there, and a layer has few.
-INNERMOST = 4
-
 
 class Used(NamedTuple):
     """The elements that some modules use: all of them, and those that are not of leaf modules."""
@@ -82,6 +78,8 @@ class Coordinator:
         self._passed = 0
         #: Whether a prefetch of this pass was smaller because too many parameters were gathered.
         self.is_limited = False
+        #: Whether parameters that represent those of other copies were gathered outside of the copies, for one alone.
+        self.is_apart = False
 
     @property
     def _is_complete(self) -> bool:
@@ -150,7 +148,11 @@ class Coordinator:
         return self._is_complete and (not self._queue or self._queue[0][1] >= place)
 
     def state(self, relative: Callable[[Key], Hashable]) -> Hashable:
-        """What decides what is gathered and released next, with keys relative to a layer."""
+        """What decides what is gathered and released next, with keys relative to a layer.
+
+        Of the modules in their backward pass, the innermost one takes what a recomputation gathers. Others without
+        parameters do nothing: those whose inputs get no gradient stay there until the pass ends.
+        """
         parameters = frozenset(
             (
                 relative(each.key),
@@ -175,7 +177,7 @@ class Coordinator:
         in_backward = tuple(
             (relative(module.key), frozenset(relative(each.key) for each in module.recomputed))
             for number, module in enumerate(reversed(running))
-            if (number < INNERMOST or module.parameters or module.recomputed) and not module.stays_in_backward
+            if (not number or module.parameters or module.recomputed) and not module.stays_in_backward
         )
         ahead = len(self._trace) - len(self._queue) - self._entries[self._step] if self._is_complete else 0
         return parameters, gathers, in_backward, ahead
@@ -227,7 +229,10 @@ class Coordinator:
     def _gather(self, parameters: list[Partitioned]) -> None:
         self._available += sum(each.elements for each in parameters)
         gather = Gather(self._live, parameters, self._sizes)
+        in_copies = self._live.in_copies
         for each in parameters:
+            if each.represents > 1 and not in_copies:
+                self.is_apart = True
             self.sent += self._payload(each)
             each.state = IN_FLIGHT
             self._in_flight[each] = gather

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,15 +71,32 @@ class Followed:
         return self.before - 1
 
 
-#: How many copies are followed before the skipped ones, and after them, at first.
-BEFORE, AFTER = 3, 3
+class Reach(NamedTuple):
+    """How far the coordinator sees, in copies of the repeated layers.
+
+    Attributes:
+        ahead: The copies that are gathered ahead at most.
+        reuse: Those in which a parameter stays gathered until it is used again, at most.
+    """
+
+    ahead: int
+    reuse: int
 
 
-def choices(repetition: Repetition, after: int) -> Iterator[Followed]:
-    """The copies to follow: few of them, then more, then all. `after`: how many are needed at least at the end."""
+#: How many more copies are followed on each side if the first ones do not show that the copies between are like them.
+MORE = 1, 4
+
+
+def choices(repetition: Repetition, reach: Reach) -> Iterator[Followed]:
+    """The copies to follow: few of them, then more, then all.
+
+    Two copies show that a state repeats, and those that are gathered ahead belong to the same side. In the forward
+    pass, a parameter is used again on the way back, twice as many copies later.
+    """
     count = repetition.copies + 1
-    for factor in (1, 2):
-        before, behind = BEFORE * factor, (AFTER + after) * factor
-        if before + behind < count:
-            yield Followed(repetition=repetition, before=before, skipped=count - before - behind)
+    before, behind = 1 + max(1, reach.ahead), 1 + max(2, reach.ahead, (reach.reuse + 1) // 2)
+    for more in (0, *MORE):
+        if before + behind + 2 * more < count:
+            skipped = count - before - behind - 2 * more
+            yield Followed(repetition=repetition, before=before + more, skipped=skipped)
     yield Followed(repetition=repetition, before=count, skipped=0)

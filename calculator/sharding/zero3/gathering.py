@@ -51,6 +51,10 @@ class Moment(NamedTuple):
     is_event: bool = True
     number: int = 0
 
+    def more(self, size: int) -> Moment:
+        """The same with some bytes more."""
+        return self._replace(most=self.most + size, after=self.after + size)
+
 
 #: The events before which a module's parameters are gathered.
 _FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
@@ -143,15 +147,44 @@ class Gathering:
         """
         count, program = min(MICRO_BATCHES, micro_batches), self.program
         longer = program.second_root is not None or program.keeps
+        is_single = count == 1 and program.runs == 1 and not self._generates
+        started = 0
         for step in range(2 + longer):
             self.sent = 0
-            if step == 0 and count == 1 and program.runs == 1 and not self._generates:
+            if step == 0 and is_single:
                 self._record()
             else:
+                started = self._live.bytes
                 self._micro_batches(count, micro_batches)
             if not self.is_steady:
                 return
             self._end_step()
+            if step == 1 and is_single and self._repeats_kept:
+                self.passes = [[*self._with_kept(self.passes[0], self._live.bytes - started)]]
+                return
+
+    @property
+    def _repeats_kept(self) -> bool:
+        """Whether the next step gathers as the last one did, and differs in what a graph keeps alone."""
+        return not self._pins and self.program.second_root is None
+
+    def _with_kept(self, tracks: list[Track], kept: int) -> Iterator[Track]:
+        """The same with some bytes more, up to where the loss of the forward pass replaces the one before."""
+        if not self._keeps_loss:
+            yield from tracks
+            return
+        backward = self.program.backward
+        for track in tracks:
+            before, moments = track.before + kept, track.moments
+            at = next((at for at, (position, *_) in enumerate(track.segment.events) if position > backward), None)
+            if kept and at is not None:
+                first = [each.more(kept) for each in moments if each.number < at]
+                alive = first[-1].after if first else before
+                freed = Moment(backward, alive, alive - kept, is_event=False, number=at)
+                moments, kept = [*first, freed, *(each for each in moments if each.number >= at)], 0
+            elif kept:
+                moments = [each.more(kept) for each in moments]
+            yield Track(track.segment, before, track.after + kept, moments)
 
     def _record(self) -> None:
         """Run a first step of one micro-batch, which leaves nothing but the order of modules."""
@@ -180,6 +213,8 @@ class Gathering:
             if number == 0 and self._generates:
                 self._generate()
             self.passes.append(self._pass())
+            if not self.is_steady:
+                return
             alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
             self.sent += alike * (self._gathered_bytes - before)
 
@@ -215,6 +250,9 @@ class Gathering:
             tracks.append(Track(segment, before, self._live.bytes, moments))
             if segment.copy is not None:
                 steady.compare(tracks[-1], running.sent - sent, running.available - available)
+                if not steady.is_so:
+                    self.is_steady = False
+                    return tracks
             if segment.skipped:
                 count = segment.skipped
                 self._live.bytes += count * (self._live.bytes - before)
@@ -224,7 +262,7 @@ class Gathering:
         self._live.in_copies = False
         self._live.reset()
         self._coordinator.end_backward()
-        self.is_steady = self.is_steady and steady.ends()
+        self.is_steady = not (self._coordinator.is_apart or self._second.is_apart)
         return tracks
 
     def _moments(self, events: list[Event]) -> list[Moment]:
@@ -336,7 +374,7 @@ def gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, wi
 
 def _gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
     training = state.prepared.training
-    for followed in choices(repetition, state.reuses_over(repetition, leaves_of(tape))):
+    for followed in choices(repetition, state.reach(repetition, leaves_of(tape))):
         parameters = state.parameters(followed)
         found = Gathering(
             Program(tape, windows, followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.module_calls import NO_GRAPH, NO_GRAPH_ENDS, begin, enter, external, leave, leave_with
-from calculator.engine.repetition import Repetition, repetition_before_last
+from calculator.engine.repetition import Repetition
 from calculator.layers.sharding_hooks import Unit
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.hooks import FlatHooks
@@ -73,10 +73,6 @@ class PartitionedHooks(FlatHooks):
         self._outer = outer
         #: What runs in a pass without a graph inside the step; None in one that runs the trained model.
         self._runs = runs
-
-    def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Interpret the last layer too."""
-        return repetition_before_last(classes)
 
     def begin(self, parameters: Parameters) -> None:
         """Begin the calls of the model and what is around it."""

@@ -19,6 +19,7 @@ from calculator.sharding.communication import all_gather, all_reduce, reduce_sca
 from calculator.sharding.precision import is_built_partitioned
 from calculator.sharding.zero.parameters import Key, in_order, one_by_one
 from calculator.sharding.zero.state import PREFIX, row
+from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
 from calculator.sharding.zero3.parameters import Parameters, Partitioned
 from calculator.sharding.zero3.sizes import sizes_of, sizes_of_second
@@ -127,17 +128,22 @@ class PartitionedState:
             found.setdefault(each.key.name.rpartition(".")[0], {})[each.key.name] = each
         return [[*own.values()] for own in found.values()]
 
-    def reuses_over(self, repetition: Repetition, leaves: Collection[str]) -> int:
-        """The copies of the repeated layers in which a parameter stays gathered until it is used again, at most.
+    def reach(self, repetition: Repetition, leaves: Collection[str]) -> Reach:
+        """How many copies of the repeated layers are gathered ahead, and over how many a parameter stays gathered.
 
-        What the modules of `leaves`, paths, use does not count for parameters of others.
+        What the modules of `leaves`, paths, use does not count for parameters of others. It is gathered like all.
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         own = in_order(self.prepared.model, self.tensors, frozen=True, layers=layers)
         inside = tuple(f"{path}." for path in leaves)
-        counted = (each for each in own if each.key.layer is not None and not each.key.name.startswith(inside))
-        size = sum(each.elements for each in counted)
-        return -(-self.sizes.max_reuse_distance // size) if size else 0
+        of_copy = [each for each in own if each.key.layer is not None]
+        every = sum(each.elements for each in of_copy)
+        size = sum(each.elements for each in of_copy if not each.key.name.startswith(inside))
+        most = self.sizes.max_live if self.sizes.prefetch_bucket else 0
+        return Reach(
+            ahead=-(-most // every) if every else 0,
+            reuse=-(-self.sizes.max_reuse_distance // size) if size else 0,
+        )
 
     @cached_property
     def sub_groups(self) -> list[list[Partitioned]]:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class Steady:
     """The comparison of the copies around the skipped ones, in both passes of a micro-batch.
 
-    The copy before them, and the first one after them, have to find and to leave the same state, relative to their
-    place, and to gather the same in between. Then so do all copies between: what differs among them is how far away the
-    next use of a parameter is, and that grows or falls from the one to the other.
+    The last copy before them has to leave the state that it found, relative to its place, and to gather nothing that is
+    behind the copies. In the forward pass, the first copy after them has to gather and release the same: what differs
+    among the copies is how far away the next use of a parameter is, and that falls from the one to the other. In the
+    backward pass, a parameter is used again in the same copy or not at all.
     """
 
     def __init__(self, gathering: Gathering) -> None:
@@ -30,27 +31,31 @@ class Steady:
         self._is_so = True
 
     def compare(self, track: Track, sent: int, available: int) -> None:
-        """Compare a copy with those before it, if all are next to the skipped ones."""
+        """Compare a copy that is next to the skipped ones with the one before it."""
         copy, before = track.segment.copy, self._before
         slot = None if copy is None else self._slots.get(copy)
         window = track.segment.window
         backward = window == BACKWARD
-        near = (before + 1, before, before - 1) if backward else (before - 2, before - 1, before)
-        if slot not in near:
-            return
-        state = self._gathering.state(slot if backward else slot + 1)
-        if slot == near[0]:
-            self._state = state
-            return
-        gathered = [(at, most - track.before, after - track.before) for at, most, after, *_ in track.moments]
-        done = sent, available, gathered
-        self._keeps = self._keeps or available != 0
-        self._is_so = self._is_so and state == self._state
-        if slot == near[1]:
-            self._done = done
-            return
-        self._is_so = self._is_so and done == self._done and not (window is None or self._gathering.looks_ahead(window))
+        first, last = (before + 1, before) if backward else (before - 2, before - 1)
+        if slot == first:
+            self._state = self._gathering.state(slot if backward else slot + 1)
+        elif slot == last:
+            state = self._gathering.state(slot if backward else slot + 1)
+            self._done = _done(track, sent, available)
+            self._keeps = self._keeps or available != 0
+            looks_ahead = window is None or self._gathering.looks_ahead(window)
+            self._is_so = self._is_so and state == self._state and not looks_ahead
+        elif slot == before:
+            self._keeps = self._keeps or available != 0
+            self._is_so = self._is_so and _done(track, sent, available) == self._done
 
-    def ends(self) -> bool:
-        """Whether all comparisons of a pass found the same. A prefetch that is limited depends on all before it."""
+    @property
+    def is_so(self) -> bool:
+        """Whether all comparisons so far found the same. A prefetch that is limited depends on all before it."""
         return self._is_so and not (self._keeps and self._gathering.is_limited)
+
+
+def _done(track: Track, sent: int, available: int) -> Hashable:
+    """What a copy gathered and released."""
+    moments = [(at, most - track.before, after - track.before) for at, most, after, *_ in track.moments]
+    return sent, available, (*moments,)

@@ -70,6 +70,11 @@ class LoggedLive(Live):
 class LoggedGathering(Gathering):
     """The steps of a run, all of whose layers are followed, with what each micro-batch of the last one gathers."""
 
+    @property
+    def _repeats_kept(self) -> bool:
+        """The changes of the last step are logged."""
+        return False
+
     def _started(self) -> Live:
         #: The changes of each micro-batch of the last step, and those of its end.
         self.of_passes: list[list[Change]] = []

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from calculator.engine.repetition import repetition
+from calculator.engine.repetition import every_layer, repetition
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.sharding.zero3 import followed, gathering
+from calculator.sharding.zero3.hooks import PartitionedHooks
 
 LLAMA = {
     "model_type": "llama",
@@ -88,7 +89,7 @@ def figures(body):
     )
 
 
-def follow_all(repetition, _after):
+def follow_all(repetition, _reach):
     yield followed.Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
 
 
@@ -114,17 +115,39 @@ def test_many_drawn_requests_skip_copies(draw, least):
     assert sum(count > 0 for count in skipped) >= least
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("reserved", ["rule", "replay"])
+def test_figures_are_those_of_every_layer_interpreted(seed, reserved, monkeypatch):
+    body = (drawn, drawn_with_reference)[seed % 2](seed + 100) | {"reserved": reserved}
+    few = figures(body)
+    monkeypatch.setattr(PartitionedHooks, "repetition", lambda _, classes: every_layer(len(classes)))
+    assert few == figures(body)
+
+
+def test_a_step_that_keeps_what_its_graph_refers_to_is_that_of_one_step_more(monkeypatch):
+    zero = {"stage3_prefetch_bucket_size": 5_000, "stage3_max_live_parameters": 50_000}
+    for trainer in ({}, {"trainer": "transformers"}):
+        training = {"sequence_length": 48, "autocast": "bfloat16", "deepspeed": {"zero_optimization": zero}, **trainer}
+        method = {"name": "qlora", "target_modules": "all-linear", "r": 2}
+        body = {"model": {"config": LLAMA}, "method": method, "training": training, "reserved": "rule"}
+        body |= {"device": {"count": 2, "sharding": "zero3"}}
+        monkeypatch.undo()
+        few = figures(body)
+        monkeypatch.setattr(gathering.Gathering, "_repeats_kept", False)
+        assert few == figures(body)
+
+
 def test_an_80_layer_model_is_followed_in_few_layers():
     body = {"model": "meta-llama/Llama-3.1-70B", "method": {"name": "full"}, "reserved": "rule"}
     body |= {"training": {"autocast": "bfloat16"}, "device": {"count": 8, "sharding": "zero3"}}
     step = training_step(parse_request(body))
-    assert len(step.run.repetition.numbers) == 3
-    assert len(step.partitioned.gathering.followed.layers()) < 12
+    assert len(step.run.repetition.numbers) == 2
+    assert len(step.partitioned.gathering.followed.layers()) < 8
 
 
 def test_the_followed_copies_are_the_first_and_the_last():
-    first, second, every = followed.choices(repetition([0] * 60), after=1)
-    assert first.numbers == (0, 1, 2, 55, 56, 57, 58)
-    assert (len(second.numbers), len(every.numbers)) == (14, 59)
-    assert first.layers() == {0, 1, 2, 3, 56, 57, 58, 59}
+    first, second, third, every = followed.choices(repetition([0] * 60), followed.Reach(ahead=1, reuse=1))
+    assert first.numbers == (0, 1, 56, 57, 58)
+    assert [len(each.numbers) for each in (second, third, every)] == [7, 13, 59]
+    assert first.layers() == {0, 1, 2, 57, 58, 59}
     assert (first.copy_of(0), first.copy_of(1), first.copy_of(59)) == (None, 0, 58)
