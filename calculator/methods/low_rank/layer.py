@@ -178,12 +178,17 @@ def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Ten
     """Run DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward does."""
     base_result: Tensor | None = result
     if method.lora_dropout and bound.tape.trains:
-        x = _dropped(method, x)
+        x = _called_dropout(method, bound, x)
         base_result = None
     return ops.add(result, _dora_update(bound, x, base_result), "result + update")
 
 
 def _dora_update(bound: BoundModule, x: Tensor, base_result: Tensor | None) -> Tensor:
+    path = f"{bound.name}.lora_magnitude_vector"
+    return leave(path, _dora_layer(bound, enter(path, x), base_result))
+
+
+def _dora_layer(bound: BoundModule, x: Tensor, base_result: Tensor | None) -> Tensor:
     lora_weight = ops.cast(_lora_weight(bound), x.dtype, "B·A in the input's dtype")
     weight = ops.cast(_dense(bound), x.dtype, "weight in the input's dtype")
     weight_norm = _weight_norm(bound, weight, lora_weight)

@@ -58,6 +58,9 @@ BACKWARD = 1
 #: The names under which PEFT's layers keep the module that they wrap, and the parameter whose dtype their code reads.
 WRAPPED, READ = "base_layer", "lora_A"
 
+#: The name of DoRA's module, whose code reads the parameters of the layer that PEFT wraps.
+MAGNITUDES = "lora_magnitude_vector"
+
 #: The parameters that PEFT's layers keep in a dictionary, and read themselves.
 OF_WRAPPER = frozenset(("ia3_l",))
 
@@ -304,6 +307,9 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
             if (path, layer) in modules:
                 modules[path, layer].parameters.append(each)
                 break
+        dora = f"{owner}.{MAGNITUDES}", layer
+        if dora in modules and not each.persists:  # reading one that is gathered registers nothing
+            modules[dora].parameters.append(each)
         around, _, own = owner.rpartition(".")
         if own == READ and (around, layer) in modules:
             modules[around, layer].parameters.append(each)

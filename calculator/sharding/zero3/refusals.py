@@ -119,6 +119,21 @@ def _of_generation(training: Training) -> Iterator[Problem]:
         yield Problem(loc="training.deepspeed.zero_optimization.offload_param.device", msg=message, input="cpu")
 
 
+def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield DoRA with dropout over a Conv1D: PEFT transposes its weight into a parameter that the loss keeps."""
+    method = prepared.method
+    if not getattr(method, "use_dora", False) or not getattr(method, "lora_dropout", 0.0):
+        return
+    for path, module in prepared.model.paths:
+        if module.kind == "conv1d" and prepared.module_spec(path, module).added:
+            message = (
+                f"with dropout, DoRA trains a transposed copy of the weight of {path}, whose gradient stays as long as"
+                " the loss, which is not modelled under zero3: use 0"
+            )
+            yield Problem(loc="method.lora_dropout", msg=message, input=getattr(method, "lora_dropout", None))
+            return
+
+
 def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield trained biases in another dtype than adapters that stay in float32.
 
@@ -140,11 +155,8 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
         message = f"is not modelled under zero3: use {' or '.join(METHODS)}, or {_INSTEAD}"
         yield Problem(loc="method.name", msg=f"{method.name} {message}", input=method.name)
         return
-    if getattr(method, "use_dora", False):
-        yield Problem(loc="method.use_dora", msg=f"DoRA is not modelled under zero3: {_INSTEAD}", input=True)
+    yield from _of_transposed(prepared)
     yield from _of_biases(prepared)
-    if getattr(method, "lora_bias", False):
-        yield Problem(loc="method.lora_bias", msg=f"it is not modelled under zero3: {_INSTEAD}", input=True)
     if prepared.training.trainer == "trl-reward" and not method.facts.trains_base:
         message = (
             "PEFT trains a copy of the head score in bfloat16, which DeepSpeed can't flatten with adapters in float32,"

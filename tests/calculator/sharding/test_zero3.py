@@ -218,7 +218,10 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
         ("model", {"model": "facebook/opt-125m"}),
         ("model", {"model": "allenai/OLMoE-1B-7B-0924"}),
         ("method.name", {"method": {"name": "prompt"}}),
-        ("method.use_dora", {"method": {"name": "lora", "use_dora": True}}),
+        (
+            "method.lora_dropout",
+            {"model": "openai-community/gpt2", "method": {"name": "lora", "use_dora": True, "lora_dropout": 0.1}},
+        ),
         ("method.modules_to_save", {"method": {"name": "lora", "modules_to_save": ["lm_head"]}}),
         ("method.target_modules", {"method": {"name": "lora", "target_modules": ["embed_tokens"]}}),
         (
