@@ -93,9 +93,9 @@ def recorded_run(
 @without_frame_snapshots
 def interpreted(context: Context, *, whole: bool) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
-    if not context.hooks.couples_layers and _are_alike(context):
+    if _are_alike(context):
         if not context.training.gradient_checkpointing:
-            context.may_skip_first_layer = not whole
+            context.may_skip_first_layer = not (whole or context.hooks.couples_layers)
         elif trainer_of(context.training).facts.grads_inputs:
             context.repetition = context.repetition.from_first_period()
     context.tape.folds_loops = not context.may_skip_first_layer
@@ -140,8 +140,14 @@ def _are_alike(context: Context) -> bool:
 
     They are not if layers use different masks, which are freed one before the other; if autocast caches a copy of the
     first layer's input; if quantized layers keep their inputs; or if the loss uses every layer's router logits. A
-    checkpointed layer saves only its input.
+    checkpointed layer saves only its input. Nor are those that a sharding couples, but for gathers around each module:
+    these count from copy to copy, in all passes of a step alike.
     """
+    if context.hooks.couples_layers:
+        facts = trainer_of(context.training).facts
+        passes = facts.compares or facts.generates or facts.runs_without_graph_first
+        if passes or not context.hooks.calls_modules:
+            return False
     if context.training.autocast is not None or context.parameters.keeps_inputs:
         return False
     return len(masks.attention_types(context.layers)) == 1 and not context.model.adds_router_loss

@@ -54,6 +54,11 @@ class Curve:
         """The bytes at a position, after all frees there."""
         return self.of(repeats)[position] + self.added(repeats) - self.freed.get(position, 0)
 
+    def last_event(self, moment: Fullest) -> int:
+        """The position after the last event before a moment. Where a copy begins, it is of the copy before."""
+        copies = zip(self._recording.windows, moment.repeats, strict=False)
+        return next((each.end for each, before in copies if before and moment.event == each.start), moment.event)
+
     def alive(
         self, moment: Fullest, resident_tensors: Sequence[ResidentTensors], carried: StorageCounts | None
     ) -> LiveTensors:

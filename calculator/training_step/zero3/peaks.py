@@ -143,7 +143,7 @@ class PartitionedPeaks:
             phase=phase,
             bytes=rest + moment.bytes,
             throughout=rest,
-            operation=recording.operation(moment.event),
+            operation=recording.operation(self._curve.last_event(moment)),
             left=carried,
             deferred=Deferred(partial(self._curve.alive, moment, state, carried)),
         )
