@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from functools import reduce
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE
@@ -32,10 +33,6 @@ class Used(NamedTuple):
     every: int
     outside_leaves: int
 
-    def of(self, module: Module) -> int:
-        """Those that count while a module is released."""
-        return self.every if module.is_leaf else self.outside_leaves
-
     def with_module(self, module: Module) -> Used:
         """The same with those of one more module."""
         elements = sum([each.elements for each in module.parameters])
@@ -59,6 +56,7 @@ class Coordinator:
 
     def __init__(self, sizes: Sizes, live: Live, parameters: list[Partitioned]) -> None:
         self._sizes, self._live, self.parameters = sizes, live, parameters
+        self._bucket, self._max_live = sizes.prefetch_bucket, sizes.max_live
         self._in_flight: dict[Partitioned, Gather] = {}
         self._mode, self._step, self._available = INVALID, 0, 0
         #: The bytes that all-gathers have resulted in.
@@ -66,8 +64,6 @@ class Coordinator:
         self._recorded: list[Module] = []
         #: The elements that the recorded modules before each place use.
         self._before: list[Used] = [NOTHING]
-        #: The entries of the trace before each place.
-        self._entries: list[int] = [0]
         self._trace: list[tuple[Partitioned, int]] = []
         self._queue: deque[tuple[Partitioned, int]] = deque()
         self._fetched_for: dict[Partitioned, int] = {}
@@ -179,50 +175,58 @@ class Coordinator:
             for number, module in enumerate(reversed(running))
             if (not number or module.parameters or module.recomputed) and not module.stays_in_backward
         )
-        ahead = len(self._trace) - len(self._queue) - self._entries[self._step] if self._is_complete else 0
-        return parameters, gathers, in_backward, ahead
+        ahead = [(relative(each.key), place - self._step) for each, place in islice(self._queue, 1)]
+        return parameters, gathers, in_backward, (*ahead,)
 
     def _complete(self) -> None:
-        self._before, self._entries, self._trace = [NOTHING], [0], []
+        self._before, self._trace = [NOTHING], []
         for each in self.parameters:
             each.in_order.clear()
-        trace, before, entries = self._trace, self._before, self._entries
+        trace, before, now = self._trace, self._before, NOTHING
         for place, module in enumerate(self._recorded):
-            for each in module.parameters:
-                trace.append((each, place))
-                each.in_order.append(place)
-            before.append(before[-1].with_module(module))
-            entries.append(len(trace))
+            if module.parameters:
+                own = 0
+                for each in module.parameters:
+                    trace.append((each, place))
+                    each.in_order.append(place)
+                    own += each.elements
+                now = Used(now.every + own, now.outside_leaves + (0 if module.is_leaf else own))
+            before.append(now)
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
         """Gather a module's parameters, then those of the modules to come."""
-        if self._mode == COMPLETE:
-            step, recorded = self._step, self._recorded
-            if step >= len(recorded) or recorded[step] is not module:
-                self._drop_order()
-        elif self._mode == RECORD:
+        step, queue = self._step, self._queue
+        if self._mode == RECORD:
             self._recorded.append(module)
+        elif self._mode == COMPLETE and (step >= len(self._recorded) or self._recorded[step] is not module):
+            self._drop_order()
         if backward:
             self._in_backward[module.number] = module
         if module.parameters:
             self._use(module, recomputes=recomputes)
-        if self._mode == COMPLETE:
-            self._prefetch(module)
-        self._step += 1
+            if queue and queue[0][1] <= step:
+                self._pass_in_order(module)
+        if self._mode == COMPLETE and self._bucket:
+            left = self._max_live - self._available
+            if left < self._bucket:
+                self.is_limited = True
+            if left > 0 and queue:
+                self._gather_ahead(min(left, self._bucket))
+        self._step = step + 1
 
     def _use(self, module: Module, *, recomputes: bool) -> None:
-        parameters, in_flight = module.parameters, self._in_flight
-        missing = [each for each in parameters if each.state == PARTITIONED]
-        if missing:
-            self._gather(missing)
+        parameters = module.parameters
+        for each in parameters:
+            if each.state == PARTITIONED:
+                self._gather([each for each in parameters if each.state == PARTITIONED])
         owner = next(reversed(self._in_backward.values())) if recomputes and self._in_backward else None
         for each in parameters:
             each.active.add(module)
             if owner is not None and not each.trained:
                 owner.recomputed.add(each)
                 each.active.add(owner)
-            if each in in_flight:
-                gather = in_flight.pop(each)
+            gather = self._in_flight.pop(each, None)
+            if gather is not None:
                 gather.wait()
                 gather.drop()
 
@@ -241,26 +245,15 @@ class Coordinator:
         represents = 1 if self._live.in_copies else each.represents
         return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype] * represents
 
-    def _prefetch(self, module: Module) -> None:
+    def _pass_in_order(self, module: Module) -> None:
+        """Pass a module's parameters in the order, where no prefetch has."""
         queue, fetched_for, step = self._queue, self._fetched_for, self._step
-        if module.parameters and queue:
-            own = 0
-            for each in module.parameters:
-                if fetched_for.get(each, -1) < step:
-                    own += 1
-            known: set[Partitioned] = set()
-            while own > len(known) and queue:
-                each, place = queue.popleft()
-                fetched_for[each] = place
-                known.add(each)
-        bucket = self._sizes.prefetch_bucket
-        if not bucket:
-            return
-        left = self._sizes.max_live - self._available
-        if left < bucket:
-            self.is_limited = True
-        if queue and left > 0:
-            self._gather_ahead(min(left, bucket))
+        own = len([each for each in module.parameters if fetched_for.get(each, -1) < step])
+        known: set[Partitioned] = set()
+        while own > len(known) and queue:
+            each, place = queue.popleft()
+            fetched_for[each] = place
+            known.add(each)
 
     def _gather_ahead(self, most: int) -> None:
         """Gather the next parameters, until they have as many elements."""
@@ -269,7 +262,7 @@ class Coordinator:
         total = 0
         while queue and total < most:
             each, place = queue.popleft()
-            fetched_for[each] = max(fetched_for.get(each, place), place)
+            fetched_for[each] = place  # the order's places grow
             if each.state == PARTITIONED and each not in chosen:
                 chosen[each] = None
                 total += each.elements
@@ -285,9 +278,11 @@ class Coordinator:
         """
         if backward and module.stays_in_backward:
             return
-        freed: Iterable[Partitioned] = self._to_release(module) if module.parameters else ()
-        for each in module.parameters:
-            each.active.discard(module)
+        freed: Iterable[Partitioned] = ()
+        if module.parameters:
+            freed = self._to_release(module)
+            for each in module.parameters:
+                each.active.discard(module)
         if backward:
             self._in_backward.pop(module.number, None)
             if module.recomputed:
@@ -301,31 +296,35 @@ class Coordinator:
                 self._available -= each.elements
 
     def _to_release(self, module: Module) -> Sequence[Partitioned]:
-        """The parameters that are freed. What is found for a module at a place holds in all later passes."""
+        """The parameters that are freed: no prefetch skipped them, and their next use is far away.
+
+        What is found for a module at a place holds in all later passes.
+        """
         if self._mode != COMPLETE:
             return module.parameters
-        key = module.number, self._step
-        found = self._released.get(key)
+        step, skipped = self._step, self._fetched_for
+        found = self._released.get((module.number, step))
         if found is None:
-            found = self._released[key] = [each for each in module.parameters if self._is_done(each, module)]
+            found = self._released[module.number, step] = [
+                each
+                for each in module.parameters
+                if not (each.persists or skipped.get(each, -1) > step)
+                and (each.in_order[-1] < step or self._is_far(each, 0 if module.is_leaf else 1))
+            ]
         return found
 
-    def _is_done(self, each: Partitioned, module: Module) -> bool:
-        """Whether a module's parameter is not needed soon: no prefetch skipped it, and its next use is far away.
+    def _is_far(self, each: Partitioned, number: int) -> bool:
+        """Whether a parameter is used again, but not soon.
 
-        Only for a leaf module does DeepSpeed count what leaf modules use in between (__params_to_release).
+        `number` is that of the elements in `Used` which count: only for a leaf module does DeepSpeed count what leaf
+        modules use in between (__params_to_release).
         """
-        step, before = self._step, self._before
-        if each.persists or self._fetched_for.get(each, -1) > step:
-            return False
-        at = bisect_left(each.in_order, step)
-        if at == len(each.in_order):
-            return True
-        following, most = each.in_order[at], self._sizes.max_reuse_distance
-        distance = before[following].of(module) - before[step].of(module)
+        step, before, most = self._step, self._before, self._sizes.max_reuse_distance
+        following = each.in_order[bisect_left(each.in_order, step)]
+        distance = before[following][number] - before[step][number]
         if distance >= most:
             return True
-        between = [skipped.of(module) for place, skipped in self._skipped[self._passed :] if place <= following]
+        between = [skipped[number] for place, skipped in self._skipped[self._passed :] if place <= following]
         return distance + sum(between) >= most
 
     def _release(self, each: Partitioned) -> None:

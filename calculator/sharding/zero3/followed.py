@@ -67,8 +67,8 @@ class Followed:
 
     @property
     def representative(self) -> int:
-        """The copy after which others are skipped, which represents them outside the copies."""
-        return self.before - 1
+        """The first copy after the skipped ones, which represents them outside the copies."""
+        return self.before + self.skipped
 
 
 class Reach(NamedTuple):
@@ -90,11 +90,15 @@ MORE = 1, 4
 def choices(repetition: Repetition, reach: Reach) -> Iterator[Followed]:
     """The copies to follow: few of them, then more, then all.
 
-    Two copies show that a state repeats, and those that are gathered ahead belong to the same side. In the forward
-    pass, a parameter is used again on the way back, twice as many copies later.
+    Two copies show that a state repeats, and those that are gathered ahead belong to the same side: on the last one,
+    without the first copy, which represents the skipped ones. In the forward pass, a parameter is used again on the way
+    back, twice as many copies later. Much that is gathered ahead of the first layer of all takes a copy more to settle.
     """
     count = repetition.copies + 1
-    before, behind = 1 + max(1, reach.ahead), 1 + max(2, reach.ahead, (reach.reuse + 1) // 2)
+    before, behind = (
+        max(2, reach.ahead + (reach.ahead > 2 and not repetition.start)),
+        1 + max(2, reach.ahead, (reach.reuse + 1) // 2),
+    )
     for more in (0, *MORE):
         if before + behind + 2 * more < count:
             skipped = count - before - behind - 2 * more

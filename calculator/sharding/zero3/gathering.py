@@ -16,7 +16,7 @@ from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator, used
 from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.parameters import Live, Partitioned
-from calculator.sharding.zero3.program import WITHOUT_GRAPH, Program, leaves_of
+from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH, Program, leaves_of
 from calculator.sharding.zero3.steady import Steady
 from calculator.trainers import trainer_of
 
@@ -55,9 +55,6 @@ class Moment(NamedTuple):
         """The same with some bytes more."""
         return self._replace(most=self.most + size, after=self.after + size)
 
-
-#: The events before which a module's parameters are gathered.
-_FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
 
 #: The number of a view, and the parameter that it is of.
 Pin = tuple[str, Partitioned]
@@ -107,6 +104,7 @@ class Gathering:
         generates: bool = False,
     ) -> None:
         self.program, self.followed = program, followed
+        self._roots = program.root, program.second_root
         self._live = self._started()
         self._coordinator = Coordinator(sizes[0], self._live, parameters.own)
         #: That of a second model, and the one whose model runs.
@@ -194,11 +192,7 @@ class Gathering:
             modules: list[Module] = []
             skipped = []
             for segment in self.program.segments:
-                own = [
-                    module
-                    for _, kind, module, _, _ in segment.events
-                    if kind in _FETCHES and module is not None and module.of_second is of_second
-                ]
+                own = [module for module in segment.fetched if module.of_second is of_second]
                 modules += own
                 if segment.skipped and own:
                     skipped.append((len(modules), used(own).times(segment.skipped)))
@@ -246,7 +240,7 @@ class Gathering:
             self._live.in_copies = segment.copy is not None
             running = self._running
             before, at, sent, available = self._live.bytes, running.place, running.sent, running.available
-            moments = self._moments(segment.events)
+            moments = self._moments(segment.events, segment.active)
             tracks.append(Track(segment, before, self._live.bytes, moments))
             if segment.copy is not None:
                 steady.compare(tracks[-1], running.sent - sent, running.available - available)
@@ -265,35 +259,35 @@ class Gathering:
         self.is_steady = not (self._coordinator.is_apart or self._second.is_apart)
         return tracks
 
-    def _moments(self, events: list[Event]) -> list[Moment]:
+    def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
         live, backward = self._live, self.program.backward
         found: list[Moment] = []
-        for number, (position, kind, module, parameter, serial) in enumerate(events):
+        for number in range(len(events)) if active is None else active:
+            position, kind, module, parameter, serial = events[number]
             if self._kept_before and position > backward:
                 # The loss before is replaced by that of the forward pass that has ended.
                 before = live.bytes
                 _free(self._kept_before)
                 found.append(Moment(backward, before, live.bytes, is_event=False, number=number))
-            before = live.most = live.bytes
             if module is not None:
-                if kind == module_calls.AFTER_FORWARD and not module.parameters:
-                    continue
+                before = live.most = live.bytes
                 coordinator = self._running = self._second if module.of_second else self._coordinator
-                if kind in (module_calls.BEFORE_FORWARD, WITHOUT_GRAPH):
-                    module.stays_in_backward = kind == WITHOUT_GRAPH
-                    if module is self.program.root or module is self.program.second_root:
-                        coordinator.begin()
-                    coordinator.fetch(module, recomputes=position > backward)
+                if kind == module_calls.BEFORE_BACKWARD:
+                    coordinator.fetch(module, backward=True)
+                elif kind == module_calls.AFTER_BACKWARD:
+                    coordinator.release(module, backward=True)
                 elif kind == module_calls.AFTER_FORWARD:
                     coordinator.release(module)
-                elif kind == module_calls.BEFORE_BACKWARD:
-                    coordinator.fetch(module, backward=True)
                 else:
-                    coordinator.release(module, backward=True)
+                    module.stays_in_backward = kind == WITHOUT_GRAPH
+                    if module in self._roots:
+                        coordinator.begin()
+                    coordinator.fetch(module, recomputes=position > backward)
+            elif kind == GRADIENT_OF:
+                found.append(Moment(position, live.bytes, live.bytes, parameter, number=number))
+                continue
             elif parameter is not None:
-                if kind == GRADIENT_OF:
-                    found.append(Moment(position, before, before, parameter, number=number))
-                    continue
+                before = live.most = live.bytes
                 self._of_parameter(position, kind, parameter, serial)
             if live.most != before or live.bytes != before:
                 found.append(Moment(position, live.most, live.bytes, number=number))
@@ -344,14 +338,15 @@ class Gathering:
     def _ends(self) -> dict[int, int]:
         """The places in the order of modules after the copies of each window. An order begins where its model does."""
         ends, places = {}, [0, 0]
-        roots = self.program.root, self.program.second_root
         for segment, following in pairwise(self.program.segments):
-            second = False
-            for _, kind, module, _, _ in segment.events:
-                if kind in _FETCHES and module is not None:
-                    second = module.of_second
-                    begins = kind != module_calls.BEFORE_BACKWARD and module in roots
-                    places[second] = 1 if begins else places[second] + 1
+            second = bool(segment.fetched) and segment.fetched[-1].of_second
+            if segment.copy is None:
+                for _, kind, module, _, _ in segment.events:
+                    if kind in FETCHES and module is not None:
+                        begins = kind != module_calls.BEFORE_BACKWARD and module in self._roots
+                        places[module.of_second] = 1 if begins else places[module.of_second] + 1
+            else:
+                places[second] += len(segment.fetched)
             if segment.window is not None and following.copy is None:
                 ends[segment.window] = places[second]
         return ends

@@ -52,6 +52,9 @@ _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 #: The kind of an event: a call in a pass without a graph, of the model that is trained.
 WITHOUT_GRAPH = "before forward without a graph: "
 
+#: The events before which a module's parameters are gathered.
+FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
+
 #: The number of the window of the backward pass.
 BACKWARD = 1
 
@@ -104,6 +107,8 @@ class Segment(NamedTuple):
         copy: The number of the copy in the forward pass; None outside of the copies.
         skipped: How many copies are skipped after it.
         events: The events.
+        fetched: The modules whose parameters are gathered before an event, in order.
+        active: The numbers of the events at which anything can be gathered or released, or a gradient is ready.
     """
 
     start: int
@@ -113,6 +118,8 @@ class Segment(NamedTuple):
     copy: int | None
     skipped: int
     events: list[Event]
+    fetched: list[Module]
+    active: list[int]
 
 
 class Program:
@@ -188,20 +195,20 @@ class Program:
             marks = [each for mark in own for each in self._wrapped(mark)] if any(each.wraps for each in own) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
-                yield Segment(at, end, None, tuple(repeats), None, 0, self._events(marks)(0))
+                yield Segment(at, end, None, tuple(repeats), None, 0, *self._events(marks)(0))
                 at = end
                 continue
             events, backward = self._events(marks), window == BACKWARD
-            before_gap = followed.before + followed.skipped if backward else followed.representative
+            before_gap = followed.before + followed.skipped if backward else followed.before - 1
             for copy in reversed(followed.numbers) if backward else followed.numbers:
                 repeats[window] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
                 start, end = windows[window].start, windows[window].end
-                yield Segment(start, end, window, tuple(repeats), copy, skipped, events(copy))
+                yield Segment(start, end, window, tuple(repeats), copy, skipped, *events(copy))
             at = windows[window].end
 
-    def _events(self, marks: Iterable[Placed]) -> Callable[[int], list[Event]]:
-        """What lists the events of marks, by the number of the copy."""
+    def _events(self, marks: Iterable[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
+        """What lists the events of marks by the number of the copy, the fetched modules, and the active events."""
         of_modules: list[Name | None] = []
         of_parameters: list[Name | None] = []
         positions, kinds, serials = [], [], []
@@ -214,7 +221,20 @@ class Program:
             of_parameters.append(None if is_call else (text, layer))
         modules = _Named(self.modules, of_modules, self._followed.period)
         parameters = _Named(self.by_name, of_parameters, self._followed.period)
-        return lambda copy: [*zip(positions, kinds, modules.of(copy), parameters.of(copy), serials, strict=True)]
+        own = [*modules.of(0)]
+        active = [
+            number
+            for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
+            if module is None or module.parameters or kind != module_calls.AFTER_FORWARD
+        ]
+        fetched = [number for number in active if kinds[number] in FETCHES]
+
+        def of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
+            of_events = own if copy == 0 else [*modules.of(copy)]
+            events = [*zip(positions, kinds, of_events, parameters.of(copy), serials, strict=True)]
+            return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # all are calls
+
+        return of_copy
 
     def _wrapped(self, mark: Placed) -> Iterator[Placed]:
         """A mark, and that of the module which an adapter's layer calls."""

@@ -155,15 +155,19 @@ class PartitionedState:
         return found
 
     @cached_property
+    def partitions(self) -> list[int]:
+        """The elements of a rank's part of each sub-group."""
+        return [sum([each.partition for each in group]) for group in self.sub_groups]
+
+    @cached_property
     def largest(self) -> int:
         """The number of the sub-group with the most elements."""
-        sizes = [sum(each.partition for each in group) for group in self.sub_groups]
-        return sizes.index(max(sizes))
+        return self.partitions.index(max(self.partitions))
 
     @property
     def largest_partition(self) -> int:
         """The elements of a rank's part of that sub-group."""
-        return sum(each.partition for each in self.sub_groups[self.largest])
+        return self.partitions[self.largest]
 
     @property
     def trained_dtype(self) -> DType:
@@ -171,7 +175,7 @@ class PartitionedState:
         return self.sub_groups[0][0].dtype
 
     def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
-        if self.sizes.sub_group >= sum(each.partition for each in own):
+        if self.sizes.sub_group >= sum([each.partition for each in own]):
             yield own
             return
         group: list[Partitioned] = []
@@ -214,7 +218,7 @@ class PartitionedState:
     def _weights(self) -> list[ResidentTensor]:
         trains_base = self.prepared.method.facts.trains_base
         component: ComponentName = "base_weights" if trains_base else "adapter_weights"
-        trained = sum(each.partition for group in self.sub_groups for each in group)
+        trained = sum(self.partitions)
         formula = "trained parameters, padded, / count"
         flat = row("flat partitions of weights", trained, formula, self.trained_dtype, component)
         return [flat, *self._frozen]
@@ -251,7 +255,7 @@ class PartitionedState:
         """A tensor with as many elements as a rank's part of a sub-group."""
         return ResidentTensor(
             name=PREFIX + name,
-            shape=(named(sum(each.partition for each in self.sub_groups[number]), "trained, padded, / count"),),
+            shape=(named(self.partitions[number], "trained, padded, / count"),),
             dtype=dtype,
             component=component,
             base=False,
@@ -269,7 +273,7 @@ class PartitionedState:
 
     @cached_property
     def _gradients(self) -> ResidentTensor:
-        trained = sum(each.partition for group in self.sub_groups for each in group)
+        trained = sum(self.partitions)
         return row("partitions of gradients", trained, "trained parameters, padded, / count", self.dtype, "gradients")
 
     @cached_property
@@ -290,10 +294,9 @@ class PartitionedState:
         `gathered` are the bytes that the gathers result in.
         """
         count, steps = self.sizes.ranks, self.prepared.training.gradient_accumulation_steps
-        trained = [each for group in self.sub_groups for each in group]
-        sent = sum(each.partition for each in trained) * count
+        sent = sum(self.partitions) * count
         if not self.sizes.reduce_scatter:
-            sent = sum(each.elements for each in trained)
+            sent = sum([each.elements for group in self.sub_groups for each in group])
         reduce = reduce_scatter if self.sizes.reduce_scatter else all_reduce
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         reduced = reduce(sent * ITEMSIZE[self.dtype] * steps, count, what)

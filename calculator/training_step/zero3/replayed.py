@@ -26,7 +26,7 @@ from calculator.sharding.zero3.program import Program
 from calculator.sharding.zero3.reduction import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
@@ -92,11 +92,11 @@ class LoggedGathering(Gathering):
         self.of_passes.append(self._log.changes)
         return tracks
 
-    def _moments(self, events: list[Event]) -> list[Moment]:
+    def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
         found = []
-        for event in events:
-            self._log.position = event[0]
-            found += super()._moments([event])
+        for number in range(len(events)) if active is None else active:
+            self._log.position = events[number][0]
+            found += super()._moments(events, (number,))
         self._log.position = self.program.end
         return found
 
