@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from app.api.diagnose import Diagnosed
-    from calculator.diagnosis.changes import Change
+    from calculator.diagnosis.change import Change
     from calculator.diagnosis.diagnosis import Diagnosis
 
     #: A table's head and rows.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.forms.fields import FIELDS, METHOD_LABELS, RUN
+from calculator.inputs.settings import declared
+from calculator.inputs.sharding import ZeroOptimization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
 #: The fields of a run.
 _RUN = {field.name: field for field in RUN}
+
+#: What the forms have no field for.
+OFFLOADS = {each.name: each.setting.label for each in declared(ZeroOptimization) if each.name.startswith("offload_")}
 
 
 def changes_text(changes: Mapping[str, object]) -> str:
@@ -23,6 +28,8 @@ def _change(loc: str, value: object) -> str:
     if loc == "method.name":
         return METHOD_LABELS[str(value)]
     name = loc.rsplit(".", 1)[-1]
+    if name in OFFLOADS:
+        return f"with {OFFLOADS[name].lower()}"
     field = _RUN[name] if loc.startswith("run.") else FIELDS[name]
     label = field.declared.setting.label
     label = label[0].lower() + label[1:] if label[1:2].islower() else label

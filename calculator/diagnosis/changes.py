@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from calculator.devices import Verdict
+from calculator.diagnosis.change import Change
+from calculator.diagnosis.sharding_changes import sharding_changes
 from calculator.planning.suggestions import suggestions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from calculator.devices.outcome import Outcome
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
-    from calculator.inputs.run import RunSettings
 
 EXPANDABLE = "expandable_segments:True"
 
@@ -25,36 +26,13 @@ _EXPANDABLE_STATEMENT = (
 _EXPANDABLE_SOURCE = "PyTorch, docs/source/notes/cuda.md: PYTORCH_CUDA_ALLOC_CONF, expandable_segments"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A change of a run.
-
-    Attributes:
-        changes: The settings, by their paths in the request.
-        request: The request with them.
-        run: The settings of the run with them, if they are some of these.
-        saved_bytes: What it saves of the required memory; of expandable segments, of the least memory.
-        verdict: How the changed run goes by replay where the error occurred.
-        ends: Whether it ends the error; None where the run does not end by replay without it either.
-        statement, source: What it gives up.
-        cost: The cost of a step over that of the present one.
-    """
-
-    changes: Mapping[str, Any]
-    request: Request
-    saved_bytes: int
-    verdict: Verdict
-    ends: bool | None
-    statement: str
-    source: str
-    cost: float
-    run: RunSettings | None = None
-
-
 def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: int) -> tuple[Change, ...]:
     """Single changes, those that end the error first, then by saving."""
     reproduces = outcome.verdict is Verdict.DOES_NOT_FIT
-    found = [*_of_segments(request, outcome, reproduces=reproduces)]
+    found = [
+        *_of_segments(request, outcome, reproduces=reproduces),
+        *sharding_changes(request, answer, usable_bytes, reproduces=reproduces),
+    ]
     for each in suggestions(request, answer):
         replay = each.estimate.memory.replay
         assert replay is not None

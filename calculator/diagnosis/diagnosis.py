@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from calculator.common.deferred import Deferred
 from calculator.common.errors import refusal
 from calculator.devices import Verdict
-from calculator.diagnosis.changes import Change, changes
+from calculator.diagnosis.changes import changes
 from calculator.diagnosis.journal import journal_of
 from calculator.diagnosis.matching import Match, OtherLength, alive, matches, other_lengths
 from calculator.diagnosis.phase_changes import phase_changes
 from calculator.diagnosis.phase_matches import phase_matches
 from calculator.diagnosis.snapshot_match import SnapshotMatch, match_snapshot
 from calculator.estimation.estimate import estimate
+from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import of_one_length
 from calculator.run.request import RunRequest
 from calculator.training_step.unrolled import unrolled
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import Outcome, OutOfMemory
+    from calculator.diagnosis.change import Change
     from calculator.diagnosis.message import Message
     from calculator.diagnosis.phase_match import PhaseMatch
     from calculator.diagnosis.snapshot import Snapshot
@@ -30,10 +34,6 @@ if TYPE_CHECKING:
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import Request
     from calculator.inputs.run import RunSettings
-    from calculator.inputs.sharding import ShardingName
-
-#: The shardings of runs that are diagnosed. Replays of DeepSpeed's differ from the live tensors of some phases.
-DIAGNOSED: frozenset[ShardingName] = frozenset({"none", "ddp", "fsdp"})
 
 #: How many tensors of the run have the requested size.
 Found = Literal["one", "several", "none"]
@@ -67,7 +67,7 @@ class Diagnosis:
         other_lengths: Where no tensor has the size, those that have it at another sequence length.
         is_fragmented: Whether the cached blocks together are as large as the request: none of them is large enough.
         outcome: What the run does by replay on what the error's device offered.
-        changes: Single changes, those that end the error first, then by saving.
+        every_change: Single changes, those that end the error first, then by saving; estimated when they are read.
         usable_bytes: What the error's device offered this process, CUDA context included.
         snapshot: The blocks of a snapshot next to the run's tensors, if one was given.
     """
@@ -81,10 +81,15 @@ class Diagnosis:
     other_lengths: tuple[OtherLength, ...]
     is_fragmented: bool
     outcome: Outcome
-    changes: tuple[Change, ...]
+    every_change: Deferred[tuple[Change, ...]]
     usable_bytes: int
     snapshot: SnapshotMatch | None
     in_phases: tuple[PhaseMatch, ...] = ()
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Single changes, those that end the error first, then by saving."""
+        return self.every_change()
 
     @property
     def phase_match(self) -> PhaseMatch | None:
@@ -150,7 +155,7 @@ def diagnose(
         other_lengths=() if names else _other_lengths(request, replay, message),
         is_fragmented=message.unallocated.bytes >= message.requested.bytes,
         outcome=outcome,
-        changes=changes(request, answer, outcome, usable),
+        every_change=Deferred(partial(changes, request, answer, outcome, usable)),
         usable_bytes=usable,
         snapshot=None if snapshot is None else match_snapshot(journal, snapshot),
     )
@@ -158,7 +163,8 @@ def diagnose(
     if whole is None or first is None:
         return diagnosis
     fixed = workspaces + replay.context_bytes
-    return replace(diagnosis, changes=phase_changes(whole, replay.resident, first, usable, fixed))
+    of_phase = Deferred(partial(phase_changes, whole, replay.resident, first, usable, fixed))
+    return replace(diagnosis, every_change=of_phase)
 
 
 def replayable(request: Request) -> Request:
@@ -170,13 +176,14 @@ def replayable(request: Request) -> Request:
     if request.accounting == "textbook":
         message = "textbook accounting has no allocations in order: leave accounting out, or set it to exact"
         raise refusal("accounting", message, request.accounting)
-    if request.device.sharding not in DIAGNOSED:
+    request = replace(of_one_length(request), reserved="replay")
+    if reserved_by("replay", request.device, request.training) == "rule":
         message = (
-            f"errors of a run with {request.device.sharding} are not diagnosed: diagnose runs on one GPU, or with"
-            f" {' or '.join(sorted(DIAGNOSED - {'none'}))}"
+            f"under {request.device.sharding}, steps with offload, with generation or with torch_empty_cache_steps are"
+            " not replayed: diagnose the run without them"
         )
         raise refusal("device.sharding", message, request.device.sharding)
-    return replace(of_one_length(request), reserved="replay")
+    return request
 
 
 def replay_of(answer: Estimate) -> DeviceReplay:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import WARMUP
-from calculator.allocator.replay import WORKSPACE, Allocated, Batch, Replay, Tensors
+from calculator.allocator.replay import PASSES, WORKSPACE, Allocated, Batch, Replay, Tensors
 from calculator.resident.per_parameter import tensors
-from calculator.training_step.step_batches import step_batches
+from calculator.training_step.replayed_step import as_micro_batch, step_of
+from calculator.training_step.step_batches import StepBatches, step_batches
 from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from calculator.allocator.block_pool import Block
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
-    from calculator.common.names import ComponentName
+    from calculator.common.names import ComponentName, PhaseName
     from calculator.devices.outcome import ReplayPhase
     from calculator.estimation.device_replay import DeviceReplay
-    from calculator.training_step.step_batches import StepBatches
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.unrolled import Events, Unrolled
 
 #: The steps that are recorded: the first creates the optimizer's states, and later ones repeat the second.
@@ -101,12 +103,14 @@ class Journal:
 class RecordedReplay(Replay):
     """A replay that notes each allocation and each free."""
 
-    __slots__ = ("_components", "journal")
+    __slots__ = ("_components", "_phases", "journal")
 
     def __init__(self, replay: DeviceReplay, allocator: CachingAllocator) -> None:
         self.journal = Journal()
+        #: The phases of a step under ZeRO, which is replayed as one micro-batch, by row.
+        self._phases: Sequence[PhaseName] = ()
         super().__init__(allocator, replay.resident, replay.workspaces)
-        named = (*self.resident.tensors, *self.resident.optimizer_states, *self.resident.step_temporaries)
+        named = _between_micro_batches(self.resident)
         self._components: dict[str, ComponentName] = {tensor.name: tensor.component for tensor in tensors(named)}
         self.first = _RecordedBatch(self, self.first.events)
         self.later = _RecordedBatch(self, self.later.events) if self.later is not None else None
@@ -116,13 +120,17 @@ class RecordedReplay(Replay):
         """The kind of a tensor that stays alive between micro-batches."""
         return Kind(name, self._components.get(name) or _OTHERS.get(name, "gradients"))
 
-    def note(self, block: Block, size: int, kind: Kind, stream: int = 0) -> None:
-        """Note an allocation."""
+    def phase_of(self, row: int) -> ReplayPhase:
+        """What runs while a row is allocated."""
+        return self._phases[row] if self._phases and self.phase in PASSES else self.phase
+
+    def note(self, block: Block, size: int, kind: Kind, stream: int = 0, phase: ReplayPhase | None = None) -> None:
+        """Note an allocation, by default in the phase that the replay is in."""
         journal = self.journal
         steps = 0 if self.phase == "load" else min(self.steps + 1, STEPS)
         number = len(journal.requests)
         segment = self.allocator.segment_bytes(size)
-        journal.requests.append(Request(steps, self.phase, kind, size, segment, journal.allocated))
+        journal.requests.append(Request(steps, phase or self.phase, kind, size, segment, journal.allocated))
         journal.log.append(number)
         journal.addresses.append(block.address)
         journal.sizes.append(block.size)
@@ -137,7 +145,11 @@ class RecordedReplay(Replay):
 
     def _micro_batches(self) -> StepBatches[Unrolled]:
         """The micro-batches with the shapes of their rows, which a cache does without."""
-        return step_batches(self.resident, unrolled)
+        if self.resident.flat is None and self.resident.partitioned is None:
+            return step_batches(self.resident, unrolled)
+        events = step_of(self.resident).events
+        self._phases = events.phases
+        return StepBatches(as_micro_batch(events))
 
     def _loaded(self, sizes: list[int], names: Sequence[str]) -> Tensors:
         return _RecordedTensors(self, sizes, lambda row: self.kind(names[row]))
@@ -189,7 +201,15 @@ class _RecordedTensors(Tensors):
             super().play((event,))
             if event >= 0:
                 stream = self._streams[event] if self._streams else 0
-                self._run.note(self.blocks[event], self.sizes[event], self._kind(event), stream)
+                phase = self._run.phase_of(event)
+                self._run.note(self.blocks[event], self.sizes[event], self._kind(event), stream, phase)
+
+
+def _between_micro_batches(resident: ResidentState) -> tuple[ResidentTensors, ...]:
+    """The tensors that a run allocates outside its micro-batches."""
+    zero = resident.flat or resident.partitioned
+    kept = () if zero is None else zero.kept
+    return (*resident.tensors, *kept, *resident.replayed_states, *resident.replayed_temporaries)
 
 
 def recorded(replay: DeviceReplay, total: int | None = None) -> RecordedReplay:

@@ -9,6 +9,7 @@ from calculator.allocator.out_of_memory import format_size
 from calculator.allocator.segments import SMALL_SEGMENT, segment_bytes
 from calculator.architecture.dimension import Dim, elements, substituted, symbolic
 from calculator.common.dtype import ITEMSIZE, rounded
+from calculator.sharding.zero.replayed import OF_UPDATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,7 +69,8 @@ class Match:
 def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
     """Every tensor whose segment is written as the error writes it.
 
-    Those that the run reaches come first, and of them those closest to the bytes that the error states as allocated.
+    Those of the optimizer come first where the error has a traceback through it, then those that the run reaches, and
+    of them those closest to the bytes that the error states as allocated.
     """
     requested, allocated = message.requested, message.allocated
     reached = _reached(journal, message)
@@ -79,7 +81,12 @@ def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
         if request.segment in alike:
             groups.setdefault((request.step, request.phase, request.kind.name), []).append(number)
     found = [_match(journal, numbers, allocated, reached) for numbers in groups.values()]
-    return tuple(sorted(found, key=lambda each: (not each.is_reached, abs(each.difference_bytes))))
+
+    def order(match: Match) -> tuple[bool, bool, int]:
+        of_optimizer = match.phase == "optimizer_step" and match.tensor not in OF_UPDATE
+        return message.in_optimizer and not of_optimizer, not match.is_reached, abs(match.difference_bytes)
+
+    return tuple(sorted(found, key=order))
 
 
 def _reached(journal: Journal, message: Message) -> int:

@@ -49,6 +49,9 @@ _NEW: tuple[_Part, ...] = (
 #: Functions of the Trainer's evaluation in a traceback.
 _OF_EVALUATION = re.compile(r"\b(?:evaluation_loop|prediction_loop|prediction_step|nested_concat)\b")
 
+#: Lines of an optimizer of PyTorch in a traceback: its file, and the names of Adam's states.
+_OF_OPTIMIZER = re.compile(r"\btorch/optim/\w+\.py|\bexp_avg")
+
 #: Colours and other sequences that a terminal interprets.
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -101,6 +104,7 @@ class Message:
         allowed: The limit that `per_process_memory_fraction` sets, if there is one.
         found: How many messages the text contains; this is the first.
         in_evaluation: Whether the text before it has a traceback through the Trainer's evaluation.
+        in_optimizer: Whether it has one through an optimizer of PyTorch.
     """
 
     requested: Stated
@@ -113,6 +117,7 @@ class Message:
     allowed: Stated | None
     found: int
     in_evaluation: bool = False
+    in_optimizer: bool = False
 
     @property
     def reserved_bytes(self) -> int:
@@ -170,6 +175,7 @@ def _parsed(flat: str, starts: list[re.Match[str]]) -> Message:
         allowed=sizes.get("allowed"),
         found=len(starts),
         in_evaluation=_OF_EVALUATION.search(flat, 0, start.start()) is not None,
+        in_optimizer=_OF_OPTIMIZER.search(flat, 0, start.start()) is not None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.allocator.reserved_rule import whole_segments
 from calculator.common.errors import PlanError
 from calculator.devices import Verdict
-from calculator.diagnosis.changes import Change
+from calculator.diagnosis.change import Change
 from calculator.run.evaluation import Evaluation
 from calculator.run.generation_refusals import check_generation
 from calculator.run.refusals import check_request

@@ -10,21 +10,26 @@ from calculator.training_step.zero.replayed import FlatStep
 from calculator.training_step.zero3.replayed import PartitionedStep
 
 if TYPE_CHECKING:
+    from calculator.sharding.zero.replayed import StepEvents
     from calculator.training_step.resident_state import ResidentState
 
 
 def unrolled_step(resident: ResidentState) -> Unrolled:
     """The step of the rank with the highest peak of live tensors."""
-    step = step_of(resident)
-    forward, backward = step.events.passes
+    return as_micro_batch(step_of(resident).events)
+
+
+def as_micro_batch(events: StepEvents) -> Unrolled:
+    """A step's events: the forward pass of its first micro-batch, and all that follows as a backward pass."""
+    forward, backward = events.passes
     return Unrolled(
-        rows=step.events.rows,
+        rows=events.rows,
         forward=[Window(forward, 0, (0,))],
         backward=[Window(backward, 0, (0,))],
-        base=len(step.events.rows) + len(step.events.events),
+        base=len(events.rows) + len(events.events),
         stride=1,
         copies=0,
-        streams=step.events.streams if any(step.events.streams) else (),
+        streams=events.streams if any(events.streams) else (),
     )
 
 

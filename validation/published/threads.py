@@ -51,7 +51,8 @@ class Thread:
 
 def diagnosed(thread: dict[str, Any]) -> Thread:
     """Diagnose a thread."""
-    found = diagnose(parse_request(thread["request"]), parse_message(thread["message"]))
+    text = f"{thread.get('traceback', '')}\n{thread['message']}"
+    found = diagnose(parse_request(thread["request"]), parse_message(text))
     return Thread(address=thread["address"], diagnosis=found, why=thread.get("why", ""))
 
 

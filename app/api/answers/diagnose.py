@@ -12,7 +12,7 @@ from app.presentation.diagnosis_text import sentences
 from calculator.common.names import ComponentName
 from calculator.devices import Verdict
 from calculator.devices.outcome import ReplayPhase
-from calculator.diagnosis.changes import Change
+from calculator.diagnosis.change import Change
 from calculator.diagnosis.diagnosis import MOST_ALIVE, Diagnosis, Found
 from calculator.diagnosis.snapshot_match import SnapshotMatch
 from calculator.run.answer import RunPhaseName

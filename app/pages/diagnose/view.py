@@ -8,16 +8,17 @@ from urllib.parse import urlencode
 
 from app.api.answers.diagnose import not_reproduced
 from app.api.diagnose import Diagnosed, ReadCase, read_case
-from app.forms.fields import PHASES, RUN
+from app.forms.fields import FIELDS, PHASES, RUN
 from app.forms.plan_form import FILE, Form, filled, non_default, read, typed_request
 from app.pages.hidden import with_hidden
+from app.presentation.changes import OFFLOADS
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from calculator.common.errors import Problem
-    from calculator.diagnosis.changes import Change
+    from calculator.diagnosis.change import Change
 
 MESSAGE, SNAPSHOT = "message", "snapshot"
 LABELS = {
@@ -129,7 +130,9 @@ class Shown:
         return not_reproduced(imported and with_hidden(imported, _NOT_LINKED))
 
     def address(self, change: Change) -> str:
-        """Return the address of the changed plan, or of the changed run."""
+        """Return the address of the changed plan, or of the changed run; empty if the form has no field for it."""
+        if any(path.rsplit(".", 1)[-1] in OFFLOADS for path in change.changes):
+            return ""
         if change.run is not None:
             typed = {field.name: field.text(getattr(change.run, field.declared.name)) for field in PHASES}
             return f"/run?{urlencode({**self.form.query(), **typed})}"
@@ -150,5 +153,5 @@ def shown(case: Case, as_read: ReadCase) -> Shown:
 
 def _typed(change: Change) -> dict[str, Any]:
     """Return the form fields of a change."""
-    conf = change.changes.get("device.alloc_conf")
-    return {**typed_request(change.request), **({"alloc_conf": conf} if conf else {})}
+    of_device = {path.removeprefix("device."): value for path, value in change.changes.items() if "device." in path}
+    return {**typed_request(change.request), **{name: FIELDS[name].text(value) for name, value in of_device.items()}}

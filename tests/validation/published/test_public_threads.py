@@ -19,6 +19,9 @@ FOUND = {
     "218": None,
     "189": None,
     "522": None,
+    "1221": ("DeepSpeed: float32 gradients: adamw_torch temporary", True),
+    "1722": ("DeepSpeed: gathered weights", False),
+    "5590": ("DeepSpeed: master weights: exp_avg_sq", False),
 }
 
 
