@@ -24,6 +24,8 @@ _ZERO = "Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054, section 5"
 _CONFIG = "deepspeed.ai/docs/config-json, zero_optimization"
 _OBJECT = "training.deepspeed.zero_optimization"
 
+_BY_MEMORY = "The verdict is by the required memory, since a run with offload is not replayed."
+
 #: What each stage divides besides what the one before it does.
 _STAGES: dict[ShardingName, str] = {
     "zero2": "Stage 2 divides gradients too. GPUs send no more to each other than in stage 1.",
@@ -126,13 +128,13 @@ def _offloads(request: Request) -> Iterator[_Option]:
             {f"{_OBJECT}.offload_optimizer": cpu},
             _with_zero(request, offload_optimizer=Offload(device="cpu")),
             "Master weights and optimizer states are in host memory, which must have room, and are updated there: steps"
-            " take longer.",
+            f" take longer. {_BY_MEMORY}",
         )
     if request.device.sharding == "zero3" and (zero.offload_param is None or zero.offload_param.device == "none"):
         yield _Option(
             {f"{_OBJECT}.offload_param": cpu},
             _with_zero(request, offload_param=Offload(device="cpu")),
-            "The divided weights are in host memory, and each module's are copied to the GPU before it runs.",
+            f"The divided weights are in host memory, and each module's are copied to the GPU before it runs. {_BY_MEMORY}",
         )
 
 
