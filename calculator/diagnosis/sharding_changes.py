@@ -134,7 +134,8 @@ def _offloads(request: Request) -> Iterator[_Option]:
         yield _Option(
             {f"{_OBJECT}.offload_param": cpu},
             _with_zero(request, offload_param=Offload(device="cpu")),
-            f"The divided weights are in host memory, and each module's are copied to the GPU before it runs. {_BY_MEMORY}",
+            "The divided weights are in host memory, and each module's are copied to the GPU before it runs."
+            f" {_BY_MEMORY}",
         )
 
 
