@@ -106,7 +106,9 @@ class AdaptionPrompt(Method):
         return {"adaption_prompt": prompt, "adaption_gate": (1,)}
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The prompts and gates, in the dtype of the base whatever `adapter_dtype` is."""
+        """The prompts and gates, in the dtype of the base whatever `adapter_dtype` is; none where PEFT has no prompts."""
+        if model.model_type not in FAMILIES:
+            return ()
         return tuple(
             ResidentTensor(
                 name=f"{model.decoder.name}.*.{FAMILIES[model.model_type][0]}.{name}",

@@ -33,8 +33,8 @@ def test_every_sharding_that_a_method_names_has_a_case():
     assert named == {(case["request"]["method"]["name"], case["request"]["device"]["sharding"]) for case in CASES}
 
 
-def refused(method, sharding, **training):
-    body = {"model": {"config": LLAMA}, "method": method, "training": {"sequence_length": 32, **training}}
+def refused(method, sharding, config=LLAMA, **training):
+    body = {"model": {"config": config}, "method": method, "training": {"sequence_length": 32, **training}}
     with pytest.raises(PlanError) as caught:
         estimate(parse_request(body | {"device": {"count": 2, "sharding": sharding}, "reserved": "rule"}))
     return [problem.loc for problem in caught.value.problems]
@@ -45,6 +45,11 @@ def test_other_shardings_and_trainers_are_refused():
     assert refused({"name": "vblora"}, "fsdp") == ["device.sharding"]
     assert refused({"name": "vera"}, "ddp", trainer="transformers") == ["training.trainer"]
     assert refused({"name": "lora", "load_in_8bit": True}, "ddp") == ["device.count"]
+
+
+def test_a_method_that_peft_has_not_for_a_model_is_refused_under_fsdp():
+    locs = refused({"name": "adaption_prompt"}, "fsdp", config={**LLAMA, "model_type": "qwen2"})
+    assert {*locs} == {"device.count"}
 
 
 def test_a_static_graph_with_accumulation_is_refused_as_ddp_fails_in_its_first_step():
