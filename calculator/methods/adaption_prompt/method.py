@@ -106,7 +106,7 @@ class AdaptionPrompt(Method):
         return {"adaption_prompt": prompt, "adaption_gate": (1,)}
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The prompts and gates, in the dtype of the base whatever `adapter_dtype` is; none where PEFT has no prompts."""
+        """The prompts and gates, in the dtype of the base whatever `adapter_dtype` is; none where PEFT has none."""
         if model.model_type not in FAMILIES:
             return ()
         return tuple(
