@@ -171,7 +171,7 @@ class Model:
         for part in self.parts:
             if isinstance(part, Stack):
                 for layer, _times in part.distinct:
-                    yield from ((f"{part.name}.*.{module.name}", module) for module in layer.modules)
+                    yield from ((module.under(f"{part.name}.*"), module) for module in layer.modules)
             else:
                 yield part.name, part
 
@@ -323,7 +323,7 @@ class Model:
         for part in self.parts:
             if isinstance(part, Stack):
                 for index, layer in enumerate(part.layers):
-                    yield from ((module, f"{part.name}.{index}.{module.name}", index) for module in layer.modules)
+                    yield from ((module, module.under(f"{part.name}.{index}"), index) for module in layer.modules)
             else:
                 yield part, part.name, None
 

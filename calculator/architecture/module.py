@@ -70,6 +70,10 @@ class Module:
     #: The index of the first layer that has it, where a method treats layers of a kind differently.
     layer: int | None = None
 
+    def under(self, layer: str) -> str:
+        """Its path below a layer: the same as the layer where it has no name, since the layer owns its parameters."""
+        return f"{layer}.{self.name}" if self.name else layer
+
     @cached_property
     def weight(self) -> Parameter:
         """The parameter named `weight`."""

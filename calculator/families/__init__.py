@@ -48,6 +48,7 @@ FOLDERS = (
     "granite_hybrid",
     "hunyuan",
     "idefics3",
+    "internvl",
     "jais2",
     "lfm2",
     "llama",

@@ -266,7 +266,7 @@ class Context:
 
     def bind(self, module: Module, prefix: str = "") -> BoundModule:
         """Return a module with its parameters on this tape."""
-        path = f"{prefix}{module.name}"
+        path = module.under(prefix.removesuffix(".")) if prefix else module.name
         return BoundModule(self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward)
 
     def outer(self, name: str) -> BoundModule:

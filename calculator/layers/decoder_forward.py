@@ -288,6 +288,9 @@ class DecoderForward:
     #: A mask to what the family's own code makes of it.
     transform_mask: Callable[[Context, Tensor | None], Tensor | None] = unchanged_mask
 
+    #: The masks of every batch, where the family's code makes them in another way; None for the usual ones.
+    masks_of_batch: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
+
     #: Whether a layer returns the attention weights to the decoder, which keeps them until the next layer has run.
     returns_weights: bool = False
 

@@ -45,7 +45,9 @@ def window_tensors(context: Context) -> list[Tensor]:
 def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the mask of each attention type for which the family makes one, full attention first."""
     context.set_scope("model.attention mask: ")
-    tower = context.forward.tower
+    tower, of_batch = context.forward.tower, context.forward.masks_of_batch
+    if of_batch is not None:
+        return of_batch(context)
     if context.images and tower is not None and tower.masks is not None:
         return tower.masks(context)
     return of_text(context)

@@ -134,7 +134,7 @@ class PreparedModel:
                 continue
             for layer in part.layers:
                 for module in layer.modules:
-                    path = f"{part.name}.*.{module.name}"
+                    path = module.under(f"{part.name}.*")
                     yield path, module, self.module_spec(path, module)
 
     def for_run(self, training: Training, device: Device) -> PreparedModel:

@@ -150,7 +150,7 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
     tensors: list[ResidentTensor] = []
     stack = stack or prepared.model.decoder.name
     for module in layer.modules:
-        _module(tensors, module, f"{stack}.*.{module.name}", 1, prepared)
+        _module(tensors, module, module.under(f"{stack}.*"), 1, prepared)
     added = prepared.method.added(prepared.model, prepared.training)
     of_layers = (each for each in added if each.name.startswith(f"{stack}.*."))
     tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in of_layers]
@@ -197,7 +197,7 @@ def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
 
 def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:
     for module in layer.modules:
-        _module(tensors, module, f"{stack}.*.{module.name}", count, prepared)
+        _module(tensors, module, module.under(f"{stack}.*"), count, prepared)
     for buffer in layer.buffers:
         tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
 

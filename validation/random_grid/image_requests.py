@@ -115,6 +115,12 @@ def _gemma4(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision}
 
 
+def _gemma4_unified(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    width = rng.choice((8, 33, 64, 160))
+    sizes = {"pooling_kernel_size": rng.choice((1, 2, 3)), "patch_size": rng.choice((4, 8, 16))}
+    return {"vision_config": {**config["vision_config"], **sizes, "mm_embed_dim": width, "output_proj_dims": width}}
+
+
 def _llava(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": _encoder(rng, config)}
 
@@ -133,10 +139,18 @@ def _idefics3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision, "scale_factor": factor}
 
 
+def _internvl(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    vision, factor = {**config["vision_config"], **_encoder(rng, config)}, rng.choice((1, 2, 2, 3))
+    vision["image_size"] = vision["patch_size"] * factor * rng.randint(1, 3)
+    return {"vision_config": vision, "downsample_ratio": 1 / factor}
+
+
 _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = {
     "gemma3": _gemma3,
     "gemma4": _gemma4,
+    "gemma4_unified": _gemma4_unified,
     "idefics3": _idefics3,
+    "internvl": _internvl,
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_5_vl": _qwen,

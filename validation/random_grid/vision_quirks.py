@@ -160,3 +160,38 @@ def with_towers(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     both = {"use_bidirectional_attention": rng.choice([None, "vision"])}
     outer = {"audio_config": rng.choice([None, audio]), "tie_word_embeddings": rng.random() < 0.5}
     return {"text_config": {**text_quirks.with_shared_keys(text, draw), **both}, "vision_config": vision, **outer}
+
+
+def with_embedders(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add what embeds images to a text model of Gemma 4 12B, and what embeds sound to some."""
+    rng, width = draw.rng, draw.rng.randint(3, 40)
+    vision = {
+        "patch_size": rng.choice([2, 4]),
+        "pooling_kernel_size": rng.randint(1, 3),
+        "mm_embed_dim": width,
+        "output_proj_dims": width,
+    }
+    outer = {
+        "vision_config": vision,
+        "audio_config": rng.choice([None, {"audio_embed_dim": rng.randint(4, 20)}]),
+        "tie_word_embeddings": rng.random() < 0.5,
+    }
+    both = {"use_bidirectional_attention": rng.choice([None, "vision"])}
+    return {"text_config": {**text_quirks.with_shared_keys(text, draw), **both}, **outer}
+
+
+def with_scaled_tower(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add InternVL's tower to a text model of Qwen 2, 3 or 3 with experts."""
+    rng = draw.rng
+    vision = {
+        **_siglip(draw),
+        "attention_bias": rng.random() < 0.5,
+        "use_qk_norm": rng.random() < 0.3,
+        "norm_type": rng.choice(["layer_norm", "layer_norm", "rms_norm"]),
+        "use_mask_token": rng.random() < 0.2,
+        "use_absolute_position_embeddings": rng.random() < 0.8,
+        "use_mean_pooling": rng.random() < 0.7,
+    }
+    kind = rng.choice(["qwen2", "qwen3", "qwen3_moe"])
+    outer = {"downsample_ratio": rng.choice([0.5, 1.0]), "tie_word_embeddings": rng.random() < 0.5}
+    return {"text_config": {"model_type": kind, **text}, "vision_config": vision, **outer}

@@ -8,7 +8,7 @@ import torch
 
 from calculator.estimation.estimate import model_of
 from calculator.families import forward_of
-from calculator.families.gemma4.processor import most_patches
+from calculator.families.gemma4.processor import MOST_TOKENS, most_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +101,19 @@ def _of_gemma4(config: Any, image: Processed, count: int, ids: torch.Tensor) -> 
     }
 
 
+def _of_gemma4_unified(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Patches as large as tokens, padded to the processor's number, with their columns and rows; -1 for padding."""
+    vision = config.vision_config
+    places, columns = torch.full((count, MOST_TOKENS, 2), -1), image.columns // vision.pooling_kernel_size
+    places[:, : image.tokens, 0] = torch.arange(image.tokens) % columns
+    places[:, : image.tokens, 1] = torch.arange(image.tokens) // columns
+    return {
+        "pixel_values": torch.empty(count, MOST_TOKENS, 3 * vision.model_patch_size**2, device="meta"),
+        "image_position_ids": places,
+        "mm_token_type_ids": (ids == config.image_token_id).long(),
+    }
+
+
 def _of_llava(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"pixel_values": _pixels(config, count)}
 
@@ -108,6 +121,11 @@ def _of_llava(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> 
 def _of_llava_next(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
     pixels = _pixels(config, count * image.tiles)
     return {"pixel_values": pixels.view(count, image.tiles, *pixels.shape[1:])}
+
+
+def _of_internvl(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    vision = config.vision_config
+    return {"pixel_values": torch.empty(count * image.tiles, vision.num_channels, *vision.image_size, device="meta")}
 
 
 def _of_idefics3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -126,7 +144,9 @@ def _pixels(config: Any, count: int) -> torch.Tensor:
 _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch.Tensor]]] = {
     "gemma3": _of_gemma3,
     "gemma4": _of_gemma4,
+    "gemma4_unified": _of_gemma4_unified,
     "idefics3": _of_idefics3,
+    "internvl": _of_internvl,
     "llava": _of_llava,
     "llava_next": _of_llava_next,
     "qwen2_5_vl": _of_qwen,

@@ -56,6 +56,8 @@ class HostValues:
             return func(*args, **kwargs)
         if self._all_known(inputs) if inputs else func._schema.name in FACTORIES:
             return self._run_on_both(func, args, kwargs)
+        if func is _ATEN.nonzero.default and self.value(inputs[0]) is not None:  # a mask, expanded over a width
+            return self._run_on_both(func, args, kwargs)
         if func is _ATEN.equal.default:
             return False
         out = func(*args, **kwargs)

@@ -14,6 +14,7 @@ from calculator.layers.tower import Processed
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.common.errors import PlanError
     from calculator.inputs.images import Images
 
 #: The most tokens of an image, which the processor pads every image to.
@@ -30,15 +31,37 @@ def most_patches(config: Config) -> int:
 
 
 def process(config: Config, images: Images) -> Processed:
-    """Resize an image to the largest multiples of a token's side that fit."""
-    vision = config["vision_config"]
-    if vision is None:
-        message = "the config has no vision_config, so the model has no vision tower: leave images out"
-        raise refusal("training.images", message, images.images_per_sequence)
-    no_limits(images)
+    """Resize an image, and refuse what the tower can't pool or has no positions for."""
+    image, vision = _fitted(config, images), config["vision_config"]
     if vision["pooling_kernel_size"] == 1:
         message = "transformers fails where patches are not pooled, since it then selects the padding: use 2 or more"
         raise refusal("model.config.vision_config.pooling_kernel_size", message, 1)
+    if max(image.rows, image.columns) > vision["position_embedding_size"]:
+        raise _without_positions("position_embedding_size", max(image.rows, image.columns))
+    return image
+
+
+def process_unified(config: Config, images: Images) -> Processed:
+    """Resize an image for the model without a tower, which has positions for patches as large as tokens."""
+    image, vision = _fitted(config, images), config["vision_config"]
+    longest = max(image.rows, image.columns) // int(vision["pooling_kernel_size"])
+    if longest > vision["mm_posemb_size"]:
+        raise _without_positions("mm_posemb_size", longest)
+    return image
+
+
+def _without_positions(field: str, patches: int) -> PlanError:
+    message = f"an image has {patches:,} patches in a row, for which there are no positions: raise it"
+    return refusal(f"model.config.vision_config.{field}", message)
+
+
+def _fitted(config: Config, images: Images) -> Processed:
+    """Resize an image to the largest multiples of a token's side that fit."""
+    vision = config["vision_config"]
+    if vision is None:
+        message = "the config has no vision_config, so the model does not read images: leave images out"
+        raise refusal("training.images", message, images.images_per_sequence)
+    no_limits(images)
     patch, pool = int(vision["patch_size"]), int(vision["pooling_kernel_size"])
     side, room = patch * pool, most_patches(config) * patch**2
     height, width = _resized(images, side, room)
@@ -46,9 +69,6 @@ def process(config: Config, images: Images) -> Processed:
         message = f"the processor refuses an image that it would resize to {height:,} × {width:,}: change its size"
         raise refusal("training.images.image_height", message, images.image_height)
     rows, columns = height // patch, width // patch
-    if max(rows, columns) > vision["position_embedding_size"]:
-        message = f"an image has {max(rows, columns):,} patches in a row, for which there are no positions: raise it"
-        raise refusal("model.config.vision_config.position_embedding_size", message)
     tokens = rows * columns // pool**2
     return Processed(height=height, width=width, rows=rows, columns=columns, tokens=tokens, around=_AROUND)
 

@@ -24,10 +24,11 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.gemma.weights import SANDWICH
-from calculator.families.gemma4 import forward, with_images
+from calculator.families.gemma4 import forward, unified, with_images
 from calculator.families.gemma4.audio import AUDIO, audio_tower
 from calculator.families.gemma4.sharing import missing_inputs, sharing_modes, wrong_number
 from calculator.families.gemma4.sizes import GLOBAL_GROUPS, ROTATIONS, sizes_by_type
+from calculator.families.gemma4.unified_weights import UNIFIED_AUDIO, UNIFIED_VISION, embedders
 from calculator.families.gemma4.vision import VISION, vision_tower
 from calculator.families.nested import from_text, nested, optional, with_defaults
 from calculator.families.rope import frequencies
@@ -183,6 +184,15 @@ def _gemma4(config: Config) -> Parts:
     )
 
 
+def _gemma4_unified(config: Config) -> Parts:
+    text, hidden = config["text_config"], config["text_config"]["hidden_size"]
+    return (
+        *text_model(text, "model.language_model"),
+        *embedders(config["vision_config"], config["audio_config"], hidden),
+        linear("lm_head", hidden, text["vocab_size"]),
+    )
+
+
 def _dense(*, longest: int, windows: int, both_ways: str | None) -> tuple[Entry, ...]:
     """Return the fields of attention and of the MLP, with the defaults that differ between the classes."""
     choices = ("all", "vision")
@@ -247,6 +257,8 @@ _SIZES = {
 
 _TEXT = with_defaults(GEMMA4_TEXT, _SIZES)
 
+_WHOLE_UNIFIED_TEXT = with_defaults(_UNIFIED_TEXT, _SIZES)
+
 _AUDIO = ("model.audio_tower.", "model.embed_audio")
 
 FAMILIES = (
@@ -279,6 +291,28 @@ FAMILIES = (
         sizes_per_layer=True,
         parts=_gemma4_text,
         forward=forward.GEMMA4_TEXT,
+    ),
+    Family(
+        model_type="gemma4_unified",
+        folder="gemma4_unified",
+        auto_class="image-text-to-text",
+        entries=(
+            *nested("text_config", _WHOLE_UNIFIED_TEXT),
+            *optional("vision_config", UNIFIED_VISION),
+            *optional("audio_config", UNIFIED_AUDIO),
+            *from_text(_UNIFIED_TEXT),
+            count("image_token_id", 258_880),
+            tie(default=True),
+        ),
+        text=_WHOLE_UNIFIED_TEXT,
+        prepare=_whole,
+        sizes_per_layer=True,
+        parts=_gemma4_unified,
+        forward=unified.GEMMA4_UNIFIED,
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.embed_vision", "model.embed_audio"),
+        idle_with_images=lambda _config: ("model.embed_audio",),
     ),
     Family(
         model_type="gemma4_unified_text",

@@ -74,7 +74,7 @@ def _split(stack: Stack, method: LowRank) -> Stack:
     kinds: dict[object, Layer] = {}
     layers = []
     for index, layer in enumerate(stack.layers):
-        names = [f"{stack.name}.{index}.{module.name}" for module in layer.modules]
+        names = [module.under(f"{stack.name}.{index}") for module in layer.modules]
         treatment = tuple(rank(method, name) if is_transformed(method, name) else None for name in names)
         layers.append(kinds.setdefault((layer, treatment), _numbered(layer, index)))
     return Stack(name=stack.name, layers=tuple(layers))

@@ -102,7 +102,7 @@ def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[Res
     found: dict[int, list[ResidentTensor]] = {}
     at = 0
     for layer, count in stack.distinct:
-        owners = {f"{stack.name}.*.{module.name}".rstrip(".") for module in layer.modules}
+        owners = {module.under(f"{stack.name}.*") for module in layer.modules}
         names: set[str] = set()
         end = at
         while end < len(tensors) and tensors[end].name not in names:

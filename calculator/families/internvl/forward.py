@@ -1,0 +1,200 @@
+"""InternVL: images in tiles, a tower with scaled residuals, shuffled patches, and the text models of Qwen.
+
+Source: transformers/models/internvl/modeling_internvl.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import indexing
+from calculator.engine import operations as ops
+from calculator.engine.autograd import AccumulateGrad
+from calculator.families.internvl.tiles import process
+from calculator.families.qwen.forward import QWEN3, QWEN3_MOE
+from calculator.layers import attention, image_encoder, masks, norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import Tower, embed, final
+from calculator.layers.decoder_layer import SequentialLayer
+from calculator.layers.self_attention import SelfAttention, norm_each_projection, project_qkv
+from calculator.layers.tower_layers import convolve, run_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import MixerType
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.tower import BatchTensor, Processed
+
+TOWER, PROJECTOR, TEXT_MODEL = "model.vision_tower", "model.multi_modal_projector", "model.language_model"
+
+_NORMED = norm_each_projection(norms.rms_norm)
+
+
+def _batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
+    """Return the tensors that a batch has because of its images: the pixels of all tiles."""
+    return [image_encoder.pixels(config, training.image_count * image.tiles)]
+
+
+def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    encoded, last_hidden_state, pooler_output = _features(context)
+    context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
+    context.image_outputs += [] if encoded is last_hidden_state else [(encoded, 1)]
+    del encoded, last_hidden_state
+    context.set_scope("images: ")
+    image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")
+    del pooler_output
+    mask = context.tape.new((context.batch, context.length), "bool", "places of images")
+    context.decoder_locals += [image_features, mask]
+    return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
+
+
+def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the outputs of the last layer, of the tower and of the projector. The code keeps the cast pixels."""
+    own = context.outer(f"{TOWER}.embeddings").own
+    context.set_scope("model: ")
+    pixel_values = ops.cast(context.images[0], own["cls_token"].dtype, "pixel values, cast")
+    encoded = _encoded(context, [_embeddings(context, pixel_values)])
+    last_hidden_state = encoded
+    if not context.config["vision_config"]["use_mean_pooling"]:
+        last_hidden_state = norms.layer_norm(context.outer(f"{TOWER}.layernorm"), encoded)
+    images, tokens, width = last_hidden_state.shape
+    patches = ops.sliced_rows(last_hidden_state, (images, tokens - 1, width))
+    return encoded, last_hidden_state, _project(context, _shuffled(context, patches))
+
+
+def _embeddings(context: Context, pixel_values: Tensor) -> Tensor:
+    """Embed patches by a convolution, put the class token before them, and add positions; dropout."""
+    vision, path = context.config["vision_config"], f"{TOWER}.embeddings"
+    name, own = f"{path}.patch_embeddings.projection", context.outer(path).own
+    context.set_scope(f"{path}: ")
+    pixel_values = ops.cast(pixel_values, context.outer(name).own["weight"].dtype, "pixel values, cast")
+    images, width = pixel_values.shape[0], own["cls_token"].shape[2]
+    patches = named((int(vision["image_size"]) // int(vision["patch_size"])) ** 2, "patches")
+    embeddings = convolve(context, name, pixel_values, (images, patches, width), is_input=True, transposed=True)
+    context.set_scope(f"{path}: ")
+    cls_tokens = ops.expand(own["cls_token"], (images, 1, width))
+    embeddings = ops.cat((cls_tokens, embeddings), (images, patches + 1, width), "class token and patches")
+    if vision["use_absolute_position_embeddings"]:
+        positions = own["position_embeddings"]
+        if positions.edge is not None and images == 1 and isinstance(positions.edge[0], AccumulateGrad):
+            positions.edge[0].copies = True  # the gradient is that of the patches too, and not summed over images
+        embeddings = ops.add(embeddings, positions, "with positions")
+    return ops.dropout(embeddings, vision["hidden_dropout_prob"], "dropped")
+
+
+def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
+    """Run the tower's layers on their input alone, which is removed from the list."""
+    dropout = float(context.config["vision_config"]["attention_dropout"])
+
+    def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
+        return _layer(context, modules, x)
+
+    return run_layers(context, f"{TOWER}.encoder.layer", inputs, run, lambda _index: (), dropout=dropout)
+
+
+def _norm(context: Context) -> Callable[[BoundModule, Tensor], Tensor]:
+    return norms.layer_norm if context.config["vision_config"]["norm_type"] == "layer_norm" else norms.rms_norm
+
+
+def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """One layer, whose sublayers' outputs are scaled. The code keeps that of attention."""
+    norm, own = _norm(context), modules[""].own
+    normed = norm(modules["layernorm_before"], hidden_states)
+    attention_output = _attention(context, modules, normed)
+    del normed
+    context.set_scope(modules.prefix)
+    attention_output = ops.mul(own["lambda_1"], attention_output, "attention, scaled")
+    hidden_states = ops.add(attention_output, hidden_states, "residual after attention")
+    layer_output = norm(modules["layernorm_after"], hidden_states)
+    layer_output = _mlp(context, modules, layer_output)
+    context.set_scope(modules.prefix)
+    layer_output = ops.dropout(layer_output, context.config["vision_config"]["hidden_dropout_prob"], "MLP, dropped")
+    layer_output = ops.mul(own["lambda_2"], layer_output, "MLP, scaled")
+    return ops.add(layer_output, hidden_states, "residual after MLP")
+
+
+def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """Attend among the patches of each tile. Queries, keys and values stay alive to the end of the module."""
+    vision, (images, patches, width) = context.config["vision_config"], x.shape
+    heads = vision["num_attention_heads"]
+    shape = (images, heads, patches, int(width) // int(heads))
+    query, key, value = (modules[f"attention.{name}_proj"](x) for name in ("q", "k", "v"))
+    if vision["use_qk_norm"]:
+        query = norms.rms_norm(modules["attention.q_norm"], query)
+        key = norms.rms_norm(modules["attention.k_norm"], key)
+    query, key, value = (ops.view(each, shape) for each in (query, key, value))
+    context.set_scope(f"{modules.prefix}attention: ")
+    attn_output = attention.attend(context, query, key, value)
+    output = modules["attention.projection_layer"](attn_output)
+    context.set_scope(f"{modules.prefix}attention: ")
+    return ops.dropout(output, vision["projection_dropout"], "output, dropped")
+
+
+def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    hidden_states = modules["mlp.fc1"](hidden_states)
+    context.set_scope(f"{modules.prefix}mlp: ")
+    hidden_states = activation(context.config["vision_config"]["hidden_act"])(hidden_states)
+    return modules["mlp.fc2"](hidden_states)
+
+
+def _shuffled(context: Context, x: Tensor) -> Tensor:
+    """Move the patches of a square into the channels of one token: (tiles, patches, width) to (tiles, tokens, ...).
+
+    Each of two transposed views is copied, unless one of its transposed dimensions is 1.
+    """
+    tiles, patches, width = x.shape
+    side, factor = int(int(patches) ** 0.5), int(1 / context.config["downsample_ratio"])
+    reduced, wide = side // factor, int(width) * factor**2
+    context.set_scope("model: ")
+    rows, tokens = (tiles, reduced, side, int(width) * factor), (tiles, named(reduced**2, "tokens"), wide)
+    x = ops.contiguous(ops.permute(x, rows), "rows, shuffled") if side > 1 and reduced > 1 else ops.view(x, rows)
+    return ops.contiguous(ops.permute(x, tokens), "columns, shuffled") if reduced > 1 else ops.view(x, tokens)
+
+
+def _project(context: Context, image_features: Tensor) -> Tensor:
+    """InternVLMultiModalProjector: (tiles, tokens, ...) to (tiles, tokens, hidden_size)."""
+    hidden_states = norms.layer_norm(context.outer(f"{PROJECTOR}.layer_norm"), image_features)
+    hidden_states = context.outer(f"{PROJECTOR}.linear_1")(hidden_states)
+    context.set_scope(f"{PROJECTOR}: ")
+    hidden_states = activation(context.config["projector_act"])(hidden_states)
+    return context.outer(f"{PROJECTOR}.linear_2")(hidden_states)
+
+
+def _projections(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Project to queries, keys and values, with Qwen 3's norms where the text model has them."""
+    return (_NORMED if "self_attn.q_norm" in modules else project_qkv)(context, modules, hidden_states)
+
+
+def _masks(context: Context) -> dict[MixerType, Tensor | None]:
+    """Return the masks of the text model: one with experts makes that of its layers' only attention type."""
+    made = masks.of_text(context)
+    types = masks.attention_types(context.layers)
+    return {kind: made[kind] for kind in made if kind in types or context.config["text_model_type"] != "qwen3_moe"}
+
+
+assert isinstance(QWEN3_MOE.layer, SequentialLayer)
+
+INTERNVL = replace(
+    QWEN3,
+    layer=replace(QWEN3_MOE.layer, attention=SelfAttention(project=_projections)),
+    embeddings=partial(embed, name=f"{TEXT_MODEL}.embed_tokens"),
+    final_norm=final(norms.rms_norm, f"{TEXT_MODEL}.norm"),
+    masks_of_batch=_masks,
+    tower=Tower(
+        process=process,
+        batch=_batch,
+        kept=image_encoder.nothing_kept,
+        run=_run,
+        chunks=image_encoder.one_chunk,
+        source="transformers/models/got_ocr2/image_processing_got_ocr2.py",
+    ),
+)

@@ -1,0 +1,58 @@
+"""How InternVL's processor cuts images into tiles of the tower's size.
+
+Source: transformers/models/got_ocr2/image_processing_got_ocr2.py; internvl/processing_internvl.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import refusal
+from calculator.layers.fixed_images import no_limits
+from calculator.layers.tower import Processed
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.inputs.images import Images
+
+#: The most tiles of an image, without that of the whole (GotOcr2ImageProcessor.max_patches).
+_MOST = 12
+
+#: The tokens around an image: its start and its end.
+_AROUND = 2
+
+
+def process(config: Config, images: Images) -> Processed:
+    """Resize an image to tiles in about its proportions; a small image of all follows where there are several."""
+    no_limits(images)
+    if config["vision_feature_select_strategy"] == "full":
+        message = "must be default where there are images: transformers can't shuffle the class token"
+        raise refusal("model.config.vision_feature_select_strategy", message, "full")
+    vision = config["vision_config"]
+    side, patches = int(vision["image_size"]), int(vision["image_size"]) // int(vision["patch_size"])
+    columns, rows = _grid(images.image_height, images.image_width, side)
+    tiles = rows * columns + (rows * columns > 1)
+    return Processed(
+        height=rows * side,
+        width=columns * side,
+        rows=rows * patches,
+        columns=columns * patches,
+        tokens=tiles * int(patches * config["downsample_ratio"]) ** 2,
+        around=_AROUND,
+        tiles=tiles,
+    )
+
+
+def _grid(height: int, width: int, side: int) -> tuple[int, int]:
+    """Return the columns and rows of tiles (get_optimal_tiled_canvas).
+
+    Of grids in the same proportions, the larger is taken if the image has more than half of its pixels.
+    """
+    grids = [(w, h) for w in range(1, _MOST + 1) for h in range(1, _MOST + 1) if w * h <= _MOST]
+    best, smallest = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        difference = abs(width / height - columns / rows)
+        fills = width * height > 0.5 * side * side * columns * rows
+        if difference < smallest or (difference == smallest and fills):
+            best, smallest = (columns, rows), difference
+    return best
