@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from calculator.architecture.dimension import Shape, elements
 from calculator.common.dtype import DType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.inputs.training import Training
 
 #: linear: torch.nn.Linear or a subclass, which PEFT adapts; conv1d: transformers' transposed linear (weight in × out);
 #: embedding: torch.nn.Embedding; norm: any normalisation; experts: the weights of several experts, fused into 3-D
@@ -29,6 +34,8 @@ class Parameter:
     #: Of a parameter that is expanded over the batch and concatenated: the shape of what its gradient is a view of, in
     #: a micro-batch of one, whose gradients are not summed.
     gradient_base: Shape | None = None
+    #: Whether a training's micro-batch is such a one: of images or their tiles, in a tower.
+    is_single: Callable[[Training], bool] = lambda training: training.micro_batch_size == 1
     #: Whether the model's class freezes it, so that full fine-tuning does not train it.
     frozen: bool = False
 

@@ -219,7 +219,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
             own = _own(parameter, full_name, count, module_spec)
-            if parameter.gradient_base is not None and prepared.training.micro_batch_size == 1:
+            if parameter.gradient_base is not None and parameter.is_single(prepared.training):
                 own = [replace(each, gradient_base=parameter.gradient_base) for each in own]
             tensors += own
         if module_spec.copied:

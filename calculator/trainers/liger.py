@@ -133,6 +133,7 @@ NOT_MODELLED = frozenset(
         "gemma3",
         "gemma4",
         "gpt_oss",
+        "internvl",
         "llama4",
         "llama4_text",
         "llava",

@@ -28,11 +28,11 @@ GENERATE = frozenset(
 
 #: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
 #: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
-MEANS = frozenset({"gemma4", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"})
+MEANS = frozenset({"gemma4", "gemma4_unified", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"})
 
 #: Models whose own forward pass reads use_cache from their config and passes it to their text model, whose config
 #: Trainer does not change. Source: transformers/utils/generic.py, merge_with_config_defaults; modeling_idefics3.py.
-_PASS_USE_CACHE = frozenset({"gemma4", "idefics3", "llava_next", "mistral3", "smolvlm"})
+_PASS_USE_CACHE = frozenset({"gemma4", "gemma4_unified", "idefics3", "llava_next", "mistral3", "smolvlm"})
 
 #: Settings whose kernels and rows are not modelled with such models.
 _SETTINGS = ("use_liger_kernel", "cut_cross_entropy", "packing", "padding_free")

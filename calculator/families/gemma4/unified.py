@@ -112,7 +112,9 @@ def _mask(context: Context, kind: MixerType) -> Tensor:
     mask = context.tape.new(shape, "bool", "causal or of one image")
     if context.training.passes_mask:
         mask = context.tape.new(shape, "bool", "and not padding")
-    return context.tape.new(shape, context.dtype, "additive") if context.attention == "eager" else mask
+    if context.attention != "eager":
+        return mask
+    return context.tape.new((context.batch, 1, *shape[1:]), context.dtype, "additive")
 
 
 GEMMA4_UNIFIED = replace(

@@ -149,14 +149,16 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 def _shuffled(context: Context, x: Tensor) -> Tensor:
     """Move the patches of a square into the channels of one token: (tiles, patches, width) to (tiles, tokens, ...).
 
-    Each of two transposed views is copied, unless one of its transposed dimensions is 1.
+    Each of two transposed views is copied, unless it is contiguous: one of the transposed dimensions is 1, and the
+    first is not a slice of several tiles.
     """
     tiles, patches, width = x.shape
     side, factor = int(int(patches) ** 0.5), int(1 / context.config["downsample_ratio"])
     reduced, wide = side // factor, int(width) * factor**2
     context.set_scope("model: ")
     rows, tokens = (tiles, reduced, side, int(width) * factor), (tiles, named(reduced**2, "tokens"), wide)
-    x = ops.contiguous(ops.permute(x, rows), "rows, shuffled") if side > 1 and reduced > 1 else ops.view(x, rows)
+    copies = tiles > 1 or (side > 1 and reduced > 1)
+    x = ops.contiguous(ops.permute(x, rows), "rows, shuffled") if copies else ops.view(x, rows)
     return ops.contiguous(ops.permute(x, tokens), "columns, shuffled") if reduced > 1 else ops.view(x, tokens)
 
 

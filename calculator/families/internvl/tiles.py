@@ -28,8 +28,14 @@ def process(config: Config, images: Images) -> Processed:
     if config["vision_feature_select_strategy"] == "full":
         message = "must be default where there are images: transformers can't shuffle the class token"
         raise refusal("model.config.vision_feature_select_strategy", message, "full")
-    vision = config["vision_config"]
+    vision, ratio = config["vision_config"], config["downsample_ratio"]
     side, patches = int(vision["image_size"]), int(vision["image_size"]) // int(vision["patch_size"])
+    if vision["use_mask_token"]:
+        message = "must be false where there are images: a token that no patch is replaced by is not modelled"
+        raise refusal("model.config.vision_config.use_mask_token", message, value=True)
+    if patches % ratio:
+        message = f"transformers refuses it, since {patches:,} % {ratio} is not 0 in floating point: use 0.5 or 1"
+        raise refusal("model.config.downsample_ratio", message, ratio)
     columns, rows = _grid(images.image_height, images.image_width, side)
     tiles = rows * columns + (rows * columns > 1)
     return Processed(
@@ -37,7 +43,7 @@ def process(config: Config, images: Images) -> Processed:
         width=columns * side,
         rows=rows * patches,
         columns=columns * patches,
-        tokens=tiles * int(patches * config["downsample_ratio"]) ** 2,
+        tokens=tiles * int(patches * ratio) ** 2,
         around=_AROUND,
         tiles=tiles,
     )

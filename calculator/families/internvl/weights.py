@@ -14,15 +14,17 @@ from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.internvl import forward
 from calculator.families.internvl.forward import PROJECTOR, TEXT_MODEL, TOWER
+from calculator.families.internvl.tiles import process
 from calculator.families.nested import nested, with_defaults
 from calculator.families.qwen.weights import FAMILIES as QWEN
 from calculator.families.qwen.weights import qwen2_layer, qwen3_layer, qwen3_moe_layer, sparse_kinds
 from calculator.families.rope import frequencies
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from calculator.architecture.config import Entry
+    from calculator.inputs.training import Training
 
 #: The sizes that a file leaves out of `text_config`, which is saved as the difference from its class's.
 #: Source: configuration_qwen2.py, configuration_qwen3.py and configuration_qwen3_moe.py.
@@ -133,7 +135,13 @@ def _layer(config: Config) -> Owned:
     )
 
 
-def _embeddings(config: Config) -> Module:
+def _is_single(config: Config, training: Training) -> bool:
+    """Whether the tower runs one tile alone, whose class token's gradient is a view."""
+    images = training.images if training.image_count == 1 else None
+    return images is not None and process(config, images).tiles == 1
+
+
+def _embeddings(config: Config, is_single: Callable[[Training], bool]) -> Module:
     """The class token, which is put before the patches, a token for masked ones, and the positions."""
     hidden, patches = config["hidden_size"], (int(config["image_size"]) // int(config["patch_size"])) ** 2
     sequence = (1, Dim(patches + 1, "patches + 1"), hidden)
@@ -143,18 +151,19 @@ def _embeddings(config: Config) -> Module:
         name=f"{TOWER}.embeddings",
         kind="other",
         parameters=(
-            Parameter(name="cls_token", shape=(1, 1, hidden), gradient_base=sequence),
+            Parameter(name="cls_token", shape=(1, 1, hidden), gradient_base=sequence, is_single=is_single),
             *masked,
             *((Parameter(name="position_embeddings", shape=sequence),) if positions else ()),
         ),
     )
 
 
-def _tower(config: Config) -> Parts:
+def _tower(whole: Config) -> Parts:
+    config = whole["vision_config"]
     hidden, patch = config["hidden_size"], config["patch_size"]
     kernel = (hidden, config["num_channels"], patch, patch)
     return (
-        _embeddings(config),
+        _embeddings(config, partial(_is_single, whole)),
         bare(f"{TOWER}.embeddings.patch_embeddings.projection", "other", weight=kernel, bias=(hidden,)),
         stack(f"{TOWER}.encoder.layer", alike(config), lambda _kind: _layer(config)),
         *(() if config["use_mean_pooling"] else (norm(f"{TOWER}.layernorm", hidden, bias=True),)),
@@ -176,7 +185,7 @@ def _parts(config: Config) -> Parts:
     sparse = kind == "qwen3_moe"
     layer = {"qwen2": qwen2_layer, "qwen3": qwen3_layer}.get(kind, qwen3_layer)
     return (
-        *_tower(config["vision_config"]),
+        *_tower(config),
         *_projector(config),
         embedding(f"{TEXT_MODEL}.embed_tokens", text["vocab_size"], text["hidden_size"]),
         stack(
@@ -189,6 +198,13 @@ def _parts(config: Config) -> Parts:
         linear("lm_head", text["hidden_size"], text["vocab_size"]),
     )
 
+
+#: The fields that all text models have.
+_SHARED = tuple(
+    entry
+    for entry in _TEXTS["qwen2"]
+    if all(entry.name in {each.name for each in entries} for entries in _TEXTS.values())
+)
 
 _NAMES = dict.fromkeys(entry.name for entries in _TEXTS.values() for entry in entries if not isinstance(entry, Check))
 
@@ -211,7 +227,7 @@ FAMILIES = (
             count("image_token_id", 151_667),
             tie(default=True),
         ),
-        text=_TEXTS["qwen3"],
+        text=_SHARED,
         prepare=_squares,
         parts=_parts,
         forward=forward.INTERNVL,

@@ -39,10 +39,13 @@ def norms_without_weight(model: Model) -> Iterator[str]:
     """The paths of norms without parameters, of which PEFT asks the device.
 
     Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4RMSNorm; modernbert/modeling_modernbert.py,
-    ModernBertEncoderLayer, whose first has an Identity for a norm; peft/tuners/tuners_utils.py, _replace_module.
+    ModernBertEncoderLayer, whose first has an Identity for a norm; internvl/modeling_internvl.py,
+    InternVLVisionAttention, and InternVLVisionModel, with the same; peft/tuners/tuners_utils.py, _replace_module.
     """
     if model.model_type == "modernbert":
         yield from {path for path, _ in model.paths if path.endswith(".attn_norm")}
+    if model.model_type == "internvl":
+        yield from _of_internvl(model)
     if not model.model_type.startswith("gemma4"):
         return
     for path, _ in model.paths:
@@ -52,3 +55,10 @@ def norms_without_weight(model: Model) -> Iterator[str]:
             yield f"{path.removesuffix('proj')}norm"
         elif path.endswith(".embedding_projection"):
             yield f"{path.removesuffix('embedding_projection')}embedding_pre_projection_norm"
+
+
+def _of_internvl(model: Model) -> Iterator[str]:
+    paths = [path for path, _ in model.paths]
+    attention = [path.removesuffix("projection_layer") for path in paths if path.endswith(".projection_layer")]
+    absent = [f"{each}{name}" for each in attention for name in ("q_norm", "k_norm")]
+    yield from (path for path in (*absent, "model.vision_tower.layernorm") if path not in paths)

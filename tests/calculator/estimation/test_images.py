@@ -22,6 +22,8 @@ MODELS = {
     "qwen3_vl_moe": "Qwen/Qwen3-VL-30B-A3B-Instruct",
     "gemma3": "google/gemma-3-4b-pt",
     "gemma4": {"config": {"model_type": "gemma4", "vision_config": {}}},
+    "gemma4_unified": "google/gemma-4-12B",
+    "internvl": "OpenGVLab/InternVL3_5-8B-HF",
     "llava": "llava-hf/llava-1.5-7b-hf",
     "llava_next": {"config": {"model_type": "llava_next"}},
     "qwen3_5": {"config": {"model_type": "qwen3_5"}},
