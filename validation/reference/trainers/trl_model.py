@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -86,8 +87,10 @@ def adapters_on(device: torch.device, module: str) -> Iterator[None]:
         with device:
             return add_adapter(model, *args, **options)
 
+    # TRL 0.24 wraps the model in another module.
+    wraps = module if hasattr(import_module(module), "get_peft_model") else "trl.models.utils"
     with (
-        mock.patch(f"{module}.get_peft_model", on_device),
+        mock.patch(f"{wraps}.get_peft_model", on_device),
         mock.patch.object(peft.PeftModel, "add_adapter", added_on_device),
     ):
         yield
