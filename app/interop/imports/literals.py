@@ -63,6 +63,12 @@ def value_of(node: ast.expr, names: Values) -> Any:
             return UNREAD if value is UNREAD else value_of(body if value else orelse, names)
         case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
             return _calculated(_OPERATIONS[type(operation)], value_of(left, names), value_of(right, names))
+        case ast.BoolOp(op=ast.Or(), values=parts):
+            values = [value_of(part, names) for part in parts]
+            return next((value for value in values if value is UNREAD or value), values[-1])
+        case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq() as test], comparators=[right]):
+            sides = value_of(left, names), value_of(right, names)
+            return UNREAD if UNREAD in sides else (sides[0] == sides[1]) is isinstance(test, ast.Eq)
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             values = [value_of(part, names) for part in parts]
             return UNREAD if any(value is UNREAD for value in values) else values

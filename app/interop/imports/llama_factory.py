@@ -26,6 +26,12 @@ PISSA = {iterations: name for name, iterations in llama_factory.PISSA_ITER.items
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that the file names."""
+    if "model" in keys.left and "model_name_or_path" not in keys.left:
+        message = (
+            "is for LLaMA-Factory's v1, whose own training loop is not modelled: give the file of a run with"
+            " model_name_or_path, or state the model, the method and the training"
+        )
+        raise refusal("content", message, keys.left["model"])
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     method = _method(keys)

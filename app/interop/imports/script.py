@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.names import TrainerName
 
-#: Arguments that a script gives functions of its own.
-FUNCTIONS = ("reward_funcs",)
+#: Arguments that a script gives functions and classes of its own.
+FUNCTIONS = ("reward_funcs", "tools", "environment_factory")
 
 _DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 

@@ -283,3 +283,9 @@ def test_oft_of_llama_factory_names_its_modules_by_lora_target():
     named = llama_factory("finetuning_type: oft\nlora_target: q_proj,v_proj\nmodule_dropout: 0.1\n")
     assert named.request["method"]["target_modules"] == ["q_proj", "v_proj"]
     assert list(missed(named)) == ["module_dropout"]
+
+
+def test_a_file_of_llama_factorys_v1_is_refused_by_name():
+    file = "model: Qwen/Qwen3-4B\nmodel_class: llm\npeft_config:\n  name: lora\ncutoff_len: 2048\n"
+    with pytest.raises(PlanError, match="LLaMA-Factory's v1, whose own training loop is not modelled"):
+        read(file)
