@@ -228,8 +228,9 @@ def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
     """Return a layer's input, which keeps alive the tables that only the layers that it represents save."""
-    tables = [] if context.training.gradient_checkpointing else _tables_of_represented(context, position)
-    if not tables or x.edge is None:
+    saves = x.edge is not None and not context.training.gradient_checkpointing
+    tables = _tables_of_represented(context, position) if saves else []
+    if not tables:
         return x
     node = Mark(x.tape, _pass_through, (x.edge,))
     for table in tables:
