@@ -46,6 +46,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         **_lengths(keys, stage),
     }
     training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
+    training |= preferences.rows_of_kto(keys, training)
     training |= _liger(keys, known(model))
     training = unpadded(keys, "flash_attn", training)
     spread = distributed(keys, "llama-factory", training)

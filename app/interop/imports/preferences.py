@@ -109,3 +109,15 @@ def factory_settings(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         ["pref_beta", "pref_ftx", "pref_bco_weight", "dpo_label_smoothing", "kto_chosen_weight", "kto_rejected_weight"]
     )
     return {}
+
+
+def rows_of_kto(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows of a micro-batch of KTO, of which TRL's trainer needs two, and LLaMA-Factory's one.
+
+    Source: LLaMA-Factory, data/processor/feedback.py, which pairs the prompts and answers of the whole dataset.
+    """
+    rows = training["micro_batch_size"]
+    if training["trainer"] != "trl-kto" or rows > 1:
+        return {}
+    keys.miss("per_device_train_batch_size", rows, "KTOTrainer pairs the rows of a micro-batch: 2 are used")
+    return {"micro_batch_size": 2}

@@ -86,3 +86,9 @@ def test_a_reward_model_is_warned_of_and_functions_have_no_effect(text, warns):
     found = read(text)
     assert any("reward model" in each for each in found.warnings) == warns
     assert not {"reward_funcs", "reward_model_name_or_path"} & {each.key for each in found.not_understood}
+
+
+def test_one_row_of_llama_factorys_kto_is_two_of_trls():
+    found, training = imported(FACTORY + "stage: kto\nper_device_train_batch_size: 1")
+    assert training["micro_batch_size"] == 2
+    assert ("per_device_train_batch_size", 1) in [(each.key, each.value) for each in found.not_understood]
