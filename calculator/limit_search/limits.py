@@ -66,13 +66,16 @@ def limit(limit_request: LimitRequest) -> Limit:
     without_length(limit_request.request, model, name)
     request = replace(within_positions(limit_request.request, model), length_given=True)
     search, most = search_of(request, name), int(setting.maximum or 0)
-    lowest = max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training))
+    unit = search.ruled.unit
+    lowest = -(-max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training)) // unit)
     search.ruled.at(lowest)
     upper = bound(request, model, name)
-    if upper.limit < lowest:
+    most, highest = most // unit, upper.limit // unit
+    if highest < lowest:
         above = search.point(lowest)
         return Limit(solve_for=name, bound=upper, at=None, above=above, guarantee="There is no value to try.")
-    answer = _at_bound(search, upper, most) if search.fits(upper.limit) else _within_memory(search, lowest, upper)
+    fits = search.fits(highest)
+    answer = _at_bound(search, upper, highest, most) if fits else _within_memory(search, lowest, highest)
     return replace(answer, warnings=outgrown(request, model, answer.value) if name == "r" and answer.value else ())
 
 
@@ -87,7 +90,7 @@ def _check(limit_request: LimitRequest) -> None:
         raise refusal("accounting", message, "textbook")
 
 
-def _within_memory(search: Probes | Replays, lowest: int, upper: Bound) -> Limit:
+def _within_memory(search: Probes | Replays, lowest: int, highest: int) -> Limit:
     """The limit that memory sets; the upper bound does not fit.
 
     Required memory is not monotonic in the value, because fragmentation may shrink. The live tensors are: from some
@@ -95,8 +98,10 @@ def _within_memory(search: Probes | Replays, lowest: int, upper: Bound) -> Limit
     """
     probes = search.ruled
     if probes.at(lowest).least_excess > 0:
-        return _nothing(search, lowest, f"Not even the live tensors fit with {lowest:,}, the smallest value.")
-    end = probes.first_without_room(lowest, upper.limit)
+        return _nothing(
+            search, lowest, f"Not even the live tensors fit with {lowest * probes.unit:,}, the smallest value."
+        )
+    end = probes.first_without_room(lowest, highest)
     best = search.largest_below(lowest, end)
     guarantee = _guarantee(search, best, end)
     if best < lowest:
@@ -118,7 +123,7 @@ def _running(search: Probes | Replays, best: int, end: int, lowest: int) -> Defe
 
     def largest() -> int | None:
         found = search.largest_with_retries(best, end)
-        return found if found >= lowest else None
+        return found * search.ruled.unit if found >= lowest else None
 
     return Deferred(largest)
 
@@ -128,8 +133,8 @@ def _nothing(search: Probes | Replays, lowest: int, guarantee: str) -> Limit:
     return Limit(solve_for=search.ruled.name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
 
 
-def _at_bound(search: Probes | Replays, upper: Bound, maximum: int) -> Limit:
-    value, probes = upper.limit, search.ruled
+def _at_bound(search: Probes | Replays, upper: Bound, value: int, maximum: int) -> Limit:
+    probes = search.ruled
     try:
         above = search.point(value + 1) if value < maximum else None
     except PlanError:
@@ -139,8 +144,8 @@ def _at_bound(search: Probes | Replays, upper: Bound, maximum: int) -> Limit:
         bound=upper,
         at=search.point(value),
         above=above,
-        guarantee=f"{value:,} fits, and no larger value was tried.",
-        running=unknown() if isinstance(search, Probes) else Deferred(lambda: value),
+        guarantee=f"{value * probes.unit:,} fits, and no larger value was tried.",
+        running=unknown() if isinstance(search, Probes) else Deferred(lambda: value * probes.unit),
     )
 
 
@@ -152,9 +157,11 @@ def _memory(above: ProbeResult) -> Bound:
 
 
 def _guarantee(search: Probes | Replays, best: int, end: int) -> str:
-    edge = f"{best:,} fits and {best + 1:,} does not" if best in search.tried else f"{best + 1:,} does not fit"
+    unit = search.ruled.unit
+    last, after, without_room = best * unit, (best + 1) * unit, end * unit
+    edge = f"{last:,} fits and {after:,} does not" if best in search.tried else f"{after:,} does not fit"
     tried = sum(best + 1 < value < end for value in search.tried)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
     if search.ruled.at(end).least_excess > 0:
-        return f"{edge}. From {end:,} on, not even the live tensors fit{between}."
-    return f"{edge}, nor does {end:,}, the largest possible value{between}."
+        return f"{edge}. From {without_room:,} on, not even the live tensors fit{between}."
+    return f"{edge}, nor does {without_room:,}, the largest possible value{between}."

@@ -74,6 +74,8 @@ class Probe(NamedTuple):
 class Probes:
     """The estimated values of a setting by the rule, each estimated once.
 
+    Values are counted in `unit`, which is more than 1 for a rank that has to be a multiple of something.
+
     Only the figures of an estimate are kept: it has thousands of storages, which the garbage collector would traverse
     again and again.
     """
@@ -84,8 +86,10 @@ class Probes:
         self.tried: dict[int, Probe] = {}
         #: The bytes that the card offers, known from the first estimate on.
         self.usable = 0
+        #: What the setting has to be a multiple of.
+        self.unit = request.method.rank_multiple if name == "r" else 1
         #: The value in the request.
-        self.requested = requested(request, name)
+        self.requested = requested(request, name) // self.unit
         #: Tokens that are added to the value: virtual tokens to a sequence, or the other way round.
         self.offset = _tokens(request) - self.requested if name in ("sequence_length", "num_virtual_tokens") else 0
 
@@ -100,12 +104,17 @@ class Probes:
         Raises:
             PlanError: if it is refused.
         """
-        request = with_value(self.request, self.name, value)
-        point = ProbeResult(value=value, estimate=estimate(request, self.series))
+        point = ProbeResult(
+            value=value * self.unit, estimate=estimate(self.with_value(self.request, value), self.series)
+        )
         self.tried[value] = Probe(value, point.fits, point.excess, point.least_excess)
         assert point.estimate.fit is not None
         self.usable = point.estimate.fit.usable_bytes
         return point
+
+    def with_value(self, request: Request, value: int) -> Request:
+        """A request with a value of the setting, in units."""
+        return with_value(request, self.name, value * self.unit)
 
     def at(self, value: int) -> Probe:
         """The figures of a value.
@@ -175,7 +184,7 @@ class Probes:
 
     def sizes(self, value: int) -> tuple[list[int], list[int]]:
         """The sizes of all tensors with a value of the setting: of resident tensors besides the base, and of a step."""
-        step = training_step(with_value(self.request, self.name, value), self.series)
+        step = training_step(self.with_value(self.request, value), self.series)
         resident = step.resident
         added = [tensor for tensor in resident.tensors if not tensor.base]
         rows = step.run.storages.sizes_of_rows

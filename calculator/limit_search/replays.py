@@ -10,7 +10,7 @@ from calculator.estimation.estimate import device_replay, estimate, training_ste
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.limit_search.bisection import crossing
-from calculator.limit_search.probes import ProbeResult, Probes, with_value
+from calculator.limit_search.probes import ProbeResult, Probes
 
 if TYPE_CHECKING:
     from calculator.estimation.device_replay import DeviceReplay
@@ -49,8 +49,8 @@ class Replays:
         Raises:
             PlanError: if it is refused.
         """
-        request = with_value(self.request, self.ruled.name, value)
-        return ProbeResult(value=value, estimate=estimate(request, self.ruled.series))
+        request = self.ruled.with_value(self.request, value)
+        return ProbeResult(value=value * self.ruled.unit, estimate=estimate(request, self.ruled.series))
 
     def fits(self, value: int) -> bool:
         """Whether a value runs and no cached block is freed for a request.
@@ -141,7 +141,7 @@ class Replays:
         return live <= 0 and self._replay(value).outcome(self.ruled.usable).verdict is not Verdict.DOES_NOT_FIT
 
     def _replay(self, value: int) -> DeviceReplay:
-        request = with_longest_batch(with_value(self.request, self.ruled.name, value))
+        request = with_longest_batch(self.ruled.with_value(self.request, value))
         series = self.ruled.series
         return device_replay(request, training_step(request, series), series)
 

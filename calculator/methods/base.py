@@ -94,6 +94,11 @@ class Method:
         return False
 
     @property
+    def rank_multiple(self) -> int:
+        """What the method's `r` has to be a multiple of."""
+        return 1
+
+    @property
     def label_parts(self) -> tuple[str, ...]:
         """The settings that decide the method's size, for a plan's label."""
         return ()

@@ -45,6 +45,11 @@ class GraLoRA(AdaptedLinear):
     bias: Literal["none", "all", "gralora_only"] = settings.bias()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
+    @property
+    def rank_multiple(self) -> int:
+        """The blocks of a side."""
+        return self.gralora_k
+
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Blocks that do not divide the rank or a side."""
         if self.r % self.gralora_k:

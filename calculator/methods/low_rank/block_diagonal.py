@@ -36,18 +36,22 @@ class BdLoraConfig:
     target_modules_bd_a: tuple[str, ...] | None = setting(
         None,
         label="Block-diagonal A",
-        help="Parts of the names of the modules whose A is block-diagonal.",
+        help="Parts of the names of the modules whose A is block-diagonal, as in BD-LoRA.",
         example=("o_proj", "down_proj"),
     )
     target_modules_bd_b: tuple[str, ...] | None = setting(
         None,
         label="Block-diagonal B",
-        help="Parts of the names of the modules whose B is block-diagonal.",
+        help="Parts of the names of the modules whose B is block-diagonal, as in BD-LoRA.",
         example=("q_proj", "up_proj"),
     )
-    nblocks: int = setting(1, label="Blocks", help="The blocks of each such matrix.", minimum=1, maximum=65_536)
+    nblocks: int = setting(
+        1, label="Blocks of BD-LoRA", help="The blocks of each block-diagonal matrix.", minimum=1, maximum=65_536
+    )
     match_strict: bool = setting(
-        True, label="No other modules", help="Refuse targets whose A and B are both whole, as PEFT does."
+        True,
+        label="BD-LoRA in all targets",
+        help="Refuse targets whose A and B are both whole, as PEFT does.",
     )
 
     def side(self, path: str) -> Literal["A", "B"] | None:

@@ -119,7 +119,6 @@ class LowRank(TargetedMethod):
         label="BD-LoRA",
         help="Make A or B of each target block-diagonal, as peft.BdLoraConfig does.",
         example={"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": ["q_proj"], "nblocks": 2},
-        form=False,
     )
     trainable_token_indices: tuple[int, ...] | None = setting(
         None,
@@ -258,6 +257,11 @@ class LowRank(TargetedMethod):
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
         """DoRA's norms."""
         return dora_norms(added, batch)
+
+    @property
+    def rank_multiple(self) -> int:
+        """The blocks of BD-LoRA."""
+        return self.use_bdlora.nblocks if self.use_bdlora else 1
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
         """B·A added to the weight; of DoRA, a bias, tokens, or a format but bitsandbytes' 4 bits it is not modelled."""

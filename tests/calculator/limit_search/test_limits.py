@@ -61,6 +61,25 @@ def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():
     assert 5120 * 341 * 4 < (20 << 20) / 3 < 5120 * 342 * 4
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "gralora", "gralora_k": 4, "target_modules": ["q_proj", "o_proj"]},
+        {
+            "name": "lora",
+            "target_modules": ["q_proj", "o_proj"],
+            "use_bdlora": {"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": ["q_proj"], "nblocks": 4},
+        },
+    ],
+    ids=lambda method: method["name"],
+)
+def test_a_rank_that_blocks_divide_is_solved_in_their_multiples(method):
+    body = {"model": "meta-llama/Llama-3.2-1B", "method": method, "training": {"sequence_length": 64}}
+    answer = solved(body, "r", device={"memory_bytes": 4_000_000_000})
+    assert (answer.value % 4, answer.above.value) == (0, answer.value + 4)
+    assert f"{answer.value:,} fits and {answer.above.value:,} does not" in answer.guarantee
+
+
 def test_rank_is_bounded_by_the_widest_matrix_and_a_warning_names_smaller_ones():
     answer = solved(LLAMA_8B, "r", device=PLENTY)
     assert (answer.value, answer.bound.by, answer.bound.limit) == (4096, "matrix", 4096)
