@@ -91,7 +91,7 @@ def check(request: Request, model: Model) -> None:
         *_stack(request, model),
         *stated_base.problems(request.method, request.model),
         *stated_base.problems_of_card(request.method, request.device),
-        *_plain_steps(request),
+        *_plain_steps(request, model),
         *loraplus.problems(request),
         *_optimizer(request, model),
         *lorafa.problems(request, model),
@@ -367,9 +367,9 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
         )
 
 
-def _plain_steps(request: Request) -> Iterator[Problem]:
+def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
     """Several GPUs, other tasks and older releases of PEFT, where a method is modelled in plain steps only."""
-    method, stack = request.method, request.stack
+    method, stack = request.method.for_model(model), request.stack
     if not method.plain_steps_only:
         return
     yield from _sharded_plain_steps(request)

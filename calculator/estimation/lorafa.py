@@ -28,7 +28,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         message = f"{method.facts.label} has no A and B: use method lora or qlora, or adamw_torch"
         yield Problem(loc="training.optimizer", msg=message, input="lorafa")
         return
-    yield from _of_method(method)
+    yield from _of_method(method.for_model(model))
     if any(m.kind == "embedding" and method.is_target(path, m, model) for path, m in model.paths):
         message = "LoRA-FA freezes no A of an embedding, which is not modelled: leave embeddings out"
         yield Problem(loc="method.target_modules", msg=message, input=method.target_modules)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
@@ -15,7 +15,7 @@ from calculator.methods.low_rank.block_diagonal import BdLoraConfig  # noqa: TC0
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
 from calculator.methods.low_rank.refusals import problems
-from calculator.methods.low_rank.targets import FUSED_EXPERTS
+from calculator.methods.low_rank.targets import FUSED_EXPERTS, converted
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.method import TargetedMethod, TargetModules
 from calculator.resident.quantization import Quantization
@@ -137,6 +137,11 @@ class LowRank(TargetedMethod):
     def trains_biases(self) -> bool:
         """Whether `bias` selects any."""
         return self.bias != "none"
+
+    def for_model(self, model: Model) -> Self:
+        """The method with the names of fused experts as parameters, and the head of the model's task."""
+        changes = converted(self, model)
+        return TargetedMethod.for_model(replace(self, **changes) if changes else self, model)
 
     @property
     def needs_modules(self) -> bool:

@@ -1,8 +1,11 @@
-"""Modules that LoRA can't adapt: fused experts."""
+"""Names of experts in `target_modules`, which PEFT turns into `target_parameters` where transformers fuses experts.
+
+Source: peft 0.21, peft/utils/transformers_weight_conversion.py, _convert_peft_config_moe.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import Problem
 from calculator.methods.targeted.matching import is_named, way_out
@@ -12,13 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.methods.low_rank.method import LowRank
     from calculator.methods.targeted.method import TargetedMethod
 
+#: The router, both halves of gate_up_proj, and down_proj.
 _EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
-_MIXTRAL = ("gate", "w1", "w2", "w3")
+_MIXTRAL = ("gate", "w1", "w3", "w2")
+
+#: The fused weights, and the pattern of the first one's rank and alpha, which are those of both halves.
+_GATE_UP, _DOWN, _PATTERN = "gate_up_proj", "down_proj", r".*\.gate_up_proj"
 
 #: Names that PEFT turns into whole parameters, because experts and routers are not linear layers in transformers 5.
-#: Source: peft 0.21, peft/utils/transformers_weight_conversion.py, _MOE_TARGET_MODULE_MAPPING.
 FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
     "deepseek_v2": _EXPERTS,
     "deepseek_v3": _EXPERTS,
@@ -34,8 +41,36 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
 }
 
 
+def converted(method: LowRank, model: Model) -> dict[str, Any]:
+    """The settings that PEFT changes where `target_modules` names fused experts; empty if it does not, or is refused.
+
+    The rank and alpha of a weight that fuses two are twice theirs.
+    """
+    fused, requested = FUSED_EXPERTS.get(model.model_type), method.target_modules
+    if fused is None or not isinstance(requested, tuple) or method.quantizes_base:
+        return {}
+    router, gate, up, down = (_named(requested, name) for name in fused)
+    if router or bool(gate) != bool(up) or not (gate or down):
+        return {}
+    parameters = [*(method.target_parameters or ()), *([_GATE_UP] if gate else ()), *([_DOWN] if down else ())]
+    changes: dict[str, Any] = {
+        "target_modules": tuple(name for name in requested if name not in {*gate, *up, *down}) or None,
+        "target_parameters": tuple(dict.fromkeys(parameters)),
+    }
+    if gate:
+        changes["rank_pattern"] = type(method.rank_pattern)({**method.rank_pattern, _PATTERN: 2 * method.r})
+        alpha = 2 * method.lora_alpha
+        changes["alpha_pattern"] = type(method.alpha_pattern)({**method.alpha_pattern, _PATTERN: alpha})
+    return changes
+
+
+def _named(requested: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """The requested names that PEFT takes for a module's."""
+    return tuple(each for each in requested if each == name or each.endswith(f".{name}"))
+
+
 def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:
-    """Fused experts, which PEFT adapts as whole parameters: not modelled; without names it finds no module at all."""
+    """Routers and experts in names that are not converted; without names PEFT finds no module at all."""
     fused = FUSED_EXPERTS.get(model.model_type, ())
     requested = method.target_modules
     if (
@@ -44,10 +79,16 @@ def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:
         or (isinstance(requested, tuple) and not any(is_named(name, fused) for name in requested))
     ):
         return
-    message = (
-        f"PEFT finds no default in {model.model_type}, whose experts are fused"
-        if requested is None
-        else f"adapting the fused experts or the router of {model.model_type} is not modelled"
-    )
-    message = f"{message}: {way_out(method, model)}"
+    message = f"{_why(method, model, fused)}: {way_out(method, model)}"
     yield Problem(loc="method.target_modules", msg=message, input=listed(requested))
+
+
+def _why(method: TargetedMethod, model: Model, fused: tuple[str, ...]) -> str:
+    requested, (_, gate, up, _) = method.target_modules, fused
+    if requested is None:
+        return f"PEFT finds no default in {model.model_type}, whose experts are fused"
+    if isinstance(requested, tuple) and bool(_named(requested, gate)) != bool(_named(requested, up)):
+        return f"PEFT adapts {gate} and {up} of {model.model_type} together, whose experts are fused"
+    if method.quantizes_base:
+        return f"adapting the fused experts of {model.model_type} over a quantized base is not modelled"
+    return f"adapting the router of {model.model_type} is not modelled"

@@ -39,6 +39,25 @@ def test_modules_are_adapted_too_where_they_are_named():
     assert both - answer(target_parameters=EXPERTS).parameters.added == 2 * 4 * (64 + 64)
 
 
+def test_names_of_fused_experts_are_adapted_as_parameters_with_the_ranks_of_both_halves():
+    named = answer(target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"])
+    own = answer(target_modules=["q_proj"], target_parameters=EXPERTS, rank_pattern={r".*\.gate_up_proj": 8})
+    assert (named.memory, named.saved_bytes) == (own.memory, own.saved_bytes)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["gate_proj", "q_proj"], "adapts gate_proj and up_proj of qwen3_moe together"),
+        (["gate", "q_proj"], "the router of qwen3_moe"),
+        ("all-linear", "the router of qwen3_moe"),
+    ],
+)
+def test_a_half_of_a_weight_and_the_router_are_refused(names, why):
+    with pytest.raises(PlanError, match=why):
+        answer(target_modules=names)
+
+
 @pytest.mark.parametrize(
     ("method", "loc", "way_out"),
     [
