@@ -5,7 +5,7 @@ Source: peft 0.21, peft/utils/transformers_weight_conversion.py, _convert_peft_c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from calculator.common.errors import Problem
 from calculator.methods.targeted.matching import is_named, way_out
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
-    from calculator.methods.low_rank.method import LowRank
+    from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
     from calculator.methods.targeted.method import TargetedMethod
 
 #: The router, both halves of gate_up_proj, and down_proj.
@@ -41,7 +41,39 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def converted(method: LowRank, model: Model) -> dict[str, Any]:
+class Named(Protocol):
+    """What LoRA states of the modules that it names, and of their ranks."""
+
+    @property
+    def target_modules(self) -> Literal["all-linear"] | tuple[str, ...] | None:
+        """The ends of their names."""
+
+    @property
+    def target_parameters(self) -> tuple[str, ...] | None:
+        """The ends of the names of parameters."""
+
+    @property
+    def quantizes_base(self) -> bool:
+        """Whether linear layers of the base are quantized."""
+
+    @property
+    def r(self) -> int:
+        """The rank."""
+
+    @property
+    def lora_alpha(self) -> float:
+        """What scales the update."""
+
+    @property
+    def rank_pattern(self) -> WholeNumbersByName:
+        """The ranks of some."""
+
+    @property
+    def alpha_pattern(self) -> DecimalsByName:
+        """The alphas of some."""
+
+
+def converted(method: Named, model: Model) -> dict[str, Any]:
     """The settings that PEFT changes where `target_modules` names fused experts; empty if it does not, or is refused.
 
     The rank and alpha of a weight that fuses two are twice theirs.
