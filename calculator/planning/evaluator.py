@@ -66,7 +66,7 @@ class Evaluator:
     """Evaluates candidates for one model on one device.
 
     With `reserved` replay, reserved memory is by the rule while it decides; candidates near the device's limit, and
-    those that the answer states, are replayed.
+    those that the answer states, are replayed. `by_rule_alone`: whether those near the limit are not, for now.
     """
 
     def __init__(
@@ -101,7 +101,8 @@ class Evaluator:
         self.estimates = 0
         #: Why the real stack refuses a candidate.
         self.problems: dict[Candidate, tuple[Problem, ...]] = {}
-        self._answers: dict[Candidate, Estimate | None] = {}
+        self.by_rule_alone = False
+        self._ruled: dict[Candidate, Estimate | None] = {}
         self._stated: dict[Candidate, Estimate | None] = {}
         self._requests: dict[bool, int] = {}
         #: Answers for serving the merged model, which needs the same memory whichever method was merged.
@@ -175,21 +176,25 @@ class Evaluator:
 
     def answer(self, candidate: Candidate) -> Estimate | None:
         """The candidate's estimate; None where the real stack refuses it, for the reasons in `problems`."""
-        if candidate not in self._answers:
-            ruled = self._estimate(candidate, "rule")
-            self._answers[candidate] = ruled
-            if ruled is not None and is_near_limit(ruled.fit, self.device.sharding):
-                self.stated(candidate)
-        return self._answers[candidate]
+        if candidate in self._stated:
+            return self._stated[candidate]
+        ruled = self._by_rule(candidate)
+        if ruled is None or self.by_rule_alone or not is_near_limit(ruled.fit, self.device.sharding):
+            return ruled
+        return self.stated(candidate)
 
     def stated(self, candidate: Candidate) -> Estimate | None:
         """The candidate's estimate as the answer states it; from then on it is its `answer` too."""
         if candidate not in self._stated:
-            answer = self.answer(candidate)
-            if answer is not None and self.reserved == "replay":
-                answer = self._stated.get(candidate) or self._estimate(candidate, "replay")
-            self._stated[candidate] = self._answers[candidate] = answer
+            ruled = self._by_rule(candidate)
+            replays = ruled is not None and self.reserved == "replay"
+            self._stated[candidate] = self._estimate(candidate, "replay") if replays else ruled
         return self._stated[candidate]
+
+    def _by_rule(self, candidate: Candidate) -> Estimate | None:
+        if candidate not in self._ruled:
+            self._ruled[candidate] = self._estimate(candidate, "rule")
+        return self._ruled[candidate]
 
     def _estimate(self, candidate: Candidate, reserved: ReservedBy) -> Estimate | None:
         self.estimates += 1

@@ -35,18 +35,22 @@ class MethodResult:
 def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodResult:
     """Search a method under each sharding, and return the result that ranks first; else that which misses by least.
 
-    ZeRO-3 is searched where no other fits.
+    ZeRO-3 is searched where no other fits. Shardings are compared by the rule for reserved memory, and by replays near
+    the device's limit where none fits by the rule: a replay under each takes longer than the rest of a plan.
     """
     if len(evaluators) == 1:
         return _confirmed(name, evaluators[0])
-    found: list[MethodResult] = []
-    for last in (False, True):
-        tried = [each for each in evaluators if (each.device.sharding == LAST) == last]
-        found += [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in tried]
-        for each in sorted((each for each in found if each.result.candidates), key=_place):
-            confirmed = _confirmed(name, each.evaluator)
-            if confirmed.result.candidates:
-                return confirmed
+    for by_rule_alone in (True, False):
+        found: list[MethodResult] = []
+        for last in (False, True):
+            tried = [each for each in evaluators if (each.device.sharding == LAST) == last]
+            for each in tried:
+                each.by_rule_alone = by_rule_alone
+            found += [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in tried]
+            for chosen in sorted((each for each in found if each.result.candidates), key=_place):
+                confirmed = _confirmed(name, chosen.evaluator)
+                if confirmed.result.candidates:
+                    return confirmed
     return min(found, key=_shortfall)
 
 
@@ -71,6 +75,7 @@ def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:
 
 
 def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
+    evaluator.by_rule_alone = False
     return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
 
 

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from functools import reduce
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE
@@ -72,8 +73,10 @@ class Coordinator:
         #: The places before which modules are skipped, with the elements that those use.
         self._skipped: list[tuple[int, Used]] = []
         self._passed = 0
-        #: Whether a prefetch of this pass was smaller because too many parameters were gathered.
-        self.is_limited = False
+        #: How many prefetches were smaller because too many parameters were gathered.
+        self.limited = 0
+        #: How many more elements can be gathered before any prefetch since this was set is another.
+        self.slack: float = inf
         #: Whether parameters that represent those of other copies were gathered outside of the copies, for one alone.
         self.is_apart = False
 
@@ -92,7 +95,6 @@ class Coordinator:
         self._queue = deque(self._trace)
         self._fetched_for = {}
         self._step = self._available = self._passed = 0
-        self.is_limited = False
 
     def record(self, modules: Iterable[Module], skipped: Iterable[tuple[int, Used]]) -> None:
         """Run the first pass, which gathers and releases each module by itself, for its order alone."""
@@ -209,9 +211,9 @@ class Coordinator:
         if self._mode == COMPLETE and self._bucket:
             left = self._max_live - self._available
             if left < self._bucket:
-                self.is_limited = True
+                self.limited += 1
             if left > 0 and queue:
-                self._gather_ahead(min(left, self._bucket))
+                self._gather_ahead(left)
         self._step = step + 1
 
     def _use(self, module: Module, *, recomputes: bool) -> None:
@@ -255,17 +257,18 @@ class Coordinator:
             fetched_for[each] = place
             known.add(each)
 
-    def _gather_ahead(self, most: int) -> None:
-        """Gather the next parameters, until they have as many elements."""
-        queue, fetched_for = self._queue, self._fetched_for
+    def _gather_ahead(self, left: int) -> None:
+        """Gather the next parameters, until they have as many elements as a bucket, or as are left to gather."""
+        queue, fetched_for, most = self._queue, self._fetched_for, min(left, self._bucket)
         chosen: dict[Partitioned, None] = {}
-        total = 0
+        total = before_last = 0
         while queue and total < most:
             each, place = queue.popleft()
             fetched_for[each] = place  # the order's places grow
             if each.state == PARTITIONED and each not in chosen:
                 chosen[each] = None
-                total += each.elements
+                before_last, total = total, total + each.elements
+        self.slack = min(self.slack, left - before_last)
         if chosen:
             self._gather([*chosen])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
@@ -240,10 +241,12 @@ class Gathering:
             self._live.in_copies = segment.copy is not None
             running = self._running
             before, at, sent, available = self._live.bytes, running.place, running.sent, running.available
+            limited, running.slack = running.limited, inf
             moments = self._moments(segment.events, segment.active)
             tracks.append(Track(segment, before, self._live.bytes, moments))
             if segment.copy is not None:
-                steady.compare(tracks[-1], running.sent - sent, running.available - available)
+                slack = -inf if running.limited > limited and running.available < available else running.slack
+                steady.compare(tracks[-1], running.sent - sent, running.available - available, slack)
                 if not steady.is_so:
                     self.is_steady = False
                     return tracks
@@ -328,11 +331,6 @@ class Gathering:
     def looks_ahead(self, window: int) -> bool:
         """Whether the modules after the copies of this window are prefetched."""
         return self._running.looks_ahead_to(self._ends[window])
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether a prefetch of this pass was smaller because too many parameters were gathered."""
-        return self._coordinator.is_limited or self._second.is_limited
 
     @cached_property
     def _ends(self) -> dict[int, int]:

@@ -25,13 +25,17 @@ class Steady:
         self._gathering, followed = gathering, gathering.followed
         self._before = followed.before
         self._slots = followed.slots if followed.skipped else {}
-        self._keeps = False
         self._state: Hashable = None
         self._done: Hashable = None
-        self._is_so = True
+        #: Whether all comparisons so far found the same.
+        self.is_so = True
 
-    def compare(self, track: Track, sent: int, available: int) -> None:
-        """Compare a copy that is next to the skipped ones with the one before it."""
+    def compare(self, track: Track, sent: int, available: int, slack: float) -> None:
+        """Compare a copy that is next to the skipped ones with the one before it.
+
+        Where each copy leaves more parameters gathered, the prefetches of a copy depend on how many came before, unless
+        there is `slack` for all of them.
+        """
         copy, before = track.segment.copy, self._before
         slot = None if copy is None else self._slots.get(copy)
         window = track.segment.window
@@ -42,17 +46,11 @@ class Steady:
         elif slot == last:
             state = self._gathering.state(slot if backward else slot + 1)
             self._done = _done(track, sent, available)
-            self._keeps = self._keeps or available != 0
             looks_ahead = window is None or self._gathering.looks_ahead(window)
-            self._is_so = self._is_so and state == self._state and not looks_ahead
+            is_alike = available * (self._gathering.followed.skipped + 1) < slack
+            self.is_so = self.is_so and state == self._state and not looks_ahead and is_alike
         elif slot == before:
-            self._keeps = self._keeps or available != 0
-            self._is_so = self._is_so and _done(track, sent, available) == self._done
-
-    @property
-    def is_so(self) -> bool:
-        """Whether all comparisons so far found the same. A prefetch that is limited depends on all before it."""
-        return self._is_so and not (self._keeps and self._gathering.is_limited)
+            self.is_so = self.is_so and _done(track, sent, available) == self._done
 
 
 def _done(track: Track, sent: int, available: int) -> Hashable:
