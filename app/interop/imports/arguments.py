@@ -86,7 +86,7 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         **_loss(keys, trainer),
     }
     if not TRAINERS[trainer].facts.generates:
-        keys.forget(["beta"])
+        keys.forget(["beta", "max_prompt_length", "max_completion_length"])  # a sequence has max_length tokens at most
     return unpadded(keys, "padding", {**training, **_declared(keys, training)})
 
 

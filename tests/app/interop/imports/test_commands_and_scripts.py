@@ -382,3 +382,11 @@ def test_the_model_of_a_reward_trainer_is_that_of_its_classifier():
 def test_a_model_that_the_command_names_is_asked_for_by_the_name_that_the_code_gives_it():
     with pytest.raises(PlanError, match=r"does not state model_args\.model_name_or_path: give a catalogue id"):
         read("SFTTrainer(model=model_args.model_name_or_path, args=training_args)")
+
+
+def test_the_lengths_of_prompts_and_answers_do_not_matter_to_a_trainer_that_does_not_generate():
+    config = "ORPOConfig(max_length=1024, max_prompt_length=512, max_completion_length=1024 // 2)"
+    found = read(f'model = AutoModelForCausalLM.from_pretrained("{LLAMA}")\nORPOTrainer(model=model, args={config})')
+    assert found.request["training"]["sequence_length"] == 1024
+    assert {"max_prompt_length", "max_completion_length"} <= {*found.without_effect}
+    assert "max_completion_length" not in found.request["training"]
