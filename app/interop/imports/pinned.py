@@ -11,11 +11,17 @@ from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.stack import DEFAULT_STACK, StackVersions
+from calculator.stack.releases import release
+from calculator.trainers.trl_sft.eras import CHUNKED, FUSED
 
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
 
 _PACKAGES = {each.name.replace("_", "[-_]"): each.name for each in declared(StackVersions)}
+
+#: The known release of each way in which SFTTrainer computes its loss, by the first release of it; before 0.24, the
+#: logits are all there too.
+_ERAS = ((FUSED, DEFAULT_STACK.trl), (CHUNKED, "1.9"), ((1, 0), "1.0"), ((0, 14), "0.24"))
 
 #: A pinned requirement, of pip or of a script's own metadata.
 _PIN = re.compile(rf"(?<![\w-])({'|'.join(_PACKAGES)})==(\d{{1,4}}(?:\.\d{{1,4}}){{1,2}})")
@@ -29,18 +35,30 @@ def pins(text: str) -> dict[str, str]:
     return found
 
 
-def stack_of(keys: Keys, request: dict[str, Any]) -> dict[str, str]:
-    """Return the pinned releases with which the request is still answered, and list the others."""
+def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) -> dict[str, str]:
+    """Return the pinned releases with which the request is still answered, and list the others.
+
+    In place of a release of TRL that is not known, a known one whose SFTTrainer computes the loss most like it.
+    `patches_trl`: whether the script replaces that.
+    """
     stack: dict[str, str] = {}
     refused = _refusals(request)
     for name, version in keys.script.pins.items():
         wrong = _refusals({**request, "stack": {**stack, name: version}}) - refused
-        if wrong:
-            instead = getattr(DEFAULT_STACK, name)
-            keys.miss(name.replace("_", "-"), version, f"{min(wrong)}: {instead} is used")
-        else:
+        if not wrong:
             stack[name] = version
+            continue
+        instead = getattr(DEFAULT_STACK, name)
+        like = _like(version) if name == "trl" and not patches_trl else instead
+        if like != instead and not _refusals({**request, "stack": {**stack, name: like}}) - refused:
+            stack[name] = instead = like
+        keys.miss(name.replace("_", "-"), version, f"{min(wrong)}: {instead} is used")
     return stack
+
+
+def _like(version: str) -> str:
+    """Return the known release of TRL whose SFTTrainer computes the loss most like a given one."""
+    return next((known for first, known in _ERAS if release(version)[:2] >= first), DEFAULT_STACK.trl)
 
 
 def _refusals(request: dict[str, Any]) -> set[str]:

@@ -77,7 +77,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         training = tasks.in_own_loop(keys, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
-    stack = stack_of(keys, request)
+    stack = stack_of(keys, request, patches_trl=is_unsloth)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if training.get("trainer") == "unsloth" else "")
 
