@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.trainers.trl import generated
 from calculator.trainers.trl.generating import GeneratingTrainer, clipped
 from calculator.trainers.trl_grpo.facts import FACTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
@@ -31,6 +34,16 @@ class TrlGrpo(GeneratingTrainer):
     facts = FACTS
     losses = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
     default_beta = 0.0
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what GRPOTrainer refuses, and what of it is not modelled."""
+        yield from GeneratingTrainer.problems(self, prepared)
+        if prepared.training.loss_type == "vespo" and prepared.training.use_vllm:
+            message = (
+                "GRPOTrainer refuses vespo with its default vllm_importance_sampling_mode, sequence_mask, which is the "
+                "one that is modelled: use another loss, or leave use_vllm out"
+            )
+            yield Problem(loc="training.loss_type", msg=message, input="vespo")
 
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the number of tokens, and the reference's log-probabilities."""

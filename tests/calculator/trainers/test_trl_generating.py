@@ -207,6 +207,7 @@ def test_scores_of_other_rows_are_alive_in_the_last_scoring_pass():
             {"use_vllm": True, "vllm_mode": "server", "vllm_gpu_memory_utilization": 0.2},
             "training.vllm_gpu_memory_utilization",
         ),
+        ({"loss_type": "vespo", "use_vllm": True}, "training.loss_type"),
     ],
 )
 def test_what_is_refused_names_its_field(changes, loc):
