@@ -155,10 +155,10 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
         yield from (f"! {warning}" for warning in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
-            spare = size(miss.card_fit.headroom_bytes)
-            yield f"The smallest card that fits it, {AMONG}: {miss.card.name}, with {spare} to spare in training."
+            card, spare = plan_text.smallest_card(miss), size(miss.card_fit.headroom_bytes)
+            yield f"The smallest card that fits it, {AMONG}: {card}, with {spare} to spare in training."
         else:
-            yield f"No single card fits it, {AMONG}."
+            yield f"{plan_text.no_card(miss)}, {AMONG}."
         if miss.why_no_shorter_sequence is not None:
             yield f"- {miss.why_no_shorter_sequence}"
     yield from (f"- {change.sentence}" for change in part.changes)

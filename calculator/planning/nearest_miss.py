@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from calculator.comparison.methods import cards
 from calculator.devices import Verdict, cuda_context, gpus
 from calculator.inference.multi_adapter import component_bytes, task_bytes
-from calculator.inputs.device import Device
 from calculator.planning.label import label
 from calculator.planning.reasons.reason import size
 from calculator.planning.relaxations import SHORTEST
@@ -47,7 +46,8 @@ class NearestMiss:
     why_no_shorter_sequence: str | None
     #: All tasks on the device, where they switch per request.
     footprint: MultiAdapterFootprint | None
-    #: The smallest card of the catalogue that it fits, of those that the figures are for; None where there is none.
+    #: The smallest card of the catalogue that it fits, of those that the figures are for, as many as the request has;
+    #: None where there is none.
     card: GPU | None
     #: The request on that card, in a dtype that the card supports.
     card_request: Request | None
@@ -97,11 +97,13 @@ def nearest_miss(
 def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
     """An evaluator on the smallest card that a candidate fits, of those that the figures are for.
 
-    Such cards use the same kernels, so that the candidate needs about the same memory on all of them.
+    Such cards use the same kernels, so that the candidate needs about the same memory on all of them. Several GPUs stay
+    as many, with their sharding.
     """
     modelled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    answer = _on(modelled[0], evaluator).stated(candidate)
-    for fit in cards(answer) if answer else ():
+    first = _on(modelled[0], evaluator)
+    answer = first.stated(candidate)
+    for fit in cards(answer, device=first.device) if answer else ():
         if fit.gpu in modelled and fit.verdict is Verdict.FITS:
             there = _on(fit.gpu, evaluator)
             if there.fits(candidate):
@@ -110,8 +112,9 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
 
 
 def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
-    """An evaluator on another card."""
-    return evaluator.other(device=Device(gpu=card.id))
+    """An evaluator on another card, whose price is not the one given, and on as many of it."""
+    device = replace(evaluator.device, gpu=card.id, memory_bytes=None, price_per_hour=None)
+    return evaluator.other(device=device)
 
 
 def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str | None:

@@ -54,7 +54,8 @@ COSTS = (
 #: How a sharding is chosen, where a request of several GPUs names none.
 CHOICE = (
     "A method's sharding is the one that ranks first; zero3, which divides what fsdp divides and sends more, is tried "
-    "where no other fits, and listed for the first configuration's method. With device.sharding, only that is tried."
+    "where no other fits, and listed for the first configuration's method. They are compared by the rule for reserved "
+    "memory where one fits by it. With device.sharding, only that is tried."
 )
 
 

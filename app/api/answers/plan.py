@@ -143,7 +143,9 @@ class MissAnswer(Answer):
         "If all tasks must be on the device at once, their memory; else null.", None
     )
     unhelped: str | None = described("Why no shorter sequence makes it fit; null if a shorter one does.", None)
-    smallest_gpu: str | None = described(f"The smallest GPU on which it fits, {AMONG}; null if there is none.", "a40")
+    smallest_gpu: str | None = described(
+        f"The smallest GPU on which it fits, {AMONG}, as many as the request has; null if there is none.", "a40"
+    )
     smallest_gpu_headroom_bytes: int | None = described("The headroom on that GPU.", 1_000_000_000)
     smallest_gpu_request: dict[str, Any] | None = described(
         "The request body for that GPU; its dtype is one in which the GPU computes.", {"device": {"gpu": "a40"}}

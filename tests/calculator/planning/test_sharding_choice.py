@@ -109,3 +109,17 @@ def test_a_task_of_a_sharded_training_adds_its_whole_adapter():
     of = {name: of_sharding(name).configurations for name in ("ddp", "fsdp", "zero3")}
     adapters = {each.task_bytes for part in of.values() for each in part if each.label.startswith("LoRA, r 16")}
     assert adapters == {11_272_192 * 4, 11_272_192 * 2}
+
+
+def test_the_smallest_card_of_a_miss_is_one_of_as_many_gpus():
+    device = {"gpu": "rtx-4090", "count": 8, "sharding": "zero3"}
+    miss = planned({"model": "meta-llama/Llama-3.1-405B", "device": device, "reserved": "rule"}).miss
+    assert (miss.card_request.device.count, miss.card_request.device.sharding) == (8, "zero3")
+    assert miss.card_fit.verdict is Verdict.FITS
+    assert estimate(replace(miss.card_request, device=miss.card_request.device.alone)).fit.verdict is not Verdict.FITS
+
+
+def test_shardings_are_compared_by_the_rule_and_the_chosen_one_is_replayed():
+    part = planned({**SMALL, "reserved": "replay"})
+    assert {each.estimate.reserved for each in part.configurations} == {"replay"}
+    assert all(each.estimate.fit.verdict is Verdict.FITS for each in part.configurations)
