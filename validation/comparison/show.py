@@ -84,9 +84,14 @@ def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace
 
 
 def fullest_rank(body: Any) -> int:
-    """The rank that an answer is about: those of a run under ZeRO's stages 1 and 2 differ; 0 for a refused request."""
+    """The rank that an answer is about; 0 for a refused request.
+
+    Those of a run under ZeRO's stages 1 and 2 differ. Without `reduce_scatter`, stage 3 pads the last one's gradients.
+    """
     try:
         request = parse_request(body)
+        if STAGES.get(request.device.sharding) == 3 and not request.training.zero.reduce_scatter:
+            return request.device.count - 1
         if STAGES.get(request.device.sharding) not in (1, 2):
             return 0
         check(request, model_of(request.model))
