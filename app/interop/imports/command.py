@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 #: The key that the reader of TRL's configurations gets the subcommand under.
 SUBCOMMAND = "trl command"
 
+#: The key that it gets the name of a script for images under.
+SCRIPT = "script"
+
 _NAMES = "sft|dpo|kto|reward|orpo|grpo|rloo"
-_COMMAND = re.compile(rf"(?m)^(?:[^#\n]*[ \t!])?(?:trl[ \t]+(?:{_NAMES})|(?:[\w./-]*/)?(?:{_NAMES})\.py)(?=\s|$)")
-_SCRIPT = re.compile(rf"(?:.*/)?({_NAMES})\.py")
+#: The scripts of TRL's examples: `gspo.py` has a loss of GRPOTrainer, and `dpo_online.py` a trainer of its own.
+_SCRIPTS = rf"(?:({_NAMES})(?!_online)|gspo)(?:_\w{{1,40}})?\.py"
+_COMMAND = re.compile(
+    rf"(?m)^(?:[^#\n]*[ \t!])?(?:trl[ \t]+(?:{_NAMES})|(?:[\w./-]*/)?{_SCRIPTS})(?=\s|$)"
+    r"|^[ \t!$]*(?:python3?|torchrun|deepspeed|accelerate[ \t]+launch)[ \t](?:[^#\n\\]|\\.|\\\n)*\.py(?=\s|$)"
+)
+_SCRIPT = re.compile(rf"(?:.*/)?{_SCRIPTS}")
 
 
 def is_command(text: str) -> bool:
-    """Whether a text is a command line that runs a trainer of TRL."""
+    """Whether a text is a command line that runs a trainer of TRL, or another script."""
     found = _COMMAND.search(text[:LONGEST])
     return found is not None and ":" not in text[: found.start()].replace("://", "")
 
@@ -56,10 +64,14 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
     for place, word in enumerate(words):
         script = _SCRIPT.fullmatch(word)
         if script:
-            return script[1], [*words[:place], *words[place + 1 :]]
+            images = [f"--{SCRIPT}={word.rpartition('/')[2]}"] if "_vlm" in script[0] else []
+            return script[1] or "grpo", [*words[:place], *words[place + 1 :], *images]
         if word.lstrip("!") == "trl" and place + 1 < len(words):
             return words[place + 1], [*words[:place], *words[place + 2 :]]
-    raise refusal("content", "runs no trainer of TRL", None)
+    script_of = next((word for word in words if word.endswith(".py")), None)
+    named = f"runs {script_of}, whose code decides what it trains" if script_of else "runs no trainer of TRL"
+    message = f"{named}: paste the code, or a command of trl {', '.join(_NAMES.split('|'))}"
+    raise refusal("content", message, script_of)
 
 
 def _keys(words: Iterable[str]) -> Iterator[tuple[str, Any]]:

@@ -44,6 +44,8 @@ _COMPILED = Feature(
     modelled="one in eager mode",
 )
 
+_OF_IMAGES = "The vision tower runs for each image of the dataset, and their tokens count in a sequence."
+
 #: Those of TrainingArguments, and of TRL.
 _TRL = (
     _COMPILED,
@@ -88,7 +90,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         ),
         Feature(
             keys=("processor_type",),
-            effect="The vision tower runs for each image of the dataset, and their tokens count in a sequence.",
+            effect=_OF_IMAGES,
             modelled="one with text only",
         ),
         Feature(
@@ -154,7 +156,10 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modelled="one that fine-tunes a single model",
         ),
     ),
-    "trl": _TRL,
+    "trl": (
+        *_TRL,
+        Feature(keys=("script",), effect=_OF_IMAGES, modelled="one with text only"),
+    ),
     "script": (
         *_TRL,
         Feature(

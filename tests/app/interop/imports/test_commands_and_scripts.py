@@ -401,3 +401,19 @@ def test_a_release_of_trl_that_is_not_known_is_read_as_the_one_with_the_loss_mos
     assert ("trl", f"trl {pinned} is not known: {used or '1.16'} is used") in [
         (each.key, each.why) for each in found.not_understood
     ]
+
+
+@pytest.mark.parametrize(
+    ("script", "trainer"), [("grpo_vlm", "trl-grpo"), ("gspo", "trl-grpo"), ("sft_gpt_oss", "trl-sft")]
+)
+def test_scripts_of_trls_examples_are_read_by_their_trainer(script, trainer):
+    launch = "accelerate launch \\\n  --num_processes 1 \\\n  "
+    found = read(f"{launch}examples/scripts/{script}.py \\\n  --model_name_or_path Qwen/Qwen3-4B --use_peft")
+    assert found.request["training"]["trainer"] == trainer
+    assert any(f"script: {script}.py" in warning for warning in found.warnings) == script.endswith("_vlm")
+
+
+@pytest.mark.parametrize("script", ["dpo_online", "distillation"])
+def test_a_script_of_another_trainer_is_refused_by_its_name(script):
+    with pytest.raises(PlanError, match=rf"runs examples/{script}\.py, whose code decides what it trains: paste"):
+        read(f"# a note\npython examples/{script}.py \\\n  --model_name_or_path Qwen/Qwen3-4B")
