@@ -41,7 +41,7 @@ def one_by_one(resident: Iterable[ResidentTensors]) -> list[ResidentTensor]:
     return repeated
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """What reading a tensor requests.
 
     Attributes:
@@ -81,7 +81,7 @@ class Loading:
         self._request([WARMUP], [rounded(warmup)])
         self.events.append(~0)
         reads = {tensor: self._read_of(tensor) for tensor in base}
-        by_name: list[ResidentTensor] = sorted(base, key=lambda tensor: tensor.name.split("."))
+        by_name: list[ResidentTensor] = sorted(base, key=self._key)
         self._recast(base, reads, self._read(by_name, reads))
         added = one_by_one(tensor for tensor in state if not tensor.base)
         self._request([tensor.name for tensor in added], [rounded(_size(tensor)) for tensor in added])
@@ -102,7 +102,11 @@ class Loading:
         """By how much a device of a size could be smaller before something else is requested."""
         return int(total - UNTOUCHED) - self.warmup
 
-    def _read(self, base: list[ResidentTensor], reads: dict[ResidentTensor, _Read]) -> dict[str, list[int]]:
+    def _key(self, tensor: ResidentTensor) -> list[str]:
+        """What orders the weights as they are read."""
+        return tensor.name.split(".")
+
+    def _read(self, base: list[ResidentTensor], reads: dict[ResidentTensor, Read]) -> dict[str, list[int]]:
         """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete.
 
         The result is the rows of the tensors that are to be cast, by name.
@@ -130,7 +134,7 @@ class Loading:
         self.events += dense
         return recast
 
-    def _read_layer(self, reads: list[_Read], dense: list[int], recast: dict[str, list[int]]) -> list[int]:
+    def _read_layer(self, reads: list[Read], dense: list[int], recast: dict[str, list[int]]) -> list[int]:
         """Read the weights of a layer once; the result is the frees of dense weights that the next one begins with."""
         for read in reads:
             if dense and not read.is_constant:
@@ -140,10 +144,10 @@ class Loading:
             self._request(read.names, read.sizes)
             dense += [~(start + row) for row in read.freed]
             if read.is_recast:
-                recast.setdefault(read.names[0], []).append(start + read.row)
+                recast.setdefault(read.names[read.row], []).append(start + read.row)
         return dense
 
-    def _read_of(self, tensor: ResidentTensor) -> _Read:
+    def _read_of(self, tensor: ResidentTensor) -> Read:
         packed, is_constant = _packed(tensor), tensor.component == "quantization_constants"
         whole = tensor.packed or not tensor.parameters
         sizes = [tensor.parameters * ITEMSIZE[self.training.dtype]] if packed else []
@@ -153,7 +157,7 @@ class Loading:
         if is_constant and tensor.dtype == "uint8":
             sizes.append(_size(tensor) * ITEMSIZE["float32"])
         row = len(sizes) - 1 if packed else 0
-        return _Read(
+        return Read(
             names=[tensor.name] * len(sizes),
             sizes=[*map(rounded, sizes)],
             row=row,
@@ -163,7 +167,7 @@ class Loading:
         )
 
     def _recast(
-        self, base: list[ResidentTensor], reads: dict[ResidentTensor, _Read], rows: dict[str, list[int]]
+        self, base: list[ResidentTensor], reads: dict[ResidentTensor, Read], rows: dict[str, list[int]]
     ) -> None:
         """Cast weights that were read in half precision and that a model prepared for training keeps in float32."""
         for group, count in layers(base) if rows else ():

@@ -18,11 +18,20 @@ from calculator.common.dtype import ITEMSIZE, DType
 from calculator.estimation.answer import Row
 from calculator.estimation.initialization import initialization_peak, offloaded_to_host, replaced_on_host
 from calculator.run.evaluation import PhasePeak
-from calculator.run.fused_experts import AT_MOST, TWICE, is_fused
+from calculator.run.fused_experts import (
+    CAST,
+    MOST_KEPT,
+    TWICE,
+    FusesExperts,
+    from_parts,
+    parts_of,
+    read_ahead,
+    until_moved,
+)
 from calculator.run.sharded_loading import sharding_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from calculator.inputs.run import RunSettings
@@ -105,7 +114,26 @@ class ModelLoading:
         if not self.reads_onto_gpu:
             rows = [_row(tensor.name, tensor.count, tensor.bytes) for tensor in self.resident.tensors]
             return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation="model.to(device)")
-        return _peak_of(Loading(self.resident.tensors, self.prepared.training), usable)
+        return max(self._of_reading_onto_gpu(usable), key=lambda moment: moment.bytes)
+
+    def _of_reading_onto_gpu(self, usable: int | None) -> Iterator[PhasePeak]:
+        """The peak of reading the weights, and that of fusing experts' where threads have read all."""
+        tensors, training, model_type = self.resident.tensors, self.prepared.training, self.prepared.model.model_type
+        if self.quantizes:
+            yield _peak_of(FusesExperts(tensors, training, model_type), usable)
+            return
+        yield _peak_of(Loading(tensors, training), usable)
+        fusing = read_ahead(self._in_files, training, model_type)
+        if fusing is not None:
+            yield PhasePeak(rows=_merged(fusing[0]), operation=fusing[1])
+
+    @property
+    def _in_files(self) -> Iterator[ResidentTensor]:
+        """The model's own tensors that its files have: weights, and buffers of the state dict."""
+        decoder = self.prepared.model.decoder
+        buffers = (each for layer in decoder.layers for each in layer.buffers if each.persistent)
+        names = {f"{decoder.name}.*.{each.name}" for each in buffers}
+        return (each for each in self.resident.tensors if each.base and (each.parameters or each.name in names))
 
     @property
     def host(self) -> HostPeak:
@@ -140,34 +168,55 @@ class ModelLoading:
             if cast > (count * ITEMSIZE[self.dtype] if casts else 0):
                 sentence = f"The mapped files in {self.stored}, and weights that {self._sharding} casts on the host."
                 return HostPeak(bytes=mapped + cast, file_bytes=mapped, sentence=sentence)
-            fused = self._fused_bytes(base)
-            if not casts:
-                sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
-                sentence += f" {TWICE}" * (fused > 0)
-                return HostPeak(bytes=mapped + fused, file_bytes=mapped, sentence=sentence)
-            sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
-            sentence += f" {AT_MOST}" * (fused > 0)
-            size = mapped + count * ITEMSIZE[self.dtype] + fused
-            return HostPeak(bytes=size, file_bytes=mapped, sentence=sentence)
+            if casts:
+                return self._of_cast(base, count, mapped)
+            return self._of_views(base, mapped)
         sentence = "The mapped files, which are read and copied to the GPU."
         if not casts:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
-        largest = max(tensor.parameters for tensor in base) * ITEMSIZE[self.dtype]
+        largest = max(tensor.parameters // self._parts(tensor) for tensor in base) * ITEMSIZE[self.dtype]
         temporary = largest * (1 if self.quantizes else WORKERS)
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
 
-    @property
-    def fused_on_gpu(self) -> int:
-        """The bytes of experts' weights that are fused on the GPU."""
-        base = [each for each in self.resident.tensors if each.base and each.parameters]
-        return self._fused_bytes(base) if self.reads_onto_gpu else 0
+    def _of_views(self, base: list[ResidentTensor], mapped: int) -> HostPeak:
+        """The bytes where nothing is cast: views of the files, and experts' weights that are fused."""
+        sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
+        fused = sum(each.parameters * each.count for each in self._fused(base)) * ITEMSIZE[self.dtype]
+        if not fused:
+            return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
+        sentence += f" {TWICE}"
+        if self.prepared.device.sharding not in ("none", "ddp") or self._packed_bytes:
+            return HostPeak(bytes=mapped + fused, file_bytes=mapped, sentence=sentence)
+        most = until_moved(base, self.prepared.model.model_type, ITEMSIZE[self.dtype])
+        return HostPeak(bytes=sum(most), file_bytes=most.mapped, sentence=sentence)
 
-    def _fused_bytes(self, base: Iterable[ResidentTensor]) -> int:
-        """The bytes of experts' weights that are fused."""
+    def _of_cast(self, base: list[ResidentTensor], count: int, mapped: int) -> HostPeak:
+        """The bytes where all `count` elements are cast on the host."""
+        fused = max((each.parameters for each in self._fused(base)), default=0) * ITEMSIZE[self.dtype]
+        sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
+        sentence += f" {CAST}" * (fused > 0)
+        size = mapped + count * ITEMSIZE[self.dtype] + fused
+        return HostPeak(bytes=size, file_bytes=mapped, sentence=sentence)
+
+    @property
+    def kept_by_malloc(self) -> int:
+        """The bytes of freed tensors that malloc may keep: casts of experts' weights that are not large."""
+        if self.reads_onto_gpu or self.stored == self.dtype:
+            return 0
+        fused = self._fused(each for each in self.resident.whole if each.base)
+        size = ITEMSIZE[self.dtype]
+        small = (each for each in fused if each.parameters // self._parts(each) * size < MOST_KEPT)
+        return sum(each.parameters * each.count for each in small) * size
+
+    def _parts(self, tensor: ResidentTensor) -> int:
+        """The tensors of the files that a weight is read from."""
         model_type = self.prepared.model.model_type
-        fused = (each for each in base if not each.in_checkpoint and is_fused(each.name, model_type))
-        return sum(each.parameters * each.count for each in fused) * ITEMSIZE[self.dtype]
+        return parts_of(tensor, model_type) if from_parts(tensor, model_type) else 1
+
+    def _fused(self, base: Iterable[ResidentTensor]) -> Iterator[ResidentTensor]:
+        """The weights of experts that are fused."""
+        return (each for each in base if from_parts(each, self.prepared.model.model_type))
 
     def _under_zero_init(self, base: list[ResidentTensor]) -> HostPeak:
         """The bytes where the first process alone reads the files, onto its GPU, from which the others get weights."""

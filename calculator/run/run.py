@@ -21,7 +21,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.per_parameter import tensors
 from calculator.run.answer import RunPhase, WholeRun
 from calculator.run.evaluation import Evaluation, PhasePeak
-from calculator.run.fused_experts import fusing_on_gpu
+from calculator.run.fused_experts import kept_by_malloc
 from calculator.run.generation_refusals import check_generation
 from calculator.run.loading import ModelLoading
 from calculator.run.merging import merge_peak
@@ -127,9 +127,9 @@ class _Run:
     @property
     def _of_experts(self) -> Iterator[str]:
         """What loading experts may need besides its figure."""
-        size = ModelLoading(self.resident, self.run, self._config).fused_on_gpu
+        size = ModelLoading(self.resident, self.run, self._config).kept_by_malloc
         if size:
-            yield fusing_on_gpu(size)
+            yield kept_by_malloc(size)
 
     @cached_property
     def unanswered(self) -> tuple[UnansweredPhase, ...]:

@@ -159,10 +159,12 @@ def _body(case: Case) -> Case:
 def _loading(case: Case) -> Case:
     from validation.sharding.loading import trace_sharding  # noqa: PLC0415  (a trace's process imports the libraries)
     from validation.tracing.initialization import trace_initialization  # noqa: PLC0415  (as above)
+    from validation.tracing.reading import trace_reading  # noqa: PLC0415  (as above)
 
     request = parse_run(case["request"])
     if request.estimate.device.sharding == "none":
-        return {"load_bytes": trace_initialization(request.estimate), "gathered_bytes": None}
+        trace = trace_initialization if "init_lora_weights" in case["request"]["method"] else trace_reading
+        return {"load_bytes": trace(request.estimate), "gathered_bytes": None}
     load, gathered = trace_sharding(_body(case))
     return {"load_bytes": load, "gathered_bytes": gathered if request.run.saves else 0}
 

@@ -47,6 +47,15 @@ def load(folder: str, dtype: str) -> Any:
     return model
 
 
+def move(folder: str, dtype: str) -> Any:
+    """Load a model, and read and free each weight as a move to a GPU does."""
+    model = from_pretrained(folder, dtype)
+    for parameter in model.parameters():
+        parameter.view(-1)[::512].sum()
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+    return model
+
+
 def gather(batches: int, shape: tuple[int, ...], steps: int | None) -> Any:
     """Gather batches of logits as the Trainer's evaluation does."""
     container = EvalLoopContainer()
@@ -79,7 +88,7 @@ def task(case: dict[str, Any]) -> Callable[[], Any]:
     """What a case measures."""
     if "merge" in case:
         return partial(merge, adapted(**case["merge"]))
-    return partial(load, **case["load"]) if "load" in case else partial(gather, **case["gather"])
+    return partial(move, **case["load"]) if "load" in case else partial(gather, **case["gather"])
 
 
 def main(case: dict[str, Any], tiny: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from validation.host.measure import (
     evaluation_cases,
+    experts_config,
     loading_cases,
     measured,
     merging_case,
@@ -44,14 +45,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print each case; the status is 1 if an error is above 3 %."""
     with TemporaryDirectory() as folder:
-        large, tiny, wide = Path(folder, "large"), Path(folder, "tiny"), Path(folder, "wide")
+        large, tiny, wide, fused = (Path(folder, name) for name in ("large", "tiny", "wide", "fused"))
         config, of_logits = model_config(args.hidden_size, args.layers), model_config(64, 1)
-        for each, where in ((config, large), (model_config(16, 1), tiny), (of_logits, wide)):
+        of_experts = experts_config(args.hidden_size, args.layers // 4)
+        models = {large: config, tiny: model_config(16, 1), wide: of_logits, fused: of_experts}
+        for where, each in models.items():
             write_model(each, where)
         if args.zero3:
             cases = zero_3_loading_cases(config, large)
             return int(max(_error(each.name, each.predicted, measured_on_node(each, tiny)) for each in cases) > MOST)
-        one = (*loading_cases(config, large), *evaluation_cases(4, 256, 32_000, 8), merging_case(config, large))
+        loads = (*loading_cases(config, large), *loading_cases(of_experts, fused))
+        one = (*loads, *evaluation_cases(4, 256, 32_000, 8), merging_case(config, large))
         several = (*node_loading_cases(config, large), *node_evaluation_cases(of_logits, wide, 64, 8))
         errors = [_error(case.name, case.predicted, measured(case, tiny)) for case in one]
         errors += [_error(case.name, case.predicted, measured_on_node(case, tiny)) for case in several]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from calculator.run.run import whole_run
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+#: glibc's malloc maps every tensor, and returns it when it is freed. It keeps what threads free otherwise.
+RETURNS_WHAT_IS_FREED = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,12 @@ def model_config(hidden_size: int, layers: int) -> dict[str, Any]:
     }
 
 
+def experts_config(hidden_size: int, layers: int) -> dict[str, Any]:
+    """The config of a Mixtral with that width and depth, whose experts are fused while it is loaded."""
+    experts = {"intermediate_size": 2 * hidden_size, "num_local_experts": 8, "num_experts_per_tok": 2}
+    return {**model_config(hidden_size, layers), "model_type": "mixtral", **experts}
+
+
 def write_model(config: dict[str, Any], folder: Path) -> None:
     """Write a model with these shapes in bfloat16."""
     own = AutoConfig.for_model(**config)
@@ -63,7 +74,7 @@ def loading_cases(config: dict[str, Any], folder: Path) -> Iterator[Case]:
         }
         predicted = whole_run(parse_run(body)).phases[0].host_bytes
         yield Case(
-            name=f"load bfloat16 as {dtype}",
+            name=f"load bfloat16 as {dtype}, {config['model_type']}",
             child={"load": {"folder": str(folder), "dtype": dtype}},
             predicted=predicted,
         )
@@ -103,5 +114,6 @@ def merging_case(config: dict[str, Any], folder: Path) -> Case:
 def measured(case: Case, tiny: Path) -> int:
     """Run a case in a process of its own; the bytes by which its resident set grew at most."""
     command = [sys.executable, "-m", "validation.host.child", json.dumps(case.child), str(tiny)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  our own interpreter
+    environment = {**os.environ, **RETURNS_WHAT_IS_FREED}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603  our own
     return int(json.loads(ran.stdout.splitlines()[-1])["bytes"])

@@ -26,7 +26,11 @@ class FromCheckpoint:
 
     def from_config(self, config: PreTrainedConfig, **given: Any) -> PreTrainedModel:
         """Load the checkpoint."""
-        model: PreTrainedModel = self._auto_model.from_pretrained(self._folder, config=config, **given)
+        return self.load(config=config, **given)
+
+    def load(self, **given: Any) -> PreTrainedModel:
+        """Load the checkpoint, by default with its own config, in its dtype."""
+        model: PreTrainedModel = self._auto_model.from_pretrained(self._folder, **given)
         return model
 
 

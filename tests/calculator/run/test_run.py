@@ -350,8 +350,14 @@ def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
     body = {"model": {"config": config}, "method": {"name": "lora", "target_modules": ["q_proj"]}}
     load = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "reserved": "rule"})).phases[0]
     assert load.host_bytes - load.host_file_bytes == 2 * 4 * 3 * 64 * 96 * 2
-    on_gpu = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "run": {"device_map": "auto"}}))
-    assert any("up to 294,912 bytes more" in each for each in on_gpu.warnings)
+    experts = 2 * 4 * 3 * 64 * 96
+    casts = {**body, "training": {"dtype": "float32", "sequence_length": 8}, "run": {"checkpoint_dtype": "bfloat16"}}
+    cast = whole_run(parse_run(casts))
+    assert cast.phases[0].needed_host_bytes == 2 * cast.phases[0].host_file_bytes + 4 * (4 * 2 * 64 * 96)
+    assert any(f"up to {4 * experts:,} bytes more" in each for each in cast.warnings)
+    on_gpu = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "run": {"device_map": "auto"}})).phases[0]
+    fused = [row for row in on_gpu.rows if row.name == "weights of experts before they are fused"]
+    assert [row.bytes for row in fused] == [2 * (4 * 2 * 64 * 96)]
 
 
 def test_a_merge_that_is_not_modelled_is_refused_with_the_settings_as_the_reason():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from validation.host.measure import loading_cases, measured, merging_case, model_config, write_model
+from validation.host.measure import experts_config, loading_cases, measured, merging_case, model_config, write_model
 from validation.host.several import node_evaluation_cases, node_loading_cases, zero_3_loading_cases
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -14,6 +14,15 @@ def test_a_load_that_casts_takes_the_mapped_file_and_the_weights(tmp_path):
     write_model(config, large)
     write_model(model_config(16, 1), tiny)
     _, cast = loading_cases(config, large)
+    assert measured(cast, tiny) == pytest.approx(cast.predicted, rel=0.03)
+
+
+def test_experts_that_are_cast_exist_twice_only_while_the_largest_is_fused(tmp_path):
+    fused, tiny = tmp_path / "fused", tmp_path / "tiny"
+    config = experts_config(512, 2)
+    write_model(config, fused)
+    write_model(model_config(16, 1), tiny)
+    _, cast = loading_cases(config, fused)
     assert measured(cast, tiny) == pytest.approx(cast.predicted, rel=0.03)
 
 
