@@ -17,7 +17,7 @@ from calculator.sharding.zero3.gather import Gather, upload
 from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.parameters import Live, Module, Partitioned
@@ -144,6 +144,15 @@ class Coordinator:
     def looks_ahead_to(self, place: int) -> bool:
         """Whether a module at a place, or one after it, is prefetched."""
         return self._is_complete and (not self._queue or self._queue[0][1] >= place)
+
+    def found(self) -> Hashable:
+        """What decides all that a pass gathers and releases, before it begins."""
+        return self._mode, self._live.bytes, self.state(lambda key: key), frozenset(self._persistent)
+
+    @property
+    def _persistent(self) -> Iterator[Key]:
+        """The parameters that are gathered of those that stay so."""
+        return (each.key for each in self.parameters if each.persists and each.state == GATHERED)
 
     def state(self, relative: Callable[[Key], Hashable]) -> Hashable:
         """What decides what is gathered and released next, with keys relative to a layer.

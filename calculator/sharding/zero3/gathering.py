@@ -154,17 +154,19 @@ class Gathering:
                 self._record()
             else:
                 started = self._live.bytes
-                self._micro_batches(count, micro_batches)
+                # In the first step, the order of modules is known after a micro-batch, and what is released after two.
+                is_enough = step == 0 and self._reuses and program.runs == 1 and not program.keeps
+                self._micro_batches(min(count, 2) if is_enough else count, micro_batches)
             if not self.is_steady:
                 return
             self._end_step()
-            if step == 1 and is_single and self._repeats_kept:
+            if step == 1 and is_single and self._reuses:
                 self.passes = [[*self._with_kept(self.passes[0], self._live.bytes - started)]]
                 return
 
     @property
-    def _repeats_kept(self) -> bool:
-        """Whether the next step gathers as the last one did, and differs in what a graph keeps alone."""
+    def _reuses(self) -> bool:
+        """Whether a micro-batch that finds what another found is not followed again. A graph may keep more in it."""
         return not self._pins and self.program.second_root is None
 
     def _with_kept(self, tracks: list[Track], kept: int) -> Iterator[Track]:
@@ -201,17 +203,24 @@ class Gathering:
 
     def _micro_batches(self, count: int, micro_batches: int) -> None:
         self.passes = []
+        found: Hashable = None
+        sent = 0
         for number in range(count):
-            before = self._gathered_bytes
+            before, found_before = self._gathered_bytes, found
             if not self._keeps_loss:
                 _free(self._kept)
             if number == 0 and self._generates:
                 self._generate()
-            self.passes.append(self._pass())
+            found = self._coordinator.found() if number and self._reuses and not self.program.keeps else None
+            if found is not None and found == found_before:
+                self.passes.append(self.passes[-1])
+            else:
+                self.passes.append(self._pass())
+                sent = self._gathered_bytes - before
             if not self.is_steady:
                 return
             alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
-            self.sent += alike * (self._gathered_bytes - before)
+            self.sent += alike * sent
 
     def _generate(self) -> None:
         """Gather the weights for `generate`, and partition all of them again."""

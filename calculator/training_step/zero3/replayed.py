@@ -71,8 +71,8 @@ class LoggedGathering(Gathering):
     """The steps of a run, all of whose layers are followed, with what each micro-batch of the last one gathers."""
 
     @property
-    def _repeats_kept(self) -> bool:
-        """The changes of the last step are logged."""
+    def _reuses(self) -> bool:
+        """The changes of every micro-batch are logged."""
         return False
 
     def _started(self) -> Live:

@@ -133,7 +133,7 @@ def test_a_step_that_keeps_what_its_graph_refers_to_is_that_of_one_step_more(mon
         body |= {"device": {"count": 2, "sharding": "zero3"}}
         monkeypatch.undo()
         few = figures(body)
-        monkeypatch.setattr(gathering.Gathering, "_repeats_kept", False)
+        monkeypatch.setattr(gathering.Gathering, "_reuses", False)
         assert few == figures(body)
 
 
