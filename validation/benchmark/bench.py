@@ -54,7 +54,9 @@ _CHECKPOINTED: dict[str, Any] = {"training": {"gradient_checkpointing": True}, "
 
 #: Timed estimates on several GPUs: the sharding and the method. Each is also timed with a further length.
 SHARDED: tuple[tuple[str, dict[str, Any]], ...] = tuple(
-    (sharding, method) for sharding in ("ddp", "fsdp", "zero1", "zero2", "zero3") for method in ({"name": "full"}, LORA)
+    (sharding, method)
+    for sharding in ("ddp", "fsdp", "zero1", "zero2", "zero3")
+    for method in ({"name": "full"}, LORA, {**QLORA, "quant_storage": "bfloat16"} if sharding == "fsdp" else QLORA)
 )
 
 #: The target for an estimate on several GPUs, in milliseconds where an iteration of a plain loop takes `PACE`.
