@@ -57,6 +57,13 @@ class Followed:
         """The place of each followed copy among them."""
         return {copy: slot for slot, copy in enumerate(self.numbers)}
 
+    @cached_property
+    def places(self) -> dict[int, tuple[int, int]]:
+        """The layers of the followed copies: for each, the layer like it in the first copy, and the copy's place."""
+        own = self.repetition
+        first = [own.numbers[at] for at in range(own.start, own.end)]
+        return {layer + copy * self.period: (layer, slot) for slot, copy in enumerate(self.numbers) for layer in first}
+
     def layers(self) -> frozenset[int]:
         """The numbers of the layers that are followed, those outside the copies included."""
         own = self.repetition

@@ -326,13 +326,12 @@ class Gathering:
 
     def state(self, slot: int) -> Hashable:
         """What decides what is gathered next, with layers counted from a followed copy on."""
-        followed = self.followed
+        places = self.followed.places
 
         def relative(key: Key) -> Hashable:
-            own = None if key.layer is None else followed.copy_of(key.layer)
-            if own is None or key.layer is None:
-                return key
-            return key.name, key.layer - own * followed.period, followed.slots[own] - slot
+            name, layer = key
+            place = None if layer is None else places.get(layer)
+            return key if place is None else (name, place[0], place[1] - slot)
 
         pinned = frozenset(relative(parameter.key) for _, parameter in self._recomputed)
         return self._running.state(relative), pinned
