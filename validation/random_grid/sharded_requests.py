@@ -59,6 +59,8 @@ LORA: Options = {
     "lora_dropout": (0.35, (0.1,)),
     "target_modules": (0.9, ("all-linear",)),
     "bias": (0.1, ("all", "lora_only")),
+    "use_dora": (0.2, (True,)),
+    "lora_bias": (0.1, (True,)),
 }
 
 QLORA: Options = {
