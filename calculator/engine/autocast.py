@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
 from calculator.engine.autograd import AccumulateGrad, Mark, Node
-from calculator.engine.tape import LeafTensor
+from calculator.engine.tape import LeafTensor, TransposedTensor, transposed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def cast_to(x: Tensor, dtype: DType, name: str) -> Tensor:
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name + COPY, node)
     out.merged = x.merged or is_expanded(x)
-    return out
+    return transposed(out) if isinstance(x, TransposedTensor) else out
 
 
 def is_expanded(x: Tensor) -> bool:

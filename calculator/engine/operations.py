@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
-from calculator.engine.tape import SlicedTensor, Tensor
+from calculator.engine.tape import SlicedTensor, Tensor, TransposedTensor, transposed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +164,7 @@ def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name, node)
     out.merged = x.merged or is_expanded(x)
-    return out
+    return transposed(out) if isinstance(x, TransposedTensor) else out
 
 
 def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -357,7 +357,7 @@ def dropout(x: Tensor, probability: float, name: str) -> Tensor:
     mask = x.tape.new(x.shape, "bool", f"{name}, mask")
     if node is not None:
         node.save(mask)
-    return out
+    return transposed(out) if isinstance(x, TransposedTensor) else out
 
 
 def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Node, saves_factors
-from calculator.engine.operations import contiguous, result_type
+from calculator.engine.operations import contiguous, permute, result_type, view
 from calculator.engine.tape import SlicedTensor
 
 if TYPE_CHECKING:
@@ -117,6 +117,28 @@ def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
 @saves_factors(1, 0)
 def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
+
+
+def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:
+    """weight @ x of a matrix and (batch, in_features, positions): (batch, out_features, positions).
+
+    A trained matrix is multiplied with the transposed rows, and the result is copied to be transposed back.
+    Source: aten/src/ATen/native/LinearAlgebra.cpp, should_fold and _matmul_impl.
+    """
+    batch, _, length = x.shape
+    shape = (batch, weight.shape[0], length)
+    given = (weight, x)  # a call's arguments stay until it returns
+    if x.tape.autocast is not None:
+        weight, x = x.tape.autocast.cast_factors(*given, ("weight", "input"))
+    if not weight.edge:
+        return bmm(x, weight, shape, name)
+    product = addmm(view(x, (batch, length, x.shape[1])), weight, None, shape[1], name)
+    return contiguous(positions_last(product, shape), f"{name}, transposed")
+
+
+def positions_last(product: Tensor, shape: Shape) -> Tensor:
+    """A product of rows, (batch, positions, features), transposed: the gradient of several sequences is copied."""
+    return view(product, shape) if shape[0] == 1 else permute(product, shape)
 
 
 def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:

@@ -204,6 +204,21 @@ class SlicedTensor(Tensor):
     __slots__ = ()
 
 
+class TransposedTensor(SlicedTensor):
+    """A transposed tensor of several sequences, whose layout elementwise operations keep."""
+
+    __slots__ = ()
+
+
+def transposed(x: Tensor) -> Tensor:
+    """The same tensor as one that is transposed, unless it is of a single sequence."""
+    if x.shape[0] == 1:
+        return x
+    out = TransposedTensor(x.tape, x.storage, x.shape, x.dtype, None)
+    out.edge = x.edge
+    return out
+
+
 class LeafTensor(Tensor):
     """A tensor that requires a gradient, in code that records no graph. Autocast reads that it does."""
 

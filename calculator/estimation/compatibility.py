@@ -308,8 +308,11 @@ def most_positions(model: Model) -> int | None:
     """The number of positions that a model can run; None if it is not bounded.
 
     It is bounded by learned position embeddings, the second embedding outside the layers apart from Gemma's inputs of
-    each layer, or by the family's attention bias.
+    each layer, by the family's attention bias, or by what is followed of layers that run position by position.
     """
+    followed = forward_of(model).positions_followed
+    if followed is not None:
+        return followed
     tables = [
         part
         for part in model.outer.values()
@@ -317,6 +320,12 @@ def most_positions(model: Model) -> int | None:
     ]
     bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
     return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
+
+
+def _bound(model: Model, most: int) -> str:
+    if forward_of(model).positions_followed is None:
+        return f"the model has {most:,} only"
+    return f"{model.model_type} runs one position after the other, which is followed up to {most:,}: set at most that"
 
 
 def within_positions(request: Request, model: Model) -> Request:
@@ -362,7 +371,7 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
         including = f", {virtual:,} of them virtual tokens" if virtual else ""
         yield Problem(
             loc="training.sequence_length",
-            msg=f"{length:,} positions are needed{including}; the model has {most:,} only",
+            msg=f"{length:,} positions are needed{including}; {_bound(model, most)}",
             input=request.training.sequence_length,
         )
 

@@ -50,6 +50,7 @@ FOLDERS = (
     "idefics3",
     "internvl",
     "jais2",
+    "jamba",
     "lfm2",
     "llama",
     "llama4",

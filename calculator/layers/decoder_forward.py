@@ -324,6 +324,9 @@ class DecoderForward:
     #: Whether the code fails on inputs longer than max_position_embeddings.
     limited_to_max_positions: bool = False
 
+    #: The most positions for which layers are followed that run one position after the other; None without such layers.
+    positions_followed: int | None = None
+
     #: Why flash_attention_2 is refused for a config, or None.
     refuses_flash: Callable[[Config], str | None] = never_refused
 

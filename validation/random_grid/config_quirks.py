@@ -22,6 +22,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "internvl": vision_quirks.with_scaled_tower,
     "internlm3": text_quirks.same_biases,
     "iquestcoder": text_quirks.without_window,
+    "jamba": hybrid_quirks.jamba,
     "lfm2": hybrid_quirks.with_convolutions,
     "lfm2_moe": hybrid_quirks.with_listed_convolutions,
     "llama4": lambda config, draw: {"text_config": text_quirks.with_chunks(config, draw)},

@@ -119,3 +119,20 @@ def mamba2(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     }
     kept = {key: value for key, value in config.items() if key != "use_cache"}
     return {**kept, **sizes, "hidden_size": sizes["num_heads"] * head // expand}
+
+
+def jamba(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Draw sizes of Mamba, and which layers attend or have experts."""
+    rng = draw.rng
+    every, sparse = rng.randint(1, 3), rng.randint(1, 3)
+    sizes = {
+        "mamba_d_state": rng.choice([4, 8, 16]),
+        "mamba_d_conv": rng.choice([2, 4]),
+        "mamba_expand": rng.choice([1, 2]),
+        "mamba_dt_rank": rng.choice(["auto", 5, 24]),
+        "attn_layer_period": every,
+        "attn_layer_offset": rng.randrange(every),
+        "expert_layer_period": sparse,
+        "expert_layer_offset": rng.randrange(sparse),
+    }
+    return {**config, **sizes}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Linear layers whose class returns a tuple, which PEFT's layers can't adapt, by model_type.
 #: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
-ROUTERS: dict[str, str] = {"llama4": "router", "llama4_text": "router", "phimoe": "router"}
+ROUTERS: dict[str, str] = {"jamba": "router", "llama4": "router", "llama4_text": "router", "phimoe": "router"}
 
 #: The ends of linear layers whose module PEFT can't adapt, only the layer inside it, by model_type.
 #: Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4ClippableLinear.
@@ -27,6 +27,10 @@ WRAPPED: dict[str, str] = {"gemma4": ".linear"}
 _MAMBA_MODELS = ("falcon_h1", "mamba2", "nemotron_h")
 _MAMBA_METHODS = ("LORA", "ADALORA", "RANDLORA")
 _MAMBA_NAMES = ("out_proj", "conv1d")
+
+#: The linear layers of models whose code multiplies with their weight itself, unless they are quantized.
+#: Source: transformers/models/jamba/modeling_jamba.py, JambaMambaMixer.
+UNCALLED: dict[str, tuple[str, ...]] = {"jamba": ("dt_proj",)}
 
 #: The names of attention modules in the families: self_attn, attention, SelfAttention, attn, ...
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
@@ -72,6 +76,11 @@ def names_of_mamba(method: TargetedMethod, model: Model) -> tuple[str, ...]:
     """The names of modules that PEFT refuses because the model is one of Mamba."""
     refused = model.model_type in _MAMBA_MODELS and method.facts.peft_type in _MAMBA_METHODS
     return _MAMBA_NAMES if refused else ()
+
+
+def uncalled(method: TargetedMethod, model: Model) -> tuple[str, ...]:
+    """The names of layers that the model does not call, so that what a method adds to them is not used."""
+    return () if method.quantizes_base else UNCALLED.get(model.model_type, ())
 
 
 def wrapped(names: Iterable[str], model: Model) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ class TargetedMethod(Method, ABC):
     def refused_names(self, model: Model) -> tuple[str, ...]:
         """Names that are refused although PEFT or the model has modules of that name."""
         router = matching.ROUTERS.get(model.model_type)
-        return (*((router,) if router else ()), *matching.names_of_mamba(self, model))
+        return (*((router,) if router else ()), *matching.names_of_mamba(self, model), *matching.uncalled(self, model))
 
     def usual_targets(self, model: Model) -> tuple[str, ...]:
         """Names that a refusal proposes."""

@@ -13,6 +13,7 @@ from calculator.methods.targeted.matching import (
     names_of_mamba,
     proposed,
     target_names,
+    uncalled,
     way_out,
     wrapped,
 )
@@ -51,7 +52,7 @@ def check(method: TargetedMethod, model: Model) -> None:
     own = [*method.own_problems(model, adaptable)]
     if not found and not problems and not own and method.needs_modules:
         problems.append(_unmatched(method, model, names))
-    problems += [*own, *_of_mamba(method, model, found)]
+    problems += [*own, *_of_mamba(method, model, found), *_uncalled(method, model, found)]
     problems += [*_not_adaptable(method, found), *_routers(method, model, found)]
     if problems:
         raise PlanError(*problems)
@@ -153,6 +154,15 @@ def _of_mamba(method: TargetedMethod, model: Model, found: Iterable[str]) -> Ite
     names = [name for name in refused if any(is_named(path, (name,)) for path in found)]
     if names:
         message = f"PEFT does not adapt {', '.join(names)} of {model.model_type}: {way_out(method, model)}"
+        yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
+
+
+def _uncalled(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+    """A layer that the model does not call, for which PEFT makes an adapter that is not trained."""
+    names = [name for name in uncalled(method, model) if any(is_named(path, (name,)) for path in found)]
+    if names:
+        reason = f"{model.model_type} multiplies with the weight of {', '.join(names)} itself"
+        message = f"{reason}, so that an adapter of it is not trained, which is not modelled: {way_out(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
