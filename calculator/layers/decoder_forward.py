@@ -245,9 +245,6 @@ class DecoderForward:
     #: The ids of the decoder's tokens to the input of its first layer; None if there is no encoder.
     target: Callable[[Context, Tensor], Tensor] | None = None
 
-    #: Whether `generate` of the family is its own, which is not modelled.
-    own_generate: str = ""
-
     #: The tokens of the generation config for which `generate` has tensors, and whether it forces the last one.
     special_tokens: tuple[str, ...] = ("bos", "eos", "pad")
     forces_eos: bool = False

@@ -14,6 +14,7 @@ from calculator.families import forward_of
 from calculator.run.gathered import OfRow
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.transformers.loop import Transformers
+from calculator.training_step.audio_generation import AudioGeneration, prompt_tokens
 from calculator.training_step.next_token import GreedySearch
 from calculator.training_step.rollout import Rollout
 from calculator.training_step.seq2seq_generation import Seq2SeqGeneration
@@ -91,6 +92,8 @@ def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tupl
     `is_first`: whether no other batch of the evaluation ran before it.
     """
     training, tokens = prepared.training, most_tokens(run)
+    if prepared.model.hears:
+        return AudioGeneration(prepared).passes(prompt_tokens(prepared.model) + tokens)
     if prepared.model.encoder_layers:
         return Seq2SeqGeneration(prepared).passes(tokens)
     prompt = named(training.sequence_length, "S")

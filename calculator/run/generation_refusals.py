@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
-from calculator.families import forward_of, has_no_length
+from calculator.families import has_no_length
 from calculator.layers.masks import is_recurrent
 from calculator.run.generation import most_tokens
+from calculator.training_step.audio_generation import prompt_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.inputs.run import RunSettings
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.request import RunRequest
@@ -53,10 +55,6 @@ def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
     if not run.generates:
         return
     model, length = prepared.model, prepared.given.sequence_length
-    own = forward_of(model).own_generate
-    if own:
-        message = f"generation of {model.model_type} is not modelled, {own}: use false"
-        raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
     if has_no_length(model):
         message = "no layer attends, and generate finds no length of the cache: use false"
         raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
@@ -73,7 +71,20 @@ def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
     if not model.encoder_layers and most_tokens(run) <= length:
         message = f"counts the prompt of {length:,} tokens (training.sequence_length) too: give {length + 1:,} or more"
         raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))
+    if model.hears:
+        _check_audio(run, model)
+        return
     positions = model.config.get("max_position_embeddings")
     if model.encoder_layers and positions is not None and most_tokens(run) > positions:
         message = f"the model has {positions:,} positions (max_position_embeddings): use at most that many"
+        raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))
+
+
+def _check_audio(run: RunSettings, model: Model) -> None:
+    positions, first = model.config["max_position_embeddings"], prompt_tokens(model)
+    if most_tokens(run) > positions - first:
+        message = (
+            f"the decoder has {positions:,} positions (max_target_positions), of which {first} are of the tokens that"
+            f" it starts with: use at most {positions - first:,}"
+        )
         raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))

@@ -94,13 +94,22 @@ GENERATES_UNDER_FSDP = (
 OF_TARGET = "The tokens of generation_max_length are those of the target, with the one that it starts with."
 
 
+#: Source: transformers/models/whisper/generation_whisper.py, WhisperGenerationMixin.generate.
+OF_AUDIO = (
+    "The decoder starts with the tokens of a language and a task, without timestamps, which generation_max_length does"
+    " not count, and generate suppresses the tokens that OpenAI's checkpoints list."
+)
+
+
 def of_generation(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
     """Yield what generation in evaluation means for the figures."""
     if run.generates:
         yield GENERATES
         if prepared.device.sharding == "fsdp":
             yield GENERATES_UNDER_FSDP
-        if prepared.model.encoder_layers:
+        if prepared.model.hears:
+            yield OF_AUDIO
+        elif prepared.model.encoder_layers:
             yield OF_TARGET
 
 

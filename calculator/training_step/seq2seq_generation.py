@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 class Seq2SeqGeneration:
     """Greedy search for the target of a batch. `prepared` states the rows, and the length of the source.
 
-    `wrapped_dtype` is that of autocast around the model's forward pass.
+    `wrapped_dtype` is that of autocast around the model's forward pass, and `prompt` the tokens that the decoder starts
+    with.
     """
 
-    __slots__ = ("_cached", "_encoded", "encodes", "prepared", "wrapped_dtype")
+    __slots__ = ("_cached", "_encoded", "encodes", "prepared", "prompt", "wrapped_dtype")
 
     def __init__(self, prepared: PreparedModel) -> None:
         training, source = prepared.training, prepared.training.sequence_length
@@ -52,34 +53,49 @@ class Seq2SeqGeneration:
         #: The model in its encoder's pass, and in the passes of the decoder.
         self.encodes = prepared.for_run(training.generating(source, None), prepared.device)
         self.prepared = prepared.for_run(training.generating(source, self.wrapped_dtype), prepared.device)
+        self.prompt = ONE
         self._encoded: tuple[Shape, DType] = (), "float32"
         self._cached: Shapes = []
 
     def passes(self, tokens: int) -> tuple[PassPeak, ...]:
         """Return the encoder's pass, and the decoder's first, second and last up to a number of tokens.
 
-        They include the token that the decoder starts with.
+        They include those that the decoder starts with.
         """
-        ran = [self._encode(), self._decode(named(0, "0"), is_last=tokens == 2)]
-        if tokens > 2:
-            ran.append(self._decode(named(1, "1"), is_last=tokens == 3))
-        if tokens > 3:
-            ran.append(self._decode(named(tokens - 2, "generation_max_length - 2"), is_last=True))
+        first = int(self.prompt)
+        ran = [self._encode(), self._decode(named(0, "0"), is_last=tokens == first + 1)]
+        if tokens > first + 1:
+            ran.append(self._decode(named(first, str(self.prompt)), is_last=tokens == first + 2))
+        if tokens > first + 2:
+            ran.append(self._decode(named(tokens - 2, "tokens - 2"), is_last=True))
         return tuple(ran)
+
+    def kept(self, context: Context) -> list[Tensor]:
+        """Make what the callers of `generate` refer to besides the batch."""
+        return special_tokens(context)
+
+    def loop(self, context: Context) -> TargetLoop:
+        """Begin greedy search."""
+        return TargetLoop(context)
+
+    def source(self, context: Context) -> Tensor:
+        """Return the encoder's input."""
+        return Tensor(context.tape, None, (context.batch, context.length), "int64", None)
 
     @without_frame_snapshots
     def _encode(self) -> PassPeak:
         context = self._context(self.encodes)
         layers = self.encodes.model.encoder_layers
         context.repetition = Repetition(numbers=tuple(range(layers)), start=layers, end=layers, copies=0)
-        kept = special_tokens(context)
+        source = self.source(context)
+        kept = self.kept(context)
         context.forward = seq2seq.encoder_forward(context.forward)
         start = len(context.tape.events)
-        encoded = decoder(context, Tensor(context.tape, None, (context.batch, context.length), "int64", None))
+        encoded = decoder(context, source)
         self._encoded = encoded.shape, encoded.dtype
         context.release()
         found = _measured(context.tape, start)
-        del kept, encoded
+        del kept, encoded, source
         return found
 
     @without_frame_snapshots
@@ -89,15 +105,16 @@ class Seq2SeqGeneration:
         layers, count = self.prepared.model.encoder_layers, len(context.layers)
         context.repetition = Repetition(numbers=tuple(range(layers, count)), start=count - layers, end=count, copies=0)
         context.forward = seq2seq.decoder_forward(context.forward)
-        loop = _Loop(context)
+        inputs = self.source(context)
+        loop = self.loop(context)
         encoded = tape.new(*self._encoded, "encoder's output")
         loop.starts(context, is_last=is_last)
-        context.past, context.length = past, ONE
+        context.past, context.length = past, ONE if past else self.prompt
         context.cache = self._cache(context, past)
         if past:
             loop.after_first_token(context)
         start = len(tape.events)
-        context.decoder_ids = tape.new((context.batch, ONE), "int64", "decoder_input_ids")
+        context.decoder_ids = tape.new((context.batch, context.length), "int64", "decoder_input_ids")
         with autocast.region(tape, self.wrapped_dtype):
             seq2seq.attend_to(context, encoded, source)
             logits = self._logits(context, context.decoder_ids)
@@ -112,7 +129,7 @@ class Seq2SeqGeneration:
         if not past:
             self._cached = [[(each.shape, each.dtype) for each in pair] for pair in context.cache.kept]
         found = _measured(tape, start)
-        del loop, encoded
+        del loop, encoded, inputs
         return found
 
     def _cache(self, context: Context, past: Dim) -> Cache:
@@ -140,7 +157,7 @@ class Seq2SeqGeneration:
         return context
 
 
-class _Loop(GreedySearch):
+class TargetLoop(GreedySearch):
     """Greedy search for a target, whose first token is that of every row."""
 
     __slots__ = ("first", "forced", "forces", "rows")

@@ -37,6 +37,6 @@ def trace_sharded_evaluation(body: dict[str, Any], run: RunSettings) -> ShardedE
     with launched_run(recipe, parse_sharding(body, device.sharding, device.count), 0) as launched:
         evaluate_after(max(2, launched.engine.warm_up_steps + 1), launched.run.trainer, run, recipe.request)
         traced = ShardedEvaluation(*launched)
-        with whole_sequences(run):
+        with whole_sequences(run, recipe.request):
             traced.run()
     return traced

@@ -8,10 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import torch
+from transformers.models.whisper import generation_whisper
 from transformers.trainer_utils import IntervalStrategy
 
+from calculator.estimation.estimate import model_of
 from calculator.run.generation import most_tokens
 from calculator.trainers.trl import generated
+from calculator.training_step.audio_generation import ENGLISH_PROMPT, prompt_tokens
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
@@ -22,8 +26,7 @@ from validation.tracing.trainer_step import TrainerStep
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
-
+    from calculator.architecture.model import Model
     from calculator.estimation.request import Request
     from calculator.inputs.run import RunSettings
     from calculator.inputs.training import Training
@@ -64,17 +67,33 @@ class TracedEvaluation(TrainerStep):
 
 
 @contextmanager
-def whole_sequences(run: RunSettings) -> Iterator[None]:
-    """Let `generate` end at the most tokens: no token is that of an end, as tokens have no values."""
+def whole_sequences(run: RunSettings, request: Request) -> Iterator[None]:
+    """Let `generate` end at the most tokens: no token is that of an end, as tokens have no values.
+
+    Whisper's reads the tokens after that, in place of which it gets ones in host memory, until it pads them.
+    """
     if not run.generates:
         yield
         return
-    most = most_tokens(run)
+    model = model_of(request.model)
+    most = most_tokens(run) + (prompt_tokens(model) if model.hears else 0)
 
     def stop(_: Any, unfinished: torch.Tensor, tokens: torch.Tensor, length: int) -> bool:
         return length >= most
 
-    with mock.patch("transformers.generation.utils.StopCheck.__call__", stop):
+    def known(_: Any, seek_outputs: torch.Tensor, decoder_input_ids: torch.Tensor, **__: Any) -> Any:
+        count = seek_outputs.shape[1] - decoder_input_ids.shape[1]
+        return [torch.ones(count, dtype=torch.long)] * len(seek_outputs), seek_outputs
+
+    def padded(*args: Any, device: torch.device, **kwargs: Any) -> torch.Tensor:
+        return pad(*args, device=torch.device("cpu"), **kwargs).to(device)
+
+    pad = generation_whisper._pad_to_max_length
+    with (
+        mock.patch("transformers.generation.utils.StopCheck.__call__", stop),
+        mock.patch.object(generation_whisper.WhisperGenerationMixin, "_postprocess_outputs", known),
+        mock.patch.object(generation_whisper, "_pad_to_max_length", padded),
+    ):
         yield
 
 
@@ -91,9 +110,20 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
         built = build_run(recipe, folder)
         evaluate_after(1, built.trainer, run, recipe.request)
         traced = TracedEvaluation(built)
-        with patched_model_code(), whole_sequences(run):
+        with patched_model_code(), whole_sequences(run, recipe.request):
             traced.run()
     return traced
+
+
+def _set_language(wrapped: Any, model: Model) -> None:
+    """Give the generation config of a model of audio the fields of OpenAI's checkpoints, a language and a task."""
+    own = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    fields: dict[str, Any] = {"no_timestamps_token_id": 4, "suppress_tokens": [5, 6], "begin_suppress_tokens": [7, 8]}
+    if prompt_tokens(model) > ENGLISH_PROMPT:
+        of_tokens = {"lang_to_id": {"<|en|>": 1}, "task_to_id": {"transcribe": 2, "translate": 3}}
+        fields |= {"is_multilingual": True, "language": "en", "task": "transcribe", **of_tokens}
+    for name, value in fields.items():
+        setattr(own.generation_config, name, value)
 
 
 def _rows_by_labels(training: Training) -> list[int]:
@@ -125,6 +155,8 @@ def evaluate_after(steps: int, trainer: Any, run: RunSettings, request: Request)
     }
     for name, value in settings.items():
         setattr(trainer.args, name, value)
+    if model_of(request.model).hears:
+        _set_language(trainer.model, model_of(request.model))
     if hasattr(trainer, "num_generations_eval"):
         together = run.per_device_eval_batch_size * ranks
         trainer.num_generations_eval = generated.completions_in_evaluation(training, together, ranks)

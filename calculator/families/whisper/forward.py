@@ -16,7 +16,7 @@ from calculator.layers.activation import activation
 from calculator.layers.cache import Cache
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.encoder import no_tables
-from calculator.layers.seq2seq import shift_labels
+from calculator.layers.seq2seq import encoder_pair, shift_labels
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -120,13 +120,8 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
     context.set_scope(scope)
     query_states = ops.scale(query_states, "query, scaled")
     query_states = _by_heads(query_states, heads, "query, by heads")
-    key_states = modules[f"{name}.k_proj"](current)
-    context.set_scope(scope)
-    key_states = _by_heads(key_states, heads, "key, by heads")
-    value_states = modules[f"{name}.v_proj"](current)
-    context.set_scope(scope)
-    value_states = _by_heads(value_states, heads, "value, by heads")
-    key_states, value_states = context.update_cache(key_states, value_states)
+    cached = encoder_pair(context) if crosses else None
+    key_states, value_states = cached or _keys_and_values(context, modules, name, current, heads)
     causal = context.is_causal
     context.is_causal = causal and not crosses
     attn_output = attention.attend(context, query_states, key_states, value_states)
@@ -134,11 +129,24 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
     return modules[f"{name}.out_proj"](attn_output)
 
 
+def _keys_and_values(
+    context: Context, modules: LayerModules, name: str, current: Tensor, heads: int
+) -> tuple[Tensor, ...]:
+    scope = f"{modules.prefix}{name}: "
+    key_states = modules[f"{name}.k_proj"](current)
+    context.set_scope(scope)
+    key_states = _by_heads(key_states, heads, "key, by heads")
+    value_states = modules[f"{name}.v_proj"](current)
+    context.set_scope(scope)
+    value_states = _by_heads(value_states, heads, "value, by heads")
+    return context.update_cache(key_states, value_states)
+
+
 def _by_heads(x: Tensor, heads: int, name: str) -> Tensor:
-    """View (batch, sequence, hidden_size) by heads and copy it in that order; a single head has that order."""
+    """View (batch, sequence, hidden_size) by heads and copy it in that order, which a single head or token has."""
     batch, length, width = x.shape
     shape = (batch, heads, length, width // heads)
-    return ops.view(x, shape) if heads == 1 else ops.contiguous(ops.permute(x, shape), name)
+    return ops.view(x, shape) if 1 in (heads, length) else ops.contiguous(ops.permute(x, shape), name)
 
 
 def _feed_forward(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -164,7 +172,7 @@ WHISPER = DecoderForward(
     encoded=_encoded,
     target=_target,
     takes_positions=False,
-    own_generate="whose generate is its own: it cuts audio into segments and decides by tokens how often it runs",
+    special_tokens=("bos", "eos", "pad", "decoder_start"),
     final_norm=final(norms.layer_norm, "model.decoder.layer_norm"),
     is_causal=False,
 )
