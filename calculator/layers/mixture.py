@@ -56,7 +56,13 @@ class Mixture:
 
     def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         """Run the router: weights, indices, logits, and what stays alive with them."""
-        chosen = self.router(context, modules[self.gate], hidden_states)
+        gate = modules[self.gate]
+        own, weights = gate.own, context.method.expert_weights(context, gate)
+        if weights is not own:
+            gate.own = {**own, "weight": weights["weight"]}
+        chosen = self.router(context, gate, hidden_states)
+        gate.own = own
+        del weights
         context.record_router_logits(chosen[2])
         return chosen
 

@@ -241,7 +241,7 @@ class Method:
         return rows
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:  # noqa: ARG002
-        """The parameters of fused experts as they run, by name."""
+        """The parameters of fused experts or of their router as they run, by name."""
         return bound.own
 
     def after_sublayer(

@@ -203,9 +203,11 @@ class LowRank(TargetedMethod):
         return rows if tokens.has(bound) else layer.embedding_forward(bound, ids, rows, scale)
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
-        """The weights of experts with their updates, where they are adapted."""
+        """The weights of experts or of a router with their updates, where they are adapted."""
         if not bound.added:
             return bound.own
+        if bound.module.kind != "experts":
+            return parameters.FoldedMatrix(bound)
         path = layers.full_name(bound.name, bound.module)
         return parameters.Folded(self, path, bound, transposed=parameters.is_transposed(context.model.model_type))
 

@@ -1,4 +1,4 @@
-"""Fused experts that LoRA adapts as whole parameters: `target_parameters` (peft.tuners.lora.layer.ParamWrapper).
+"""Fused experts and routers that LoRA adapts as whole parameters: `target_parameters` (peft's ParamWrapper).
 
 PEFT registers a parametrization of each parameter in every forward pass: W + scaling · B·A of all experts in one
 tensor, which the products save for the backward pass in place of W. Registering it computes that tensor once more.
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
+from calculator.engine import products
 from calculator.engine.autograd import Node, saves_factors
 from calculator.methods.targeted.matching import is_named
 from calculator.resident.module_spec import Added
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
-#: The second of the experts' weights, which PEFT wraps last.
-_OUTER = "down_proj"
+#: The experts' weights; PEFT wraps the second last.
+_INNER, _OUTER = "gate_up_proj", "down_proj"
 
 
 class Adapting(Protocol):
@@ -57,9 +58,10 @@ def updates(method: Adapting, name: str, module: Module, own: DType, *, transpos
     """A and B of every adapted parameter of a module, for all experts; `name` is the module's in its first layer."""
     found: list[Added] = []
     for parameter in targeted(method.target_parameters, name, module):
-        among, rows, columns = parameter.shape
-        into, out = (rows, columns) if transposed else (columns, rows)
-        r = among * named(method.rank_of(f"{name}.{parameter.name}"), "r")
+        *among, rows, columns = parameter.shape
+        into, out = (rows, columns) if transposed and among else (columns, rows)
+        r = named(method.rank_of(f"{name}.{parameter.name}"), "r")
+        r = among[0] * r if among else r
         found.append(Added(name=f"{parameter.name}{_A}", shape=(r, into), dtype=own))
         found.append(Added(name=f"{parameter.name}{_B}", shape=(out, r), dtype=own))
     return tuple(found)
@@ -71,7 +73,7 @@ def wrapped_name(names: tuple[str, ...] | None, name: str) -> str:
     module, _, parameter = owner.rpartition(".")
     if not dot or not is_named(owner, names or ()):
         return name
-    is_inner = parameter != _OUTER and is_named(f"{module}.{_OUTER}", names or ())
+    is_inner = parameter == _INNER and is_named(f"{module}.{_OUTER}", names or ())
     return f"{module}{'.base_layer' if is_inner else ''}{dot}{last}"
 
 
@@ -101,6 +103,32 @@ class Folded:
     def __getitem__(self, name: str) -> Tensor:
         """The same of a name that the module has."""
         return self.get(name) or self._own[name]
+
+
+class FoldedMatrix:
+    """The weight of a router as it runs, with its update (ParamWrapper._activate_lora with one matrix).
+
+    B·A is scaled and cast first; the sum is computed when it is registered, and once in a call.
+    """
+
+    __slots__ = ("_cached", "_own", "_update")
+
+    def __init__(self, bound: BoundModule) -> None:
+        self._own = bound.own["weight"]
+        self._cached: Tensor | None = None
+        a, b = bound.added[f"weight{_A}"], bound.added[f"weight{_B}"]
+        scaled = ops.scale(products.bmm(b, a, self._own.shape, "B·A"), "update, scaled")
+        self._update = ops.cast(scaled, self._own.dtype, "update in the weight's dtype")
+        ops.add(self._own, self._update, "weight with its update")
+
+    def get(self, name: str) -> Tensor | None:
+        """The weight; a router has no other parameter."""
+        return self[name] if name == "weight" else None
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The weight with its update."""
+        self._cached = self._cached or ops.add(self._own, self._update, f"{name} with its update")
+        return self._cached
 
 
 def _factors(bound: BoundModule, name: str, *, transposed: bool) -> tuple[Tensor, Tensor]:

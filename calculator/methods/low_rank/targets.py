@@ -23,7 +23,7 @@ _EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
 _MIXTRAL = ("gate", "w1", "w3", "w2")
 
 #: The fused weights, and the pattern of the first one's rank and alpha, which are those of both halves.
-_GATE_UP, _DOWN, _PATTERN = "gate_up_proj", "down_proj", r".*\.gate_up_proj"
+_ROUTER, _GATE_UP, _DOWN, _PATTERN = "gate.weight", "gate_up_proj", "down_proj", r".*\.gate_up_proj"
 
 #: Names that PEFT turns into whole parameters, because experts and routers are not linear layers in transformers 5.
 FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
@@ -79,14 +79,18 @@ def converted(method: Named, model: Model) -> dict[str, Any]:
     The rank and alpha of a weight that fuses two are twice theirs.
     """
     fused, requested = FUSED_EXPERTS.get(model.model_type), method.target_modules
-    if fused is None or not isinstance(requested, tuple) or method.quantizes_base:
+    if fused is None or requested is None or method.quantizes_base:
         return {}
+    if requested == "all-linear":
+        linear = (path.rpartition(".")[2] for path, each in model.paths if each.kind == "linear" and path != model.head)
+        requested = tuple(dict.fromkeys((*linear, *fused)))
     router, gate, up, down = (_named(requested, name) for name in fused)
-    if router or bool(gate) != bool(up) or not (gate or down):
+    if bool(gate) != bool(up) or not (router or gate or down):
         return {}
-    parameters = [*(method.target_parameters or ()), *([_GATE_UP] if gate else ()), *([_DOWN] if down else ())]
+    parameters = [*(method.target_parameters or ())]
+    parameters += [name for name, found in ((_ROUTER, router), (_GATE_UP, gate), (_DOWN, down)) if found]
     changes: dict[str, Any] = {
-        "target_modules": tuple(name for name in requested if name not in {*gate, *up, *down}) or None,
+        "target_modules": tuple(name for name in requested if name not in {*router, *gate, *up, *down}) or None,
         "target_parameters": tuple(dict.fromkeys(parameters)),
     }
     if gate:
@@ -102,7 +106,7 @@ def _named(requested: tuple[str, ...], name: str) -> tuple[str, ...]:
 
 
 def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:
-    """Routers and experts in names that are not converted; without names PEFT finds no module at all."""
+    """Experts in names that are not converted; without names PEFT finds no module at all."""
     fused = FUSED_EXPERTS.get(model.model_type, ())
     requested = method.target_modules
     if (
@@ -121,6 +125,4 @@ def _why(method: TargetedMethod, model: Model, fused: tuple[str, ...]) -> str:
         return f"PEFT finds no default in {model.model_type}, whose experts are fused"
     if isinstance(requested, tuple) and bool(_named(requested, gate)) != bool(_named(requested, up)):
         return f"PEFT adapts {gate} and {up} of {model.model_type} together, whose experts are fused"
-    if method.quantizes_base:
-        return f"adapting the fused experts of {model.model_type} over a quantized base is not modelled"
-    return f"adapting the router of {model.model_type} is not modelled"
+    return f"adapting the fused experts of {model.model_type} over a quantized base is not modelled"

@@ -45,17 +45,15 @@ def test_names_of_fused_experts_are_adapted_as_parameters_with_the_ranks_of_both
     assert (named.memory, named.saved_bytes) == (own.memory, own.saved_bytes)
 
 
-@pytest.mark.parametrize(
-    ("names", "why"),
-    [
-        (["gate_proj", "q_proj"], "adapts gate_proj and up_proj of qwen3_moe together"),
-        (["gate", "q_proj"], "the router of qwen3_moe"),
-        ("all-linear", "the router of qwen3_moe"),
-    ],
-)
-def test_a_half_of_a_weight_and_the_router_are_refused(names, why):
-    with pytest.raises(PlanError, match=why):
-        answer(target_modules=names)
+def test_a_half_of_a_fused_weight_is_refused():
+    with pytest.raises(PlanError, match="adapts gate_proj and up_proj of qwen3_moe together"):
+        answer(target_modules=["gate_proj", "q_proj"])
+
+
+def test_all_linear_adapts_routers_too_and_no_head():
+    every = answer(target_modules="all-linear").parameters.added
+    named = answer(target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    assert every == named.parameters.added + 2 * 4 * (64 + 4)
 
 
 @pytest.mark.parametrize(
@@ -80,4 +78,6 @@ def test_the_inner_wrapper_is_the_base_layer_of_the_outer_one():
     name = "model.layers.0.mlp.experts.gate_up_proj.lora_A.weight"
     assert wrapped_name(both, name) == "model.layers.0.mlp.experts.base_layer.lora_A.weight"
     assert wrapped_name(one, name) == "model.layers.0.mlp.experts.lora_A.weight"
+    router = "model.layers.0.mlp.gate.weight.lora_A.weight"
+    assert wrapped_name(("gate.weight", *both), router) == "model.layers.0.mlp.gate.lora_A.weight"
     assert wrapped_name(one, "model.layers.0.self_attn.q_proj.lora_A.weight").endswith("q_proj.lora_A.weight")
