@@ -10,7 +10,7 @@ from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
 from calculator.methods.low_rank import block_diagonal, initialization, layers, parameters, tokens
 from calculator.methods.low_rank.eva_config import components, rho_of
-from calculator.methods.low_rank.targets import FUSED_EXPERTS, expert_problems
+from calculator.methods.low_rank.targets import ROUTED, expert_problems
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from calculator.methods.targeted.refusals import listed, names_one_layer
 
@@ -95,7 +95,7 @@ def is_modelled(path: str, module: Module, parameter: Parameter, model: Model) -
     """Whether a parameter is the fused weight of experts, or of a router whose module has no other."""
     if module.kind == "experts":
         return len(parameter.shape) == 3
-    return model.model_type in FUSED_EXPERTS and path.endswith(".gate") and parameter.name == "weight"
+    return model.model_type in ROUTED and path.endswith(".gate") and parameter.name == "weight"
 
 
 #: Families whose experts are no grouped products.
@@ -106,7 +106,7 @@ def _not_fused(model: Model, names: tuple[str, ...]) -> Problem:
     experts = [f"{path.rpartition('*.')[2]}.{each.name}" for path, module in model.paths for each in _fused(module)]
     usual = tuple(dict.fromkeys(experts)) if model.model_type not in _OWN_PRODUCTS else ()
     way_out = f"name {' or '.join(usual)}" if usual else f"leave it out for {model.model_type}, and use target_modules"
-    message = f"only the weights of fused experts and their routers are modelled: {way_out}"
+    message = f"only the weights of fused experts are modelled: {way_out}"
     return Problem(loc="method.target_parameters", msg=message, input=list(names))
 
 

@@ -41,6 +41,10 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
 }
 
 
+#: The families whose routers are modelled with an update.
+ROUTED = ("mixtral", "qwen3_moe")
+
+
 class Named(Protocol):
     """What LoRA states of the modules that it names, and of their ranks."""
 
@@ -85,7 +89,7 @@ def converted(method: Named, model: Model) -> dict[str, Any]:
         linear = (path.rpartition(".")[2] for path, each in model.paths if each.kind == "linear" and path != model.head)
         requested = tuple(dict.fromkeys((*linear, *fused)))
     router, gate, up, down = (_named(requested, name) for name in fused)
-    if bool(gate) != bool(up) or not (router or gate or down):
+    if bool(gate) != bool(up) or not (router or gate or down) or (router and model.model_type not in ROUTED):
         return {}
     parameters = [*(method.target_parameters or ())]
     parameters += [name for name, found in ((_ROUTER, router), (_GATE_UP, gate), (_DOWN, down)) if found]
@@ -125,4 +129,6 @@ def _why(method: TargetedMethod, model: Model, fused: tuple[str, ...]) -> str:
         return f"PEFT finds no default in {model.model_type}, whose experts are fused"
     if isinstance(requested, tuple) and bool(_named(requested, gate)) != bool(_named(requested, up)):
         return f"PEFT adapts {gate} and {up} of {model.model_type} together, whose experts are fused"
-    return f"adapting the fused experts of {model.model_type} over a quantized base is not modelled"
+    if method.quantizes_base:
+        return f"adapting the fused experts of {model.model_type} over a quantized base is not modelled"
+    return f"adapting the router of {model.model_type} is not modelled"
