@@ -33,6 +33,14 @@ class Release(Protocol):
 
 #: The prefix of the marks at which gradients are ready; the parameter's name follows.
 GRADIENT_OF = "gradient of "
+#: What follows the name if the layer has no marks of its own: the layer's number is behind it.
+_IN_LAYER = " in layer "
+
+
+def parameter_of(label: str) -> tuple[str, int | None]:
+    """Return the name of the parameter whose gradient a mark is for, and the number of its layer if the mark has it."""
+    name, _, number = label.removeprefix(GRADIENT_OF).partition(_IN_LAYER)
+    return name, int(number) if number else None
 
 
 class Node:
@@ -155,7 +163,7 @@ class LeafModule:
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "name", "release")
+    __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "layer", "name", "release")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
@@ -170,6 +178,8 @@ class AccumulateGrad(Node):
         #: What updates the parameter as soon as the gradient is ready; None if the optimizer steps later.
         self.release: Release | None = None
         self.name = name
+        #: The number of its layer, if the layer has no marks of its own.
+        self.layer: int | None = None
         self.component = component
         self.grad: Tensor | None = None
 
@@ -188,7 +198,8 @@ class AccumulateGrad(Node):
             if leaf is not None:
                 leaf.gradients.append((self.name, grad))
                 return
-            grad.tape.mark(f"{GRADIENT_OF}{self.name}", grad)
+            layer = "" if self.layer is None else f"{_IN_LAYER}{self.layer}"
+            grad.tape.mark(f"{GRADIENT_OF}{self.name}{layer}", grad)
         if self.has_grad or self.in_bucket:
             return
         grad.rename(f"{self.name}: gradient", self.component)

@@ -209,7 +209,7 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
         return
     if towers.reads_images(model):
         prepared = PreparedModel(model, request.method, training, request.device, request.stack)
-        yield from towers.problems(prepared, request.device.sharding)
+        yield from towers.problems(prepared)
     elif model.idle and not model.towers:
         message = (
             f"{model.model_type} has weights that no batch uses, which is not modelled with a trainer: leave it out"

@@ -97,9 +97,6 @@ def _unread(request: Request, model: Model) -> Problem:
 
 def _elsewhere(request: Request) -> Iterator[Problem]:
     """What images are not modelled with."""
-    if request.device.sharding != "none":
-        message = "images are modelled on one GPU only: use none, and device.count 1"
-        yield Problem(loc="device.sharding", msg=message, input=request.device.sharding)
     if request.stack != DEFAULT_STACK:
         message = "images are modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))

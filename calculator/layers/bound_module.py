@@ -41,6 +41,7 @@ class Parameters:
         "shared",
         "tape",
         "tied",
+        "tower_layer",
         "trained",
     )
 
@@ -68,6 +69,8 @@ class Parameters:
         #: The number of the layer that is bound, and the trained parameters by it and their names, if several passes
         #: share them.
         self.layer: int | None = None
+        #: The number of the layer of a tower that is bound. The marks of its gradients have it: towers mark no layers.
+        self.tower_layer: int | None = None
         self.shared: dict[tuple[int | None, str], Tensor] | None = {} if shares else None
         self.leaves: list[AccumulateGrad] = []
         #: The trained parameters by name, in the order in which modules are bound; layers have the same names.
@@ -91,15 +94,17 @@ class Parameters:
             return LeafTensor(self.tape, None, shape, dtype, AccumulateGrad(self.tape, name))
         if not trained or not self.tape.trains or not self.graph:
             return self.plain(name, shape, dtype, None)
-        if self.shared is not None and (self.layer, name) in self.shared:
-            return self.shared[self.layer, name]
+        key = (self.layer if self.tower_layer is None else self.tower_layer), name
+        if self.shared is not None and key in self.shared:
+            return self.shared[key]
         leaf = AccumulateGrad(self.tape, name)
+        leaf.layer = self.tower_layer
         leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
         self.leaves.append(leaf)
         parameter = self.plain(name, shape, dtype, leaf)
         self.trained.append((name, parameter))
         if self.shared is not None:
-            self.shared[self.layer, name] = parameter
+            self.shared[key] = parameter
         return parameter
 
     def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:

@@ -86,8 +86,11 @@ def run_layers(
 def _layers(context: Context, name: str) -> Iterator[LayerModules]:
     """Yield the layers of a tower's stack, and those that follow it as modules outside the stack."""
     stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
-    for each in stack.layers:
-        yield context.layer(each, f"{name}.*.")
+    for number, each in enumerate(stack.layers):
+        context.parameters.tower_layer = number
+        modules = context.layer(each, f"{name}.*.")
+        context.parameters.tower_layer = None
+        yield modules
     paths = [path for path in context.model.outer if path.startswith(f"{name}.")]
     for index in dict.fromkeys(path.removeprefix(f"{name}.").partition(".")[0] for path in paths):
         prefix = f"{name}.{index}."

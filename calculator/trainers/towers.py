@@ -48,7 +48,7 @@ def makes_cache(model: Model) -> bool:
     return reads_images(model) and model.model_type not in _PASS_USE_CACHE
 
 
-def problems(prepared: Subject, sharding: str) -> Iterator[Problem]:
+def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield what of a trainer is not modelled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
     known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT, *(GENERATING if name in GENERATE else ()))
@@ -60,9 +60,6 @@ def problems(prepared: Subject, sharding: str) -> Iterator[Problem]:
         if given := getattr(training, setting):
             message = f"is not modelled with a trainer for {name}, which also reads images: use false"
             yield Problem(loc=f"training.{setting}", msg=message, input=given)
-    if sharding != "none":
-        message = f"trainers are modelled on one GPU for {name}, which also reads images: use none, and device.count 1"
-        yield Problem(loc="device.sharding", msg=message, input=sharding)
     if prepared.stack != DEFAULT_STACK:
         message = f"trainers of {name}, which also reads images, are modelled with the default releases: leave it out"
         yield Problem(loc="stack", msg=message, input=None)

@@ -14,7 +14,7 @@ from calculator.layers.accumulation import Accumulation
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import Hooks
 from calculator.sharding.ddp import Bucket, buckets
-from calculator.sharding.zero.parameters import Key, in_order
+from calculator.sharding.zero.parameters import gradient_key, in_order
 from calculator.trainers import trainer_of
 from calculator.training_step.causal_lm import micro_batch
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.ddp import Buckets
+    from calculator.sharding.zero.parameters import Key
 
 
 class _Marking(Hooks):
@@ -57,11 +58,11 @@ def _ready(prepared: PreparedModel) -> list[Key]:
     micro_batch(context)
     layers, found = context.repetition, _by_position(context.tape)
     places = _backward_places(layers)
-    return [Key(name, number if "*" in name else None) for at, number in places for name in found.get(at, ())]
+    return [gradient_key(label, number) for at, number in places for label in found.get(at, ())]
 
 
 def _by_position(tape: Tape) -> dict[int, list[str]]:
-    """Return the names of gradients, by the position of the layer whose backward pass they are ready in.
+    """Return the marks of gradients, by the position of the layer whose backward pass they are ready in.
 
     What comes after the layers has the position after the last, what comes before them -1.
     """
@@ -70,7 +71,7 @@ def _by_position(tape: Tape) -> dict[int, list[str]]:
     own: list[str] = []
     for at, label in tape.marks:
         if at >= start and label.startswith(GRADIENT_OF):
-            own.append(label.removeprefix(GRADIENT_OF))
+            own.append(label)
         elif at >= start and label.startswith("layer ") and label.endswith(" backward"):
             found[int(label.split()[1])], own = own, []
     return {**found, min(found, default=0) - 1: own}

@@ -113,14 +113,16 @@ def drawn(
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        if trainers and with_images:
+        if trainers and sharding is not None:
+            request = random_sharded_trainer_request(
+                seed, number, trainers, [sharding], families, with_images=with_images
+            )
+        elif trainers and with_images:
             request = random_image_trainer_request(seed, number, trainers, families)
-        elif trainers and sharding is not None:
-            request = random_sharded_trainer_request(seed, number, trainers, [sharding], families)
         elif trainers:
             request = random_trainer_request(seed, number, trainers, families, method)
         elif sharding is not None:
-            request = random_sharded_request(seed, number, families, sharding)
+            request = random_sharded_request(seed, number, families, sharding, with_images=with_images)
         elif base is not None:
             request = random_base_request(seed, number, families or FAMILIES_WITH_FORWARD, base)
         elif with_images:

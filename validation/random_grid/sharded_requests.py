@@ -10,6 +10,7 @@ from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD, model_from_conf
 from calculator.sharding.zero.refusals import ON_HOST
 from calculator.sharding.zero3.refusals import FAMILIES as ORDERED
 from calculator.sharding.zero3.refusals import METHODS
+from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.random_configs import MIDDLING, random_config
 from validation.random_grid.random_requests import random_request
 
@@ -89,17 +90,21 @@ FIELDS: dict[ShardingName, tuple[str, Options]] = {
     "fsdp": ("fsdp_config", {"reshard_after_forward": (0.3, (False,)), "cpu_offload": (0.25, (True,))}),
     "zero1": ("deepspeed", FLAT),
     "zero2": ("deepspeed", FLAT),
+    "zero3": ("deepspeed", ZERO),
 }
 
 
 def random_sharded_request(
-    seed: int, number: int, families: Sequence[str] = (), sharding: ShardingName = "zero3"
+    seed: int, number: int, families: Sequence[str] = (), sharding: ShardingName = "zero3", *, with_images: bool = False
 ) -> dict[str, Any]:
     """Return the body of one request."""
-    if sharding == "zero3":
+    if sharding == "zero3" and not with_images:
         return _partitioned(seed, number, families)
     rng = random.Random(f"{sharding} {seed} {number}")
-    body = random_request(seed, number, families or FAMILIES_WITH_FORWARD)
+    if with_images:
+        body = random_image_request(seed, number, families)
+    else:
+        body = random_request(seed, number, families or FAMILIES_WITH_FORWARD)
     name, options = FIELDS[sharding]
     chosen = _set(rng, options)
     training = body["training"]

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from validation.random_grid.sharded_requests import COUNTS, ZERO
-from validation.random_grid.trainer_requests import random_trainer_request
+from validation.random_grid.trainer_requests import random_image_trainer_request, random_trainer_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,10 +48,13 @@ def random_sharded_trainer_request(
     trainers: Sequence[TrainerName],
     shardings: Sequence[ShardingName],
     families: Sequence[str] = (),
+    *,
+    with_images: bool = False,
 ) -> dict[str, Any]:
     """Return the body of one request."""
     rng = random.Random(f"sharded trainer {seed} {number}")
-    request = random_trainer_request(seed, number, trainers, families)
+    draw = random_image_trainer_request if with_images else random_trainer_request
+    request = draw(seed, number, trainers, families)
     sharding = rng.choice(shardings)
     name, options = SETTINGS[sharding]
     settings = {key: rng.choice(values) for key, (share, values) in options.items() if rng.random() < share}

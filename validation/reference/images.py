@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import Request
     from calculator.layers.tower import Processed
+    from validation.tracing.host_values import HostValues
 
 
 def image_of(request: Request) -> Processed:
@@ -59,6 +60,24 @@ def image_tensors(request: Request, config: Any, ids: torch.Tensor) -> dict[str,
         size = [training.images.image_height, training.images.image_width]
         tensors["image_sizes"] = torch.tensor([size] * count)
     return tensors
+
+
+def known_batch(
+    values: HostValues, request: Request, config: Any, input_ids: torch.Tensor, mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Make the values of a batch on meta known to a trace; return what it has because of its images, also on meta."""
+    ids = token_ids(request, config)
+    values.know(input_ids, ids)
+    if mask is not None:
+        ones = torch.ones_like(ids)
+        ones[:, -1] = 0
+        values.know(mask, ones)
+    made = {}
+    for name, host in image_tensors(request, config, ids).items():
+        made[name] = torch.empty_like(host, device="meta")
+        if host.device.type != "meta":
+            values.know(made[name], host)
+    return made
 
 
 def batch_on_host(request: Request, config: Any) -> dict[str, torch.Tensor]:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from validation.reference.images import known_batch
 from validation.reference.refusals import positions_needed
 from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
+from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import quantization_constants, track_attributes, track_loss
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
@@ -40,7 +42,12 @@ class ShardedStep:
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device=device)
         self.mask = torch.ones(shape, dtype=torch.long, device=device) if self.training.padding else None
-        self.values = KnownValues(positions_needed(request))
+        self.values: KnownValues | HostValues = KnownValues(positions_needed(request))
+        self.images: dict[str, torch.Tensor] = {}
+        if self.training.has_images:
+            self.values = HostValues(unknown=0)  # DeepSpeed reads whether gradients overflow
+            config = engine.reference.model.config
+            self.images = known_batch(self.values, request, config, self.input_ids, self.mask)
         self.ledger: Ledger[PhaseName] = Ledger()
         reference = engine.reference
         self.tracker = MemoryTracker(
@@ -97,7 +104,8 @@ class ShardedStep:
             dtype = self.engine.autocast_dtype()
             if dtype:
                 stack.enter_context(autocast("meta", getattr(torch, dtype)))
-            return self.engine.model(input_ids=self.input_ids, labels=self.input_ids, attention_mask=self.mask).loss
+            inputs = {"input_ids": self.input_ids, "attention_mask": self.mask, **self.images}
+            return self.engine.model(labels=self.input_ids, **inputs).loss
 
     def _track_initial_tensors(self) -> None:
         engine, reference, track = self.engine, self.engine.reference, self.tracker.track_external
@@ -112,7 +120,7 @@ class ShardedStep:
         track_attributes(self.tracker, reference)
         for name, tensor in engine.states():
             track(name, tensor, "optimizer_states")
-        for name, tensor in (("input_ids", self.input_ids), ("attention_mask", self.mask)):
+        for name, tensor in {"input_ids": self.input_ids, "attention_mask": self.mask, **self.images}.items():
             if tensor is not None:
                 track(name, tensor, "activations")
         track_loss(self.tracker, self.loss)

@@ -63,20 +63,12 @@ class Step:
     def _know(self, values: HostValues, request: Request) -> None:
         """Make the values of the batch known, and those that come with its images."""
         config = self.model.config
-        ids = torch.full(self.input_ids.shape, images.ordinary_token(config))
         if self.training.has_images:
-            ids = images.token_ids(request, config)
-        values.know(self.input_ids, ids)
+            self.images = images.known_batch(values, request, config, self.input_ids, self.mask)
+        else:
+            values.know(self.input_ids, torch.full(self.input_ids.shape, images.ordinary_token(config)))
         for labelled in self.labels.values():
             values.know(labelled, torch.zeros(labelled.shape, dtype=labelled.dtype))
-        if self.mask is not None and self.training.has_images:
-            mask = torch.ones_like(ids)
-            mask[:, -1] = 0
-            values.know(self.mask, mask)
-        for name, host in images.image_tensors(request, config, ids).items() if self.training.has_images else ():
-            self.images[name] = torch.empty_like(host, device="meta")
-            if host.device.type != "meta":
-                values.know(self.images[name], host)
 
     def _reads_labels(self, request: Request) -> bool:
         """Whether the model's own code selects the sequences that have a label."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.engine.live_tensors import StorageCounts
 from calculator.engine.memory_curve import Moment
-from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.parameters import Key, gradient_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -161,8 +161,7 @@ class BackwardPass:
             ready = self._at(position, copy)
             most, at = self._fullest(most, at, position, copy), position
             if row is not None:
-                name = label.removeprefix(GRADIENT_OF)
-                key = Key(name, self._layer(position, copy) if "*" in name else None)
+                key = gradient_key(label, self._layer(position, copy) if "*" in label else None)
                 hooks.append(Hook(most or ready, key, self._recording.row_bytes(row), ready))
                 most = None
                 continue

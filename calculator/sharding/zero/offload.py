@@ -38,6 +38,10 @@ class OffloadedState(FlatState):
         """None: they are in host memory."""
         return (), ()
 
+    def zeros_of(self, rank: int) -> list[ResidentTensor | None]:  # noqa: ARG002
+        """None: they are in host memory."""
+        return []
+
     def padding_of(self, rank: int) -> list[ResidentTensor | None]:  # noqa: ARG002
         """None: they are in host memory."""
         return []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
+from calculator.engine.autograd import parameter_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
@@ -19,6 +20,12 @@ class Key(NamedTuple):
 
     name: str
     layer: int | None
+
+
+def gradient_key(label: str, layer: int | None) -> Key:
+    """Return the parameter whose gradient a mark is for; `layer` is the number of the layer that runs there."""
+    name, own = parameter_of(label)
+    return Key(name, own if own is not None else layer if "*" in name else None)
 
 
 class Trained(NamedTuple):

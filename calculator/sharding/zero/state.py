@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.partitions import Owned
     from calculator.sharding.zero.plan import Point
 
+#: What the elements of a rank's gradients are.
+_IN_PARTITION = "parameters in the partition"
 #: The prefix of the names of what DeepSpeed allocates.
 PREFIX = "DeepSpeed: "
 SOURCE = "deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer"
@@ -161,15 +163,18 @@ class FlatState:
         return [sum([each.whole for each in owned]) for owned in self.owned]
 
     @cached_property
-    def _zeros(self) -> list[int]:
-        """By rank: bytes of zeros for parameters of its partition without a gradient."""
-        idle = [Key(name, layer) for group in self._groups for layer, _, names in group for name in names]
-        changes = [0] * (self.partitions.count + 1)
-        for place in map(self.partitions.place, idle):
-            size = allocated(place.elements, ITEMSIZE[self.dtype])
-            changes[place.ranks.start] += size
-            changes[place.ranks.stop] -= size
-        return [*accumulate(changes[:-1])]
+    def _zeros(self) -> list[list[int]]:
+        """By group and rank: bytes of zeros for parameters of its partition without a gradient."""
+        by_group = []
+        for group in self._groups:
+            changes = [0] * (self.partitions.count + 1)
+            idle = (Key(name, layer) for layer, _, names in group for name in names)
+            for place in map(self.partitions.place, idle):
+                size = allocated(place.elements, ITEMSIZE[self.dtype])
+                changes[place.ranks.start] += size
+                changes[place.ranks.stop] -= size
+            by_group.append([*accumulate(changes[:-1])])
+        return by_group
 
     @cached_property
     def _reduces(self) -> list[bool]:
@@ -199,11 +204,16 @@ class FlatState:
         return self._reduced[rank]
 
     def _gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
-        whole, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]
-        what = "parameters in the partition"
-        own = row("gradients of the partition", whole, what, self.dtype, "gradients")
-        idle = row("zeros for parameters without a gradient", zeros, what, self.dtype, "gradients")
-        return (own,) if whole and self._reduces[rank] else (), (idle,) if zeros else ()
+        whole = self._elements[rank]
+        own = row("gradients of the partition", whole, _IN_PARTITION, self.dtype, "gradients")
+        idle = tuple(each for each in self.zeros_of(rank) if each is not None)
+        return (own,) if whole and self._reduces[rank] else (), idle
+
+    def zeros_of(self, rank: int) -> list[ResidentTensor | None]:
+        """By group: the zeros in place of gradients that the step does not produce; None without any."""
+        sizes = [zeros[rank] // ITEMSIZE[self.dtype] for zeros in self._zeros]
+        name = "zeros for parameters without a gradient"
+        return [row(name, size, _IN_PARTITION, self.dtype, "gradients") if size else None for size in sizes]
 
     def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
         """What earlier micro-batches of a step left alive for the next forward pass."""

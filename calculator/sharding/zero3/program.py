@@ -9,7 +9,7 @@ from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
-from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.parameters import Key, gradient_key
 from calculator.sharding.zero3.parameters import Module
 
 if TYPE_CHECKING:
@@ -306,8 +306,8 @@ def _parts(
             at = number if label.endswith("forward") else number - 1
             layer = numbers[at] if at < len(numbers) else None
         elif label.startswith(GRADIENT_OF):
-            text = label.removeprefix(GRADIENT_OF)
-            marks.append(Placed(position, GRADIENT_OF, text, layer if "*" in text else None))
+            text, own = gradient_key(label, layer)
+            marks.append(Placed(position, GRADIENT_OF, text, own))
     yield window, marks
 
 

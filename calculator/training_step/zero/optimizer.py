@@ -34,27 +34,30 @@ Alive = tuple["ResidentTensors", ...]
 
 
 class OptimizerStep:
-    """The step of one rank. Its gradients are in one buffer, followed by zeros up to the partition's end."""
+    """The step of one rank.
+
+    Its gradients are in one buffer. Zeros stand for those that the step does not produce, and fill the partition up.
+    """
 
     def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
         self._state, self._gradients = state, gradients
         #: By group: the number of gradients in the partition, and the number and the elements of the one whose copy in
         #: float64 is alive at the fullest moment.
         self._owned = [(owned.parameters, _largest(owned.slices)) for owned in state.owned[rank]]
-        #: By group: the zeros of it and of the groups after it.
-        self._padding = state.padding_of(rank)
+        #: By group: the zeros in place of gradients, and those up to the partition's end.
+        self._zeros, self._padding = state.zeros_of(rank), state.padding_of(rank)
 
     @property
     def fullest(self) -> Alive:
         """What is alive at the moment with the most bytes. Ranks that own as much share it."""
-        key = tuple(self._owned), _sizes(self._gradients), _sizes(self._padding)
+        key = tuple(self._owned), _sizes(self._gradients), _sizes(self._zeros), _sizes(self._padding)
         steps = self._state.steps
         if key not in steps:
             steps[key] = max(self._moments(), key=_bytes)
         return steps[key]
 
     def _moments(self) -> Iterator[Alive]:
-        before = (*self._gradients, *self._padding_from(0))
+        before = (*self._gradients, *self._zeros_from(0))
         if self._state.dtype != "float32":
             yield *before, _scalars(OVERFLOW_SCALARS)
         for number, (parameters, largest) in enumerate(self._owned):
@@ -68,8 +71,9 @@ class OptimizerStep:
         for group in range(len(self._owned)):
             yield from self._update(group)
 
-    def _padding_from(self, first: int) -> tuple[ResidentTensor, ...]:
-        return tuple([each for each in self._padding[first:] if each is not None])
+    def _zeros_from(self, first: int) -> tuple[ResidentTensor, ...]:
+        """All zeros of a group and of the groups after it."""
+        return tuple([each for each in (*self._zeros[first:], *self._padding[first:]) if each is not None])
 
     def _update(self, group: int) -> Iterator[Alive]:
         """Copy the gradients of a group's partition to one float32 tensor, free them, clip and update.
@@ -83,8 +87,8 @@ class OptimizerStep:
         own = (master,) if state.dtype != "float32" else flat
         numbers = _scalars(KEPT_SCALARS)
         copied = (*flat, *own) if own is not flat else flat
-        yield *self._gradients, *self._padding_from(group), *copied, numbers
-        kept = self._padding_from(group + 1 if own else group)
+        yield *self._gradients, *self._zeros_from(group), *copied, numbers
+        kept = self._zeros_from(group + 1 if own else group)
         after = (*(self._gradients if not (last and own) else ()), *kept, *own, numbers)
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)

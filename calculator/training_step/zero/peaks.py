@@ -106,8 +106,8 @@ class FlatPeaks:
     def rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
         state = self._state
-        own, zeros = state.gradients_of(number)
-        step = self._step_of(number, (*own, *zeros))
+        own, _ = state.gradients_of(number)
+        step = self._step_of(number, own)
         point, added = max(self._candidates(number, own), key=_total)
         return Rank(number, state.accumulated_by(number), (*state.partition_of_earlier(number), *added), point, step)
 

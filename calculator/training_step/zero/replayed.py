@@ -12,7 +12,7 @@ from calculator.common.dtype import ALLOCATION_ROUNDING, allocated
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.inputs.sharding import STAGES
 from calculator.sharding.zero.backward import EPILOGUE
-from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.parameters import Key, gradient_key
 from calculator.sharding.zero.replayed import (
     FLAT,
     IN_FLOAT32,
@@ -51,6 +51,8 @@ class FlatStep:
         #: The rows of this rank's gradients, and of those that a later micro-batch adds to them.
         self._own: list[int] = []
         self._added: list[int] = []
+        #: By group: the rows of zeros among this rank's gradients.
+        self._zeros: list[list[int]] = []
         count = min(MICRO_BATCHES, state.prepared.training.gradient_accumulation_steps)
         for number in range(count):
             self._micro_batch(is_last=number == count - 1)
@@ -138,12 +140,14 @@ class FlatStep:
                     if (key := Key(name, layer)) in self._whole:
                         self._add(key, self._whole.pop(key), is_whole=True)
         self._reduce()
-        zeros = (*state.gradients_of(self._rank)[1], *(state.padding_of(self._rank) if is_last else ()))
-        self._added += [row for each in zeros if each is not None for row in events.allocate_like(each)]
+        zeros = [[*events.allocate_like(each)] if each else [] for each in state.zeros_of(self._rank)]
+        padding = state.padding_of(self._rank) if is_last else ()
+        self._added += [row for rows in zeros for row in rows]
+        self._added += [row for each in padding if each is not None for row in events.allocate_like(each)]
         if self._own:
             events.free(self._added)
         else:
-            self._own = self._added
+            self._own, self._zeros = self._added, zeros
         self._added = []
         events.free(self._buckets)
         self._buckets = []
@@ -172,6 +176,9 @@ class FlatStep:
         else:
             master, copied = copied, []
         events.free(copied)
+        if stays and dtype != "float32":
+            events.free(self._zeros[number])
+            self._own = [row for row in self._own if row not in self._zeros[number]]
         if is_last and master:
             events.free([*self._own, *self._kept])
         if not stays:
@@ -188,7 +195,6 @@ def _gradients(tape: Tape) -> Iterator[tuple[int, Key | None]]:
         if label.startswith("layer ") and label.endswith("backward"):
             layer = int(label.split()[1]) - 1
         elif label.startswith(GRADIENT_OF):
-            name = label.removeprefix(GRADIENT_OF)
-            yield position, Key(name, layer if "*" in name else None)
+            yield position, gradient_key(label, layer)
         elif label == EPILOGUE:
             yield position, None
