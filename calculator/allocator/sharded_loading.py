@@ -18,7 +18,7 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated, rounded
 from calculator.methods.compared import is_second
 from calculator.sharding.fsdp.parameters import is_sharded, shard_shape
-from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units
+from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units, tower_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,8 +48,9 @@ def loading_of(resident: ResidentState) -> Loading:
 
 def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
     """FSDP2's units in the order in which they are sharded: layers, embeddings, the tail, and what is left."""
-    outer = outer_units(prepared)
-    yield from (layer_unit(prepared, layer) for layer in prepared.model.decoder.layers)
+    outer, model = outer_units(prepared), prepared.model
+    for stack in (*tower_stacks(model), model.decoder):
+        yield from (layer_unit(prepared, layer, stack.name) for layer in stack.layers)
     yield from (each for each in (outer.embeddings, outer.tail, outer.root) if each is not None)
 
 

@@ -86,7 +86,7 @@ class Hooks:
         return repetition(classes)
 
     def number(self, x: Tensor) -> Tensor:
-        """Return a number that is passed to the model, as its forward receives it."""
+        """Return a number or a batch's tensor that is passed to the model, as its forward receives it."""
         return x
 
     def begin(self, parameters: Parameters) -> None:
@@ -98,6 +98,10 @@ class Hooks:
 
     def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
         """Return a layer, before its parameters are made."""
+        return _UNIT
+
+    def tower_layer(self, layer: Layer, stack: str) -> Unit:  # noqa: ARG002  a hook's signature
+        """Return a layer of a vision tower, whose layers `stack` names, before its parameters are made."""
         return _UNIT
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

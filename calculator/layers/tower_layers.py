@@ -16,6 +16,7 @@ from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.layers import attention, rotary
 from calculator.layers.context import LayerModules
 from calculator.layers.kernels import Samples
+from calculator.layers.sharding_hooks import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,39 +72,42 @@ def run_layers(
     """
     x = inputs.pop()
     with _of_tower(context, dropout, mask):
-        for index, modules in enumerate(_layers(context, name)):
+        for index, (unit, modules) in enumerate(_layers(context, name)):
             check_budget()
-            given = captured(index)
-            run = partial(_within, context, dropout, mask, partial(layer, index, modules, given))
+            given = unit.cast(tuple(captured(index)))
+            run = partial(_within, context, dropout, mask, unit, partial(layer, index, modules, given))
+            x = unit.before(x)
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
                 x = (checkpoint_reentrant if context.training.use_reentrant else checkpoint)(run, x, captured=given)
             else:
                 x = run(x)
+            x = unit.after(x)
             after(index, x)
     return x
 
 
-def _layers(context: Context, name: str) -> Iterator[LayerModules]:
+def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
     """Yield the layers of a tower's stack, and those that follow it as modules outside the stack."""
     stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
     for number, each in enumerate(stack.layers):
+        unit = context.hooks.tower_layer(each, name)
         context.parameters.tower_layer = number
         modules = context.layer(each, f"{name}.*.")
         context.parameters.tower_layer = None
-        yield modules
+        yield unit, modules
     paths = [path for path in context.model.outer if path.startswith(f"{name}.")]
     for index in dict.fromkeys(path.removeprefix(f"{name}.").partition(".")[0] for path in paths):
         prefix = f"{name}.{index}."
         modules = {path.removeprefix(prefix): context.outer(path) for path in paths if path.startswith(prefix)}
-        yield LayerModules(modules, prefix, stack.layers[0].kind)
+        yield Unit(), LayerModules(modules, prefix, stack.layers[0].kind)
 
 
 def _within(
-    context: Context, dropout: float, mask: Tensor | None, layer: Callable[[Tensor], Tensor], x: Tensor
+    context: Context, dropout: float, mask: Tensor | None, unit: Unit, layer: Callable[[Tensor], Tensor], x: Tensor
 ) -> Tensor:
     """Run a layer of a tower, also where a backward pass recomputes it."""
     with _of_tower(context, dropout, mask):
-        return layer(x)
+        return layer(unit.receive(x))
 
 
 @contextmanager
@@ -151,7 +155,8 @@ def tower_attention(
 def _rotated(query: Tensor, key: Tensor, tables: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     dtypes = query.dtype, key.dtype
     query, key = ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32")
-    cos, sin = (ops.view(table, (table.shape[0], 1, table.shape[1])) for table in tables)
+    in_float32 = (ops.cast(table, "float32", "rotary table in float32") for table in tables)
+    cos, sin = (ops.view(table, (table.shape[0], 1, table.shape[1])) for table in in_float32)
     query_embed = rotary.rotate(query, cos, sin, "query, rotated")
     key_embed = rotary.rotate(key, cos, sin, "key, rotated")
     query_embed = ops.cast(query_embed, dtypes[0], "query, cast back")

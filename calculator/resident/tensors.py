@@ -121,9 +121,7 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
     for buffer, name, count in _buffers(prepared):
         tensors += _buffer(buffer, name, count, method, prepared.given)
     tensors += [_cast(added, prepared.cast_to) for added in method.added(model, prepared.given)]
-    for tensor in tensors if model.idle else ():
-        tensor.in_graph = not model.is_idle(tensor.name)
-    return tuple(tensors)
+    return tuple(_placed_in_graph(model, tensors))
 
 
 def parameters(tensors: Iterable[ResidentTensor]) -> tuple[int, int, int]:
@@ -154,7 +152,7 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
     added = prepared.method.added(prepared.model, prepared.training)
     of_layers = (each for each in added if each.name.startswith(f"{stack}.*."))
     tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in of_layers]
-    return [each for each in tensors if each.parameters]
+    return _placed_in_graph(prepared.model, [each for each in tensors if each.parameters])
 
 
 def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
@@ -166,7 +164,14 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     added = prepared.method.added(model, prepared.training)
     of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
     tensors += [each for each in added if not each.name.startswith(of_stacks)]
-    return [each for each in tensors if each.parameters]
+    return _placed_in_graph(model, [each for each in tensors if each.parameters])
+
+
+def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[ResidentTensor]:
+    """Note which tensors the batch does not use; returns all of them."""
+    for tensor in tensors if model.idle else ():
+        tensor.in_graph = not model.is_idle(tensor.name)
+    return tensors
 
 
 def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:

@@ -198,11 +198,17 @@ class MicroBatch(Hooks):
         self.units.append(unit)
         return Part(unit, len(self.parameters.leaves), is_last=True)
 
-    def parameters_of(self, layer: Layer) -> UnitParameters:
+    def tower_layer(self, layer: Layer, stack: str) -> Unit:
+        """Return a layer of a vision tower, which is a unit before the embeddings in the order of modules."""
+        unit = FSDPUnit(self, self.parameters_of(layer, stack), reshards=self.reshards)
+        self.units.insert(self.units.index(self.roles["embeddings"]), unit)
+        return Part(unit, len(self.parameters.leaves), is_last=True)
+
+    def parameters_of(self, layer: Layer, stack: str | None = None) -> UnitParameters:
         """Return the parameters of a layer's unit."""
         of = self.layer_units.get(id(layer))
         if of is None:
-            of = self.layer_units[id(layer)] = layer_unit(self.prepared, layer)
+            of = self.layer_units[id(layer)] = layer_unit(self.prepared, layer, stack)
         return of
 
     def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:

@@ -44,7 +44,7 @@ def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator
     Source: bitsandbytes/nn/modules.py, Linear4bit.forward (bias.data).
     """
     tensors = tuple(whole)
-    layers = {each.name.rpartition(".")[0] for each in tensors if each.packed}
+    layers = {each.name.rpartition(".")[0] for each in tensors if each.packed and each.in_graph}
     for each in tensors:
         owner, _, name = each.name.rpartition(".")
         if name == "bias" and owner in layers and (training.autocast or each.dtype) != training.dtype:

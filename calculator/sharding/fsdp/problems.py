@@ -10,7 +10,7 @@ from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp.parameters import cast_biases, stored
-from calculator.sharding.fsdp.units import outer_units, units_of
+from calculator.sharding.fsdp.units import TOWER_LAYERS, outer_units, units_of
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import computes_logits, is_patched
 
@@ -30,9 +30,16 @@ ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 EARLY = ("adagrad",)
 
 
-#: Text models whose class names a layer of the vision tower as a unit, which accelerate then looks for, and the layer.
+#: Models whose class names a module as a unit that they do not have, which accelerate then looks for, and the module.
 #: Source: _no_split_modules of transformers' class; accelerate/utils/fsdp_utils.py, fsdp2_prepare_auto_wrap_policy.
-MISSING_LAYERS = {"qwen3_5_moe_text": "Qwen3_5MoeVisionBlock", "qwen3_5_text": "Qwen3_5VisionBlock"}
+MISSING_LAYERS = {
+    "gemma3": "SiglipTextEmbeddings",
+    "gemma4": "Gemma4AudioLayer",
+    "llava": "CLIPTextEmbeddings",
+    "llava_next": "CLIPTextEmbeddings",
+    "qwen3_5_moe_text": "Qwen3_5MoeVisionBlock",
+    "qwen3_5_text": "Qwen3_5VisionBlock",
+}
 
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
@@ -41,8 +48,11 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     layer = MISSING_LAYERS.get(prepared.model.model_type)
     if layer is not None:
         message = (
-            f"accelerate looks for {layer}, which the text model does not have, and raises an error: use ddp or zero2"
+            f"accelerate looks for {layer}, which the model does not have, and raises an error: use ddp or zero2"
         )
+        yield Problem(loc="device.sharding", msg=message, input="fsdp")
+    elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS:
+        message = f"the units in the vision tower of {prepared.model.model_type} are not modelled: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     if training.trainer not in TRAINERS:
         message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
@@ -57,10 +67,6 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if prepared.stack != DEFAULT_STACK:
         message = "other releases are not modelled under fsdp: leave the stack out"
         yield Problem(loc="stack", msg=message, input=None)
-    if prepared.model.idle:
-        message = "accelerate does not find the layers of its vision tower, and refuses to wrap it: use a text model"
-        yield Problem(loc="model", msg=message, input=prepared.model.model_type)
-        return
     yield from _of_units(prepared)
     yield from _of_cast_biases(prepared)
     yield from _of_method(prepared)

@@ -12,7 +12,7 @@ from calculator.layers.sharding_hooks import Hooks, Unit
 from calculator.resident.tensors import layer_parameters, outer_parameters
 from calculator.sharding.fsdp.parameters import is_sharded
 from calculator.sharding.fsdp.unit import FSDPUnit, Part
-from calculator.sharding.fsdp.units import UnitParameters
+from calculator.sharding.fsdp.units import UnitParameters, tower_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +118,8 @@ class SecondModel(Hooks):
     def __init__(self, trained: MicroBatch, prepared: PreparedModel) -> None:
         self.trained = trained
         self.param_dtype = trained.param_dtype
-        layers = [each for layer in prepared.model.layers for each in layer_parameters(prepared, layer)]
+        stacks = (*tower_stacks(prepared.model), prepared.model.decoder)
+        layers = [each for of in stacks for layer in of.layers for each in layer_parameters(prepared, layer, of.name)]
         of = UnitParameters(
             name="ref_model",
             parameters=tuple(each for each in (*outer_parameters(prepared), *layers) if is_sharded(each)),

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine.autograd import Mark
+from calculator.engine.autograd import AccumulateGrad, Mark
 from calculator.engine.operations import cast, narrow
 from calculator.engine.tape import Tensor
 from calculator.layers.sharding_hooks import Unit
 
 if TYPE_CHECKING:
     from calculator.common.dtype import DType
-    from calculator.engine.autograd import AccumulateGrad, Node
+    from calculator.engine.autograd import Node
     from calculator.layers.bound_module import BoundModule
     from calculator.sharding.fsdp.micro_batch import MicroBatch
     from calculator.sharding.fsdp.units import UnitParameters
@@ -93,7 +93,30 @@ class FSDPUnit:
         """Return a tensor whose gradient gathers the weights when it arrives."""
         if x.edge is None or not self.of.parameters:
             return x
+        leaf = x.edge[0]
+        if isinstance(leaf, AccumulateGrad):
+            # Autograd runs the end of the graph before all other nodes that are ready.
+            leaf.release = _OfLeaf(self)
+            return x
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _pre_backward, (x.edge,), self))
+
+
+class _OfLeaf:
+    """Gathers a unit's weights when the gradient of its output, a leaf of the graph, is ready. The leaf keeps that."""
+
+    __slots__ = ("_gradients", "_unit")
+
+    def __init__(self, unit: FSDPUnit) -> None:
+        self._unit = unit
+        self._gradients: list[Tensor] = []
+
+    def ready(self, grad: Tensor) -> None:  # noqa: ARG002  a hook's signature
+        """Gather the weights."""
+        self._unit.micro_batch.pre_backward(self._unit)
+
+    def accumulated(self, name: str, held: list[Tensor]) -> None:  # noqa: ARG002  a hook's signature
+        """Keep the gradient."""
+        self._gradients += held
 
 
 class Part(Unit):

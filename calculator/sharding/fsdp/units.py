@@ -11,13 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
-from calculator.architecture.model import SCORE
+from calculator.architecture.model import SCORE, Stack
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.tensors import layer_parameters, outer_parameters
 from calculator.sharding.fsdp.parameters import RANKS, is_sharded, shard_shape, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Layer, Model
@@ -30,6 +30,11 @@ ROOT = "root"
 #: Models of whose base accelerate finds no final norm: `base_model_prefix` is `language_model`, which they do not have.
 #: Source: transformers/models/llama4/modeling_llama4.py, Llama4ForCausalLM.
 WITHOUT_BASE = ("llama4", "llama4_text")
+
+#: Models whose vision towers have layers that are units: their class is among the model's `_no_split_modules`.
+TOWER_LAYERS = frozenset(
+    {"mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
+)
 
 #: How the names of a unit's own tensors end.
 GATHERED = ": gathered"
@@ -112,9 +117,16 @@ class UnitParameters:
         return tuple([(each, (ranks, *shapes[each.name]), self.gathered_dtype(each)) for each in self.parameters])
 
 
-def layer_unit(prepared: PreparedModel, layer: Layer) -> UnitParameters:
-    """The unit of a decoder layer."""
-    return _unit(prepared, f"{prepared.model.decoder.name}.*", layer_parameters(prepared, layer))
+def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) -> UnitParameters:
+    """The unit of a layer: of the decoder, or of the vision tower whose layers `stack` names."""
+    name = stack or prepared.model.decoder.name
+    return _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
+
+
+def tower_stacks(model: Model) -> Iterator[Stack]:
+    """The layers of vision towers, if there are any."""
+    parts = model.parts if model.towers else ()
+    return (part for part in parts if isinstance(part, Stack) and part.name.startswith(model.towers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,5 +206,6 @@ def _is_child_norm(path: str, kind: str) -> bool:
 def units_of(prepared: PreparedModel) -> list[tuple[UnitParameters, int]]:
     """Every unit with parameters, and how many there are of it."""
     model: Model = prepared.model
-    layers = [(layer_unit(prepared, layer), count) for layer, count in model.decoder.distinct]
+    stacks = (*tower_stacks(model), model.decoder)
+    layers = [(layer_unit(prepared, layer, each.name), count) for each in stacks for layer, count in each.distinct]
     return [*((each, 1) for each in outer_units(prepared).all), *layers]
