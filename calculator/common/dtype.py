@@ -21,6 +21,9 @@ ITEMSIZE: dict[DType, int] = {
     "bool": 1,
 }
 
+#: The floating-point dtypes that mixed precision casts.
+FLOATS = ("float32", "bfloat16", "float16")
+
 #: The caching allocator's rounding. Source: kMinBlockSize in c10/core/CachingDeviceAllocator.h.
 ALLOCATION_ROUNDING = 512
 

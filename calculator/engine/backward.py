@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
+from calculator.common.budget import check_budget
 from calculator.engine.autograd import AccumulateGrad, Mark, by_sequence_nr
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.autograd import Node
     from calculator.engine.tape import Edge, Tape, Tensor
+
+
+#: After how many nodes the budget is checked again.
+_NODES_A_CHECK = 1024
 
 
 def backward(
@@ -45,6 +50,8 @@ def backward(
     if seen is not None:
         seen(ready)
     while ready:
+        if not len(ready) % _NODES_A_CHECK:
+            check_budget()
         node = ready.pop()
         tape.scope, tape.component = node.scope, node.component
         if not (isinstance(node, Mark) and _passes(node)):

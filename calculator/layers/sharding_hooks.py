@@ -86,7 +86,11 @@ class Hooks:
         return repetition(classes)
 
     def number(self, x: Tensor) -> Tensor:
-        """Return a number or a batch's tensor that is passed to the model, as its forward receives it."""
+        """Return a number that is passed to the model, as its forward receives it."""
+        return x
+
+    def batch(self, x: Tensor) -> Tensor:
+        """Return a tensor that the batch has in addition to its tokens, as the model's forward receives it."""
         return x
 
     def begin(self, parameters: Parameters) -> None:

@@ -62,7 +62,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     """Run the model: to the loss, and to the other outputs that its caller receives."""
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
-    batch, context.images = context.images, [context.hooks.number(each) for each in context.images]
+    batch, context.images = context.images, [context.hooks.batch(each) for each in context.images]
     context.hooks.begin(context.parameters)
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     uncached = checkpoints or (context.tape.trains and "no_cache_in_training" in context.older)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
+from calculator.common.dtype import FLOATS
 from calculator.engine import operations as ops
 from calculator.engine.repetition import every_layer, repetition_before_last
 from calculator.inputs.sharding import FSDPConfig
@@ -17,7 +18,7 @@ from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
 from calculator.sharding.fsdp.parameters import RANKS, shard_shape
 from calculator.sharding.fsdp.reference import EarlierPass, SameUnits, SecondModel
-from calculator.sharding.fsdp.unit import FLOATS, FSDPUnit, Part
+from calculator.sharding.fsdp.unit import FSDPUnit, Part
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
     CAST_SHARDS,
@@ -139,12 +140,15 @@ class MicroBatch(Hooks):
 
     def number(self, x: Tensor) -> Tensor:
         """Cast a number with mixed precision, as other inputs of the root."""
+        return self._input(x, "num_items_in_batch")
+
+    def batch(self, x: Tensor) -> Tensor:
+        """Cast a tensor of the batch with mixed precision, as other inputs of the root."""
+        return self._input(x, "batch")
+
+    def _input(self, x: Tensor, name: str) -> Tensor:
         dtype = self.param_dtype
-        return (
-            x
-            if dtype is None or x.dtype not in FLOATS
-            else ops.cast(x, dtype, f"num_items_in_batch, cast to {dtype} by FSDP")
-        )
+        return x if dtype is None or x.dtype not in FLOATS else ops.cast(x, dtype, f"{name}, cast to {dtype} by FSDP")
 
     def begin(self, parameters: Parameters) -> None:
         """Gather what is left in the root."""

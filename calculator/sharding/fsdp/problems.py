@@ -47,9 +47,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     layer = MISSING_LAYERS.get(prepared.model.model_type)
     if layer is not None:
-        message = (
-            f"accelerate looks for {layer}, which the model does not have, and raises an error: use ddp or zero2"
-        )
+        message = f"accelerate looks for {layer}, which the model does not have, and raises an error: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS:
         message = f"the units in the vision tower of {prepared.model.model_type} are not modelled: use ddp or zero2"

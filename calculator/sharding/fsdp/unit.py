@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import FLOATS
 from calculator.engine.autograd import AccumulateGrad, Mark
 from calculator.engine.operations import cast, narrow
 from calculator.engine.tape import Tensor
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.sharding.fsdp.micro_batch import MicroBatch
     from calculator.sharding.fsdp.units import UnitParameters
-
-#: The dtypes that mixed precision casts.
-FLOATS = ("float32", "bfloat16", "float16")
 
 
 class FSDPUnit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import FLOATS
 from calculator.engine import operations as ops
 from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class FlatHooks(Hooks):
     """The hooks of stages 1 and 2. Gradients leave the tape when they are ready; the reduction accounts for them."""
 
-    __slots__ = ("_adds", "_scales", "param_dtype")
+    __slots__ = ("_adds", "_casts", "_scales", "param_dtype")
 
     steps_in_backward = True
 
@@ -29,7 +30,15 @@ class FlatHooks(Hooks):
         self._adds = adds
         #: What DeepSpeed makes of the loss. transformers' Trainer has divided it by the number of labels of the step.
         own = prepared.training.trainer is None
+        #: The dtype to which Trainer casts a batch's tensors, if they have another.
+        self._casts = None if own else prepared.cast_to
         self._scales = ("loss, divided by the micro-batches", "loss, scaled") if own else ("loss, scaled",)
+
+    def batch(self, x: Tensor) -> Tensor:
+        """Return a tensor of a batch in DeepSpeed's dtype (transformers/trainer.py, _prepare_input)."""
+        if self._casts is None or x.dtype not in FLOATS:
+            return x
+        return ops.cast(x, self._casts, f"batch, cast to {self._casts} by Trainer")
 
     def accumulation(self, training: Training) -> Accumulation:
         """Mark every gradient."""

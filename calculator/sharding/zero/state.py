@@ -177,17 +177,21 @@ class FlatState:
         return by_group
 
     @cached_property
-    def _reduces(self) -> list[bool]:
-        """By rank: whether a parameter of its partition gets a gradient. The first that is reduced makes the buffer."""
+    def _reduces(self) -> list[list[bool]]:
+        """By group and rank: whether a parameter of its partition gets a gradient."""
         count = self.partitions.count
         if not any(idle for group in self._groups for _, _, idle in group):
-            return [True] * count
-        changes = [0] * (count + 1)
+            return [[owned[number].parameters > 0 for owned in self.owned] for number in range(len(self._groups))]
+        changes = [[0] * (count + 1) for _ in self._groups]
         keys = (Key(name, layer) for layer, gradients in self.plan.in_order for name in gradients.names)
         for place in map(self.partitions.place, keys):
-            changes[place.ranks.start] += 1
-            changes[place.ranks.stop] -= 1
-        return [number > 0 for number in accumulate(changes[:-1])]
+            changes[place.group][place.ranks.start] += 1
+            changes[place.group][place.ranks.stop] -= 1
+        return [[number > 0 for number in accumulate(own[:-1])] for own in changes]
+
+    def last_reduced(self, rank: int) -> int:
+        """The number of the last group of which a rank's buffer has gradients, which keeps it; -1 without any."""
+        return max((number for number, reduces in enumerate(self._reduces) if reduces[rank]), default=-1)
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         """The gradients of a rank's partition, and zeros in place of those that the step does not produce."""
@@ -207,7 +211,7 @@ class FlatState:
         whole = self._elements[rank]
         own = row("gradients of the partition", whole, _IN_PARTITION, self.dtype, "gradients")
         idle = tuple(each for each in self.zeros_of(rank) if each is not None)
-        return (own,) if whole and self._reduces[rank] else (), idle
+        return (own,) if whole and self.last_reduced(rank) >= 0 else (), idle
 
     def zeros_of(self, rank: int) -> list[ResidentTensor | None]:
         """By group: the zeros in place of gradients that the step does not produce; None without any."""

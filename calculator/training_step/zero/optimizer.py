@@ -40,7 +40,7 @@ class OptimizerStep:
     """
 
     def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
-        self._state, self._gradients = state, gradients
+        self._state, self._gradients, self._last = state, gradients, state.last_reduced(rank)
         #: By group: the number of gradients in the partition, and the number and the elements of the one whose copy in
         #: float64 is alive at the fullest moment.
         self._owned = [(owned.parameters, _largest(owned.slices)) for owned in state.owned[rank]]
@@ -50,7 +50,7 @@ class OptimizerStep:
     @property
     def fullest(self) -> Alive:
         """What is alive at the moment with the most bytes. Ranks that own as much share it."""
-        key = tuple(self._owned), _sizes(self._gradients), _sizes(self._zeros), _sizes(self._padding)
+        key = self._last, tuple(self._owned), _sizes(self._gradients), _sizes(self._zeros), _sizes(self._padding)
         steps = self._state.steps
         if key not in steps:
             steps[key] = max(self._moments(), key=_bytes)
@@ -80,16 +80,16 @@ class OptimizerStep:
 
         One gradient alone is not copied first; in float32 it is not copied at all.
         """
-        state, last = self._state, group == len(self._owned) - 1
+        state = self._state
         several = self._owned[group][0] + (self._padding[group] is not None) > 1
         flat = (state.like_partition(group, "flat gradients", state.dtype),) if several else ()
         master = state.like_partition(group, "float32 gradients")
         own = (master,) if state.dtype != "float32" else flat
         numbers = _scalars(KEPT_SCALARS)
         copied = (*flat, *own) if own is not flat else flat
-        yield *self._gradients, *self._zeros_from(group), *copied, numbers
+        yield *(self._gradients if group <= self._last else ()), *self._zeros_from(group), *copied, numbers
         kept = self._zeros_from(group + 1 if own else group)
-        after = (*(self._gradients if not (last and own) else ()), *kept, *own, numbers)
+        after = (*(self._gradients if group < self._last or not own else ()), *kept, *own, numbers)
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)
         yield *after, *_temporaries(state.partitions.groups[group].partition, state.optimizer)
