@@ -154,7 +154,6 @@ def test_a_larger_image_needs_more():
         ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),
         ({"training": {"sequence_lengths": [[128, 2]]}}, "training.sequence_lengths", "one length"),
         ({"method": {"name": "prompt"}}, "method.name", "not modelled yet"),
-        ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding", "one GPU only"),
         ({"stack": {"transformers": "5.20"}}, "stack", "the default releases"),
         ({"images": {**IMAGE, "image_width": 60_000}}, "training.images.image_width", "a factor of 200"),
         ({"images": {**IMAGE, "min_pixels": 9000, "max_pixels": 8000}}, "training.images.min_pixels", "at most"),
