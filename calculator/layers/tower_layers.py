@@ -92,9 +92,9 @@ def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
     for number, each in enumerate(stack.layers):
         unit = context.hooks.tower_layer(each, name)
         context.parameters.tower_layer = number
-        modules = context.layer(each, f"{name}.*.")
+        bound = context.layer(each, f"{name}.*.")
         context.parameters.tower_layer = None
-        yield unit, modules
+        yield unit, bound
     paths = [path for path in context.model.outer if path.startswith(f"{name}.")]
     for index in dict.fromkeys(path.removeprefix(f"{name}.").partition(".")[0] for path in paths):
         prefix = f"{name}.{index}."

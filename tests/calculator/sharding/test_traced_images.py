@@ -38,10 +38,3 @@ def test_towers_that_fsdp_does_not_wrap_are_refused(model, words):
     with pytest.raises(PlanError, match=words) as caught:
         estimate(parse_request(body))
     assert [problem.loc for problem in caught.value.problems] == ["device.sharding"]
-
-
-def test_adaption_prompts_of_other_families_are_refused_under_ddp():
-    method = {"name": "adaption_prompt", "adapter_len": 10, "adapter_layers": 4}
-    body = {"model": "llava-hf/llava-1.5-7b-hf", "method": method, "device": {"count": 2, "sharding": "ddp"}}
-    with pytest.raises(PlanError, match="PEFT has no adaption prompts for llava"):
-        estimate(parse_request(body))
