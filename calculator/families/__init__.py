@@ -66,6 +66,7 @@ FOLDERS = (
     "nemotron_h",
     "olmo",
     "opt",
+    "paligemma",
     "phi",
     "qwen",
     "qwen3_5",

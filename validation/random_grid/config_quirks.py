@@ -37,6 +37,7 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "qwen2_vl": vision_quirks.with_qwen2_vision,
     "qwen3_vl": vision_quirks.with_qwen_vision,
     "qwen3_vl_moe": vision_quirks.with_qwen_vision,
+    "paligemma": vision_quirks.with_prefix,
     "phi": text_quirks.even_norms,
     "olmoe": text_quirks.equal_heads,
     "phi3": text_quirks.long_rope_only,

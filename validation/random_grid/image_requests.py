@@ -99,6 +99,10 @@ def _gemma3(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": vision, "mm_tokens_per_image": rng.randint(1, side) ** 2}
 
 
+def _paligemma(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    return {"vision_config": {**_encoder(rng, config), "vision_use_head": False}}
+
+
 def _gemma4(rng: random.Random, config: dict[str, Any]) -> dict[str, Any]:
     groups = rng.choice((1, 2, 3))
     vision = {
@@ -153,6 +157,7 @@ _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = 
     "internvl": _internvl,
     "llava": _llava,
     "llava_next": _llava_next,
+    "paligemma": _paligemma,
     "qwen2_5_vl": _qwen,
     "qwen2_vl": _qwen2,
     "qwen3_5": _qwen,

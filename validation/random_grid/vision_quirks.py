@@ -195,3 +195,12 @@ def with_scaled_tower(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     kind = rng.choice(["qwen2", "qwen3", "qwen3_moe"])
     outer = {"downsample_ratio": rng.choice([0.5, 1.0]), "tie_word_embeddings": rng.random() < 0.5}
     return {"text_config": {"model_type": kind, **text}, "vision_config": vision, **outer}
+
+
+def with_prefix(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add SigLIP to a text model of Gemma."""
+    rng = draw.rng
+    vision = {"model_type": "siglip_vision_model", **_siglip(draw), "vision_use_head": rng.random() < 0.3}
+    image = rng.choice([text["vocab_size"] - 1, text["vocab_size"] + 5])
+    outer = {"projection_dim": draw.hidden, "image_token_index": image, "tie_word_embeddings": rng.random() < 0.5}
+    return {"text_config": {"model_type": "gemma", **text}, "vision_config": vision, **outer}

@@ -168,6 +168,7 @@ _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch
     "internvl": _of_internvl,
     "llava": _of_llava,
     "llava_next": _of_llava_next,
+    "paligemma": _of_gemma3,
     "qwen2_5_vl": _of_qwen,
     "qwen2_vl": _of_qwen,
     "qwen3_5": _of_qwen,

@@ -36,16 +36,14 @@ SANDWICH = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm
 EMBED_SCALE = Buffer(name="model.embed_tokens.embed_scale", shape=(), dtype="model")
 
 
-def _gemma(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        bias = config["attention_bias"]
-        return (
-            *attention(config, qkv_bias=bias, o_bias=bias),
-            *gated_mlp(config),
-            *norms(config, *PRE_NORMS),
-        )
+def gemma_layer(config: Config) -> Owned:
+    """One layer of Gemma 1, also of PaliGemma's text model."""
+    bias = config["attention_bias"]
+    return (*attention(config, qkv_bias=bias, o_bias=bias), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
-    return (*decoder(config, alike(config), layer), EMBED_SCALE)
+
+def _gemma(config: Config) -> Parts:
+    return (*decoder(config, alike(config), lambda _kind: gemma_layer(config)), EMBED_SCALE)
 
 
 def _gemma2(config: Config) -> Parts:

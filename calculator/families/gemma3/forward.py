@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def _refused(_: Config) -> str:
+def refuses_flash(_: Config) -> str:
     """Refuse FlashAttention: it has no mask with which an image's tokens attend to each other (Gemma3Model)."""
     return "transformers refuses it for a model that reads images: use sdpa"
 
 
-def _without_images(context: Context, ids: Tensor) -> Tensor:
+def embed_words(context: Context, ids: Tensor) -> Tensor:
     """Look up word embeddings. If the image token is not in the vocabulary, ids are copied to replace it.
 
-    Source: Gemma3Model.forward, which receives embeddings instead of ids if PEFT has looked them up.
+    Source: Gemma3Model.forward and PaliGemmaModel.forward, which receive embeddings instead of ids if PEFT has looked
+    them up.
     """
     config, given = context.config, context.method.embeds_inputs and not context.past
     if config["image_token_id"] >= config["vocab_size"] and not given:
@@ -36,11 +37,11 @@ def _without_images(context: Context, ids: Tensor) -> Tensor:
 
 GEMMA3 = replace(
     GEMMA3_TEXT,
-    embeddings=_without_images,
+    embeddings=embed_words,
     logits=identity,
     final_norm=final(norms.offset_rms_norm, "model.language_model.norm"),
     masks=(),
     bidirectional_masks=False,
-    refuses_flash=_refused,
+    refuses_flash=refuses_flash,
     tower=GEMMA3_IMAGES,
 )
