@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 #: Defaults of the text model's class. A file leaves such fields out of `text_config`.
 #: Source: transformers/models/gemma/configuration_gemma.py.
 _TEXT = with_defaults(
-    next(family.entries for family in GEMMA if family.model_type == "gemma"),
+    (
+        *next(family.entries for family in GEMMA if family.model_type == "gemma"),
+        Computed(
+            name="use_bidirectional_attention",
+            value=lambda config: config["use_bidirectional_attention"] in (None, True),
+        ),
+    ),
     {
         "vocab_size": 256_000,
         "hidden_size": 3072,

@@ -24,6 +24,7 @@ MODELS = {
     "gemma4": {"config": {"model_type": "gemma4", "vision_config": {}}},
     "gemma4_unified": "google/gemma-4-12B",
     "internvl": "OpenGVLab/InternVL3_5-8B-HF",
+    "paligemma": "google/paligemma-3b-pt-224",
     "llava": "llava-hf/llava-1.5-7b-hf",
     "llava_next": {"config": {"model_type": "llava_next"}},
     "qwen3_5": {"config": {"model_type": "qwen3_5"}},
