@@ -42,7 +42,7 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
 
 
 #: The families whose routers are modelled with an update.
-ROUTED = ("mixtral", "qwen3_moe")
+ROUTED = ("deepseek_v3", "mixtral", "qwen3_moe")
 
 
 class Named(Protocol):
