@@ -125,7 +125,6 @@ GEMMA4_UNIFIED = replace(
         batch=_batch,
         kept=image_encoder.nothing_kept,
         run=_run,
-        grads_patches=False,
         chunks=image_encoder.one_chunk,
         convolves=False,
         source="transformers/models/gemma4_unified/image_processing_gemma4_unified.py",
