@@ -138,6 +138,7 @@ NOT_MODELLED = frozenset(
         "llama4_text",
         "llava",
         "mixtral",
+        "paligemma",
         "qwen2_5_vl",
         "qwen2_vl",
         "qwen3_5",

@@ -250,7 +250,9 @@ class LowRank(TargetedMethod):
 
     @property
     def refuses_unmerged(self) -> str | None:
-        """Why serving it without merging is refused: trained tokens copy the table in each pass."""
+        """Why serving it without merging is refused: each pass copies the table, or updates whole parameters."""
+        if self.target_parameters:
+            return "the weights of experts to which each pass adds an update are not counted"
         return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:

@@ -185,10 +185,7 @@ def test_the_address_of_an_import_leads_to_the_page(client):
 @pytest.mark.parametrize(
     ("content", "key"),
     [
-        (
-            {"peft_type": "LORA", "target_modules": ["q_proj"], "use_bdlora": {"target_modules_bd_a": ["q_proj"]}},
-            "use_bdlora",
-        ),
+        ({"peft_type": "LORA", "target_modules": ["q_proj"], "use_qalora": True}, "use_qalora"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer"),
     ],
 )

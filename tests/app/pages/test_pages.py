@@ -121,7 +121,7 @@ def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(cl
 @pytest.mark.parametrize(
     ("model", "target_modules", "method"),
     [
-        ("deepseek-ai/DeepSeek-V3", "all-linear", "lora"),
+        ("deepseek-ai/DeepSeek-V2-Lite", "all-linear", "lora"),
         ("mistralai/Mixtral-8x7B-v0.1", "", "qlora"),
         ("allenai/OLMoE-1B-7B-0924", "q_proj,gate", "lora"),
         ("Qwen/Qwen3-235B-A22B", "gate", "qlora"),

@@ -36,6 +36,7 @@ OF_PLANS = {
     "merge_step",
     "quality_tier",
     "quantizes_base",
+    "rank_multiple",
     "refuses_4_bits",
     "refuses_unmerged",
     "title",

@@ -92,8 +92,8 @@ def test_nothing_is_nearest_where_something_else_is_refused():
     assert method.nearest_targets(family("llama")) is None
 
 
-@pytest.mark.parametrize("model_type", MIXTURES)
-def test_a_comparison_has_the_nearest_plan_of_a_mixture(model_type):
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "olmoe", "phimoe"])
+def test_a_comparison_has_the_nearest_plan_of_a_mixture_whose_router_is_not_modelled(model_type):
     methods = [{"name": "full"}, {"name": "lora", "target_modules": "all-linear"}]
     _, row = compare(parse_comparison({"model": FAMILIES[model_type], "methods": methods}))
     names = list(attention_projections(family(model_type)))

@@ -148,6 +148,9 @@ def prepared(config, method, **serving):
     check(Request(model=reference, method=plan.method, training=serving.training), model)
     if has_no_length(model):
         raise refusal("model", "no layer attends", model.id)
+    unmerged = parse_method(method).for_model(model).refuses_unmerged
+    if unmerged and not serving.merged:
+        raise refusal("serving.merged", unmerged, False)
     why = plan.method.refuses_4_bits(model) if plan.quantization is not None else None
     if why:
         raise refusal("serving.storage", why, serving.storage)
