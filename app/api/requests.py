@@ -144,7 +144,7 @@ LimitsRequest = create_model(
 RunRequest = create_model(
     "RunRequest",
     __base__=EstimateRequest,
-    __doc__="One run with its device, and what it does besides its training steps.",
+    __doc__="One run with its device, and what it does in addition to its training steps.",
     run=(
         RunModel,
         Field(

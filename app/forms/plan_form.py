@@ -34,7 +34,7 @@ FIRST_PLAN: dict[str, str] = {
     "gradient_checkpointing": "true",
 }
 
-#: The field of the methods that are compared besides the usual ones: a checkbox each, or their names with commas.
+#: The field of further methods that are compared: a checkbox each, or their names with commas.
 COMPARED = "compared"
 
 DEFAULTS: dict[str, str] = {
@@ -75,7 +75,7 @@ class Form(TypedForm):
 
     @property
     def ticked(self) -> tuple[str, ...]:
-        """The names of the methods that are compared besides the usual ones."""
+        """The names of the methods that are compared in addition to the usual ones."""
         return tuple(name.strip() for name in self.typed[COMPARED].split(",") if name.strip())
 
     @property

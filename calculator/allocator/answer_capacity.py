@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.allocator.out_of_memory import DeviceMemory
     from calculator.devices.outcome import ReplayPhase
 
-#: The settings with which answers are replayed, besides the default ones.
+#: The settings with which answers are replayed, in addition to the default ones.
 EXPANDABLE = AllocConf(expandable_segments=True)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.training_step.answer_trace import AnswerTraces, PassProgram
 
 
-#: How many passes are known besides the last: tensors of the loop are in two places by turns.
+#: How many passes are known in addition to the last: tensors of the loop are in two places by turns.
 RECENT = 3
 
 

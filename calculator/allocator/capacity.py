@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
-#: The settings besides the default ones for which there are flat devices.
+#: The settings in addition to the default ones for which there are flat devices.
 _EXPANDABLE = AllocConf(expandable_segments=True)
 
 
@@ -192,11 +192,12 @@ def minimum(
     conf: AllocConf = DEFAULT,
     peak_reserved_bytes: int | None = None,
 ) -> Minimum:
-    """The smallest capacity of a run, found by bisection between what is alive at once and what it reserves at ease.
+    """The smallest capacity of a run, by bisection between what is alive at once and what it reserves without a limit.
 
     Whether a run fits is not always monotonic in the capacity: at the result it fits, at 2 MiB less it does not, and a
     smaller capacity may exist on which it fits by chance. `live_bytes` must not be above the run's live peak.
-    `device_of` states the device for a capacity. `peak_reserved_bytes` is what the run reserves at ease, if known.
+    `device_of` states the device for a capacity. `peak_reserved_bytes` is what the run reserves without a limit, if
+    that is known.
     """
     replays = CappedReplays(run, conf, peak_reserved_bytes=peak_reserved_bytes)
     replays.share()
@@ -209,7 +210,7 @@ def minimum(
         return _least(lambda capacity: replays.within(device_of(capacity)), fails, low, high)
 
     fits = least(low, at_ease, lambda result: result.out_of_memory)
-    # Where every refusal leads to a retry, none is possible on less than what the run reserves at ease.
+    # Where every refusal leads to a retry, none is possible on less than what the run reserves without a limit.
     if missing or conf.max_split_size or conf.per_process_memory_fraction < 1:
         at_ease = least(fits - SMALL_SEGMENT, at_ease, lambda result: result.out_of_memory or result.retries)
     return Minimum(bytes=fits, without_retry_bytes=at_ease)

@@ -47,7 +47,7 @@ class Beginning:
         """Whether the step adds no segment, and ends as it began, because it repeats an earlier one.
 
         It does so where it begins as that one did. It does so too where only the segments that were added since are
-        free besides, if none is smaller than any block before it. Then each is used last of all that are free: only
+        also free, if none is smaller than any block before it. Then each is used last of all that are free: only
         for the request for which it was added. Of blocks of one size the first is used, and later ones are behind it.
         """
         added = self.segments[len(earlier.segments) :]

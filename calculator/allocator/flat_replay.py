@@ -240,7 +240,7 @@ class FlatReplay:
         return other
 
     def keep_places(self) -> None:
-        """Keep the places of rows, of which others with the same lists may allocate some anew."""
+        """Keep the places of rows, of which others with the same lists may allocate some again."""
         of_batch, others = self.places
         self.places = (of_batch[0].copy(), of_batch[1].copy()), (others[0].copy(), others[1].copy())
 

@@ -79,7 +79,7 @@ class HistoryRun:
         return unlimited.result if device is None else unlimited.on(device)
 
     def machine(self, steps: Sequence[Step], more: int = 0) -> FlatMachine:
-        """A device that has room for some steps, and for `more` bytes besides."""
+        """A device that has room for some steps, and for `more` bytes."""
         pools = pool_count(self.micro_batch(steps[0][0], later=False)[0].streams)
         return FlatMachine(self._units(steps) + more // BLOCK, pools)
 

@@ -4,7 +4,7 @@ A repetition requests what the one before it requested, for rows of its own. So 
 finds the same, only further: with the free blocks from some address on, and the tensors that it frees, further by what
 was added since. Then all that follow are placed so too, each period further by as much.
 
-Besides, there may be blocks that repetitions left free and that are smaller than every request.
+In addition, there may be blocks that repetitions left free and that are smaller than every request.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def repetitions_of(
 ) -> Repetitions | None:
     """Return the repetitions of which the first has these events, if each frees only what it or the last allocated.
 
-    Rows from `lowest` on are further by `step` in each; it uses others anew.
+    Rows from `lowest` on are further by `step` in each; it uses others again.
     """
     allocated, freed = dict[int, None](), []
     for event in events:
@@ -103,7 +103,7 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
 
 
 class _History:
-    """What a pool was where each repetition started, and the places of rows that each allocated anew."""
+    """What a pool was where each repetition started, and the places of rows that each allocated again."""
 
     __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_starts", "attempts")
 

@@ -2,7 +2,7 @@
 
 The model is loaded, then what the method adds, and training steps run until one reserves nothing more. The first step
 creates the optimizer's states in blocks that its activations freed, so the second step finds less free memory. Every
-step has the same batch shape, and nothing empties the cache. DDP creates its buckets after the load, and anew when the
+step has the same batch shape, and nothing empties the cache. DDP creates its buckets after the load, and again when the
 second step begins. Gradients that are views of them are freed after the last micro-batch, where they were accumulated.
 """
 

@@ -165,7 +165,7 @@ def _frozen_bytes(resident: ResidentState) -> int:
 
 
 def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int]) -> Counter[int]:
-    """The blocks that a rank keeps from step to step besides the frozen weights, and the workspaces."""
+    """The blocks that a rank keeps from step to step in addition to the frozen weights, and the workspaces."""
     kept = Counter(sizes(tensors))
     kept.update(workspaces)
     return kept

@@ -51,7 +51,7 @@ class Base(ABC):
     compute_capability: ClassVar[tuple[int, int]] = (0, 0)
     #: That from which on it does not run any more, if there is one.
     unsupported_from: ClassVar[tuple[int, int] | None] = None
-    #: What its checkpoint needs besides.
+    #: What else its checkpoint needs.
     checkpoint_needs: ClassVar[str] = ""
     #: Which part of the figures is from source only.
     from_source: ClassVar[str] = ""
@@ -68,7 +68,7 @@ class Base(ABC):
 
     @property
     def imports(self) -> str:
-        """The statement that imports what `loading` calls besides transformers."""
+        """The statement that imports what `loading` calls in addition to transformers."""
         return ""
 
     @property

@@ -14,7 +14,7 @@ QuantMethod = Literal["gptq", "awq", "torchao", "fp8", "hqq", "eetq", "aqlm"]
 TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
 
 
-#: What users try besides, and the way out.
+#: What else users try, and the way out.
 #: Sources: transformers 5.24, is_trainable in quantizers/quantizer_mxfp4.py and quantizer_fbgemm_fp8.py, and
 #: integrations/mxfp4.py, whose experts run kernels without a backward pass.
 INSTEAD = {

@@ -21,7 +21,7 @@ CARD_METHODS: tuple[CardMethod, ...] = get_args(CardMethod)
 _LOW_RANK: dict[str, Any] = {"r": 16, "target_modules": "all-linear"}
 METHOD_SETTINGS: dict[CardMethod, dict[str, Any]] = {"lora": _LOW_RANK, "qlora": _LOW_RANK}
 
-#: The settings of every run besides its batch and its length: those of the reference step where nothing is named.
+#: Further settings of every run than its batch and its length: those of the reference step where nothing is named.
 TRAINING: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True, "optimizer": "adamw_torch"}
 
 SETTINGS = (
@@ -36,7 +36,7 @@ LENGTHS = tuple(256 << doublings for doublings in range(10))
 #: The sequence length of the micro-batches that are tried; of a model with a shorter context, the longest length below.
 BATCH_LENGTH = 2048
 
-#: The micro-batch sizes that are tried besides 1.
+#: The micro-batch sizes that are tried in addition to 1.
 BATCHES = (2, 4, 8, 16, 32, 64)
 
 #: The task of a model by its kind of head; of the other kinds, that of a language model.

@@ -1,4 +1,4 @@
-"""The files in which the Trainer saves FSDP2's model and optimizer, besides those of `save_pretrained`.
+"""The files in which the Trainer saves FSDP2's model and optimizer, in addition to those of `save_pretrained`.
 
 With FULL_STATE_DICT the first process writes whole tensors with `torch.save`. With SHARDED_STATE_DICT every process
 writes one file with `torch.distributed.checkpoint`, which saves each of its tensors, and each value, as an archive of

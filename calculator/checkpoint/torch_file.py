@@ -93,7 +93,7 @@ class _Pickler(_PythonPickler):  # type: ignore[misc]  # the standard library's 
             return None
         tensor, key = obj.tensor, str(len(self.tensors))
         self.tensors.append(tensor)
-        # PyTorch makes the string of a CUDA device anew for each storage, so that a pickle repeats it.
+        # PyTorch makes the string of a CUDA device again for each storage, so that a pickle repeats it.
         location = "cpu" if tensor.location == "cpu" else "".join([*tensor.location])
         return "storage", _OF_DTYPE[tensor.dtype], key, location, prod(map(int, tensor.shape))
 

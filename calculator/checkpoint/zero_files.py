@@ -1,6 +1,6 @@
 """The tensors in DeepSpeed's checkpoints of ZeRO.
 
-The files are pickles of DeepSpeed's own state, with the run's config in them: besides the tensors, each has some
+The files are pickles of DeepSpeed's own state, with the run's config in them: in addition to the tensors, each has some
 kilobytes, and more where a model has many parameters, whose names and places it lists.
 
 Sources: deepspeed 0.19.8, runtime/engine.py (_save_checkpoint, _save_zero_checkpoint) and runtime/zero/

@@ -116,7 +116,7 @@ def _fit_on(plan: Estimate, device: Device) -> Fit:
 
 
 def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
-    """The verdict on a card on which `tensors` is reserved besides the workspaces."""
+    """The verdict on a card on which `tensors` is reserved in addition to the workspaces."""
     memory, card = plan.memory, card_of(device)
     workspace = sum(part.bytes for part in library_workspace(card))
     context = cuda_context(card).bytes

@@ -26,7 +26,7 @@ _OBJECT = "training.deepspeed.zero_optimization"
 
 _BY_MEMORY = "The verdict is by the required memory, since a run with offload is not replayed."
 
-#: What each stage divides besides what the one before it does.
+#: What each stage divides in addition to what the one before it does.
 _STAGES: dict[ShardingName, str] = {
     "zero2": "Stage 2 divides gradients too. GPUs send no more to each other than in stage 1.",
     "zero3": "Stage 3 divides the weights too, and gathers each module's before it runs: GPUs send half as much again.",

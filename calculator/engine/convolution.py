@@ -1,7 +1,7 @@
 """Convolutions over positions: what they allocate, what they save, and what their backward pass allocates.
 
-Source: tools/autograd/derivatives.yaml, convolution. What cuDNN needs besides, PyTorch allocates as workspace; it is
-not modelled. packaged_conv1d is that of the package causal-conv1d.
+Source: tools/autograd/derivatives.yaml, convolution. cuDNN needs a workspace in addition, which is not
+modelled. packaged_conv1d is that of the package causal-conv1d.
 """
 
 from __future__ import annotations

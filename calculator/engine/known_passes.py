@@ -96,8 +96,8 @@ class KnownPasses:
     ) -> tuple[Outputs, Repetition]:
         """Run a pass or record it again: its outputs, and the layers that run.
 
-        `key` is all that decides its events, besides the component that its first rows count to. They are kept for the
-        last training.
+        `key` is all that decides its events, in addition to the component that its first rows count to. They are kept
+        for the last training.
         """
         training, own = key
         if training is not self._training and training != self._training:

@@ -284,7 +284,7 @@ def _where_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, fp32_in_autocast: bool = False) -> Tensor:
     """An elementwise function that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
 
-    `temporaries` is how many tensors of x's shape the backward formula allocates besides its result.
+    `temporaries` is how many tensors of x's shape the backward formula allocates in addition to its result.
     `fp32_in_autocast`: autocast runs the operation in float32.
     """
     if fp32_in_autocast and x.tape.autocast is not None:

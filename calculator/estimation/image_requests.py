@@ -24,7 +24,7 @@ MOST_CHUNKS = 4096
 _LOC = "training.images"
 
 #: A convolution whose stride is its kernel, with any of cuDNN's algorithms.
-CONVOLUTION = "Memory that the convolution of patches may need besides its result is not counted."
+CONVOLUTION = "Memory that the convolution of patches may need in addition to its result is not counted."
 
 
 def image_families() -> tuple[str, ...]:

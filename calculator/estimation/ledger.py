@@ -167,7 +167,7 @@ def _of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: Compon
 
 
 def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
-    """The components that tensors of the step may be in, besides resident tensors."""
+    """The components that tensors of the step may be in, in addition to resident tensors."""
     if alive.left is not None:
         return COMPONENTS
     known: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")

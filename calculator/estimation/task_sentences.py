@@ -82,7 +82,7 @@ def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
 def _of_audio(model: Model, method: Method) -> Iterator[str]:
     """Yield what a batch of audio is, and how PEFT is used without its class for sequence-to-sequence models."""
     yield audio_requests.sentence(model)
-    yield "Memory that the convolutions may need besides their results is not counted."
+    yield "Memory that the convolutions may need in addition to their results is not counted."
     if method.facts.config_class is not None:
         yield (
             "PEFT's configuration has no task_type: PeftModelForSeq2SeqLM passes input_ids to the model, which"

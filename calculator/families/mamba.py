@@ -12,7 +12,7 @@ from calculator.families.fields import flag, size
 if TYPE_CHECKING:
     from calculator.families.blocks import Owned
 
-#: What a GPU may allocate besides, and what an installed package changes.
+#: What else a GPU may allocate, and what an installed package changes.
 WITHOUT_KERNELS = (
     "Mamba 2 runs as transformers' own PyTorch code. With the packages mamba-ssm and causal-conv1d it needs less;"
     " cuBLAS's and cuDNN's workspaces for it are not counted."

@@ -73,7 +73,7 @@ class Merge:
     peak_bytes: int
     #: The module at which the peak is reached.
     module: str
-    #: The tensors alive at the peak besides the model and its adapter.
+    #: The tensors alive at the peak in addition to the model and its adapter.
     rows: tuple[Row, ...]
     #: What the merged weights lose to rounding, in words.
     loss: str

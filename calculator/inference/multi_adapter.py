@@ -64,7 +64,7 @@ class MultiAdapterFootprint:
 
 
 def request_bytes(reference: ModelReference, device: Device, training: Training, *, four_bits: bool) -> int:
-    """What one request, as long as a training sequence, needs besides the base's weights and the CUDA context."""
+    """What a request as long as a training sequence needs in addition to the base's weights and the CUDA context."""
     answer = inference(
         InferenceRequest(
             model=reference,

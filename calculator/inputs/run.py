@@ -1,4 +1,4 @@
-"""The request's `run` object: what a run does besides its training steps."""
+"""The request's `run` object: what a run does in addition to its training steps."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ class RunSettings:
         "file by each.",
     )
     load_best_model_at_end: bool = setting(
-        False, label="Keep the best model", help="Keep the best checkpoint besides the last (load_best_model_at_end)."
+        False,
+        label="Keep the best model",
+        help="Keep the best checkpoint in addition to the last (load_best_model_at_end).",
     )
     merge_and_unload: bool = setting(
         False, label="Merge", help="Merge the adapter into the base model after training, and save the whole model."

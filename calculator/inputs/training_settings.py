@@ -144,7 +144,7 @@ class TrainingSettings:
     padding_free: bool = setting(
         False,
         label="Padding-free",
-        help="Put the sequences of a micro-batch into one row without padding, with positions that begin anew "
+        help="Put the sequences of a micro-batch into one row without padding, with positions that begin again "
         "(padding_free of trl-sft, DataCollatorWithFlattening with transformers).",
     )
     completion_tokens: int | None = setting(

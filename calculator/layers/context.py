@@ -224,7 +224,7 @@ class Context:
         self.encoder_mask: Tensor | None = None
         #: The position biases that the layers of a stack share, by whether they are of cross-attention.
         self.position_biases: dict[bool, Tensor] = {}
-        #: What the family's decoder passes to its layers besides the hidden states, if it passes anything.
+        #: What the family's decoder passes to its layers in addition to the hidden states, if it passes anything.
         self.passed: Any = None
         #: The mask of padding that the model is given, if it is not that of the batch.
         self.padding_mask: Tensor | None = None
@@ -240,8 +240,8 @@ class Context:
         self.sample_bounds: Tensor | None = None
         #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
-        #: What the model returns besides the loss and the logits: its cache, and because of images tensors, each with
-        #: the number of images that it is split into.
+        #: What the model returns in addition to the loss and the logits: its cache, and because of images tensors, each
+        #: with the number of images that it is split into.
         self.returned_cache: Cache | None = None
         self.image_outputs: list[tuple[Tensor, int]] = []
         #: What the first layers of the decoder add to the hidden states of images, each with the mask of these.
@@ -305,7 +305,7 @@ class Context:
         self.image_features = []
 
     def drop_outputs(self) -> None:
-        """Drop what the model returned besides the loss and the logits."""
+        """Drop what the model returned in addition to the loss and the logits."""
         self.returned_cache, self.image_outputs = None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -267,7 +267,7 @@ class DecoderForward:
     #: The config's names of the probabilities of torch.nn.Dropout modules. Other dropout is a function.
     dropout_modules: tuple[str, ...] = ()
 
-    #: Whether layers share tensors that need a gradient, besides the hidden states, so that every layer is run.
+    #: Whether layers share tensors that need a gradient, in addition to the hidden states, so that every layer is run.
     couples_layers: Callable[[Config], bool] = never
 
     #: What layers that reuse keys and values are given where only the last position's logits are computed.
@@ -306,7 +306,7 @@ class DecoderForward:
     #: Whether the model passes the labels on to its layers, whose checkpoints keep them.
     passes_labels: bool = False
 
-    #: Whether rows of several samples, whose positions begin anew, are modelled; and whether layers receive the bounds
+    #: Whether rows of several samples, whose positions begin again, are modelled; and whether layers receive the bounds
     #: of samples that such a batch may come with.
     flattens: bool = True
     passes_bounds: bool = True

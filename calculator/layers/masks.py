@@ -155,7 +155,7 @@ def _masks_packed_sequences(context: Context) -> bool:
 
 
 def _keeps_samples_apart(context: Context) -> bool:
-    """Return whether the positions of a row begin anew in it.
+    """Return whether the positions of a row begin again in it.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
     """

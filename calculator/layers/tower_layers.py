@@ -67,8 +67,8 @@ def run_layers(
     """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
 
     `inputs`: the first layer's input alone, which is removed from the list, so that no caller keeps it alive.
-    `captured`: what a layer is given besides its input, which its checkpoint keeps. `after`: what follows each layer.
-    `dropout`: the probability in attention. `mask`: that of attention, if there is one.
+    `captured`: what a layer is given in addition to its input, which its checkpoint keeps. `after`: what follows each
+    layer. `dropout`: the probability in attention. `mask`: that of attention, if there is one.
     """
     x = inputs.pop()
     with _of_tower(context, dropout, mask):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_LENGTHS = 8
 MAX_BATCHES = 8
 
-#: The most pairs that are replayed besides the request's own; and of shardings of which more pairs are near the limit.
+#: The most pairs that are replayed in addition to the request's own; and of shardings with more pairs near the limit.
 MAX_REPLAYED = 12
 MAX_REPLAYED_OF: dict[ShardingName, int] = {"fsdp": 36}
 

@@ -183,7 +183,7 @@ class Probes:
         return low + stride * crossing(lambda step: self.at(low + step * stride).excess, 0, steps)[0]
 
     def sizes(self, value: int) -> tuple[list[int], list[int]]:
-        """The sizes of all tensors with a value of the setting: of resident tensors besides the base, and of a step."""
+        """The sizes of all tensors with a value of the setting: of a step, and of resident ones but for the base."""
         step = training_step(self.with_value(self.request, value), self.series)
         resident = step.resident
         added = [tensor for tensor in resident.tensors if not tensor.base]

@@ -119,7 +119,7 @@ class Replays:
         """The largest value found that runs, with cached blocks freed or without, from the largest that fits on.
 
         Not even the live tensors of `high` fit, or it is the largest possible value. At most `RETRIED` values are
-        replayed besides the next one, which may be too few to find one whose successor does not run.
+        replayed in addition to the next one, which may be too few to find one whose successor does not run.
         """
         if self.runs(high):
             return high

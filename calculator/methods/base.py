@@ -211,7 +211,7 @@ class Method:
         return [*saved, *self.saved_again(parameters, model)]
 
     def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
-        """Yield what `save_pretrained` writes besides trained parameters: buffers of a whole model."""
+        """Yield what `save_pretrained` writes in addition to trained parameters: buffers of a whole model."""
         for buffer in model.named_buffers() if self.facts.trains_base else ():
             if buffer.persistent:
                 dtype = parameters[0][1].dtype if buffer.dtype == "model" else buffer.dtype
@@ -274,7 +274,7 @@ class Method:
         return loss
 
     def statistics(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
-        """What the method keeps of parameters from step to step, besides the optimizer's states."""
+        """What the method keeps of parameters from step to step, in addition to the optimizer's states."""
         return ()
 
     def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002

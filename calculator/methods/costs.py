@@ -25,7 +25,7 @@ class OtherOperations:
 class MergeStep:
     """Merging one module."""
 
-    #: The tensors that are alive besides the model at the peak.
+    #: The tensors that are alive in addition to the model at the peak.
     allocated: tuple[Allocated, ...]
     #: What the merged weight loses, in words.
     loss: str

@@ -52,7 +52,7 @@ class Optimizer:
     early: bool = False
     #: Whether the temporaries of a parameter group stay alive until those of the next one exist.
     keeps_temporaries: bool = False
-    #: The states that each parameter has besides: their names and dtypes, or "parameter" for its dtype.
+    #: Further states of each parameter: their names and dtypes, or "parameter" for its dtype.
     scalars: tuple[tuple[str, DType | Literal["parameter"]], ...] = ()
     #: The further full-size state of parameters in half precision, and the number that those in float32 have instead.
     in_half: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ COMPILED = (
 _GALORE = "galore_torch/adamw.py, adafactor.py and galore_projector.py"
 _APOLLO = "apollo_torch/apollo.py and random_projector.py"
 RENEWED = (
-    "The optimizer's step is one that makes the projections anew, as the first does and then every update_proj_gap-th."
+    "The optimizer's step is one that makes the projections again, as the first does and then every update_proj_gap-th."
 )
 DECOMPOSED = (
     "The workspace of cuSOLVER's singular value decomposition (gesvdj) is not known without a CUDA device and not"

@@ -48,4 +48,4 @@ class StoredWeight(ABC):
 
     @abstractmethod
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """What is stored besides: scales, zero points, indices."""
+        """What else is stored: scales, zero points, indices."""

@@ -236,7 +236,7 @@ class Evaluation:
         return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
 
     def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
-        """The weights that stage 3 has gathered, besides those that stay gathered."""
+        """The weights that stage 3 has gathered, in addition to those that stay gathered."""
         dtype, more = self.resident.prepared.cast_to or "float32", size - self.resident_bytes
         if more:
             shape = (named(more // ITEMSIZE[dtype], "gathered parameters"),)

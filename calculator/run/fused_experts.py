@@ -31,7 +31,7 @@ TRANSPOSED_IN_FILES = frozenset({"qwen3_vl_moe"})
 NAMES_IN_FILES = {".mlp.": ".block_sparse_moe.", ".gate_up_proj": ".0.w1", ".down_proj": ".0.w2"}
 OTHER_NAMES_IN_FILES = frozenset({"mixtral", "phimoe"})
 
-#: The row of the weights that are alive besides the new tensor.
+#: The row of the weights that are alive in addition to the new tensor.
 STACKED = "weights of experts before they are fused"
 
 #: What the host has of them.
@@ -43,7 +43,7 @@ MOST_KEPT = 32 << 20
 
 
 def kept_by_malloc(size: int) -> str:
-    """What the resident set may have besides the figure where experts' weights are cast on the host."""
+    """What the resident set may have in addition to the figure where experts' weights are cast on the host."""
     return (
         "Threads cast the weights of experts, and glibc's malloc may keep what is freed of them: loading may need up to"
         f" {size:,} bytes more host memory in a process than its figure. MALLOC_MMAP_THRESHOLD_=131072 in the"

@@ -43,7 +43,7 @@ class OfRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What the loop keeps at a moment, besides the batch, the rows of the batch, and whether the model runs then.
+    """What the loop keeps at a moment in addition to the batch, the batch's rows, and whether the model runs then.
 
     `is_first`: whether no batch ran before it. `number` is that of the batch in the evaluation, from 0 on.
     """

@@ -1,4 +1,4 @@
-"""A request about a whole run: that of an estimate, and what the run does besides its training steps."""
+"""A request about a whole run: that of an estimate, and what the run does in addition to its training steps."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class _Run:
 
     @property
     def _of_experts(self) -> Iterator[str]:
-        """What loading experts may need besides its figure."""
+        """What loading experts may need in addition to its figure."""
         size = ModelLoading(self.resident, self.run, self._config).kept_by_malloc
         if size:
             yield kept_by_malloc(size)

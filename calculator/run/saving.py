@@ -34,7 +34,7 @@ _SAFETENSORS = "safetensors 0.8: an 8-byte length, a JSON header, and the tensor
 _TORCH = "torch.save of the optimizer's state dict: a pickle and the storages in a ZIP archive"
 _INDEX = "transformers' index of the weights' files"
 
-#: What a checkpoint has besides, in total some kilobytes and the tokenizer.
+#: What else a checkpoint has, in total some kilobytes and the tokenizer.
 NOT_COUNTED = (
     "Files of a checkpoint that are not counted: config.json, generation_config.json or adapter_config.json, README.md,"
     " trainer_state.json, training_args.bin, scheduler.pt and rng_state.pth, which are a few kilobytes each, and the"
@@ -74,7 +74,7 @@ class Saving:
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
-        """The files that a run needs to be resumed, besides the model's: that of the optimizer's states."""
+        """The files that a run needs to be resumed, in addition to the model's: that of the optimizer's states."""
         model, facts = self.prepared.model, self.resident.trainer
         in_32_bits = embeddings(model, self.resident.tensors) if facts.embeddings_in_32_bits else ()
         size = torch_file.file_bytes(state_dict(self.groups, self.resident.optimizer, in_32_bits), "optimizer")

@@ -51,8 +51,8 @@ SEVERAL_GPUS = (
 
 
 OF_DEEPSPEED = (
-    "Of DeepSpeed's files, the tensors are counted. Besides them, a file has some kilobytes, and more where a model has"
-    " many parameters."
+    "Of DeepSpeed's files, the tensors are counted. In addition to them, a file has some kilobytes, and more where a"
+    " model has many parameters."
 )
 OF_FSDP = (
     "transformers 5 reads the weights in every process, whatever fsdp_config.cpu_ram_efficient_loading is, and with it"

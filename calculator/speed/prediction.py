@@ -1,7 +1,7 @@
 """The prediction interval of a run from a new source, by the variance between known sources.
 
 The logarithm of an efficiency has an effect of its source, which all runs of it share, and one of the run. Sources are
-drawn anew, so that their number bounds what is known, not that of their runs: ten runs of a source say little more
+drawn again, so that their number bounds what is known, not that of their runs: ten runs of a source say little more
 about the next source than one.
 """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def tensors(model: Model, training: Training) -> list[BatchTensor]:
-    """Return the tensors of a batch besides its tokens, the pixels first; none without images."""
+    """Return the tensors of a batch in addition to its tokens, the pixels first; none without images."""
     tower, images = forward_of(model).tower, training.images
     if tower is None or images is None or not training.has_images:
         return []

@@ -119,7 +119,7 @@ class Loop(ABC):
         return batch(self.facts, prepared.training, self.sample_bounds(prepared))
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
-        """Return what is alive besides a step's batches while they are fetched, each with how many of it there are."""
+        """Return what is alive in addition to a step's batches while they are fetched, each with its count."""
         return []
 
     def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
@@ -131,7 +131,7 @@ class Loop(ABC):
         return self.facts.scalars
 
     def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
-        """Return the tensors of a flattened micro-batch that say where each sample is, besides the positions."""
+        """Return the tensors of a flattened micro-batch that say where each sample is, in addition to the positions."""
         return ()
 
     def least(self, name: str, training: Training) -> int:  # noqa: ARG002  a hook's signature

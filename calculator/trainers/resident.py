@@ -82,7 +82,7 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 
 
 def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """What is alive besides a step's batches while the loop fetches them; that of text alone is small, and left out."""
+    """What is alive in addition to a step's batches while they are fetched; text alone is small, and left out."""
     if not prepared.training.has_images:
         return ()
     return tuple(_of_step(*each) for each in loop.while_fetching(prepared))

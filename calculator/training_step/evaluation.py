@@ -42,7 +42,7 @@ class Output(NamedTuple):
 
 
 class EvaluationPass(NamedTuple):
-    """A pass: its recording, its peak, the operation that reaches it, and what the model returns besides the loss.
+    """A pass: its recording, its peak, the operation that reaches it, and what the model returns with the loss.
 
     `left_gathered`: the units outside the layers that a sharding leaves gathered after it, by name.
     """

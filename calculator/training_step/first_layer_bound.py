@@ -1,8 +1,8 @@
 """An upper bound on what is alive in the passes of a first layer that is not interpreted (see `first_layer`).
 
 In its forward pass, less is alive than in the forward pass of the interpreted layer, which comes later. Its backward
-pass comes last, when all other layers have left their gradients; besides these, at most as much is alive as in the
-interpreted backward pass.
+pass comes last, when all other layers have left their gradients; in addition to these, at most as much is alive as in
+the interpreted backward pass.
 """
 
 from __future__ import annotations

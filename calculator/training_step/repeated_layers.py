@@ -2,8 +2,8 @@
 
 Two periods of layers are interpreted (see `repetition`). The second frees what the first passes on, and passes on as
 much itself. So the periods that it represents have its events by turns with two sets of rows: those that the first
-period passes on, and those of its own. All other rows of a period are freed in it, and every period uses them anew, but
-for those that stay until the pass ends, such as autocast's copies of trained weights: each period has its own.
+period passes on, and those of its own. All other rows of a period are freed in it, and every period uses them again,
+but for those that stay until the pass ends, such as autocast's copies of trained weights: each period has its own.
 """
 
 from __future__ import annotations

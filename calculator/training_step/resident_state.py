@@ -184,7 +184,7 @@ class ResidentState:
         return sum(tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast)
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
-        """The number of tensors by size that stay on the device besides the base, with gradients or without."""
+        """The number of tensors by size that stay on the device in addition to the base, with gradients or without."""
         added = self.of_loop
         return (
             sizes((*added, *self.gradients), self._sizes_of_added) if gradients else sizes(added, self._sizes_of_added)
@@ -216,7 +216,7 @@ class ResidentState:
 
     @property
     def kept_gradients(self) -> tuple[ResidentTensors, ...]:
-        """The gradients that are alive in the optimizer's step, besides the buckets that are views of some."""
+        """The gradients that are alive in the optimizer's step, in addition to the buckets that are views of some."""
         return () if self.prepared.training.has_bucket_views else self.reduced_gradients
 
     @property
@@ -279,7 +279,7 @@ class ResidentState:
 
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:
-        """What is alive besides a step's batches while the loop fetches them."""
+        """What is alive in addition to a step's batches while the loop fetches them."""
         return while_fetching(trainer_of(self.prepared.training), self.prepared)
 
     @property

@@ -71,7 +71,7 @@ class Seq2SeqGeneration:
         return tuple(ran)
 
     def kept(self, context: Context) -> list[Tensor]:
-        """Make what the callers of `generate` refer to besides the batch."""
+        """Make what the callers of `generate` refer to in addition to the batch."""
         return special_tokens(context)
 
     def loop(self, context: Context) -> TargetLoop:

@@ -248,7 +248,7 @@ class _Periods:
 
     The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each: the same
     row of the next period has a number `stride` higher. Rows that a period frees in the pass that allocates them are
-    not: every repetition of the period uses them anew.
+    not: every repetition of the period uses them again.
     """
 
     __slots__ = (

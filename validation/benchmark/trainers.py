@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import Request
 
-#: The trainers that are timed, with what their requests set besides.
+#: The trainers that are timed, with what else their requests set.
 TRAINERS: dict[str, dict[str, Any]] = {
     "transformers": {},
     "trl-sft": {},

@@ -239,20 +239,20 @@ def _aqlm_gradient(
 
 
 def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors that one of torchao's holds: its data, and what is stored besides; empty for others."""
+    """The tensors that one of torchao's holds: its data, and what else is stored; empty for others."""
     names = getattr(parameter, "tensor_data_names", ())
     return {name: getattr(parameter, name) for name in names}
 
 
-#: The names of buffers that are stored besides a weight.
+#: The names of buffers that are stored in addition to a weight.
 CONSTANTS = frozenset({"qzeros", "scales", "g_idx", "wf_unsqueeze_zero", "wf_unsqueeze_neg_one"})
 
-#: The names of parameters that are stored besides a weight.
+#: The names of parameters that are stored in addition to a weight.
 SCALES = ("weight_scale_inv", "activation_scale", "weight_scales", ".codebooks", ".scales")
 
 
 def constants(model: nn.Module) -> set[int]:
-    """The identities of the buffers that quantized layers store besides their weights."""
+    """The identities of the buffers that quantized layers store in addition to their weights."""
     layers = (module for module in model.modules() if hasattr(module, "qweight"))
     return {id(buffer) for layer in layers for name, buffer in layer.named_buffers() if name in CONSTANTS}
 

@@ -120,7 +120,7 @@ def _make_steady(optimizer: torch.optim.Optimizer) -> None:
             group["k"] = 10  # RAdam normalizes gradients from its fifth step on
     for state in optimizer.state.values():
         if "projector" in state:
-            state["step"] = 0  # the projection is made anew
+            state["step"] = 0  # the projection is made again
 
 
 def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float) -> torch.optim.Optimizer:

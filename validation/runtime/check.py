@@ -4,7 +4,7 @@
     trainer = Trainer(..., callbacks=[MemoryCheck(record="memory.json")])
 
 It predicts when the training begins, measures after its steps 2, 3 and the last (those after the checkpoint that it
-resumes from), and prints both. Peaks are of training steps: they begin anew after an evaluation and a checkpoint. With
+resumes from), and prints both. Peaks are of training steps: they begin again after an evaluation and a checkpoint. With
 `record`, it writes them to a file that `python -m validation published --records memory.json` reads. The file has the
 model's shapes, the settings and the versions: no names and no paths. A training that no request describes goes on
 without it.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: The version of the record's schema, `schema.json`.
 FORMAT = 1
 
-#: The steps after which memory is measured, besides the last.
+#: The steps after which memory is measured, in addition to the last.
 STEPS = (2, 3)
 
 #: The libraries whose versions a record states.
@@ -47,7 +47,7 @@ class MemoryCheck(TrainerCallback):
     Args:
         record: The file to write, if any.
         sequence_length: The longest sequence; by default that of the dataset, cut to the arguments' max_length.
-        steps: The steps after which memory is measured, besides the last.
+        steps: The steps after which memory is measured, in addition to the last.
         write: What prints a line.
     """
 

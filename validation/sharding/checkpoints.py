@@ -6,7 +6,7 @@ The real Trainer takes one step under FSDP2 or DeepSpeed. Of DeepSpeed's files, 
 the tensors are compared.
 
 With --host, the growth of the resident sets is compared too. What a GPU would have is in them: under FSDP and
-ZeRO-3, the first process gathers tensors besides. Only of large models is the growth more than what Python allocates.
+ZeRO-3, the first process also gathers tensors. Only of large models is the growth more than what Python allocates.
 """
 
 from __future__ import annotations

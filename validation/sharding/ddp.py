@@ -58,7 +58,7 @@ class RecordedDDP(parallel.DistributedDataParallel):
 class DDPEngine(Engine):
     """A replicated model, whose gradients are reduced in buckets.
 
-    DDP orders the buckets anew after the first step, so the second is the first that is like all later ones.
+    DDP orders the buckets again after the first step, so the second is the first that is like all later ones.
     """
 
     warm_up_steps = 2

@@ -98,7 +98,7 @@ class Ledger(Generic[P]):
         self.live_bytes -= self.storages[number].bytes
 
     def restart(self, alive: list[Storage]) -> None:
-        """Begin again with these storages, numbered anew and allocated in this order."""
+        """Begin again with these storages, numbered again and allocated in this order."""
         self.storages, self.events, self.phase_starts, self.peaks, self.live_bytes = [], [], [], {}, 0
         for number, storage in enumerate(alive):
             storage.number = number

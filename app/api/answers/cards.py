@@ -97,7 +97,7 @@ class CardAnswer(Answer):
     usable_bytes: int = described("Bytes that a process can use.", 25_250_758_656)
     settings: str = described("The settings of every run.", SETTINGS)
     sequence_lengths: tuple[int, ...] = described("The sequence lengths that are tried.", [256, 512])
-    micro_batch_sizes: tuple[int, ...] = described("The micro-batch sizes that are tried besides 1.", [2, 3])
+    micro_batch_sizes: tuple[int, ...] = described("The micro-batch sizes that are tried in addition to 1.", [2, 3])
     assumptions: tuple[str, ...] = described("What the figures rest on.", ["A process can use 24,081 MiB"])
     warnings: tuple[str, ...] = described("How the card differs from what the figures assume.", [])
     missing: tuple[str, ...] = described(

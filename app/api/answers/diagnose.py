@@ -78,7 +78,7 @@ class PhaseMatchAnswer(Answer):
     phase: RunPhaseName = described("The phase.", "evaluation")
     tensor: str = described("The tensor; * stands for the number of the layer.", "gathered logits with the batch")
     batch: int | None = described(
-        "The number of the evaluation's batch, counted anew after eval_accumulation_steps; null when merging.", 2
+        "The number of the evaluation's batch, counted again after eval_accumulation_steps; null when merging.", 2
     )
     count: int = described("How often it is requested there.", 1)
     formula: str = described("Its shape in named dimensions, times the bytes per element.", "rows × S × vocab_size × 4")

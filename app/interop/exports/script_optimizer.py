@@ -55,7 +55,7 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     " lr=LEARNING_RATE\n    )",
 }
 
-#: The modules that these calls name besides, by package.
+#: Further modules that these calls name, by package.
 MODULES = {
     "galore-torch": "galore_torch",
     "apollo-torch": "apollo_torch",

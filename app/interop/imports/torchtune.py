@@ -39,7 +39,7 @@ _SAME = {
 }
 
 _PACKED = "Packing puts several samples into one row, with a block-diagonal mask of all of its tokens."
-_ALIGNED = "Recipes of preferences run a reference besides the model."
+_ALIGNED = "Recipes of preferences run a reference in addition to the model."
 
 
 def imported(keys: Keys, given: Any) -> Imported:

@@ -1,4 +1,4 @@
-"""What a script of Unsloth says besides the settings of TRL's SFTTrainer.
+"""What a script of Unsloth says in addition to the settings of TRL's SFTTrainer.
 
 Source: unsloth at 015bdef, models/llama.py, get_peft_model, and models/rl.py, which sets bf16 and fp16, and the batch
 of GRPO.

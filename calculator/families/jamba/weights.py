@@ -29,7 +29,7 @@ from calculator.families.jamba import forward
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
 
-#: What a GPU may allocate besides, and what an installed package changes.
+#: What else a GPU may allocate, and what an installed package changes.
 WITHOUT_KERNELS = (
     "Mamba runs as transformers' own PyTorch code, one position after the other. With the packages mamba-ssm and"
     " causal-conv1d it needs far less; cuDNN's workspace for it is not counted."

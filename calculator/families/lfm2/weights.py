@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _TYPES: tuple[MixerType, ...] = ("full_attention", "conv")
 
-#: What a GPU may allocate besides.
+#: What else a GPU may allocate.
 CONVOLUTIONS = (
     "Convolutions run as torch's own. cuDNN's workspace for them is not counted. With the package causal-conv1d they"
     " need less; an estimate of a training step counts it with training.kernels."

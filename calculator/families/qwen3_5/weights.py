@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _TYPES: tuple[MixerType, ...] = ("linear_attention", "full_attention")
 
-#: What a GPU may allocate besides, and what an installed package changes.
+#: What else a GPU may allocate, and what an installed package changes.
 WITHOUT_KERNELS = (
     "Gated DeltaNet runs as transformers' own PyTorch code. With the packages flash-linear-attention (fla) and"
     " causal-conv1d it needs less; an estimate of a training step counts them with training.kernels. cuBLAS's and"

@@ -46,7 +46,7 @@ class _Tiles(NamedTuple):
     rows: tuple[int, ...]
 
 
-#: What the head computes besides the log-probabilities.
+#: What the head computes in addition to the log-probabilities.
 Output = Literal["entropy", "mean_logits", "is_top1"]
 
 

@@ -34,7 +34,7 @@ class GraLoRA(AdaptedLinear):
 
     r: int = setting(32, label="Rank", help="The rank of the blocks' updates.", minimum=1, maximum=65_536, example=32)
     hybrid_r: int = setting(
-        0, label="Hybrid rank", help="The rank of a plain low-rank update besides.", minimum=0, maximum=65_536
+        0, label="Hybrid rank", help="The rank of an additional plain low-rank update.", minimum=0, maximum=65_536
     )
     target_modules: TargetModules = settings.target_modules()
     alpha: float = setting(64, label="Alpha", help="Scales the update by alpha / r.", minimum=0, maximum=1e6)

@@ -32,7 +32,7 @@ _ROUNDED = "PEFT warns: “Merge lora module to 4-bit linear may get different g
 
 
 def merge_step(module: Module, module_spec: ModuleSpec) -> MergeStep:
-    """The tensors that are alive besides the model while a module is merged."""
+    """The tensors that are alive in addition to the model while a module is merged."""
     shape, dtype = module.weight.shape, module_spec.added[0].dtype
     if not isinstance(module_spec.quantization, Quantization):
         return MergeStep(allocated=(("B·A", shape, dtype), ("update", shape, dtype)), loss=_KEPT, source=DENSE)

@@ -118,7 +118,7 @@ def lora_ga(on: Temporaries, weight: Weight) -> None:
 
 
 def shared_bytes(weight: Weight) -> int:
-    """What A's storage has besides A where it is a view of all right singular vectors: over tall float32 weights."""
+    """The rest of A's storage where A is a view of all right singular vectors: over tall float32 weights."""
     if weight.dtype != "float32" or weight.rows < weight.columns:
         return 0
     return _size((weight.columns, _singular_vectors(weight))) - _size((weight.rank, weight.columns))

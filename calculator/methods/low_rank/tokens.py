@@ -40,7 +40,7 @@ def rows(method: TrainsTokens, path: str, model: Model, own: DType) -> tuple[Add
 
 
 def titled(method: TrainsTokens, title: str) -> str:
-    """The title of a method, with what it trains besides."""
+    """The title of a method, with what else it trains."""
     return f"{title} with trainable_token_indices" if method.trainable_token_indices else title
 
 

@@ -29,7 +29,7 @@ def assumptions(prepared: PreparedModel) -> Iterator[str]:
     if config.cpu_offload:
         yield (
             "Shards, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
-            " each GPU; the optimizer runs there. What the host copies and buffers besides is not counted."
+            " each GPU; the optimizer runs there. What else the host copies and buffers is not counted."
         )
     if training.gradient_accumulation_steps > 1:
         yield (

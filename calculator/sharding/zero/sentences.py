@@ -45,7 +45,7 @@ KEPT_AFTER_REFERENCE = (
 #: Source: trl/models/utils.py, unwrap_model_for_generation.
 GATHERED_FOR_GENERATE = (
     "For generate, TRL gathers all weights on every GPU (ds3_gather_for_generation true), and DeepSpeed drops the order"
-    " of modules that it has recorded: each step records it anew."
+    " of modules that it has recorded: each step records it again."
 )
 
 

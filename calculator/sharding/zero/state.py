@@ -95,7 +95,7 @@ class FlatState:
 
     @property
     def divided(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device between steps besides the model's frozen tensors."""
+        """What stays on the device between steps in addition to the model's frozen tensors."""
         norm = row("gradient norm", 1, "", "float32")
         return (*self.flat_weights, *self._masters(), *self.states, norm)
 

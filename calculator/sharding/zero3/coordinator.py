@@ -109,7 +109,7 @@ class Coordinator:
         self._in_flight = {}
 
     def _drop_order(self) -> None:
-        """Drop the order where another module runs than the recorded one. The next pass is recorded anew."""
+        """Drop the order where another module runs than the recorded one. The next pass is recorded again."""
         self._mode = INVALID
         self._queue.clear()
         self._fetched_for = {}
@@ -284,7 +284,7 @@ class Coordinator:
     def release(self, module: Module, *, backward: bool = False) -> None:
         """Free a module's parameters that are not used again soon.
 
-        DeepSpeed counts the inputs of a module whose gradients are to come, anew in each of its forward passes. After
+        DeepSpeed counts the inputs of a module whose gradients are to come, again in each of its forward passes. After
         one without a graph, such as that of a reference, it misses the end of the backward pass of the one before.
         Source: deepspeed/runtime/zero/parameter_offload.py, ds_grads_remaining.
         """

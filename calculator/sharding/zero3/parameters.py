@@ -57,7 +57,7 @@ class Live:
         self.bytes -= size if self.in_copies else size * represents
 
     def reset(self) -> None:
-        """Begin to look for the most anew."""
+        """Begin to look for the most again."""
         self.most = self.bytes
 
 

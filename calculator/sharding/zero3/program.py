@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A module or a parameter.
 Named = TypeVar("Named")
 
-#: The prefixes of a program's marks, besides that of gradients, by what is before their colon.
+#: The prefixes of a program's marks, in addition to that of gradients, by what is before their colon.
 PREFIXES = {
     prefix.removesuffix(": "): prefix
     for prefix in (

@@ -198,7 +198,7 @@ class PartitionedState:
 
     @cached_property
     def divided(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device between steps besides the model's buffers."""
+        """What stays on the device between steps in addition to the model's buffers."""
         if self.sizes.offloads_optimizer:
             return (*self.weights, self._bucket)
         numbers = row("flag and norm", 1, "", "float32", count=KEPT_NUMBERS)

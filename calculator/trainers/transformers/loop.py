@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: The scalar with the number of labels in a step.
 NUM_ITEMS = "num_items_in_batch"
 
-#: What a batch of texts has besides the labels of a task.
+#: What a batch of texts has in addition to the labels of a task.
 INPUTS = ("input_ids", "attention_mask")
 
 #: Settings that only trainers of TRL have, each with such a trainer.

@@ -193,7 +193,7 @@ class GeneratingTrainer(ComparingTrainer):
         return out
 
     def _returned(self, context: Context, shape: Shape, *, reference: bool) -> list[Tensor]:
-        """Return what the pass of other rows returned besides their log-probabilities."""
+        """Return what the pass of other rows returned in addition to their log-probabilities."""
         tape = context.tape
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         has_entropy = not (reference and self.compared(prepared) == "model")

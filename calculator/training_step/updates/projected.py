@@ -1,4 +1,4 @@
-"""Projections of a gradient that are made anew, and updates that are projected back.
+"""Projections of a gradient that are made again, and updates that are projected back.
 
 Sources: galore_torch/galore_projector.py; apollo_torch/random_projector.py; torch.linalg.svd with the gesvdj driver
 (aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLib.cpp), whose workspace of cuSOLVER is not counted.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def gradient(tape: Tape, p: ResidentTensor, projection: Projection, dtype: DType) -> Tensor:
-    """The projected gradient of a step that makes the projection anew. The old one is freed after the new one exists.
+    """The projected gradient of a step that makes the projection again. The old one is freed after the new one exists.
 
     `dtype` is that of the gradient.
     """

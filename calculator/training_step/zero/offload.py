@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.reduction import Large
     from calculator.training_step.zero.peaks import Fullest
 
-#: The numbers alive at once while a gradient is searched for infinities, besides the norms.
+#: The numbers alive at once while a gradient is searched for infinities, in addition to the norms.
 OVERFLOW_SCALARS = 6
 #: The sum of all ranks' norms.
 STEP_SCALARS = 1

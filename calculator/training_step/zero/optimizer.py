@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 #: The numbers alive at once while the first gradient is searched for infinities.
 OVERFLOW_SCALARS = 7
-#: The same while the total norm is searched, besides the gradients' norms.
+#: The same while the total norm is searched, in addition to the gradients' norms.
 NORM_SCALARS = 5
 #: The global norm twice: the one that stays, and the one that clips.
 KEPT_SCALARS = 2
 #: The numbers alive at once while the clipping factor is computed and applied.
 CLIP_SCALARS = 4
 
-#: What is alive at a moment of the step besides what stays on the device; the gradients of the partition included.
+#: What is alive at a moment of the step in addition to what stays on the device, with the partition's gradients.
 Alive = tuple["ResidentTensors", ...]
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Rank(NamedTuple):
-    """One rank's tensors in the passes and in the optimizer's step, besides what stays on every rank.
+    """One rank's tensors in the passes and in the optimizer's step, in addition to what stays on every rank.
 
     `accumulated` are those that earlier micro-batches of the step left, `backward` those at its point.
     """
@@ -199,7 +199,7 @@ class FlatPeaks:
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device besides the model's frozen tensors."""
+        """What stays on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 
     @property
@@ -214,7 +214,7 @@ class FlatPeaks:
 
     @property
     def in_backward(self) -> tuple[ResidentTensors, ...]:
-        """What the fullest rank has in the backward pass besides what it keeps and the pass itself."""
+        """What the fullest rank has in the backward pass in addition to what it keeps and the pass itself."""
         point, intervals = self.fullest.point, self._reduction.intervals
         copied = max(each.copied for each in intervals)
         large = max(each.large for each in intervals)

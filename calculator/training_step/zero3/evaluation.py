@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 #: The most batches that are followed, where passes generate. A pass inside PEFT's model drops the order of modules,
-#: which the second batch records anew, and the third follows.
+#: which the second batch records again, and the third follows.
 BATCHES = 4
 
 #: The passes of a later token that are followed. All gather as the last of them does.

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero3.state import PartitionedState
 
-#: The numbers alive at once while the total norm is searched, besides the gradients' norms.
+#: The numbers alive at once while the total norm is searched, in addition to the gradients' norms.
 NORM_SCALARS = 7
 #: The norms alive while a sub-group is updated: each sub-group's, and those of the step.
 KEPT_SCALARS = 2
 #: The numbers alive at once while the clipping factor is computed and applied.
 CLIP_SCALARS = 4
 
-#: The numbers alive at once while the norms of offloaded gradients are added up, besides these.
+#: The numbers alive at once while the norms of offloaded gradients are added up, in addition to these.
 OFFLOADED_SCALARS = 6
 
-#: What is alive at a moment of the step besides what stays on the device.
+#: What is alive at a moment of the step in addition to what stays on the device.
 Alive = tuple["ResidentTensors", ...]
 
 

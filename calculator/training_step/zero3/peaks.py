@@ -88,7 +88,7 @@ class PartitionedPeaks:
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device besides the model's frozen tensors."""
+        """What stays on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 
     @property

@@ -1,6 +1,6 @@
 """The allocations of a step under stage 3 in order, for replays of the caching allocator.
 
-Parameters that stay gathered between steps are gathered anew where a step ends; a replay keeps them instead.
+Parameters that stay gathered between steps are gathered again where a step ends; a replay keeps them instead.
 
 Source: deepspeed/runtime/zero/stage3.py, partitioned_param_coordinator.py and partition_parameters.py.
 """

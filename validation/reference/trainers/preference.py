@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A trainer of preferences: its classes, the rows of its dataset, and what it needs besides the policy.
+    """A trainer of preferences: its classes, the rows of its dataset, and what it needs in addition to the policy.
 
     `prepared` replaces functions of its module that prepare the dataset, which has tokens already.
     """
