@@ -322,10 +322,11 @@ def most_positions(model: Model) -> int | None:
     return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
 
 
-def _bound(model: Model, most: int) -> str:
+def positions_reason(model: Model, most: int) -> str:
+    """What bounds the positions of a model to `most_positions`: a clause that ends in their number."""
     if forward_of(model).positions_followed is None:
-        return f"the model has {most:,} only"
-    return f"{model.model_type} runs one position after the other, which is followed up to {most:,}: set at most that"
+        return f"the model has {most:,}"
+    return f"{model.model_type} runs one position after the other, which is followed up to {most:,}"
 
 
 def within_positions(request: Request, model: Model) -> Request:
@@ -371,7 +372,7 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
         including = f", {virtual:,} of them virtual tokens" if virtual else ""
         yield Problem(
             loc="training.sequence_length",
-            msg=f"{length:,} positions are needed{including}; {_bound(model, most)}",
+            msg=f"{length:,} positions are needed{including}; {positions_reason(model, most)} only",
             input=request.training.sequence_length,
         )
 

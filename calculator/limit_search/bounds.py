@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from calculator.common.errors import refusal
 from calculator.estimation import image_requests
+from calculator.estimation.compatibility import most_positions, positions_reason
 from calculator.estimation.image_requests import MOST_CHUNKS
 from calculator.inputs.settings import Declared, declared
 from calculator.inputs.size_settings import SizeName
@@ -79,21 +80,28 @@ def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
     if chunks:
         reason = f"a tower attends within {chunks:,} windows or images of a sequence, and {MOST_CHUNKS:,} are modelled"
         yield Bound(by="field_maximum", limit=max(1, MOST_CHUNKS // chunks), reason=reason)
-    context = model.config.get("max_position_embeddings")
-    if context is not None and name in ("sequence_length", "num_virtual_tokens"):
-        yield _context_length(request, int(context), name)
+    if name in ("sequence_length", "num_virtual_tokens"):
+        yield from _positions(request, model, name)
     if name == "r":
         yield _matrix(request, model)
 
 
-def _context_length(request: Request, context: int, name: SizeName) -> Bound:
+def _positions(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
+    context, most = model.config.get("max_position_embeddings"), most_positions(model)
+    if context is not None:
+        reason = f"the model's context length is {context:,} positions (max_position_embeddings)"
+        yield _context_length(request, int(context), name, reason)
+    if most is not None and not model.hears:
+        yield _context_length(request, most, name, f"{positions_reason(model, most)} positions")
+
+
+def _context_length(request: Request, context: int, name: SizeName, reason: str) -> Bound:
     tokens, virtual = request.training.sequence_length, int(getattr(request.method, "num_virtual_tokens", 0))
     if name == "num_virtual_tokens":
         less, value = f" less the sequence's {tokens:,}", context - tokens
     else:
         less, value = f" less {virtual:,} virtual tokens" if virtual else "", context - virtual
-    reason = f"the model's context length is {context:,} positions (max_position_embeddings){less}"
-    return Bound(by="context_length", limit=value, reason=reason)
+    return Bound(by="context_length", limit=value, reason=f"{reason}{less}")
 
 
 def _matrix(request: Request, model: Model) -> Bound:

@@ -99,6 +99,21 @@ def test_a_sequence_is_bounded_by_the_models_context_less_virtual_tokens():
     assert rotary.above.value == 131_073
 
 
+@pytest.mark.parametrize(
+    ("model", "most", "reason"),
+    [
+        ("roberta-base", 512, "the model has 512 positions"),
+        ("ai21labs/AI21-Jamba-1.5-Mini", 1024, "jamba runs one position after the other"),
+    ],
+)
+def test_a_sequence_is_bounded_by_positions_that_run_where_the_config_states_more(model, most, reason):
+    body = {"model": model, "method": {"name": "prompt", "num_virtual_tokens": 12}, "device": PLENTY}
+    task = {"task": "seq_cls"} if model == "roberta-base" else {}
+    answer = solved({**body, **task}, "sequence_length")
+    assert (answer.value, answer.bound.by, answer.above) == (most - 12, "context_length", None)
+    assert answer.bound.reason.startswith(reason)
+
+
 def test_virtual_tokens_are_bounded_by_the_positions_that_the_sequence_leaves():
     body = {**GPT2, "method": {"name": "prompt"}, "training": {"sequence_length": 1000}}
     answer = solved(body, "num_virtual_tokens")
