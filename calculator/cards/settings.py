@@ -44,6 +44,7 @@ _TASKS: Mapping[str, TaskName] = {
     "seq2seq": "seq_2_seq_lm",
     "speech-seq2seq": "seq_2_seq_lm",
     "masked-lm": "seq_cls",
+    "base": "seq_cls",
     "image-classification": "image_cls",
 }
 
