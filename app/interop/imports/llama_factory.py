@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports import llama_factory
 from app.interop.imports import preferences
 from app.interop.imports.distribution import distributed
+from app.interop.imports.frozen_towers import language_targets
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -34,7 +35,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         raise refusal("content", message, keys.left["model"])
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
-    method = _method(keys)
+    method = _method(keys, known(model))
     dtype, autocast = _dtypes(keys, full=method["name"] == "full")
     stage = keys.take("stage", "sft")
     trainer = preferences.of_stage(keys, stage)
@@ -64,7 +65,7 @@ def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
     return with_liger(keys, f"{flags[0]}: true", model) if flags else {}
 
 
-def _method(keys: Keys) -> dict[str, Any]:
+def _method(keys: Keys, model: Model | None) -> dict[str, Any]:
     name = keys.take("finetuning_type", "lora")
     if name not in ("lora", "oft", "full"):
         raise refusal("content.finetuning_type", "is not a supported method: use lora, oft or full", name)
@@ -73,12 +74,12 @@ def _method(keys: Keys) -> dict[str, Any]:
         return {"name": "full"}
     if name == "oft":
         return _oft(keys, quantized)
-    r, target = keys.integer("lora_rank", 8), keys.names("lora_target")
-    method = {
+    r = keys.integer("lora_rank", 8)
+    method: dict[str, Any] = {
         "r": r,
         "lora_alpha": keys.integer("lora_alpha", 0) or 2 * r,
         "lora_dropout": keys.number("lora_dropout", 0.0),
-        "target_modules": "all-linear" if target in (None, ["all"]) else target,
+        **language_targets(keys, keys.names("lora_target"), model),
         "use_dora": keys.flag("use_dora"),
         "use_rslora": keys.flag("use_rslora"),
         "modules_to_save": keys.names("additional_target"),

@@ -27,6 +27,18 @@ def test_a_pattern_of_the_language_model_leaves_out_the_tower():
     assert counts.added == 32 * 8 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
 
 
+@pytest.mark.parametrize("target", ["all", "q_proj,v_proj"])
+def test_llama_factory_adapts_no_tower_that_it_freezes(target):
+    def method(more=""):
+        return read(f"model_name_or_path: {LLAVA}\nstage: sft\nlora_target: {target}\n{more}").request["method"]
+
+    names = PROJECTIONS if target == "all" else ["q_proj", "v_proj"]
+    assert (method()["target_modules"], method()["layers_pattern"]) == (names, ["language_model.layers"])
+    whole = method("freeze_vision_tower: false\n")
+    assert whole["target_modules"] == ("all-linear" if target == "all" else names)
+    assert "layers_pattern" not in whole
+
+
 def test_a_pattern_with_the_only_layers_that_have_its_modules_becomes_names():
     pattern = r".*\.layers\.(3|7|11|15|19|23|27|31)\.self_attn\.(q|k|v|o)_proj|.*\.mlp\.(gate|up|down)_proj"
     method = axolotl(QWEN, pattern).request["method"]
