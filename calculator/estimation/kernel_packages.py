@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _PACKAGES: dict[str, tuple[str, ...]] = {
     "lfm2": ("causal_conv1d",),
     "lfm2_moe": ("causal_conv1d",),
+    "bamba": ("causal_conv1d", "mamba_ssm"),
+    "falcon_h1": ("causal_conv1d", "mamba_ssm"),
+    "granitemoehybrid": ("causal_conv1d", "mamba_ssm"),
+    "mamba2": ("causal_conv1d", "mamba_ssm"),
+    "nemotron_h": ("causal_conv1d", "mamba_ssm"),
     "qwen3_5_moe_text": ("fla", "causal_conv1d"),
     "qwen3_5_text": ("fla", "causal_conv1d"),
     "qwen3_next": ("fla", "causal_conv1d"),
@@ -96,7 +101,7 @@ def _of_convolution(model: Model) -> Iterator[str]:
         module.parameters[0].shape
         for layer in set(model.decoder.layers)
         for module in layer.modules
-        if module.name in ("conv.conv", "linear_attn.conv1d")
+        if module.name in ("conv.conv", "linear_attn.conv1d", "mamba.conv1d", "mixer.conv1d")
     }
     for channels, _, width in convolutions:
         if width not in _WIDTHS or channels % _MULTIPLE:

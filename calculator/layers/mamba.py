@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
+from calculator.layers import mamba_ssm
 from calculator.layers.activation import activation
 from calculator.layers.short_conv import causal_conv1d, without_padding
 from calculator.layers.state_space import mamba2_chunk_scan, mamba2_state_update
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from calculator.common.dtype import DType
     from calculator.layers.bound_module import BoundModule
@@ -94,6 +95,9 @@ class Mamba2:
         own = modules[name].own
         rate = ops.unary(ops.cast(own["A_log"], "float32", "A_log in float32"), "A", saves="result")
         rate = ops.scale(rate, "-A")
+        packaged = "mamba_ssm" in (context.training.kernels or ())
+        if packaged and context.cache is None:
+            return self._fused(context, modules, projected, rate)
         gate, mixed, dt = ops.split(projected, [(batch, length, width) for width in (inner, inner + 2 * shared, heads)])
         mixed = ops.view(mixed, (batch, mixed.shape[2], length))
         mixed = causal_conv1d(context, modules[f"{name}.conv1d"], mixed, act)
@@ -111,7 +115,9 @@ class Mamba2:
             gated = False
             x = ops.view(hidden_states, (batch, length, heads, head))
             b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
-            out, last = mamba2_chunk_scan(x, dt, rate, b, c, own["D"], own["dt_bias"], config["mamba_chunk_size"])
+            inputs, chunk = (x, dt, rate, b, c, own["D"], own["dt_bias"]), config["mamba_chunk_size"]
+            scan = mamba_ssm.chunk_scan_combined if packaged else mamba2_chunk_scan
+            out, last = scan(*inputs, chunk)
             if context.cache is not None:
                 context.cache.update_recurrent_state(last)
         out = ops.view(out, (batch, length, inner))
@@ -120,6 +126,30 @@ class Mamba2:
         elif not gated:
             out = ops.mul(out, _silu(gate, gate.dtype), "gated")
         return modules[f"{name}.out_proj"](ops.cast(out, dtype, "output in the input's dtype"))
+
+    def _fused(self, context: Context, modules: LayerModules, projected: Tensor, rate: Tensor) -> Tensor:
+        """Run the rest as one function of mamba-ssm, which reads the parameters of modules that it does not call."""
+        name, config = self.name, context.config
+        own, conv, norm, out = (modules[name].own, *(self._own(modules, each) for each in ("conv1d", "norm", "out_proj")))
+        weight = conv["weight"]
+        inputs = mamba_ssm.Inputs(
+            projected=projected,
+            conv=ops.view(weight, (weight.shape[0], weight.shape[2])),
+            conv_bias=conv.get("bias"),
+            dt_bias=own["dt_bias"],
+            rate=rate,
+            d=own["D"],
+            norm=norm.get("weight"),
+            out=out["weight"],
+            out_bias=out.get("bias"),
+        )
+        sizes = (config[f"mamba_{each}"] for each in ("n_heads", "d_head", "n_groups", "d_state", "chunk_size"))
+        context.set_scope(f"{modules.prefix}{name}: ")
+        return mamba_ssm.split_conv1d_scan_combined(inputs, mamba_ssm.Sizes(*sizes))
+
+    def _own(self, modules: LayerModules, name: str) -> Mapping[str, Tensor]:
+        module = f"{self.name}.{name}"
+        return modules[module].own if module in modules else {}
 
     def _projected(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Project the input without padding. Returns the input too, which lives until the convolution has run."""
