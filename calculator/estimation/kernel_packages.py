@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.families import mamba
 from calculator.families.lfm2.weights import CONVOLUTIONS
 from calculator.families.qwen3_5.weights import WITHOUT_KERNELS
 from calculator.inputs.stack import DEFAULT_STACK
@@ -41,7 +42,12 @@ _WIDTHS, _MULTIPLE, _ACTIVATIONS, _LARGEST_KEY = range(2, 5), 8, ("silu", "swish
 _SOURCES = {
     "causal_conv1d": "causal-conv1d 1.6.1, causal_conv1d/causal_conv1d_interface.py, CausalConv1dFn",
     "fla": "fla 0.5.2, fla/ops/gated_delta_rule/chunk.py, ChunkGatedDeltaRuleFunction",
+    "mamba_ssm": "mamba-ssm 2.3.2.post1, mamba_ssm/ops/triton/ssd_combined.py, MambaSplitConv1dScanCombinedFn and"
+    " MambaChunkScanCombinedFn",
 }
+
+#: The trainers whose passes all run the model as it trains: without a cache, mamba_ssm replaces more of it then.
+_TRAINS_ALONE = (None, "transformers", "trl-sft")
 
 #: What an answer states of these packages.
 FROM_SOURCE = (
@@ -49,6 +55,8 @@ FROM_SOURCE = (
     " functions, whose kernels were not launched, allocate the same; what kernels allocate themselves is not counted,"
     " and nothing was measured on a GPU."
 )
+
+_MULTIPROCESSORS = " mamba_ssm splits sums over 108 multiprocessors, as many as an A100 has; more make them larger."
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
@@ -67,6 +75,8 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if request.stack.transformers != DEFAULT_STACK.transformers:
         message = f"kernel packages are modelled with transformers {DEFAULT_STACK.transformers}: leave kernels out"
         yield Problem(loc="stack.transformers", msg=message, input=request.stack.transformers)
+    if "mamba_ssm" in given:
+        yield from _of_scan(request)
     reasons = [*(_of_rule(model.config) if "fla" in given else ())]
     reasons += [*(_of_convolution(model) if "causal_conv1d" in given else ())]
     for reason in reasons:
@@ -78,8 +88,9 @@ def notes(request: Request, model: Model) -> tuple[str, ...]:
     given = request.training.kernels
     if given is None:
         return model.notes
-    own = tuple(note for note in model.notes if note not in (WITHOUT_KERNELS, CONVOLUTIONS))
-    return (*own, FROM_SOURCE.format(packages=" and ".join(given), sources="; ".join(map(_SOURCES.__getitem__, given))))
+    own = tuple(note for note in model.notes if note not in (WITHOUT_KERNELS, CONVOLUTIONS, mamba.WITHOUT_KERNELS))
+    stated = FROM_SOURCE.format(packages=" and ".join(given), sources="; ".join(map(_SOURCES.__getitem__, given)))
+    return (*own, stated + _MULTIPROCESSORS if "mamba_ssm" in given else stated)
 
 
 def _way_out(name: str, known: tuple[str, ...], wrong: str | None) -> str:
@@ -88,6 +99,16 @@ def _way_out(name: str, known: tuple[str, ...], wrong: str | None) -> str:
     choices = " or ".join(str([*known[:count]]) for count in range(1, len(known) + 1))
     reason = f"{wrong} is not modelled" if wrong else f"{known[1]} is not modelled without {known[0]}"
     return f"{reason} for {name}: use {choices}, or leave it out"
+
+
+def _of_scan(request: Request) -> Iterator[Problem]:
+    training = request.training
+    if training.autocast is not None:
+        message = "what mamba_ssm casts under autocast is not modelled: leave autocast or the package out"
+        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
+    if training.trainer not in _TRAINS_ALONE:
+        message = "mamba_ssm is modelled with the trainers transformers and trl-sft: use one, or leave the package out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
 def _of_rule(config: Config) -> Iterator[str]:
@@ -107,6 +128,6 @@ def _of_convolution(model: Model) -> Iterator[str]:
         if width not in _WIDTHS or channels % _MULTIPLE:
             sizes = f"{width} positions and {channels:,} channels"
             yield f"causal_conv1d takes filters of 2 to 4 positions and a multiple of 8 channels, not {sizes}"
-    activation = model.config["hidden_act"]
+    activation = model.config.get("mamba_hidden_act", model.config["hidden_act"])
     if model.model_type not in ("lfm2", "lfm2_moe") and activation not in _ACTIVATIONS:
         yield f"causal_conv1d applies silu, not {activation}"

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 #: What else a GPU may allocate, and what an installed package changes.
 WITHOUT_KERNELS = (
-    "Mamba 2 runs as transformers' own PyTorch code. With the packages mamba-ssm and causal-conv1d it needs less;"
-    " cuBLAS's and cuDNN's workspaces for it are not counted."
+    "Mamba 2 runs as transformers' own PyTorch code. With the packages mamba-ssm and causal-conv1d it needs less; an"
+    " estimate of a training step counts them with training.kernels. cuBLAS's and cuDNN's workspaces for it are not"
+    " counted."
 )
 
 

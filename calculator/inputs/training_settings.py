@@ -229,8 +229,9 @@ class TrainingSettings:
     kernels: tuple[str, ...] | None = setting(
         None,
         label="Kernel packages",
-        help="Installed packages whose kernels replace PyTorch code of the model: fla (flash-linear-attention) and"
-        " causal_conv1d. Their part of the figures is from their source alone, not measured. Null means none.",
+        help="Installed packages whose kernels replace PyTorch code of the model: fla (flash-linear-attention),"
+        " causal_conv1d and mamba_ssm. Their part of the figures is from their source alone, not measured. Null means"
+        " none.",
         example=["fla", "causal_conv1d"],
     )
     cut_cross_entropy: bool = setting(

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import ITEMSIZE
+from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers import mamba_ssm
 from calculator.layers.activation import activation
+from calculator.layers.mamba_ssm import fused
+from calculator.layers.mamba_ssm.scan import Sizes, chunk_scan_combined
 from calculator.layers.short_conv import causal_conv1d, without_padding
 from calculator.layers.state_space import mamba2_chunk_scan, mamba2_state_update
 
@@ -116,7 +119,7 @@ class Mamba2:
             x = ops.view(hidden_states, (batch, length, heads, head))
             b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
             inputs, chunk = (x, dt, rate, b, c, own["D"], own["dt_bias"]), config["mamba_chunk_size"]
-            scan = mamba_ssm.chunk_scan_combined if packaged else mamba2_chunk_scan
+            scan = chunk_scan_combined if packaged else mamba2_chunk_scan
             out, last = scan(*inputs, chunk)
             if context.cache is not None:
                 context.cache.update_recurrent_state(last)
@@ -129,10 +132,10 @@ class Mamba2:
 
     def _fused(self, context: Context, modules: LayerModules, projected: Tensor, rate: Tensor) -> Tensor:
         """Run the rest as one function of mamba-ssm, which reads the parameters of modules that it does not call."""
-        name, config = self.name, context.config
-        own, conv, norm, out = (modules[name].own, *(self._own(modules, each) for each in ("conv1d", "norm", "out_proj")))
-        weight = conv["weight"]
-        inputs = mamba_ssm.Inputs(
+        config = context.config
+        conv, norm, out = (self._read(context, modules, name) for name in ("conv1d", "norm", "out_proj"))
+        own, weight = modules[self.name].own, conv["weight"]
+        inputs = fused.Inputs(
             projected=projected,
             conv=ops.view(weight, (weight.shape[0], weight.shape[2])),
             conv_bias=conv.get("bias"),
@@ -144,12 +147,28 @@ class Mamba2:
             out_bias=out.get("bias"),
         )
         sizes = (config[f"mamba_{each}"] for each in ("n_heads", "d_head", "n_groups", "d_state", "chunk_size"))
-        context.set_scope(f"{modules.prefix}{name}: ")
-        return mamba_ssm.split_conv1d_scan_combined(inputs, mamba_ssm.Sizes(*sizes))
+        group = inputs.rate.shape[0] * config["mamba_d_head"] // config["mamba_n_groups"]
+        if norm and group * ITEMSIZE[projected.dtype] > fused.LARGEST_GROUP:
+            message = f"mamba_ssm norms groups of at most 64 KiB, not of {group:,} numbers: leave it out"
+            raise refusal("training.kernels", message, list(context.training.kernels or ()))
+        context.set_scope(f"{modules.prefix}{self.name}: ")
+        return fused.split_conv1d_scan_combined(inputs, Sizes(*sizes))
 
-    def _own(self, modules: LayerModules, name: str) -> Mapping[str, Tensor]:
-        module = f"{self.name}.{name}"
-        return modules[module].own if module in modules else {}
+    def _read(self, context: Context, modules: LayerModules, name: str) -> Mapping[str, Tensor]:
+        """The parameters of a module, if the mixer has it.
+
+        Raises:
+            PlanError: if a method stores, adapts or copies it, so that calling it does more than its parameters say.
+        """
+        path = f"{self.name}.{name}"
+        if path not in modules:
+            return {}
+        module, spec = modules[path], modules[path].module_spec
+        if spec.quantization is not None or spec.added or spec.copied:
+            done = "quantizes" if spec.quantization is not None else "adapts or copies"
+            message = f"mamba_ssm reads the weight of {path} without calling it, but the method {done} it"
+            raise refusal("training.kernels", f"{message}: leave mamba_ssm out", list(context.training.kernels or ()))
+        return module.own
 
     def _projected(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Project the input without padding. Returns the input too, which lives until the convolution has run."""

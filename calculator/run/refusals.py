@@ -93,6 +93,9 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if cut_cross_entropy.is_called(training):
         message = "evaluation with Cut Cross-Entropy is not modelled: use false, or run.eval_strategy no"
         yield Problem(loc="training.cut_cross_entropy", msg=message, input=True)
+    if "mamba_ssm" in (training.kernels or ()):
+        message = "what mamba_ssm allocates in evaluation is not modelled: leave it out, or use run.eval_strategy no"
+        yield Problem(loc="training.kernels", msg=message, input=training.kernels)
     if method.embeds_inputs:
         message = f"evaluation with {method.facts.label} is not modelled: use prefix or lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)

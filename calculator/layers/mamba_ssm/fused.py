@@ -1,0 +1,141 @@
+"""Mamba 2's mixer after its first projection, as one function of mamba-ssm, with the allocations of its source.
+
+Source: state-spaces/mamba 2.3.2.post1, mamba_ssm/ops/triton/ssd_combined.py, MambaSplitConv1dScanCombinedFn (line 815);
+layernorm_gated.py, _layer_norm_fwd (line 108) and _layer_norm_bwd (line 271); causal_conv1d 1.6.1,
+causal_conv1d/cpp_functions.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+from calculator.layers.mamba_ssm.scan import MULTIPROCESSORS, Call, Sizes, passed, scan_back, sized, steps
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+
+#: The bytes of a group that the norm's kernel takes.
+LARGEST_GROUP = 65_536
+
+#: Features for which the norm's kernel has another warp.
+_PER_WARP = 256
+
+#: What a kernel reads of a projection is aligned to as many elements; a projection of another width is copied.
+_ALIGNED = 8
+
+
+class Inputs(NamedTuple):
+    """What the function is called with: the projection, and the parameters of the mixer.
+
+    Attributes:
+        rate: -exp(A_log), in float32.
+        norm: The weight of the norm behind the gate, if there is one.
+    """
+
+    projected: Tensor
+    conv: Tensor
+    conv_bias: Tensor | None
+    dt_bias: Tensor
+    rate: Tensor
+    d: Tensor
+    norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+
+
+def split_conv1d_scan_combined(inputs: Inputs, sizes: Sizes) -> Tensor:
+    """Convolve, scan, gate, normalise and project: (batch, sequence, projection) to (batch, sequence, hidden size)."""
+    projected = inputs.projected
+    tape, dtype = projected.tape, projected.dtype
+    call = sized(projected.shape[:2], sizes)
+    edges = tuple([None if each is None else each.edge for each in inputs])
+    node = Node(tape, _back, edges, (call, tuple([each is not None for each in inputs]))) if any(edges) else None
+    kept = [_convolved(call, projected), *steps(tape, call)]
+    states = tape.scratch(call.states, "float32", "states of chunks in float32")
+    kept += passed(tape, call, dtype)
+    del states
+    products = tape.scratch(call.by_chunks, "float32", "C · B by chunks")
+    scanned = tape.new(call.inner, dtype, "output of the scan")
+    gated, root = tape.new(call.inner, dtype, "output before the gate") if inputs.norm is None else scanned, None
+    if inputs.norm is None:
+        scanned, gated = gated, scanned
+    del products
+    if inputs.norm is not None:
+        gated = tape.scratch(call.inner, dtype, "output, gated and normed")
+        batch, length, _ = call.inner
+        root = tape.new((batch * length * sizes.groups,), "float32", "reciprocal RMS")
+    out = tape.new((*call.inner[:2], inputs.out.shape[0]), dtype, "output of the mixer", node)
+    if node is not None:
+        for each in (*inputs, scanned, root):
+            if each is not None:
+                node.save(each)
+    del gated, kept
+    return out
+
+
+def _aligned_copy(call: Call, x: Tensor) -> Tensor | None:
+    """A part of the projection for the convolution's kernel, if it needs a copy (ensure_stride)."""
+    return (
+        None
+        if int(x.shape[2]) % _ALIGNED == 0
+        else x.tape.scratch(call.mixed, x.dtype, "input of the convolution, contiguous")
+    )
+
+
+def _convolved(call: Call, projected: Tensor) -> Tensor:
+    """The convolution and its activation: x, B and C, in both passes."""
+    _copy = _aligned_copy(call, projected)
+    return projected.tape.scratch(call.mixed, projected.dtype, "convolution")
+
+
+def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    """Compute every gradient, whether its input needs one or not, from an output that is computed again."""
+    call, has = node.context
+    saved = iter(node.saved)
+    inputs = Inputs(*[next(saved) if each else None for each in has])  # type: ignore[arg-type]
+    projected, tape = inputs.projected, grad.tape
+    dtype = projected.dtype
+    kept = [tape.scratch(call.inner, dtype, "output before the projection"), _convolved(call, projected)]
+    of_projected = tape.new(projected.shape, dtype, "gradient of the projection")
+    of_mixed = tape.scratch(call.mixed, dtype, "gradient of the convolution's output")
+    kept.append(tape.scratch(call.inner, dtype, "gradient before the output's projection"))
+    of_norm = None
+    if inputs.norm is not None:
+        kept.append(tape.scratch(call.inner, dtype, "gradient of the scan's output"))
+        of_norm = _of_norm(call, inputs.norm)
+    scanned = scan_back(call, projected, inputs.d.dtype, gated=inputs.norm is None)
+    of_out = tape.new(inputs.out.shape, grad.dtype, "weight: gradient")
+    of_out.viewed = True  # a view of a product of batches
+    of_out_bias = None
+    if inputs.out_bias is not None:
+        of_out_bias = tape.new(inputs.out_bias.shape, grad.dtype, "bias: gradient")
+    _copies = _aligned_copy(call, projected), _aligned_copy(call, projected)
+    of_conv, of_conv_bias = _of_filters(inputs)
+    of_rate, of_d, of_dt_bias = scanned.rate, scanned.d, scanned.dt_bias
+    del kept, of_mixed, scanned, _copies
+    of_dt_bias = ops.cast(of_dt_bias, inputs.dt_bias.dtype, "gradient of dt_bias, cast")
+    found = (of_projected, of_conv, of_conv_bias, of_dt_bias, of_rate, of_d, of_norm, of_out, of_out_bias)
+    return [each if edge else None for each, edge in zip(found, node.edges, strict=True)]
+
+
+def _of_norm(call: Call, weight: Tensor) -> Tensor:
+    """The norm's gradient: rows for several multiprocessors, their sum, and its cast (_layer_norm_bwd)."""
+    tape, width, groups = weight.tape, int(weight.shape[0]), call.sizes.groups
+    block = 1 << (width // groups - 1).bit_length()
+    warps = min(max(block // _PER_WARP, 1), 8)
+    rows = -(-MULTIPROCESSORS * -(-4 // warps) // groups)
+    _partial = tape.scratch((rows, width), "float32", "norm: gradient by rows")
+    summed = tape.new(weight.shape, "float32", "norm: gradient in float32")
+    return ops.cast(summed, weight.dtype, "norm: gradient")
+
+
+def _of_filters(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    """The gradients of weight and bias: in float32, then in their dtype (causal_conv1d_bwd_function)."""
+    tape = inputs.conv.tape
+    weight = tape.new(inputs.conv.shape, "float32", "convolution: gradient in float32")
+    bias = inputs.conv_bias
+    found = None if bias is None else tape.new(bias.shape, "float32", "convolution: gradient in float32")
+    weight = ops.cast(weight, inputs.conv.dtype, "convolution: gradient")
+    return weight, found if found is None or bias is None else ops.cast(found, bias.dtype, "convolution: gradient")
