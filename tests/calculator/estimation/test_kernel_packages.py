@@ -13,7 +13,7 @@ QWEN, LFM2 = "Qwen/Qwen3.5-0.8B", "LiquidAI/LFM2-350M"
 def answer(model=QWEN, config=None, **sections):
     training = {"sequence_length": 256, **sections.pop("training", {})}
     return estimate(
-        parse_request({"model": config or model, "method": LORA, "training": training, "reserved": "rule", **sections})
+        parse_request({"model": config or model, "method": LORA, "training": training, "reserved": "rule"} | sections)
     )
 
 
@@ -50,6 +50,39 @@ def test_packages_that_are_not_modelled_are_refused(kernels, message):
     ((loc, found),) = refusal(kernels)
     assert loc == "training.kernels"
     assert message in found
+
+
+MAMBA2 = {"model_type": "mamba2", "vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8}
+MAMBA2 |= {"head_dim": 16, "state_size": 16, "n_groups": 2, "chunk_size": 32}
+IN_PROJ = {"name": "lora", "target_modules": ["in_proj"]}
+
+
+def test_mamba_ssm_saves_activations_of_mamba_2_and_states_its_source():
+    given = {"config": {"config": MAMBA2}, "method": IN_PROJ}
+    both = answer(training={"kernels": ["causal_conv1d", "mamba_ssm"]}, **given)
+    alone = answer(training={"kernels": ["causal_conv1d"]}, **given)
+    without = answer(**given)
+    assert both.memory.peak_allocated_bytes < alone.memory.peak_allocated_bytes < without.memory.peak_allocated_bytes
+    stated = " ".join(both.assumptions)
+    assert "mamba-ssm 2.3.2.post1" in stated
+    assert "108 multiprocessors" in stated
+    assert "transformers' own PyTorch code" not in stated
+    assert "training.kernels" in " ".join(without.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc"),
+    [
+        ({"method": {"name": "qlora", "target_modules": ["in_proj"]}}, "training.kernels"),
+        ({"method": {"name": "ia3", "target_modules": ["out_proj"], "feedforward_modules": []}}, "training.kernels"),
+        ({"training": {"autocast": "bfloat16", "dtype": "float32"}}, "training.autocast"),
+    ],
+)
+def test_what_mamba_ssm_does_not_run_or_is_not_modelled_is_refused(changes, loc):
+    training = {"kernels": ["causal_conv1d", "mamba_ssm"], **changes.pop("training", {})}
+    with pytest.raises(PlanError) as error:
+        answer(config={"config": MAMBA2}, **{"method": IN_PROJ, **changes}, training=training)
+    assert loc in [problem.loc for problem in error.value.problems]
 
 
 def test_packages_of_models_that_call_none_are_refused():
