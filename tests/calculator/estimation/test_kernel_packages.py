@@ -74,7 +74,10 @@ def test_mamba_ssm_saves_activations_of_mamba_2_and_states_its_source():
     ("changes", "loc"),
     [
         ({"method": {"name": "qlora", "target_modules": ["in_proj"]}}, "training.kernels"),
-        ({"method": {"name": "ia3", "target_modules": ["out_proj"], "feedforward_modules": []}}, "training.kernels"),
+        (
+            {"method": {"name": "ia3", "target_modules": ["out_proj"], "feedforward_modules": ["out_proj"]}},
+            "training.kernels",
+        ),
         ({"training": {"autocast": "bfloat16", "dtype": "float32"}}, "training.autocast"),
     ],
 )
