@@ -39,6 +39,11 @@ def test_llama_factory_adapts_no_tower_that_it_freezes(target):
     assert "layers_pattern" not in whole
 
 
+def test_llama_factory_adapts_the_tower_of_a_model_whose_tower_it_does_not_know():
+    file = "model_name_or_path: HuggingFaceTB/SmolVLM2-2.2B-Instruct\nstage: sft\nlora_target: all\n"
+    assert read(file).request["method"]["target_modules"] == "all-linear"
+
+
 def test_a_pattern_with_the_only_layers_that_have_its_modules_becomes_names():
     pattern = r".*\.layers\.(3|7|11|15|19|23|27|31)\.self_attn\.(q|k|v|o)_proj|.*\.mlp\.(gate|up|down)_proj"
     method = axolotl(QWEN, pattern).request["method"]
