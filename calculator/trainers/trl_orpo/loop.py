@@ -77,6 +77,8 @@ def _loss(context: Context, forward: Passes) -> Tensor:
     tape, dtype, rows = context.tape, context.training.autocast, context.training.micro_batch_size
     shape = (context.batch, context.length)
     concatenated = [tape.new(shape, "int64", f"concatenated {name}") for name in ("input_ids", "mask", "labels")]
+    if context.training.padding:
+        context.padding_mask = concatenated[1]
     with autocast.region(tape, dtype):
         logits, outputs = forward(concatenated[0])
     tape.scope, tape.component = "loss: ", "logits_and_loss"
