@@ -132,7 +132,7 @@ class Mark(Node):
 class LeafModule:
     """A module whose gradients DeepSpeed's stage 3 reduces together, once its backward pass has ended.
 
-    `names` are those of the modules inside, in the order of the model's parameters.
+    `names` are those of the layer's parameters in the order of the model's, and after those of each module its own.
 
     Source: deepspeed/runtime/zero/stage3.py, create_reduce_and_remove_grad_hooks.
     """
@@ -157,7 +157,8 @@ class LeafModule:
             del grad
 
     def _order(self, waiting: tuple[str, Tensor]) -> int:
-        return next((at for at, name in enumerate(self._names) if waiting[0].startswith(f"{name}.")), len(self._names))
+        own = f"{waiting[0]}."
+        return next((at for at, name in enumerate(self._names) if own.startswith(f"{name}.")), len(self._names))
 
 
 class AccumulateGrad(Node):

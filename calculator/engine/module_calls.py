@@ -80,7 +80,7 @@ def transposed(parameter: Tensor) -> Tensor:
 def leaf(path: str, tape: Tape, names: Sequence[str]) -> Iterator[None]:
     """Mark no calls inside a module, whose parameters and those of all modules in it are gathered together.
 
-    `names` are those of the modules in it, in the order of the model's parameters.
+    `names` are those of `LeafModule`.
 
     Source: deepspeed/runtime/zero/leaf_module_config.py, DEFAULT_LEAF_MODULE_CLASSES.
     """

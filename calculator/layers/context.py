@@ -377,6 +377,15 @@ class LayerModules:
         self.prefix = prefix
         self.kind = kind
 
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the layer's parameters in order, and after those of each module its own."""
+        return [
+            name
+            for each in self.modules.values()
+            for name in (*(f"{each.name}.{own.name}" for own in each.module.parameters), each.name)
+        ]
+
     def __getitem__(self, name: str) -> BoundModule:
         return self.modules[name]
 

@@ -44,7 +44,7 @@ class Mixture:
         """(batch, sequence, hidden_size) to the same."""
         if not self.is_leaf:
             return self.mixed(context, modules, x)
-        with leaf(f"{modules.prefix}mlp", x.tape, [module.name for module in modules.modules.values()]):
+        with leaf(f"{modules.prefix}mlp", x.tape, modules.names):
             return self.mixed(context, modules, x)
 
     def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:

@@ -29,19 +29,19 @@ INVALID, RECORD, COMPLETE = range(3)
 
 
 class Used(NamedTuple):
-    """The elements that some modules use: all of them, and those that are not of leaf modules."""
+    """The elements that some modules use: with those of all modules inside each, and without those of leaf modules."""
 
-    every: int
+    with_inside: int
     outside_leaves: int
 
     def with_module(self, module: Module) -> Used:
         """The same with those of one more module."""
-        elements = sum([each.elements for each in module.parameters])
-        return Used(self.every + elements, self.outside_leaves + (0 if module.is_leaf else elements))
+        own = module.elements
+        return Used(self.with_inside + own + module.elements_inside, self.outside_leaves + own * (not module.is_leaf))
 
     def times(self, count: int) -> Used:
         """Those of as many copies."""
-        return Used(self.every * count, self.outside_leaves * count)
+        return Used(self.with_inside * count, self.outside_leaves * count)
 
 
 NOTHING = Used(0, 0)
@@ -139,7 +139,7 @@ class Coordinator:
         if self._mode == INVALID:
             return NOTHING
         now, then = self._before[self._step], self._before[place]
-        return Used(now.every - then.every, now.outside_leaves - then.outside_leaves)
+        return Used(now.with_inside - then.with_inside, now.outside_leaves - then.outside_leaves)
 
     def looks_ahead_to(self, place: int) -> bool:
         """Whether a module at a place, or one after it, is prefetched."""
@@ -193,15 +193,16 @@ class Coordinator:
         self._before, self._trace = [NOTHING], []
         for each in self.parameters:
             each.in_order.clear()
+            each.in_containers.clear()
         trace, before, now = self._trace, self._before, NOTHING
         for place, module in enumerate(self._recorded):
-            if module.parameters:
-                own = 0
+            if module.parameters or module.inside:
                 for each in module.parameters:
                     trace.append((each, place))
                     each.in_order.append(place)
-                    own += each.elements
-                now = Used(now.every + own, now.outside_leaves + (0 if module.is_leaf else own))
+                for each in module.inside:
+                    each.in_containers.append(place)
+                now = now.with_module(module)
             before.append(now)
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
@@ -320,19 +321,25 @@ class Coordinator:
             found = self._released[module.number, step] = [
                 each
                 for each in module.parameters
-                if not (each.persists or skipped.get(each, -1) > step)
-                and (each.in_order[-1] < step or self._is_far(each, 0 if module.is_leaf else 1))
+                if not (each.persists or skipped.get(each, -1) > step) and self._is_far(each, of_leaf=module.is_leaf)
             ]
         return found
 
-    def _is_far(self, each: Partitioned, number: int) -> bool:
-        """Whether a parameter is used again, but not soon.
+    def _is_far(self, each: Partitioned, *, of_leaf: bool) -> bool:
+        """Whether a parameter is not used again soon.
 
-        `number` is that of the elements in `Used` which count: only for a leaf module does DeepSpeed count what leaf
-        modules use in between (__params_to_release).
+        For a leaf module, DeepSpeed counts what all modules inside those in between use, and takes a call of a module
+        around it as a use; for others it counts what modules in between use themselves, and leaf modules use nothing
+        (__params_to_release).
         """
         step, before, most = self._step, self._before, self._sizes.max_reuse_distance
-        following = each.in_order[bisect_left(each.in_order, step)]
+        places = (each.in_order, each.in_containers) if of_leaf else (each.in_order,)
+        following = min(
+            [found[bisect_left(found, step)] for found in places if found and found[-1] >= step], default=-1
+        )
+        if following < 0:
+            return True
+        number = 0 if of_leaf else 1
         distance = before[following][number] - before[step][number]
         if distance >= most:
             return True

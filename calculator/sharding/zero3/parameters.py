@@ -68,6 +68,7 @@ class Partitioned:
         "active",
         "dtype",
         "elements",
+        "in_containers",
         "in_order",
         "key",
         "order",
@@ -101,6 +102,8 @@ class Partitioned:
         self.active: set[Module] = set()
         #: The places in the recorded order of modules at which it is used.
         self.in_order: list[int] = []
+        #: Those of the modules around the ones that use it.
+        self.in_containers: list[int] = []
 
     def in_layer(self, before: int) -> Partitioned:
         """The same parameter in a layer that is some layers before its own."""
@@ -127,7 +130,7 @@ class Parameters(NamedTuple):
 class Module:
     """A module of the running step, with its own parameters and those that its code uses of others."""
 
-    __slots__ = ("is_leaf", "key", "number", "of_second", "parameters", "recomputed", "stays_in_backward")
+    __slots__ = ("inside", "is_leaf", "key", "number", "of_second", "parameters", "recomputed", "stays_in_backward")
 
     def __init__(
         self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
@@ -135,6 +138,8 @@ class Module:
         self.number, self.parameters = number, parameters
         #: Whether it has the parameters of all modules inside it.
         self.is_leaf = False
+        #: The parameters of the modules inside it, which no call of it gathers; those of a leaf are its own.
+        self.inside: dict[Partitioned, None] = {}
         #: Whether it is of a second model, which a coordinator of its own gathers.
         self.of_second = of_second
         #: Its path, and the number of its layer.
@@ -143,3 +148,14 @@ class Module:
         self.recomputed: set[Partitioned] = set()
         #: Whether it is not seen to leave its backward pass, because it last ran without a graph.
         self.stays_in_backward = False
+
+    @property
+    def elements(self) -> int:
+        """The elements of its own parameters."""
+        return sum([each.elements for each in self.parameters])
+
+    @property
+    def elements_inside(self) -> int:
+        """The elements of the parameters inside it, of every copy where it is outside of the layers."""
+        whole = self.key.layer is None
+        return sum([each.elements * (each.represents if whole else 1) for each in self.inside])

@@ -164,6 +164,8 @@ class Program:
         second = next((each for each in begun if each.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
         self.segments = [*self._segments(parts, windows)]
+        if leaves:
+            _look_inside(self.segments)
 
     def module(self, path: str, layer: int | None) -> Module:
         """A module. One that the micro-batch does not call gathers its own parameters."""
@@ -334,3 +336,20 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
         if own == READ and (around, layer) in modules:
             modules[around, layer].parameters.append(each)
     return modules
+
+
+def _look_inside(segments: Iterable[Segment]) -> None:
+    """Give each module the parameters of those that are called while its forward pass runs."""
+    running: list[Module] = []
+    for _, kind, module, *_ in (event for segment in segments for event in segment.events):
+        if module is None:
+            continue
+        if kind == module_calls.AFTER_FORWARD:
+            running.pop()
+        elif kind in {module_calls.BEFORE_FORWARD, WITHOUT_GRAPH}:
+            for around in running:
+                if not around.is_leaf:
+                    around.inside.update(
+                        dict.fromkeys(each for each in module.parameters if each not in around.parameters)
+                    )
+            running.append(module)
