@@ -339,9 +339,14 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
 
 
 def _look_inside(segments: Iterable[Segment]) -> None:
-    """Give each module the parameters of those that are called while its forward pass runs."""
+    """Give each module the parameters of those that are called while its forward pass runs.
+
+    Calls in recomputations are not looked at: they stop before the outer modules return.
+    """
     running: list[Module] = []
     for _, kind, module, *_ in (event for segment in segments for event in segment.events):
+        if kind == module_calls.BEFORE_BACKWARD:
+            return
         if module is None:
             continue
         if kind == module_calls.AFTER_FORWARD:
