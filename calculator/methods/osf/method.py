@@ -101,9 +101,8 @@ class OSF(AdaptedLinear):
             frozen, most = self._frozen(path, module), min(module.in_features, module.out_features)
             if module.kind in self.adaptable and not 0 < frozen < most:
                 refused = "PEFT refuses none" if not frozen else "without any to train, it is not modelled"
-                message = (
-                    f"{frozen:,} of the {most:,} singular values of {path} are frozen; {refused}: use 1 to {most - 1:,}"
-                )
+                way_out = f"use 1 to {most - 1:,}" if most > 1 else f"name target_modules without {path}"
+                message = f"{frozen:,} of the {most:,} singular values of {path} are frozen; {refused}: {way_out}"
                 yield Problem(loc="method.effective_rank", msg=message, input=self.effective_rank)
                 return
 

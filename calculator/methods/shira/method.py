@@ -61,7 +61,8 @@ class SHiRA(AdaptedLinear):
         for path, module in found.items():
             most = module.in_features * module.out_features // (module.in_features + module.out_features)
             if module.kind in self.adaptable and self.r > most:
-                message = f"{path} has fewer elements than r · (in_features + out_features): use at most {most:,}"
+                way_out = f"use at most {most:,}" if most else f"name target_modules without {path}"
+                message = f"{path} has fewer elements than r · (in_features + out_features): {way_out}"
                 yield Problem(loc="method.r", msg=message, input=self.r)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002

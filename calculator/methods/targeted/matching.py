@@ -94,7 +94,8 @@ def wrapped(names: Iterable[str], model: Model) -> tuple[str, ...]:
 
 def proposed(method: TargetedMethod, model: Model) -> str:
     """The names of this model that a refusal proposes, and what they are."""
-    return f"name {method.usual(model)} ({', '.join(method.usual_targets(model))})"
+    names = method.usual_targets(model)
+    return f"name {method.usual(model)} ({', '.join(names)})" if names else "use another method"
 
 
 def way_out(method: TargetedMethod, model: Model) -> str:
