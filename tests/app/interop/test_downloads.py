@@ -182,16 +182,9 @@ def test_the_address_of_an_import_leads_to_the_page(client):
     assert client.get("/import", follow_redirects=False).headers["location"] == "/"
 
 
-@pytest.mark.parametrize(
-    ("content", "key"),
-    [
-        ({"peft_type": "LORA", "target_modules": ["q_proj"], "use_qalora": True}, "use_qalora"),
-        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer"),
-    ],
-)
-def test_settings_of_a_file_without_a_field_on_the_page_are_listed(client, content, key):
+def test_settings_of_a_file_without_a_field_on_the_page_are_listed(client):
+    content = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
     model = {"model": "openai-community/gpt2", "gpu": "l40s"}
-    named = {"base_model_name_or_path": "meta-llama/Llama-3.2-1B", **content} if "peft_type" in content else content
-    text = client.post("/import", data={**model, "content": json.dumps(named)}).text
-    assert f"<code>{key}: " in text
+    text = client.post("/import", data={**model, "content": json.dumps(content)}).text
+    assert "<code>offload_optimizer: " in text
     assert "has no field here: the page" in text

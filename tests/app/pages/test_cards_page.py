@@ -87,5 +87,5 @@ def test_a_parameter_without_an_input_is_named(client):
 
 
 def test_a_model_that_is_not_trained_with_a_method_has_the_reason(client):
-    page = client.get("/cards/h100-sxm5-80gb", params={"q": "deberta-v3-small", "fits": "all"}).text
-    assert "its training step is not modelled" in page
+    page = client.get("/cards/h100-sxm5-80gb", params={"q": "mpt-7b", "fits": "all"}).text
+    assert "read the number of heads from a mpt config" in page
