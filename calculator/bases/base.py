@@ -122,7 +122,7 @@ class Base(ABC):
             if module.kind == "linear" and not module.quantizable and not module.is_last and not path.endswith(".wo"):
                 message = (
                     f"{path} is of a subclass of torch.nn.Linear, which is not modelled in {self.label}: use qlora or"
-                    " load_in_8bit, which leave it as it is"
+                    " load_in_8bit, which do not replace it"
                 )
                 yield Problem(loc=f"{self.loc}.quant_method", msg=message, input=self.config.quant_method)
                 return

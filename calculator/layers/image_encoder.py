@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
+from calculator.engine import indexing, products
 from calculator.engine import operations as ops
-from calculator.engine import products
 from calculator.engine.tape import Tensor
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
 from calculator.layers.tower_layers import convolve, run_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.architecture.config import Config
     from calculator.inputs.training import Training
@@ -46,6 +46,22 @@ def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values)
     last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
     return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
+
+
+def words_and_images(
+    context: Context, inputs_embeds: Tensor, path: str, project: Callable[[Context, Tensor], Tensor]
+) -> Tensor:
+    """Run SigLIP and a projector, and put the tokens in the places of the placeholders."""
+    last_hidden_state = siglip(context, path, context.images[0])
+    pooler_output = project(context, last_hidden_state)
+    context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
+    del last_hidden_state
+    context.set_scope("images: ")
+    image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")
+    del pooler_output
+    mask = context.tape.new((context.batch, context.length), "bool", "places of images")
+    context.decoder_locals = [*context.decoder_locals[1:], image_features, mask]
+    return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
 
 
 def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:

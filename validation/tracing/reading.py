@@ -66,7 +66,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 class _ReadsAhead:
-    """A pool of threads that has read a weight as soon as it is submitted."""
+    """A pool of threads that reads a weight when it is submitted."""
 
     def __init__(self, max_workers: int) -> None:
         """Any number of workers is as fast."""

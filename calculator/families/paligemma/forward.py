@@ -9,8 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
-from calculator.engine import indexing
-from calculator.engine import operations as ops
 from calculator.families.gemma.forward import GEMMA
 from calculator.families.gemma3.forward import embed_words, refuses_flash
 from calculator.layers import image_encoder, masks, norms
@@ -49,16 +47,12 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     """Run the tower and the projector, and put the tokens in the places of the placeholders."""
-    last_hidden_state = image_encoder.siglip(context, TOWER, context.images[0])
-    pooler_output = context.outer(f"{PROJECTOR}.linear")(last_hidden_state)
-    context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
-    del last_hidden_state
-    context.set_scope("images: ")
-    image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")
-    del pooler_output
-    mask = context.tape.new((context.batch, context.length), "bool", "places of images")
-    context.decoder_locals = [*context.decoder_locals[1:], image_features, mask]
-    return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
+    return image_encoder.words_and_images(context, inputs_embeds, TOWER, _project)
+
+
+def _project(context: Context, vision_outputs: Tensor) -> Tensor:
+    """Project each patch: (images, patches, hidden_size) to (images, tokens, hidden_size of the text)."""
+    return context.outer(f"{PROJECTOR}.linear")(vision_outputs)
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from functools import reduce
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE
 from calculator.sharding.zero3.gather import Gather, upload
 from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED, Storage
+from calculator.sharding.zero3.used_elements import NOTHING, Used, used
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -26,30 +26,6 @@ if TYPE_CHECKING:
 
 #: What the coordinator does with the order of modules: nothing, record it, or follow it.
 INVALID, RECORD, COMPLETE = range(3)
-
-
-class Used(NamedTuple):
-    """The elements that some modules use: with those of all modules inside each, and without those of leaf modules."""
-
-    with_inside: int
-    outside_leaves: int
-
-    def with_module(self, module: Module) -> Used:
-        """The same with those of one more module."""
-        own = module.elements
-        return Used(self.with_inside + own + module.elements_inside, self.outside_leaves + own * (not module.is_leaf))
-
-    def times(self, count: int) -> Used:
-        """Those of as many copies."""
-        return Used(self.with_inside * count, self.outside_leaves * count)
-
-
-NOTHING = Used(0, 0)
-
-
-def used(modules: Iterable[Module]) -> Used:
-    """The elements that modules use."""
-    return reduce(Used.with_module, modules, NOTHING)
 
 
 class Coordinator:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
-from calculator.sharding.zero3.coordinator import Coordinator, used
+from calculator.sharding.zero3.coordinator import Coordinator
 from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.parameters import Live, Partitioned
 from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH, Program, leaves_of
 from calculator.sharding.zero3.steady import Steady
+from calculator.sharding.zero3.used_elements import used
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
