@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module) -> Tensor:
-    """Dequantise without scales, multiply, scale in place and copy. The input is saved, and nothing dense."""
+    """Dequantise without scales, multiply, scale in place and copy.
+
+    The input is saved. No dense weight is saved.
+    """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, x.shape)) if x.edge else None
     shape = (*x.shape[:-1], module.out_features)
     dense = x.tape.scratch((module.out_features, module.in_features), x.dtype, "weight, dequantised")

@@ -35,9 +35,10 @@ class Autocast:
         self.copies: dict[AccumulateGrad, Tensor] = {} if outer is None else outer.copies
 
     def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
-        """A tensor in the region's dtype. Copies of trained float32 tensors stay in the cache to the region's end.
+        """Return a tensor in the region's dtype.
 
-        With `grad_enabled=False`, a copy outside the cache records no node, as under torch.no_grad.
+        The copy of a trained float32 tensor stays in the cache until the region ends. With `grad_enabled=False`, a copy
+        that is not cached records no node, as under torch.no_grad.
         """
         if x.dtype == self.dtype:
             return x
@@ -50,18 +51,21 @@ class Autocast:
         return copy
 
     def cast_factors(self, a: Tensor, b: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-        """Both factors of a product in the region's dtype."""
+        """Return both factors of a product in the region's dtype."""
         b = self.cached_cast(b, names[1])
         return self.cached_cast(a, names[0]), b
 
 
 def state(tape: Tape) -> tuple[DType | None, int]:
-    """What operations under autocast depend on: its dtype, and how many copies are cached."""
+    """Return what operations under autocast depend on: the region's dtype and the number of cached copies."""
     return (None, 0) if tape.autocast is None else (tape.autocast.dtype, len(tape.autocast.copies))
 
 
 def _leaf(x: Tensor) -> AccumulateGrad | None:
-    """The AccumulateGrad of a leaf tensor: a trained parameter, or embeddings after enable_input_require_grads."""
+    """Return the AccumulateGrad node of a leaf tensor.
+
+    A leaf is a trained parameter, or the embeddings after enable_input_require_grads.
+    """
     if isinstance(x, LeafTensor):
         return x.leaf
     edge = x.edge
@@ -71,12 +75,12 @@ def _leaf(x: Tensor) -> AccumulateGrad | None:
 
 
 def reduction_dtype(x: Tensor) -> DType:
-    """The dtype of a sum or a softmax without a dtype argument."""
+    """Return the dtype of a sum or a softmax without a dtype argument."""
     return x.dtype if x.tape.autocast is None else "float32"
 
 
 def cast_to(x: Tensor, dtype: DType, name: str) -> Tensor:
-    """A copy in another dtype; the tensor itself where it has that dtype."""
+    """Return a copy in another dtype, or the tensor itself if it already has that dtype."""
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
@@ -86,7 +90,7 @@ def cast_to(x: Tensor, dtype: DType, name: str) -> Tensor:
 
 
 def is_expanded(x: Tensor) -> bool:
-    """Whether a tensor is an expanded view, which a copy is not."""
+    """Return whether a tensor is an expanded view. A copy of it is not one."""
     if x.storage is None:
         return False
     whole = x.tape.rows[x.storage.row][1]
@@ -101,7 +105,8 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def region(tape: Tape, dtype: DType | None) -> Iterator[None]:
     """Run a block under autocast to a dtype, or with autocast off.
 
-    The cached copies are freed at its end; those of a region in another one, at the end of the outer one.
+    The cached copies are freed when the region ends. A nested region in another dtype keeps its copies until the outer
+    region ends.
     """
     outer = tape.autocast
     tape.autocast = None if dtype is None else Autocast(dtype, outer)

@@ -17,23 +17,27 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Edge, SavedTensorsHooks, Tape, Tensor
 
-    #: A backward formula: from a node and its output's gradient to its inputs' gradients, in the order of its edges.
+    #: A backward formula. It takes a node and the gradient of its output, and returns the gradients of its inputs, in
+    #: the order of the node's edges.
     Rule = Callable[["Node", Any], Sequence[Tensor | None]]
 
 
 class Release(Protocol):
-    """What updates a parameter in the backward pass and frees its gradient."""
+    """Updates a parameter during the backward pass and frees its gradient."""
 
     def ready(self, grad: Tensor) -> None:
         """Run when a gradient is ready, before it is accumulated."""
 
     def accumulated(self, name: str, held: list[Tensor]) -> None:
-        """Run when a parameter has its gradient. Only the list refers to it."""
+        """Run when a parameter has its gradient.
+
+        `held` contains the gradient and is the only reference to it.
+        """
 
 
-#: The prefix of the marks at which gradients are ready; the parameter's name follows.
+#: The prefix of the label that marks a ready gradient. The parameter's name follows it.
 GRADIENT_OF = "gradient of "
-#: What follows the name if the layer has no marks of its own: the layer's number is behind it.
+#: Return the parameter's name from the label of a ready gradient, and the layer's number if it has one.
 _IN_LAYER = " in layer "
 
 
@@ -68,13 +72,13 @@ class Node:
         self.edges = edges
         #: The saved tensors, or what the hooks packed them into.
         self.saved: Any = ()
-        #: What else the backward formula needs.
+        #: Any other values that the backward formula needs.
         self.context = context
         #: The checkpoint around the node's operation, once it has saved a tensor.
         self.hooks: SavedTensorsHooks | None = None
-        #: How many more gradients of its outputs it waits for.
+        #: The number of gradients of its outputs that have not arrived yet.
         self.pending = 0
-        #: The gradient of its output so far; for several outputs, the list of theirs.
+        #: The gradient of its output so far. For several outputs, the list of their gradients.
         self.incoming: Any = None if outputs == 1 else [None] * outputs
         self.scope = tape.scope
         self.component: ComponentName = tape.component
@@ -102,12 +106,15 @@ class Node:
 by_sequence_nr = attrgetter("sequence_nr")
 
 
-#: For the backward formulas of products: the edge that the first saved tensor is for, and the edge of the second.
+#: Which edges need the saved tensors of a product: the edge of the first saved tensor, and that of the second.
 _FACTORS: dict[Rule, tuple[int, int]] = {}
 
 
 def saves_factors(first: int, second: int) -> Callable[[Rule], Rule]:
-    """Declare for which edge a formula's first and second saved tensor are. Further ones are for every edge."""
+    """Register which edge needs the first saved tensor of a backward formula, and which edge the second.
+
+    Every edge needs the saved tensors after these two.
+    """
 
     def declare(rule: Rule) -> Rule:
         _FACTORS[rule] = (first, second)
@@ -117,22 +124,23 @@ def saves_factors(first: int, second: int) -> Callable[[Rule], Rule]:
 
 
 def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
-    """The tensors that a node would save if no gradient flowed to the missing nodes."""
+    """Return the tensors that a node would save if no gradient flowed to the missing nodes."""
     order = [index for index in _FACTORS.get(node.apply, ()) if node.edges[index] is not None]
     wanted = [edge is not None and edge[0] not in missing for edge in map(node.edges.__getitem__, order)]
     return [*compress(node.saved, wanted), *node.saved[len(order) :]]
 
 
 class Mark(Node):
-    """A node that returns its gradient unchanged: it marks a point between layers."""
+    """A node that passes its gradient on unchanged. It marks a point between layers."""
 
     __slots__ = ()
 
 
 class LeafModule:
-    """A module whose gradients DeepSpeed's stage 3 reduces together, once its backward pass has ended.
+    """A module whose gradients DeepSpeed's ZeRO stage 3 reduces together, when the module's backward pass ends.
 
-    `names` are those of the layer's parameters in the order of the model's, and after those of each module its own.
+    `names` are the parameter names of the layer, in the order of the model. The parameters of each submodule follow the
+    submodule's name.
 
     Source: deepspeed/runtime/zero/stage3.py, create_reduce_and_remove_grad_hooks.
     """
@@ -141,15 +149,15 @@ class LeafModule:
 
     def __init__(self, path: str, names: Sequence[str]) -> None:
         self._path, self._names = f"{path}.", names
-        #: The gradients that wait, by name.
+        #: The gradients that are not reduced yet, each with the name of its parameter.
         self.gradients: list[tuple[str, Tensor]] = []
 
     def has(self, name: str) -> bool:
-        """Whether a parameter is in the module."""
+        """Return whether a parameter belongs to the module."""
         return name.startswith(self._path)
 
     def end(self) -> None:
-        """Mark every gradient, and free it."""
+        """Mark every waiting gradient as ready, and free it."""
         waiting, self.gradients = sorted(self.gradients, key=self._order), []
         while waiting:
             name, grad = waiting.pop(0)
@@ -162,30 +170,34 @@ class LeafModule:
 
 
 class AccumulateGrad(Node):
-    """The end of the graph: it accumulates the gradient of a trained tensor."""
+    """The node at the end of the graph that accumulates the gradient of a trained tensor."""
 
     __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "layer", "name", "release")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
-        #: Whether the tensor has a gradient from an earlier micro-batch. A new one is added to it in place and freed.
+        #: Whether the tensor has a gradient from an earlier micro-batch. A new gradient is added to it in place, then
+        #: freed.
         self.has_grad = False
-        #: Whether the gradient is copied to a bucket, which takes its place.
+        #: Whether the gradient is copied into a bucket, which replaces it.
         self.in_bucket = False
-        #: Whether a first gradient is copied: it is not in the tensor's layout, or another node has it too.
+        #: Whether the first gradient is copied: its layout differs from the tensor's, or another node refers to it too.
         self.copies = False
-        #: Whether the moment at which the gradient is ready is marked.
+        #: Whether the tape marks the moment at which the gradient is ready.
         self.is_marked = False
-        #: What updates the parameter as soon as the gradient is ready; None if the optimizer steps later.
+        #: Updates the parameter as soon as the gradient is ready. None if the optimizer steps later.
         self.release: Release | None = None
         self.name = name
-        #: The number of its layer, if the layer has no marks of its own.
+        #: The number of the layer, if the layer has no marks of its own.
         self.layer: int | None = None
         self.component = component
         self.grad: Tensor | None = None
 
     def accumulate(self) -> None:
-        """Keep a first gradient without a copy, unless its layout differs from the tensor's."""
+        """Store the first gradient without a copy, unless its layout differs from the tensor's.
+
+        A later gradient is added to it.
+        """
         grad: Tensor | None = self.incoming
         self.incoming = None
         if grad is None or grad.storage is None:
@@ -217,9 +229,9 @@ def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of
 
 
 def _has_other_layout(grad: Tensor) -> bool:
-    """Whether a gradient is a transposed view of its storage, or a view of a slice in each of several batches.
+    """Return whether a gradient is a transposed view of its storage, or a view of a slice in each batch of several.
 
-    A slice of whole batches is contiguous.
+    A slice that contains whole batches is contiguous.
     """
     if grad.storage is None:
         return False

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
 
-#: The most rows that the fused kernel multiplies, and the parts that it sums in float32.
+#: The most rows that the fused kernel multiplies, and the number of partial results that it sums in float32.
 FUSED_ROWS, PARTS = 1024, 8
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType) -> Tensor:
-    """Dequantise and multiply, or sum the fused kernel's parts; the backward pass dequantises.
+    """Dequantise and multiply, or sum the partial results of the fused kernel. The backward pass dequantises.
 
-    The stored weight is saved, and no other tensor.
+    Only the stored weight is saved.
     """
     x_dtype = x.dtype
     x = ops.cast(x, compute_dtype, "input in the compute dtype")
@@ -40,7 +40,8 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType)
     if bias is not None:
         out = x.tape.new(shape, compute_dtype, "output", node)
     if node is not None:
-        # It is resident. A checkpoint recomputes the product all the same: it packs every saved tensor.
+        # The stored weight is resident. A checkpoint recomputes the product nonetheless, because it packs every saved
+        # tensor.
         node.save(Tensor(x.tape, None, (), "int32", None))
     return ops.cast(out, x_dtype, "output in the input's dtype")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Edge, Tape, Tensor
 
 
-#: After how many nodes the budget is checked again.
+#: The budget is checked again after this many nodes.
 _NODES_A_CHECK = 1024
 
 
@@ -33,10 +33,10 @@ def backward(
     seen: Callable[[list[Node]], None] | None = None,
     callback: Callable[[], None] | None = None,
 ) -> None:
-    """Run the backward pass from a scalar, or from a tensor whose gradient the caller passes and keeps.
+    """Run the backward pass from a scalar loss, or from a tensor with a gradient that the caller passes and keeps.
 
-    `seen` is called first with the nodes of the graph, in the order in which they were made; `callback` at the end,
-    as what `queue_callback` queues.
+    `seen` is called first, with the nodes of the graph in the order in which they were created. `callback` is called at
+    the end, like a callback that `queue_callback` queues.
     """
     if out.edge is None:
         return
@@ -63,10 +63,10 @@ def backward(
 
 
 def _reachable(root: Node) -> list[Node]:
-    """Every node that the root's gradient reaches except AccumulateGrad, in the order in which they were made.
+    """Return every node that the root's gradient reaches, except AccumulateGrad, in the order of creation.
 
-    Of the nodes that are ready, the engine runs the last made. A node is made after the nodes of its inputs, so all
-    nodes run in the reverse order of their making.
+    Of the nodes that are ready, the engine runs the one that was created last. A node is created after the nodes of its
+    inputs. So all nodes run in the reverse order of creation.
     """
     reached = [root]
     for node in reached:
@@ -80,13 +80,13 @@ def _reachable(root: Node) -> list[Node]:
     return reached
 
 
-#: The edges of a linear layer with a bias, and the place of its weight among them. The weight's transposition is a node
-#: of its own: a gradient of an earlier use of the weight is added to after the bias has its gradient.
+#: The number of edges of a linear layer with a bias, and the index of its weight among them. The transposition of the
+#: weight is a node of its own. So the bias has its gradient before the weight's gradient is accumulated.
 _WITH_BIAS, _WEIGHT = 3, 1
 
 
 def _passes(node: Mark) -> bool:
-    """Pass the gradient of a marked point on unchanged, if the next node has none yet. Return whether it was passed."""
+    """Pass the gradient of a `Mark` on unchanged if the next node has no gradient yet. Return whether it was passed."""
     if len(node.edges) != 1 or node.edges[0] is None or node.hooks is not None:
         return False
     (target, _, shape, dtype), grad = node.edges[0], node.incoming
@@ -108,7 +108,7 @@ def _run(node: Node) -> None:
     incoming, node.incoming = node.incoming, None
     grads = [*node.apply(node, incoming)]
     if node.hooks is not None:
-        node.saved = ()  # only the formula refers to recomputed tensors
+        node.saved = ()  # so that only the formula refers to recomputed tensors
     grad = None
     for index, edge in enumerate(node.edges):
         grad = grads[index]
@@ -122,7 +122,7 @@ def _run(node: Node) -> None:
 
 
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
-    """Give each gradient to its node, then run each AccumulateGrad that waits for no other gradient."""
+    """Pass each gradient to its node. Then run each AccumulateGrad that has received all of its gradients."""
     complete: list[AccumulateGrad] = []
     last: AccumulateGrad | None = None
     for index, edge in enumerate(edges):
@@ -149,9 +149,10 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
 
 
 def _bias_is_first(leaf: AccumulateGrad) -> bool:
-    """Whether a linear layer's bias is complete before its weight, whose transposition is a node of its own.
+    """Return whether the bias of a linear layer has its gradient before the weight has.
 
-    Where the order is marked, but not in the linear layers of DeepSpeed's stage 3, which transpose nothing.
+    The transposition of the weight is a node of its own, which runs later. The linear layers of DeepSpeed's stage 3
+    transpose nothing. The order only matters if it is marked.
     """
     return leaf.is_marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
 
@@ -159,7 +160,7 @@ def _bias_is_first(leaf: AccumulateGrad) -> bool:
 def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -> None:
     """Sum a gradient to a shape, free the original, then cast the sum.
 
-    Leading dimensions are summed even where they are 1 (ATen/ExpandUtils.h, sum_to).
+    Leading dimensions are summed even if they are 1 (ATen/ExpandUtils.h, sum_to).
     """
     given = grads[index].shape
     if given != shape and (len(given) > len(shape) or elements(given) != elements(shape)):
@@ -170,9 +171,9 @@ def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -
 
 
 def _accumulate(target: Node, slot: int, grads: list[Tensor | None], index: int) -> None:
-    """Add a gradient to the one that a node has; in place if nothing else refers to that one.
+    """Add a gradient to the one that a node already has, in place if nothing else refers to that one.
 
-    Tensors stay in their lists here: a variable would add to their reference counts.
+    The tensors stay in their lists here, because a local variable would add to their reference counts.
     """
     if grads[index] is None:
         return

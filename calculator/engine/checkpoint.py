@@ -25,19 +25,19 @@ class _StopRecomputation(Exception):  # noqa: N818  ends a recomputation at its 
     """Every saved tensor has been recomputed."""
 
 
-#: What a node inside a checkpoint keeps in place of a saved tensor: `_FIRST` and the tensor's number. It is an object
-#: of its own, as Python's integers are but for small ones. An integer is cheaper than other objects: the garbage
-#: collector does not look at it.
+#: What a node inside a checkpoint keeps in place of a saved tensor: `_FIRST` plus the number of the tensor. Python
+#: caches small integers only, so each holder is an object of its own with its own reference count. An integer is
+#: cheaper than other objects, because the garbage collector does not track it.
 Holder = int
 _FIRST = 1 << 20
-#: The references to a holder that no node keeps: that of its checkpoint, and the argument of `getrefcount`.
+#: The references to a holder that do not belong to a node: one in its checkpoint, and the argument of `getrefcount`.
 _UNUSED = 2
 
 
 class Checkpoint:
-    """Numbers the tensors that a function saves, and recomputes once those that are still needed.
+    """Numbers the tensors that a function saves, and recomputes the ones that are still needed.
 
-    A function that ran under autocast is recomputed under autocast, in a new region.
+    A function that ran under autocast is recomputed in a new autocast region.
     """
 
     __slots__ = ("captured", "dtype", "function", "holders", "inputs", "recomputed")
@@ -53,13 +53,13 @@ class Checkpoint:
         self.recomputed: list[Tensor | None] | None = None
 
     def pack(self, tensor: Tensor) -> Holder:  # noqa: ARG002  only its number is kept
-        """Number a saved tensor and drop it."""
+        """Return a number in place of a saved tensor, and drop the tensor."""
         holder = _FIRST + len(self.holders)
         self.holders.append(holder)
         return holder
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
-        """Return recomputed tensors and drop them here; the first call recomputes."""
+        """Return recomputed tensors and remove them from the checkpoint. The first call recomputes."""
         if self.recomputed is None:
             self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs, self.dtype)
         recomputed = self.recomputed
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 class _Recomputation:
-    """The second run of a checkpointed function. It keeps the tensors whose holders are still alive."""
+    """The second run of a checkpointed function. It keeps only the tensors whose holders are still alive."""
 
     __slots__ = ("holders", "kept")
 
@@ -105,7 +105,7 @@ class _Recomputation:
 
 
 def checkpoint(function: Callable[..., T], *inputs: Tensor, captured: object = None) -> T:
-    """Run a function and save only its inputs and what it captures for the backward pass."""
+    """Run a function, and save only its inputs and the tensors that it captures for the backward pass."""
     hooks = inputs[0].tape.hooks
     hooks.append(Checkpoint(function, inputs, captured))
     try:

@@ -1,7 +1,7 @@
-"""Convolutions over positions: what they allocate, what they save, and what their backward pass allocates.
+"""Convolutions over positions: the memory that they allocate and save, and that their backward pass allocates.
 
-Source: tools/autograd/derivatives.yaml, convolution. cuDNN needs a workspace in addition, which is not
-modelled. packaged_conv1d is that of the package causal-conv1d.
+Source: tools/autograd/derivatives.yaml, convolution. cuDNN also needs a workspace, which is not modelled.
+`packaged_conv1d` models the function of the package causal-conv1d.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, name: str) -> Tensor:
-    """Each channel convolved with its own filter: (batch, channels, positions) to one with `padding` on both sides.
+    """Convolve each channel with its own filter: (batch, channels, positions), with `padding` on both sides.
 
-    `weight`: (channels, 1, width). Autocast runs it in the lower precision.
+    `weight`: (channels, 1, width). Autocast runs the convolution in the lower precision.
     """
     autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
     if autocast is not None:
@@ -40,7 +40,9 @@ def _conv1d_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def packaged_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
-    """The package's convolution and activation, of the same positions. Autocast does not change it.
+    """Run the convolution and activation of causal-conv1d, which keep the number of positions.
+
+    Autocast does not change it.
 
     Source: Dao-AILab/causal-conv1d 1.6.1, causal_conv1d/causal_conv1d_interface.py, CausalConv1dFn, and
     cpp_functions.py, causal_conv1d_bwd_function.
@@ -54,7 +56,7 @@ def packaged_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -
 
 
 def _packaged_back(node: Node, _: Tensor) -> list[Tensor | None]:
-    """Every gradient is computed: those of weight and bias in float32, then in their dtype."""
+    """Compute every gradient. The gradients of weight and bias are in float32 first, then in their own dtype."""
     x, *owned = node.saved
     tape = x.tape
     grads: list[Tensor | None] = [tape.new(x.shape, x.dtype, "convolution: gradient")]

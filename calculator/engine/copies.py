@@ -1,8 +1,9 @@
-"""What the copies of repeated layers add to a run, by kind of storage.
+"""How many storages the copies of repeated layers add to a run, by kind.
 
 A layer with `copies` is interpreted once. `Copies` finds what each copy adds in the forward and in the backward pass.
-Where the code after the layers frees what a copy added (a cache), it frees it for all copies at once. None of this
-depends on sizes, only on which kinds of storages are equal: runs with the same events and equal kinds share it.
+If the code after the layers frees something that each copy added (a cache), it frees it for all copies at once. Nothing
+here depends on sizes. It only depends on which kinds of storages are equal. Runs with the same events and equal kinds
+share one `Copies`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Tape
 
-#: From a position on, how many more storages of a size are alive: (position, number of the size, count).
+#: A change in the number of live storages of one size: (position, number of the size, count). It holds from the
+#: position on.
 CountChange = tuple[int, int, int]
 
-#: By number of the size: the peak number alive at once, and the number left at the end.
+#: By number of the size: the peak number that is alive at once, and the number that is left at the end.
 Counts = dict[int, tuple[int, int]]
 
 
-#: The most moments whose live tensors copies keep.
+#: The most moments for which a `Copies` caches the live tensors.
 MAX_MOMENTS = 64
 
 
@@ -38,7 +40,7 @@ class Changes(NamedTuple):
     Attributes:
         positions: The positions of the events that allocate or free one.
         counts: What each event adds: 1 or -1.
-        of_copies: What copies gain and lose: twice the position, and the number that they add.
+        of_copies: The changes that copies add: twice the position, and the number of storages.
     """
 
     positions: list[int]
@@ -90,70 +92,72 @@ class Copies:
         first: SkippedLayer | None = None,
         without_graph: tuple[Window, ...] = (),
     ) -> None:
-        #: The events and marks. Its rows are not read.
+        #: The events and marks. The rows are not read.
         self.tape = tape
         #: The position of each mark.
         self.marks = {label: position for position, label in tape.marks}
         self.lifetimes = lifetimes
         self.kinds = kinds
-        #: Rows below this number are allocated before the first layer.
+        #: The first row that is allocated by a layer. Rows below this number exist before the first layer.
         self.shared_rows = shared_rows
-        #: The hidden states that a period passes to the next, where no earlier period is interpreted. A checkpoint
-        #: keeps its input until its own backward pass.
+        #: The row of the hidden states that one period passes to the next, if no earlier period is interpreted. A
+        #: checkpoint keeps its input until its own backward pass.
         self.hidden_states_row = hidden_states_row
-        #: The layer before those of the windows, if it is not interpreted.
+        #: The layer before the windows, if that layer is not interpreted.
         self.first = first
         self.windows = windows
         #: Whether gradients flow through the repeated layers.
         self.has_backward = len(windows) > 1
-        #: The rows that each window allocates and leaves alive.
+        #: For each window, the rows that it allocates and leaves alive.
         self.surviving = [lifetimes.surviving(window.start, window.end) for window in windows]
-        #: What one copy adds in each window, by kind.
+        #: For each window, the storages that one copy adds, by kind.
         self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
-        #: What one copy adds in all windows together, and whether that depends on which layouts are equal.
+        #: The storages that one copy adds in all windows together, and whether the result depends on which layouts are
+        #: equal.
         self.net, self.compares_layouts = _net(self.gained, kinds.layouts)
-        #: Frees of all copies at once: (position, copies, kind).
+        #: The frees that happen for all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
         if first is not None:
             extra = first.additions(self)
             self.windows += extra.windows
             self.gained += extra.gained
             self.dropped = tuple([(at, copies + 1, kind) for at, copies, kind in self.dropped])
-        #: What one copy leaves alive when the step ends.
+        #: The storages that one copy leaves alive when the step ends, by kind.
         self.remaining = self._remaining()
         for window in without_graph:
             self._add_without_graph(window)
-        #: What one copy adds in each window, by size.
+        #: For each window, the storages that one copy adds, by size.
         self.sizes = [kinds.by_size(gained) for gained in self.gained]
-        #: What one copy leaves alive when the step ends, by size.
+        #: The storages that one copy leaves alive when the step ends, by size.
         self.sizes_left = kinds.by_size(self.remaining)
-        #: What stays alive after the last event, without gradients: the next step sets those to None.
+        #: The storages that are alive after the last event, without gradients. The next step sets gradients to None.
         self.left = self._left()
         self.left_cache: dict[int, dict[int, int]] = {}
-        #: What is alive, by moment, by the rows that copies retain and by what is left.
+        #: The live storages by moment, retained rows and storages that an earlier micro-batch left.
         self.live_cache: dict[tuple[object, ...], LiveKinds] = {}
         #: The spans between marks, by phase.
         self.spans: dict[str, list[tuple[int, int]]] = {}
-        #: Whether the first layer, if it is not interpreted, is like the others as far as this tells.
+        #: Whether the skipped first layer is like the other layers, as far as kinds can tell. True if no layer is
+        #: skipped.
         self.is_regular = first is None or first.is_regular(self)
-        #: Peak counts, by which sizes are equal and by the changes that come on top.
+        #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
-        #: The same of single sizes, by the numbers of sizes that are equal and by their changes.
+        #: Peak counts of one size, by the numbers that are equal to it and its additional changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
         self._tables_freed: list[int] | None = None
-        #: The changes in the number of storages of each size, once they are counted.
+        #: The changes in the number of storages of each size. None until they are counted.
         self.changes_of_sizes: dict[int, Changes] | None = None
-        #: The most storages that a first layer that is not interpreted may have alive, by the numbers of sizes that are
-        #: equal; None for those of which another layer has as many.
+        #: The most storages that a skipped first layer may have alive, by the numbers of sizes that are equal. None if
+        #: another layer has as many.
         self.of_first_layer: dict[tuple[int, ...], int | None] = {}
 
     def of(self, rows: Iterable[int]) -> Counter[int]:
-        """The number of rows of each kind."""
+        """Return the number of rows of each kind."""
         return Counter(map(self.kinds.of_row.__getitem__, rows))
 
     @property
     def tables_freed(self) -> list[int]:
-        """The rows from before the layers that the repeated ones free in the backward pass, but for their input."""
+        """The rows from before the layers that the repeated layers free in the backward pass, except their input."""
         if self._tables_freed is None:
             window, entered = self.windows[1], self.tape.marked_rows.get("layer 0 forward")
             freed = self.lifetimes.freed(range(self.shared_rows), window.start, window.end)
@@ -161,10 +165,10 @@ class Copies:
         return self._tables_freed
 
     def _gained_forward(self) -> Counter[int]:
-        """What one copy adds in the forward pass: what survives it, less what the next layer frees of that.
+        """Return what one copy adds in the forward pass: what survives it, less what the next layer frees of that.
 
-        The next layer frees as much as this one frees of the period before it, provided that the code after this one
-        frees it too. Otherwise the free belongs to the first layer alone: its input needs no gradient, so it keeps
+        The next layer frees as much of this layer as this layer frees of the period before it, if the code after this
+        layer frees it too. Otherwise only the first layer frees it, whose input needs no gradient. That layer keeps
         less than any copy.
         """
         window, lifetimes = self.windows[0], self.lifetimes
@@ -178,7 +182,7 @@ class Copies:
         return surviving - both if both else surviving
 
     def _add_without_graph(self, window: Window) -> None:
-        """Count the copies in a pass without a graph. What such a pass keeps, it frees at its end."""
+        """Count the copies in a pass without a graph. The pass frees at its end what it keeps."""
         lifetimes = self.lifetimes
         surviving = lifetimes.surviving(window.start, window.end)
         gained = self.of(surviving)
@@ -190,37 +194,40 @@ class Copies:
         self.dropped += tuple(self._drops_of(gained, freed, window, last=True))
 
     def _gained(self, index: int) -> Counter[int]:
-        """What one copy adds in a window. Tables that all layers share are freed once, not by every copy."""
+        """Return what one copy adds in a window.
+
+        Tables that all layers share are freed once, not by every copy.
+        """
         window = self.windows[index]
         gained = self._surviving_without_input(index)
         gained.subtract(self.of(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
         return gained
 
     def _surviving_without_input(self, index: int) -> Counter[int]:
-        """What a window allocates and leaves alive, less the layer's input where the window frees it."""
+        """Return what a window allocates and leaves alive, without the layer's input if the window frees it."""
         surviving = self.of(self.surviving[index])
         if self.hidden_states_row is not None and self._frees_input(index):
             surviving[self.kinds.of_row[self.hidden_states_row]] -= 1
         return surviving
 
     def _frees_input(self, index: int) -> bool:
-        """Whether a layer frees its input in a window; a checkpoint does so in the backward pass."""
+        """Return whether a layer frees its input in a window. A checkpoint frees it in the backward pass."""
         if self.first is None:
             return index > 0
         window = self.windows[index]
         return window.start <= self.lifetimes.ends[self.first.output_row] < window.end
 
     def _backward_start(self) -> int:
-        """The position at which the backward pass through the repeated layers starts."""
+        """Return the position at which the backward pass through the repeated layers starts."""
         return self.windows[1].start if len(self.windows) > 1 else self.lifetimes.end
 
     def _drops(self) -> Iterator[tuple[int, int, int]]:
-        """Frees, after a window, of what every copy gained in it: position, copies, kind.
+        """Yield the frees, after a window, of what every copy added in it: (position, copies, kind).
 
-        Between the passes, these are the frees both of the window's own period and of the period before it, because a
-        copy in the middle has copies on either side. After the backward window, these are tensors that wait for the
-        code before the layers (a prefix's gradients). Last come those of the forward pass that wait for the graph (the
-        inputs that 8-bit layers keep).
+        Between the forward and the backward pass, these are the frees that concern both the period of the window and
+        the period before it, because a copy in the middle has copies on both sides. After the backward window, these
+        are tensors that the code before the layers frees, such as the gradients of a prefix. Last come the tensors of
+        the forward pass that live as long as the graph, such as the inputs that 8-bit layers keep.
         """
         for index, window in enumerate(self.windows):
             last = bool(index)
@@ -236,7 +243,7 @@ class Copies:
     def _drops_of(
         self, gained: Counter[int], freed: list[int], window: Window, *, last: bool
     ) -> Iterator[tuple[int, int, int]]:
-        """The frees of rows, each kind as often as a copy gained it."""
+        """Yield the frees of the given rows. Each kind is freed as often as a copy added it."""
         lifetimes = self.lifetimes
         if last:
             left, rows = {kind: count for kind, count in gained.items() if count > 0}, freed
@@ -253,7 +260,10 @@ class Copies:
                 yield lifetimes.ends[row] + 1, window.copies, kind
 
     def _of_new_kinds(self, freed: list[int], before: range) -> list[int]:
-        """Rows of kinds that the period before lacks because its input has another dtype."""
+        """Return the rows whose kind does not occur in the period before.
+
+        The input of that period has another dtype.
+        """
         of_row = self.kinds.of_row
         kinds = {of_row[row] for row in before}
         return [row for row in freed if of_row[row] not in kinds and row != self.hidden_states_row]
@@ -264,7 +274,7 @@ class Copies:
         return remaining
 
     def left_after(self, position: int) -> dict[int, int]:
-        """What stays alive after the last event, without as many of each kind as are allocated before a position."""
+        """Return what is alive after the last event, less what was allocated before a position, by kind."""
         known = self.left_cache.get(position)
         if known is None:
             events = self.lifetimes.events[:position]
@@ -274,7 +284,10 @@ class Copies:
     def live_kinds(
         self, moment: Moment, retained: tuple[int, ...], left: tuple[tuple[int, int], ...] = ()
     ) -> LiveKinds:
-        """What is alive at a moment, with rows that copies retain and with what is left, by kind in their order."""
+        """Return the live storages at a moment, with the rows that copies retain and the storages that are left over.
+
+        They are ordered by kind.
+        """
         key = (moment.event, moment.repeats, retained, left)
         known = self.live_cache.get(key)
         if known is None:
@@ -307,10 +320,10 @@ class Copies:
 
 
 def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter[int], bool]:
-    """Return what a copy adds in all windows together, and cancel a loss against a gain of the same shape and dtype.
+    """Return what a copy adds in all windows together, and whether layouts were compared.
 
-    A copy may free a kind that no copy allocates: its gradient arrives under another name and leaves under its own.
-    Return also whether layouts were compared.
+    A loss is cancelled against a gain of the same shape and dtype. A copy may free a kind that no copy allocates,
+    because a gradient arrives under one name and leaves under another.
     """
     net: Counter[int] = Counter()
     compares = False

@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from calculator.engine.copies import Copies, CountChange, Counts
     from calculator.engine.recording import Recording
 
-#: The most counts that copies keep, by which sizes are equal.
+#: The most results of `_counts` that a `Copies` caches.
 MAX_COUNTS = 64
 
-#: The most counts of single sizes that copies keep.
+#: The most results of `_peak` that a `Copies` caches.
 MAX_SIZES = 1024
 
 
 def peak_counts(
     recording: Recording, last: Mapping[int, int] | None = None, extra: Iterable[CountChange] = ()
 ) -> dict[int, int]:
-    """The peak number of storages of each size that are alive at once during a step.
+    """Return the peak number of storages of each size that are alive at once during a step.
 
-    `last` are allocated at its end: their number by size. `extra` changes come on top of the recording's.
+    `last` is allocated at the end of the step: the number of storages by size in bytes. `extra` changes are added to
+    those of the recording.
     """
     sizes = recording.storages.sizes
     counted = _counts(recording.copies, recording.storages.equal_sizes, tuple(extra))
@@ -37,7 +38,10 @@ def peak_counts(
 
 
 def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]) -> Counts:
-    """The counts by the first number of equal sizes, cached for all runs in which the same kinds and sizes are."""
+    """Return the counts for each distinct size, under the first number that has that size.
+
+    Runs with the same kinds and the same equal sizes share a cached result.
+    """
     key = (equal, extra)
     known = copies.counts.get(key)
     if known is None:
@@ -50,9 +54,9 @@ def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ..
 def _counted(
     copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]
 ) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Each size with its peak number and the number left at the end.
+    """Yield each distinct size with its peak number and the number that is left at the end.
 
-    Those that are equal to the same others in further runs are counted once.
+    A group of equal sizes that occurs again in another run is counted once.
     """
     together: dict[int, list[int]] = {}
     for number, first in enumerate(equal):
@@ -72,7 +76,7 @@ def _counted(
 
 
 def _peak(copies: Copies, numbers: Sequence[int], extra: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The peak number of storages of some sizes, which are equal, and the number left."""
+    """Return the peak number of live storages of some equal sizes, and the number that is left."""
     changes = changes_of(copies)
     own = [changes[number] for number in numbers if number in changes]
     if len(own) == 1 and not extra and not own[0].of_copies and len(numbers) == 1:
@@ -84,15 +88,19 @@ def _peak(copies: Copies, numbers: Sequence[int], extra: Sequence[tuple[int, int
 
 
 def _listed(changes: Changes) -> list[tuple[int, int]]:
-    """Changes with twice their positions; an event's is 1 more, so that other changes at a position come before it."""
+    """Return changes at twice their positions.
+
+    An event's position is 1 more, so that other changes at a position come before it.
+    """
     own = [(2 * position + 1, count) for position, count in zip(changes.positions, changes.counts, strict=True)]
     return [*own, *changes.of_copies]
 
 
 def _together(copies: Copies, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Changes that move what copies gain of one size to where they lose it of another, or the other way around.
+    """Yield corrections for copies that gain storages of one size and lose storages of an equal size.
 
-    What counts is what they gain of equal sizes together.
+    Only the sum of what they gain of equal sizes counts. So the smaller part moves to the end of the window where the
+    sum changes.
     """
     for window, gained in zip(copies.windows, copies.sizes, strict=True):
         counts = [gained[number] for number in numbers if gained.get(number)]
@@ -104,17 +112,17 @@ def _together(copies: Copies, numbers: Sequence[int]) -> Iterator[tuple[int, int
 
 
 def changes_of_events(copies: Copies, numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """The events of some sizes in order: the position, and the number of storages that it adds."""
+    """Return the events of some sizes in order: the position, and the number of storages that the event adds."""
     changes = changes_of(copies)
     own = [changes[number] for number in numbers if number in changes]
     return sorted(chain.from_iterable([zip(each.positions, each.counts, strict=True) for each in own]))
 
 
 def changes_of(copies: Copies) -> dict[int, Changes]:
-    """The changes in the number of storages of each size.
+    """Return the changes in the number of storages of each size.
 
-    What copies gain counts from their window's start, what they lose from its end. Sizes of kinds that others equal
-    have none.
+    What copies gain is added at the start of their window. What they lose is removed at its end. A size that no kind
+    has gets no entry.
     """
     if copies.changes_of_sizes is None:
         found = copies.changes_of_sizes = _of_events(copies)
@@ -129,7 +137,7 @@ def changes_of(copies: Copies) -> dict[int, Changes]:
 
 
 def _of_events(copies: Copies) -> dict[int, Changes]:
-    """The changes of the events, without those of the copies."""
+    """Return the changes of the events, without those of the copies."""
     events, size_of = copies.kinds.size_events, copies.kinds.size_of
     count = max(size_of, default=-1) + 1
     # An event `n` is at index n, and `~n` = -n - 1 counts from the end.

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """Multiply, then add the bias; the input is saved, and the backward pass dequantises the weight."""
+    """Multiply, then add the bias.
+
+    The input is saved. The backward pass dequantises the weight.
+    """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, x.dtype)) if x.edge else None
     shape = (*x.shape[:-1], module.out_features)
     out = x.tape.new(shape, x.dtype, "output" if bias is None else "output without bias", node)
@@ -30,9 +33,10 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
 
 
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Multiply an identity matrix with the weight, which dequantises it, and the gradient with that.
+    """Return the gradient of the input.
 
-    Its gradient has one dimension more, unless a batch is one sequence: autograd sums over it.
+    An identity matrix times the weight dequantises it. The gradient is multiplied with the result. The weight's
+    gradient has one dimension more unless the batch is one sequence. Autograd sums over that dimension.
     """
     module, dtype = node.context
     tape, side = grad.tape, module.in_features

@@ -21,7 +21,7 @@ FUSED_TOKENS = 4
 
 
 def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
-    """A temporary dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit)."""
+    """Allocate a temporary dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit)."""
     shape = module.weight.shape
     blocks = ceil(module.weight.elements / quantization.blocksize)
     absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
@@ -47,7 +47,7 @@ def matmul_4bit(
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
     if bias is not None and bias.dtype != quantization.compute_dtype:
-        # Linear4bit has cast its bias in place (bias.data); what FSDP2 gathers has another dtype
+        # Linear4bit has already cast its bias in place (bias.data). The bias that FSDP2 gathers has another dtype.
         bias = Tensor(x.tape, None, bias.shape, quantization.compute_dtype, None)
     copies = _cast_arguments(x, dense, bias)
     out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
@@ -56,18 +56,21 @@ def matmul_4bit(
 
 
 def _fused(x: Tensor, quantization: Quantization) -> bool:
-    """Whether one kernel reads the packed weight: on every card for up to 4 tokens, if each row is whole blocks.
+    """Return whether one kernel reads the packed weight.
 
-    For up to 1,536 tokens it depends on the card; the dense copy is counted.
+    Every card uses this kernel for up to 4 tokens if each row consists of whole blocks. For up to 1,536 tokens it
+    depends on the card. The calculator then counts the dense copy.
+
     Source: bitsandbytes/backends/cuda/ops.py, gemm_4bit, _GEMM_4BIT_CUSTOM_FLOOR_M.
     """
     return elements(x.shape[:-1]) <= FUSED_TOKENS and x.shape[-1] % quantization.blocksize == 0
 
 
 def _cast_arguments(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """Bias, weight and input in the product's dtype: themselves, or autocast's copies, which no node saves.
+    """Return the bias, weight and input in the product's dtype.
 
-    The product runs under no_grad (bitsandbytes.autograd._functions.MatMul4Bit.forward).
+    Under autocast they are copies, which no node saves, because the product runs under no_grad
+    (bitsandbytes.autograd._functions.MatMul4Bit.forward).
     """
     tape = x.tape
     if tape.autocast is None:
@@ -82,7 +85,9 @@ def _cast_arguments(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tenso
 
 
 def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
-    """Block constants in float32, before and after their offset is added. Both live until the product is done.
+    """Allocate the block constants in float32, before and after their offset is added.
+
+    Both live until the product is done.
 
     Source: bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback.
     """

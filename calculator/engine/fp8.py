@@ -18,20 +18,26 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, weight: FP8Weight) -> Tensor:
-    """Multiply in 8 bits, and add the bias in place; the backward pass dequantises the weight. No input is saved."""
+    """Multiply in 8 bits, and add the bias in place.
+
+    The backward pass dequantises the weight. No input is saved.
+    """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, weight, x.shape)) if x.edge else None
     quantized = _quantized_rows(x) if weight.block is None else []
     out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "output", node)
     del quantized
     if node is not None:
-        # Both are resident. A checkpoint recomputes the product all the same: it packs every saved tensor.
+        # Both are resident. A checkpoint recomputes the product nonetheless, because it packs every saved tensor.
         node.save(Tensor(x.tape, None, (module.out_features, module.in_features), "float8_e4m3fn", None))
         node.save(Tensor(x.tape, None, (), "float32", None))
     return out
 
 
 def _quantized_rows(x: Tensor) -> list[Tensor]:
-    """The input in 8 bits and a scale for each row; with scales of blocks, the kernel quantises in registers."""
+    """Return the input in 8 bits and a scale for each row.
+
+    If the scales are per block, the kernel quantises in registers and allocates neither.
+    """
     return [
         x.tape.scratch(x.shape, "float8_e4m3fn", "input in 8 bits"),
         x.tape.scratch((prod(x.shape[:-1]),), "float32", "scales of the input's rows"),

@@ -1,8 +1,8 @@
-"""The exclusion of `sys._current_frames` while a step is interpreted.
+"""Blocks `sys._current_frames` while a step is interpreted.
 
-A tensor of the interpreted step is freed when its last reference goes, as PyTorch's are. A frame keeps its local
-variables: a sampling profiler in another thread that reads `sys._current_frames` would keep tensors alive, and peaks
-would be too high. Such a read waits until no step is interpreted. Profilers that are another process take no
+A tensor of the interpreted step is freed when its last reference goes, as in PyTorch. A frame keeps its local variables
+alive. A sampling profiler in another thread that reads `sys._current_frames` would therefore keep tensors alive, and
+peaks would be too high. Such a read waits until no step is interpreted. Profilers that run in another process take no
 references.
 """
 
@@ -25,7 +25,7 @@ R = TypeVar("R")
 class FrameSnapshots:
     """Reads of the frames of all threads, and the interpretations that they wait for.
 
-    A read waits for the interpretations that run, and those that begin meanwhile wait for the read.
+    A read waits for the running interpretations. Interpretations that begin meanwhile wait for the read.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class FrameSnapshots:
         self._forget_threads()
 
     def forget_threads(self) -> None:
-        """Forget the interpretations of threads that a forked process does not have."""
+        """Forget the interpretations of threads that do not exist in a forked process."""
         if self._running:
             sys._current_frames = self._read  # noqa: SLF001
         self._forget_threads()
@@ -43,7 +43,10 @@ class FrameSnapshots:
         self._running = self._reads = 0
 
     def begin(self) -> bool:
-        """Begin an interpretation. Return whether it is not part of another one of this thread."""
+        """Begin an interpretation.
+
+        Return whether it is the outermost one of this thread.
+        """
         if getattr(self._thread, "interprets", False):
             return False
         with self._changed:
@@ -82,7 +85,7 @@ os.register_at_fork(after_in_child=SNAPSHOTS.forget_threads)
 
 
 def without_frame_snapshots(interpret: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that interprets a step: no thread reads its frames while it runs."""
+    """Decorate a function that interprets a step, so that no other thread reads its frames while it runs."""
 
     @wraps(interpret)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

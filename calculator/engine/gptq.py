@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """Dequantise and multiply. Where the input needs a gradient, autograd saves the dense weight."""
+    """Dequantise and multiply.
+
+    If the input needs a gradient, autograd saves the dense weight.
+    """
     dense = x.tape.scratch((module.in_features, module.out_features), "float16", "weight, dequantised")
     dense = ops.cast(dense, x.dtype, "dequantised weight in the input's dtype")
     out = products.matmul(x, dense, None, module.out_features, "output")

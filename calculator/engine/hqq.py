@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, weight: HQQWeight, bias: Tensor | None) -> Tensor:
-    """Dequantise, multiply, and add the bias in place. The input is saved; the backward pass dequantises again."""
+    """Dequantise, multiply, and add the bias in place.
+
+    The input is saved. The backward pass dequantises again.
+    """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, weight, x.shape)) if x.edge else None
     dense = dequantized(x.tape, module, weight)
     out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "output", node)
@@ -31,7 +34,7 @@ def matmul(x: Tensor, module: Module, weight: HQQWeight, bias: Tensor | None) ->
 
 
 def dequantized(tape: Tape, module: Module, weight: HQQWeight) -> Tensor:
-    """A temporary dense copy of the weight: unpacked, less the zero points, times the scales."""
+    """Allocate a temporary dense copy of the weight: the unpacked integers less the zero points, times the scales."""
     dtype, shape = weight.compute_dtype, module.weight.shape
     unpacked = _unpacked(tape, shape, weight)
     shifted = tape.scratch(shape, dtype, "weight less its zero points")
@@ -41,7 +44,7 @@ def dequantized(tape: Tape, module: Module, weight: HQQWeight) -> Tensor:
 
 
 def _unpacked(tape: Tape, shape: tuple[int, ...], weight: HQQWeight) -> Tensor:
-    """The integers in the dtype of the product, written part by part."""
+    """Allocate the integers in the dtype of the product. They are written part by part."""
     (rows, size), stored = weight.packed(shape)
     together = PACKED_ROWS[weight.bits]
     if together == 1:

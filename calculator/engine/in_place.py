@@ -8,7 +8,7 @@ from calculator.engine.tape import Tensor
 
 
 def add_(x: Tensor, other: Tensor) -> Tensor:
-    """`x += other`, which broadcasts to x: nothing is saved, and both get the same gradient."""
+    """Compute `x += other`, where `other` broadcasts to x. Nothing is saved, and both inputs get the same gradient."""
     node = Node(x.tape, _to_both, (x.edge, other.edge)) if x.edge or other.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
@@ -18,7 +18,7 @@ def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_view_(x: Tensor, other: Tensor) -> Tensor:
-    """`x += other` where x is a view: its base gets a CopySlices node, and x an AsStridedBackward node.
+    """Compute `x += other`, where x is a view. The base of x gets a CopySlices node, and x an AsStridedBackward node.
 
     Source: torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply_impl.
     """
@@ -35,7 +35,7 @@ def _add_view_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def put_rows_(x: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-    """`x[mask] = rows`: the mask is saved. The gradient of x has zeros in their place."""
+    """Compute `x[mask] = rows`. The mask is saved. The gradient of x is zero in the replaced rows."""
     node = Node(x.tape, _put_rows_back, (x.edge, rows.edge)) if x.edge or rows.edge else None
     if node is not None:
         node.save(mask)
@@ -49,13 +49,13 @@ def _put_rows_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
 
 
 def mul_(x: Tensor) -> Tensor:
-    """`x *= number` or `x /= number`: nothing is saved."""
+    """Compute `x *= number` or `x /= number`. Nothing is saved."""
     node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
 def mul_by_buffer_(x: Tensor) -> Tensor:
-    """`x *= buffer`: the buffer is saved, so that checkpointing recomputes before the gradient is multiplied."""
+    """Compute `x *= buffer`. The buffer is saved, so a checkpoint recomputes before the gradient is multiplied."""
     node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(Tensor(x.tape, None, (), x.dtype, None))
@@ -67,7 +67,7 @@ def _mul_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def clamp_(x: Tensor, name: str) -> Tensor:
-    """`x.clamp_()`: a copy of the old x is saved."""
+    """Compute `x.clamp_()`. A copy of the old x is saved."""
     if x.edge is None:
         return x
     node = Node(x.tape, _clamp_back, (x.edge,))
@@ -87,7 +87,10 @@ def _clamp_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
-    """`x /= x.sum(-1, keepdim=True)`: a copy of the old x is saved. `adds_eps`: an epsilon is added to the sum."""
+    """Compute `x /= x.sum(-1, keepdim=True)`. A copy of the old x is saved.
+
+    With `adds_eps`, an epsilon is added to the sum.
+    """
     total = ops.sum_over(x, (*x.shape[:-1], 1), "sum of a row")
     if adds_eps:
         total = ops.shift(total, "sum of a row + epsilon")
@@ -99,7 +102,10 @@ def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
 
 
 def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum's gradient first: -grad · ((x / sum) / sum); then that of x: grad / sum."""
+    """Return the gradients of x and of the sum.
+
+    The sum's gradient, -grad · ((x / sum) / sum), is computed before that of x, grad / sum.
+    """
     tape, (divided, total) = grad.tape, node.saved
     dtype = ops.result_type(grad.dtype, total.dtype)
     temporaries = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
@@ -109,7 +115,7 @@ def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jitter_(x: Tensor) -> Tensor:
-    """`x *= noise` with noise of the same shape: the noise is saved."""
+    """Compute `x *= noise` with noise of the shape of x. The noise is saved."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
     node = Node(x.tape, _jitter_back, (x.edge,)) if x.edge else None
     if node is not None:
@@ -122,7 +128,7 @@ def _jitter_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def jitter_view_(x: Tensor) -> Tensor:
-    """`x.view(...) *= noise`: the base gets a CopySlices node, and the view an AsStridedBackward node."""
+    """Compute `x.view(...) *= noise`. The base gets a CopySlices node, and the view an AsStridedBackward node."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
     if x.edge is None:
         return Tensor(x.tape, x.storage, x.shape, x.dtype, None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """x[indices]: one row of x for each index; the indices are saved."""
+    """Return x[indices], one row of x for each index. The indices are saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
@@ -28,7 +28,7 @@ def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
 
 
 def index_pairs(x: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:
-    """x[first, second]: one vector of x for each pair of indices, which are saved."""
+    """Return x[first, second], one vector of x for each pair of indices. The indices are saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(first)
@@ -37,7 +37,7 @@ def index_pairs(x: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:
 
 
 def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
-    """x[mask]: the rows of x where a mask is true, `count` of them; the mask is saved."""
+    """Return x[mask], the `count` rows of x where the mask is true. The mask is saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(mask)
@@ -45,7 +45,7 @@ def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
 
 
 def masked_scatter(x: Tensor, mask: Tensor, name: str) -> Tensor:
-    """zeros.masked_scatter(mask, x): the elements of x where the mask is true; the mask is saved.
+    """Return zeros.masked_scatter(mask, x): zeros with the elements of x where the mask is true. The mask is saved.
 
     Source: ATen/native/cuda/IndexKernel.cpp, masked_scatter__cuda.
     """
@@ -60,7 +60,9 @@ def masked_scatter(x: Tensor, mask: Tensor, name: str) -> Tensor:
 
 
 def fill_masked(x: Tensor, mask: Tensor, source: Tensor, name: str) -> Tensor:
-    """x.masked_scatter(mask[..., None], source): the rows of source where the mask, which is saved, is true.
+    """Return x.masked_scatter(mask[..., None], source): x with the rows of source where the mask is true.
+
+    The mask is saved.
 
     Source: ATen/native/cuda/IndexKernel.cpp, masked_scatter__cuda; IndexKernel.cu, launch_masked_scatter_kernel.
     """
@@ -75,7 +77,9 @@ def fill_masked(x: Tensor, mask: Tensor, source: Tensor, name: str) -> Tensor:
 
 
 def _fill_masked_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient with zeros in the places that are filled, and the part of it there.
+    """Return the gradients of x and of source.
+
+    The gradient of x is zero where the mask is true. That of source is the part under the mask.
 
     Source: FunctionsManual.cpp, masked_scatter_backward; IndexKernel.cpp, masked_select_out_cuda_impl; Nonzero.cu.
     """
@@ -100,7 +104,7 @@ def _masked_scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """The gradient, scattered into zeros."""
+    """Scatter the gradient into zeros."""
     zeros = grad.tape.new(node.context, grad.dtype, "zeros")
     out = grad.tape.new(node.context, grad.dtype, "gradient, scattered")
     del zeros
@@ -108,13 +112,13 @@ def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def index_list(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """x[..., [index]]: a copy of the parts that a list of indices selects."""
+    """Return x[..., [index]], a copy of the parts that a list of indices selects."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
 
 
 def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
-    """x.topk(k): the k largest of each row and their indices; the indices are saved."""
+    """Return x.topk(k), the k largest elements of each row and their indices. The indices are saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     shape = (*x.shape[:-1], k)
     values = x.tape.new(shape, x.dtype, name, node)
@@ -125,7 +129,7 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """x.gather(-1, indices): both are saved."""
+    """Return x.gather(-1, indices). Both inputs are saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(x)
@@ -134,7 +138,7 @@ def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
 
 
 def scatter_(x: Tensor, indices: Tensor, source: Tensor) -> Tensor:
-    """x.scatter_(-1, indices, source), where x needs no gradient: the indices are saved."""
+    """Compute x.scatter_(-1, indices, source), where x needs no gradient. The indices are saved."""
     node = Node(x.tape, _gather_back, (source.edge,), source.shape) if source.edge else None
     if node is not None:
         node.save(indices)
@@ -146,7 +150,7 @@ def _gather_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
-    """Each group of rows times its own matrix (torch.nn.functional.grouped_mm): (rows, in) to (rows, out)."""
+    """Multiply each group of rows by its own matrix (torch.nn.functional.grouped_mm): (rows, in) to (rows, out)."""
     node = None
     if x.edge or weight.edge:
         node = Node(x.tape, _grouped_mm_back, (x.edge, weight.edge))
@@ -160,7 +164,7 @@ def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, na
 
 @saves_factors(1, 0)
 def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The weight's gradient is dense: it has the matrix of every group, even of groups without rows."""
+    """Return the gradients. The weight's gradient is dense: it has a matrix for every group, even one without rows."""
     left, right = node.edges
     weight_grad = _row_aligned(grad, right[2], "grouped product: weight's gradient") if right else None
     x_grad = _row_aligned(grad, left[2], "grouped product: gradient") if left else None
@@ -168,7 +172,9 @@ def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | 
 
 
 def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None) -> Tensor:
-    """A grouped product's output. Its rows are padded to 16 bytes; one with padding is never added to in place.
+    """Allocate the output of a grouped product. Its rows are padded to 16 bytes.
+
+    A padded output is never added to in place.
 
     Source: ATen/native/GroupedMMUtils.h, create_grouped_gemm_output_tensor.
     """
@@ -182,13 +188,13 @@ def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None
 
 
 def sum_groups(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """The sum of each group of rows: (tokens · k, width) to (tokens, width); in float32 under autocast."""
+    """Sum each group of rows, in float32 under autocast: (tokens · k, width) to (tokens, width)."""
     node = Node(x.tape, _sum_groups_back, (x.edge,), (x.shape, x.dtype)) if x.edge else None
     return x.tape.new(shape, reduction_dtype(x), name, node)
 
 
 def _sum_groups_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Each group's gradient, repeated for its rows; a view where each group is one row."""
+    """Repeat the gradient of each group for its rows. It is a view if each group is one row."""
     shape, dtype = node.context
     if shape[0] == grad.shape[0] and dtype == grad.dtype:
         return (Tensor(grad.tape, grad.storage, shape, dtype, None),)
@@ -196,7 +202,7 @@ def _sum_groups_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def masked_fill(x: Tensor, mask: Tensor, name: str) -> Tensor:
-    """x.masked_fill(mask, number): the mask is saved."""
+    """Return x.masked_fill(mask, number). The mask is saved."""
     node = Node(x.tape, _masked_fill_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(mask)
@@ -208,7 +214,7 @@ def _masked_fill_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def fill_slices(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
-    """torch.empty(shape), then `out[...] = part` for each part."""
+    """Allocate torch.empty(shape), then copy each part to its slice (`out[...] = part`)."""
     whole = parts[0].tape.new(shape, parts[0].dtype, name)
     for part in parts:
         whole = copy_slice(whole, part)
@@ -217,13 +223,13 @@ def fill_slices(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
 
 
 def copy_slice(whole: Tensor, part: Tensor) -> Tensor:
-    """`whole[...] = part`: nothing is allocated."""
+    """Compute `whole[...] = part`. Nothing is allocated."""
     node = Node(part.tape, _fill_slices_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
     return Tensor(part.tape, whole.storage, whole.shape, whole.dtype, node)
 
 
 def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """CopySlices: a copy of the whole gradient and one of the slice, which is zeroed if the whole needs a gradient."""
+    """Copy the whole gradient and the slice (CopySlices). The slice is zeroed if the whole needs a gradient."""
     tape, (rest, part) = grad.tape, node.edges
     whole = tape.new(grad.shape, grad.dtype, "slices: gradient")
     cut = tape.new(node.context, grad.dtype, "slice: gradient")
@@ -233,7 +239,7 @@ def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
 
 
 def clamp(x: Tensor, name: str, *, both: bool = True) -> Tensor:
-    """x.clamp(max=...), or x.clamp(min=..., max=...) with `both`: x is saved."""
+    """Return x.clamp(max=...), or x.clamp(min=..., max=...) if `both` is true. x is saved."""
     node = Node(x.tape, _clamp_back, (x.edge,), both) if x.edge else None
     if node is not None:
         node.save(x)

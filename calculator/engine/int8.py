@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def matmul_8bit(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """bitsandbytes.matmul: quantise the input, multiply in int8, and scale the result.
+    """Quantise the input, multiply in int8, and scale the result (bitsandbytes.matmul).
 
     The node refers to its input as an attribute, which checkpointing does not see.
     """
@@ -27,7 +27,7 @@ def matmul_8bit(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or bias_edge:
-        # Without a graph, as in a re-entrant checkpoint, the node is gone with the call.
+        # Without a graph, as in a re-entrant checkpoint, the node is freed when the call returns.
         kept = x if x.edge and tape.grad_enabled else None
         node = Node(tape, _matmul_8bit_back, (x.edge, bias_edge), (module, x.dtype, kept))
     quantized = _quantized(x)
@@ -41,7 +41,10 @@ def _rows(x: Tensor) -> Shape:
 
 
 def _quantized(x: Tensor) -> list[Tensor]:
-    """The input in 8 bits and the scale of each row, with the search for outliers (int8_vectorwise_quant)."""
+    """Return the input in 8 bits and the scale of each row.
+
+    The search for outliers runs too (int8_vectorwise_quant).
+    """
     tape, rows = x.tape, _rows(x)
     half = None if x.dtype == "float16" else tape.scratch(rows, "float16", "input in float16")
     scales = tape.scratch(rows[:1], "float32", "scales of the input's rows")
@@ -57,7 +60,7 @@ def _quantized(x: Tensor) -> list[Tensor]:
 
 
 def _product(x: Tensor, module: Module) -> Tensor:
-    """The product in int32, scaled into float16, then in the input's dtype (int8_scaled_mm)."""
+    """Multiply in int32, then scale into float16, then cast to the input's dtype (int8_scaled_mm)."""
     tape, shape = x.tape, (_rows(x)[0], module.out_features)
     product = tape.scratch(shape, "int32", "product in int32")
     if module.in_features % 4:
@@ -69,7 +72,10 @@ def _product(x: Tensor, module: Module) -> Tensor:
 
 
 def _multiply_in_float32(x: Tensor, module: Module) -> None:
-    """The product where cuBLASLt has none: of an input size that 4 does not divide (int8_linear_matmul)."""
+    """Multiply in float32 (int8_linear_matmul).
+
+    cuBLASLt has no int8 product for input sizes that 4 does not divide.
+    """
     tape, rows = x.tape, _rows(x)
     factors = [
         tape.scratch(rows, "float32", "input in float32"),
@@ -81,7 +87,7 @@ def _multiply_in_float32(x: Tensor, module: Module) -> None:
 
 
 def dequantize_8bit(tape: Tape, module: Module) -> Tensor:
-    """A temporary dense copy of the weight in float32 (bitsandbytes.functional.int8_vectorwise_dequant)."""
+    """Allocate a temporary dense copy of the weight in float32 (bitsandbytes.functional.int8_vectorwise_dequant)."""
     shape = (module.out_features, module.in_features)
     product = tape.scratch(shape, "float32", "weight · scales")
     dense = tape.scratch(shape, "float32", "weight, dequantised")

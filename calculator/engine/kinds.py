@@ -1,7 +1,7 @@
-"""The kinds of storages on a tape. Storages of a kind have equal name, shape, dtype, component and size.
+"""The kinds of storages on a tape. Storages of one kind have equal name, shape, dtype, component and size.
 
-Kinds and sizes have numbers, so that what depends only on which of them are equal is computed once for all runs with
-the same events.
+Kinds and sizes are numbered. So a result that only depends on which of them are equal is computed once for all runs
+with the same events.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import Digits
     from calculator.engine.tape import Allocation, Tape
 
-#: What tells kinds apart.
+#: The key of a kind.
 Kind = TypeVar("Kind", bound="Hashable")
 
 
 class Kinds:
-    """The kind of each row of a tape; kinds are numbered in the order of allocation.
+    """The kind of each row of a tape. Kinds are numbered in the order of allocation.
 
     Sizes with different numbers can be equal in a run.
     """
@@ -41,7 +41,7 @@ class Kinds:
         events: Iterable[int],
     ) -> None:
         self.names = names
-        #: What is equal for kinds with the same shape and dtype.
+        #: For each kind, a key that kinds with the same shape and dtype share.
         self.layouts = layouts
         self.components = components
         #: The number of each kind's size.
@@ -49,15 +49,15 @@ class Kinds:
         self.of_row = of_row
         sizes = [*map(size_of.__getitem__, of_row)]
         both = [*sizes, *map(invert, reversed(sizes))]
-        #: The events, with the number of the row's size for the row.
+        #: The events of the tape, with the number of the row's size in place of the row.
         self.size_events = [*map(both.__getitem__, events)]
 
     def row_size(self, row: int) -> int:
-        """The number of a row's size."""
+        """Return the number of a row's size."""
         return self.size_of[self.of_row[row]]
 
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
-        """The number of storages by the number of their size."""
+        """Return the number of storages of each size from the number of storages of each kind."""
         sizes: dict[int, int] = {}
         for kind, number in counts.items():
             size = self.size_of[kind]
@@ -69,7 +69,7 @@ class Storages:
     """The storages of one run by kind, with their sizes in bytes.
 
     `make` returns a kind's name, shape, dtype, component and size when they are first read. `traced` returns the same
-    with the symbolic shape, whose sizes in this run are in `digits`; by default, there is none.
+    with a symbolic shape; `digits` has the sizes of this run. By default, no shape is symbolic.
     """
 
     __slots__ = ("_equal_sizes", "digits", "kinds", "made", "make", "sizes", "traced")
@@ -97,7 +97,7 @@ class Storages:
         return [*map(self.allocation, range(len(self.kinds.names)))]
 
     def allocation(self, kind: int) -> Allocation:
-        """The kind with a number."""
+        """Return the kind with a number."""
         found = self.made.get(kind)
         if found is None:
             found = self.made[kind] = self.make(kind)
@@ -105,7 +105,7 @@ class Storages:
 
     @property
     def equal_sizes(self) -> tuple[int, ...]:
-        """For the number of each size, the first number with as many bytes."""
+        """The first number that has as many bytes, for the number of each size."""
         if self._equal_sizes is None:
             first: dict[int, int] = {}
             self._equal_sizes = tuple([first.setdefault(size, number) for number, size in enumerate(self.sizes)])
@@ -124,7 +124,7 @@ class Storages:
 
 
 def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
-    """The storages of a tape."""
+    """Return the storages of a tape."""
     allocations, of_row = kinds_of(tape.rows, first)
     names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
     bytes_of, size_of = numbered(sizes)
@@ -133,9 +133,10 @@ def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None) -> tuple[list[Kind], Sequence[int]]:
-    """The kinds of rows, and the kind of each row.
+    """Return the kinds of rows, and the kind of each row.
 
-    The output of a first layer that is not interpreted has a kind of the next layer, and does not count as the first.
+    The output of a skipped first layer has the kind of the next layer's output. It does not count as the first row of
+    its kind.
     """
     if first is None:
         return numbered(rows)
@@ -145,7 +146,7 @@ def kinds_of(rows: list[Kind], first: SkippedLayer | None) -> tuple[list[Kind], 
 
 
 def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
-    """The first row of each kind; not the output of a first layer that is not interpreted."""
+    """Return the first row of each kind, without the output of a skipped first layer."""
     if first is None:
         return firsts(kind_of)
     own = [*range(len(kind_of))]
@@ -154,19 +155,19 @@ def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
 
 
 def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
-    """The distinct values in the order of the first of each, and each value's number among them."""
+    """Return the distinct values in the order of first occurrence, and the index of each value among them."""
     numbers: defaultdict[Kind, int] = defaultdict(count().__next__)
     of_values = tuple(map(numbers.__getitem__, values))
     return [*numbers], of_values
 
 
 def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
-    """A number for each value: equal values have equal numbers."""
+    """Return a number for each value. Equal values have equal numbers."""
     return numbered(values)[1]
 
 
 def firsts(numbers: Iterable[int]) -> list[int]:
-    """The index of the first of each number."""
+    """Return the index of the first occurrence of each number."""
     listed = [*numbers]
     found = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
     return [found[number] for number in dict.fromkeys(listed)]

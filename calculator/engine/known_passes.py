@@ -1,6 +1,7 @@
-"""Passes without a graph that are run again: the same model on the same batch has the same events.
+"""Passes without a graph that run more than once. The same model on the same batch has the same events.
 
-A step's peaks and its replay interpret the same passes, and a trainer may run one for two batches of the same shape.
+The peaks and the replay of a step interpret the same passes. A trainer may also run one for two batches of the same
+shape.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Outputs = tuple[Tensor, list[Tensor]]
 
 
 class _Output(NamedTuple):
-    """An output: the number of its row in the pass, None for a parameter's; and what it is."""
+    """An output of a pass. `row` is the number of its row within the pass, or None for a parameter."""
 
     row: int | None
     shape: Shape
@@ -33,13 +34,13 @@ class _Output(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """The rows, events and marks of a pass as they were recorded, without the prefix of their names.
+    """The recorded rows, events and marks of a pass, without the prefix of their names.
 
     Attributes:
-        start: How many rows, events and marks there were before it.
-        marked_rows: The rows that it marked.
-        inherits: The component that its first rows have, which is that of the code around it: this very string.
-        component: What the component is after it; None if the pass leaves it as it was.
+        start: The number of rows and of events before it.
+        marked_rows: The labels of marks and the rows that they mark.
+        inherits: The component of the code around it, which the first rows have. It is compared by identity.
+        component: The component after the pass. None if the pass does not change it.
     """
 
     start: tuple[int, int]
@@ -83,7 +84,7 @@ class _Pass(NamedTuple):
 
 
 class KnownPasses:
-    """The passes of the micro-batches of one training, by what runs."""
+    """The recorded passes of one training run, by what runs in them."""
 
     __slots__ = ("_passes", "_training")
 
@@ -94,10 +95,10 @@ class KnownPasses:
     def run(
         self, tape: Tape, name: str, key: tuple[Training, Hashable], run: Callable[[], tuple[Outputs, Repetition]]
     ) -> tuple[Outputs, Repetition]:
-        """Run a pass or record it again: its outputs, and the layers that run.
+        """Run a pass, or record a known one again. Return its outputs and the layers that run.
 
-        `key` is all that decides its events, in addition to the component that its first rows count to. They are kept
-        for the last training.
+        `key` contains everything that determines the events, except the component of the code around the pass. Only the
+        passes of the last training are kept.
         """
         training, own = key
         if training is not self._training and training != self._training:
@@ -107,7 +108,7 @@ class KnownPasses:
             return known.on(tape, name), known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
         outer = tape.component
-        # An equal string, but another object: rows that inherit it differ by identity from those that name a component.
+        # This string is equal, but a distinct object: rows that inherit the component are recognised by its identity.
         tape.component = inherits = _another(outer)
         outputs, layers = run()
         end = None if tape.component is inherits else tape.component
@@ -119,7 +120,7 @@ class KnownPasses:
 
 
 def named(tape: Tape, name: str, run: Callable[[], tuple[Outputs, Repetition]]) -> tuple[Outputs, Repetition]:
-    """Run a pass that is not run again. The names of its rows get a prefix."""
+    """Run a pass that does not run again, and prefix the names of its rows."""
     first = len(tape.rows)
     outputs, layers = run()
     _rename(tape, name, first)
@@ -132,7 +133,7 @@ def _rename(tape: Tape, name: str, first: int) -> None:
 
 
 def _another(component: ComponentName) -> ComponentName:
-    """Return an equal string that is another object."""
+    """Return an equal string that is a distinct object."""
     return cast("ComponentName", str(component.encode(), "ascii"))
 
 
@@ -148,7 +149,7 @@ def _recorded(
     layers: Repetition,
     components: tuple[ComponentName, ComponentName | None],
 ) -> _Pass:
-    """Return a pass from its start on."""
+    """Return the pass that started at the given rows, events and marks."""
     row, at, mark = start
     length, marks = len(name), tape.marks[mark:]
     return _Pass(

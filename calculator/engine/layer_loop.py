@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class LayerLoop:
-    """A loop whose iterations are the periods of a model's layers. Loops inside the layers are not folded."""
+    """A loop whose iterations are the periods of a model's layers. Loops inside the layers are interpreted in full."""
 
     __slots__ = ("_loop", "_starts", "repetition")
 
     def __init__(self, tape: Tape, layers: Repetition, count: int) -> None:
         start, end, copies = layers.start, layers.end, layers.copies
         period = max(1, end - start)
-        #: The periods begin with the one before the repeated one, which is like it but for what comes before.
+        #: The iterations include the period before the repeated one, which is like it except for what precedes it.
         self._loop = Loop(tape, copies + 2 if copies else 0)
         interpreted = self._loop.interpreted
         self._starts = range(start - period, start + (interpreted - 1) * period, period)
@@ -30,7 +30,7 @@ class LayerLoop:
         self.repetition = Repetition(numbers=numbers, start=len(numbers), end=len(numbers), copies=0)
 
     def begin(self, position: int, state: Tensor) -> Tensor:
-        """Begin the layer at a position of `repetition.numbers`; the position after the last ends the layers."""
+        """Begin the layer at a position of `repetition.numbers`. The position after the last layer ends the loop."""
         if not self._loop.skipped:
             return state
         if position in (self._starts.start, self._starts.stop):

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def mergeable(x: Tensor, name: str) -> Tensor:
-    """A tensor whose batches and heads can be flattened: a copy, unless its layout allows that or one of them is 1.
+    """Return a tensor whose batches and heads can be flattened without a copy.
 
-    The layout of a single position allows it if the tensor is all of its storage.
+    It is a copy, unless the layout already allows that or one of the two is 1. The layout of a single position allows
+    it if the tensor is all of its storage.
     """
     return x if x.merged or 1 in x.shape[:2] or _one_position(x) else ops.contiguous(x, name)
 
@@ -26,5 +27,8 @@ def _one_position(x: Tensor) -> bool:
 
 
 def by_positions(x: Tensor, name: str) -> Tensor:
-    """(batch, heads, positions, head_dim) with positions first in memory: a copy, unless there is one position."""
+    """Return (batch, heads, positions, head_dim) with positions first in memory.
+
+    It is a copy unless there is one position.
+    """
     return x if x.shape[2] == 1 else ops.contiguous(x, name)

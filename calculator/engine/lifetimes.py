@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 class Lifetimes:
     """The events that allocate and free the rows of a tape.
 
-    A tape's event is `n` where row `n` is allocated and `~n` where it is freed. Positions are indices of events.
+    Event `n` allocates row `n`, and event `~n` frees it. Positions are indices of events.
     """
 
     __slots__ = ("alive_cache", "ends", "events")
 
     def __init__(self, events: list[int], rows: int) -> None:
         self.events = events
-        #: The position at which each row is freed; the number of events for a row that is never freed.
+        #: The position at which each row is freed. It is the number of events if the row is never freed.
         self.ends = _ends(events, rows)
-        #: The rows alive by position.
+        #: The rows that are alive, cached by position.
         self.alive_cache: dict[int, list[int]] = {}
 
     @property
@@ -30,11 +30,11 @@ class Lifetimes:
         return len(self.events)
 
     def allocated(self, start: int, end: int) -> range:
-        """The rows allocated between two positions: rows are numbered in the order of allocation."""
+        """Return the rows that are allocated between two positions. Rows are numbered in the order of allocation."""
         return range(self.next_row(start), self.next_row(end))
 
     def next_row(self, position: int) -> int:
-        """The first row that is allocated at a position or later."""
+        """Return the first row that is allocated at a position or later."""
         events, end = self.events, len(self.events)
         while position < end:
             if events[position] >= 0:
@@ -43,12 +43,12 @@ class Lifetimes:
         return len(self.ends)
 
     def surviving(self, start: int, end: int) -> list[int]:
-        """The rows that are allocated between two positions and still alive at the second."""
+        """Return the rows that are allocated between two positions and still alive at the second."""
         rows = self.allocated(start, end)
         return [*compress(rows, map(end.__le__, self.ends[rows.start : rows.stop]))]
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
-        """The rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
+        """Return the rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
         rows = range(first, self.next_row(start))
         return sorted([~event for event in self.events[start:end] if ~event in rows and self.ends[~event] < end])
 
@@ -58,7 +58,7 @@ class Lifetimes:
         return [row for row in rows if start <= ends[row] < end]
 
     def alive(self, position: int) -> list[int]:
-        """The rows that are alive at a position, in the order of allocation."""
+        """Return the rows that are alive at a position, in the order of allocation."""
         cache, ends = self.alive_cache, self.ends
         if position not in cache:
             rows = range(self.next_row(position))
@@ -67,7 +67,7 @@ class Lifetimes:
 
 
 def _ends(events: Sequence[int], rows: int) -> list[int]:
-    """The position at which each row is freed; the number of events for a row that is never freed."""
+    """Return the position at which each row is freed. It is the number of events if the row is never freed."""
     end = len(events)
     positions = dict(zip(events, range(end), strict=True))
     return [*map(positions.get, range(-1, -1 - rows, -1), repeat(end))]

@@ -19,9 +19,10 @@ COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
 
 
 class LiveKinds(NamedTuple):
-    """The number of storages of each kind at a moment; negative where copies free what an interpreted layer keeps.
+    """The number of live storages of each kind at a moment.
 
-    Runs in which the same kinds are equal share it. `known` has what was found of it, whatever the sizes.
+    A number is negative if copies free what the interpreted layer keeps. Runs in which the same kinds are equal share
+    one object. `known` caches results that do not depend on sizes.
     """
 
     counts: Mapping[int, int]
@@ -29,19 +30,19 @@ class LiveKinds(NamedTuple):
 
 
 class StorageCounts(NamedTuple):
-    """The number of storages of each kind of one run."""
+    """The number of storages of each kind in one run."""
 
     storages: Storages
     counts: Mapping[int, int]
 
     @property
     def bytes(self) -> int:
-        """The bytes of all of them."""
+        """The bytes of all storages together."""
         sizes, size_of = self.storages.sizes, self.storages.kinds.size_of
         return sum([sizes[size_of[kind]] * count for kind, count in self.counts.items()])
 
     def items(self) -> list[tuple[Allocation, int]]:
-        """Each kind with its number."""
+        """Return each kind with its number of storages."""
         allocation = self.storages.allocation
         return [(allocation(kind), count) for kind, count in self.counts.items()]
 
@@ -60,9 +61,9 @@ class LiveTensors:
     ) -> None:
         self.resident_tensors = resident_tensors
         self.storages = storages
-        #: The kinds of these storages, with what the same micro-batch left.
+        #: The live storages of this micro-batch by kind, and what an identical earlier micro-batch left.
         self.live_kinds = live_kinds or LiveKinds({}, {})
-        #: What another micro-batch left.
+        #: The storages that a different earlier micro-batch left.
         self.left = left
 
     @property
@@ -72,7 +73,7 @@ class LiveTensors:
         return resident if isinstance(resident, TensorGroup) else TensorGroup(resident)
 
     def by_component(self) -> dict[ComponentName, int]:
-        """Bytes by component. No row is built."""
+        """Return the live bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
         totals.update(self.group.by_component)
         if self.storages is not None:
@@ -82,7 +83,7 @@ class LiveTensors:
         return totals
 
     def kinds(self) -> Counter[Allocation]:
-        """The number of the step's own storages of each kind, in the order of allocation."""
+        """Return the number of the step's own storages of each kind, in the order of allocation."""
         kinds: Counter[Allocation] = Counter()
         if self.storages is not None:
             allocation = self.storages.allocation
@@ -93,7 +94,7 @@ class LiveTensors:
 
 
 def _add(totals: dict[ComponentName, int], storages: Storages, counted: Iterable[tuple[int, int]]) -> None:
-    """Add the bytes of counted kinds to those of their components."""
+    """Add the bytes of the given kinds to the totals of their components."""
     sizes, size_of, components = storages.sizes, storages.kinds.size_of, storages.kinds.components
     for kind, count in counted:
         totals[components[kind]] += sizes[size_of[kind]] * count

@@ -1,9 +1,11 @@
-"""Loops of a forward pass whose iterations allocate alike: a few are interpreted, and one represents those between.
+"""Loops of a forward pass whose iterations allocate alike.
 
-An iteration refers to its own tensors, to those of the iterations next to it, and to tensors outside the loop. The
-third iteration is the first with two like it on both sides, so its events are repeated for those that are not
-interpreted: in order in the forward pass, in reverse in the backward pass. `expanded` makes the tape with the events of
-all.
+Five iterations are interpreted, and one of them is repeated.
+
+An iteration refers to its own tensors, to those of the neighbouring iterations, and to tensors outside the loop. The
+third iteration is the first one with two similar iterations on both sides. Its events are repeated for the iterations
+that are not interpreted: in order in the forward pass, and in reverse in the backward pass. `expanded` returns the tape
+with the events of every iteration.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ from calculator.engine.tape import Tape, Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: The iterations that are interpreted: two, the one that represents others, and two.
+#: The interpreted iterations: two at the start, the one that is repeated, and two at the end.
 INTERPRETED = 5
 _FIRST, _LAST = 1, 4
 
-#: From how many skipped iterations on, some are between the first, the last, and the two that are compared.
+#: With this many skipped iterations, `_repeated` extrapolates row numbers from two neighbouring iterations.
 _EVEN = 3
 
 
 class Loop:
     """One pass through a loop of `count` iterations.
 
-    `skipped` iterations are not interpreted. `forward` and `backward` are the events before the second to the fifth
-    iteration, and, in reverse, those at which their backward passes end.
+    `skipped` iterations are not interpreted. `forward` has the event positions at which the second to the fifth
+    iteration begin. `backward` has the positions at which their backward passes end.
     """
 
     __slots__ = ("backward", "forward", "interpreted", "iteration", "skipped")
@@ -46,7 +48,7 @@ class Loop:
             tape.loops.append(self)
 
     def begin(self, state: Tensor) -> Tensor:
-        """Begin an iteration with what the one before it passes on."""
+        """Begin an iteration. `state` is the tensor that the iteration before it passes on."""
         if self.skipped and _FIRST <= self.iteration <= _LAST:
             self.forward.append(len(state.tape.events))
             node = Node(state.tape, _end_backward, (state.edge,), self) if state.edge else None
@@ -64,11 +66,11 @@ class _Window(NamedTuple):
     """The events of one iteration in one pass, and the rows that they allocate.
 
     Attributes:
-        skipped: The iterations that are not interpreted. The window at place 0 stands for them too.
-        before: What the windows before this one add to the numbers of its rows.
+        skipped: The number of iterations that are not interpreted. The window at place 0 is repeated for them.
+        before: The rows that repetitions of earlier windows add. The numbers of its rows grow by as many.
         step: Whether the pass runs the iterations in order (1) or in reverse (-1).
         place: Which iteration it is: -1 for the second, 0 for the third, 1 for the fourth.
-        group: The number of the pass.
+        group: The number of the pass, which its three windows share.
     """
 
     start: int
@@ -86,43 +88,43 @@ class _Window(NamedTuple):
         return self.last_row - self.first_row
 
     def row(self, row: int, iteration: int) -> int:
-        """The number of a row of the represented iteration's own."""
+        """Return the number of a row in an iteration of the repeated window."""
         in_time = iteration if self.step > 0 else self.skipped - iteration
         return row + self.before + in_time * self.rows
 
 
 def expanded(tape: Tape) -> Tape:
-    """Return a copy of a tape with the events of all iterations, and the position of each mark among them."""
+    """Return a copy of a tape with the events of all iterations. Marks keep their place among the events."""
     if not tape.loops:
         return tape.copy()
     return _Expansion(tape).tape()
 
 
 class _Expansion:
-    """The windows of all loops of a tape, and the numbers of its rows on the tape with all iterations."""
+    """The windows of all loops of a tape, and the numbers that its rows get when all iterations are listed."""
 
     __slots__ = ("_first", "_kept", "_last", "_middles", "_moved", "_owner", "_starts", "_tape", "_windows")
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
-        #: How far events are moved, from the position of each start on.
+        #: From each start on, by how many positions events move.
         self._starts, self._moved = [0], [0]
         self._windows = [*_windows(tape)]
         self._middles = {window.group: window for window in self._windows if not window.place}
-        #: The window that allocates a row, for rows of windows.
+        #: The window that allocates a row, for rows that a window allocates.
         self._owner = {row: w for w in self._windows for row in range(w.first_row, w.last_row)}
-        #: Numbers of rows, with those of a repeated row in the first and in the last iteration that it stands for.
+        #: The new number of each row. A repeated row has its number in the first and in the last repetition.
         self._first, self._last = self._numbers(), self._numbers()
         for window in self._middles.values():
             own = slice(window.first_row, window.last_row)
             self._first[own] = [window.row(row, 0) for row in range(own.start, own.stop)]
             self._last[own] = [window.row(row, window.skipped) for row in range(own.start, own.stop)]
         freed = {~event for w in self._windows for event in tape.events[w.start : w.end] if event < 0}
-        #: The repeated rows that are freed outside the windows.
+        #: Return the new number of every row that is not repeated.
         self._kept = {row for w in self._middles.values() for row in range(w.first_row, w.last_row)} - freed
 
     def _numbers(self) -> list[int]:
-        """The number of every row that is not repeated."""
+        """Return the number of every row that is not repeated."""
         numbers, count = list[int](), len(self._tape.rows)
         for window in self._middles.values():
             numbers += range(len(numbers) + window.before, window.last_row + window.before)
@@ -130,7 +132,7 @@ class _Expansion:
         return [*numbers, *range(len(numbers) + added, count + added)]
 
     def tape(self) -> Tape:
-        """The tape with all events."""
+        """Return the tape with all events."""
         old, new = self._tape, self._tape.copy()
         new.rows, new.events, position, row = [], [], 0, 0
         for window in self._windows:
@@ -151,16 +153,19 @@ class _Expansion:
         return new
 
     def _move(self, new: Tape, position: int) -> None:
-        """Note how far the events from a position on are moved."""
+        """Store by how many positions the events from a position on move."""
         self._starts.append(position)
         self._moved.append(len(new.events) - position)
 
     def _once(self, start: int, end: int, numbers: Sequence[int]) -> list[int]:
-        """Events that occur once."""
+        """Return events that occur once, with the new numbers of their rows."""
         return [numbers[event] if event >= 0 else ~numbers[~event] for event in self._tape.events[start:end]]
 
     def _add_outside(self, new: Tape, start: int, end: int) -> None:
-        """Add events outside the windows; those of repeated rows together, iteration by iteration."""
+        """Add events outside the windows.
+
+        Frees of repeated rows are added iteration by iteration.
+        """
         if not self._kept:
             new.events += self._once(start, end, self._first)
             return
@@ -174,12 +179,15 @@ class _Expansion:
             self._move(new, positions[-1] + 1)
 
     def _kept_by(self, position: int) -> _Window | None:
-        """The window of a repeated row that an event frees; None for other events."""
+        """Return the window of the repeated row that an event frees, or None for other events."""
         row = ~self._tape.events[position]
         return self._owner[row] if row in self._kept else None
 
     def _repeated(self, window: _Window) -> Iterator[Sequence[int]]:
-        """The events of each iteration that a window stands for, in time. Between the ends, numbers grow evenly."""
+        """Yield the events of each repetition of a window in the order of time.
+
+        Between the first and the last repetition, row numbers grow evenly.
+        """
         skipped = window.skipped
         order = range(skipped + 1)[:: window.step]
         if skipped < _EVEN:
@@ -194,7 +202,7 @@ class _Expansion:
         yield self._of(window, order[-1])
 
     def _of(self, window: _Window, iteration: int) -> list[int]:
-        """The events of an iteration."""
+        """Return the events of one iteration."""
         number = self._number
         return [
             number(event, iteration) if event >= 0 else ~number(~event, iteration)
@@ -202,7 +210,10 @@ class _Expansion:
         ]
 
     def _number(self, row: int, iteration: int) -> int:
-        """The number of a row for an event of an iteration: a row of a neighbour's window is one of a neighbour."""
+        """Return the new number of a row that an event of an iteration refers to.
+
+        If a neighbouring window allocates the row, it is a row of the neighbouring iteration.
+        """
         owner = self._owner.get(row)
         if owner is None or not 0 <= iteration + owner.place <= owner.skipped:
             return self._first[row]
@@ -211,7 +222,7 @@ class _Expansion:
 
 
 def _windows(tape: Tape) -> Iterator[_Window]:
-    """The windows of all loops, in the order of events."""
+    """Yield the windows of all loops in the order of events."""
     found: list[tuple[int, int, int, int, int, int]] = []
     for loop in tape.loops:
         for step, bounds in ((1, loop.forward), (-1, loop.backward)):

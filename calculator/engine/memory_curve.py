@@ -1,9 +1,9 @@
 """The bytes that are alive at each event of a step, with the copies of its repeated layers counted.
 
-The layers of a window have the same events, so only one of them is interpreted; the others are its copies. Each copy
+The layers of a window have the same events, so only one of them is interpreted. The others are its copies. Each copy
 adds what the interpreted layer adds from its start to its end: the window's growth. Inside the window, the first copy
-sees none of the others' growth and the last copy sees all of it. The bytes alive are linear in between, so the peak is
-at one of these two ends.
+sees none of the others' growth, and the last copy sees all of it. The bytes alive grow linearly in between, so the peak
+is in the first or in the last copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 class Window(NamedTuple):
     """The events `start` to `end` of a layer's forward or backward pass, which `copies` more layers repeat.
 
-    `before` is where the period before this one starts.
+    `before` is the start of the period before this one.
     """
 
     before: int
@@ -25,7 +25,10 @@ class Window(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """One event of the step: its position, the bytes alive after it, and how many copies of each window came before."""
+    """One event of a step.
+
+    It has its position, the bytes alive after it, and the number of copies of each window before it.
+    """
 
     event: int
     bytes: int
@@ -60,19 +63,19 @@ class MemoryCurve:
         self.bytes = [*accumulate(changed)]
 
     def peak_bytes(self, start: int, end: int) -> int:
-        """The most bytes between two positions."""
+        """Return the most bytes between two positions."""
         return max(self.before(start), *self.bytes[start:end])
 
     def before(self, start: int) -> int:
-        """The bytes alive before the event at a position, with the copies that are counted there."""
+        """Return the bytes alive before the event at a position, with the copies that are counted there."""
         return (self.bytes[start - 1] if start else 0) + self.copy_changes.get(start, 0)
 
     def at(self, position: int) -> Moment:
-        """The moment before the event at a position."""
+        """Return the moment before the event at a position."""
         return Moment(event=position, bytes=self.before(position), repeats=self._repeats(position))
 
     def peak(self, start: int, end: int) -> Moment:
-        """The moment with the most bytes between two positions; the first of several."""
+        """Return the moment with the most bytes between two positions, the first one if several have as many."""
         before = self.before(start)
         most = max(self.bytes[start:end], default=before)
         if most <= before:
@@ -81,19 +84,19 @@ class MemoryCurve:
         return Moment(event=at + 1, bytes=most, repeats=self._repeats(at))
 
     def net_change(self, start: int, end: int) -> int:
-        """The bytes that the events between two positions add, without copies."""
+        """Return the bytes that the events between two positions add, without copies."""
         return sum(self.changes[start:end])
 
     def without_copies(self, start: int, end: int) -> list[int]:
-        """The bytes alive after each event between two positions, without copies."""
+        """Return the bytes alive after each event between two positions, without copies."""
         return [*accumulate(self.changes[:end])][start:]
 
     def window_in(self, start: int, end: int) -> Window | None:
-        """The window between two positions, if there is one."""
+        """Return the window between two positions, if there is one."""
         return next((w for w in self.windows if start <= w.start and w.end <= end), None)
 
     def peak_of_copy(self, start: int, end: int, window: Window, copy: int) -> int:
-        """The most bytes between two positions inside a window, in one of its copies; the first copy is 0."""
+        """Return the most bytes between two positions inside a window, in one of its copies. The first copy is 0."""
         repeats = list(self._repeats(start))
         repeats[self.windows.index(window)] = copy
         copied = sum([n * g for n, g in zip(repeats, self.growth, strict=True)])
@@ -101,14 +104,17 @@ class MemoryCurve:
         return self._most_without_copies(start, end) + copied - dropped
 
     def _most_without_copies(self, start: int, end: int) -> int:
-        """The most bytes alive after an event between two positions, without copies."""
+        """Return the most bytes alive after an event between two positions, without copies."""
         copied = [(at, size) for at, size in self.copy_changes.items() if at < end]
         if any(start < at for at, _ in copied):
             return max(self.without_copies(start, end), default=0)
         return max(self.bytes[start:end], default=0) - sum([size for _, size in copied])
 
     def _copy_changes(self) -> dict[int, int]:
-        """A window adds its growth once per copy at its start, or at its end where the growth is negative."""
+        """Return the bytes that copies add, by position.
+
+        A window adds its growth once per copy at its start. A negative growth is added at its end.
+        """
         changes: dict[int, int] = {}
         for (_, start, end, copies), growth in zip(self.windows, self.growth, strict=True):
             at = start if growth > 0 else end
@@ -118,7 +124,10 @@ class MemoryCurve:
         return changes
 
     def _repeats(self, position: int) -> tuple[int, ...]:
-        """How many copies of each window are counted at a position: in a window, those of the end with the most."""
+        """Return how many copies of each window are counted at a position.
+
+        Inside a window, it is the number at the end of the window that has the most bytes.
+        """
         return tuple(
             [
                 copies if position >= end or (position >= start and growth > 0) else 0

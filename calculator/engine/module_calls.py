@@ -1,6 +1,7 @@
-"""Calls of modules, marked on the tape: where hooks of `torch.nn.Module` run in the forward and in the backward pass.
+"""Calls of modules, marked on the tape at the places where hooks of `torch.nn.Module` run.
 
-DeepSpeed's stage 3 gathers and releases parameters in them. A tape marks them if `calls_modules` is set.
+DeepSpeed's ZeRO stage 3 gathers and releases parameters in these hooks, in the forward and in the backward pass. A tape
+marks the calls if `calls_modules` is set.
 
 Source: deepspeed/runtime/zero/parameter_offload.py, _register_deepspeed_module.
 """
@@ -38,7 +39,7 @@ NO_GRAPH_ENDS = "pass without a graph ends"
 
 
 class NamedParameter(Tensor):
-    """A parameter that knows its name."""
+    """A parameter with its name."""
 
     __slots__ = ("name",)
 
@@ -48,7 +49,10 @@ class NamedParameter(Tensor):
 
 
 class Pinned(Tensor):
-    """An alias or a view of a parameter: it keeps alive what the parameter was when it was made."""
+    """An alias or a view of a parameter.
+
+    It keeps the gathered values alive that the parameter had when it was created.
+    """
 
     __slots__ = ("label", "parameter")
 
@@ -63,12 +67,12 @@ class Pinned(Tensor):
         self.tape.mark(f"{UNPINNED}{self.label}")
 
     def detach(self) -> Pinned:
-        """The same without a gradient."""
+        """Return the same view without a gradient."""
         return Pinned(self.parameter)
 
 
 def transposed(parameter: Tensor) -> Tensor:
-    """Return a transposed view of a parameter, with the parameter's shape. It keeps alive what was gathered."""
+    """Return a transposed view of a parameter, with the parameter's shape. It keeps the gathered values alive."""
     if not isinstance(parameter, NamedParameter):
         return parameter
     view = Pinned(parameter)
@@ -78,9 +82,9 @@ def transposed(parameter: Tensor) -> Tensor:
 
 @contextmanager
 def leaf(path: str, tape: Tape, names: Sequence[str]) -> Iterator[None]:
-    """Mark no calls inside a module, whose parameters and those of all modules in it are gathered together.
+    """Run a module without marks for the calls inside it.
 
-    `names` are those of `LeafModule`.
+    The parameters of the module and of all its submodules are gathered together. `names` are those of `LeafModule`.
 
     Source: deepspeed/runtime/zero/leaf_module_config.py, DEFAULT_LEAF_MODULE_CLASSES.
     """
@@ -95,7 +99,7 @@ def leaf(path: str, tape: Tape, names: Sequence[str]) -> Iterator[None]:
 
 
 def saved_copy(tensor: Tensor) -> Tensor:
-    """What a recomputation saves of a tensor: the alias of one that is trained, or a frozen parameter itself.
+    """Return what a recomputation saves of a tensor: an alias of a trained parameter, or a frozen parameter itself.
 
     Source: torch/utils/checkpoint.py, _recomputation_hook.
     """
@@ -103,7 +107,9 @@ def saved_copy(tensor: Tensor) -> Tensor:
 
 
 def kept(name: str, x: Tensor) -> None:
-    """Mark that the graph of an output refers to a parameter outside of what autograd saves, until the loss is freed.
+    """Mark that the graph of an output refers to a parameter that autograd does not save.
+
+    The reference lasts until the loss is freed.
 
     Source: bitsandbytes/autograd/_functions.py, MatMul4Bit.forward, which sets an attribute of its context.
     """
@@ -112,7 +118,10 @@ def kept(name: str, x: Tensor) -> None:
 
 
 def begin(tape: Tape, path: str) -> None:
-    """Begin the call of a module whose arguments have names: nothing runs once their gradients are complete."""
+    """Begin the call of a module that has keyword arguments only.
+
+    No hook runs when their gradients are complete.
+    """
     if _marks(tape):
         tape.mark(f"{BEFORE_FORWARD}{path}")
 
@@ -122,7 +131,7 @@ def _marks(tape: Tape) -> bool:
 
 
 def enter(path: str, x: Tensor) -> Tensor:
-    """Begin the call of a module with a positional argument; return what it receives."""
+    """Begin the call of a module with a positional argument. Return the argument that the module receives."""
     tape = x.tape
     if not _marks(tape):
         return x
@@ -133,13 +142,13 @@ def enter(path: str, x: Tensor) -> Tensor:
 
 
 def leave(path: str, x: Tensor) -> Tensor:
-    """End the call of a module; return its output."""
+    """End the call of a module. Return its output."""
     (x,) = leave_with(path, x)
     return x
 
 
 def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:
-    """End the call of a module; return its outputs."""
+    """End the call of a module. Return its outputs."""
     tape = outputs[0].tape
     if not _marks(tape):
         return [*outputs]
@@ -148,7 +157,9 @@ def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:
 
 
 def external(path: str, parameter: Tensor) -> None:
-    """Mark that a module's code reads a parameter of another module. From then on, it is gathered with its own.
+    """Mark that a module's code reads a parameter of another module.
+
+    From then on, the parameter is gathered with the module's own.
 
     Source: deepspeed/runtime/zero/parameter_offload.py, ZeROOrderedDict.__getitem__.
     """
@@ -157,7 +168,7 @@ def external(path: str, parameter: Tensor) -> None:
 
 
 def passed(tape: Tape, path: str) -> None:
-    """Call a module that runs without a graph, or that changes nothing."""
+    """Mark the call of a module that runs without a graph, or that changes nothing."""
     if _marks(tape):
         tape.mark(f"{BEFORE_FORWARD}{path}")
         tape.mark(f"{AFTER_FORWARD}{path}")

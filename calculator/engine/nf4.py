@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """Dequantize, multiply, and free the dense copy; the backward pass dequantizes again. A bias is added after it."""
+    """Dequantize, multiply, and free the dense copy. The backward pass dequantizes again.
+
+    The bias is added after the product.
+    """
     node = Node(x.tape, _matmul_back, (x.edge,), module) if x.edge else None
     dense = dequantized(x.tape, module, x.dtype)
     out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node)
     del dense
     if node is not None:
-        # A function saves when it has run: checkpointing recomputes the product for it.
+        # A custom function saves its tensors after it has run, so checkpointing recomputes the product for it.
         node.save(Tensor(x.tape, None, module.weight.shape, x.dtype, None))
     return out if bias is None else ops.add(out, bias, "output with bias")
 
 
 def dequantized(tape: Tape, module: Module, dtype: DType) -> Tensor:
-    """A dense copy of a weight. PyTorch's own operations make it, with an index of 8 bytes for every element."""
+    """Allocate a dense copy of a weight.
+
+    PyTorch's own operations make it, with an index of 8 bytes for every element.
+    """
     shape = module.weight.shape
     half, blocks = (module.weight.elements // 2,), (module.weight.elements // BLOCK_SIZE,)
     indices = []

@@ -31,7 +31,7 @@ _RANK: dict[DType, int] = {
 
 
 def result_type(a: DType, b: DType) -> DType:
-    """The dtype of an operation on two tensors (torch.result_type): float16 and bfloat16 give float32."""
+    """Return the dtype of an operation on two tensors (torch.result_type): float16 and bfloat16 give float32."""
     if a == b:
         return a
     if _RANK[a] == _RANK[b] == _RANK["float16"]:
@@ -40,7 +40,7 @@ def result_type(a: DType, b: DType) -> DType:
 
 
 def broadcast_shapes(a: Shape, b: Shape) -> Shape:
-    """The shape that two shapes broadcast to (torch.broadcast_shapes)."""
+    """Return the shape that two shapes broadcast to (torch.broadcast_shapes)."""
     if a == b:
         return a
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
@@ -53,7 +53,7 @@ def broadcast_shapes(a: Shape, b: Shape) -> Shape:
 
 
 def view(x: Tensor, shape: Shape) -> Tensor:
-    """A view in another shape (view, transpose, unsqueeze)."""
+    """Return a view in another shape (view, transpose, unsqueeze)."""
     node = Node(x.tape, _view_back, (x.edge,), x.shape) if x.edge else None
     out = Tensor(x.tape, x.storage, shape, x.dtype, node)
     out.merged = x.merged
@@ -67,7 +67,10 @@ def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def permute(x: Tensor, shape: Shape) -> Tensor:
-    """A view in another shape, then in another order of dimensions; the gradient is copied to undo the order."""
+    """Return a view in another shape and another order of dimensions.
+
+    The gradient is copied to undo the order.
+    """
     node = Node(x.tape, _permute_back, (x.edge,), x.shape) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
@@ -77,7 +80,7 @@ def _permute_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def expand(x: Tensor, shape: Shape) -> Tensor:
-    """An expanded view; the autograd engine sums its gradient."""
+    """Return an expanded view. The autograd engine sums its gradient."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
@@ -87,7 +90,10 @@ def _pass_on(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[Tensor]:
-    """torch.split, or torch.unbind with `stacks`: views of the parts. The backward pass joins their gradients."""
+    """Return views of the parts of x: torch.split, or torch.unbind if `stacks` is true.
+
+    The backward pass concatenates or stacks their gradients.
+    """
     node = None
     if x.edge:
         node = Node(x.tape, _split_back, (x.edge,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
@@ -100,7 +106,7 @@ def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noq
 
 
 def repeat(x: Tensor, times: int, name: str, shape: Shape | None = None) -> Tensor:
-    """x.repeat(times, 1, ...) for a batch of one, viewed in a shape; the backward pass sums over the copies."""
+    """Return x.repeat(times, 1, ...) for a batch of one, viewed in a shape. The backward pass sums over the copies."""
     node = Node(x.tape, _repeat_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape or (times, *x.shape[1:]), x.dtype, name, node)
 
@@ -110,7 +116,7 @@ def _repeat_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
-    """A slice; the backward pass writes the gradient into zeros of the whole shape, in the layout of x.
+    """Return a slice. The backward pass writes the gradient into zeros of the whole shape, in the layout of x.
 
     A slice of everything is a plain view (torch/csrc/autograd/python_variable_indexing.cpp).
     """
@@ -118,13 +124,13 @@ def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
 
 
 def slice_from_end(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
-    """A slice with negative indices, which is a slice even if it is the whole."""
+    """Return a slice with negative indices. It is recorded as a slice even if it is the whole tensor."""
     node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
 
 def sliced_rows(x: Tensor, shape: Shape) -> Tensor:
-    """A slice of each row of a batch, as `narrow`. That of a single row is contiguous."""
+    """Return a slice of each row of a batch, as `narrow` does. The slice of a single row is contiguous."""
     out = narrow(x, shape)
     if shape[0] == 1:
         return out
@@ -145,12 +151,12 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def clone(x: Tensor, name: str) -> Tensor:
-    """A copy of a tensor; its gradient is that of the tensor."""
+    """Return a copy of a tensor. The tensor's gradient is that of the copy."""
     return x.tape.new(x.shape, x.dtype, name, Node(x.tape, _pass_on, (x.edge,)) if x.edge else None)
 
 
 def contiguous(x: Tensor, name: str) -> Tensor:
-    """A contiguous copy of a transposed or expanded view."""
+    """Return a contiguous copy of a transposed or expanded view."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node)
     out.merged = True
@@ -158,7 +164,7 @@ def contiguous(x: Tensor, name: str) -> Tensor:
 
 
 def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
-    """`x.to(dtype)`: x itself where it has that dtype."""
+    """Return `x.to(dtype)`, which is x itself if it already has that dtype."""
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
@@ -172,7 +178,7 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def pad(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.nn.functional.pad: a larger copy; the backward pass copies the inner part of the gradient."""
+    """Return a larger copy (torch.nn.functional.pad). The backward pass copies the inner part of the gradient."""
     node = Node(x.tape, _pad_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
 
@@ -182,7 +188,7 @@ def _pad_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def cat(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
-    """torch.cat: the gradients of the parts are views of the output's gradient."""
+    """Return the concatenated parts (torch.cat). The gradients of the parts are views of the output's gradient."""
     first = parts[0]
     edges = tuple([p.edge for p in parts])
     node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
@@ -200,7 +206,7 @@ def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
 
 
 def add(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """a + b: nothing is saved; both inputs get the same gradient."""
+    """Return a + b. Nothing is saved, and both inputs get the same gradient."""
     node = Node(a.tape, _add_back, (a.edge, b.edge)) if a.edge or b.edge else None
     return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
@@ -210,7 +216,7 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """a - b: nothing is saved; the gradient of b is a negated copy."""
+    """Return a - b. Nothing is saved. The gradient of b is a negated copy."""
     node = Node(a.tape, _subtract_back, (a.edge, b.edge)) if a.edge or b.edge else None
     return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
@@ -220,7 +226,7 @@ def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """a * b: each factor is saved where the other needs a gradient."""
+    """Return a * b. Each factor is saved if the other one needs a gradient."""
     node = None
     if a.edge or b.edge:
         node = Node(a.tape, _mul_back, (a.edge, b.edge))
@@ -240,7 +246,7 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 def scale(x: Tensor, name: str) -> Tensor:
-    """x times, plus or over a number: nothing is saved."""
+    """Return x times, plus or divided by a number. Nothing is saved."""
     node = Node(x.tape, _scale_back, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node)
     out.merged = x.merged
@@ -252,7 +258,7 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
-    """x / divisor, where no gradient flows to the divisor, which is saved."""
+    """Return x / divisor, where no gradient flows to the divisor. The divisor is saved."""
     node = Node(x.tape, _divide_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(divisor)
@@ -264,13 +270,13 @@ def _divide_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def shift(x: Tensor, name: str) -> Tensor:
-    """x plus a number: the gradient of x is the output's."""
+    """Return x plus a number. The gradient of x is that of the output."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
 def where(mask: Tensor, x: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.where(mask, x, number), of the shape that both broadcast to: the mask is saved."""
+    """Return torch.where(mask, x, number), in the shape that both broadcast to. The mask is saved."""
     node = Node(x.tape, _where_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(mask)
@@ -282,9 +288,9 @@ def _where_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, fp32_in_autocast: bool = False) -> Tensor:
-    """An elementwise function that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
+    """Return an elementwise function that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
 
-    `temporaries` is how many tensors of x's shape the backward formula allocates in addition to its result.
+    `temporaries` is the number of tensors of x's shape that the backward formula allocates in addition to its result.
     `fp32_in_autocast`: autocast runs the operation in float32.
     """
     if fp32_in_autocast and x.tape.autocast is not None:
@@ -308,9 +314,11 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
-    """Softmax over the last dimension, in another dtype: x is cast first, unless the kernel casts. The result is saved.
+    """Return the softmax over the last dimension, which is saved.
 
-    Without a dtype it runs in the dtype of x, under autocast in float32. The caller keeps x until the result exists.
+    With another dtype, x is cast first, unless the kernel casts. Without a dtype, it is computed in the dtype of x, or
+    in float32 under autocast. The caller keeps x until the result exists.
+
     Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
     """
     if dtype is None:
@@ -329,7 +337,7 @@ def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def mean(x: Tensor, name: str) -> Tensor:
-    """x.mean(-1, keepdim=True)."""
+    """Return x.mean(-1, keepdim=True)."""
     node = Node(x.tape, _mean_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node)
 
@@ -339,7 +347,7 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def sum_over(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """x.sum over some dimensions, in float32 under autocast; the gradient is an expanded view."""
+    """Return x.sum over some dimensions, in float32 under autocast. The gradient is an expanded view."""
     node = Node(x.tape, _sum_over_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, reduction_dtype(x), name, node)
 
@@ -349,7 +357,10 @@ def _sum_over_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def dropout(x: Tensor, probability: float, name: str) -> Tensor:
-    """Fused native_dropout: a result and a boolean mask, which is saved. Without dropout, x itself."""
+    """Return the output of the fused native_dropout, which also saves a boolean mask.
+
+    Without dropout, return x itself.
+    """
     if probability == 0 or not x.tape.trains:
         return x
     node = Node(x.tape, _dropout_back, (x.edge,)) if x.edge else None

@@ -1,4 +1,4 @@
-"""Pooling: what it allocates, and what it saves for the backward pass.
+"""Pooling: the memory that it allocates and saves for the backward pass.
 
 Source: tools/autograd/derivatives.yaml, avg_pool2d.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def average(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.nn.functional.avg_pool2d of a contiguous tensor, which is saved."""
+    """Return torch.nn.functional.avg_pool2d of a contiguous tensor, which is saved."""
     node = Node(x.tape, _average_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(x)

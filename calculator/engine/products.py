@@ -1,4 +1,4 @@
-"""Products of tensors and the lookup of embeddings: what each allocates and what it saves for the backward pass.
+"""Matrix products, convolutions and embeddings: what each allocates, and what it saves for the backward pass.
 
 Source: tools/autograd/derivatives.yaml of PyTorch, as in `operations`.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """x @ weight + bias over the last dimension: F.linear, or Conv1D's addmm.
+    """Return x @ weight + bias over the last dimension (F.linear, or the torch.addmm of Conv1D).
 
     x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
     """
@@ -27,7 +27,10 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 
 
 def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """The same product by torch.addmm, which DeepSpeed's stage 3 does not patch: Conv1D's."""
+    """Return x @ weight + bias by torch.addmm, as Conv1D does.
+
+    DeepSpeed's stage 3 does not replace torch.addmm.
+    """
     autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
     if autocast is not None:
         bias = None if bias is None else autocast.cached_cast(bias, "bias")
@@ -63,7 +66,7 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """F.linear as DeepSpeed's stage 3 replaces it: once it has run, it saves its input, weight and bias, all of them.
+    """Run F.linear as DeepSpeed's stage 3 replaces it. It always saves its input, weight and bias, after it has run.
 
     Source: deepspeed/runtime/zero/linear.py, LinearFunctionForZeroStage3.
     """
@@ -84,7 +87,7 @@ def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, name: str) -> Tensor:
-    """A convolution. The input and the weight are saved."""
+    """Return a convolution. The input and the weight are saved."""
     if x.tape.autocast is not None:
         bias = None if bias is None else x.tape.autocast.cached_cast(bias, "bias")
         x, weight = x.tape.autocast.cast_factors(x, weight, ("input", "weight"))
@@ -101,7 +104,7 @@ def _convolution_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.bmm of two batches of matrices whose layouts need no copy."""
+    """Return torch.bmm of two batches of matrices whose layouts need no copy."""
     if a.tape.autocast is not None:
         a, b = a.tape.autocast.cast_factors(a, b, ("first factor", "second factor"))
     node = None
@@ -120,9 +123,10 @@ def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:
-    """weight @ x of a matrix and (batch, in_features, positions): (batch, out_features, positions).
+    """Return weight @ x of a matrix and (batch, in_features, positions): (batch, out_features, positions).
 
-    A trained matrix is multiplied with the transposed rows, and the result is copied to be transposed back.
+    A trained matrix is multiplied with the transposed rows. The result is copied to transpose it back.
+
     Source: aten/src/ATen/native/LinearAlgebra.cpp, should_fold and _matmul_impl.
     """
     batch, _, length = x.shape
@@ -137,12 +141,18 @@ def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:
 
 
 def positions_last(product: Tensor, shape: Shape) -> Tensor:
-    """A product of rows, (batch, positions, features), transposed: the gradient of several sequences is copied."""
+    """Return the transpose of a product of rows, (batch, positions, features).
+
+    If the batch has several sequences, the gradient is copied.
+    """
     return view(product, shape) if shape[0] == 1 else permute(product, shape)
 
 
 def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
-    """torch.nn.functional.embedding: the indices are saved; the weight's gradient is dense."""
+    """Look embeddings up (torch.nn.functional.embedding).
+
+    The indices are saved. The weight's gradient is dense.
+    """
     node = None
     if weight.edge:
         node = Node(weight.tape, _embedding_back, (weight.edge,))

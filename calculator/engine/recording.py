@@ -1,6 +1,6 @@
-"""The recording of one micro-batch: the bytes alive at each event and the tensors behind them, all layers counted.
+"""The recording of one micro-batch: the bytes alive at each event and the tensors behind them, for all layers.
 
-`copies` has what the copies of repeated layers add, by kind; `curve` has the bytes of all layers together.
+`copies` has the storages that copies of repeated layers add, by kind. `curve` has the bytes of all layers together.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class Recording:
         self.curve = MemoryCurve(self._changes_with_retained(), self.windows, growth, drops)
 
     def row_bytes(self, row: int) -> int:
-        """The bytes of a row."""
+        """Return the bytes of a row."""
         return self.storages.sizes[self.storages.kinds.row_size(row)]
 
     def operation(self, position: int) -> str:
-        """The operation of the last event before a position of the tape."""
+        """Return the name of the row of the last event before a position."""
         kinds, event = self.storages.kinds, self.copies.lifetimes.events[position - 1] if position else 0
         return kinds.names[kinds.of_row[event if event >= 0 else ~event]]
 
     def alive(
         self, moment: Moment, resident_tensors: Sequence[ResidentTensors] = (), left: StorageCounts | None = None
     ) -> LiveTensors:
-        """The tensors alive at a moment, with resident tensors and with what the previous step left."""
+        """Return the tensors alive at a moment, with resident tensors and what the previous step left."""
         retained = tuple(self.retained_at(moment.event)) if self.retained_by_copies else ()
         if left is not None and left.storages is self.storages:
             live_kinds = self.copies.live_kinds(moment, retained, tuple(left.counts.items()))
@@ -61,23 +61,24 @@ class Recording:
         return LiveTensors(resident_tensors, self.storages, self.copies.live_kinds(moment, retained), left)
 
     def retained_at(self, event: int) -> list[int]:
-        """The rows that the copies keep at a position and the interpreted layer has freed."""
+        """Return the rows that copies still keep at a position, while the interpreted layer has freed them."""
         ends = self.copies.lifetimes.ends
         return [row for row in self.retained_by_copies if ends[row] < event < self.windows[1].end]
 
     def _changes(self) -> list[int]:
-        """The bytes that each event adds; a free adds fewer than 0.
+        """Return the bytes that each event adds. A free adds a negative number.
 
-        `n` indexes the sizes from the front of the list, `~n` = -n - 1 the freed bytes from its back.
+        `n` indexes the sizes from the front of the list. `~n` = -n - 1 indexes the freed bytes from its end.
         """
         sizes = self.storages.sizes
         both = [*sizes, *map(neg, reversed(sizes))]
         return [*map(both.__getitem__, self.copies.kinds.size_events)]
 
     def _retained_by_copies(self, growth: tuple[int, ...]) -> list[int]:
-        """Tables that only the repeated layers keep: the last layer frees them, and the copies before it still do not.
+        """Return the rows of tables that only the repeated layers keep.
 
-        The peak is among these copies where each leaves fewer bytes than it found.
+        The last layer frees them, while the copies before it still keep them. The peak is in one of these copies if
+        each leaves fewer bytes than it found.
         """
         copies = self.copies
         if not copies.has_backward or growth[1] > 0 or not self.windows[1].copies:
@@ -85,7 +86,7 @@ class Recording:
         return copies.tables_freed
 
     def _changes_with_retained(self) -> list[int]:
-        """The bytes that each event adds, with retained tables freed at the end of the layer."""
+        """Return the bytes that each event adds, where retained tables are freed at the end of the layer."""
         if not self.retained_by_copies:
             return self.changes
         changes = [*self.changes]

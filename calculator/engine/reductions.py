@@ -1,4 +1,4 @@
-"""Rows divided by their norms: what it allocates and what it saves.
+"""Division of rows by their norms: the memory that it allocates and saves.
 
 Source: torch/nn/functional.py, normalize; torch/csrc/autograd/FunctionsManual.cpp, linalg_vector_norm_backward and
 div_tensor_other_grad.
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def normalize(x: Tensor) -> Tensor:
-    """torch.nn.functional.normalize(x, p=2, dim=-1)."""
+    """Return torch.nn.functional.normalize(x, p=2, dim=-1)."""
     norms = indexing.clamp(_norm(x), "norms, clamped", both=False)
     return divide(x, ops.expand(norms, x.shape), "normalized")
 
 
 def _norm(x: Tensor) -> Tensor:
-    """x.norm(2, -1, keepdim=True): x and the norms are saved."""
+    """Return x.norm(2, -1, keepdim=True). x and the norms are saved."""
     node = Node(x.tape, _norm_back, (x.edge,)) if x.edge else None
     norms = x.tape.new((*x.shape[:-1], 1), x.dtype, "norms", node)
     if node is not None:
@@ -42,7 +42,10 @@ def _norm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
-    """x / divisor, which broadcasts to x, where a gradient flows to both, which are saved."""
+    """Return x / divisor, where the divisor broadcasts to x.
+
+    Both need a gradient, so both are saved.
+    """
     node = Node(x.tape, _divide_back, (x.edge, divisor.edge)) if x.edge else None
     if node is not None:
         node.save(divisor)

@@ -1,4 +1,4 @@
-"""Re-entrant gradient checkpointing: no graph in the forward pass, and a backward pass inside the backward pass.
+"""Re-entrant gradient checkpointing: a forward pass without a graph, and a backward pass inside the backward pass.
 
 Source: torch/utils/checkpoint.py, CheckpointFunction.
 """
@@ -25,7 +25,7 @@ class _NoGrad:
         """Drop a tensor that a node saves."""
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
-        """Return what was packed: no node of this forward pass runs backward."""
+        """Return what was packed. No node of this forward pass runs backward."""
         return packed
 
 
@@ -37,10 +37,11 @@ def checkpoint_reentrant(
     *,
     offloads: bool = False,
 ) -> Tensor:
-    """Run a function without a graph and save only its input. What it captures stays alive as long as the graph.
+    """Run a function without a graph and save only its input.
 
-    `arguments`: a list that the function reads further inputs from. They are saved as the input is, and freed with it.
-    `offloads`: whether the input is saved in host memory, and comes back to a buffer that always exists.
+    Tensors that the function captures stay alive as long as the graph. `arguments`: a list that the function reads
+    further inputs from. They are saved like the input, and freed with it. `offloads`: whether the input is saved in
+    host memory. It returns to a buffer that always exists.
     """
     tape = x.tape
     tape.hooks.append(_NoGrad())
@@ -59,7 +60,10 @@ def checkpoint_reentrant(
 
 
 def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
-    """Run the function again with a graph, then that graph backward. Its output and its gradient stay alive."""
+    """Run the function again with a graph, then run that graph backward.
+
+    Its output and the output's gradient stay alive.
+    """
     function, dtype, _, arguments = node.context
     (x,) = node.saved
     leaf = AccumulateGrad(x.tape, "input of a recomputed layer", "activations")

@@ -1,4 +1,4 @@
-"""The repeating pattern of a model's layers: which layers to interpret, and how many more each of them represents."""
+"""The repeating pattern of a model's layers: the layers to interpret, and the number of layers that each represents."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ LONGEST_PERIOD = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
-    """The layers to interpret, by their numbers. Those at positions `start` to `end` of this list are the period.
+    """The layers to interpret, by number.
 
-    `copies` more periods with the same events follow it in the model. `repeated_positions` is the last period before a
-    gap in the numbers; its events are repeated `repeats` times, for the layers of the gap.
+    The layers at positions `start` to `end` of `numbers` are the period. In the model, `copies` more periods with the
+    same events follow it. `repeated_positions` is the last period before a gap in the numbers. Its events are repeated
+    `repeats` times, for the layers of the gap.
     """
 
     numbers: tuple[int, ...]
@@ -33,7 +34,7 @@ class Repetition:
         return max(0, 2 * self.start - self.end), self.start, self.end
 
     def from_first_period(self) -> Repetition:
-        """Let the first period represent all of them, unless other layers come before it."""
+        """Return the repetition whose first period represents all others, unless other layers come before it."""
         period = self.end - self.start
         if self.start != period:
             return self
@@ -41,7 +42,7 @@ class Repetition:
         return Repetition(numbers=numbers, start=0, end=period, copies=self.copies + 1)
 
     def last_represented(self, position: int) -> int:
-        """The number of the last layer that the layer at a position represents."""
+        """Return the number of the last layer that the layer at a position represents."""
         number = self.numbers[position]
         if position in self.repeated_positions:
             return number + self.repeats * len(self.repeated_positions)
@@ -67,7 +68,10 @@ def every_layer(count: int) -> Repetition:
 
 
 def repetition_before_last(kinds: Sequence[Any]) -> Repetition:
-    """Find the same with the last layer by itself: every repeated layer is then between two like it."""
+    """Find the repetition, with the last layer interpreted by itself.
+
+    Every repeated layer is then between two like it.
+    """
     inner = repetition(kinds[:-1])
     count = len(kinds)
     if not inner.copies:

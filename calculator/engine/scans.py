@@ -1,4 +1,4 @@
-"""Cumulative sums and triangular systems: what they allocate, what they save, and what their backward pass allocates.
+"""Cumulative sums and triangular systems: the memory that they allocate and save, forward and backward.
 
 Source: tools/autograd/derivatives.yaml and torch/csrc/autograd/FunctionsManual.cpp, cumsum_backward and
 linalg_solve_triangular_backward.
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def cumsum(x: Tensor, name: str) -> Tensor:
-    """x.cumsum over a dimension. Its gradient is summed from the end: two flips around a sum."""
+    """Return x.cumsum over a dimension.
+
+    The backward pass sums the gradient from the end: it flips it, sums it, and flips it back.
+    """
     node = Node(x.tape, _cumsum_back, (x.edge,)) if x.edge else None
     return x.tape.new(x.shape, x.dtype, name, node)
 
@@ -29,7 +32,7 @@ def _cumsum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def solve_triangular(system: Tensor, right: Tensor, name: str) -> Tensor:
-    """torch.linalg.solve_triangular(system, right): the system and the result are saved."""
+    """Return torch.linalg.solve_triangular(system, right). The system and the result are saved."""
     node = Node(right.tape, _solve_back, (system.edge, right.edge)) if system.edge or right.edge else None
     out = right.tape.new(right.shape, right.dtype, name, node)
     if node is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def minimum(x: Tensor, name: str) -> Tensor:
-    """torch.minimum(x, buffer): x is saved."""
+    """Return torch.minimum(x, buffer). x is saved."""
     node = Node(x.tape, _minimum_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
@@ -30,7 +30,7 @@ def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def smaller(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """torch.min(a, b): both are saved."""
+    """Return torch.min(a, b). Both are saved."""
     node = Node(a.tape, _smaller_back, (a.edge, b.edge)) if a.edge or b.edge else None
     if node is not None:
         node.save(a)
@@ -43,7 +43,7 @@ def _smaller_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
-    """torch.where(condition, a, b): the condition is saved."""
+    """Return torch.where(condition, a, b). The condition is saved."""
     node = Node(a.tape, _where_back, (a.edge, b.edge)) if a.edge or b.edge else None
     if node is not None:
         node.save(condition)

@@ -1,4 +1,4 @@
-"""A first layer that is not run, because the run of the next one determines it."""
+"""A first layer that is not interpreted, because the next layer determines what it allocates."""
 
 from __future__ import annotations
 
@@ -16,32 +16,38 @@ if TYPE_CHECKING:
 
 
 class Additions(NamedTuple):
-    """What the skipped layer adds outside the windows of the interpreted layer, with a window of no length for each."""
+    """What a skipped layer adds outside the windows of the interpreted layer.
+
+    Each addition has a window of zero length.
+    """
 
     windows: tuple[Window, ...]
     gained: list[Counter[int]]
 
 
 class SkippedLayer(Protocol):
-    """The first layer of a stack, derived from the layer that is interpreted in its place."""
+    """The first layer of a stack, whose memory follows from the layer that is interpreted in its place."""
 
     #: The row of its output, which is the input of the interpreted layer.
     output_row: int
 
-    #: The event at which its own forward pass would begin.
+    #: The event at which its forward pass would begin.
     start: int
 
     def note_cache(self, cached: Iterable[Tensor]) -> None:
-        """Note which tensors the cache contains before the forward pass frees it."""
+        """Store which tensors the cache contains, before the forward pass frees it."""
 
     def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
-        """Find in the graph which tensors the first layer does not save. Its nodes are in the order of creation."""
+        """Find in the graph which tensors the first layer does not save.
+
+        The nodes of the graph are in the order of creation.
+        """
 
     def additions(self, copies: Copies) -> Additions:
         """Return what the first layer adds outside the windows of the interpreted layer."""
 
     def is_regular(self, copies: Copies) -> bool:
-        """Return whether tensors live as in the other layers, as far as sizes do not matter."""
+        """Return whether its tensors live as long as in the other layers, as far as that does not depend on sizes."""
 
     def is_determined(self, recording: Recording) -> bool:
         """Return whether the recording determines the step, including the first layer's own passes."""

@@ -1,4 +1,4 @@
-"""Rows with symbolic dimensions: their shapes and bytes by the indices of the values that a trace computes."""
+"""The shapes and bytes of rows with symbolic dimensions, as indices of the values that a trace computes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 #: The indices of a shape's dimensions.
 Indices = tuple[int, ...]
 
-#: What tells the kinds of rows apart: name, number of the shape, dtype and component. The size follows from these.
+#: The key of a kind of rows: name, number of the shape, dtype and component. They determine the size.
 Kind = tuple[str, int, "DType", "ComponentName"]
 
 
 class SymSizes(Sizes):
-    """The shapes and bytes of a tape's rows, as indices of values of an environment.
+    """The shapes and bytes of a tape's rows, as indices of values of a `ShapeEnv`.
 
-    They are found after the rows are made: the step does not read them, and most rows have the very shape of another
-    one. Shapes are compared by the indices of their dimensions: hashing the dimensions would guard on their values.
+    They are computed after the rows are recorded, because the step does not read them and most rows share a shape
+    object. Shapes are compared by the indices of their dimensions. Hashing the dimensions would guard on their values.
     """
 
     __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
@@ -39,10 +39,10 @@ class SymSizes(Sizes):
         #: The distinct shapes, by number.
         self.shapes: list[Indices] = []
         self._by_indices: dict[Indices, int] = {}
-        #: The numbers of shapes by their identity, and by the identities of their dimensions.
+        #: The numbers of shapes by the identity of the shape, and by the identities of its dimensions.
         self._by_identity: dict[int, int] = {}
         self._by_dims: dict[Indices, int] = {}
-        #: Shapes whose identities are known, so that no others get these.
+        #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
         self._kept: list[Shape] = []
         #: The index of the bytes, by the number of the shape and the dtype.
         self._sizes: dict[tuple[int, DType], int] = {}
@@ -51,13 +51,16 @@ class SymSizes(Sizes):
         return 0
 
     def indexed(self, rows: Sequence[Allocation]) -> list[Allocation]:
-        """Rows with the indices of their dimensions and of their bytes; those of a kind are one object."""
+        """Return the rows with the indices of their dimensions and of their bytes.
+
+        Rows of one kind share one object.
+        """
         kinds, shapes, size = self.kinds(rows), self.shapes, self.size
         made = {kind: (kind[0], shapes[kind[1]], kind[2], kind[3], size(kind[1], kind[2])) for kind in {*kinds}}
         return [made[kind] for kind in kinds]
 
     def kinds(self, rows: Sequence[Allocation]) -> list[Kind]:
-        """What tells the kinds of rows apart."""
+        """Return the key of the kind of each row."""
         numbers = self._by_identity
         for identity, shape in {id(row[1]): row[1] for row in rows}.items():
             if identity not in numbers:
@@ -65,14 +68,14 @@ class SymSizes(Sizes):
         return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
 
     def size(self, number: int, dtype: DType) -> int:
-        """The index of the bytes of a tensor, whose shape has this number."""
+        """Return the index of the bytes of a tensor, given the number of its shape and its dtype."""
         size = self._sizes.get((number, dtype))
         if size is None:
             size = self._sizes[number, dtype] = self._size(self.shapes[number], ITEMSIZE[dtype])
         return size
 
     def _number(self, shape: Shape) -> int:
-        """The number of a shape."""
+        """Return the number of a shape."""
         number = self._by_identity.get(id(shape))
         if number is None:
             dims = tuple(map(id, shape))
@@ -87,7 +90,7 @@ class SymSizes(Sizes):
         return number
 
     def _size(self, indices: Indices, itemsize: int) -> int:
-        """The index of the bytes: a constant, or an expression of the symbolic dimensions."""
+        """Return the index of the bytes, which are a constant or an expression of symbolic dimensions."""
         shape_env, constant, symbolic = self.shape_env, 1, []
         for index in indices:
             if index in shape_env.constants:

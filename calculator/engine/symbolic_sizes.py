@@ -1,6 +1,7 @@
-"""Symbolic integers: sizes that stay symbolic while a step is traced, the expressions built from them, and the guards.
+"""Symbolic integers. They are sizes that stay symbolic while a step is traced.
 
-The trace holds for all other sizes that satisfy its guards, as in torch.fx.experimental.symbolic_shapes.
+Expressions are built from them, and comparisons of them become guards. The trace holds for all other sizes that satisfy
+its guards, as in torch.fx.experimental.symbolic_shapes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     #: A function of two integers.
     Function = Callable[[int, int], int]
 
-    #: The index of a value, the function that computes it, and the indices of its two arguments.
+    #: An expression: the index of its value, the function that computes it, and the indices of its two arguments.
     Expression = tuple[int, Function, int, int]
 
 
-#: What is around the index of a value and its format, and between them, in a place for its digits.
+#: A text with places for digits: what is between two places, the index of a value, its format, by turns.
 _OPEN, _BETWEEN, _CLOSE = "\x02", "\x1f", "\x03"
 _PLACE = re.compile(f"{_OPEN}(\\d+){_BETWEEN}([^{_CLOSE}]*){_CLOSE}")
 
@@ -34,17 +35,18 @@ class ShapeEnv:
     __slots__ = ("constants", "expressions", "guards", "known", "values", "writes_places")
 
     def __init__(self) -> None:
-        #: Every value, for the sizes of this trace.
+        #: Every value, computed with the sizes of this trace.
         self.values: list[int] = []
-        #: How to compute the values that depend on the symbolic sizes, in order.
+        #: The expressions that depend on the symbolic sizes, in the order in which to compute them.
         self.expressions: list[Expression] = []
-        #: The indices of the values that the trace branched on. They must not change.
+        #: The indices of the values that the trace branched on. Their values must not change.
         self.guards: set[int] = set()
-        #: The indices of constants and of expressions.
+        #: The index of each constant and of each expression.
         self.known: dict[object, int] = {}
         #: The indices of constants.
         self.constants: set[int] = set()
-        #: Whether the text of a size is a place for its digits, which `Texts` fills, and not a guard.
+        #: Whether the text of a size is a place for digits, which `Texts` fills. Otherwise the text is a guard on the
+        #: size.
         self.writes_places = False
 
     def create_symint(self, size: int) -> SymInt:
@@ -52,7 +54,7 @@ class ShapeEnv:
         return SymInt(self, self._append(size), None)
 
     def index(self, number: int) -> int:
-        """The index of a number; a constant gets one when it is first used."""
+        """Return the index of a number. A constant gets one when it is first used."""
         if number.__class__ is SymInt:
             return number.index
         index = self.known.get(number)
@@ -75,7 +77,7 @@ class ShapeEnv:
         return index
 
     def can_be_equal(self, shape: Sequence[int], other: Sequence[int]) -> bool:
-        """Whether two shapes, as indices, can be equal for some sizes: no constant of theirs differs."""
+        """Return whether two shapes, as indices, can be equal for some sizes: whether their constants are the same."""
         constants = self.constants
         return len(shape) == len(other) and all(
             a == b or a not in constants or b not in constants for a, b in zip(shape, other, strict=True)
@@ -96,7 +98,7 @@ class ShapeEnv:
         self.expressions = kept[::-1]
 
     def evaluate(self, sizes: Sequence[int]) -> list[int] | None:
-        """Every value for other sizes, or None where a guard fails."""
+        """Return every value for other sizes, or None if a guard fails."""
         traced = self.values
         values = [*sizes, *traced[len(sizes) :]]
         try:
@@ -112,7 +114,7 @@ class ShapeEnv:
 
 
 class Digits(dict[int, str]):
-    """The digits of an environment's values, by index: many shapes have the same dimension."""
+    """The digits of the values of a `ShapeEnv`, by index. They are cached, since many shapes share a dimension."""
 
     __slots__ = ("values_by_index",)
 
@@ -129,17 +131,18 @@ class SymInt(Dim):
     """A dimension whose size is symbolic, or an expression of symbolic sizes.
 
     Sums, differences, products, floor divisions and remainders become expressions. Comparisons become guards on their
-    result. Every other method of an int (its hash, its digits) guards on the size itself.
+    result. Every other method of an int, such as its hash or its digits, guards on the size itself.
 
-    Code in C that reads an int without calling one of its methods bypasses the guard. The code of a step must not do
-    that to a size: `range`, an index, a slice, functions that need a C integer, a float or a bool left of an operator.
+    C code that reads an int without calling one of its methods bypasses the guard. The code of a step must not pass a
+    size to such code: `range`, an index, a slice, a function that needs a C integer, or a float or a bool as the left
+    operand.
     """
 
     #: The environment that the size belongs to.
     shape_env: ShapeEnv
-    #: Where its value is in the environment.
+    #: The index of its value in the environment.
     index: int
-    #: Its name, or an operator and the operands that name it, or None for a size that is named by its digits.
+    #: Its name, or an operator and the names of its operands. None if its digits are its name.
     name_parts: str | tuple[str, int, int] | None
 
     def __new__(cls, shape_env: ShapeEnv, index: int, name_parts: str | tuple[str, int, int] | None) -> Self:
@@ -150,20 +153,20 @@ class SymInt(Dim):
 
     @property
     def name(self) -> str:
-        """What it counts."""
+        """What the size counts."""
         own = self.evaluate(self.shape_env.values)
         return own.name if isinstance(own, Dim) else f"{own:,}"
 
     def renamed(self, name: str) -> SymInt:
-        """The same size under another name."""
+        """Return the same size under another name."""
         return SymInt(self.shape_env, self.index, name)
 
     def divided(self, count: Dim) -> SymInt:
-        """The largest of `count` equal parts, the last of which may be smaller."""
+        """Return the size of the largest of `count` equal parts. The last part may be smaller."""
         return self.binary(ceil_div, "/", self, count)
 
     def evaluate(self, values: Sequence[int]) -> int:
-        """The dimension for other values of its environment."""
+        """Return the dimension for other values of its environment."""
         parts = self.name_parts
         if parts is None:
             return values[self.index]
@@ -183,7 +186,7 @@ class SymInt(Dim):
         return Dim(0, (sign, left, right)).name
 
     def binary(self, function: Function, sign: str, left: int, right: int) -> SymInt:
-        """A function of two numbers, one of which is this size; `sign` joins their names."""
+        """Apply a function to two numbers, one of which is this size. `sign` joins their names."""
         shape_env = self.shape_env
         first = left.index if left.__class__ is SymInt else shape_env.index(left)
         second = right.index if right.__class__ is SymInt else shape_env.index(right)
@@ -214,18 +217,19 @@ class SymInt(Dim):
 
 
 class Texts:
-    """Texts that name symbolic sizes, for any values of these."""
+    """Texts that contain symbolic sizes. They are filled with any values of these."""
 
     __slots__ = ("_parts", "_texts")
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = tuple(texts)
-        #: Of texts with places, by their number: what is between places, the index of a value, its format, by turns.
+        #: The parts of each text with places, by its number: the text up to a place, the index of a value, its format,
+        #: by turns.
         self._parts = {number: _PLACE.split(text) for number, text in enumerate(self._texts) if _OPEN in text}
 
     @property
     def indices(self) -> set[int]:
-        """The indices of the values that they name."""
+        """The indices of the values that the texts contain."""
         return {int(index) for parts in self._parts.values() for index in parts[1::3]}
 
     def with_values(self, values: Sequence[int]) -> tuple[str, ...]:
@@ -240,7 +244,7 @@ class Texts:
 
 
 def _is_constant(parts: str | tuple[str, int, int] | None) -> bool:
-    """Whether a name is the same for all values, since it has no digits of a size."""
+    """Return whether a name is the same for all values, because it contains no digits of a size."""
     if isinstance(parts, tuple):
         return all(_is_constant(part.name_parts) for part in parts[1:] if isinstance(part, SymInt))
     return parts is not None
@@ -252,7 +256,7 @@ def _is_named(size: int) -> bool:
 
 
 def _arithmetic(function: Function, sign: str) -> tuple[Callable[[SymInt, Any], Any], Callable[[SymInt, Any], Any]]:
-    """The methods of an operator with the symbolic size on its left, and on its right."""
+    """Return the methods of an operator with the symbolic size as its left and as its right operand."""
 
     def left(self: SymInt, other: Any) -> Any:
         return self.binary(function, sign, self, other) if isinstance(other, int) else function(self.guard(), other)
@@ -271,7 +275,7 @@ def _comparison(function: Function) -> Callable[[SymInt, Any], Any]:
 
 
 def _guarded(name: str) -> Callable[..., Any]:
-    """A method of int that guards on the size."""
+    """Return a method of int that guards on the size."""
 
     def method(self: SymInt, *others: Any) -> Any:
         return getattr(self.guard(), name)(*[other.guard() if isinstance(other, SymInt) else other for other in others])

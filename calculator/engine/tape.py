@@ -1,8 +1,8 @@
 """Tensors without values, and the tape that records when their storages are allocated and freed.
 
-Nothing is computed: a tensor is a shape, a dtype and a storage of some bytes. Every allocation and every free is an
-event on the tape, in order. A storage is freed when its last reference goes, as in PyTorch. So a forward function with
-the local variables of the real module frees each tensor when the real module does.
+Nothing is computed. A tensor is a shape, a dtype and a storage of some bytes. Every allocation and every free is an
+event on the tape, in order. A storage is freed when its last reference goes, as in PyTorch. So a forward function that
+has the local variables of the real module frees each tensor when the real module does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if sys.implementation.name != "cpython":
         f"Headroom needs CPython, which frees an object with its last reference: {sys.implementation.name}"
     )
 
-#: Where a tensor's gradient goes: the node that made it, the index of that output, and the tensor's shape and dtype.
+#: Where a tensor's gradient goes: the node that created it, the index of that output, and the tensor's shape and dtype.
 Edge = tuple["Node", int, "Shape", DType]
 
 #: One allocation: its name, shape, dtype, component, and size in bytes as the allocator rounds it.
@@ -41,11 +41,11 @@ class SavedTensorsHooks(Protocol):
         """Return what a node keeps in place of a tensor that it saves."""
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
-        """Return the tensors for what a node kept."""
+        """Return the tensors from what a node kept."""
 
 
 class Sizes(dict[tuple["Shape", DType], int]):
-    """Rounded bytes by shape and dtype, computed once each: a step allocates many tensors of few sizes."""
+    """Rounded bytes by shape and dtype, cached because a step allocates many tensors of few sizes."""
 
     __slots__ = ()
 
@@ -80,61 +80,65 @@ class Tape:
     )
 
     def __init__(self, *, trains: bool = True) -> None:
-        #: Whether the model trains. If not, dropout does nothing and no parameter gets a gradient.
+        #: Whether the model trains. Otherwise, dropout does nothing and no parameter gets a gradient.
         self.trains = trains
-        #: What was allocated, in order.
+        #: The allocations in order.
         self.rows: list[Allocation] = []
         self.events: list[int] = []
-        #: Whether the running code builds a graph that anything keeps, as torch.is_grad_enabled.
+        #: Whether the running code builds a graph that something keeps, as torch.is_grad_enabled.
         self.grad_enabled = True
-        #: Whether torch.nn.Dropout modules drop anything.
+        #: Whether torch.nn.Dropout modules drop elements.
         self.module_dropout = True
         #: The checkpoints around the running code, innermost last.
         self.hooks: list[SavedTensorsHooks] = []
         #: Named positions among the events.
         self.marks: list[tuple[int, str]] = []
-        #: The row of the tensor that was marked, by label.
+        #: By label, the row of the tensor that was marked.
         self.marked_rows: dict[str, int] = {}
         #: The prefix of the names of new rows.
         self.scope = ""
         #: The autocast region around the running code.
         self.autocast: Autocast | None = None
-        #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 does (module_calls.py).
+        #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
+        #: (module_calls.py).
         self.calls_modules = False
-        #: Whether a module runs inside of which no calls are marked.
+        #: Whether a module is running whose inner calls are not marked.
         self.in_leaf = False
-        #: Such modules, each with the gradients that wait for the end of its backward pass.
+        #: Modules whose inner calls are not marked, each with the gradients that wait for the end of its backward pass.
         self.leaves: dict[str, LeafModule] = {}
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.
         self.sequence_nr = 0
         self.sizes = Sizes()
-        #: Whether few iterations of long loops are interpreted (loops.py), and the loops of which that is so.
+        #: Whether long loops are folded to a few iterations (loops.py), and the folded loops.
         self.folds_loops = False
         self.loops: list[Loop] = []
 
     def mark(self, label: str, tensor: Tensor | None = None) -> None:
-        """Name this position of the step, and note the row of a tensor."""
+        """Label this position of the step, and store the row of a tensor under the label."""
         self.marks.append((len(self.events), label))
         if tensor is not None and tensor.storage is not None:
             self.marked_rows[label] = tensor.storage.row
 
     def copy(self) -> Tape:
-        """The same rows, events and marks on a tape of their own."""
+        """Return a tape of its own with the same rows, events and marks."""
         tape = Tape()
         tape.rows, tape.events = [*self.rows], [*self.events]
         tape.marks, tape.marked_rows = self.marks, self.marked_rows
         return tape
 
     def position(self, label: str) -> int:
-        """The position that a label names."""
+        """Return the position that a label marks."""
         return next(position for position, name in self.marks if name == label)
 
     def new(
         self, shape: Shape, dtype: DType, name: str, node: Node | None = None, component: ComponentName | None = None
     ) -> Tensor:
-        """Allocate a tensor. Keyword-only arguments would make each of the hundreds of calls slower."""
+        """Allocate a tensor.
+
+        The arguments are positional, because keyword-only arguments would slow down each of the hundreds of calls.
+        """
         rows = self.rows
         storage = Storage(len(rows), self.events)
         rows.append((self.scope + name, shape, dtype, component or self.component, self.sizes[shape, dtype]))
@@ -146,7 +150,7 @@ class Tape:
 
 
 class Storage:
-    """Bytes on the device, freed with their last reference."""
+    """Bytes on the device. They are freed when the last reference to them goes."""
 
     __slots__ = ("events", "row")
 
@@ -157,7 +161,7 @@ class Storage:
 
     @classmethod
     def of_row(cls, row: int, events: list[int]) -> Storage:
-        """Return the storage of a row whose allocation is recorded already."""
+        """Return the storage of a row whose allocation is already recorded."""
         storage = cls.__new__(cls)
         storage.row, storage.events = row, events
         return storage
@@ -175,15 +179,16 @@ class Tensor:
         self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, node: Node | None, index: int = 0
     ) -> None:
         self.tape = tape
-        #: None for a parameter, whose bytes count with the resident tensors.
+        #: The storage. None for a parameter, whose bytes count with the resident tensors.
         self.storage = storage
         self.shape = shape
         self.dtype = dtype
-        #: None where no gradient flows back through the tensor.
+        #: Where its gradient goes. None if no gradient flows back through the tensor.
         self.edge: Edge | None = None if node is None else (node, index, shape, dtype)
         #: Whether batches and heads can be flattened without a copy, as torch.bmm needs.
         self.merged = False
-        #: Whether it is a gradient that is a view. Its base owns the storage too, so nothing is added to it in place.
+        #: Whether it is a gradient that is a view. Its base owns the storage too, so no gradient is added to it in
+        #: place.
         self.viewed = False
 
     def rename(self, name: str, component: ComponentName | None = None) -> None:
@@ -194,24 +199,27 @@ class Tensor:
             rows[row] = (name, shape, dtype, component or allocated_as, size)
 
     def detach(self) -> Tensor:
-        """The same storage without a gradient."""
+        """Return a tensor on the same storage without a gradient."""
         return Tensor(self.tape, self.storage, self.shape, self.dtype, None)
 
 
 class SlicedTensor(Tensor):
-    """A slice of each row of a batch: a product with a trained matrix first copies it to make the rows one matrix."""
+    """A slice of each row of a batch.
+
+    A product with a trained matrix first copies it, so that its rows form one matrix.
+    """
 
     __slots__ = ()
 
 
 class TransposedTensor(SlicedTensor):
-    """A transposed tensor of several sequences, whose layout elementwise operations keep."""
+    """A transposed tensor of several sequences. Elementwise operations keep its layout."""
 
     __slots__ = ()
 
 
 def transposed(x: Tensor) -> Tensor:
-    """The same tensor as one that is transposed, unless it is of a single sequence."""
+    """Return the tensor marked as transposed, unless it is a single sequence."""
     if x.shape[0] == 1:
         return x
     out = TransposedTensor(x.tape, x.storage, x.shape, x.dtype, None)
@@ -220,7 +228,7 @@ def transposed(x: Tensor) -> Tensor:
 
 
 class LeafTensor(Tensor):
-    """A tensor that requires a gradient, in code that records no graph. Autocast reads that it does."""
+    """A tensor that requires a gradient, in code that records no graph. Autocast reads that property."""
 
     __slots__ = ("leaf",)
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """Cast the weight to the input's dtype, multiply, and scale each output. Autograd saves the cast weight."""
+    """Cast the weight to the input's dtype, multiply, and scale each output.
+
+    Autograd saves the cast weight.
+    """
     tape, shape = x.tape, (module.in_features, module.out_features)
     dense = tape.scratch(shape, x.dtype, "weight in the input's dtype")
     product = products.matmul(x, dense, None, module.out_features, "product")
@@ -34,7 +37,10 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
 
 
 def matmul_float8(x: Tensor, module: Module, bias: Tensor | None, weight_dtype: DType) -> Tensor:
-    """Dequantise the weight in float32, cast it, and multiply. Autograd saves the cast weight."""
+    """Dequantise the weight in float32, cast it, and multiply.
+
+    Autograd saves the cast weight.
+    """
     tape, shape = x.tape, (module.in_features, module.out_features)
     in_float32 = tape.scratch(shape, "float32", "weight in float32")
     scaled = tape.scratch(shape, "float32", "weight, dequantised")
