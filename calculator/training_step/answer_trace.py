@@ -1,4 +1,4 @@
-"""The passes of `generate` as events and sizes: later tokens are traced once, with a symbolic length of the cache."""
+"""The passes of `generate` as events and sizes. Later tokens are traced once, with a symbolic cache length."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PassProgram:
         names: The name of each row's tensor.
         kinds: The kind of each row. Rows of a kind have the same size.
         events: The events. Rows of no bytes have no block, and no event.
-        given: The rows of the tensors that the pass before left, without their allocation.
-        left: The rows of the tensors that the pass leaves, in the order in which the next one is given them.
+        given: The rows of the tensors that the previous pass left. Their allocation is not among the events.
+        left: The rows of the tensors that the pass leaves, in the order of `given` of the next pass.
     """
 
     names: Sequence[str]
@@ -37,7 +37,10 @@ class PassProgram:
 
 
 def _program(traced: TracedPass, sizes: Sequence[int]) -> tuple[PassProgram, list[int]]:
-    """The program of a pass, and what is the size of each kind; `sizes` are those of its rows, or tell them apart."""
+    """Return the program of a pass, and the size of each kind of row.
+
+    `sizes` has a size for each row, or a key that is equal for rows of equal size.
+    """
     tape, given = traced.tape, {*traced.given}
     distinct = {size: kind for kind, size in enumerate(dict.fromkeys(sizes))}
     before = [event for event in tape.events[: traced.start] if event not in given]
@@ -52,7 +55,7 @@ def _program(traced: TracedPass, sizes: Sequence[int]) -> tuple[PassProgram, lis
 
 
 class _DecodeTrace:
-    """A pass for one token over a cache of symbolic length, and the bytes of its rows for other lengths."""
+    """A traced pass for one token, with a symbolic cache length."""
 
     __slots__ = ("_env", "_indices", "program")
 
@@ -65,7 +68,7 @@ class _DecodeTrace:
         self._env.eliminate_dead_code(self._indices)
 
     def sizes(self, past: int) -> list[int] | None:
-        """The bytes of every kind of row with a length; None where other operations run."""
+        """Return the bytes of every kind of row for a cache length, or None if other operations would run."""
         values = self._env.evaluate((past,))
         return [values[index] for index in self._indices] if values is not None else None
 
@@ -86,7 +89,7 @@ class AnswerTraces:
         self._sized: list[tuple[PassProgram, list[int]]] = [self._first]
 
     def sized(self, number: int) -> tuple[PassProgram, list[int]]:
-        """The program of a pass and the bytes of each kind of its rows; the prompt's pass is number 0."""
+        """Return the program of a pass and the bytes of each kind of its rows. Pass 0 is that of the prompt."""
         while number >= len(self._sized):
             self._sized.append(self._decode(self._past + len(self._sized) - 1))
         return self._sized[number]

@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
 
-#: The tokens that a decoder starts with if it writes English alone.
+#: The number of tokens that the decoder of an English-only model starts with.
 ENGLISH_PROMPT = 2
 
-#: The vocabulary of checkpoints for English alone, whose tokenizer has one token fewer.
+#: The vocabulary size of English-only checkpoints, whose tokenizer has one token fewer.
 _ENGLISH = 51_864
 
 
 def prompt_tokens(model: Model) -> Dim:
-    """The tokens that the decoder starts with: of the start, the language, the task, and that there are no timestamps.
+    """Return the number of tokens that the decoder starts with.
 
-    Models for English alone have no language and no task.
+    They are the start token, the language, the task, and the token for no timestamps. English-only models have no
+    language and no task.
     """
     return named(ENGLISH_PROMPT if model.config["vocab_size"] == _ENGLISH else 4, "P")
 
@@ -52,7 +53,7 @@ class AudioGeneration(Seq2SeqGeneration):
         return AudioLoop(context)
 
     def kept(self, context: Context) -> list[Tensor]:
-        """Make the tokens that the decoder starts with, the lists of tokens, and those of the generation config."""
+        """Allocate the decoder's first tokens, the suppressed tokens, and those of the generation config."""
         return [*_of_caller(context), *special_tokens(context)]
 
     def source(self, context: Context) -> Tensor:
@@ -75,16 +76,16 @@ class AudioLoop(TargetLoop):
         return _of_caller(context)
 
     def starts(self, context: Context, *, is_last: bool) -> None:  # noqa: ARG002  the signature of the base class
-        """Make nothing: the caller has made the first tokens."""
+        """Allocate nothing, because the caller has allocated the first tokens."""
         self.forces = False
 
     def after_first_token(self, context: Context) -> None:
-        """Make what the token before has left, its scores too."""
+        """Allocate what the choice of the previous token left, including its scores."""
         super().after_first_token(context)
         self.scores = scores(context, "next_token_scores")
 
     def _choose(self, context: Context) -> None:
-        """Choose the next token by its scores, of which those of both lists are suppressed one after the other."""
+        """Choose the next token by its scores. The tokens of both lists are suppressed one list after the other."""
         self.logits = scores(context, "next_token_logits")
         at_begin = None if context.past else _suppressed(context)
         if context.past:
@@ -101,7 +102,7 @@ def _of_caller(context: Context) -> list[Tensor]:
 
 
 def _mask(context: Context) -> list[Tensor]:
-    """Make a number for each token, and whether it is in a list."""
+    """Allocate the number of each token, and a boolean for each that says whether it is in a list."""
     shape = (context.model.output.out_features,)
     return [context.tape.new(shape, "int64", "numbers of tokens"), context.tape.new(shape, "bool", "in the list")]
 

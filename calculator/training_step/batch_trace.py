@@ -1,4 +1,7 @@
-"""Micro-batches of one run that differ in length: traced once with a symbolic length, and sized for each."""
+"""Traces of micro-batches that differ in length.
+
+Each is traced once with a symbolic length, then sized for each length.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ class Program:
 
     Attributes:
         names: The name of each row's tensor.
-        passes: The events of the forward and of the backward pass. Rows of no bytes have no block, and no event.
+        passes: The events of the forward and of the backward pass. Rows of zero bytes have no block and no event.
         products: The position of each pass's first matrix product.
         gradients: The rows of gradients.
         left: The other rows that are alive at the end: the batch, the loss, and what its graph keeps.
-        streams: The numbers of the rows' streams; empty where all are on the first.
-        taken: Gradients of a step's first micro-batch, which the last one frees and does not allocate.
+        streams: The CUDA stream of each row, by number. Empty if all rows are on the first stream.
+        taken: Gradients that the first micro-batch of the step allocates and the last one frees.
     """
 
     names: Sequence[str]
@@ -41,7 +44,10 @@ class Program:
 
 
 class BatchTrace:
-    """A micro-batch with a symbolic length, and the bytes of its rows for any length with the same operations."""
+    """A traced micro-batch with a symbolic length.
+
+    It gives the bytes of each row for any length with the same operations.
+    """
 
     __slots__ = ("_empty", "_env", "_indices", "_kinds", "program")
 
@@ -60,7 +66,7 @@ class BatchTrace:
         self._env.eliminate_dead_code(self._indices)
 
     def sizes(self, length: int) -> list[int] | None:
-        """The bytes of every row with a length; None where other operations run."""
+        """Return the bytes of every row for a length, or None if other operations would run."""
         values = self._env.evaluate((length,))
         if values is None:
             return None
@@ -71,18 +77,21 @@ class BatchTrace:
 
 
 class BatchTraces:
-    """The traces of a run's micro-batches: as many as run different operations."""
+    """The traces of a run's micro-batches, one for each set of operations."""
 
     __slots__ = ("_prepared", "_reduces", "_traces")
 
     def __init__(self, prepared: PreparedModel, *, reduces: bool = True) -> None:
-        """`reduces`: whether they are the last of their steps, in which a sharding reduces gradients."""
+        """Trace the micro-batches of a prepared model.
+
+        `reduces`: whether they are the last of their steps, in which a sharding reduces gradients.
+        """
         self._prepared = prepared
         self._reduces = reduces
         self._traces: list[BatchTrace] = []
 
     def sized(self, length: int) -> tuple[Program, list[int]]:
-        """The program of micro-batches of a length, and the bytes of its rows."""
+        """Return the program of micro-batches of a length, and the bytes of its rows."""
         for trace in self._traces:
             sizes = trace.sizes(length)
             if sizes is not None:

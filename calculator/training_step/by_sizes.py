@@ -1,4 +1,7 @@
-"""What requests need that differ in sizes alone: traced with symbolic sizes, or computed for the first of them."""
+"""A cache of results for requests that differ in sizes alone.
+
+A result is computed for the first sizes, or traced with symbolic sizes.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +31,21 @@ class Traced(Protocol[Result_co]):
     """A trace with symbolic sizes."""
 
     def with_sizes(self, sizes: Sequence[int]) -> Result_co | None:
-        """Return the result for other sizes, or None where a guard fails."""
+        """Return the result for other sizes, or None if a guard fails."""
 
 
 class BySizes(Generic[Result]):
-    """The results of requests that differ in sizes alone.
+    """A cache of results for requests that differ in sizes alone.
 
-    With `traces_first`, the first request is traced too, and the last result is kept for others of the same sizes.
-    Otherwise the first request's is computed and kept, and other sizes are traced.
+    With `traces_first`, the first request is traced too, and the last result is cached for requests of the same sizes.
+    Otherwise the first request is computed without a trace and its result is cached. Other sizes are traced.
     """
 
     __slots__ = ("kept", "traces", "traces_first")
 
     def __init__(self, *, traces_first: bool = False) -> None:
         self.traces_first = traces_first
-        #: The sizes and the result of the first request, or of the last.
+        #: The sizes and the result of the first request, or of the last one with `traces_first`.
         self.kept: tuple[list[int], Result] | None = None
         self.traces: list[Traced[Result]] = []
 
@@ -52,7 +55,7 @@ class BySizes(Generic[Result]):
         plain: Callable[[PreparedModel], Result],
         traced: Callable[[ShapeEnv, PreparedModel], Traced[Result]],
     ) -> Result | None:
-        """Return a request's result. None where there are too many traces and no guards hold."""
+        """Return the result of a request, or None if no guards hold and there are too many traces."""
 
         def symbolically(shape_env: ShapeEnv, given: Training, method: Method) -> Traced[Result]:
             symbolic = PreparedModel(prepared.model, method, given, prepared.device, prepared.stack)
@@ -67,7 +70,7 @@ class BySizes(Generic[Result]):
         plain: Callable[[], Result],
         traced: Callable[[ShapeEnv, Training, AnyMethod], Traced[Result]],
     ) -> Result | None:
-        """Return the result of some settings, whose sizes are symbolic where they are traced."""
+        """Return the result for a training and a method. Their sizes are symbolic when they are traced."""
         own = [*sizes(training), *sizes(method)]
         if self.kept is None and not self.traces_first:
             self.kept = own, plain()
@@ -85,7 +88,7 @@ class BySizes(Generic[Result]):
 
 
 def settings_of(prepared: PreparedModel) -> tuple[object, ...]:
-    """All settings of the method, the training, the card and the stack that are no sizes."""
+    """Return all settings of the method, the training, the card and the stack that are not sizes."""
     device = prepared.device
     shards = device.divided if device.sharding in SHARDS else device.sharding
     given = other_settings(prepared.given)

@@ -1,6 +1,7 @@
 """The training step of a causal language model: embeddings, layers, output head, loss, and backward.
 
-Not every layer is run. One layer of each repeating period represents the others: see `repetition` and `first_layer`.
+Not every layer is interpreted. One layer of each repeating period represents the others (see `repetition` and
+`first_layer`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def micro_batch(context: Context) -> None:
 
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run the model that PEFT wraps, and what its wrapper adds to the loss, if the model computes one."""
+    """Run the model that PEFT wraps. If the model computes a loss, add what PEFT's wrapper adds to it."""
     loss, outputs = _model(context, trainer, ids)
     if context.model.task.embeds:
         return loss, outputs
@@ -59,7 +60,7 @@ def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tenso
 
 
 def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run the model: to the loss, and to the other outputs that its caller receives."""
+    """Run the model up to the loss. Return the loss and the other outputs that the caller receives."""
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
     batch, context.images = context.images, [context.hooks.batch(each) for each in context.images]
@@ -91,7 +92,10 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
 
 
 def _windows(context: Context) -> list[Tensor]:
-    """Return the windows of a cache that is made at once: with images the text model makes it, after the tower."""
+    """Return the windows of a cache that is allocated at once.
+
+    For a model with images, the text model allocates the cache, after the vision tower.
+    """
     return [] if context.images else masks.window_tensors(context)
 
 
@@ -142,7 +146,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
 
 
 def _with_features(context: Context, position: int, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return a layer's output with features of images, and the output that the decoder keeps until the next layer."""
+    """Return a layer's output with image features added, and the output that the decoder keeps until the next layer."""
     number, tower = context.repetition.numbers[position], context.forward.tower
     if number >= len(context.image_features) or tower is None:
         return hidden_states, None
@@ -150,7 +154,10 @@ def _with_features(context: Context, position: int, hidden_states: Tensor) -> tu
 
 
 def _embeddings(context: Context, ids: Tensor) -> Tensor:
-    """Look up the word embeddings. Under checkpointing they get a gradient, though nothing before them is trained."""
+    """Look up the word embeddings.
+
+    Under checkpointing they require a gradient, even if nothing before them is trained.
+    """
     module = context.hooks.module("embeddings")
     module.before(ids)
     inputs_embeds = context.forward.embeddings(context, ids)
@@ -161,14 +168,17 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
 
 
 def mark(x: Tensor, label: str) -> Tensor:
-    """Mark a point between layers, in the forward pass and when its gradient is computed."""
+    """Mark a point between layers in the forward pass, and in the backward pass when its gradient is computed."""
     x.tape.mark(f"{label} forward", x)
     node = Mark(x.tape, _mark_backward, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
 def _mark_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Mark the point. The gradient gets the same name between any two layers, so that copies can be counted."""
+    """Mark the point.
+
+    The gradient gets the same name between any two layers, so that copies of layers can be counted.
+    """
     grad.tape.mark(f"{node.context} backward")
     grad.rename("layers: gradient of the hidden states")
     return (grad,)
@@ -223,12 +233,12 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
 
 
 def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:
-    """Return an encoder's output and its mask, which a decoder's layer receives."""
+    """Return the encoder's output and its mask, which each decoder layer receives."""
     return context.encoder_states, context.encoder_mask
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
-    """Return a layer's input, which keeps alive the tables that only the layers that it represents save."""
+    """Return a layer's input, with a reference to the tables that only the layers it represents save."""
     saves = x.edge is not None and not context.training.gradient_checkpointing
     tables = _tables_of_represented(context, position) if saves else []
     if not tables:
@@ -240,7 +250,7 @@ def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
 
 
 def _tables_of_represented(context: Context, position: int) -> list[Tensor]:
-    """Return the tables of attention types that the layers represented by this one have, and it has not."""
+    """Return the tables of attention types that occur in the represented layers but not in this layer."""
     repetition, tables_for = context.repetition, context.forward.tables_for
     layer, *others = context.layers[repetition.numbers[position] : repetition.last_represented(position) + 1]
     own = layer.kind.attention
@@ -255,10 +265,10 @@ def _pass_through(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _types(context: Context, position: int) -> set[MixerType]:
-    """Return the attention types of the layers up to the last that the layer at a position represents."""
+    """Return the attention types of the layers up to the last one that the layer at a position represents."""
     return masks.attention_types(context.layers[: context.repetition.last_represented(position) + 1])
 
 
 def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], masks.OfLayer]:
-    """Return the position tables and the masks that layers of an attention type receive."""
+    """Return the position tables and the masks that the layers of an attention type receive."""
     return context.forward.tables_for(context.position_tables, attention), masks.of_layer(context, attention)

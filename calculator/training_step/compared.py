@@ -1,4 +1,4 @@
-"""The forward passes of a micro-batch: with a graph, and under torch.no_grad of what the model is compared with."""
+"""The forward passes of a micro-batch: with a graph, and under torch.no_grad for a reference model."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class Forward(Protocol):
-    """A whole forward pass: to the loss, and to the other outputs of the model."""
+    """A forward pass of the whole model, which returns the loss and the other outputs."""
 
     def __call__(self, context: Context, *, ids: Tensor = ...) -> tuple[Tensor, list[Tensor]]:
-        """Run the model of a context, on the ids of the batch unless others are given."""
+        """Run the model of a context on the ids of the batch, or on other ids."""
 
 
 class ModelPasses:
-    """The passes of one micro-batch."""
+    """The forward passes of one micro-batch."""
 
     __slots__ = ("context", "forward")
 
@@ -45,11 +45,11 @@ class ModelPasses:
         self.forward = forward
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Run the model that is trained, on the ids of the batch or on others."""
+        """Run the trained model on the ids of the batch, or on other ids."""
         return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run the model that is trained once more, on other ids. `name` is the prefix of its marks."""
+        """Run the trained model once more, on other ids. `name` is the prefix of its marks."""
         outer = self.context
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
@@ -57,7 +57,10 @@ class ModelPasses:
         return self.forward(context, ids=ids)
 
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
-        """Run the model, or what it is compared with. `name` is the prefix of its rows and marks."""
+        """Run the trained model or its reference model without a graph.
+
+        `name` is the prefix of the names of rows and marks.
+        """
         outer, tape = self.context, self.context.tape
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         run = partial(self._run, prepared, name, reference=reference)
@@ -89,7 +92,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     hooks = outer.hooks.without_graph(prepared, compared=compared)
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
     context.marks, context.compared = name, compared
-    context.router_logits = None  # whose loss trainers ask the trained pass for
+    context.router_logits = None  # trainers read the router loss of the trained pass only
     if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
         context.repetition = every_layer(len(context.model.decoder.layers))
     elif outer.unrolls and not outer.repeats_layers:
@@ -99,13 +102,16 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
 
 
 def fills_cache(prepared: PreparedModel) -> bool:
-    """Whether a prefix is in the cache of every layer before the first one runs, so that no layers are alike."""
+    """Return whether a prefix fills the cache of every layer before the first one runs.
+
+    No two layers are then alike.
+    """
     return prepared.method.virtual_tokens > 0 and not prepared.method.embeds_inputs
 
 
 @contextmanager
 def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
-    """Run a block without a graph. In eval mode, nothing is dropped."""
+    """Run a block without a graph. In eval mode, dropout does nothing."""
     outer = tape.grad_enabled, tape.trains, tape.scope
     tape.grad_enabled, tape.trains = False, tape.trains and not in_eval_mode
     try:

@@ -1,7 +1,7 @@
-"""DDP's buckets, which have the order in which the gradients of a micro-batch are ready.
+"""DDP's buckets, in the order in which the gradients of a micro-batch are ready.
 
-The micro-batch runs once more with a mark for each gradient. Layers that are not run have the order of the layer that
-represents them.
+A micro-batch is interpreted with a mark for each gradient. Layers that are not interpreted have the order of the layer
+that represents them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _Marking(Hooks):
-    """A micro-batch that marks when each gradient is ready."""
+    """Hooks of a micro-batch that mark when each gradient is ready."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ class _Marking(Hooks):
 
 
 def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> Buckets:
-    """The buckets of a model's resident tensors."""
+    """Return the buckets for a model's resident tensors."""
     parameters = {key: Bucket(size, tensor.dtype) for key, tensor, size in in_order(prepared.model, tensors)}
 
     def ready() -> list[Bucket]:
@@ -62,9 +62,9 @@ def _ready(prepared: PreparedModel) -> list[Key]:
 
 
 def _by_position(tape: Tape) -> dict[int, list[str]]:
-    """Return the marks of gradients, by the position of the layer whose backward pass they are ready in.
+    """Return the marks of gradients, by the position of the layer in whose backward pass the gradient is ready.
 
-    What comes after the layers has the position after the last, what comes before them -1.
+    Code after the layers has the position after the last one. Code before them has position -1.
     """
     start = next(at for at, label in tape.marks if label == "backward")
     found: dict[int, list[str]] = {}
@@ -78,7 +78,10 @@ def _by_position(tape: Tape) -> dict[int, list[str]]:
 
 
 def _backward_places(layers: Repetition) -> Iterator[tuple[int, int | None]]:
-    """Yield the positions of a backward pass in order, each as often as it represents layers, and their numbers."""
+    """Yield the positions of a backward pass in order, and the number of the layer at each.
+
+    A position comes as often as it represents layers.
+    """
     count, period = len(layers.numbers), layers.end - layers.start
     yield count, None
     yield from ((at, layers.numbers[at]) for at in reversed(range(layers.end, count)))

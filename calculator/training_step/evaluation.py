@@ -1,4 +1,4 @@
-"""The forward passes of an evaluation: the model in eval mode, without a graph, to its loss and to its logits."""
+"""The forward passes of an evaluation: in eval mode, without a graph, to the loss and to the logits."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """The shape and the dtype of an output, as the trainer gets it."""
+    """The shape and the dtype of an output that the trainer receives."""
 
     shape: Shape
     dtype: DType
 
 
 class EvaluationPass(NamedTuple):
-    """A pass: its recording, its peak, the operation that reaches it, and what the model returns with the loss.
+    """A pass of an evaluation: its recording, its peak, the operation at the peak, and the outputs besides the loss.
 
-    `left_gathered`: the units outside the layers that a sharding leaves gathered after it, by name.
+    `left_gathered`: the names of the units outside the layers that a sharding leaves gathered after the pass.
     """
 
     recording: Recording
@@ -69,11 +69,11 @@ def evaluation_pass(
     follows_generation: bool = False,
     method: MethodHooks | None = None,
 ) -> EvaluationPass:
-    """Run a batch of the prepared model's training through its trainer's forward pass, or through a loop's of its own.
+    """Run a batch through the trainer's forward pass, or through the forward pass of a loop.
 
-    Every layer is run. With `logits`, the model computes the logits of the batch after the loss, in a pass of its own.
-    `found`: what the batch before left gathered, None in the first one. `follows_generation`: whether `generate` ran
-    before it. `method` replaces what the model's method does in the forward pass.
+    Every layer is interpreted. With `logits`, the model computes the logits of the batch in a second pass after the
+    loss. `found`: the units that the previous batch left gathered. None for the first batch. `follows_generation`:
+    whether `generate` ran before. `method` replaces what the model's method does in the forward pass.
     """
     tape = Tape(trains=False)
     tape.grad_enabled = False
@@ -100,7 +100,7 @@ def evaluation_pass(
 class _PassesOfEvaluation(ModelPasses):
     """The passes of a batch.
 
-    `outputs` are those of the first. With `keeps`, the caller refers to what it returned while the logits are computed.
+    `outputs` are those of the first pass. With `keeps`, the caller still refers to them while the logits are computed.
     """
 
     __slots__ = ("keeps", "outputs", "returned")
@@ -112,7 +112,7 @@ class _PassesOfEvaluation(ModelPasses):
         self.returned: list[Tensor] = []
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Run the model, and note what it returns."""
+        """Run the model, and store the outputs."""
         loss, outputs = ModelPasses.__call__(self, ids)
         self.outputs = [_output(each, self.context.training.autocast) for each in outputs]
         self.returned = [loss, *outputs] if self.keeps else []
@@ -120,13 +120,13 @@ class _PassesOfEvaluation(ModelPasses):
 
 
 def _output(tensor: Tensor, autocast: DType | None) -> Output:
-    """An output, which accelerate casts to float32 after autocast."""
+    """Return the shape and dtype of an output. accelerate casts it to float32 after autocast."""
     is_cast = autocast is not None and tensor.dtype in ("bfloat16", "float16")
     return Output(tensor.shape, "float32" if is_cast else tensor.dtype)
 
 
 def _logits_after_loss(passes: _PassesOfEvaluation, trainer: Loop, ids: Tensor) -> list[Output]:
-    """Run the model again without labels, while what its first pass returned is alive; return its outputs."""
+    """Run the model again without labels and return its outputs. The outputs of the first pass are still alive."""
     locals_of_loss = trainer.alive_after_loss(passes.context, passes.returned)
     again = ModelPasses(passes.context, partial(forward_pass, trainer=LogitsWithoutCache(), ids=ids))
     training = passes.context.training

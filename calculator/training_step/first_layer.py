@@ -1,14 +1,14 @@
-"""The first decoder layer, derived from an interpreted layer, where its input needs no gradient.
+"""The first decoder layer, whose memory follows from another layer if its input needs no gradient.
 
 If nothing before the layers is trained, as with LoRA in the layers alone, the first layer lacks the autograd nodes that
-only compute its input's gradient, and does not save the tensors that only those nodes need. Otherwise it is like the
-layers after it. So only one layer is interpreted, with an input that requires a gradient, and its graph shows what the
+only compute its input's gradient. It does not save the tensors that only those nodes need. Otherwise it is like the
+layers after it. So only one layer is interpreted, with an input that requires a gradient. Its graph shows what the
 first layer saves.
 
-At each point, the first layer has at most as much alive as the interpreted layer: it allocates nothing more and frees
-nothing later. This bounds the bytes alive in its own passes (see `first_layer_bound`). If the bound is below the peak
-elsewhere, the peak is not in the first layer. If it is above, or if tensors live in a way that this module does not
-model, the first layer must be interpreted too: see `FirstLayer.is_determined`.
+At each point, the first layer has at most as many bytes alive as the interpreted layer: it allocates nothing more and
+frees nothing later. This bounds the bytes alive in its own passes (see `first_layer_bound`). If the bound is below the
+peak elsewhere, the peak is not in the first layer. Otherwise, or if tensors live in a way that this module does not
+model, the first layer is interpreted too (see `FirstLayer.is_determined`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def can_skip_first_layer(context: Context, x: Tensor) -> bool:
-    """Whether the first layer, with input `x`, differs from the others only in what it saves.
+    """Return whether the first layer, with input `x`, differs from the others only in what it saves.
 
     The layer's first linear module must be trained. Otherwise the tensors that layers share are freed before the first
     layer's backward pass.
@@ -70,30 +70,30 @@ class FirstLayer:
         #: The row of its output, which is the input of the interpreted layer.
         self.output_row = len(x.tape.rows)
         self.interpreted_output_row = -1
-        #: The event at which its own forward pass would begin.
+        #: The event at which its forward pass would begin.
         self.start = len(x.tape.events)
         #: The node behind the input of the interpreted layer.
         self.entry = Mark(x.tape, _stop, ())
-        #: Rows in the cache until the forward pass ends.
+        #: The rows that the cache holds until the forward pass ends.
         self.cached: set[int] = set()
-        #: Rows that the interpreted layer saves for its backward pass and the first layer does not.
+        #: The rows that the interpreted layer saves for its backward pass, but the first layer does not.
         self.unsaved: set[int] = set()
         #: Whether a gradient reaches the first layer.
         self.is_trained = False
 
     def output(self, x: Tensor) -> Tensor:
-        """Allocate its output."""
+        """Allocate the output of the first layer."""
         return x.tape.new(x.shape, x.dtype, "output of the first layer", self.entry)
 
     def note_cache(self, cached: Iterable[Tensor]) -> None:
-        """Note which tensors the cache contains before the forward pass frees it."""
+        """Store which tensors the cache contains, before the forward pass frees it."""
         self.cached = {tensor.storage.row for tensor in cached if tensor.storage is not None}
 
     def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
-        """Find in the graph which tensors the first layer does not save. Its nodes are in the order of creation.
+        """Find in the graph which tensors the first layer does not save. The nodes are in the order of creation.
 
-        Tensors that layers share and the first layer saves too stay alive until its own backward pass. Its output has
-        the same kind as that of the interpreted layer.
+        Shared tensors that the first layer saves too stay alive until its own backward pass. Its output has the same
+        kind as that of the interpreted layer.
         """
         rows, self.interpreted_output_row = tape.rows, tape.marked_rows[f"{self.end} forward"]
         rows[self.output_row] = rows[self.interpreted_output_row]
@@ -117,16 +117,19 @@ class FirstLayer:
 
     @staticmethod
     def _saved(node: Node, missing: set[Node]) -> Sequence[Any]:
-        """Return what the first layer's node saves. A node that the first layer lacks is added to `missing`."""
+        """Return what the first layer's node saves.
+
+        A node that the first layer lacks is added to `missing`.
+        """
         if all(edge is None or edge[0] in missing for edge in node.edges):
             missing.add(node)
             return ()
         return saved_without(node, missing)
 
     def additions(self, copies: Copies) -> Additions:
-        """What the first layer adds outside the windows: what it saves, and at the end of the step what it leaves.
+        """Return what the first layer adds outside the windows: what it saves, and what it leaves when the step ends.
 
-        If it saves its input, the input stays alive after everything else frees it.
+        If it saves its input, the input stays alive after all other references to it are gone.
         """
         forward, backward = copies.windows
         ends = copies.lifetimes.ends
@@ -143,7 +146,7 @@ class FirstLayer:
         return Additions(windows=(*windows, _at(copies.tape.position("end"))), gained=[*gained, after])
 
     def is_regular(self, copies: Copies) -> bool:
-        """Whether tensors live as in the other layers, as far as sizes do not matter."""
+        """Return whether its tensors live as long as in the other layers, as far as that does not depend on sizes."""
         return (
             self.is_trained
             and not self.unsaved & self.cached
@@ -153,11 +156,14 @@ class FirstLayer:
         )
 
     def is_determined(self, recording: Recording) -> bool:
-        """Whether the recording determines the whole step, and the peak is not in the first layer's own passes."""
+        """Return whether the recording determines the whole step.
+
+        The peak must not be in the first layer's own passes.
+        """
         return recording.copies.is_regular and first_layer_bound.is_below_peak(recording)
 
     def _frees_only_its_input(self, copies: Copies) -> bool:
-        """Whether a layer frees no tensor of the code before it except its input."""
+        """Return whether a layer frees no tensor of the code before it except its input."""
         forward, backward = copies.windows[:2]
         ends = copies.lifetimes.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
@@ -167,7 +173,7 @@ class FirstLayer:
 
 
 def _are_gradients(copies: Copies) -> bool:
-    """Whether a copy leaves nothing but gradients."""
+    """Return whether a copy leaves nothing but gradients."""
     components = copies.kinds.components
     remaining = copies.remaining.items()
     return all(count >= 0 and (not count or components[kind] == "gradients") for kind, count in remaining)

@@ -1,7 +1,7 @@
-"""An upper bound on what is alive in the passes of a first layer that is not interpreted (see `first_layer`).
+"""An upper bound on the bytes alive in the passes of a first layer that is not interpreted (see `first_layer`).
 
-In its forward pass, less is alive than in the forward pass of the interpreted layer, which comes later. Its backward
-pass comes last, when all other layers have left their gradients; in addition to these, at most as much is alive as in
+In its forward pass, fewer bytes are alive than in the later forward pass of the interpreted layer. Its backward pass
+comes last, when all other layers have left their gradients. In addition to these, at most as many bytes are alive as in
 the interpreted backward pass.
 """
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def is_below_peak(recording: Recording) -> bool:
-    """Whether at most as many bytes are alive in its backward pass as elsewhere.
+    """Return whether the first layer's backward pass has at most as many bytes alive as the rest of the step.
 
-    It is compared with the layer whose backward pass comes first, and then with the peak of the whole backward pass.
+    It is compared first with the layer whose backward pass comes first, then with the peak of the whole backward pass.
     """
     backward, curve, copies = recording.windows[1], recording.curve, recording.copies
     sizes, size_of = recording.storages.sizes, copies.kinds.size_of
@@ -33,11 +33,11 @@ def is_below_peak(recording: Recording) -> bool:
 
 
 def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Sizes of which its backward pass may have more storages alive than any other, with the largest possible number.
+    """Return the sizes of which the first layer may reach the highest count, each with an upper bound on that count.
 
     Only gradients accumulate over the layers. A size is left out if the layer whose backward pass comes first has at
-    least as many storages of it, or if the number is largest at the end of the step, with all gradients. `equal` has
-    the first number of each size. Those that are equal to the same others in further runs are counted once.
+    least as many storages of it, or if the count is largest at the end of the step, with all gradients. `equal` has the
+    first number of each size. A group of equal sizes that occurs again in another run is counted once.
     """
     known = copies.of_first_layer
     if len(known) >= MAX_SIZES:
@@ -54,7 +54,7 @@ def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _count(copies: Copies, numbers: tuple[int, ...]) -> int | None:
-    """The largest possible number of storages of some sizes, which are equal; None if they are left out."""
+    """Return an upper bound on the number of storages of some equal sizes, or None if they are left out."""
     backward = copies.windows[1]
     each, kept, left = (
         sum([counts.get(number, 0) for number in numbers])

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 class PassPeak:
     """The peak of one pass: its recording, its moment, and the operation that reaches it.
 
-    `start` is the position of the pass's first event; what is allocated before is what it is given.
+    `start` is the position of the pass's first event. Everything allocated before is an input of the pass.
     """
 
     recording: Recording
@@ -72,7 +72,7 @@ class TracedPass:
 
     Attributes:
         tape: The events, and the rows that they allocate and free.
-        given: The rows of what the pass before leaves, allocated before `start`; none for the prompt.
+        given: The rows that the previous pass left. They are allocated before `start`. None for the prompt.
         left: The rows of what the pass leaves: the cache, the ids, the logits, the token, the mask. The next pass is
             given as many, in the same order. Of the prompt's pass, it is given no window twice.
         cache: The cache after the pass.
@@ -94,7 +94,7 @@ ONE = Dim(1, "1")
 class LoopTensors:
     """Tensors of the loop around the passes."""
 
-    #: All ids so far.
+    #: The ids of all tokens so far.
     ids: Tensor
 
     #: The last token and its logits.
@@ -103,7 +103,7 @@ class LoopTensors:
     mask: Tensor | None = None
 
     def tensors(self, cache: Cache, pairs: Sequence[Sequence[Tensor | None]]) -> tuple[int, ...]:
-        """The rows of the loop's tensors, of a cache's windows, and of its pairs of keys and values."""
+        """Return the rows of the loop's tensors, of a cache's windows, and of its pairs of keys and values."""
         kept = [
             self.ids,
             self.logits,
@@ -116,7 +116,10 @@ class LoopTensors:
 
 
 class Generation:
-    """Generation with a prepared model. Its `training` states the batch, the prompt's length and the dtypes."""
+    """Generation with a prepared model.
+
+    Its `training` has the batch size, the prompt's length and the dtypes.
+    """
 
     __slots__ = ("prepared",)
 
@@ -140,7 +143,7 @@ class Generation:
         return _run(context, [loop.ids], loop)
 
     def decode(self, past: Dim, prefilled: Cache, *, first: bool) -> Pass:
-        """Run one more token with a cache of `past` tokens, virtual tokens included.
+        """Run the model on one more token with a cache of `past` tokens, including virtual tokens.
 
         `first`: whether this is the first token after the prompt.
         """
@@ -148,7 +151,7 @@ class Generation:
 
     @without_frame_snapshots
     def traced_decode(self, past: Dim, prefilled: Cache, *, first: bool, sizes: Sizes | None = None) -> TracedPass:
-        """Trace one more token, as `decode`. `sizes` are those of a trace in which `past` is symbolic."""
+        """Trace the pass of `decode`. `sizes` are those of a trace in which `past` is symbolic."""
         context = self._context()
         if sizes is not None:
             context.tape.sizes = sizes
@@ -188,7 +191,7 @@ class Generation:
 def cached_before(
     context: Context, layer: Layer, entries: Sequence[Sequence[Tensor]], *, first: bool
 ) -> list[list[Tensor | None]]:
-    """Return a layer's entries of the cache, like those of another pass."""
+    """Return a layer's entries of the cache before a pass, in the shape of those of another pass."""
     return [
         [_pair_before(context, layer, each, first=first) for each in entry]
         if len(entry) > 1
@@ -198,7 +201,7 @@ def cached_before(
 
 
 def _pair_before(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
-    """Return keys or values of all tokens, or of a window's, a view of the copy that the pass before made."""
+    """Return the keys or values of all tokens, or of a window, as a view of the copy that the previous pass made."""
     batch, heads, _, width = like.shape
     seen = masks.cached_tokens(context, layer.kind.attention)
     stored = context.past if first else min(context.past, seen + 1)
@@ -232,13 +235,13 @@ def measured(traced: TracedPass) -> Pass:
 
 
 def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the logits of the last position, and the routers' loss if there is one."""
+    """Return the logits of the last position, and the routers' loss if the model computes one."""
     logits = last_logits(context, ids, context.forward)
     return logits, router_loss(context)
 
 
 def last_logits(context: Context, ids: Tensor, family: DecoderForward) -> Tensor:
-    """Return the logits of the last position, by the model's own head."""
+    """Return the logits of the last position from the model's own head."""
     context.hooks.begin(context.parameters)
     context.keeps_last = True
     hidden_states = decoder(context, ids)
@@ -251,7 +254,10 @@ def last_logits(context: Context, ids: Tensor, family: DecoderForward) -> Tensor
 
 
 def _choose(context: Context, loop: LoopTensors) -> None:
-    """Choose the next token by greedy search. Each result replaces that of the token before."""
+    """Choose the next token by greedy search.
+
+    Each result replaces the result for the previous token.
+    """
     tape, batch = context.tape, context.batch
     context.set_scope("")
     if loop.mask is not None:
@@ -268,7 +274,10 @@ def _float32_logits(context: Context) -> Tensor:
 
 
 def _lengthen(context: Context, mask: Tensor, tokens: int) -> Tensor:
-    """Append ones for new tokens to a mask. PEFT's ones for virtual tokens are float32."""
+    """Append ones for new tokens to a mask.
+
+    PEFT's ones for virtual tokens are float32.
+    """
     more = tokens - mask.shape[1]
     if not more:
         return mask

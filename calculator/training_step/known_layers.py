@@ -1,7 +1,8 @@
-"""Layers of a pass without a graph that are run again: layers that are alike have the same events.
+"""Layers of a pass without a graph that are recorded again. Layers that are alike have the same events.
 
-What a layer allocates it frees, but for its output, what it adds to the cache, and autocast's copies of its weights. It
-frees nothing else, but for what the cache had for it: the decoder still refers to its input.
+Such a layer frees everything that it allocates, except its output, the entries that it adds to the cache, and
+autocast's copies of its weights. Of other tensors, it only frees the cache entries that it replaces. The decoder still
+refers to its input.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Left(NamedTuple):
-    """A tensor that a layer leaves."""
+    """A tensor that a layer leaves alive."""
 
     row: int
     shape: Shape
@@ -33,15 +34,15 @@ class _Left(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """The rows and the events of a layer, and what it leaves.
+    """The rows and the events of a layer, and the tensors that it leaves alive.
 
     Attributes:
         first: The number of its first row.
-        pairs: How many pairs of keys and values it takes from the cache.
-        before: The rows of these.
-        kept: What it adds to the cache, a tuple at a time.
+        pairs: The number of (key, value) pairs that it takes from the cache.
+        before: The rows of these pairs.
+        kept: The tuples of tensors that it adds to the cache.
         windows: The windows that it adds to the cache.
-        copies: What it adds to autocast's copies.
+        copies: The copies that it adds to autocast's cache.
     """
 
     first: int
@@ -56,7 +57,7 @@ class _Layer(NamedTuple):
 
 
 class _State(NamedTuple):
-    """How much there is before a layer runs, and the rows of each pair that the cache has for this layer and others."""
+    """The counts of everything recorded before a layer runs, and the rows of each pair in the cache."""
 
     rows: int
     events: int
@@ -69,7 +70,7 @@ class _State(NamedTuple):
 
 
 class KnownLayers:
-    """The layers of a pass that ran, by their class (see `layer_classes`) and their input."""
+    """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
     __slots__ = ("_known", "_layer")
 
@@ -79,9 +80,10 @@ class KnownLayers:
 
     @classmethod
     def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
-        """Return those of a pass, which `layer` runs.
+        """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
-        There are none if it has a graph, if a sharding takes part in it, or if the method needs every layer.
+        That is so if the pass has a graph, if a sharding takes part in it, or if the method couples layers. `layer`
+        runs a layer.
         """
         tape = context.tape
         if tape.grad_enabled or tape.calls_modules or context.hooks is not NO_HOOKS or context.layer_loop is not None:
@@ -91,7 +93,7 @@ class KnownLayers:
         return cls(layer)
 
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
-        """Run the layer at a position, or record its events again, and return its output."""
+        """Run the layer at a position, or record its events again. Return its output."""
         if x.__class__ is not Tensor or x.storage is None:
             return self._layer(context, position, x)
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
@@ -119,7 +121,7 @@ def _state(context: Context) -> _State:
 
 
 def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
-    """Return the layer that ran since a state; None if it left or freed anything else than a known layer may."""
+    """Return the layer that ran since a state, or None if it left or freed a tensor that a known layer may not."""
     tape, cache, first = context.tape, context.cache, state.rows
     if len(tape.marks) != state.marks or len(tape.loops) != state.loops:
         return None
@@ -149,7 +151,7 @@ def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
 
 
 def _again(context: Context, known: _Layer) -> Tensor:
-    """Record a layer again, and return its output."""
+    """Record a known layer again. Return its output."""
     tape, cache = context.tape, context.cache
     ahead = len(tape.rows) - known.first
     tape.rows += known.rows
@@ -177,7 +179,10 @@ def _again(context: Context, known: _Layer) -> Tensor:
 
 
 def _taken(cache: Cache, pairs: int) -> Sequence[int]:
-    """Take pairs from the cache, whose frees are recorded with the layer's events, and return their rows."""
+    """Take pairs from the cache, and return their rows.
+
+    Their frees are recorded with the layer's events.
+    """
     taken, cache.before = cache.before[:pairs], cache.before[pairs:]
     rows = [row for pair in taken for row in _rows(pair)]
     for tensor in [tensor for pair in taken for tensor in pair]:

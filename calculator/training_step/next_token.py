@@ -1,4 +1,4 @@
-"""The loops of `generate` around the model's passes: how the next token is chosen.
+"""The loops of `generate` around the model's passes, which choose the next token.
 
 Source: transformers/generation/utils.py, GenerationMixin.generate and _sample.
 """
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Loop(ABC):
-    """The tensors of `generate` around the passes; those of a token replace those of the token before."""
+    """The tensors of `generate` around the passes. The tensors of a token replace those of the previous token."""
 
     __slots__ = ("ids", "kept", "logits", "mask", "positions", "tokens", "unfinished")
 
     def __init__(self, context: Context) -> None:
         context.set_scope("generate: ")
-        #: What the caller and the outer function refer to.
+        #: What the callers of the loop refer to.
         self.kept = [*self._kept(context), *special_tokens(context)]
         self.unfinished = context.tape.new((context.batch,), "int64", "unfinished_sequences")
         self.ids: Tensor | None = None
@@ -32,10 +32,10 @@ class Loop(ABC):
 
     @abstractmethod
     def _kept(self, context: Context) -> list[Tensor]:
-        """Make what stays alive of the prompts."""
+        """Allocate what stays alive of the prompts."""
 
     def after_first_token(self, context: Context) -> None:
-        """Make what the token before has left."""
+        """Allocate what the choice of the previous token left."""
         seen = (context.batch, context.past + 1)
         self.ids = context.tape.new(seen, "int64", "ids")
         if context.forward.takes_positions:
@@ -60,11 +60,11 @@ class Loop(ABC):
 
     @abstractmethod
     def _choose(self, context: Context) -> None:
-        """Choose the next token by its logits."""
+        """Choose the next token from its logits."""
 
 
 class Sampling(Loop):
-    """Drawing the next token by its probability, for a trainer that keeps the prompts."""
+    """A loop that draws the next token by its probability, for a trainer that keeps the prompts."""
 
     __slots__ = ("probabilities",)
 
@@ -74,12 +74,12 @@ class Sampling(Loop):
         return [*ids, *_prompt_positions(context)]
 
     def after_first_token(self, context: Context) -> None:
-        """Make what the token before has left, its probabilities too."""
+        """Allocate what the choice of the previous token left, including its probabilities."""
         Loop.after_first_token(self, context)
         self.probabilities = scores(context, "probabilities")
 
     def _choose(self, context: Context) -> None:
-        """Draw the next token: the largest of the probabilities over exponential numbers."""
+        """Draw the next token: the largest ratio of a probability to an exponential random number."""
         tape = context.tape
         self.logits = scores(context, "next_token_logits")
         self.probabilities = scores(context, "probabilities")
@@ -91,7 +91,7 @@ class Sampling(Loop):
 
 
 class GreedySearch(Loop):
-    """The most likely token, for a caller that has the prompts as a batch of its own."""
+    """A loop that chooses the most likely token, for a caller that has the prompts as a batch of its own."""
 
     __slots__ = ()
 
@@ -104,7 +104,7 @@ class GreedySearch(Loop):
 
 
 def special_tokens(context: Context) -> list[Tensor]:
-    """Make the tokens of the generation config, a tensor each."""
+    """Allocate the special tokens of the generation config, one tensor each."""
     return [context.tape.new((), "int64", f"{name}_token_id") for name in context.forward.special_tokens]
 
 
@@ -116,18 +116,21 @@ def _prompt_positions(context: Context) -> list[Tensor]:
 
 
 def of_positions(context: Context, shape: Shape) -> Shape:
-    """Return the shape of positions of (batch, sequence) tokens."""
+    """Return the shape of the position ids for (batch, sequence) tokens."""
     each = context.forward.positions_of_token
     return shape if each == 1 else (each, *shape)
 
 
 def _extends_mask(context: Context) -> bool:
-    """Whether the mask of the prompts gets a value for each new token; an encoder-decoder's is of the source."""
+    """Return whether the mask of the prompts gets a value for each new token.
+
+    The mask of an encoder-decoder belongs to the source and does not.
+    """
     return context.training.padding and not context.model.encoder_layers
 
 
 def _appended(context: Context, shape: Shape, name: str) -> Tensor:
-    """Return ids of all tokens, with one more for each sequence."""
+    """Return the ids of all tokens, with one more token for each sequence."""
     more = context.tape.new((*shape[:-1], 1), "int64", f"{name}, next")
     out = context.tape.new(shape, "int64", name)
     del more
@@ -135,6 +138,6 @@ def _appended(context: Context, shape: Shape, name: str) -> Tensor:
 
 
 def scores(context: Context, name: str) -> Tensor:
-    """Return a float32 number for each token that may come next."""
+    """Return a float32 score for each token that may come next."""
     shape = (context.batch, context.model.output.out_features)
     return context.tape.new(shape, "float32", name, component="logits_and_loss")

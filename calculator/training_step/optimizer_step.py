@@ -27,11 +27,13 @@ def temporaries(
     norm_vectors: int = 1,
     returns_norm: bool = False,
 ) -> tuple[ResidentTensors, ...]:
-    """The temporaries of clipping or of the optimizer's step, whichever are larger: they are not alive together.
+    """Return the temporaries of clipping or of the optimizer's step, whichever are larger.
 
-    The step runs one parameter group after the other. `keeps_norm`: the total norm is a resident tensor.
-    `norm_vectors`: how many tensors have one norm for each gradient. `returns_norm`: the loop refers to the norm of
-    clipped gradients while the optimizer steps.
+    The two are not alive together. The step runs one parameter group after the other.
+
+    `keeps_norm`: whether the total norm is a resident tensor. `norm_vectors`: the number of tensors that have one norm
+    for each gradient. `returns_norm`: whether the loop refers to the norm of the clipped gradients while the optimizer
+    steps.
     """
     trained = tuple([tensor for group in groups for tensor in group])
     candidates = _candidates(groups, trained, optimizer)
@@ -45,7 +47,7 @@ def temporaries(
 def _candidates(
     groups: Sequence[tuple[ResidentTensor, ...]], trained: tuple[ResidentTensor, ...], optimizer: Optimizer
 ) -> list[tuple[ResidentTensors, ...]]:
-    """What the optimizer's step has alive at moments of which one is the peak."""
+    """Yield what the optimizer's step has alive at each moment that may be its peak."""
     if optimizer.projection is not None:
         in_order = sorted(trained, key=lambda each: each.name in optimizer.targets)
         return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer)]
@@ -67,12 +69,12 @@ def _bytes(tensors: Iterable[ResidentTensors]) -> int:
 
 
 def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
-    """Whole-list temporaries of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
+    """Yield the temporary lists of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
-    The step runs one dtype after the other; there are at most two. A variable keeps its list until the next dtype
-    assigns it: when list n of the second dtype is allocated, its lists 0 to n and the first dtype's lists from n on are
-    alive. The dtype that occurs last among the parameters runs first, because an unordered_map yields its newest key
-    first (ATen/native/ForeachUtils.h, _group_tensors_by_first_tensors_device_and_dtype).
+    The step runs one dtype after the other. There are at most two dtypes. A variable keeps its list until the next
+    dtype assigns it. So when list n of the second dtype is allocated, its lists 0 to n and the first dtype's lists from
+    n on are alive. The dtype that occurs last among the parameters runs first, because an unordered_map yields its
+    newest key first (ATen/native/ForeachUtils.h, _group_tensors_by_first_tensors_device_and_dtype).
     """
     lists = range(optimizer.temporaries)
     if not lists or not trained:
@@ -86,7 +88,10 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
 
 
 def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> Iterator[ResidentTensors]:
-    """Some of a dtype's lists. The first is computed from the optimizer's states, so it has their dtype."""
+    """Yield some of the lists of one dtype.
+
+    The first list is computed from the optimizer's states, so it has their dtype.
+    """
     name = f"{optimizer.name} temporary"
     recast = [tensor for tensor in group if tensor.dtype_at_optimizer_init] if optimizer.early and 0 in numbers else []
     yield from (_like_state(tensor, name) for tensor in recast)
@@ -97,7 +102,7 @@ def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range
 
 
 def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
-    """A tensor of the first list, in the dtype of the optimizer's state."""
+    """Return a tensor of the first list, in the dtype of the optimizer's state."""
     dtype = tensor.dtype_at_optimizer_init or tensor.dtype
     name = f"{tensor.name}: {name}"
     return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
@@ -108,7 +113,7 @@ def _total() -> ResidentTensor:
 
 
 def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:
-    """The norms of all gradients, stacked, and the total norm; or the clipping factor and its terms if they need more.
+    """Return the norms of all gradients, stacked, and the total norm, or the clipping factor and its terms if larger.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
     """
@@ -116,7 +121,7 @@ def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors:
         return ()
     count = sum(tensor.count for tensor in trained)
     dtype = reduce(result_type, (tensor.dtype for tensor in trained))
-    # On shards the total norm follows later, and what a trainer keeps of the step before counts as one of the norms.
+    # On shards the total norm is computed later. The norm that the trainer keeps from the previous step counts as one.
     norms = count - (keeps_norm and vectors > 1)
     norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
     of_parameters = (norm,) if norms else ()

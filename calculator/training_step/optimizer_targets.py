@@ -1,4 +1,4 @@
-"""The parameters that an optimizer updates itself, where another one updates the rest."""
+"""The parameters that one optimizer updates, if another optimizer updates the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def with_targets(
     optimizer: Optimizer, model: Model, tensors: Iterable[ResidentTensor], training: Training
 ) -> Optimizer:
-    """The optimizer of a run, with the names of the parameters that it updates itself."""
+    """Return the optimizer of a run, with the names of the parameters that it updates itself."""
     if optimizer.others is None:
         return optimizer
     if optimizer.projects:
@@ -32,7 +32,7 @@ def with_targets(
 
 
 def with_projection(optimizer: Optimizer, model: Model, training: Training) -> Optimizer:
-    """The optimizer with its projection, and the weights whose gradients it projects if they are trained."""
+    """Return the optimizer with its projection, and with the trained weights whose gradients it projects."""
     if not optimizer.projects:
         return optimizer
     targets = frozenset(f"{path}.weight" for path in projected_modules(model, training))
@@ -40,9 +40,9 @@ def with_projection(optimizer: Optimizer, model: Model, training: Training) -> O
 
 
 def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterator[str]:
-    """The trained matrices but those of embeddings and of a language model's output projection with its adapters.
+    """Return the trained matrices, except those of embeddings and of a language model's output head with its adapters.
 
-    A classifier's head is a matrix like others. Source: the docs of torch.optim.Muon.
+    The head of a classifier counts as a hidden matrix. Source: the docs of torch.optim.Muon.
     """
     tensors = tuple(tensors)
     outer, head = embeddings(model, tensors), None if model.task.trains_head else model.head
@@ -53,7 +53,7 @@ def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterato
 
 
 def projected_modules(model: Model, training: Training) -> Iterator[str]:
-    """The paths of the linear layers whose gradients are projected.
+    """Yield the paths of the linear layers whose gradients are projected.
 
     Source: transformers/trainer_utils.py, check_target_module_exists, for a list of names.
     """
@@ -64,7 +64,7 @@ def projected_modules(model: Model, training: Training) -> Iterator[str]:
 
 
 def _projection(optimizer: Optimizer, training: Training) -> Projection:
-    """The projection of a run. Its defaults are those of the Trainer."""
+    """Return the projection of a run. The defaults are those of the Trainer."""
     given = options(training.optim_args)
     proj_type: Any = given.get("proj_type", "std")
     return Projection(

@@ -25,9 +25,9 @@ class MicroBatchRun(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """A phase's peak: the bytes alive, how many of them are alive throughout the phase, and the operation that ran.
+    """The peak of a phase: its bytes, the bytes alive throughout the phase, and the operation at the peak.
 
-    `left` is what the previous step left alive. `deferred` lists everything that is alive when it is first read.
+    `left` is what the previous step left alive. `deferred` lists the live tensors when it is first read.
     """
 
     phase: PhaseName
@@ -36,10 +36,10 @@ class Peak(NamedTuple):
     operation: str
     left: StorageCounts | None
     deferred: Deferred[LiveTensors]
-    #: The micro-batch that it is in; None for the optimizer's step.
+    #: The micro-batch of the peak. None for the optimizer's step.
     micro_batch: MicroBatchRun | None = None
 
     @property
     def alive(self) -> LiveTensors:
-        """Everything alive at the peak."""
+        """All tensors alive at the peak."""
         return self.deferred()

@@ -1,9 +1,10 @@
-"""The layers of passes without a graph, in a micro-batch whose events are listed for every layer.
+"""The layers of passes without a graph, in a micro-batch that lists the events of every layer.
 
-Two periods of layers are interpreted (see `repetition`). The second frees what the first passes on, and passes on as
-much itself. So the periods that it represents have its events by turns with two sets of rows: those that the first
-period passes on, and those of its own. All other rows of a period are freed in it, and every period uses them again,
-but for those that stay until the pass ends, such as autocast's copies of trained weights: each period has its own.
+Two periods of layers are interpreted (see `repetition`). The second period frees what the first one passes on, and
+passes as much on itself. So the periods that it represents have its events with two alternating sets of rows: those
+that the first period passes on, and those of the second. A period frees all of its other rows, and every period uses
+these again. The exception is rows that stay until the pass ends, such as autocast's copies of trained weights: each
+period has its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Repeated(NamedTuple):
-    """Events from `start` to `end` that occur `times` times, one after the other."""
+    """The events from `start` to `end`, which occur `times` times in a row."""
 
     start: int
     end: int
@@ -29,14 +30,14 @@ class Repeated(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """What a period allocates and does not free: what the next one frees, and what stays."""
+    """What a period allocates and does not free: rows that the next period frees, and rows that stay."""
 
     passed_on: list[int]
     stays: list[int]
 
 
 def of_repeated_period(layers: Repetition) -> Repetition:
-    """Return the same layers to run, of which the repeated period has its events repeated on the tape."""
+    """Return the same layers to interpret, with the repeated period marked for `with_every_layer`."""
     if not layers.copies:
         return layers
     count = len(layers.numbers)
@@ -51,9 +52,9 @@ def of_repeated_period(layers: Repetition) -> Repetition:
 
 
 def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> list[Repeated] | None:
-    """Add the events of the periods of `passes` that were not run to a tape, and return which events are repeated.
+    """Add the events of the layers of `passes` that were not interpreted to a tape. Return the repeated events.
 
-    None where a period is not like the one before it.
+    Return None if a period is not like the one before it.
     """
     repeated: list[Repeated] = []
     for prefix, layers in passes:
@@ -86,7 +87,7 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
 
 
 def _left(tape: Tape, first: Sequence[int], second: Sequence[int], rest: Sequence[int]) -> tuple[_Left, _Left] | None:
-    """Return what the first and the second period leave; None if they are not alike."""
+    """Return what the first and the second period leave, or None if the two are not alike."""
     rows = [_not_freed(period) for period in (first, second)]
     kinds = [[tape.rows[row] for row in own] for own in rows]
     found = {~event for event in second if event < 0} - {event for event in second if event >= 0}
@@ -104,13 +105,13 @@ def _left(tape: Tape, first: Sequence[int], second: Sequence[int], rest: Sequenc
 
 
 def _not_freed(period: Sequence[int]) -> list[int]:
-    """The rows that a period allocates and does not free."""
+    """Return the rows that a period allocates and does not free."""
     freed = {~event for event in period if event < 0}
     return [event for event in period if event >= 0 and event not in freed]
 
 
 def _exchanged(rows: Sequence[int], others: Sequence[int]) -> dict[int, int]:
-    """The events of rows by those of others, and of the others by these."""
+    """Return a map that exchanges the events of rows with those of other rows."""
     pairs = [*zip(rows, others, strict=True), *zip(others, rows, strict=True)]
     return {event: by for row, other in pairs for event, by in ((row, other), (~row, ~other))}
 
@@ -118,9 +119,10 @@ def _exchanged(rows: Sequence[int], others: Sequence[int]) -> dict[int, int]:
 def _with_rows_that_stay(
     tape: Tape, own: Sequence[int], other: dict[int, int], stays: list[int], repeats: int, rest: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """The events of `repeats` further periods, each with rows of its own that stay, and those of the `rest`.
+    """Return the events of `repeats` more periods, and those of the `rest`.
 
-    What frees these rows there frees those of all periods, one period after the other.
+    Each period has its own rows that stay. An event of the `rest` that frees these rows frees those of all periods, one
+    period after the other.
     """
     periods, added = [stays], list[int]()
     for n in range(1, repeats + 1):

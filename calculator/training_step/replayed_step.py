@@ -1,4 +1,4 @@
-"""The whole step of a run under ZeRO as one micro-batch for replays, every layer of which is interpreted."""
+"""The whole step of a run under ZeRO as one micro-batch, with every layer interpreted, for replays."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def unrolled_step(resident: ResidentState) -> Unrolled:
-    """The step of the rank with the highest peak of live tensors."""
+    """Return the step of the rank with the highest peak of live tensors."""
     return as_micro_batch(step_of(resident).events)
 
 
 def as_micro_batch(events: StepEvents) -> Unrolled:
-    """A step's events: the forward pass of its first micro-batch, and all that follows as a backward pass."""
+    """Return a step's events as a micro-batch.
+
+    Its forward pass is that of the first micro-batch. Its backward pass is everything after that.
+    """
     forward, backward = events.passes
     return Unrolled(
         rows=events.rows,
@@ -34,7 +37,7 @@ def as_micro_batch(events: StepEvents) -> Unrolled:
 
 
 def step_of(resident: ResidentState, rank: int | None = None) -> FlatStep | PartitionedStep:
-    """The step of a rank under stages 1 and 2, by default of the one with the highest peak; or the step of stage 3.
+    """Return the step of a rank under stages 1 and 2, by default the one with the highest peak, or that of stage 3.
 
     Raises:
         ValueError: if the run is not under ZeRO.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.trainers.facts import TrainerFacts
 
-#: What a state computes at first use for its own batch and length, with what the training loop keeps of them.
+#: What a `ResidentState` computes at first use and what depends on the batch and length of its run.
 _OF_RUN = ("of_loop", "always", "accumulated", "in_step")
 
 
@@ -52,21 +52,21 @@ class ResidentState:
 
     def __init__(self, prepared: PreparedModel, unrolled: UnrolledCache | None = None) -> None:
         self.prepared = prepared
-        #: What was found of the tensors, for further runs of them; and of this run alone.
+        #: Cached results that hold for further runs with the same tensors, and those that hold for this run alone.
         self.known: dict[Hashable, Any] = {}
         self.known_of_run: dict[Hashable, Any] = {}
-        #: The unrolled micro-batches of this run and of others that differ in sizes alone, for replays.
+        #: The unrolled micro-batches of this run and of runs that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
         self.shards = shards_of(prepared)
-        #: Weights, quantization constants and buffers of the model, parameters that the method adds, and what the
-        #: trainer compares the model with.
+        #: Weights, quantization constants and buffers of the model, parameters that the method adds, and the tensors of
+        #: a reference model.
         self.whole = self.shards.whole(
             (
                 *resident_tensors(prepared),
                 *compared_tensors(prepared, trainer_of(prepared.training).compared(prepared)),
             )
         )
-        #: The part of them that is on this rank.
+        #: The part of the tensors that is on this rank.
         self.tensors = self.shards.kept(self.whole)
         self.optimizer = with_targets(
             OPTIMIZERS[prepared.training.optimizer], prepared.model, self.tensors, prepared.training
@@ -74,18 +74,18 @@ class ResidentState:
 
     @cached_property
     def parameters(self) -> tuple[int, int, int]:
-        """The numbers of parameters of the base, of added ones, and of those that are trained."""
+        """The number of parameters of the base model, of added parameters, and of trained parameters."""
         return parameters(self.whole)
 
     @cached_property
     def base_bytes(self) -> int:
-        """The bytes of the base model on all GPUs, without a second model that a trainer compares it with."""
+        """The bytes of the base model on all GPUs, without the reference model of a trainer."""
         base = (each for each in self.whole if each.component in ("base_weights", "quantization_constants"))
         return sum(each.bytes for each in base if not each.name.startswith("ref_model."))
 
     @cached_property
     def added_bytes(self) -> int:
-        """The bytes of what the method adds to the base model, on all GPUs."""
+        """The bytes of the parameters that the method adds to the base model, on all GPUs."""
         return sum(each.bytes for each in self.whole if each.component == "adapter_weights")
 
     @property
@@ -100,18 +100,18 @@ class ResidentState:
 
     @cached_property
     def always(self) -> TensorGroup:
-        """What stays on the device during the whole run, without gradients."""
+        """The tensors that stay on the device during the whole run, without gradients."""
         added = self.of_loop
         return TensorGroup((*self.tensors, *self._states, *added, *self.of_sharding)) if added else self._always
 
     @cached_property
     def accumulated(self) -> TensorGroup:
-        """The same between two micro-batches of a step."""
+        """The tensors that stay on the device between two micro-batches of a step, with gradients."""
         return TensorGroup((*self.always, *self.gradients)) if self.of_loop else self._accumulated
 
     @cached_property
     def in_step(self) -> TensorGroup:
-        """The same in the optimizer's step."""
+        """The tensors that are on the device in the optimizer's step."""
         return TensorGroup((*self.always, *self._of_step)) if self.of_loop else self._in_step
 
     @cached_property
@@ -132,7 +132,7 @@ class ResidentState:
 
     @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
-        """The optimizer's states, from its second step on, and what the trainer keeps."""
+        """The optimizer's states from its second step on, and the tensors that the trainer keeps."""
         added = self.of_loop
         return (*self._states, *added) if added else self._states
 
@@ -149,7 +149,7 @@ class ResidentState:
 
     @property
     def _of_groups(self) -> Iterator[ResidentTensor]:
-        """The learning rates of both parameter groups that accelerate moves to the device, and the scheduler copies.
+        """The tensors that exist per parameter group: learning rates on the device, and the scheduler's copies of them.
 
         Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
         """
@@ -158,33 +158,39 @@ class ResidentState:
 
     @cached_property
     def gradients(self) -> tuple[ResidentTensors, ...]:
-        """The gradients between two micro-batches of a step, where each is a tensor of its own."""
+        """The gradients between two micro-batches of a step, each a tensor of its own."""
         if self.updates_in_backward:
             return ()
         return self.shards.accumulated(self.whole)
 
     @cached_property
     def reduced_gradients(self) -> tuple[ResidentTensors, ...]:
-        """The gradients that are alive in the optimizer's step, with the buckets that are views of some."""
+        """The gradients that are alive in the optimizer's step, including buckets whose views some of them are."""
         if self.updates_in_backward:
             return ()
         return self.shards.reduced(self.whole)
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """The bytes that loading the base model allocates, those that a cast then frees included."""
+        """The bytes that loading the base model allocates, including those that a cast frees afterwards."""
         base = [tensor for tensor in self.tensors if tensor.base]
         freed = self._freed_after_cast(base) if self.shards.loads_whole else 0
         return sum([tensor.bytes for tensor in base]) + freed
 
     def _freed_after_cast(self, base: Iterable[ResidentTensor]) -> int:
-        """The half-precision bytes of weights that are then cast to float32: the allocator keeps their blocks."""
+        """Return the bytes of half-precision weights that are cast to float32 after loading.
+
+        The allocator keeps their blocks.
+        """
         dtype = self.prepared.training.dtype
         cast = [tensor for tensor in base if tensor.parameters and not tensor.packed and tensor.dtype != dtype]
         return sum(tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast)
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
-        """The number of tensors by size that stay on the device in addition to the base, with gradients or without."""
+        """Return the number of tensors by size that stay on the device in addition to the base.
+
+        `gradients`: whether to include gradients.
+        """
         added = self.of_loop
         return (
             sizes((*added, *self.gradients), self._sizes_of_added) if gradients else sizes(added, self._sizes_of_added)
@@ -196,32 +202,35 @@ class ResidentState:
 
     @cached_property
     def sizes_of_temporaries(self) -> dict[int, int]:
-        """The number of the optimizer step's temporaries by size."""
+        """The number of the optimizer step's temporaries, by size."""
         return sizes(self.step_temporaries)
 
     @property
     def differs_before_last(self) -> bool:
-        """Whether a step has micro-batches that are not like its last, in which a sharding reduces gradients."""
+        """Whether a step has micro-batches that differ from its last, in which a sharding reduces gradients."""
         steps = self.prepared.training.gradient_accumulation_steps
         return steps > 1 and self.prepared.device.sharding in BEFORE_LAST
 
     @property
     def has_longer_first(self) -> bool:
-        """Whether a step has several micro-batches, of which the first does more than the others."""
+        """Whether a step has several micro-batches, and the first one does more than the others."""
         return self.trainer.generates and self.prepared.training.gradient_accumulation_steps > 1
 
     def before_last(self, always: TensorGroup, accumulated: TensorGroup) -> TensorGroup:
-        """What stays alive in a backward pass before the last. Of two micro-batches, the first makes the gradients."""
+        """Return what stays alive in the backward pass of the micro-batch before the last.
+
+        If a step has two micro-batches, no gradients exist yet in the first one.
+        """
         return always if self.prepared.training.gradient_accumulation_steps == 2 else accumulated
 
     @property
     def kept_gradients(self) -> tuple[ResidentTensors, ...]:
-        """The gradients that are alive in the optimizer's step, in addition to the buckets that are views of some."""
+        """The gradients that are alive in the optimizer's step, without those that are views of buckets."""
         return () if self.prepared.training.has_bucket_views else self.reduced_gradients
 
     @property
     def buckets(self) -> ddp.Buckets | None:
-        """DDP's buckets; None for a run that is not wrapped in DDP."""
+        """DDP's buckets. None for a run that is not wrapped in DDP."""
         return self._buckets if self.prepared.device.sharding == "ddp" else None
 
     @cached_property
@@ -230,7 +239,7 @@ class ResidentState:
 
     @cached_property
     def flat(self) -> FlatState | None:
-        """What ZeRO's stages 1 and 2 keep in flat tensors; None for other runs."""
+        """The flat tensors of ZeRO's stages 1 and 2. None for other runs."""
         if self.prepared.device.sharding not in ("zero1", "zero2"):
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
@@ -240,7 +249,7 @@ class ResidentState:
 
     @cached_property
     def partitioned(self) -> PartitionedState | None:
-        """What ZeRO's stage 3 keeps in partitions; None for other runs."""
+        """The partitions of ZeRO's stage 3. None for other runs."""
         if self.prepared.device.sharding != "zero3":
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
@@ -249,9 +258,10 @@ class ResidentState:
 
     @cached_property
     def of_loop(self) -> tuple[ResidentTensor, ...]:
-        """What the training loop keeps.
+        """The tensors that the training loop keeps.
 
-        DeepSpeed keeps the norm of the gradients itself. With offload it is on the host, as is that of no gradients.
+        DeepSpeed stores the norm of the gradients itself. With offload, the norm is on the host. A run without
+        gradients has no norm on the device either.
         """
         added = kept(trainer_of(self.prepared.training), self.prepared)
         is_plain = self.flat is None and self.partitioned is None and self._offloaded_bytes is None
@@ -261,15 +271,15 @@ class ResidentState:
 
     @property
     def replayed_states(self) -> tuple[ResidentTensors, ...]:
-        """The optimizer's states that a replay's first step makes, and what the trainer keeps."""
+        """The optimizer's states that the first step of a replay allocates, and the tensors that the trainer keeps."""
         own = self.flat or self.partitioned
         return self.optimizer_states if own is None else (*own.states, *self.of_loop)
 
     @property
     def replayed_temporaries(self) -> tuple[ResidentTensors, ...]:
-        """What the optimizer's update allocates in a replay.
+        """The tensors that the optimizer's update allocates in a replay.
 
-        Under ZeRO that is the update of the largest group; what comes before it is a part of the replayed micro-batch.
+        Under ZeRO this is the update of the largest group. What precedes it is part of the replayed micro-batch.
         """
         own = self.flat or self.partitioned
         if own is None:
@@ -279,12 +289,12 @@ class ResidentState:
 
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:
-        """What is alive in addition to a step's batches while the loop fetches them."""
+        """The tensors that are alive in addition to a step's batches while the loop fetches the batches."""
         return while_fetching(trainer_of(self.prepared.training), self.prepared)
 
     @property
     def host_bytes(self) -> int | None:
-        """What one GPU's process keeps in host memory; None if it keeps nothing there."""
+        """The bytes that one GPU's process keeps in host memory. None if it keeps nothing there."""
         if self.optimizer.storage == "host":
             trained = (tensor for tensor in self.tensors if tensor.gets_gradient)
             return sum(
@@ -302,7 +312,7 @@ class ResidentState:
 
     @property
     def communication(self) -> tuple[Collective, ...] | None:
-        """What one GPU sends in a step, by collective; None for a run on one GPU."""
+        """The bytes that one GPU sends in a step, by collective. None for a run on one GPU."""
         device, found = self.prepared.device, self.shards.collectives() or None
         if self.flat is not None:
             found = self.flat.communication
@@ -322,7 +332,7 @@ class ResidentState:
 
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:
-        """What gradient clipping or the optimizer allocates while every gradient is alive; or what is logged then."""
+        """The tensors that clipping, the optimizer or logging allocates while every gradient is alive."""
         if self.updates_in_backward:
             return self._after_backward
         trained = [tensor for tensor in self.tensors if tensor.gets_gradient]
@@ -330,7 +340,7 @@ class ResidentState:
         model = self.prepared.model
         of_groups = loraplus.groups(model, trained) if separates else groups(self.trainer, model, trained)
         if self.optimizer.projects:
-            of_groups = [tuple(trained)]  # its groups are its own
+            of_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
         of_step = temporaries(
@@ -346,14 +356,14 @@ class ResidentState:
 
     @property
     def _after_backward(self) -> tuple[ResidentTensors, ...]:
-        """What the loop or the method allocates once the backward pass has updated every parameter."""
+        """The tensors that the loop or the method allocates after the backward pass has updated every parameter."""
         if self.prepared.training.trainer == "torchtune":
             name = "logged loss and speed"
             return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
         return self.prepared.method.after_step(self.tensors, self.prepared.training)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
-        """The same tensors for a run that differs in batch, length, or a device that divides as much of the state."""
+        """Return the same state for a run with another batch, length, or device that divides the state alike."""
         state = copy(self)
         state.prepared, state.known_of_run = self.prepared.for_run(training, device), {}
         for name in _OF_RUN:

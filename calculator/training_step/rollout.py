@@ -1,12 +1,12 @@
-"""The passes of `generate` inside a training step: a trainer samples completions with the model that it trains.
+"""The passes of `generate` inside a training step, where a trainer samples completions from the model that it trains.
 
-The model stays in training mode, without a graph, and the loop is that of sampling (transformers/generation/utils.py,
-GenerationMixin.generate and _sample). It differs from greedy search in a caller that keeps the prompts, positions of
-every sequence, and probabilities from which tokens are drawn. `accelerate` wraps the forward pass of the model that it
-prepares, so that autocast applies unless PEFT's model calls the model inside it.
+The model stays in training mode, without a graph. The loop is that of sampling (transformers/generation/utils.py,
+GenerationMixin.generate and _sample). Unlike in greedy search, the caller keeps the prompts, every sequence has its own
+positions, and tokens are drawn from probabilities. `accelerate` wraps the forward pass of the prepared model. So
+autocast applies unless PEFT's model calls the model inside it.
 
-One layer of each repeating period stands for the others (see `repetition`). Before a token is decoded, the cached keys
-and values of all layers are alive; each layer replaces its own.
+One layer of each repeating period represents the others (see `repetition`). Before a token is decoded, the cached keys
+and values of all layers are alive. Each layer replaces its own.
 
 Source: trl/trainer/grpo_trainer.py and rloo_trainer.py of TRL 1.16, _generate_single_turn.
 """
@@ -51,19 +51,19 @@ if TYPE_CHECKING:
     from calculator.training_step.next_token import Loop
     from calculator.training_step.run import Run
 
-    #: What a layer has in the cache.
+    #: The tensors that a layer has in the cache.
     Entries = list[tuple[Tensor, ...]]
 
 
 class RolledOut(NamedTuple):
-    """One pass: its events, which are those of its tape from `start` on, and the cache of the layers that ran."""
+    """One pass: the events of its tape from `start` on, and the cache entries of the interpreted layers."""
 
     interpretation: Interpretation
     start: int
     cache: Cache
 
     def measured(self, run: Run) -> PassPeak:
-        """Return the peak of the pass in a run of it."""
+        """Return the peak of the pass, from a run of it."""
         recording = run.recorded()
         moment = recording.curve.peak(self.start, recording.copies.lifetimes.end)
         operation = recording.operation(moment.event)
@@ -73,8 +73,8 @@ class RolledOut(NamedTuple):
 def rolled_out(prepared: PreparedModel, *, trains: bool = True, is_first: bool = True) -> tuple[PassPeak, ...]:
     """Return the passes in which a trainer generates the completions of a step, or of a batch of its evaluation.
 
-    There are none if it does not generate. `trains`: whether the model is in training mode. `is_first`: whether no
-    batch of an evaluation ran before it.
+    A trainer that does not generate has none. `trains`: whether the model is in training mode. `is_first`: whether no
+    other batch of the evaluation ran before.
     """
     batch = trainer_of(prepared.training).generation(prepared.training)
     passes = Rollout(prepared, batch, trains=trains, is_first=is_first).passes() if batch is not None else ()
@@ -82,7 +82,7 @@ def rolled_out(prepared: PreparedModel, *, trains: bool = True, is_first: bool =
 
 
 class RolloutTrace:
-    """The same passes with symbolic sizes."""
+    """A trace of the passes with symbolic sizes."""
 
     __slots__ = ("_passes", "_shape_env", "_traces")
 
@@ -94,7 +94,7 @@ class RolloutTrace:
         shape_env.eliminate_dead_code(index for trace in self._traces for index in trace.outputs)
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[PassPeak, ...] | None:
-        """Return the passes with other sizes, or None where a guard fails."""
+        """Return the passes with other sizes, or None if a guard fails."""
         values = self._shape_env.evaluate(sizes)
         if values is None:
             return None
@@ -103,7 +103,10 @@ class RolloutTrace:
 
 
 class Rollout:
-    """The generation of the completions of a step. `prepared` states the rows, and the length of the prompts."""
+    """The generation of the completions of a step.
+
+    `prepared` has the number of rows and the length of the prompts.
+    """
 
     __slots__ = ("batch", "is_first", "loop", "prepared", "shape_env", "trains", "wrapped_dtype")
 
@@ -120,24 +123,24 @@ class Rollout:
         training = prepared.training
         is_fsdp = prepared.device.sharding == "fsdp"
         is_wrapped = not is_fsdp and not prepared.method.facts.config_class
-        #: The dtype of autocast around the model's forward pass, whose outputs are copied to float32 then.
+        #: The dtype of autocast around the model's forward pass. The outputs are then copied to float32.
         self.wrapped_dtype: DType | None = training.autocast if is_wrapped else None
-        # FSDP2's mixed precision is that of each unit, whatever calls it, and accelerate wraps no forward pass then.
+        # The mixed precision of FSDP2 belongs to each unit, whatever calls it. accelerate then wraps no forward pass.
         dtype = training.autocast if is_fsdp else self.wrapped_dtype
         generating = training.generating(batch.prompt, dtype)
         self.prepared = prepared.for_run(generating, prepared.device)
         self.batch = batch
-        #: What records the sizes, if they are symbolic.
+        #: Records the sizes if they are symbolic.
         self.shape_env = shape_env
         #: Whether the model is in training mode.
         self.trains = trains
-        #: How the next token is chosen.
+        #: The loop that chooses the next token.
         self.loop = loop
-        #: Whether no batch of an evaluation ran before it.
+        #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
 
     def passes(self) -> tuple[RolledOut, ...]:
-        """Return the pass of the prompts, that of the second token and that of the last one."""
+        """Return three passes: that of the prompts, that of the second token, and that of the last token."""
         prefill = self._prefill()
         passes, prompt, tokens = [prefill], self.batch.prompt, self.batch.completion
         if tokens > 1:
@@ -148,7 +151,7 @@ class Rollout:
         return tuple(passes)
 
     def hooks(self, which: PassOf) -> Hooks:
-        """Return what a sharding does in a pass."""
+        """Return the hooks of a sharding in a pass."""
         return generation_hooks(self.prepared, which, is_first=self.is_first)
 
     @without_frame_snapshots
@@ -183,7 +186,7 @@ class Rollout:
         context.router_logits = None
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
-        # A layer with a window caches other tokens than one without, also where the masks are the same.
+        # A layer with a window caches other tokens than a layer without, even if their masks are the same.
         types = [layer.kind.attention for layer in context.layers]
         numbers: dict[tuple[int, str], int] = {}
         classes = zip(context.classes, types, strict=True)
@@ -192,7 +195,7 @@ class Rollout:
         return context
 
     def _run(self, context: Context, loop: Loop) -> RolledOut:
-        """Run the model, which gets copies of the ids and positions, and choose the next token."""
+        """Run the model on copies of the ids and positions, and choose the next token."""
         tape, start = context.tape, len(context.tape.events)
         assert context.cache is not None
         context.set_scope("generate: ")
@@ -215,7 +218,10 @@ class Rollout:
 
 
 def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
-    """Return the events of a pass. Each of the repeated layers frees what it replaces in the cache."""
+    """Return the events of a pass.
+
+    Each repeated layer frees the cache entries that it replaces.
+    """
     marks = {label: position for position, label in tape.marks}
     start, end = (marks[f"layer {place} forward"] for place in (layers.start, layers.end))
     window = Window(before=0, start=start, end=end, copies=layers.copies)
@@ -232,9 +238,9 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
 
 
 def _before(context: Context, entries: Sequence[Entries], *, first: bool) -> list[list[Tensor | None]]:
-    """Make what every layer has in the cache; return that of the interpreted layers.
+    """Allocate the cache entries of every layer, and return those of the interpreted layers.
 
-    What the others have stays alive, and is that of the layers that represent them.
+    The entries of the other layers stay alive. They are like those of the layers that represent them.
     """
     tape, interpreted = context.tape, {*context.repetition.numbers}
     made: list[list[Tensor | None]] = []
@@ -251,12 +257,12 @@ def _before(context: Context, entries: Sequence[Entries], *, first: bool) -> lis
 
 
 def _represented(layers: Repetition, of_interpreted: Sequence[Entries]) -> list[Entries]:
-    """Return what each layer of the model has, from that of the interpreted ones."""
+    """Return the entries of each layer of the model, from those of the interpreted layers."""
     start, end = layers.start, layers.end
     repeated = [*of_interpreted[start:end]] * layers.copies
     return [*of_interpreted[:end], *repeated, *of_interpreted[end:]]
 
 
 def _windowed(layers: Sequence[Layer]) -> int:
-    """Return how many layers have a window of the cache."""
+    """Return the number of layers whose cache is a window."""
     return sum(layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in layers)

@@ -1,4 +1,4 @@
-"""The interpretation of a micro-batch with as few layers as determine all of it."""
+"""The interpretation of a micro-batch, with as few layers as determine all of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Interpretation(NamedTuple):
-    """An interpreted micro-batch, with its layers interpreted once: the arguments of its `Copies`."""
+    """A micro-batch whose repeated layers are interpreted once: the arguments of its `Copies`."""
 
     tape: Tape
     repetition: Repetition
@@ -38,7 +38,7 @@ class Interpretation(NamedTuple):
     without_graph: tuple[Window, ...] = ()
 
     def with_kinds(self, kinds: Kinds) -> Copies:
-        """Count what the layers' copies add, for rows of these kinds."""
+        """Count the storages that the copies of layers add, for rows of the given kinds."""
         return Copies(
             self.tape,
             self.lifetimes,
@@ -51,7 +51,7 @@ class Interpretation(NamedTuple):
         )
 
     def run(self) -> Run:
-        """The run with the rows on the tape."""
+        """Return the run with the rows on the tape."""
         storages = storages_of(self.tape, self.first)
         copies = self.with_kinds(storages.kinds)
         return Run(tape=self.tape, repetition=self.repetition, copies=copies, storages=storages)
@@ -67,11 +67,11 @@ class Run(NamedTuple):
 
     @property
     def rows(self) -> Sequence[Allocation]:
-        """What was allocated, in order."""
+        """The allocations in order."""
         return self.storages.rows
 
     def recorded(self) -> Recording:
-        """Count the layers' copies."""
+        """Return the recording, in which the copies of layers are counted."""
         return Recording(self.copies, self.storages)
 
 
@@ -80,7 +80,7 @@ def recorded_run(
 ) -> tuple[Run, Recording]:
     """Interpret a micro-batch, or take its run from a cache, and record it.
 
-    The first layer is interpreted too with `whole`, or where the next layer does not determine it.
+    The first layer is interpreted too if `whole` is true, or if the next layer does not determine it.
     """
     run = cached(whole=whole) or interpreted(context_of(), whole=whole).run()
     recording = run.recorded()
@@ -92,7 +92,7 @@ def recorded_run(
 
 @without_frame_snapshots
 def interpreted(context: Context, *, whole: bool) -> Interpretation:
-    """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
+    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two."""
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers)
@@ -100,7 +100,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
             context.repetition = context.repetition.from_first_period()
     context.tape.folds_loops = not context.may_skip_first_layer
     micro_batch(context)
-    # The objects of the step that are freed from now on add events to its own tape only.
+    # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
     marks = {label: position for position, label in tape.marks}
     begin = marks["layer 0 forward"]
@@ -117,7 +117,10 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
 
 
 def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: bool) -> Iterator[Window]:
-    """The forward and backward windows of the repeated layers; a skipped first layer is not one of the copies."""
+    """Return the forward and backward windows of the repeated layers.
+
+    A skipped first layer is not one of the copies.
+    """
     if not repetition.copies:
         return
     copies = repetition.copies - skips_first
@@ -130,18 +133,18 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: b
 
 
 def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:
-    """The window of the repeated layers of a pass without a graph."""
+    """Return the window of the repeated layers of a pass without a graph."""
     before, start, end = (marks[f"{prefix}layer {place} forward"] for place in repetition.boundaries)
     return Window(before=before, start=start, end=end, copies=repetition.copies)
 
 
 def _are_alike(context: Context) -> bool:
-    """Whether all layers are alike, except that the first one's input may need no gradient.
+    """Return whether all layers are alike, except that the first one's input may need no gradient.
 
-    They are not if layers use different masks, which are freed one before the other; if autocast caches a copy of the
-    first layer's input; if quantized layers keep their inputs; or if the loss uses every layer's router logits. A
-    checkpointed layer saves only its input. Nor are those that a sharding couples, but for gathers around each module:
-    these count from copy to copy, in all passes of a step alike.
+    They are not alike if layers use different masks, which are freed one before the other; if autocast caches a copy of
+    the first layer's input; if quantized layers keep their inputs; or if the loss uses every layer's router logits. A
+    checkpointed layer saves only its input. Layers that a sharding couples are not alike either, unless the sharding
+    only gathers around each module. Such gathers are counted per copy, in all passes of a step alike.
     """
     if context.hooks.couples_layers:
         facts = trainer_of(context.training).facts

@@ -1,7 +1,7 @@
 """The passes of `generate` of an encoder-decoder by greedy search, inside the evaluation of its trainer.
 
-The encoder runs once, outside the model's forward pass, and so outside the autocast that accelerate wraps around that.
-Each pass of the decoder reads the keys and values that the first one made of the encoder's output.
+The encoder runs once, outside the model's forward pass. So it is outside the autocast that accelerate wraps around that
+pass. Each pass of the decoder reads the keys and values that the first pass computed from the encoder's output.
 
 Source: transformers/generation/utils.py, GenerationMixin.generate (_prepare_text_encoder_decoder_kwargs_for_generation)
 and _sample.
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.methods.prepared_model import PreparedModel
 
-    #: The shapes and dtypes of the keys and values of each layer's attention to the target, and to the source.
+    #: The shapes and dtypes of each layer's keys and values: of its self-attention, and of its cross-attention.
     Shapes = list[list[tuple[Shape, DType]]]
 
 
 class Seq2SeqGeneration:
-    """Greedy search for the target of a batch. `prepared` states the rows, and the length of the source.
+    """Greedy search for the target of a batch.
 
-    `wrapped_dtype` is that of autocast around the model's forward pass, and `prompt` the tokens that the decoder starts
-    with.
+    `prepared` has the number of rows and the length of the source. `wrapped_dtype` is that of autocast around the
+    model's forward pass. `prompt` is the number of tokens that the decoder starts with.
     """
 
     __slots__ = ("_cached", "_encoded", "encodes", "prepared", "prompt", "wrapped_dtype")
@@ -50,7 +50,7 @@ class Seq2SeqGeneration:
     def __init__(self, prepared: PreparedModel) -> None:
         training, source = prepared.training, prepared.training.sequence_length
         self.wrapped_dtype: DType | None = None if prepared.method.facts.config_class else training.autocast
-        #: The model in its encoder's pass, and in the passes of the decoder.
+        #: The model in the encoder's pass, and in the passes of the decoder.
         self.encodes = prepared.for_run(training.generating(source, None), prepared.device)
         self.prepared = prepared.for_run(training.generating(source, self.wrapped_dtype), prepared.device)
         self.prompt = ONE
@@ -58,9 +58,9 @@ class Seq2SeqGeneration:
         self._cached: Shapes = []
 
     def passes(self, tokens: int) -> tuple[PassPeak, ...]:
-        """Return the encoder's pass, and the decoder's first, second and last up to a number of tokens.
+        """Return the encoder's pass, and the decoder's first, second and last pass for a number of tokens.
 
-        They include those that the decoder starts with.
+        The number includes the tokens that the decoder starts with.
         """
         first = int(self.prompt)
         ran = [self._encode(), self._decode(named(0, "0"), is_last=tokens == first + 1)]
@@ -71,7 +71,7 @@ class Seq2SeqGeneration:
         return tuple(ran)
 
     def kept(self, context: Context) -> list[Tensor]:
-        """Make what the callers of `generate` refer to in addition to the batch."""
+        """Allocate what the callers of `generate` refer to in addition to the batch."""
         return special_tokens(context)
 
     def loop(self, context: Context) -> TargetLoop:
@@ -133,7 +133,7 @@ class Seq2SeqGeneration:
         return found
 
     def _cache(self, context: Context, past: Dim) -> Cache:
-        """Return what the passes before have cached: the keys and values of each layer's two attentions."""
+        """Return the keys and values that earlier passes cached for the two attentions of each layer."""
         target, source = self._cached[::2], self._cached[1::2]
         if not past:
             target, source = [], []
@@ -158,7 +158,7 @@ class Seq2SeqGeneration:
 
 
 class TargetLoop(GreedySearch):
-    """Greedy search for a target, whose first token is that of every row."""
+    """Greedy search for a target. Every row starts with the same token."""
 
     __slots__ = ("first", "forced", "forces", "rows")
 
@@ -166,7 +166,7 @@ class TargetLoop(GreedySearch):
         return []
 
     def starts(self, context: Context, *, is_last: bool) -> None:
-        """Make the first token of every row, and the token that ends a target if it is forced."""
+        """Allocate the first token of every row, and the token that ends a target if it is forced."""
         self.first = context.tape.new((context.batch, 1), "int64", "decoder_start_token_id of every row")
         self.forces = is_last and context.forward.forces_eos
         self.forced = context.tape.new((1,), "int64", "forced_eos_token_id") if context.forward.forces_eos else None
@@ -186,7 +186,7 @@ def _cached(context: Context, shape: Shape, dtype: DType) -> Tensor:
 
 
 def _measured(tape: Tape, start: int) -> PassPeak:
-    """Return the peak of the events since one."""
+    """Return the peak of the events from a position on."""
     end, storages = len(tape.events), storages_of(tape)
     recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
     moment = recording.curve.peak(start, end)

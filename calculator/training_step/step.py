@@ -1,4 +1,4 @@
-"""One training step: the peak of each phase and what is alive there."""
+"""One training step: the peak of each phase, and the tensors that are alive there."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class TrainingStep:
     def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
         self.resident = resident
         self.traces = traces or TraceCache()
-        #: The only micro-batch of a step, or the last.
+        #: The only micro-batch of a step, or the last one.
         self.last = self._interpreted(resident.prepared, whole=whole or resident.flat is not None)
-        #: An earlier one, where it is not like the last.
+        #: An earlier micro-batch. None if all are like the last one.
         self.earlier: MicroBatchRun | None = None
         if resident.differs_before_last:
             self.earlier = self._interpreted(resident.prepared, whole=whole, reduces=False)
-        #: The first one of several, where it does more than the others.
+        #: The first of several micro-batches. None if it does no more than the others.
         self.first: MicroBatchRun | None = None
         if resident.has_longer_first:
             reduces = not resident.differs_before_last
@@ -55,17 +55,18 @@ class TrainingStep:
             self.first = self._interpreted(
                 resident.prepared.first_micro_batch, whole=whole, reduces=reduces, traces=traces
             )
-        #: What is alive when the step ends, without gradients.
+        #: The storages that are alive when the step ends, without gradients.
         self.left = StorageCounts(self.run.storages, self.run.copies.left)
-        #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
+        #: The storages that the previous step left and that live until the forward pass ends. The new batch replaces
+        #: the old.
         carries = resident.trainer.keeps_loss
         left_after = self.run.copies.left_after(self.marks["forward"]) if carries else {}
         self.carried = StorageCounts(self.run.storages, left_after)
-        #: The ranks of a run under ZeRO's stages 1 and 2.
+        #: The peaks of the ranks of a run under ZeRO's stages 1 and 2.
         self.flat = self._flat(resident.flat)
         #: The gathers and reductions of a run under ZeRO's stage 3.
         self.partitioned = self._partitioned(resident.partitioned)
-        #: What was found of it, whatever the card, for the next request of the same step.
+        #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
     def _flat(self, state: FlatState | None) -> FlatPeaks | None:
@@ -88,19 +89,19 @@ class TrainingStep:
 
     @property
     def communication(self) -> tuple[Collective, ...] | None:
-        """What one GPU sends in a step, by collective; None for a run on one GPU."""
+        """The bytes that one GPU sends in a step, by collective. None for a run on one GPU."""
         if self.partitioned is not None:
             return between_nodes(self.partitioned.communication, self.resident.prepared.device.nodes)
         return self.resident.communication
 
     @property
     def run(self) -> Run:
-        """The only micro-batch of a step, or the last, interpreted."""
+        """The interpreted micro-batch: the only one of a step, or the last one."""
         return self.last.run
 
     @property
     def recording(self) -> Recording:
-        """Its recording."""
+        """The recording of that micro-batch."""
         return self.last.recording
 
     @property
@@ -112,7 +113,7 @@ class TrainingStep:
 
     @cached_property
     def generation(self) -> tuple[PassPeak, ...]:
-        """The passes in which the trainer generates a step's completions; none if it does not."""
+        """The passes in which the trainer generates a step's completions. None if it does not generate."""
         prepared = self.resident.prepared
         if trainer_of(prepared.training).generation(prepared.training) is None:
             return ()
@@ -120,11 +121,11 @@ class TrainingStep:
         return known.of(prepared, rolled_out, RolloutTrace) or rolled_out(prepared)
 
     def every_peak(self) -> tuple[Peak, ...]:
-        """The peaks of all phases, in order."""
+        """Return the peaks of all phases in order."""
         return (self._of_generation(), *self.peaks()) if self.generation else self.peaks()
 
     def _of_generation(self) -> Peak:
-        """The peak of generation, in which no gradients exist."""
+        """Return the peak of generation. No gradients exist then."""
         highest = max(self.generation, key=lambda each: each.moment.bytes)
         always = self.resident.always
         if self.flat is not None:
@@ -142,7 +143,7 @@ class TrainingStep:
         )
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
-        """Forward, backward and optimizer step."""
+        """Return the peaks of the forward pass, the backward pass and the optimizer step."""
         resident = self.resident
         if self.flat is not None:
             return self.flat.peaks()
@@ -172,13 +173,13 @@ class TrainingStep:
         return forward, backward, optimizer
 
     def _while_fetching(self) -> Peak:
-        """The peak before the forward pass, when the batches of the step before are alive too."""
+        """Return the peak before the forward pass, when the batches of the previous step are alive too."""
         state = TensorGroup((*self.resident.always, *self.resident.while_fetching))
         return _last("batches of the step: fetched", state, self.carried)._replace(phase="forward")
 
     @property
     def layers(self) -> int:
-        """How many layers the model has."""
+        """The number of layers of the model."""
         repetition = self.run.repetition
         return len(repetition.numbers) + repetition.copies * (repetition.end - repetition.start)
 
@@ -210,7 +211,7 @@ class TrainingStep:
 
 
 def _last(operation: str, state: TensorGroup, left: StorageCounts) -> Peak:
-    """The optimizer's step; everything in it counts to its peak."""
+    """Return the peak of the optimizer's step. Everything that is alive in the step counts."""
     size = _bytes(state, left)
     deferred = Deferred(partial(LiveTensors, state, left=left))
     return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, deferred=deferred)

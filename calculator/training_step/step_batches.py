@@ -1,4 +1,4 @@
-"""The micro-batches of a step, each with its layers unrolled, and the gradients that one takes over from another."""
+"""The micro-batches of a step, each with its layers unrolled, and the gradients that they share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.training_step.resident_state import ResidentState
 
-#: How many micro-batches after a step's first are replayed. Further ones find the allocator in the same state.
+#: The number of micro-batches that are replayed after the first one. Further ones find the allocator in the same state.
 LATER_MICRO_BATCHES = 2
 
 MicroBatch = TypeVar("MicroBatch", bound=Events | Unrolled)
@@ -24,11 +24,11 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
     """The micro-batches that a step's replay runs, in order.
 
     Attributes:
-        first: The first one. Under ZeRO, whose gathers and reductions go on between micro-batches, the whole step.
-        later: One that adds to its gradients; None where no such one is replayed.
-        repeats: How often that one is replayed.
-        last: The last one where it is not like those before it: it takes the gradients of the first, and reduces them.
-        taken: Pairs of a row of the last and a row of the first that are the same gradient.
+        first: The first one. Under ZeRO, gathers and reductions continue between micro-batches, so it is the whole step.
+        later: A micro-batch that adds to the gradients of the first. None if no such one is replayed.
+        repeats: How often `later` is replayed.
+        last: The last micro-batch, which reduces the gradients of the first. None if it is like those before it.
+        taken: Pairs of a row of `last` and a row of `first` that are the same gradient.
     """
 
     first: MicroBatch
@@ -39,7 +39,10 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
 
 
 def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | None = None) -> StepBatches[Unrolled]:
-    """The micro-batches of a run's step; `unrolled` interprets one without a cache."""
+    """Return the micro-batches of a run's step.
+
+    `unrolled` interprets a micro-batch without a cache.
+    """
     if resident.flat is not None or resident.partitioned is not None:
         return StepBatches(unrolled_step(resident))
     prepared, unrolled = resident.prepared, unrolled or resident.unrolled.of
@@ -59,10 +62,10 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
 
 
 def same_gradients(own: Iterable[tuple[int, str]], made: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int]]:
-    """Pair the rows of a last micro-batch's whole gradients with those of the first, which made them; each by its name.
+    """Pair the rows of gradients in the last micro-batch with those in the first one, which allocated them, by name.
 
-    Those of one name are in the order of the layers in the forward pass of the last, and in reverse in the backward
-    pass of the first.
+    Gradients of one name are in the order of the layers in the forward pass of the last micro-batch. They are in
+    reverse order in the backward pass of the first.
     """
     of_first: defaultdict[str, list[int]] = defaultdict(list)
     for row, name in made:
@@ -79,7 +82,7 @@ def _gradients(first: Unrolled) -> Sequence[int]:
 
 
 def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
-    """The rows of whole gradients, the windows of the forward pass without them, and what is found of these."""
+    """Return the rows of whole gradients, the forward windows without these rows, and a cache for these windows."""
     if "taking" not in last.known:
         events = [event for window in last.forward for by in window.shifts for event in _at(window, by)]
         whole = [event for event in events if event >= 0 and last.rows[event][3] == "gradients"]
@@ -93,7 +96,7 @@ def _at(window: Window, by: int) -> Sequence[int]:
 
 
 def _without(rows: set[int], window: Window) -> Window:
-    """A window without the allocations of rows, all of whose repetitions are among them."""
+    """Return a window without the allocations of some rows, which include all of its repetitions."""
     own = _at(window, window.shifts[0])
     events = [event for event, row in zip(window.events, own, strict=True) if row not in rows]
     return Window(events, window.lowest, window.shifts)

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.run import Interpretation
 
-#: The most sets of equal shapes for which a trace keeps what runs share.
+#: The most patterns of equal shapes for which a trace caches what runs share.
 MAX_PATTERNS = 64
 
 
 class SymbolicTrace:
-    """A run with symbolic sizes, from which runs with other sizes are made.
+    """A run with symbolic sizes, from which runs with other sizes are built.
 
     Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind. Kinds with
-    different symbols can be equal for some sizes. What runs share depends on which kinds are equal, and at times on
-    which other shapes are.
+    different symbols can be equal for some sizes. What runs share depends on which kinds are equal. If layouts are
+    compared, it also depends on which other shapes are equal.
     """
 
     __slots__ = (
@@ -58,17 +58,17 @@ class SymbolicTrace:
         self.shape_env = symbols.shape_env
         self.interpretation = interpretation
         self._rows, interpretation.tape.rows = interpretation.tape.rows, []
-        #: The first row of each kind, once it is read.
+        #: The first row of each kind. None until it is read.
         self._first_rows: Sequence[int] | None = None
         kinds, self.kind_of = kinds_of(symbols.kinds(self._rows), interpretation.first)
         self.names, self.shape_of, self.dtypes, self.components = zip(*kinds, strict=True)
-        #: The distinct shapes, as indices of values; `shape_of` has their number for each kind.
+        #: The distinct shapes, as indices of values. `shape_of` has the number of each kind's shape.
         self.shapes = symbols.shapes
-        #: The distinct sizes, as indices of values, and their number for each kind.
+        #: The distinct sizes, as indices of values, and the number of each kind's size.
         self.sizes, self.size_of = numbered(map(symbols.size, self.shape_of, self.dtypes))
-        #: The pairs of shapes whose kinds are equal where they are: those of kinds with the same name.
+        #: Pairs of shapes of kinds with the same name, dtype and component. The kinds are equal if the shapes are.
         self.meeting = [*self._meeting()]
-        #: What runs share, by the pairs of shapes that are equal, and by all shapes that are where that matters.
+        #: What runs share, by the pairs of shapes that are equal, or by all equal shapes if layouts are compared.
         self.known: dict[tuple[object, ...], _Shared] = {}
 
     @property
@@ -77,7 +77,7 @@ class SymbolicTrace:
         return [*self.sizes, *chain(*self.shapes)]
 
     def with_sizes(self, sizes: Sequence[int]) -> Run | None:
-        """Return the run with other sizes, or None where a guard fails."""
+        """Return the run with other sizes, or None if a guard fails."""
         values = self.shape_env.evaluate(sizes)
         return None if values is None else self.with_values(values)
 
@@ -91,7 +91,7 @@ class SymbolicTrace:
         return Run(tape=own.tape, repetition=own.repetition, copies=shared.copies, storages=storages)
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
-        """The pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
+        """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
         alike = [*zip(self.names, self.dtypes, self.components, strict=True)]
         last = dict(zip(alike, self.shape_of, strict=True))
         if len(last) == len(alike):
@@ -106,7 +106,7 @@ class SymbolicTrace:
                 yield pair
 
     def _shared(self, values: Sequence[int]) -> _Shared:
-        """What runs share in which the same kinds are equal."""
+        """Return what all runs share in which the same kinds are equal."""
         shapes = self.shapes
         equal_pairs = tuple(
             [
@@ -131,17 +131,17 @@ class SymbolicTrace:
         return known
 
     def _equal_shapes(self, values: Sequence[int]) -> tuple[int, ...]:
-        """A number for each shape: shapes that are equal in a run have equal numbers."""
+        """Return a number for each shape. Shapes that are equal in a run have equal numbers."""
         return equal([tuple([values[dim] for dim in shape]) for shape in self.shapes])
 
     def _separate(self, shapes: Sequence[int]) -> _Shared:
-        """What runs share in which no kinds are equal. Shapes with the same number are."""
+        """Return what runs share if no two kinds are equal. Shapes with the same number are equal."""
         layouts = [*zip(map(shapes.__getitem__, self.shape_of), self.dtypes, strict=True)]
         kinds = Kinds(self.names, layouts, self.components, self.size_of, self.kind_of, self.interpretation.tape.events)
         return _Shared(self.interpretation.with_kinds(kinds), range(len(layouts)))
 
     def _merged(self, shapes: Sequence[int]) -> _Shared:
-        """What they share in which kinds are equal whose shapes have the same number."""
+        """Return what runs share if kinds are equal whose shapes have the same number."""
         every = zip(self.names, map(shapes.__getitem__, self.shape_of), self.dtypes, self.components, strict=True)
         distinct, numbers = numbered(every)
         first = firsts(numbers)
@@ -157,19 +157,22 @@ class SymbolicTrace:
         return _Shared(self.interpretation.with_kinds(kinds), first)
 
     def _row(self, kind: int) -> Allocation:
-        """The first row of a kind, with its symbolic shape; without a size."""
+        """Return the first row of a kind, with its symbolic shape and without a size."""
         if self._first_rows is None:
             self._first_rows = first_rows(self.kind_of, self.interpretation.first)
         return self._rows[self._first_rows[kind]]
 
     def _traced(self, shared: _Shared, kind: int) -> Allocation:
-        """A kind with its symbolic shape. Its size is that of the trace."""
+        """Return a kind with its symbolic shape, and the size that it has in the trace."""
         first = shared.kinds[kind]
         name, shape, dtype, component, _ = self._row(first)
         return name, shape, dtype, component, self.shape_env.values[self.sizes[self.size_of[first]]]
 
     def _allocation(self, shared: _Shared, values: Sequence[int], own: dict[int, int], kind: int) -> Allocation:
-        """A kind of a run. `own` has the run's dimensions that are known, by the identity of the symbolic ones."""
+        """Return a kind with its shape in a run.
+
+        `own` caches the run's dimensions by the identity of the symbolic ones.
+        """
         first = shared.kinds[kind]
         name, shape, dtype, component, _ = self._row(first)
         dims = []
@@ -182,14 +185,17 @@ class SymbolicTrace:
 
 
 class _Shared(NamedTuple):
-    """What runs share in which the same shapes are equal; `kinds` has the first of the trace's kinds that are equal."""
+    """What runs share in which the same shapes are equal.
+
+    `kinds` has, for each kind of a run, the first kind of the trace that is equal to it.
+    """
 
     copies: Copies
     kinds: Sequence[int]
 
 
 class TraceCache:
-    """The runs of requests that differ in sizes alone, for the last model and settings."""
+    """The runs of requests that differ in sizes alone, for the most recent model and settings."""
 
     __slots__ = ("_of_first", "generation", "model", "runs", "settings", "traces_first")
 
@@ -197,25 +203,25 @@ class TraceCache:
         #: Whether the first request is traced too.
         self.traces_first = traces_first
         self.model: Model | None = None
-        #: All settings of the method, the training, the card and the stack that are no sizes.
+        #: All settings of the method, the training, the card and the stack that are not sizes.
         self.settings: tuple[object, ...] = ()
-        #: The runs, by `whole` (the first layer is interpreted) and `reduces`.
+        #: The runs, by `whole` (whether the first layer is interpreted) and `reduces`.
         self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(
             partial(BySizes, traces_first=traces_first)
         )
-        #: The passes in which the trainer generates.
+        #: The passes in which the trainer generates completions.
         self.generation: BySizes[tuple[PassPeak, ...]] = BySizes(traces_first=traces_first)
         self._of_first: TraceCache | None = None
 
     @property
     def of_first(self) -> TraceCache:
-        """The runs of the same requests' first micro-batches, where these are not like the others."""
+        """The runs of the first micro-batches of the same requests, if these differ from the others."""
         if self._of_first is None:
             self._of_first = TraceCache(traces_first=self.traces_first)
         return self._of_first
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
-        """Return a request's run. None where the cache is full and no trace's guards hold."""
+        """Return the run of a request, or None if no trace's guards hold and the cache is full."""
         self._serve(prepared)
 
         def plain(prepared: PreparedModel) -> Run:
@@ -232,12 +238,12 @@ class TraceCache:
         return self.runs[whole, reduces].of(prepared, plain, traced)
 
     def generation_of(self, prepared: PreparedModel) -> BySizes[tuple[PassPeak, ...]]:
-        """Return the passes of requests like this one in which the trainer generates."""
+        """Return the passes in which the trainer generates, for requests like this one."""
         self._serve(prepared)
         return self.generation
 
     def _serve(self, prepared: PreparedModel) -> None:
-        """Forget what was kept for other models and settings than a request's."""
+        """Clear the cache if a request has another model or other settings."""
         settings = settings_of(prepared)
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings = prepared.model, settings

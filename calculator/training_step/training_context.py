@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Context:
-    """The context of a micro-batch, with the forward pass and the sharding that its settings name.
+    """Return the context of a micro-batch, with the forward pass and the sharding of its settings.
 
     `reduces`: whether it is the last of its step, in which a sharding reduces gradients.
     """

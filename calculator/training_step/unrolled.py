@@ -1,9 +1,9 @@
-"""A micro-batch's events with every layer unrolled, as the caching allocator receives them.
+"""The events of a micro-batch with every layer unrolled, as the caching allocator receives them.
 
-Four periods of layers are interpreted (see `repetition`). The third represents all periods between it and the last: it
-is the first one with equal periods on both sides. The rows that it frees of the periods next to it, every other period
-frees of its own neighbours. So its events are repeated with the rows of each period: in order in the forward pass, in
-reverse in the backward pass.
+Four periods of layers are interpreted (see `repetition`). The third represents all periods between it and the last one.
+It is the first period with equal periods on both sides. Some rows that it frees belong to the neighbouring periods.
+Every other period frees the same rows of its own neighbours. So the events of the third period are repeated with the
+rows of each period: in order in the forward pass, in reverse in the backward pass.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 #: The number of periods that are interpreted.
 PERIODS = 4
 
-#: Name endings of a pass's first matrix product: rotary angles, a layer's output, or the head's gradients.
+#: How the names of a pass's first matrix product end: rotary angles, a layer's output, or the head's gradients.
 _PRODUCTS = ("rotary: freqs", "matmul: gradient", "weight: gradient", "product: gradient")
 _IN_A_LAYER = ".*."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """One forward and backward pass: event `n` allocates row `n`, event `~n` frees it.
+    """One forward and backward pass. Event `n` allocates row `n`, and event `~n` frees it.
 
-    At the end the `gradients` are alive, and the rows in `left`: the batch, the loss, and what the loss's graph keeps.
-    `streams` are the numbers of the rows' streams; it is empty where all are on the first.
+    At the end, the rows in `gradients` and in `left` are alive: the batch, the loss, and what the loss's graph keeps.
+    `streams` has the CUDA stream of each row, by number. It is empty if all rows are on the first stream.
     """
 
     rows: Sequence[Allocation]
@@ -55,21 +55,21 @@ class Events:
     streams: Sequence[int] = ()
 
     def first_product(self, events: Sequence[int]) -> int:
-        """The position of the first matrix product in a pass."""
+        """Return the position of the first matrix product among events, or None."""
         return first_product(events, self.rows) or 0
 
 
 def first_product(events: Sequence[int], rows: Sequence[Allocation]) -> int | None:
-    """The position of the first matrix product among events, if there is one."""
+    """Return the position of the first matrix product among events, if there is one."""
     named = ((at, rows[row][0]) for at, row in enumerate(events) if row >= 0)
     return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a pass, which is repeated with the rows of each period.
+    """A part of a pass that is repeated with the rows of each period.
 
-    Every repetition has the same `events`, with a shift of its own that is added to the rows from `lowest` on.
+    Every repetition has the same `events`. Each adds its own shift to the rows from `lowest` on.
     """
 
     events: Sequence[int]
@@ -82,9 +82,9 @@ class Unrolled:
     """A micro-batch in windows.
 
     From row `base` on, there are `stride` rows for each of these periods in turn: the second, the third, its `copies`,
-    and the fourth, which is the last. `streams` are the numbers of the rows' streams; it is empty where all are on the
-    first. With `takes`, rows that are freed and not allocated are tensors of an earlier micro-batch. `known` is what
-    was found of the windows alone; those of other sizes share it.
+    and the fourth, which is the last. `streams` has the CUDA stream of each row, by number. It is empty if all rows are
+    on the first stream. With `takes`, rows that are freed but not allocated are tensors of an earlier micro-batch.
+    `known` caches results that depend on the windows alone. Micro-batches with other sizes share it.
     """
 
     rows: Sequence[Allocation]
@@ -98,7 +98,10 @@ class Unrolled:
     known: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def events(self) -> Events:
-        """The events of all repetitions, in order."""
+        """Interpret a micro-batch and unroll its layers.
+
+        Every layer is interpreted if the model has no more than `periods` periods.
+        """
         forward, backward = (
             [event for window in windows for by in window.shifts for event in shifted(window.events, window.lowest, by)]
             for windows in (self.forward, self.backward)
@@ -107,7 +110,7 @@ class Unrolled:
 
 
 def shifted(events: Sequence[int], lowest: int, by: int) -> Sequence[int]:
-    """The same events with other rows: `by` is added to those from `lowest` on."""
+    """Return the events with `by` added to the rows from `lowest` on."""
     if not by:
         return events
     return [e + by if e >= lowest else e - by if ~e >= lowest else e for e in events]
@@ -137,7 +140,10 @@ def unrolled(
 def _unrolled(
     prepared: PreparedModel, *, reduces: bool, periods: int, symbols: SymSizes | None, repeats_layers: bool
 ) -> Unrolled | None:
-    """Unroll a micro-batch, with one period for the layers of a pass without a graph, or None if they are not alike."""
+    """Unroll a micro-batch. Return None if the layers of a pass without a graph are not alike.
+
+    With `repeats_layers`, only one period of such layers is interpreted and repeated.
+    """
     context, sharding = training_context(prepared, reduces=reduces), prepared.device.sharding
     if symbols is not None:
         context.tape.sizes = symbols
@@ -188,7 +194,7 @@ def _unrolled(
 
 @without_frame_snapshots
 def whole_tape(prepared: PreparedModel) -> tuple[Tape, Repetition]:
-    """The tape of a micro-batch with every layer interpreted, and the repetition of that tape: nothing is repeated."""
+    """Return the tape of a micro-batch with every layer interpreted, and a repetition that repeats nothing."""
     context = training_context(prepared)
     shortened = context.repetition
     count = len(shortened.numbers) + shortened.copies * (shortened.end - shortened.start)
@@ -200,7 +206,7 @@ def whole_tape(prepared: PreparedModel) -> tuple[Tape, Repetition]:
 
 
 def _parts(repeated: Sequence[Repeated], start: int, end: int) -> Iterator[Repeated]:
-    """Divide the positions from `start` to `end` into those that are repeated and those that are not."""
+    """Divide the positions from `start` to `end` into parts that are repeated and parts that are not."""
     for each in repeated:
         if start <= each.start < end:
             yield Repeated(start, each.start, 1)
@@ -228,9 +234,10 @@ def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int],
 
 
 def _like(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[int]:
-    """The rows of a period that another period has too, by kind.
+    """Return the rows of a period that another period has too, by kind.
 
-    The last period may have more of a kind: where the gradient that enters it is a view, its first sum is a new tensor.
+    The last period may have more rows of a kind. If the gradient that enters it is a view, its first sum is a new
+    tensor.
     """
     if len(own) == len(like):
         return own
@@ -244,11 +251,11 @@ def _like(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[i
 
 
 class _Periods:
-    """The events of four periods, of which the third represents `more` periods after it.
+    """The events of four periods, the third of which represents `more` periods after it.
 
-    The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each: the same
-    row of the next period has a number `stride` higher. Rows that a period frees in the pass that allocates them are
-    not: every repetition of the period uses them again.
+    The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each. The same
+    row of the next period has a number that is `stride` higher. Rows that a period frees in the pass that allocates
+    them are not renumbered. Every repetition of the period uses them again.
     """
 
     __slots__ = (
@@ -269,16 +276,16 @@ class _Periods:
     ) -> None:
         self.marks = marks
         self.more = more
-        #: The events of passes without a graph that are repeated.
+        #: The repeated events of passes without a graph.
         self.repeated = repeated
         before, start, end = repetition.boundaries
-        #: Whether gradients flow through these periods; not so if nothing before or in them is trained.
+        #: Whether gradients flow through these periods. They do not if nothing before or in them is trained.
         self.has_backward = f"layer {start} backward" in marks
-        #: The layers at which the periods start, and the last one ends.
+        #: The layers at which the periods start, and the one at which the last period ends.
         self.boundaries = range(before, before + (PERIODS + 1) * (end - start), end - start)
         names = {name for name in {kind[0] for kind in tape.rows} if name.endswith(NOT_RUN)}
         skipped = [row for row, kind in enumerate(tape.rows) if kind[0] in names] if names else []
-        #: The events of rows for tensors of layers that are not interpreted. Here every layer has its own.
+        #: The events of rows that stand for layers that are not interpreted. Here every layer has its own rows.
         self.skipped = {*skipped, *(~row for row in skipped)}
         self.events = tape.events[: marks["end"]]
         periods = self._periods(tape.rows)
@@ -288,16 +295,16 @@ class _Periods:
         for n, rows in enumerate(periods):
             for k, row in enumerate(rows):
                 numbers[row] = self.base + n * self.stride + k
-        # The events of a row, `n` and `~n`, are indices of its two numbers.
+        # Each row has two numbers here, so that its events `n` and `~n` are valid indices.
         numbers += [~number for number in reversed(numbers)]
         self.events = [*map(numbers.__getitem__, self.events)]
         self.rows = [*tape.rows, *([tape.rows[row] for row in periods[1]] * (3 + more))]
 
     def _periods(self, rows: Sequence[Allocation]) -> list[list[int]]:
-        """The rows of the second, third and fourth period: those that it allocates, and those that it frees of others.
+        """Return the rows of the second, third and fourth period: those that it allocates, and others that it frees.
 
-        The latter are allocated outside all three periods, and the third frees a row of the same kind. Rows that all
-        three free in the pass that allocates them are left out.
+        The latter are allocated outside all three periods, and the third period frees a row of the same kind. Rows that
+        all three free in the pass that allocates them are left out.
         """
         windows = [[*self.events[slice(*self._forward(n))], *self._backward_events(n)] for n in (1, 2, 3)]
         allocated = [[event for event in window if event >= 0] for window in windows]
@@ -313,12 +320,12 @@ class _Periods:
         return [[*compress(own, lasts)] for own in every]
 
     def _passing(self, n: int) -> set[int]:
-        """The rows that a period frees in the pass that allocates them."""
+        """Return the rows that a period frees in the pass that allocates them."""
         passes = {*self.events[slice(*self._forward(n))]}, {*self._backward_events(n)}
         return {row for events in passes for row in events if row >= 0 and ~row in events}
 
     def forward(self) -> list[Window]:
-        """The forward pass: the third period once for each that it represents, in order."""
+        """Return the forward pass, with the third period once for each period that it represents, in order."""
         start, end = self._forward(2)
         _, last = self._forward(3)
         return [
@@ -329,7 +336,7 @@ class _Periods:
         ]
 
     def backward(self) -> list[Window]:
-        """The backward pass: the third period once for each that it represents, in reverse."""
+        """Return the backward pass, with the third period once for each period that it represents, in reverse."""
         if not self.has_backward:
             return [_once(self._outside(self.marks["backward"], self.marks["end"]))]
         start, end = self._backward(2)
@@ -344,12 +351,12 @@ class _Periods:
         ]
 
     def _windows_outside(self, start: int, end: int) -> Iterator[Window]:
-        """The windows of a part of the forward pass outside the periods."""
+        """Yield the windows of a part of the forward pass outside the periods."""
         for each in _parts(self.repeated, start, end):
             yield Window(self._outside(each.start, each.end), 0, (0,) * each.times)
 
     def _outside(self, start: int, end: int) -> list[int]:
-        """Events outside the periods. An event of the third period's row is repeated for every period's row."""
+        """Return events outside the periods. An event of the third period's row is repeated for every period's row."""
         unrolled: list[int] = []
         own = range(self.base + self.stride, self.base + 2 * self.stride)
         events = [event for event in self.events[start:end] if event not in self.skipped]
@@ -365,7 +372,7 @@ class _Periods:
         return unrolled
 
     def _shifted(self, events: list[int], lowest: int, periods: int) -> Sequence[int]:
-        """The same events some periods later."""
+        """Return the events with the rows of a later period."""
         return shifted(events, lowest, periods * self.stride)
 
     def _forward(self, n: int) -> tuple[int, int]:

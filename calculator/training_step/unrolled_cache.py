@@ -1,4 +1,4 @@
-"""The unrolled micro-batches of a kind of request, for its replays."""
+"""A cache of the unrolled micro-batches that replays use."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.methods.prepared_model import PreparedModel
 
-#: The first micro-batch of a step, those after it, and the last where that is another.
+#: The unrolled micro-batches that are cached: the first of a step, those after it, and the last if it differs.
 MICRO_BATCHES = 3
 
 
 class UnrolledCache:
-    """The unrolled micro-batches of the last model and settings, for all sizes."""
+    """The unrolled micro-batches of the most recent model and settings, for all sizes."""
 
     __slots__ = ("_by_settings", "_model", "_traces_first")
 
@@ -32,7 +32,10 @@ class UnrolledCache:
         self._by_settings: dict[tuple[object, ...], BySizes[Unrolled]] = {}
 
     def of(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
-        """The unrolled micro-batch of a request; `reduces`: whether it is the last of its step."""
+        """Return the unrolled micro-batch of a request.
+
+        `reduces`: whether it is the last of its step.
+        """
         settings = (*settings_of(prepared), reduces)
         known = self._by_settings
         if prepared.model is not self._model or (settings not in known and len(known) >= MICRO_BATCHES):
@@ -44,7 +47,10 @@ class UnrolledCache:
 
 
 class UnrolledTrace:
-    """An unrolled micro-batch with symbolic sizes. Its rows have no shapes: a replay needs none."""
+    """An unrolled micro-batch with symbolic sizes.
+
+    Its rows have no shapes, because a replay needs none.
+    """
 
     __slots__ = ("_kinds", "_of_row", "_shape_env", "_unrolled")
 
@@ -53,12 +59,12 @@ class UnrolledTrace:
         self._unrolled = unrolled(prepared, reduces=reduces, symbols=SymSizes(shape_env))
         by_identity = {id(row): row for row in self._unrolled.rows}
         identities, self._of_row = numbered(map(id, self._unrolled.rows))
-        #: Each kind, with the index of its size. Rows of a kind are one object.
+        #: Each kind, with the index of its size. All rows of a kind are one object.
         self._kinds = [by_identity[identity] for identity in identities]
         shape_env.eliminate_dead_code({kind[4] for kind in self._kinds})
 
     def with_sizes(self, sizes: Sequence[int]) -> Unrolled | None:
-        """The micro-batch with other sizes, or None where a guard fails."""
+        """Return the micro-batch with other sizes, or None if a guard fails."""
         values = self._shape_env.evaluate(sizes)
         if values is None:
             return None

@@ -1,4 +1,4 @@
-"""Adafactor's step (Shazeer & Stern 2018) as transformers writes it, and as GaLore does over projected gradients."""
+"""The step of Adafactor (Shazeer & Stern 2018) in transformers, and in GaLore over projected gradients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:
-    """The loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer sets them.
+    """Run the loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer sets them.
 
-    GaLore projects gradients in float32, in which it projects updates back. Source: galore_torch/adafactor.py.
+    GaLore projects gradients in float32 and projects the updates back in float32. Source: galore_torch/adafactor.py.
     """
     for p in parameters:
         full, projection = p.dtype == "float32", optimizer.projection_of(p.name)
@@ -37,7 +37,10 @@ def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
 
 
 def _update(tape: Tape, name: str, shape: Shape, squared: Tensor) -> Tensor:
-    """The update, from the factored second moment if there is one. The caller keeps `squared` alive meanwhile."""
+    """Return the update, from the factored second moment if there is one.
+
+    The caller keeps `squared` alive meanwhile.
+    """
     if len(shape) < 2:
         return tape.new(shape, "float32", f"{name}: update")
     rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, shape[-1])

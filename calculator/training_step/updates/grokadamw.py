@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
-    """The loop of `_update_group`, whose variables live until the next parameter assigns them."""
+    """Run the loop of `_update_group`, whose variables live until the next parameter assigns them."""
     exp_avg = exp_avg_sq = grok_ema = grok_grad = None
     for p in parameters:
         both = [tape.new(p.shape, p.dtype, f"{p.name}: {name}") for name in ("exp_avg", "exp_avg_sq")]
@@ -30,7 +30,7 @@ def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
 
 
 def _clip(tape: Tape, p: ResidentTensor) -> None:
-    """The numbers of torch.nn.utils.clip_grad_norm_ over one parameter."""
+    """Allocate the scalars of torch.nn.utils.clip_grad_norm_ over one parameter."""
     norm, stacked = _number(tape, p, "gradient norm"), tape.new((1,), p.dtype, "gradient norms, stacked")
     total = _number(tape, p, "total norm")
     del norm, stacked

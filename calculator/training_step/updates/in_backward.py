@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ReleasingHooks(Hooks):
-    """An optimizer for each parameter steps in a hook after its gradient is accumulated."""
+    """Hooks with one optimizer per parameter. Each optimizer steps after its parameter's gradient is accumulated."""
 
     __slots__ = ("_optimizer",)
 
@@ -37,11 +37,11 @@ class ReleasingHooks(Hooks):
         self._optimizer = optimizer
 
     def accumulates(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
-        """Return that no gradient of an earlier micro-batch exists."""
+        """Return False: no gradient of an earlier micro-batch exists."""
         return False
 
     def accumulation(self, training: Training) -> Accumulation:  # noqa: ARG002  a hook's signature
-        """Return that gradients are freed as soon as they are ready."""
+        """Return the accumulation that frees each gradient as soon as it is ready."""
         return Accumulation(adds=False, release=self)
 
     def ready(self, grad: Tensor) -> None:
@@ -68,7 +68,10 @@ class ReleasingHooks(Hooks):
 
 
 class LomoHooks(ReleasingHooks):
-    """A hook of each gradient updates the parameter whose gradient was accumulated before, and frees that one."""
+    """Hooks that update the parameter whose gradient was accumulated last, when the next gradient is ready.
+
+    They then free that gradient.
+    """
 
     __slots__ = ("_pending",)
 
@@ -81,7 +84,10 @@ class LomoHooks(ReleasingHooks):
         self._pending: list[tuple[str, Tensor]] = []
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Return the layers to interpret: the last by itself, after which the final norm's gradient waits."""
+        """Return the layers to interpret.
+
+        The last layer is interpreted by itself, because the final norm's gradient waits when its backward pass begins.
+        """
         return repetition_before_last(classes)
 
     def roots(self, loss: Tensor) -> Iterator[Tensor]:
@@ -93,7 +99,7 @@ class LomoHooks(ReleasingHooks):
             loss.tape.component = outer
 
     def ready(self, grad: Tensor) -> None:
-        """Update the parameter whose gradient is accumulated, before this gradient is."""
+        """Update the parameter whose gradient was accumulated last, before this gradient is accumulated."""
         self._step(grad.tape)
 
     def accumulated(self, name: str, held: list[Tensor]) -> None:
@@ -123,7 +129,7 @@ def _parameter(name: str, grad: Tensor) -> ResidentTensor:
 
 
 def releasing_hooks(prepared: PreparedModel) -> ReleasingHooks | None:
-    """The hooks of a run that updates parameters in the backward pass; None for others."""
+    """Return the hooks of a run that updates parameters in the backward pass, or None for other runs."""
     training = prepared.training
     if not updates_in_backward(training):
         return None

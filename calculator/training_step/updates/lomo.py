@@ -1,4 +1,6 @@
-"""The updates of LOMO (Lv et al. 2023) and AdaLOMO (Lv et al. 2023), which free a gradient before they use its copy.
+"""The updates of LOMO (Lv et al. 2023) and AdaLOMO (Lv et al. 2023).
+
+They copy a gradient and free it before they use the copy.
 
 Sources: lomo_optim/lomo.py and adalomo.py, fuse_update.
 """
@@ -14,14 +16,17 @@ if TYPE_CHECKING:
 
 
 def lomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
-    """The update of `Lomo` in float32, once the gradient has been copied. In float32, nothing is."""
+    """Run the update of `Lomo` in float32, after the gradient has been copied.
+
+    A float32 gradient is not copied.
+    """
     for p in parameters:
         p_fp32 = _in_float32(tape, p, "parameter in float32")
         del p_fp32
 
 
 def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
-    """The update of `AdaLomo`, once the gradient has been copied."""
+    """Run the update of `AdaLomo`, after the gradient has been copied."""
     for p in parameters:
         squared = tape.new(p.shape, "float32", f"{p.name}: gradient squared")
         update = tape.new(p.shape, "float32", f"{p.name}: gradient squared + eps")
@@ -38,7 +43,7 @@ def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) 
 
 
 def in_float32(tape: Tape, p: ResidentTensor) -> Tensor | None:
-    """The gradient's copy in float32; None for one that is in float32, which is its own."""
+    """Return the gradient's float32 copy, or None if the gradient is in float32 and used as it is."""
     return _in_float32(tape, p, "gradient in float32")
 
 
@@ -47,7 +52,10 @@ def _in_float32(tape: Tape, p: ResidentTensor, name: str) -> Tensor | None:
 
 
 def _normalized(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
-    """The gradient over the root of its second moment. The caller keeps `squared` alive meanwhile."""
+    """Return the gradient divided by the root of its second moment.
+
+    The caller keeps `squared` alive meanwhile.
+    """
     if len(p.shape) < 2:
         return tape.new(p.shape, "float32", f"{p.name}: update")
     rows, columns = p.shape[:-1], (*p.shape[:-2], p.shape[-1])
@@ -64,7 +72,7 @@ def _normalized(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
 
 
 def _clipped(tape: Tape) -> None:
-    """The numbers by which an update is divided."""
+    """Allocate the scalars that an update is divided by."""
     norm = _number(tape, "norm of the update")
     rms = _number(tape, "root mean square of the update")
     del norm

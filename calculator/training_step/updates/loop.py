@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @without_frame_snapshots
 def temporaries(loop: Loop, trained: Sequence[ResidentTensor], optimizer: Optimizer) -> tuple[ResidentTensor, ...]:
-    """The temporaries alive at the step's peak, without the optimizer's states."""
+    """Return the temporaries that are alive at the step's peak, without the optimizer's states."""
     tape = Tape()
     tape.component = "workspace"
     loop(tape, list(_sequence(trained)), optimizer)
@@ -36,7 +36,10 @@ def temporaries(loop: Loop, trained: Sequence[ResidentTensor], optimizer: Optimi
 
 
 def _sequence(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
-    """The parameters in the optimizer's order; a layer's come twice, so that every consecutive pair occurs."""
+    """Return the parameters in the optimizer's order.
+
+    Those of a layer come twice, so that every pair of consecutive parameters occurs.
+    """
     layers: list[ResidentTensor] = []
     for tensor in trained:
         if tensor.count > 1:

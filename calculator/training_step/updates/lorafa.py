@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
-    """The loop over the pairs of A and B, whose variables live until the next pair assigns them."""
+    """Run the loop over the pairs of A and B, whose variables live until the next pair assigns them."""
     product = inverse = grad = denom_b = denom = None
     for b in parameters:
         if ".lora_B." not in b.name:  # a bias or a copy of a module, which AdamW updates
@@ -31,7 +31,7 @@ def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
 
 
 def _gradient(tape: Tape, b: ResidentTensor) -> Tensor:
-    """The product of the gradient and the pseudoinverse under autocast, which casts both, and its multiple."""
+    """Return the product of gradient and pseudoinverse, and a multiple of it. Autocast casts both factors."""
     casts: list[Tensor] = []
     if b.dtype != "bfloat16":
         casts.append(tape.new(b.shape, "bfloat16", f"{b.name}: gradient in bfloat16"))
@@ -44,7 +44,7 @@ def _gradient(tape: Tape, b: ResidentTensor) -> Tensor:
 
 
 def _inverse(tape: Tape, b: ResidentTensor) -> Tensor:
-    """torch.linalg.pinv of A A^T plus a multiple of the identity, in float32.
+    """Return torch.linalg.pinv of A A^T plus a multiple of the identity, in float32.
 
     Source: aten/src/ATen/native/LinearAlgebra.cpp, linalg_pinv; its decomposition is that of cuSOLVER's gesvdj.
     """
@@ -66,7 +66,7 @@ def _inverse(tape: Tape, b: ResidentTensor) -> Tensor:
 
 
 def _singular(tape: Tape, b: ResidentTensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The singular vectors and values of cuSOLVER's gesvdj, which overwrites a copy."""
+    """Return the singular vectors and values from cuSOLVER's gesvdj, which overwrites a copy."""
     left = _matrix(tape, b, "left singular vectors")
     values = _vector(tape, b, "singular values", "float32")
     right = _matrix(tape, b, "right singular vectors")
@@ -77,7 +77,7 @@ def _singular(tape: Tape, b: ResidentTensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _inverted(tape: Tape, b: ResidentTensor) -> Tensor:
-    """The reciprocals of singular values above the tolerance, and zeros."""
+    """Return the reciprocals of singular values above the tolerance, and zeros for the others."""
     above = _vector(tape, b, "whether a value is above the tolerance", "bool")
     reciprocals = _vector(tape, b, "reciprocals of the values", "float32")
     zero = tape.new((), "float32", f"{b.name}: zero")

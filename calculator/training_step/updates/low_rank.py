@@ -1,4 +1,4 @@
-"""AdamW over projected gradients: GaLore's step, and APOLLO's, which scales the gradient by what AdamW would do.
+"""AdamW over projected gradients: the step of GaLore, and that of APOLLO, which scales gradients as AdamW would.
 
 Sources: galore_torch/adamw.py and adamw8bit.py; apollo_torch/apollo.py.
 """
@@ -29,8 +29,11 @@ class _Locals:
         self.norm_grad: Tensor | None = None
 
     def normalize(self, p: ResidentTensor, projection: Projection | None) -> None:
-        """Divide the first moment by the root of the second, both of the projected gradient if there is one."""
-        self.grad = None  # the parameter's own, which is no temporary
+        """Divide the first moment by the root of the second.
+
+        Both are moments of the projected gradient if there is a projection.
+        """
+        self.grad = None  # the parameter's own gradient, not a temporary
         shape = p.shape
         if projection is not None:
             self.grad = projected.gradient(self.tape, p, projection, p.dtype)
@@ -40,7 +43,7 @@ class _Locals:
 
 
 def galore(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:
-    """The loop of GaLore's `AdamW.step`."""
+    """Run the loop of GaLore's `AdamW.step`."""
     variables = _Locals(tape)
     for p in parameters:
         projection = optimizer.projection_of(p.name)
@@ -50,9 +53,9 @@ def galore(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -
 
 
 def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, held: list[Tensor]) -> None:
-    """A step of GaLore's `AdamW8bit`, which puts the projected gradient in the parameter's place meanwhile.
+    """Run a step of GaLore's `AdamW8bit`, which temporarily replaces the parameter's data with the projected gradient.
 
-    `held` has the parameter's gradient, which is freed once it is projected. bitsandbytes' kernel updates without
+    `held` contains the parameter's gradient, which is freed after it is projected. bitsandbytes' kernel updates without
     temporaries. Source: galore_torch/adamw8bit.py.
     """
     projection = optimizer.projection_of(p.name)
@@ -64,7 +67,7 @@ def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, held: list[
     grad = projected.gradient(tape, p, projection, p.dtype)
     saved = tape.new(p.shape, p.dtype, f"{p.name}: copy")
     update = tape.new(shape, p.dtype, f"{p.name}: update")
-    del saved  # in place of the parameter, which is resident
+    del saved  # it replaces the parameter's data, which is resident
     held.clear()
     if elements(shape) < SMALLEST_8BIT:
         _norm(tape, p, shape)
@@ -73,14 +76,14 @@ def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, held: list[
 
 
 def _norm(tape: Tape, p: ResidentTensor, shape: Shape) -> None:
-    """The norm of a parameter with states in 32 bits (bitsandbytes/functional.py, optimizer_update_32bit)."""
+    """Allocate the norm of a parameter with 32-bit states (bitsandbytes/functional.py, optimizer_update_32bit)."""
     whole = None if p.dtype == "float32" else tape.new(shape, "float32", f"{p.name}: parameter in float32")
     norm = tape.new((), "float32", "norm of the parameter")
     del whole, norm
 
 
 def apollo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:
-    """The loop of APOLLO's `AdamW.step`, with its limiter of the norm's growth."""
+    """Run the loop of APOLLO's `AdamW.step`, with its limiter of the norm's growth."""
     variables = _Locals(tape)
     factor = scaled = norm = limiter = None
     for p in parameters:
@@ -104,7 +107,7 @@ def _number(tape: Tape, p: ResidentTensor, name: str) -> Tensor:
 
 
 def _factor(tape: Tape, p: ResidentTensor, *, by_channel: bool) -> Tensor:
-    """How much AdamW scales each channel of the projected gradient, or the whole."""
+    """Return the factor by which AdamW scales each channel of the projected gradient, or the whole gradient."""
     shape = (max(p.shape),) if by_channel else ()
     norms = tape.new(shape, p.dtype, f"{p.name}: norms of the update")
     own = tape.new(shape, p.dtype, f"{p.name}: norms of the gradient")

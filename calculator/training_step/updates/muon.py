@@ -1,4 +1,4 @@
-"""Muon's step (Jordan et al. 2024) as `torch.optim.Muon` writes it. Source: torch/optim/_muon.py."""
+"""Muon's step (Jordan et al. 2024) as `torch.optim.Muon` implements it. Source: torch/optim/_muon.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.tensors import ResidentTensor
 
-#: The iterations of Newton and Schulz.
+#: The number of Newton-Schulz iterations.
 STEPS = 5
 
 
 def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike
-    """The loop of `_single_tensor_muon` over matrices, with Nesterov momentum."""
+    """Run the loop of `_single_tensor_muon` over matrices, with Nesterov momentum."""
     update: Tensor | None = None
     for p in parameters:
         update = tape.new(p.shape, p.dtype, f"{p.name}: momentum of Nesterov")
@@ -25,7 +25,10 @@ def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
 
 
 def _orthogonalized(tape: Tape, p: ResidentTensor, grad: Tensor) -> Tensor:
-    """The update by Newton-Schulz iterations in bfloat16. The caller keeps `grad` alive meanwhile."""
+    """Return the update after Newton-Schulz iterations in bfloat16.
+
+    The caller keeps `grad` alive meanwhile.
+    """
     name, side = p.name, min(p.shape, key=lambda dim: elements((dim,)))
     ortho = grad if p.dtype == "bfloat16" else tape.new(p.shape, "bfloat16", f"{name}: update in bfloat16")
     norm = tape.new((), "bfloat16", "norm")

@@ -1,4 +1,4 @@
-"""Projections of a gradient that are made again, and updates that are projected back.
+"""Projections of a gradient that are recomputed, and updates that are projected back.
 
 Sources: galore_torch/galore_projector.py; apollo_torch/random_projector.py; torch.linalg.svd with the gesvdj driver
 (aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLib.cpp), whose workspace of cuSOLVER is not counted.
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def gradient(tape: Tape, p: ResidentTensor, projection: Projection, dtype: DType) -> Tensor:
-    """The projected gradient of a step that makes the projection again. The old one is freed after the new one exists.
+    """Return the projected gradient of a step that recomputes the projection.
 
-    `dtype` is that of the gradient.
+    The old projection is freed after the new one exists. `dtype` is that of the gradient.
     """
     renewed = (_singular_vectors if projection.decomposes else _random)(tape, p, projection, dtype)
-    del renewed  # in place of the old one, which is a state
+    del renewed  # it replaces the old projection, which is an optimizer state
     return tape.new(projection.projected(p.shape), dtype, f"{p.name}: gradient, projected")
 
 
 def back(tape: Tape, p: ResidentTensor, dtype: DType) -> Tensor:
-    """An update in the parameter's shape, times the scale."""
+    """Return an update in the parameter's shape, times the scale."""
     update = tape.new(p.shape, dtype, f"{p.name}: update, projected back")
     scaled = tape.new(p.shape, dtype, f"{p.name}: update, scaled")
     del update

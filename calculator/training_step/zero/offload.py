@@ -23,23 +23,26 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.reduction import Large
     from calculator.training_step.zero.peaks import Fullest
 
-#: The numbers alive at once while a gradient is searched for infinities, in addition to the norms.
+#: The number of scalars that are alive while a gradient is checked for infinities, in addition to the norms.
 OVERFLOW_SCALARS = 6
-#: The sum of all ranks' norms.
+#: The number of scalars for the sum of all ranks' norms.
 STEP_SCALARS = 1
 
 _SIZE = attrgetter("bytes")
 
 
 class OffloadedPeaks(FlatPeaks):
-    """A rank computes the norm of each gradient of its partition when it is reduced, and copies it to the host."""
+    """The peaks of each rank if the optimizer is offloaded.
+
+    A rank computes the norm of each gradient of its partition when the gradient is reduced, and copies it to the host.
+    """
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
-        """The norms; the update runs on the host."""
+        """Return the norms. The update runs on the host."""
         return (*_norms(len(self._reduction.copies.get(number, ()))), _numbers(STEP_SCALARS))
 
     def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:  # noqa: ARG002
-        """The points that may be the fullest of a rank, each with its norms and copies that are alive."""
+        """Yield the points at which a rank may have the most bytes, with the norms and copies that are alive there."""
         intervals, copies = self._reduction.intervals, self._reduction.copies.get(number, [])
         large = [each for each in self._reduction.kept if number in each.ranks]
         if self._earlier is not None:
@@ -58,14 +61,17 @@ class OffloadedPeaks(FlatPeaks):
         yield self._done(number), _norms(len(copies))
 
     def _copied(self, elements: int) -> Iterator[ResidentTensor]:
-        """What a rank allocates in turn for a gradient of its partition."""
+        """Yield what a rank allocates, one after the other, for a gradient of its partition."""
         yield row("gradient in float64", elements, "gradient", "float64")
         yield _numbers(OVERFLOW_SCALARS)
         if self._state.dtype != "float32":
             yield row("gradient in float32", elements, "gradient", "float32")
 
     def _of_earlier(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Intervals of earlier micro-batches of stage 2, with the bytes of large gradients that the rank keeps."""
+        """Return the intervals of earlier micro-batches of stage 2.
+
+        Each comes with the bytes of large gradients that the rank keeps.
+        """
         accumulates = self._state.prepared.training.gradient_accumulation_steps > 1
         large = [each for each in self._reduction.large if number in each.ranks]
         if STAGES[self._state.prepared.device.sharding] == 1 or not accumulates or not large:
@@ -75,7 +81,7 @@ class OffloadedPeaks(FlatPeaks):
             yield start, end, _before(large, start)
 
     def line(self) -> list[int]:
-        """The fullest rank's peak in each part of the backward pass: the head, the layers, what is before them."""
+        """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
         number = self.fullest.number
         copies, kept = self._reduction.copies.get(number, []), [*self._of_earlier(number)]
         large = [each for each in self._reduction.kept if number in each.ranks]
@@ -97,12 +103,12 @@ class OffloadedPeaks(FlatPeaks):
 
 
 def _before(large: list[Large], interval: int) -> int:
-    """The bytes of large gradients that are copied before an interval."""
+    """Return the bytes of large gradients that are copied before an interval."""
     return sum(each.bytes for each in large if each.interval < interval)
 
 
 def _with(point: Point, large: int) -> Point:
-    """A point with more bytes of large gradients, or fewer."""
+    """Return a point with more or fewer bytes of large gradients."""
     return point.without(-large)
 
 

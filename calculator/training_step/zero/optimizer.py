@@ -1,4 +1,4 @@
-"""The optimizer's step of stages 1 and 2 on one rank: norms, the float32 gradients of its partition, the update.
+"""The optimizer's step of stages 1 and 2 on one rank: norms, float32 gradients of its partition, and the update.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py, step; deepspeed/runtime/utils.py, has_inf_or_nan.
 """
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.state import FlatState
 
-#: The numbers alive at once while the first gradient is searched for infinities.
+#: The number of scalars that are alive while the first gradient is checked for infinities.
 OVERFLOW_SCALARS = 7
-#: The same while the total norm is searched, in addition to the gradients' norms.
+#: The number of scalars that are alive while the total norm is checked, in addition to the gradients' norms.
 NORM_SCALARS = 5
-#: The global norm twice: the one that stays, and the one that clips.
+#: The number of scalars for the global norm: the one that stays, and the one that clips.
 KEPT_SCALARS = 2
-#: The numbers alive at once while the clipping factor is computed and applied.
+#: The number of scalars that are alive while the clipping factor is computed and applied.
 CLIP_SCALARS = 4
 
-#: What is alive at a moment of the step in addition to what stays on the device, with the partition's gradients.
+#: The tensors alive at a moment of the step in addition to what stays on the device, with the partition's gradients.
 Alive = tuple["ResidentTensors", ...]
 
 
 class OptimizerStep:
-    """The step of one rank.
+    """The optimizer's step of one rank.
 
-    Its gradients are in one buffer. Zeros stand for those that the step does not produce, and fill the partition up.
+    Its gradients are in one buffer. Zeros replace gradients that the step does not produce, and pad the partition.
     """
 
     def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
         self._state, self._gradients, self._last = state, gradients, state.last_reduced(rank)
-        #: By group: the number of gradients in the partition, and the number and the elements of the one whose copy in
-        #: float64 is alive at the fullest moment.
+        #: By group: the number of gradients in the partition, and the index and elements of the gradient whose float64
+        #: copy is alive at the fullest moment.
         self._owned = [(owned.parameters, _largest(owned.slices)) for owned in state.owned[rank]]
-        #: By group: the zeros in place of gradients, and those up to the partition's end.
+        #: By group: the zeros that replace gradients, and the zeros that pad the partition.
         self._zeros, self._padding = state.zeros_of(rank), state.padding_of(rank)
 
     @property
     def fullest(self) -> Alive:
-        """What is alive at the moment with the most bytes. Ranks that own as much share it."""
+        """The tensors alive at the moment with the most bytes. Ranks that own as much share the result."""
         key = self._last, tuple(self._owned), _sizes(self._gradients), _sizes(self._zeros), _sizes(self._padding)
         steps = self._state.steps
         if key not in steps:
@@ -72,13 +72,13 @@ class OptimizerStep:
             yield from self._update(group)
 
     def _zeros_from(self, first: int) -> tuple[ResidentTensor, ...]:
-        """All zeros of a group and of the groups after it."""
+        """Return all zeros of a group and of the groups after it."""
         return tuple([each for each in (*self._zeros[first:], *self._padding[first:]) if each is not None])
 
     def _update(self, group: int) -> Iterator[Alive]:
         """Copy the gradients of a group's partition to one float32 tensor, free them, clip and update.
 
-        One gradient alone is not copied first; in float32 it is not copied at all.
+        A single gradient is not flattened first. A single float32 gradient is not copied at all.
         """
         state = self._state
         several = self._owned[group][0] + (self._padding[group] is not None) > 1
@@ -97,19 +97,25 @@ class OptimizerStep:
 
 @lru_cache(maxsize=256)
 def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
-    """The gradient whose copy in float64 is alive with the most bytes; None without any. Many ranks own as much."""
+    """Return the gradient whose float64 copy leads to the most bytes, or None if there is none.
+
+    The result is cached because many ranks own as much.
+    """
     return max(slices, key=_in_float64, default=None)
 
 
 def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
-    """The bytes alive with a gradient's copy in float64 and the norms before it; of several, the first."""
+    """Return the bytes alive with a gradient's float64 copy and the norms before it.
+
+    The first of equal ones is the largest.
+    """
     at, size = numbered
     return allocated(size, 8) + ALLOCATION_ROUNDING * at, -at
 
 
 @lru_cache(maxsize=64)
 def _temporaries(elements: int, optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
-    """What the update of a partition allocates."""
+    """Return what the update of a partition allocates."""
     master = row("float32 gradients", elements, "(trained parameters, padded) / count", "float32")
     return temporaries([(master,)], optimizer, clips=False, keeps_norm=False)
 

@@ -1,4 +1,4 @@
-"""The peaks of a step under stages 1 and 2, on the fullest rank."""
+"""The peaks of a step under stages 1 and 2, on each rank and on the fullest one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Rank(NamedTuple):
     """One rank's tensors in the passes and in the optimizer's step, in addition to what stays on every rank.
 
-    `accumulated` are those that earlier micro-batches of the step left, `backward` those at its point.
+    `accumulated` are the tensors that earlier micro-batches of the step left. `point` is the fullest point of the
+    backward pass, and `backward` are the tensors there.
     """
 
     number: int
@@ -50,7 +51,7 @@ class _ForwardPass(NamedTuple):
 
     @classmethod
     def of(cls, micro_batch: MicroBatchRun) -> _ForwardPass:
-        """Return that of a micro-batch, before any other."""
+        """Return the forward pass of a micro-batch that is the first of its step."""
         marks = micro_batch.marks
         return cls(micro_batch.recording, micro_batch.recording.curve.peak(marks["forward"], marks["backward"]))
 
@@ -60,7 +61,7 @@ class _ForwardPass(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its bytes, and those of the gradients."""
+        """The bytes at that moment, including the gradients."""
         return self.moment.bytes + _bytes(self.accumulated)
 
 
@@ -76,11 +77,11 @@ _SIZE = attrgetter("bytes")
 
 
 class FlatPeaks:
-    """The peaks of a step on each rank, and on the fullest.
+    """The peaks of a step on each rank, and on the fullest rank.
 
-    `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next
+    `left` is what the step leaves alive, without gradients. `carried` is the part of it that lives until the next
     forward pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several
-    micro-batches, where it does more than the others.
+    micro-batches. It is None if it does no more than the others.
     """
 
     def __init__(
@@ -112,14 +113,17 @@ class FlatPeaks:
         return Rank(number, state.accumulated_by(number), (*state.partition_of_earlier(number), *added), point, step)
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
-        """What a rank has at the fullest moment of the optimizer's step."""
+        """Return what a rank has alive at the fullest moment of the optimizer's step."""
         steps = self._state.steps
         if number not in steps:
             steps[number] = OptimizerStep(self._state, number, gradients).fullest
         return steps[number]
 
     def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:
-        """The points that may be the fullest of a rank, each with the gradients of its partition that are alive."""
+        """Yield the points at which a rank may have the most bytes.
+
+        Each comes with the gradients of the rank's partition that are alive.
+        """
         intervals = self._reduction.intervals
         first = self._reduction.reduced.get(number, len(intervals) - 1)
         if self._earlier is not None:
@@ -138,29 +142,29 @@ class FlatPeaks:
         yield self._done(number), self._state.reduced_on(number)
 
     def _done(self, number: int) -> Point:
-        """The moment after the last reduction, before the bucket is freed."""
+        """Return the moment after the last reduction, before the bucket is freed."""
         kept = sum([each.bytes for each in self._reduction.kept if number in each.ranks])
         return self._done_by_others.without(kept) if kept else self._done_by_others
 
     @cached_property
     def _done_by_others(self) -> Point:
-        """The same on a rank that owns no part of the gradients that others keep."""
+        """The moment after the last reduction on a rank that owns no part of the gradients that others keep."""
         at, bucket, left = self._passed.end, self._state.plan.bucket_bytes, self._reduction.left
         return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, separate=0, copied=0)
 
     @cached_property
     def ranks(self) -> list[Rank]:
-        """What each rank has."""
+        """The memory of each rank."""
         return [*map(self.rank, range(self._state.partitions.count))]
 
     @cached_property
     def _always(self) -> tuple[int, int, int]:
-        """By phase: the bytes that every rank has."""
+        """The bytes that every rank has: in the forward pass, in the backward pass, and in the optimizer's step."""
         shared = _bytes(self._kept)
         return shared + self._carried.bytes, shared, shared + self._left.bytes
 
     def phases_of(self, rank: Rank) -> dict[PhaseName, int]:
-        """A rank's peak in each phase."""
+        """Return a rank's peak in each phase."""
         forward, backward, step = self._always
         return {
             "forward": forward + self._fullest_forward(rank).bytes,
@@ -169,7 +173,7 @@ class FlatPeaks:
         }
 
     def peak_of(self, rank: Rank) -> int:
-        """A rank's highest peak."""
+        """Return a rank's highest peak."""
         return max(self.phases_of(rank).values())
 
     @cached_property
@@ -179,7 +183,7 @@ class FlatPeaks:
 
     @cached_property
     def fullest(self) -> Rank:
-        """The rank with the highest peak; of several, the first."""
+        """The rank with the highest peak, the first one if several have it."""
         return self.ranks[self._highest.index(max(self._highest))]
 
     @property
@@ -188,23 +192,23 @@ class FlatPeaks:
         return max(self._highest) - min(self._highest)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
-        """Forward, backward and optimizer step of the fullest rank."""
+        """Return the peaks of the forward pass, the backward pass and the optimizer step of the fullest rank."""
         rank = self.fullest
         return self._forward_peak(rank), self._backward_peak(rank), self._step_peak(rank)
 
     @property
     def always(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device throughout the run."""
+        """The tensors that stay on the device throughout the run."""
         return self._kept
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device in addition to the model's frozen tensors."""
+        """The tensors that stay on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 
     @property
     def host_bytes(self) -> int | None:
-        """Bytes of host memory that a rank uses; None without offload."""
+        """The bytes of host memory that a rank uses. None without offload."""
         return self._state.host_bytes
 
     @property
@@ -214,7 +218,7 @@ class FlatPeaks:
 
     @property
     def in_backward(self) -> tuple[ResidentTensors, ...]:
-        """What the fullest rank has in the backward pass in addition to what it keeps and the pass itself."""
+        """The tensors of the fullest rank in the backward pass, in addition to what it keeps and the pass itself."""
         point, intervals = self.fullest.point, self._reduction.intervals
         copied = max(each.copied for each in intervals)
         large = max(each.large for each in intervals)
@@ -225,7 +229,7 @@ class FlatPeaks:
         return (*own, *zeros, *earlier, *self._state.reducing(most))
 
     def line(self) -> list[int]:
-        """The fullest rank's peak in each part of the backward pass: the head, the layers, what is before them."""
+        """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
         number = self.fullest.number
         own = _bytes(self._state.gradients_of(number)[0])
         first = self._reduction.reduced.get(number, 0)
@@ -243,11 +247,11 @@ class FlatPeaks:
         return [shared + most for most in line]
 
     def _operation(self, position: int) -> str:
-        """The operation of the last event before a position of the tape."""
+        """Return the name of the row of the last event before a position of the tape."""
         return self._recording.operation(position)
 
     def _fullest_forward(self, rank: Rank) -> _ForwardPass:
-        """The fullest forward pass of a step: the last, with what earlier micro-batches left, or the first."""
+        """Return the fullest forward pass of a step: the last, with what earlier micro-batches left, or the first."""
         last = self._forward.with_accumulated(rank.accumulated)
         return last if self._first is None else max(last, self._first, key=_SIZE)
 

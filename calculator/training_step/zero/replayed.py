@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class FlatStep:
-    """A rank's step: its micro-batches, whose gradients are reduced bucket by bucket, and the optimizer's step."""
+    """The step of a rank: micro-batches, whose gradients are reduced bucket by bucket, and the optimizer's step."""
 
     def __init__(self, state: FlatState, tape: Tape, rank: int) -> None:
         self._state, self._plan, self._rank = state, state.plan, rank
@@ -39,19 +39,20 @@ class FlatStep:
         self._is_stage_2 = STAGES[state.prepared.device.sharding] == 2
         self._marks = [*_gradients(tape)]
         self._stream = REDUCTIONS if self._plan.buffers > 1 else 0
-        #: The rows of the buckets, and of the whole gradients of earlier micro-batches, by parameter.
+        #: The rows of the buckets, and by parameter the rows of whole gradients of earlier micro-batches.
         self._buckets: list[int] = []
         self._whole: dict[Key, int] = {}
-        #: The gradients in the bucket, their elements, and the row of one that is larger than it.
+        #: The gradients in the bucket, their number of elements, and the row of a gradient that is larger than the
+        #: bucket.
         self._bucket: list[Place] = []
         self._filled = 0
         self._waiting: int | None = None
         #: The rows of large gradients that this rank keeps although it owns no part of them.
         self._kept: list[int] = []
-        #: The rows of this rank's gradients, and of those that a later micro-batch adds to them.
+        #: The rows of this rank's gradients, and of gradients that a later micro-batch adds to them.
         self._own: list[int] = []
         self._added: list[int] = []
-        #: By group: the rows of zeros among this rank's gradients.
+        #: By group, the rows of zeros among this rank's gradients.
         self._zeros: list[list[int]] = []
         count = min(MICRO_BATCHES, state.prepared.training.gradient_accumulation_steps)
         for number in range(count):
@@ -73,7 +74,7 @@ class FlatStep:
         events.finish()
 
     def _ready(self, key: Key, row: int | None, *, reduces: bool) -> None:
-        """Take a gradient that is ready: into the bucket, or to the others that stay alive."""
+        """Take a gradient that is ready. It is copied to the bucket, or kept with the others."""
         plan, events = self._plan, self.events
         if not self._buckets:
             size = plan.bucket_bytes // plan.buffers
@@ -89,7 +90,10 @@ class FlatStep:
             self._add(key, row, is_whole=False)
 
     def _add(self, key: Key, row: int | None, *, is_whole: bool) -> None:
-        """Copy a gradient to the bucket; a larger one stays where it is. `is_whole`: the tape does not free it."""
+        """Copy a gradient to the bucket. A larger gradient stays where it is.
+
+        `is_whole`: whether the tape does not free it.
+        """
         plan, events, place = self._plan, self.events, self._plan.partitions.place(key)
         if self._filled + place.elements > plan.bucket_size:
             self._reduce()
@@ -103,7 +107,7 @@ class FlatStep:
         self._filled += place.elements
 
     def _reduce(self) -> None:
-        """Reduce what is in the bucket, and copy what belongs to this rank to its partition."""
+        """Reduce the bucket, and copy the part that belongs to this rank to its partition."""
         events, plan, state = self.events, self._plan, self._state
         for elements in self._copies():
             events.free([events.allocate_elements("gradients, flat", elements, plan.dtype, stream=self._stream)])
@@ -118,7 +122,10 @@ class FlatStep:
         self._bucket, self._filled, self._waiting = [], 0, None
 
     def _copies(self) -> Iterator[int]:
-        """The elements of each flat copy: parts for several ranks are copied together, one part is a view."""
+        """Return the elements of each flat copy.
+
+        Parts for several ranks are copied together. A single part is a view.
+        """
         plan = self._plan
         if not plan.copies or not self._bucket:
             return
@@ -132,7 +139,7 @@ class FlatStep:
         yield from [elements] * (parts > 1)
 
     def _end_reductions(self, *, is_last: bool) -> None:
-        """Reduce what is left after the backward pass."""
+        """Reduce the gradients that are left after the backward pass."""
         events, plan, state = self.events, self._plan, self._state
         if not plan.streams:
             for layer, gradients in plan.in_order:
@@ -153,7 +160,10 @@ class FlatStep:
         self._buckets = []
 
     def _update(self) -> None:
-        """Norms, and the float32 gradients of each group. The largest group's are alive while the optimizer updates."""
+        """Compute the norms, copy each group's gradients to float32, and update.
+
+        The largest group's float32 gradients are alive while the optimizer updates.
+        """
         state, events = self._state, self.events
         groups = state.partitions.groups
         largest = state.largest
@@ -165,7 +175,10 @@ class FlatStep:
             self._copy(number, is_last=number == largest == len(groups) - 1, stays=number == largest)
 
     def _copy(self, number: int, *, is_last: bool, stays: bool) -> None:
-        """Copy a group's gradients to one float32 tensor. One alone is not copied first, and in float32 not at all."""
+        """Copy a group's gradients to one float32 tensor.
+
+        A single gradient is not flattened first. A single float32 gradient is not copied at all.
+        """
         state, events, rank = self._state, self.events, self._rank
         several = state.owned[rank][number].parameters + bool(state.partitions.groups[number].padding(rank)) > 1
         partition, dtype = state.partitions.groups[number].partition, state.dtype
@@ -186,7 +199,7 @@ class FlatStep:
 
 
 def _gradients(tape: Tape) -> Iterator[tuple[int, Key | None]]:
-    """The positions at which gradients are ready, with their parameters, and the one at which the pass has ended."""
+    """Return the positions at which gradients are ready, with their parameters, and the end of the pass."""
     backward = next(at for at, label in tape.marks if label == "backward")
     layer = 0
     for position, label in tape.marks:

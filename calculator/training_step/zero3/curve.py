@@ -1,4 +1,4 @@
-"""The bytes of a micro-batch at each position of its tape, in each copy of its repeated layers."""
+"""The bytes of a micro-batch at each position of its tape, for each copy of its repeated layers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 
 class Curve:
-    """The bytes alive before each event. `repeats` are the copies that came before, in each pass."""
+    """The bytes alive before each event.
+
+    `repeats` are the numbers of copies before it, one for each pass.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self.growth = recording.curve.growth
-        #: The bytes that all copies free at once after an event, by its position.
+        #: By position, the bytes that all copies free at once after an event.
         self.freed = {at: 0 for at, _ in recording.curve.drops}
         for at, size in recording.curve.drops:
             self.freed[at] += size
         self._bytes = self._accumulated(recording.curve.changes)
-        #: The same in the last copy of the backward pass, which frees tables that the copies before it keep.
+        #: The bytes before each event in the last copy of the backward pass, which frees tables that earlier copies
+        #: keep.
         self._in_last = self._accumulated(recording.changes) if recording.retained_by_copies else self._bytes
 
     def _accumulated(self, changes: Sequence[int]) -> list[int]:
@@ -38,31 +42,34 @@ class Curve:
         return [0, *accumulate(own)]
 
     def _is_last(self, repeats: tuple[int, ...]) -> bool:
-        """Whether the last copy of the backward pass runs, or has run."""
+        """Return whether the last copy of the backward pass is running, or has run."""
         windows = self._recording.windows
         return len(windows) > 1 and repeats[1] == windows[1].copies
 
     def of(self, repeats: tuple[int, ...]) -> Sequence[int]:
-        """The bytes before each event, without what copies add."""
+        """Return the bytes before each event, without what copies add."""
         return self._in_last if self._is_last(repeats) else self._bytes
 
     def added(self, repeats: tuple[int, ...]) -> int:
-        """The bytes that copies added."""
+        """Return the bytes that copies have added."""
         return sum([each * count for each, count in zip(self.growth, repeats, strict=True)])
 
     def at(self, position: int, repeats: tuple[int, ...]) -> int:
-        """The bytes at a position, after all frees there."""
+        """Return the bytes at a position, after all frees there."""
         return self.of(repeats)[position] + self.added(repeats) - self.freed.get(position, 0)
 
     def last_event(self, moment: Fullest) -> int:
-        """The position after the last event before a moment. Where a copy begins, it is of the copy before."""
+        """Return the position after the last event before a moment.
+
+        At the start of a copy, the event belongs to the copy before.
+        """
         copies = zip(self._recording.windows, moment.repeats, strict=False)
         return next((each.end for each, before in copies if before and moment.event == each.start), moment.event)
 
     def alive(
         self, moment: Fullest, resident_tensors: Sequence[ResidentTensors], carried: StorageCounts | None
     ) -> LiveTensors:
-        """The tensors alive at a moment, with resident tensors."""
+        """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording
         left = carried
         if left is None and self._is_last(moment.repeats):

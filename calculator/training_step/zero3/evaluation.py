@@ -1,4 +1,4 @@
-"""The batches of an evaluation under stage 3: the pass's own tensors, and the weights that are gathered then."""
+"""The batches of an evaluation under stage 3: each pass's own tensors, and the gathered weights."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.state import PartitionedState
 
 
-#: The most batches that are followed, where passes generate. A pass inside PEFT's model drops the order of modules,
-#: which the second batch records again, and the third follows.
+#: The most batches that are followed if passes generate. A pass inside PEFT's model drops the recorded order of
+#: modules. The second batch records it again, and the third follows it.
 BATCHES = 4
 
-#: The passes of a later token that are followed. All gather as the last of them does.
+#: The most passes of later tokens that are followed. All further ones gather like the last of them.
 LATER_TOKENS = 3
 
 
 class PartitionedEvaluation:
-    """What stage 3 gathers in the passes of an evaluation's batches: those that generate, and that of the loss."""
+    """The weights that stage 3 gathers in the passes of an evaluation's batches: generation, and loss."""
 
     def __init__(self, state: PartitionedState, batches: int, generated: Sequence[Tape] = (), tokens: int = 0) -> None:
         """Follow the passes of some batches.
@@ -44,16 +44,19 @@ class PartitionedEvaluation:
         self._batches: list[list[Batch]] = []
 
     def batch(self, tape: Tape, number: int) -> list[Batch]:
-        """What the pass of the loss gathers in a batch, by its number."""
+        """Return what the pass of the loss gathers in a batch, by the batch's number."""
         return self._of(tape, number)[-1:]
 
     def generated(self, tape: Tape, which: int, number: int) -> list[Batch]:
-        """What a pass of `generate` gathers in a batch, or those of later tokens. The tape is of the loss after it."""
+        """Return what a pass of `generate` gathers in a batch.
+
+        The passes of later tokens count as one. The tape belongs to the loss pass after them.
+        """
         passes = self._of(tape, number)
         return passes[2:-1] if which == 2 else passes[which : which + 1]
 
     def left(self, number: int) -> int:
-        """The bytes that a batch leaves gathered."""
+        """Return the bytes that a batch leaves gathered."""
         return self._batches[min(number, len(self._batches) - 1)][-1].left if self._batches else 0
 
     def _of(self, tape: Tape, number: int) -> list[Batch]:
@@ -68,12 +71,12 @@ class PartitionedEvaluation:
 
 
 def fullest_of(recording: Recording, batches: Sequence[Batch]) -> tuple[Moment, int]:
-    """The fullest moment of a pass in some batches, with the bytes that are gathered then in its own."""
+    """Return the fullest moment of a pass over some batches, and the bytes that are gathered at that moment."""
     return max((fullest(recording, each) for each in batches), key=lambda found: found[0].bytes)
 
 
 def fullest(recording: Recording, batch: Batch) -> tuple[Moment, int]:
-    """The fullest moment of a batch, with the bytes that are gathered then in its own."""
+    """Return the fullest moment of a batch, and the bytes that are gathered at that moment."""
     alive = [0, *accumulate(recording.curve.changes)]
     at, gathered = 0, batch.found
     most = event = gathered_then = 0

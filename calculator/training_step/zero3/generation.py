@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class PartitionedRollout(Rollout):
-    """The generation of a batch, all of whose layers are interpreted."""
+    """The generation of a batch, with all layers interpreted."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""The peaks of the spans of a pass under stage 3, those of the repeated layers once for each copy."""
+"""The peaks of the spans of a pass under stage 3. Spans of repeated layers have one peak per copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Span = tuple[int, int]
 
 
 def line(passes: Passes, spans: Sequence[Span], windows: Sequence[Window], *, backward: bool) -> list[int]:
-    """The peak of each span of a pass, over all micro-batches."""
+    """Return the peak of each span of a pass, over all micro-batches."""
     number = int(backward)
     window = windows[number] if len(windows) > number else None
     lines = [_Line(batch, spans, window, number).peaks() for batch in passes.batches]
@@ -31,9 +31,9 @@ class _Line:
         self._spans, self._window, self._number = spans, window, number
         self._ends = [end for _, end in spans]
         inside = [] if window is None else [at for at, (low, high) in enumerate(spans) if self._repeats(low, high)]
-        #: The first span of the repeated layers, and the one after their last.
+        #: The first span of the repeated layers, and the span after their last one.
         self._first, self._last = (inside[0], inside[-1] + 1) if inside else (len(spans), len(spans))
-        #: The most bytes by copy and span; those outside of the copies are of copy 0.
+        #: The most bytes by copy and span. Spans outside the copies are of copy 0.
         self._most: defaultdict[tuple[int, int], int] = defaultdict(int)
         for repeats, position, size in batch.moments:
             self._add(repeats, position, size)
@@ -44,7 +44,7 @@ class _Line:
         return self._window is not None and self._window.start <= low and high <= self._window.end
 
     def peaks(self) -> list[int]:
-        """The peak of each span, in order."""
+        """Return the peak of each span in order."""
         most, first, last = self._most, self._first, self._last
         copies = self._window.copies + 1 if self._window is not None else 0
         return [
@@ -54,7 +54,7 @@ class _Line:
         ]
 
     def _add(self, repeats: tuple[int, ...], position: int, size: int) -> None:
-        """Add a moment. One at the start of a copy belongs to the copy before."""
+        """Add a moment. A moment at the start of a copy belongs to the copy before."""
         if not self._spans[0][0] < position <= self._ends[-1]:
             return
         span = bisect_left(self._ends, position)
@@ -65,7 +65,7 @@ class _Line:
         self._most[key] = max(self._most[key], size)
 
     def _fill(self, skipped: Skipped) -> None:
-        """Add the skipped copies, which grow by as much from one to the next."""
+        """Add the skipped copies. The bytes grow by the same amount from one to the next."""
         window = self._window
         if window is None or skipped.readings[0].position > window.end or skipped.readings[-1].position <= window.start:
             return

@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero3.state import PartitionedState
 
-#: The numbers alive at once while the total norm is searched, in addition to the gradients' norms.
+#: The number of scalars that are alive while the total norm is checked, in addition to the gradients' norms.
 NORM_SCALARS = 7
-#: The norms alive while a sub-group is updated: each sub-group's, and those of the step.
+#: The number of norms that are alive while a sub-group is updated, in addition to one per sub-group.
 KEPT_SCALARS = 2
-#: The numbers alive at once while the clipping factor is computed and applied.
+#: The number of scalars that are alive while the clipping factor is computed and applied.
 CLIP_SCALARS = 4
 
-#: The numbers alive at once while the norms of offloaded gradients are added up, in addition to these.
+#: The number of scalars that are alive while the norms of offloaded gradients are added up, in addition to the norms.
 OFFLOADED_SCALARS = 6
 
-#: What is alive at a moment of the step in addition to what stays on the device.
+#: The tensors alive at a moment of the step in addition to what stays on the device.
 Alive = tuple["ResidentTensors", ...]
 
 
 def fullest(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Alive:
-    """What is alive at the moment with the most bytes.
+    """Return the tensors alive at the moment with the most bytes.
 
-    `gathered` are the bytes that the passes left gathered, `kept` those of them that stay, and `persistent` what is
-    gathered when the step ends.
+    `gathered` are the bytes that the passes left gathered, `kept` the part of them that stays, and `persistent` the
+    bytes that are gathered when the step ends.
     """
     if state.sizes.offloads_optimizer:
         return max(_offloaded(state, gathered, kept, persistent), key=_bytes)
@@ -47,7 +47,7 @@ def fullest(state: PartitionedState, gathered: int, kept: int, persistent: int) 
 
 
 def _offloaded(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Iterator[Alive]:
-    """The step that updates partitions on the host: the norms of the gradients are on the GPU until it has ended."""
+    """Yield the moments of a step that updates partitions on the host. The norms stay on the GPU until it ends."""
     norms = sum(len(group) for group in state.sub_groups)
     yield *_gathered(state, gathered), _scalars(norms)
     yield *_gathered(state, kept), _scalars(norms + OFFLOADED_SCALARS)
@@ -72,7 +72,7 @@ def _gathered(state: PartitionedState, size: int) -> Alive:
 def _moments(state: PartitionedState) -> Iterator[Alive]:
     for number, group in enumerate(state.sub_groups):
         sizes = [each.partition for each in group]
-        # Of partitions of one size, the last is copied while most norms are alive.
+        # Among partitions of one size, the last one is copied while the most norms are alive.
         last = {size: at for at, size in enumerate(sizes)}
         at = max(last.values(), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
         yield row("gradient in float64", sizes[at], "gradient", "float64"), _scalars(number + at + 1)
@@ -85,7 +85,7 @@ def _moments(state: PartitionedState) -> Iterator[Alive]:
 def _update(state: PartitionedState, number: int) -> Iterator[Alive]:
     """Copy the gradients of a sub-group to one float32 tensor, clip and update.
 
-    One gradient alone is not copied first; in float32 it is not copied at all.
+    A single gradient is not flattened first. A single float32 gradient is not copied at all.
     """
     several = len(state.sub_groups[number]) > 1
     flat = (state.like_sub_group(number, "flat gradients", state.dtype),) if several else ()

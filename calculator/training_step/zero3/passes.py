@@ -1,4 +1,7 @@
-"""The fullest moments of a step under stage 3: the micro-batch's own tensors, gathered weights, and the reduction."""
+"""The fullest moments of a step under stage 3.
+
+They include the micro-batch's own tensors, the gathered weights, and the buffers of the reduction.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.training_step.zero3.curve import Curve
 
-#: How many copies of the repeated layers came before, in each pass.
+#: The number of copies of the repeated layers that came before, one for each pass.
 Repeats = tuple[int, ...]
 
 
 class Fullest(NamedTuple):
-    """The fullest moment of a phase: bytes with what the tape has, its position, and the parts that stage 3 adds."""
+    """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds."""
 
     bytes: int
     event: int
@@ -32,14 +35,14 @@ class Fullest(NamedTuple):
     repeats: Repeats = ()
 
 
-#: No moment yet.
+#: The value before any moment is recorded.
 EMPTY = Fullest(-1, 0, 0, 0)
 
 
 class Reading(NamedTuple):
-    """A moment: its place in the step, the event before it, and the bytes without those of the reduction.
+    """A moment: its place in the step, the event before it, and its bytes without those of the reduction.
 
-    `gradient` is the parameter whose gradient is ready.
+    `gradient` is the parameter whose gradient is ready, or None.
     """
 
     position: int
@@ -53,11 +56,11 @@ class Skipped(NamedTuple):
     """The copies between two that are followed, in the backward pass.
 
     Attributes:
-        readings: What is read in the copy before them.
-        repeats: The copies before that one.
-        copies: How many they are.
-        growth: The bytes that each has more than the one before it, without those of the reduction.
-        alike: The number of the first that is like the one before it in the reduction too, and the bytes it has more.
+        readings: The readings of the copy before them.
+        repeats: The number of copies before that copy.
+        copies: The number of skipped copies.
+        growth: The bytes by which each copy exceeds the one before it, without the reduction.
+        alike: The first copy whose reduction is like that of the copy before it, and its growth including the reduction.
     """
 
     readings: list[Reading]
@@ -68,7 +71,7 @@ class Skipped(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A micro-batch: moments (the copies before each, its position on the tape, its bytes), and skipped copies."""
+    """A micro-batch: its moments (copies before each, position on the tape, bytes), and its skipped copies."""
 
     moments: list[tuple[Repeats, int, int]]
     skipped: list[Skipped]
@@ -77,7 +80,7 @@ class Batch(NamedTuple):
 class Passes:
     """The micro-batches of a step in the steady state.
 
-    `keeps_moments`: whether the batches have all moments, for the peak of each layer, or the fullest alone are known.
+    `keeps_moments`: whether to store all moments, for the peak of each layer, or only the fullest ones.
     """
 
     def __init__(
@@ -88,11 +91,11 @@ class Passes:
         self._period = gathering.followed.period
         self._reducing = Live()
         self._bucket = Bucket(sizes, self._reducing, dtype)
-        #: The fullest moments of the passes.
+        #: The fullest moments of the forward and the backward pass.
         self.forward = self.backward = EMPTY
         self.batches: list[Batch] = []
         self._repeats: Repeats = ()
-        #: The fullest moments of ranges of events, which all copies have: a position, an event, and the bytes.
+        #: The fullest moments of ranges of events, which all copies share: a position, an event, and the bytes.
         self._fullest: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
         for number, tracks in enumerate(gathering.passes):
             self.batches.append(Batch([], []))
@@ -105,7 +108,7 @@ class Passes:
             self._note(end, end, curve.at(end, self._repeats) + left, left)
 
     def _follow(self, track: Track) -> None:
-        """Read a segment, and the copies that are skipped after it."""
+        """Read a segment, and the skipped copies after it."""
         segment = track.segment
         self._repeats = segment.repeats
         if not (self._keeps_moments or segment.skipped or segment.start <= self._program.backward < segment.end):
@@ -150,17 +153,20 @@ class Passes:
         self._note_fullest(most, added, fullest)
 
     def _note_fullest(self, most: int, added: int, fullest: tuple[int, int, int]) -> None:
-        """Record the moment with the most memory, if there is one; `most` is without what copies added."""
+        """Record the fullest moment, if there is one.
+
+        `most` does not include what copies added.
+        """
         if most >= 0:
             position, event, gathered = fullest
             self._note(position, event, most + added, gathered)
 
     def _readings(self, track: Track) -> Iterator[Reading]:
-        """The fullest moments between two events of a segment, and those while one runs."""
+        """Yield the fullest moments between two events of a segment, and the moments at its events."""
         curve, repeats = self._curve, track.segment.repeats
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
-        # Between events at which nothing happens, no moment is fuller: they only part the spans of a line.
+        # Between events at which nothing happens, no moment is fuller. These events only delimit the spans of a line.
         moments = track.every() if self._keeps_moments else track.moments
         for position, most, after, gradient, is_event, _ in moments:
             if position > at:
@@ -174,12 +180,15 @@ class Passes:
             yield from self._between(base, at + 1, track.segment.end + 1, added + gathered, gathered)
 
     def _between(self, base: Sequence[int], start: int, end: int, more: int, gathered: int) -> Iterator[Reading]:
-        """The fullest moment of a range of events."""
+        """Yield the fullest moments of a range of events."""
         for first, at, size in self._fullest_in(base, start, end):
             yield Reading(first, at, size + more, gathered)
 
     def _fullest_in(self, base: Sequence[int], start: int, end: int) -> list[tuple[int, int, int]]:
-        """The fullest moment of a range of events, or both where the beginning of the backward pass parts it."""
+        """Return the fullest moment of a range of events.
+
+        If the backward pass begins inside the range, return the fullest moments before and after that.
+        """
         key = id(base), start, end
         found = self._fullest.get(key)
         if found is None:
@@ -190,7 +199,7 @@ class Passes:
         return found
 
     def _read(self, reading: Reading) -> None:
-        """Note a moment. A gradient goes into the bucket; a full one is reduced before."""
+        """Record a moment. If a gradient is ready, add it to the bucket, which is reduced first if it is full."""
         position, event, size, gathered, gradient = reading
         if gradient is None:
             self._note(position, event, size, gathered)
@@ -206,9 +215,10 @@ class Passes:
     def _skip(
         self, readings: Sequence[Reading], window: int, count: int, growth: int, gathered: int
     ) -> tuple[int, int] | None:
-        """Reduce the gradients of skipped copies. Their fullest moments matter where the reduction allocates.
+        """Reduce the gradients of skipped copies.
 
-        Otherwise the bytes grow from copy to copy by as many, and those of the followed copies on both sides are read.
+        Their moments are only read if the reduction allocates. Otherwise the bytes grow by the same amount from copy to
+        copy, and the followed copies on both sides have the extremes.
         """
         gradients = [reading.gradient for reading in readings if reading.gradient is not None]
         elements = sum([each.elements for each in gradients])
@@ -236,7 +246,7 @@ class Passes:
         return None
 
     def _note(self, position: int, event: int, size: int, gathered: int) -> None:
-        """Note the bytes at a moment with those of the reduction, which are reset."""
+        """Record the bytes at a moment with those of the reduction, then reset the reduction's maximum."""
         reducing = self._reducing
         total = size + reducing.most
         if self._keeps_moments:

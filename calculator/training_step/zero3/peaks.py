@@ -1,4 +1,4 @@
-"""The peaks of a step under stage 3. Partitions are padded, so the ranks have as many bytes."""
+"""The peaks of a step under stage 3. Partitions are padded, so all ranks have the same number of bytes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 class PartitionedPeaks:
-    """The peaks of a step.
+    """The peaks of a step under stage 3.
 
-    `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
-    pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several micro-batches, where
-    it does more before it calls the model.
+    `left` is what the step leaves alive, without gradients. `carried` is the part of it that lives until the next
+    forward pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several
+    micro-batches. It is None if it does no more than the others before it calls the model.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class PartitionedPeaks:
         self._state, self._recording, self._left, self._carried = state, recording, left, carried
         self._own, self._kept, self._first = own, (*state.kept, *own), first
         self._windows = recording.windows
-        #: What the step gathers.
+        #: The weights that the step gathers.
         self.gathering = gathering_of(state, run.tape, run.repetition, run.copies.windows)
         self._curve = Curve(recording)
         self.passes = Passes(self.gathering, self._curve, state.sizes, state.dtype)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
-        """Forward, backward and optimizer step."""
+        """Return the peaks of the forward pass, the backward pass and the optimizer step."""
         return (
             self._forward_peak(),
             self._peak("backward", self.passes.backward, None),
@@ -71,24 +71,24 @@ class PartitionedPeaks:
 
     @property
     def blocks(self) -> tuple[ResidentTensors, ...]:
-        """What the passes gather and reduce at most, and the temporaries of the optimizer's step."""
+        """The most that the passes gather and reduce, and the temporaries of the optimizer's step."""
         forward, backward = self.passes.forward, self.passes.backward
         most = Fullest(0, 0, max(forward.gathered, backward.gathered), max(forward.reducing, backward.reducing))
         return (*self._added(most), *self._temporaries)
 
     @property
     def in_generation(self) -> tuple[ResidentTensors, ...]:
-        """What is on the device while the trainer generates, with all weights."""
+        """The tensors on the device while the trainer generates, including all gathered weights."""
         return (*self._kept, *self._added(Fullest(0, 0, self.gathering.in_generation, 0)))
 
     @property
     def sizes_in_generation(self) -> Counter[int]:
-        """The number of gathered weights by size while the trainer generates, each in a buffer of its own."""
+        """The number of gathered weights by size while the trainer generates. Each has a buffer of its own."""
         return Counter(each.with_padding for each in self._state.every)
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device in addition to the model's frozen tensors."""
+        """The tensors that stay on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 
     @property
@@ -97,22 +97,22 @@ class PartitionedPeaks:
         return self._state.communication(self.gathering.sent)
 
     def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
-        """The peak of each span of a pass, those of the repeated layers once for each copy."""
+        """Return the peak of each span of a pass. Spans of repeated layers have one peak per copy."""
         rest = sum([tensor.bytes for tensor in self._kept]) + (0 if backward else self._carried.bytes)
         return [rest + size for size in line(self._of_layers, spans, self._windows, backward=backward)]
 
     @cached_property
     def _of_layers(self) -> Passes:
-        """The passes with all their moments."""
+        """The passes with all of their moments."""
         return Passes(self.gathering, self._curve, self._state.sizes, self._state.dtype, keeps_moments=True)
 
     @property
     def host_bytes(self) -> int | None:
-        """Bytes of host memory that a rank uses; None without offload."""
+        """The bytes of host memory that a rank uses. None without offload."""
         return self._state.host_bytes
 
     def _added(self, moment: Fullest) -> Iterator[ResidentTensor]:
-        """What is gathered and reduced at a moment."""
+        """Return the tensors that are gathered and reduced at a moment."""
         dtype = self._state.dtype
         item = ITEMSIZE[dtype]
         if moment.gathered:
@@ -121,7 +121,10 @@ class PartitionedPeaks:
             yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
 
     def _forward_peak(self) -> Peak:
-        """The peak of a forward pass, or of what the first one does before it calls the model: nothing is gathered."""
+        """Return the peak of a forward pass, or of what the first one does before it calls the model.
+
+        Nothing is gathered before the call.
+        """
         peak, first = self._peak("forward", self.passes.forward, self._carried), self._first
         if first is None:
             return peak

@@ -1,6 +1,6 @@
 """The allocations of a step under stage 3 in order, for replays of the caching allocator.
 
-Parameters that stay gathered between steps are gathered again where a step ends; a replay keeps them instead.
+Parameters that stay gathered between steps are gathered again when a step ends. A replay keeps them gathered instead.
 
 Source: deepspeed/runtime/zero/stage3.py, partitioned_param_coordinator.py and partition_parameters.py.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Change(NamedTuple):
-    """An allocation of gathered weights, or their free; it is before the event at a position of the tape."""
+    """An allocation or a free of gathered weights, before the event at a position of the tape."""
 
     position: int
     is_allocated: bool
@@ -45,7 +45,7 @@ class Change(NamedTuple):
 
 
 class LoggedLive(Live):
-    """The bytes alive, with every change in order."""
+    """The bytes alive, with a log of every change in order."""
 
     __slots__ = ("changes", "position")
 
@@ -68,7 +68,7 @@ class LoggedLive(Live):
 
 
 class LoggedGathering(Gathering):
-    """The steps of a run, all of whose layers are followed, with what each micro-batch of the last one gathers."""
+    """The steps of a run, with all layers followed, and the changes in each micro-batch of the last step."""
 
     @property
     def _reuses(self) -> bool:
@@ -76,7 +76,7 @@ class LoggedGathering(Gathering):
         return False
 
     def _started(self) -> Live:
-        #: The changes of each micro-batch of the last step, and those of its end.
+        #: The changes of each micro-batch of the last step, and the changes at its end.
         self.of_passes: list[list[Change]] = []
         self.at_end: list[Change] = []
         self._log = LoggedLive()
@@ -106,7 +106,7 @@ class LoggedGathering(Gathering):
 
 
 class LoggedBucket(Bucket):
-    """The bucket, with the allocations of its reductions."""
+    """The gradient bucket, with a log of the allocations of its reductions."""
 
     __slots__ = ("_events", "_item_dtype", "_large_rows", "_stream")
 
@@ -116,7 +116,7 @@ class LoggedBucket(Bucket):
         self._large_rows: list[int] = []
 
     def ready(self, gradient: Partitioned, row: int | None) -> None:
-        """Take a gradient that is ready. One that is too large for the buffer stays where it is."""
+        """Take a gradient that is ready. A gradient that is too large for the buffer stays where it is."""
         if self.is_full(gradient):
             self.reduce()
         if self._elements + gradient.elements > self._sizes.reduce_bucket and row is not None:
@@ -150,7 +150,7 @@ class LoggedBucket(Bucket):
 
 
 class PartitionedStep:
-    """The step of a rank: all ranks allocate as much."""
+    """The step of a rank. All ranks allocate the same."""
 
     def __init__(self, state: PartitionedState, tape: Tape, repetition: Repetition) -> None:
         self._state, self.events = state, StepEvents(tape)
@@ -187,7 +187,10 @@ class PartitionedStep:
         events.finish()
 
     def _change(self, changes: Iterator[Change] | list[Change]) -> None:
-        """Allocate and free gathered weights. What was gathered before the step stays, or a graph keeps it."""
+        """Allocate and free gathered weights.
+
+        Weights that were gathered before the step, or that a graph keeps, are not freed.
+        """
         events, dtype = self.events, self._state.dtype
         for _, is_allocated, storage in changes:
             if is_allocated:
@@ -198,7 +201,10 @@ class PartitionedStep:
                 events.free([self._rows.pop(id(storage))])
 
     def _update(self) -> None:
-        """Norms, and the float32 gradients of each sub-group. The largest one's are alive while it is updated."""
+        """Compute the norms, copy each sub-group's gradients to float32, and update.
+
+        The largest sub-group's float32 gradients are alive while it is updated.
+        """
         state, events = self._state, self.events
         largest = state.largest
         for group in state.sub_groups:
