@@ -1,4 +1,4 @@
-"""PYTORCH_CUDA_ALLOC_CONF: the settings of PyTorch's CUDA caching allocator, parsed from the variable's own spelling.
+"""PYTORCH_CUDA_ALLOC_CONF: the settings of PyTorch's CUDA caching allocator, parsed in the spelling of the variable.
 
 Source: PyTorch 2.13, c10/core/AllocatorConfig.h and .cpp (AcceleratorAllocatorConfig::parseArgs),
 c10/cuda/CUDAAllocatorConfig.h and .cpp (CUDAAllocatorConfig::parseArgs).
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 LOC = "device.alloc_conf"
 
-#: Sizes from 1 MiB to 64 GiB have a number of divisions for each power of two (kRoundUpPowerOfTwoIntervals).
+#: The number of sizes from 1 MiB to 64 GiB that have a number of divisions for each power of two
+#: (kRoundUpPowerOfTwoIntervals).
 _INTERVALS = 16
 _FIRST_INTERVAL = 20
 
-#: Keys that cannot change device memory: they set up pinned host memory, locks around cudaMalloc, or reuse of blocks
-#: while a CUDA graph is captured.
+#: Keys that do not change device memory. They set up pinned host memory, locks around cudaMalloc, or the reuse of
+#: blocks during CUDA graph capture.
 HARMLESS = (
     "graph_capture_record_stream_reuse",
     "pinned_free_catch_all",
@@ -42,16 +43,17 @@ class AllocConf:
     """The settings that change where a tensor is placed or what is reserved. Sizes are bytes."""
 
     expandable_segments: bool = False
-    #: The fraction of the allowed memory above which cached blocks are freed; 0 where that is off. PyTorch reads it
-    #: only where `per_process_memory_fraction` is below 1.
+    #: The fraction of the allowed memory above which cached blocks are freed, or 0 if that is off. PyTorch reads it
+    #: only if `per_process_memory_fraction` is below 1.
     garbage_collection_threshold: float = 0.0
     large_segment_size: int = LARGE_SEGMENT
-    #: Blocks of this size and above are not split; None where every block may be.
+    #: Blocks of this size and above are not split. None if every block may be split.
     max_split_size: int | None = None
     max_non_split_rounding_size: int = LARGE_SEGMENT
     #: The fraction of the device's memory that the process may reserve.
     per_process_memory_fraction: float = 1.0
-    #: Divisions of each power of two from 1 MiB to 64 GiB that sizes are rounded up to; 0 or 1 where they are not.
+    #: For each power of two from 1 MiB to 64 GiB, the number of divisions that sizes are rounded up to. 0 or 1 means no
+    #: rounding to divisions.
     roundup_power2_divisions: tuple[int, ...] = (0,) * _INTERVALS
 
     @property
@@ -60,7 +62,7 @@ class AllocConf:
         return max(self.roundup_power2_divisions) > 1
 
     def round_size(self, size: int) -> int:
-        """The size of the block that serves a request (round_size in CUDACachingAllocator.cpp)."""
+        """Return the size of the block that serves a request (round_size in CUDACachingAllocator.cpp)."""
         if self.rounds_to_divisions and size >= BLOCK:
             divisions = self.roundup_power2_divisions[_interval(size)]
             if divisions > 1 and size > BLOCK * divisions:
@@ -68,10 +70,10 @@ class AllocConf:
         return max(1, -(-size // BLOCK)) * BLOCK
 
     def oversized(self, size: int, block: int) -> bool:
-        """Whether a free block is too large to serve a request (get_free_block in CUDACachingAllocator.cpp).
+        """Return whether a free block is too large to serve a request (get_free_block in CUDACachingAllocator.cpp).
 
-        A block of `max_split_size` and above serves only requests of that size and above, and of those only the ones
-        that leave less than `max_non_split_rounding_size` of it unused.
+        A block of `max_split_size` and above serves only requests of that size and above. Of those it serves only the
+        ones that leave less than `max_non_split_rounding_size` of it unused.
         """
         limit = self.max_split_size
         if limit is None:
@@ -85,14 +87,14 @@ DEFAULT = AllocConf()
 
 
 def parse_alloc_conf(text: str) -> AllocConf:
-    """The settings that a value of PYTORCH_CUDA_ALLOC_CONF makes; where a key is repeated, the last one counts.
+    """Parse a value of PYTORCH_CUDA_ALLOC_CONF. If a key is repeated, the last one counts.
 
     Raises:
-        PlanError: where a key is unknown or not modelled, or a value is not one that PyTorch accepts.
+        PlanError: if a key is unknown or not modelled, or if PyTorch does not accept a value.
     """
     settings = [*_settings(text)]
     conf = DEFAULT
-    # large_segment_size_mb is read first, as in parseArgs: the minimum of two other keys is derived from it.
+    # large_segment_size_mb is read first, as in parseArgs, because the minimum of two other keys is derived from it.
     for key, value in sorted(settings, key=lambda setting: setting[0] != "large_segment_size_mb"):
         if key in _PARSERS:
             conf = _PARSERS[key](conf, value)
@@ -103,7 +105,7 @@ def parse_alloc_conf(text: str) -> AllocConf:
 
 
 def _settings(text: str) -> Iterator[tuple[str, str]]:
-    """The keys and their values; whitespace is ignored (ConfigTokenizer)."""
+    """Return the keys and their values. Whitespace is ignored (ConfigTokenizer)."""
     rest = re.sub(r"\s", "", text)
     while rest:
         found = re.match(r"([^,:\[\]]+):(\[[^\[\]]*\]|[^,:\[\]]+)(?:,|$)", rest)
@@ -157,9 +159,10 @@ def _roundup_power2_divisions(conf: AllocConf, value: str) -> AllocConf:
 
 
 def _divisions_by_size(value: str) -> tuple[int, ...]:
-    """Divisions from a list as `[256:1,512:2,1024:4,>:8]`, whose sizes are in MiB (parseRoundUpPower2Divisions).
+    """Parse divisions from a list such as `[256:1,512:2,1024:4,>:8]`, in MiB (parseRoundUpPower2Divisions).
 
-    The first size's divisions also hold for all below it, and those of `>` for all above the last one before it.
+    The divisions of the first size also apply to all smaller sizes. Those of `>` apply to all sizes above the last one
+    before it.
     """
     divisions, last = [0] * _INTERVALS, None
     for entry in filter(None, value.strip("[]").split(",")):
@@ -252,7 +255,7 @@ def _interval(size: int) -> int:
 
 
 def _next_division(size: int, divisions: int) -> int:
-    """The next of a power of two's equal divisions (roundup_power2_next_division in CUDACachingAllocator.cpp)."""
+    """Round up to a division of a power of two (roundup_power2_next_division in CUDACachingAllocator.cpp)."""
     step = (1 << (size.bit_length() - 1)) // divisions
     return size if size & (size - 1) == 0 else -(-size // step) * step
 

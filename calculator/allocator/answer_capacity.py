@@ -1,4 +1,4 @@
-"""An answer of `generate` on devices of limited memory: whether it ends, and with how many retries."""
+"""An answer of `generate`, replayed on devices of limited memory: whether it finishes, and with how many retries."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from calculator.allocator.out_of_memory import DeviceMemory
     from calculator.devices.outcome import ReplayPhase
 
-#: The settings with which answers are replayed, in addition to the default ones.
+#: The settings that answers can be replayed with, in addition to the default ones.
 EXPANDABLE = AllocConf(expandable_segments=True)
 
 
 class CappedAnswers:
-    """Replays of an answer on devices of several capacities, as `capacity.CappedReplays`."""
+    """Replays of an answer on devices of several capacities, like `capacity.CappedReplays` for a training run."""
 
     def __init__(self, answer: Answer, conf: AllocConf = DEFAULT) -> None:
         self._answer = answer
         self._run = AnswerRun(answer, expandable=conf == EXPANDABLE)
         self._peak: int | None = None
-        #: What the answer is on a device that refuses nothing, after the load and before each pass that adds a segment.
+        #: States of the replay on an unlimited device: after the load, and before each pass that adds a segment.
         self._states: list[AnswerReplay] = []
 
     @property
     def peak_reserved_bytes(self) -> int:
-        """What it reserves on a device that refuses nothing."""
+        """The bytes that the answer reserves on an unlimited device."""
         self.share()
         assert self._peak is not None
         return self._peak
 
     def share(self) -> None:
-        """Replay it on a device that refuses nothing."""
+        """Replay the answer on an unlimited device, and store states that other replays continue from."""
         if self._peak is not None:
             return
         run = AnswerReplay(self._run)
@@ -55,15 +55,15 @@ class CappedAnswers:
         self._peak = run.allocator.reserved * BLOCK
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:  # noqa: ARG002  as its like
-        """What it needs on a device that refuses nothing, in whole pages."""
+        """Return the bytes that the answer needs on an unlimited device, in whole pages."""
         return whole_pages(max(self.peak_reserved_bytes, self._answer.loading.warmup))
 
     def missing(self, device: DeviceMemory) -> int:
-        """By how much the device is too small for the load to request all that it requests on a larger one."""
+        """Return by how many bytes the device is too small for the full warmup of the load."""
         return max(0, -self._spare(device))
 
     def within(self, device: DeviceMemory) -> CappedReplay:
-        """The replay on a device."""
+        """Replay the answer on a device."""
         run = self._on(device)
         retries: list[int] = []
         failure = None
@@ -79,7 +79,7 @@ class CappedAnswers:
         return capped(device, run.allocator, self._spare(device), retries=retries, steady=retries, failure=failure)
 
     def _on(self, device: DeviceMemory) -> AnswerReplay:
-        """An answer that begins on a device, or continues from the last state that it shares with a larger one."""
+        """Return a replay on a device. It starts anew, or continues from the last state shared with a larger device."""
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
         run = states[-1].saved() if states and self._spare(device) >= 0 else AnswerReplay(self._run)
         run.allocator.on(device.capacity, device.total)
@@ -87,7 +87,7 @@ class CappedAnswers:
         return run
 
     def _spare(self, device: DeviceMemory) -> int:
-        """By how much the device could be smaller before the load requests something else."""
+        """Return by how many bytes the device could shrink before the load requests something else."""
         return int(device.total - UNTOUCHED) - self._answer.loading.warmup
 
 

@@ -1,8 +1,8 @@
 """An answer of `generate`, replayed on a flat device: the load, the prompt's pass, and a pass for each later token.
 
-A pass for a token repeats most of what the one before it did. Where it finds the small pool as that one did, and
-requests the same of it, it leaves it so too, and only its large tensors are placed. The pools depend on each other only
-where a device refuses a segment and cached ones are freed: then all tensors of the pass are placed in their order.
+A pass for a token repeats most of the previous one. If it finds the small pool in a known state and requests the same
+small tensors, it leaves the same state. Then only its large tensors are placed. The pools depend on each other only if
+a device refuses a segment and cached segments are freed. Then all tensors of the pass are placed in order.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from calculator.training_step.answer_trace import AnswerTraces, PassProgram
 
 
-#: How many passes are known in addition to the last: tensors of the loop are in two places by turns.
+#: The number of earlier passes that are remembered besides the last one. Tensors of the loop alternate between two
+#: places.
 RECENT = 3
 
 
 class Answer:
-    """What is replayed.
+    """The load and the passes of an answer.
 
     Attributes:
-        loading: The load.
+        loading: The events of loading the model.
         workspace: Bytes of the matrix library's workspace, which is allocated before the prompt's pass.
         traces: The passes.
-        passes: Their number: the tokens that are generated.
+        passes: The number of passes, which is the number of generated tokens.
     """
 
     __slots__ = ("loading", "passes", "traces", "workspace")
@@ -48,7 +49,7 @@ class Answer:
         self.passes = passes
 
     def units(self) -> int:
-        """More than all segments that it can request, in units of 512 bytes."""
+        """Return an upper bound on the size of all segments that it can request, in units of 512 bytes."""
         sizes = [*self.loading.sizes, self.workspace]
         for number in {0, self.passes - 1}:
             program, kinds = self.traces.sized(number)
@@ -57,7 +58,7 @@ class Answer:
 
 
 class _Rows:
-    """The rows of a program on a kind of device: their sizes, keys and places in the pass that is played."""
+    """The rows of a program on one kind of device: their sizes, pools and places in the current pass."""
 
     __slots__ = ("_device", "_events", "_kinds", "_of_kind", "_requested", "keys", "places", "program", "sizes")
 
@@ -75,7 +76,10 @@ class _Rows:
         self._events: dict[object, tuple[list[int], list[int]]] = {}
 
     def begin(self, kinds: Sequence[int], given: Sequence[Placed]) -> list[int]:
-        """Set the sizes of the rows and what the pass is given; the result is the pools of that."""
+        """Set the sizes of the rows and the places of the tensors that the pass receives.
+
+        Return the pools of these tensors.
+        """
         for kind, (old, new) in enumerate(zip(self._kinds, kinds, strict=True)):
             if old != new:
                 (key,) = self._device.keys([new // BLOCK])
@@ -93,7 +97,7 @@ class _Rows:
         return pools
 
     def events(self) -> tuple[list[int], list[int]]:
-        """The events of all rows that have a block, and those of large rows."""
+        """Return the events of all rows that have a block, and the events of large rows."""
         sizes = self.sizes
         given = [sizes[row] > SMALL for row in self.program.given]
         pattern = *((size > 0) + (size > SMALL * BLOCK) for size in self._requested), *given
@@ -104,7 +108,7 @@ class _Rows:
 
 
 class AnswerRun:
-    """An answer on a kind of device, for any number of replays."""
+    """An answer on one kind of device, for any number of replays."""
 
     __slots__ = ("_rows", "answer", "device")
 
@@ -115,21 +119,16 @@ class AnswerRun:
         self._rows: dict[int, _Rows] = {}
 
     def rows(self, program: PassProgram) -> _Rows:
-        """The rows of a program."""
+        """Return the rows of a program."""
         if id(program) not in self._rows:
             self._rows[id(program)] = _Rows(program, self.device)
         return self._rows[id(program)]
 
 
 class _Course(NamedTuple):
-    """A pass in the small pool, while no cached block is freed.
+    """The effect of a pass on the small pool, if no cached block is freed.
 
-    No segment is added where a pass finds what one before it found: all blocks, free or given, are as many bytes.
-
-    Attributes:
-        found: The small blocks that are free and that are given, and what is requested.
-        after: The free ones after the pass.
-        left: What it leaves.
+    A pass that finds the same state adds no segment, because as many bytes are in blocks that are free or given.
     """
 
     found: object
@@ -138,11 +137,11 @@ class _Course(NamedTuple):
 
 
 class AnswerReplay:
-    """An answer on a device.
+    """A replay of an answer on one device.
 
     Attributes:
-        passes: How many passes have run.
-        left: What the last one left.
+        passes: The number of passes that have run.
+        left: The blocks that the last pass left.
     """
 
     __slots__ = ("_courses", "allocator", "left", "loaded", "passes", "run", "total")
@@ -150,16 +149,16 @@ class AnswerReplay:
     def __init__(self, run: AnswerRun) -> None:
         self.run = run
         self.allocator = run.device.saved()
-        #: The device's memory; None where it does not change what is requested.
+        #: The total memory of the device. None if the requests do not depend on it.
         self.total: int | None = None
         self.loaded = False
         self.passes = 0
         self.left: list[Placed] = []
-        #: The courses of the last passes since cached blocks were freed.
+        #: The effects of recent passes on the small pool, since cached blocks were last freed.
         self._courses: tuple[_Course, ...] = ()
 
     def saved(self) -> AnswerReplay:
-        """A replay in the same state."""
+        """Return a copy of the replay in the same state."""
         other = copy(self)
         other.allocator = self.allocator.saved()
         return other
@@ -200,7 +199,7 @@ class AnswerReplay:
         self.passes += 1
 
     def _plays(self, events: Sequence[int], rows: _Rows) -> bool:
-        """Play the events of large rows; if a segment is refused on the way, undo that."""
+        """Play the events of large rows. If a segment is refused, undo them and return False."""
         before = self.allocator.saved()
         try:
             self._play(events, rows)
@@ -220,7 +219,10 @@ class AnswerReplay:
             raise
 
     def _leave(self, rows: _Rows, small: Sequence[Placed]) -> None:
-        """Note where the rows are that the pass leaves; small ones where they were, if that is given."""
+        """Store where the rows are that the pass leaves.
+
+        If `small` is given, small rows are at these places.
+        """
         addresses, behinds = rows.places
         left = [(addresses[row], behinds[row]) for row in rows.program.left]
         if small:

@@ -1,4 +1,4 @@
-"""A pool of the caching allocator: its segments, cut into blocks, and the free blocks in order of size and address.
+"""A pool of the caching allocator: its segments, cut into blocks, and its free blocks ordered by size and address.
 
 Source: BlockPool and the functions of DeviceCachingAllocator that are named where they are modelled, in
 c10/cuda/CUDACachingAllocator.cpp.
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from calculator.allocator.caching_allocator import CachingAllocator
 
-#: A free block's key is one number, size · 2^128 + address, so that a sorted list is ordered by size, then address.
-#: No address of the largest plan that may be requested comes near 2^128.
+#: The key of a free block is one number, size · 2^128 + address. So a sorted list is ordered by size, then by address.
+#: No address comes near 2^128, even for the largest plan that may be requested.
 SHIFT = 128
 ADDRESS = (1 << SHIFT) - 1
 
 
 class Block:
-    """A part of a segment, and the parts before and behind it there. Sizes and addresses are bytes."""
+    """A part of a segment, with links to the parts before and behind it. Sizes and addresses are in bytes."""
 
     __slots__ = ("address", "before", "behind", "is_free", "size")
 
@@ -42,13 +42,13 @@ class Pool:
 
     def __init__(self, allocator: CachingAllocator, largest_waste: int) -> None:
         self.allocator = allocator
-        #: The largest rest of a block that is not split off (should_split).
+        #: The largest remainder of a block that is not split off (should_split).
         self.largest_waste = largest_waste
         self.reserved = 0
         #: The size of the segment at each address.
         self.segments: dict[int, int] = {}
         self._next = BLOCK
-        #: The keys of free blocks, and the block at each address, of free blocks at least.
+        #: The keys of free blocks, and the block at each address, at least for free blocks.
         self._free: list[int] = []
         self._blocks: dict[int, Block] = {}
 
@@ -56,7 +56,7 @@ class Pool:
         """Serve a request (get_free_block, alloc_found_block).
 
         Raises:
-            OutOfMemoryError: where the device has no room, even after cached segments were freed.
+            OutOfMemoryError: if the device has no room, even after cached segments were freed.
         """
         free = self._free
         place = bisect_left(free, size << SHIFT)
@@ -81,11 +81,11 @@ class Pool:
         insort(self._free, block.size << SHIFT | block.address)
 
     def free_bytes(self) -> int:
-        """Bytes of all cached blocks."""
+        """Return the bytes of all cached blocks."""
         return sum(key >> SHIFT for key in self._free)
 
     def chains(self) -> Iterator[list[Block]]:
-        """The blocks of each segment, in order of address."""
+        """Return the blocks of each segment, in order of address."""
         for address in self.segments:
             block: Block | None = self._blocks[address]
             chain = []
@@ -95,9 +95,9 @@ class Pool:
             yield chain
 
     def grow(self, size: int) -> Block | None:
-        """A new segment as one block, or None where the device has no room for it (alloc_block).
+        """Return a new segment as one block, or None if the device has no room for it (alloc_block).
 
-        It is apart from every other segment, so that blocks of two are never merged.
+        Its addresses are not adjacent to any other segment, so that blocks of two segments are never merged.
         """
         segment = self.allocator.segment_bytes(size)
         if not (self.allocator.allows(segment) and self.allocator.reserve(segment)):
@@ -124,11 +124,14 @@ class Pool:
         self.allocator.unreserve(block.size)
 
     def release_available(self, size: int) -> bool:  # noqa: ARG002  pools that limit splitting use the size
-        """Whether enough oversized blocks were freed for a request; there are none without `max_split_size_mb`."""
+        """Return whether enough oversized blocks were freed for a request.
+
+        Without `max_split_size_mb` there are none.
+        """
         return False
 
     def _split(self, block: Block, size: int) -> None:
-        """Cut a block down to a size and cache the rest."""
+        """Split a block to a size, and cache the rest."""
         address = block.address + size
         rest = Block(address, block.size - size, block, block.behind)
         rest.is_free = True
@@ -146,5 +149,5 @@ class Pool:
             behind.behind.before = block
 
     def _drop(self, block: Block) -> None:
-        """Take a block off the free ones."""
+        """Remove a block from the free ones."""
         del self._free[bisect_left(self._free, block.size << SHIFT | block.address)]

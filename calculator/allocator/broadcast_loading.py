@@ -1,7 +1,12 @@
-"""The allocations that load a model which accelerate broadcasts to the GPUs, one weight after another.
+"""The allocations that load a model which accelerate broadcasts to the GPUs, one weight after the other.
 
-A process other than the first has two whole weights at a time, since the buffer of the next is allocated before that
-of the last is freed. `distribute_tensor` pads the parts of a weight that are shorter than the first, of all GPUs, and
+A process other than the first has two whole weights at a time, because the buffer of the next weight is allocated
+before that of the last is freed. `distribute_tensor` pads the parts of a weight that are shorter than the first part.
+`load_state_dict` copies a GPU's own shorter parts again. The last GPU has the most of these, so the load is that of the
+last GPU.
+
+A process other than the first has two whole weights at a time, since the buffer of the next is allocated before that of
+the last is freed. `distribute_tensor` pads the parts of a weight that are shorter than the first, of all GPUs, and
 `load_state_dict` copies a GPU's own shorter parts again. The last GPU has most of these: the load is of that one.
 
 Source: accelerate 1.15, utils/fsdp_utils.py (fsdp2_load_full_state_dict); torch/distributed/tensor/placement_types.py
@@ -32,18 +37,18 @@ if TYPE_CHECKING:
     from calculator.training_step.resident_state import ResidentState
 
 
-#: PEFT's further name of the embeddings of a model with virtual tokens.
+#: The second name under which PEFT stores the embeddings of a model with virtual tokens.
 WORD_EMBEDDINGS = "word_embeddings.weight"
 
 
 def broadcasts(prepared: PreparedModel) -> bool:
-    """Whether accelerate broadcasts the weights; it does not broadcast a model with 4-bit ones."""
+    """Return whether accelerate broadcasts the weights. It does not broadcast a model with 4-bit weights."""
     config = prepared.training.fsdp_config or FSDPConfig()
     return config.cpu_ram_efficient_loading and not prepared.method.facts.quantizes_base
 
 
 class LoadedByBroadcast(HostLoading):
-    """A model of which the last GPU keeps its shards."""
+    """The load of a model on the last GPU, which keeps its shards."""
 
     __slots__ = ("_count", "_tied")
 
@@ -67,7 +72,7 @@ class LoadedByBroadcast(HostLoading):
         self._stay(each for each in resident.tensors if is_second(each))
 
     def _shard(self, tensor: ResidentTensor) -> int:
-        """Pad the parts that are shorter than the first, and receive this GPU's part."""
+        """Pad the parts that are shorter than the first one, and receive this GPU's part."""
         size = self._shard_size(tensor)
         padded = [self._add(f"{tensor.name}: padded part", size) for _ in range(self._shorter(tensor))]
         row = self._add(f"{tensor.name}: shard", size)
@@ -75,9 +80,10 @@ class LoadedByBroadcast(HostLoading):
         return row
 
     def _loaded(self, shards: dict[int, tuple[str, ResidentTensor]]) -> dict[int, tuple[str, ResidentTensor]]:
-        """Copy the shorter parts to padded ones. The first ones are freed after the last copy.
+        """Copy the shorter parts to padded ones. The original parts are freed after the last copy.
 
-        FSDP knows a tied weight by one of its modules: the other keeps what it received until weights are tied again.
+        FSDP knows a tied weight by one of its modules. The other module keeps the part that it received until weights
+        are tied again.
         """
         loaded: dict[int, tuple[str, ResidentTensor]] = {}
         for row, (name, tensor) in shards.items():
@@ -87,7 +93,7 @@ class LoadedByBroadcast(HostLoading):
         return loaded
 
     def _shorter(self, tensor: ResidentTensor) -> int:
-        """How many GPUs' parts are shorter than the first's."""
+        """Return the number of GPUs whose part is shorter than the first GPU's."""
         rows = int(tensor.shape[0])
         return self._count - rows // -(-rows // self._count)
 
@@ -96,10 +102,10 @@ class LoadedByBroadcast(HostLoading):
 
 
 def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
-    """Every parameter in the order of the state dict, by its name there; a shared one by each of its names.
+    """Return every parameter in the order and with the names of the state dict.
 
-    A model with virtual tokens has the embeddings again under a name of their own (peft/peft_model.py,
-    _setup_prompt_encoder).
+    A shared parameter comes once for each of its names. A model with virtual tokens has the embeddings again under a
+    name of their own (peft/peft_model.py, _setup_prompt_encoder).
     """
     model = prepared.model
     outer = stored(outer_parameters(prepared), prepared.method, prepared.training)
@@ -119,7 +125,7 @@ def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
 
 
 def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
-    """The parameters of a layer, those that a method adds to a module next to the module's own."""
+    """Return the parameters of a layer. Those that a method adds to a module follow the module's own."""
     first: dict[str, int] = {}
     paths = {each: [*accumulate(each.name.split("."), "{}.{}".format)] for each in parameters}
     for number, each in enumerate(parameters):
@@ -129,7 +135,7 @@ def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
 
 
 def stored_layer(prepared: PreparedModel, layer: Layer, stack: str) -> list[ResidentTensor]:
-    """The parameters of a layer as accelerate stores them."""
+    """Return the parameters of a layer as accelerate stores them."""
     return stored(layer_parameters(prepared, layer, stack), prepared.method, prepared.training)
 
 

@@ -1,14 +1,14 @@
 """PyTorch's CUDA caching allocator: the bytes that it reserves on a device for the tensors that it serves.
 
-Requests are rounded up to 512 bytes. Those of up to 1 MiB share segments of 2 MiB, those below 10 MiB share segments of
-20 MiB, and larger ones get a segment of their own, in whole 2 MiB. A freed block is merged with its free neighbours in
-the segment and cached. A request gets the smallest cached block that is large enough, the lowest of several, and the
-rest of that block is split off where it is worth caching. Where no cached block is large enough, a segment is requested
-from the device; where the device has no room for it, wholly free segments are returned to it and the request is
-repeated, before it fails. Each stream has pools of its own.
+Requests are rounded up to 512 bytes. Those of up to 1 MiB share segments of 2 MiB. Those below 10 MiB share segments of
+20 MiB. Larger ones get a segment of their own, in whole 2 MiB. A freed block is merged with its free neighbours in the
+segment and cached. A request gets the smallest cached block that is large enough, the one with the lowest address if
+there are several. The rest of that block is split off if it is worth caching. If no cached block is large enough, a
+segment is requested from the device. If the device has no room for it, wholly free segments are returned to it and the
+request is repeated before it fails. Each stream has pools of its own.
 
 Source: DeviceCachingAllocator in c10/cuda/CUDACachingAllocator.cpp of PyTorch, whose functions are named where they are
-modelled; c10/core/AllocatorConfig.h for the sizes. The driver's addresses are not known; here each segment is above
+modelled; c10/core/AllocatorConfig.h for the sizes. The driver's addresses are not known. Here each segment is above
 those before it.
 """
 
@@ -27,7 +27,7 @@ class CachingAllocator:
 
     Attributes:
         conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
-        capacity: Bytes that the device offers this allocator; None where it never runs out.
+        capacity: The bytes that the device offers this allocator. None for an unlimited device.
         total: The device's memory, of which `per_process_memory_fraction` is a part; by default the capacity.
         reserved: What `torch.cuda.memory_reserved` reads, bytes.
         max_reserved: What `torch.cuda.max_memory_reserved` reads, bytes.
@@ -70,45 +70,46 @@ class CachingAllocator:
         self.least_refused: int | None = None
         self.last_refused: int | None = None
         self.retries = 0
-        #: Searches of the large pools for a free block, by which ages are counted (get_free_blocks_call_count).
+        #: The number of searches of the large pools for a free block, in which ages are counted
+        #: (get_free_blocks_call_count).
         self.searches = 0
-        #: What the device has mapped for the segments: whole pages of 2 MiB.
+        #: The bytes that the device has mapped for the segments, in whole pages of 2 MiB.
         self._device = 0
         self._streams: dict[int, tuple[Pool, Pool]] = {}
         self.small, self.large = self.pools(0)
 
     def pools(self, stream: int) -> tuple[Pool, Pool]:
-        """The pools of small and of large requests on a stream."""
+        """Return the pools of small and of large requests on a stream."""
         if stream not in self._streams:
             self._streams[stream] = self._new_pools()
         return self._streams[stream]
 
     def every_pool(self) -> list[Pool]:
-        """The pools of all streams that requests were made on."""
+        """Return the pools of all streams that requests were made on."""
         return [pool for pools in self._streams.values() for pool in pools]
 
     @property
     def streams(self) -> tuple[int, ...]:
-        """The streams that requests were made on, in the order of their first ones."""
+        """The streams that requests were made on, in the order of their first request."""
         return tuple(self._streams)
 
     def pool(self, size: int, stream: int = 0) -> Pool:
-        """The pool that serves requests of a rounded size (get_pool)."""
+        """Return the pool that serves requests of a rounded size (get_pool)."""
         if stream:
             return self.pools(stream)[size > SMALL_REQUEST]
         return self.small if size <= SMALL_REQUEST else self.large
 
     def allocate(self, size: int, stream: int = 0) -> tuple[Pool, Block]:
-        """Serve a request of any size: the pool that serves it, whose `free` frees it again, and the block."""
+        """Serve a request of any size. Return the pool whose `free` frees it again, and the block."""
         size = self.conf.round_size(size)
         pool = self.pool(size, stream)
         return pool, pool.allocate(size)
 
     def new_block(self, pool: Pool, size: int) -> Block:
-        """A block from the device for a request that no cached block serves (malloc).
+        """Return a block from the device for a request that no cached block serves (malloc).
 
         Raises:
-            OutOfMemoryError: where the device has no room, even after cached segments were freed.
+            OutOfMemoryError: if the device has no room, even after cached segments were freed.
         """
         if self._collects_garbage:
             self._collect_garbage()
@@ -130,15 +131,18 @@ class CachingAllocator:
             small.release()
 
     def segment_bytes(self, size: int) -> int:
-        """The segment for a request of a rounded size."""
+        """Return the size of the segment for a request of a rounded size."""
         return segment_bytes(size, self.conf.large_segment_size)
 
     def allows(self, segment: int) -> bool:
-        """Whether `per_process_memory_fraction` leaves room for a segment (alloc_block)."""
+        """Return whether `per_process_memory_fraction` leaves room for a segment (alloc_block)."""
         return self.allowed is None or self.reserved + segment <= self.allowed
 
     def reserve(self, size: int) -> bool:
-        """Reserve bytes, and whether the device has room for them: cudaMalloc fails where too few pages are left."""
+        """Reserve bytes. Return whether the device has room for them.
+
+        cudaMalloc fails if too few pages are left.
+        """
         mapped = self._device + whole_pages(size)
         if self.capacity is not None and mapped > self.capacity:
             self.last_refused = mapped
@@ -168,14 +172,14 @@ class CachingAllocator:
 
     @property
     def _collects_garbage(self) -> bool:
-        """Whether the threshold is read: malloc does so only where the process may use a fraction of the device."""
+        """Whether the threshold is read. malloc reads it only if the process may use a fraction of the device."""
         return self.allowed is not None and self.conf.garbage_collection_threshold > 0
 
     def _collect_garbage(self) -> None:
-        """Free cached segments that were not used for long (garbage_collect_cached_blocks).
+        """Free cached segments that have not been used for long (garbage_collect_cached_blocks).
 
-        It runs where more than the threshold's part of the allowed memory is reserved. Of the large segments that are
-        wholly free, those of at least the average age are freed, and again, until what is above the threshold is freed.
+        It runs if the reserved memory exceeds the threshold. Of the large segments that are wholly free, those of at
+        least the average age are freed. This is repeated until the excess over the threshold is freed.
         """
         target = self.reserved - int(self.conf.garbage_collection_threshold * (self.allowed or 0))
         pools = [large for _, large in self._streams.values() if isinstance(large, AgedPool)]

@@ -1,4 +1,4 @@
-"""A run on a device of limited memory: whether it ends, with how many retries, or where it runs out of memory."""
+"""A run on a device of limited memory: whether it fits, with how many retries, or where it runs out of memory."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from calculator.allocator.flat_expandable import FlatExpandable
     from calculator.allocator.replay import Replay
 
-#: A capacity that no run needs.
+#: A capacity that exceeds the need of any run.
 _UNLIMITED = 1 << 100
-#: The settings in addition to the default ones for which there are flat devices.
+#: The settings besides the default ones for which there are flat devices.
 _EXPANDABLE = AllocConf(expandable_segments=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CappedReplay:
-    """What a run does on a device.
+    """The outcome of a run on a device.
 
     Attributes:
-        peak_reserved_bytes: What `torch.cuda.max_memory_reserved` reads at its end.
+        peak_reserved_bytes: What `torch.cuda.max_memory_reserved` reads at the end of the run.
         retries: How often cached blocks were freed for a request, from the load on (`num_alloc_retries`).
-        retries_first_step: The same in the first step.
-        retries_per_step: The same in a step of its steady state; the most of several, where they differ.
-        out_of_memory: Where it ends, if it does not reach its steady state.
-        same_from: The least capacity with the same history, bytes.
-        same_below: The least capacity above it with another history, if one is known; bytes.
-        last_refused: What would have been reserved where the device refused a segment for the last time; bytes.
+        retries_first_step: The retries in the first step.
+        retries_per_step: The retries in a step of the steady state, the most if steps differ.
+        out_of_memory: Where the run fails. None if it reaches its steady state.
+        same_from: The smallest capacity with the same history, in bytes.
+        same_below: The smallest larger capacity with another history, in bytes. None if it is not known.
+        last_refused: The bytes that would have been reserved when the device last refused a segment.
     """
 
     peak_reserved_bytes: int
@@ -66,15 +66,15 @@ def capped(
     failure: OutOfMemory | None,
     unit: int = BLOCK,
 ) -> CappedReplay:
-    """Return what a run did on a device.
+    """Return the outcome of a run on a device.
 
     Args:
         device: The device.
         allocator: Its allocator at the end of the run.
-        spare: How much smaller the device could be for the same load, bytes; negative if it could not.
-        retries: The retries of each step.
-        steady: Those of the steps of the steady state.
-        failure: Where the run ended, if it ran out of memory.
+        spare: By how many bytes the device could shrink for the same load. Negative if it is too small for it.
+        retries: The number of retries in each step.
+        steady: The number of retries in each step of the steady state.
+        failure: Where the run ran out of memory, or None.
         unit: The bytes in which the allocator counts.
     """
     same_from = device.capacity
@@ -96,51 +96,54 @@ def capped(
 
 @without_collections
 def replay_within(run: Replay, device: DeviceMemory, conf: AllocConf = DEFAULT) -> CappedReplay:
-    """Replay a run on a device, until a step leaves the allocator as one before it did."""
+    """Replay a run on a device until a step leaves the allocator in the state that an earlier step left."""
     return CappedReplays(run, conf).within(device)
 
 
 class CappedReplays:
     """Replays of a run on devices of several capacities.
 
-    With default settings, and with expandable segments alone, they are on flat devices, and share the stages before the
-    first request that a device refuses.
+    With default settings, or with expandable segments alone, the devices are flat. Replays then share the stages before
+    the first request that a device refuses.
     """
 
     def __init__(
         self, run: Replay, conf: AllocConf = DEFAULT, *, flat: bool = True, peak_reserved_bytes: int | None = None
     ) -> None:
-        """`peak_reserved_bytes`: what the run reserves on a device that refuses nothing, if it is known."""
+        """Set up replays of a run.
+
+        `peak_reserved_bytes`: the bytes that the run reserves on an unlimited device, if they are known.
+        """
         self._run = run
         self._conf = conf
         flat = flat and conf in {DEFAULT, _EXPANDABLE}
         self._flat = FlatRun(run, expandable=conf.expandable_segments) if flat else None
         self._peak = peak_reserved_bytes
-        #: The first stages of all replays, and what these tell each other about the others.
+        #: The first stages of the run, which all replays share, and the results of other stages that replays share.
         self._shared: SharedStages | None = None
         self._known: KnownStages | None = None
 
     def share(self) -> None:
-        """Let the replays share their first stages, and what they find out about others."""
+        """Let the replays share their first stages, and the results of later stages."""
         if self._flat is not None:
-            # What only the load reserves is returned before the first step.
+            # A reservation that only the load makes is returned before the first step.
             peak = None if self._peak == self._run.loading.most_reserved else self._peak
             self._known = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
             self._shared = SharedStages(self._flat, peak, self._known)
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
-        """What the run needs on a device that refuses nothing, in whole pages."""
+        """Return the bytes that the run needs on an unlimited device, in whole pages."""
         peak = self._peak if self._shared is None else self._shared.peak_reserved_bytes
         if peak is None:
             return whole_pages(self.within(device_of(_UNLIMITED)).same_from)
         return whole_pages(max(peak, self._run.loading.warmup))
 
     def missing(self, device: DeviceMemory) -> int:
-        """By how much the device is too small for the load to request all that it requests on a larger one."""
+        """Return by how many bytes the device is too small for the load to request what it requests on a larger one."""
         return max(0, -self._spare(device))
 
     def within(self, device: DeviceMemory) -> CappedReplay:
-        """The replay on a device."""
+        """Replay the run on a device."""
         run: Replay | FlatReplay
         if self._flat is None:
             run, unit = self._run.on(CachingAllocator(self._conf, capacity=device.capacity, total=device.total)), 1
@@ -156,8 +159,11 @@ class CappedReplays:
         return capped(device, run.allocator, spare, retries=retries, steady=steady, failure=failure, unit=unit)
 
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
-        """A run that begins on a device, or continues from the last state that it shares with a larger one."""
-        # Where blocks are cached for several streams, the addresses that a segment has left decide more often.
+        """Return a replay on a flat device.
+
+        It starts anew, or continues from the last state that the device shares with a larger one.
+        """
+        # With expandable segments and several streams, the placement depends on the address range that is left.
         shares = self._spare(device) >= 0 and not (self._conf.expandable_segments and flat.pools > 2)
         shared = self._shared.before(device.capacity) if self._shared is not None and shares else None
         run = shared or FlatReplay(flat)
@@ -167,7 +173,7 @@ class CappedReplays:
         return run
 
     def _spare(self, device: DeviceMemory) -> int:
-        """By how much the device could be smaller before the load requests something else."""
+        """Return by how many bytes the device could shrink before the load requests something else."""
         return self._run.loading.spare(device.total)
 
 
@@ -176,8 +182,8 @@ class Minimum:
     """The smallest device that was found for a run.
 
     Attributes:
-        bytes: The allocator's capacity on which the run reaches its steady state; on 2 MiB less it runs out of memory.
-        without_retry_bytes: The same, with no cached block freed on the way.
+        bytes: The capacity on which the run reaches its steady state. With 2 MiB less, it runs out of memory.
+        without_retry_bytes: The capacity on which it does so without a retry.
     """
 
     bytes: int
@@ -192,12 +198,12 @@ def minimum(
     conf: AllocConf = DEFAULT,
     peak_reserved_bytes: int | None = None,
 ) -> Minimum:
-    """The smallest capacity of a run, by bisection between what is alive at once and what it reserves without a limit.
+    """Return the smallest capacity of a run, found by bisection.
 
-    Whether a run fits is not always monotonic in the capacity: at the result it fits, at 2 MiB less it does not, and a
-    smaller capacity may exist on which it fits by chance. `live_bytes` must not be above the run's live peak.
-    `device_of` states the device for a capacity. `peak_reserved_bytes` is what the run reserves without a limit, if
-    that is known.
+    The search starts between the live bytes and the bytes that the run reserves without a limit. Whether a run fits is
+    not always monotonic in the capacity. The run fits at the result, and does not fit with 2 MiB less. By chance, it
+    may also fit on a smaller capacity. `live_bytes` must not exceed the run's live peak. `device_of` returns the device
+    for a capacity. `peak_reserved_bytes` is what the run reserves without a limit, if that is known.
     """
     replays = CappedReplays(run, conf, peak_reserved_bytes=peak_reserved_bytes)
     replays.share()
@@ -210,17 +216,18 @@ def minimum(
         return _least(lambda capacity: replays.within(device_of(capacity)), fails, low, high)
 
     fits = least(low, at_ease, lambda result: result.out_of_memory)
-    # Where every refusal leads to a retry, none is possible on less than what the run reserves without a limit.
+    # If every refusal leads to a retry, a smaller capacity than the unlimited reservation always has retries.
     if missing or conf.max_split_size or conf.per_process_memory_fraction < 1:
         at_ease = least(fits - SMALL_SEGMENT, at_ease, lambda result: result.out_of_memory or result.retries)
     return Minimum(bytes=fits, without_retry_bytes=at_ease)
 
 
 def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay], object], low: int, high: int) -> int:
-    """The least capacity that does not fail, between one that does and one that does not, in pages of 2 MiB.
+    """Return the smallest capacity that does not fail, to a page of 2 MiB.
 
-    A replay that fails names the capacity on which its last refusal would have been none: that is tried next, or more
-    where such steps are small, and then a page less. Where this leads nowhere, the middle is tried.
+    `low` fails, and `high` does not. A failed replay gives the capacity on which its last refusal would not have
+    occurred. That capacity is tried next (a larger one if such steps are small), then one page less. If this does not
+    help, the middle is tried.
     """
     wanted: set[int] = set()
     guess, at_most, step = low, high - SMALL_SEGMENT, SMALL_SEGMENT
@@ -243,7 +250,10 @@ def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay]
 
 
 def _steady(run: Replay | FlatReplay, retries: list[int]) -> list[int]:
-    """Run until a step reserves nothing more, or repeats an earlier one: the retries of the steps that repeat."""
+    """Run until a step reserves nothing more, or repeats an earlier step.
+
+    Return the retries of the steps that repeat.
+    """
     if run.phase == "load":
         run.load()
     layouts: list[object] = []
@@ -263,9 +273,10 @@ def _steady(run: Replay | FlatReplay, retries: list[int]) -> list[int]:
 
 
 def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
-    """What the requests of the next step depend on: the segments of each pool in order, and their blocks.
+    """Return what the requests of the next step depend on: the segments of each pool in order, and their blocks.
 
-    The next step begins by freeing all gradients, so these count as free. What it frees later is a kind of its own.
+    The next step begins by freeing all gradients, so gradients count as free. Blocks that it frees later are marked as
+    `left`.
     """
     kinds: dict[int, str] = {id(block): "left" for _, block in run.left}
     kinds |= {id(block): "free" for _, block in run.gradients}
@@ -273,7 +284,10 @@ def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
 
 
 def _runs(chain: list[Block], kinds: Mapping[int, str]) -> list[tuple[object, int]]:
-    """The parts of a segment by kind and size: blocks of a kind next to each other are one, but for those in `left`."""
+    """Return the parts of a segment by kind and size.
+
+    Adjacent blocks of one kind are one part, except blocks in `left`.
+    """
     runs: list[tuple[object, int]] = []
     for block in chain:
         kind = "free" if block.is_free else kinds.get(id(block), type(block))

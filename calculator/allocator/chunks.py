@@ -1,6 +1,6 @@
 """The chunks of a micro-batch: its events, cut at the allocations of placed tensors (see `transients`).
 
-They are the same for all sizes with which no tensor changes its pool.
+Chunks do not depend on sizes, as long as no tensor changes its pool.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SMALL = SMALL_REQUEST // BLOCK
 _NEVER = 1 << 60
 
-#: The chunks of a pass, each with the lowest row and the shift of a repetition.
+#: The chunks of a pass. Each comes with the lowest row that is shifted, and the shift of the repetition.
 Repeated = list[tuple["Chunk", int, int]]
 
 
@@ -29,10 +29,10 @@ class Allocations(NamedTuple):
     """The allocations of a chunk's transients.
 
     Attributes:
-        positions: Where they are among the transients' events.
+        positions: Their indices among the transients' events.
         rows: Their rows.
-        counts: How many transients are alive before each.
-        left: How many are alive after the chunk.
+        counts: The number of transients that are alive before each.
+        left: The number of transients that are alive after the chunk.
     """
 
     positions: list[int]
@@ -42,18 +42,18 @@ class Allocations(NamedTuple):
 
 
 class Chunk:
-    """Events of a window: a gap up to the next allocation of a placed tensor, then those up to the next gap.
+    """The events of a part of a window: a gap without allocations of placed tensors, then events of placed tensors.
 
     Attributes:
-        gap: The gap's events, of transients and frees of placed tensors.
-        transients: The events of transients among them.
+        gap: The events of the gap: those of transients, and frees of placed tensors.
+        transients: The events of transients in the gap.
         allocates: Whether one of these is an allocation.
-        frees: The frees of placed tensors among them.
-        placed: The events after the gap, all of placed tensors.
+        frees: The frees of placed tensors in the gap.
+        placed: The events after the gap, which all belong to placed tensors.
         ends_stretch: Whether one of them is an allocation.
-        carried: Transients that are alive at its start.
+        carried: The transients that are alive at the start of the chunk.
         recurs: Whether it is repeated with the same rows.
-        moved: Which of the gap's events, or of its frees, and of some placed ones have other rows in each repetition.
+        moved: The indices of events whose rows differ from repetition to repetition.
     """
 
     __slots__ = (
@@ -84,7 +84,10 @@ class Chunk:
         self._allocations: Allocations | None = None
 
     def allocations(self, alive: int) -> Allocations:
-        """Return the transients' allocations; `alive` are before the chunk, always as many."""
+        """Return the transients' allocations.
+
+        `alive` is the number of transients before the chunk, which is the same in each repetition.
+        """
         if self._allocations is None:
             events = self.transients
             positions = [at for at, event in enumerate(events) if event >= 0]
@@ -95,14 +98,17 @@ class Chunk:
 
     @property
     def freed(self) -> list[int]:
-        """The rows that it frees; it is complete when this is first read."""
+        """The rows that the chunk frees. The chunk must be complete when this is first read."""
         if self._freed is None:
             self._freed = [~event for event in (*self.gap, *self.placed) if event < 0]
         return self._freed
 
 
 def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
-    """The number of each row's pool: a small and a large one for each stream, the first stream's first."""
+    """Return the number of each row's pool.
+
+    Each stream has a small and a large pool. The first stream's pools come first.
+    """
     if not streams:
         return [size > SMALL for size in sizes]
     rest = [0] * (len(sizes) - len(streams))
@@ -110,18 +116,18 @@ def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
 
 
 def pool_count(streams: Sequence[int]) -> int:
-    """The number of pools of rows on these streams."""
+    """Return the number of pools for rows on these streams."""
     return 2 * (len(STREAMS) if streams else 1)
 
 
 class Cut(NamedTuple):
-    """The chunks of a micro-batch, and the rows that outlive it; all of them for each pool.
+    """The chunks of a micro-batch and the rows that outlive it, by pool.
 
     Attributes:
-        gradients, left: The rows of gradients, and the others.
+        gradients, left: The rows that outlive the micro-batch: gradients, and others.
         passes: The repeated chunks of each pass.
         chunks: Each chunk once, in order.
-        counts: How many chunks each window of each pass has.
+        counts: The number of chunks in each window of each pass.
     """
 
     gradients: list[list[int]]
@@ -132,15 +138,18 @@ class Cut(NamedTuple):
 
 
 def cut_of(unrolled: Unrolled, passes: Sequence[Sequence[Window]], sizes: Sequence[int], workspace: int) -> Cut:
-    """Cut the passes of a micro-batch. `sizes` are its rows', and from row `workspace` on those of workspaces."""
+    """Cut the passes of a micro-batch into chunks.
+
+    `sizes` has the size of each row. Rows from `workspace` on are workspaces.
+    """
     return ShortBatch(unrolled, passes, sizes, workspace).cut()
 
 
 class ShortBatch:
-    """A micro-batch as if no period were repeated, which gives the placed rows of the whole one.
+    """A micro-batch as if no period were repeated, which determines the placed rows of the whole micro-batch.
 
-    Its rows are numbered as in the windows of layers. Events of other windows are numbered back; those of copies of the
-    repeated period are left out there, and placed.
+    Its rows have the numbers that they have in the windows of layers. Events of other windows are renumbered
+    accordingly. There, events of the copies of the repeated period are left out, and their rows are placed.
     """
 
     __slots__ = (
@@ -169,9 +178,9 @@ class ShortBatch:
         self._pools = pools_of(sizes, unrolled.streams)
         self._pools_by_event = [*self._pools, *reversed(self._pools)]
         self._pool_count = pool_count(unrolled.streams)
-        #: The size of an event's row: the events of a row, `n` and `~n`, are indices of equal elements.
+        #: The size of an event's row. The two events of a row, `n` and `~n`, are indices of equal elements.
         self._by_event = [*sizes, *reversed(sizes)]
-        #: Rows that are placed; one of them speaks for its copies in all periods.
+        #: Rows that are placed. One row represents its copies in all periods.
         self._placed: set[int] = set()
         self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
         forward, backward = ([event for _, short in windows for event in short] for windows in self._passes)
@@ -184,7 +193,7 @@ class ShortBatch:
 
     def cut(self) -> Cut:
         """Cut the passes into chunks."""
-        #: For each pool, the transients that are alive; their numbers as in the short micro-batch.
+        #: For each pool, the live transients by their numbers in the short micro-batch.
         pools = range(self._pool_count)
         self._alive: list[dict[int, None]] = [{} for _ in pools]
         placed = self._all_placed()
@@ -207,7 +216,7 @@ class ShortBatch:
         return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once, counts)
 
     def _outliving(self, *, gradients: bool) -> list[list[int]]:
-        """All rows that are never freed: gradients, or the others; those of each pool."""
+        """Return the rows that are never freed, by pool: those of gradients, or the others."""
         found: list[list[int]] = [[] for _ in range(self._pool_count)]
         for row in self._kept:
             if row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
@@ -217,13 +226,13 @@ class ShortBatch:
         return found
 
     def _all_placed(self) -> set[int]:
-        """The events of rows of the short micro-batch that are placed."""
+        """Return the events of placed rows of the short micro-batch."""
         repeated = [kind for kind in self._placed if self._base <= kind < self._workspace]
         rows = self._placed.union(*([kind + n * self._stride for kind in repeated] for n in range(1, 3)))
         return rows.union([~row for row in rows])
 
     def _numbered_back(self, window: Window) -> list[int | None]:
-        """The events of a window with rows of the short micro-batch, and None for other events."""
+        """Return the events of a window with rows of the short micro-batch, and None for other events."""
         sizes, last, by = self._by_event, self._base + (2 + self._copies) * self._stride, self._copies * self._stride
         if window.lowest:
             return [event if sizes[event] else None for event in window.events]
@@ -241,33 +250,39 @@ class ShortBatch:
         return short
 
     def _kind(self, row: int) -> int:
-        """One number for a row and its copies in all periods."""
+        """Return a number that a row and its copies in all periods share."""
         base = self._base
         return row if row < base or row >= self._workspace else base + (row - base) % self._stride
 
     def _in_full(self, row: int) -> int:
-        """The row of the whole micro-batch, where it is not repeated."""
+        """Return the row's number in the whole micro-batch, for a row that is not repeated."""
         later = self._base + 2 * self._stride <= row < self._workspace
         return row + self._copies * self._stride if later else row
 
     def _place_taken(self, events: Sequence[int | None]) -> None:
-        """Place every row that is freed and not allocated."""
+        """Mark every row as placed that is freed but not allocated."""
         allocated = {event for event in events if event is not None and event >= 0}
         freed = {~event for event in events if event is not None and event < 0}
         self._placed.update(map(self._kind, freed - allocated))
 
     def _place(self, events: Sequence[int | None]) -> None:
-        """Place every row that outlives its pass, or is alive while a placed one of its pool is allocated."""
+        """Mark as placed every row that outlives its pass, or that is alive while a placed row is allocated.
+
+        Only the allocations of the row's own pool count.
+        """
         while self._places_passed(events):
             check_budget()
 
     def _places_passed(self, events: Sequence[int | None]) -> bool:
-        """Place rows, from the last event on; whether any is of the kind of a later one that was not placed."""
+        """Mark rows as placed, from the last event to the first.
+
+        Return whether a row was marked after a row of the same kind had been passed over.
+        """
         placed, pools, middle = self._placed, self._pools, self._middle
         base, stride, workspace = self._base, self._stride, self._workspace
         self._kept = []
         deaths = dict[int, int]()
-        #: Where the next placed row of each pool is allocated, and the kinds of rows that were not placed.
+        #: By pool, where the next placed row is allocated; and the kinds of rows that were not marked.
         following, passed, places_passed = [_NEVER] * self._pool_count, set[int](), False
         for at in reversed(range(len(events))):
             event = events[at]
@@ -290,7 +305,7 @@ class ShortBatch:
         return places_passed
 
     def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> list[list[Chunk]]:
-        """Cut the events of a window into chunks of each pool; `placed` are events."""
+        """Cut the events of a window into chunks of each pool. `placed` are events."""
         sizes, pools, lives = self._by_event, self._pools_by_event, self._alive
         of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
         last = [chunk for (chunk,) in of_pools]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ConfiguredPool(Pool):
-    """A pool whose blocks of `max_split_size` and above are not split, nor used for smaller requests."""
+    """A pool that does not split blocks of `max_split_size` and above, nor uses them for smaller requests."""
 
     __slots__ = ()
 
@@ -36,10 +36,10 @@ class ConfiguredPool(Pool):
         return block
 
     def release_available(self, size: int) -> bool:
-        """Free oversized blocks of this pool until a request has room (release_available_cached_blocks).
+        """Free oversized blocks of this pool for a request (release_available_cached_blocks).
 
-        One block that is large enough is freed, or else the largest ones, as many as are needed. The result is whether
-        they are enough. Blocks of `max_split_size` are never split, so that each of them is a whole segment.
+        One block that is large enough is freed, or else the largest blocks, as many as are needed. Return whether they
+        are enough. Blocks of `max_split_size` and above are never split, so each of them is a whole segment.
         """
         limit = self.allocator.conf.max_split_size
         if limit is None:
@@ -57,7 +57,7 @@ class ConfiguredPool(Pool):
 
 
 class AgedPool(ConfiguredPool):
-    """A pool that knows how many searches ago each free block was cached (gc_count_base)."""
+    """A pool that counts how many searches ago each free block was cached (gc_count_base)."""
 
     __slots__ = ("_cached_at",)
 
@@ -71,14 +71,14 @@ class AgedPool(ConfiguredPool):
         return super().allocate(size)
 
     def free(self, block: Block) -> None:
-        """Cache a block; its age counts from now, also where it was merged with older ones (insert_into_blocks)."""
+        """Cache a block. Its age starts at zero, even if it is merged with older blocks (insert_into_blocks)."""
         super().free(block)
         before = block.before
         merged = before is not None and before.is_free
         self._cached_at[before.address if before is not None and merged else block.address] = self.allocator.searches
 
     def ages(self) -> Iterator[tuple[int, Block]]:
-        """Each segment that is wholly free, and the searches since it was cached (gc_count)."""
+        """Return each segment that is wholly free, and the number of searches since it was cached (gc_count)."""
         for key in self._free:
             address = key & ADDRESS
             if self.segments.get(address) == key >> SHIFT:

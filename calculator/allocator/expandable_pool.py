@@ -14,18 +14,21 @@ from calculator.allocator.block_pool import ADDRESS, SHIFT, Block, Pool
 if TYPE_CHECKING:
     from calculator.allocator.caching_allocator import CachingAllocator
 
-#: The size of a segment's addresses where the device's memory is not known.
+#: The size of a segment's address range if the device's memory is not known.
 _UNLIMITED = 1 << 110
 
 
 class UnmappedBlock(Block):
-    """Addresses without memory; it is neither free nor in use."""
+    """Addresses without memory. They are neither free nor in use."""
 
     __slots__ = ()
 
 
 class ExpandablePool(Pool):
-    """Segments that are mapped by pages: 2 MiB for small requests, the size of a large segment for large ones."""
+    """Segments that are mapped page by page.
+
+    A page has 2 MiB for small requests, and the size of a large segment for large requests.
+    """
 
     __slots__ = ("_page", "_unmapped")
 
@@ -33,7 +36,7 @@ class ExpandablePool(Pool):
         super().__init__(allocator, largest_waste=0)
         self._page = page
         self._next = 0
-        #: Addresses of the unmapped blocks, in order.
+        #: The addresses of the unmapped blocks, in order.
         self._unmapped: list[int] = []
 
     def allocate(self, size: int) -> Block:
@@ -46,9 +49,9 @@ class ExpandablePool(Pool):
         return block
 
     def grow(self, size: int) -> Block | None:
-        """Pages that are mapped for a request, merged with free blocks next to them (try_allocate_expandable_block).
+        """Map pages for a request and merge them with adjacent free blocks (try_allocate_expandable_block).
 
-        None where the device has no room for them; those that were mapped until then stay cached.
+        Return None if the device has no room for them. Pages that were mapped before that stay cached.
         """
         if not self.allocator.allows(self.allocator.segment_bytes(size)):
             return None
@@ -72,7 +75,10 @@ class ExpandablePool(Pool):
                 self._unmap(block, start, end)
 
     def _best_fit(self, size: int) -> int | None:
-        """The place of the free block for a request; one that pages can be added to counts with all of them."""
+        """Return the index of the free block for a request.
+
+        A block that pages can be added to counts with these pages.
+        """
         free = self._free
         place = bisect_left(free, size << SHIFT)
         if place == len(free):
@@ -84,14 +90,14 @@ class ExpandablePool(Pool):
         return None if self.allocator.conf.oversized(size, free[place] >> SHIFT) else place
 
     def _reach(self, key: int) -> int:
-        """The size that a free block can be expanded to."""
+        """Return the size that a free block can be expanded to."""
         behind = self._blocks[key & ADDRESS].behind
         return (key >> SHIFT) + (behind.size if isinstance(behind, UnmappedBlock) else 0)
 
     def _address_space(self, size: int) -> Block:
-        """The first free or unmapped block from which a request has room, in a new segment if need be.
+        """Return the first free or unmapped block from which a request has room, in a new segment if needed.
 
-        The room is made of free and unmapped blocks next to each other (find_expandable_block).
+        The room consists of adjacent free and unmapped blocks (find_expandable_block).
         """
         for address in self._unmapped:
             block = self._blocks[address]
@@ -109,7 +115,7 @@ class ExpandablePool(Pool):
         return size <= 0
 
     def _new_segment(self) -> UnmappedBlock:
-        """Addresses for 9/8 of the device's memory, all of them unmapped."""
+        """Reserve addresses for 9/8 of the device's memory, all of them unmapped."""
         total = self.allocator.total
         space = _UNLIMITED if total is None else -(-(total + total // 8) // self._page) * self._page
         block = UnmappedBlock(self._next, space)
@@ -140,7 +146,7 @@ class ExpandablePool(Pool):
         return before if before is not None and before.is_free else block
 
     def _unmap(self, block: Block, start: int, end: int) -> None:
-        """Return the pages from `start` to `end` of a free block; what is around them stays cached."""
+        """Return the pages from `start` to `end` of a free block to the device. The rest stays cached."""
         self._drop(block)
         self.reserved -= end - start
         self.allocator.unreserve(end - start)
@@ -163,7 +169,7 @@ class ExpandablePool(Pool):
         self._add_unmapped(unmapped)
 
     def _cached(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> Block:
-        """A part of a free block that stays cached."""
+        """Add the part of a free block that stays cached."""
         block = self._blocks[address] = Block(address, size, before, behind)
         if before is not None:
             before.behind = block

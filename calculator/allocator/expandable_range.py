@@ -1,4 +1,4 @@
-"""The addresses of an expandable segment as flat lists: mapped, unmapped and free ones.
+"""The addresses of an expandable segment as flat lists: mapped, unmapped and free addresses.
 
 Sizes and addresses are in units of 512 bytes (see `flat_expandable`).
 """
@@ -19,11 +19,11 @@ class Range:
     Attributes:
         page: The size of a page.
         space: The size of a segment.
-        start, next: The first address, and the next segment's.
-        free: The keys of free blocks, in order: a block's size above `shift` bits, and its address below.
-        starts, ends: The addresses behind free blocks by the first ones, and these by those.
-        unmapped: The first addresses of unmapped blocks, in order.
-        unmapped_starts, unmapped_ends: The same of them as of free ones.
+        start, next: The first address, and the first address of the next segment.
+        free: The keys of free blocks, in order. A key has the address in the lowest `shift` bits and the size above.
+        starts, ends: The end of each free block by its start, and the start by its end.
+        unmapped: The start addresses of unmapped blocks, in order.
+        unmapped_starts, unmapped_ends: The end of each unmapped block by its start, and the start by its end.
     """
 
     __slots__ = (
@@ -53,14 +53,14 @@ class Range:
         self.unmapped_ends: dict[int, int] = {}
 
     def saved(self) -> Range:
-        """A range in the same state."""
+        """Return a copy of the range in the same state."""
         other = copy(self)
         for name in ("free", "starts", "ends", "unmapped", "unmapped_starts", "unmapped_ends"):
             setattr(other, name, getattr(self, name).copy())
         return other
 
     def resize(self, space: int) -> None:
-        """Change the size of the only segment, of which no more is mapped."""
+        """Change the size of the only segment, without mapping more of it."""
         if self.next > self.start:
             end = self.start + self.space
             address = self.unmapped_ends[end]
@@ -70,7 +70,7 @@ class Range:
         self.space = space
 
     def best_fit(self, place: int) -> int:
-        """The place of the free block that is used instead of one to which pages can be added."""
+        """Return the index of the free block to use instead of one to which pages can be added."""
         free, starts, unmapped, shift = self.free, self.starts, self.unmapped_starts, self.shift
         mask = (1 << shift) - 1
         best = free[place]
@@ -88,7 +88,7 @@ class Range:
         return place
 
     def room(self, size: int) -> Placed:
-        """The first free or unmapped block from which on a request has room, in a new segment if need be."""
+        """Return the first free or unmapped block from which a request has room, in a new segment if needed."""
         for address in self.unmapped:
             start = self.ends.get(address, address)
             end = start
@@ -97,13 +97,13 @@ class Range:
             if end - start >= size:
                 return start, self.starts.get(start) or self.unmapped_starts[start]
         address, end = self.next, self.next + self.space
-        # A page that is not there keeps two segments apart.
+        # A gap of one page keeps two segments apart.
         self.next = end + self.page
         self.add_unmapped(address, end)
         return address, end
 
     def map(self, address: int, pages: int) -> Placed:
-        """Map pages at the start of an unmapped block; the result is the free block that they are a part of."""
+        """Map pages at the start of an unmapped block. Return the free block that contains them."""
         end = self._drop_unmapped(address)
         behind = address + pages
         if end > behind:
@@ -117,7 +117,7 @@ class Range:
         return address, behind
 
     def unmap(self, address: int) -> int:
-        """Unmap every whole page of a free block; the result is their size."""
+        """Unmap every whole page of a free block. Return the size of these pages."""
         behind = self.starts[address]
         start, end = -(-address // self.page) * self.page, behind // self.page * self.page
         if start >= end:
@@ -143,7 +143,7 @@ class Range:
         insort(self.free, behind - address << self.shift | address)
 
     def take(self, address: int) -> int:
-        """Take a block off the free ones; the result is the address behind it."""
+        """Remove a block from the free ones. Return its end address."""
         behind = self.starts.pop(address)
         del self.ends[behind]
         del self.free[bisect_left(self.free, behind - address << self.shift | address)]

@@ -1,4 +1,7 @@
-"""The unlimited replay with default settings, in a fraction of the time: `replay` with flat pools and few events."""
+"""The replay with default settings on an unlimited device, in a fraction of the time.
+
+It is `replay` with flat pools and few events.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,17 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
-#: Tensors that outlive a micro-batch in a pool, up to which what else it allocated is freed at once.
+#: If at most this many tensors outlive a micro-batch in a pool, everything else that it allocated is freed at once.
 FEW = 16
-#: Replays allocate each row of a step in as many steps at most, with a margin.
+#: An upper bound on how often a replay allocates each row.
 _TIMES = 16
 
 
 class Beginning:
-    """What the requests of a pool's step depend on: the blocks that are free, and those that the step before left."""
+    """The state that determines a pool's requests in a step.
+
+    It consists of the free blocks, and the blocks that the previous step left.
+    """
 
     __slots__ = ("free", "left", "most", "segments")
 
@@ -40,15 +46,16 @@ class Beginning:
         self.free = pool.free_blocks()
         self.left = left
         self.segments = pool.segments.copy()
-        #: The key of the largest block that can be free during the step, or more.
+        #: An upper bound on the key of the largest block that can be free during the step.
         self.most = max([*(self.segments if left else self.free[-1:]), 0])
 
     def repeats(self, earlier: Beginning) -> bool:
-        """Whether the step adds no segment, and ends as it began, because it repeats an earlier one.
+        """Return whether the step repeats an earlier step, so that it adds no segment and ends as it began.
 
-        It does so where it begins as that one did. It does so too where only the segments that were added since are
-        also free, if none is smaller than any block before it. Then each is used last of all that are free: only
-        for the request for which it was added. Of blocks of one size the first is used, and later ones are behind it.
+        It does if it begins in the same state as the earlier step. It also does if the only difference is that the
+        segments added since then are free, and none of them is smaller than any earlier block. Then each is used after
+        all other free blocks, and only for the request for which it was added. Among blocks of one size the first is
+        used, and the added ones come last.
         """
         added = self.segments[len(earlier.segments) :]
         return (
@@ -60,17 +67,23 @@ class Beginning:
 
 
 class FastReplay:
-    """A training run's allocations, in order, from a small and a large pool of each stream that never run out."""
+    """The allocations of a training run in order, served from a small and a large pool of each stream.
+
+    The pools never run out of memory.
+    """
 
     def __init__(self, resident: ResidentState, workspaces: tuple[int, int], loading: Loading | None = None) -> None:
-        """`loading` is that of the run, if it is known."""
+        """Set up the replay of a run.
+
+        `loading` is the load of the run, if it is known.
+        """
         self.resident = resident
         self.training = resident.prepared.training
         batches = step_batches(resident)
         self.first = MicroBatch(batches.first, workspaces)
         self.later = MicroBatch(batches.later, None) if batches.later is not None else None
         self.repeats = batches.repeats
-        #: The last micro-batch if it differs from those before it, and the rows that it reuses of the first one.
+        #: The last micro-batch if it differs from those before it, and the rows of the first one that it reuses.
         self.last = MicroBatch(batches.last, None) if batches.last is not None else None
         self.taken = batches.taken
         self.loading = loading or loading_of(resident)
@@ -80,14 +93,16 @@ class FastReplay:
             of_layer = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
             for states, each in zip(self.states, of_layer, strict=True):
                 states.append((each, times))
-        #: The same of what each optimizer step allocates, and of what is freed once a step's batches are fetched.
+        #: For each pool, the sizes of what each optimizer step allocates, and of what is freed after a step's batches
+        #: are fetched.
         self.temporaries = _sizes(resident.replayed_temporaries)
         self.fetching = _sizes(resident.while_fetching)
         sizes = [*self.loading.sizes, *self.first.sizes]
         sizes += (size for kind in (*self.temporaries, *self.fetching) for size in kind)
         sizes += (size for states in self.states for each, times in states for size in each * times)
         found = resident.buckets
-        #: The sizes of DDP's buckets in each pool: those of the first step, and of the others if they are rebuilt.
+        #: The sizes of DDP's buckets in each pool: those of the first step, and those of later steps if DDP rebuilds
+        #: them.
         self.buckets = [
             _by_pool([bucket.bytes // BLOCK for bucket in each])
             for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
@@ -99,20 +114,20 @@ class FastReplay:
         pools = range(len(self.first.passes))
         self.pools = [FlatPool(shift, small=n % 2 == 0) for n in pools]
         self.steps = 0
-        #: For each pool, the blocks that the last micro-batch left, and those of the step's gradients.
+        #: For each pool, the blocks that the last micro-batch left, and the blocks of the step's gradients.
         self.left: list[list[Placed]] = [[] for _ in pools]
         self.gradients: list[list[Placed]] = [[] for _ in pools]
         self.placed_buckets: list[list[Placed]] = [[] for _ in pools]
-        #: For each pool, what each step began with, but for the first, which is another.
+        #: For each pool, the state at the start of each step after the first.
         self.beginnings: list[list[Beginning]] = [[] for _ in pools]
-        #: What is known of each pass of a pool, by the identity of its items.
+        #: The cached states of each pass of a pool, by the identity of the pass's items.
         self.known: dict[int, KnownPass] = {}
-        #: Whether the steps of each pool repeat an earlier one.
+        #: For each pool, whether the steps repeat an earlier one.
         self.is_repeating = [False for _ in pools]
 
     @property
     def reserved(self) -> int:
-        """Bytes of all segments."""
+        """The bytes of all segments."""
         return sum(pool.reserved for pool in self.pools) * BLOCK
 
     def load(self) -> None:
@@ -123,13 +138,13 @@ class FastReplay:
         small = [not each for each in large]
         events = self.loading.events
         for n, (pool, own) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
-            # The events of a row, `n` and `~n`, are indices of the same element.
+            # The two events of a row, `n` and `~n`, are indices of the same element.
             pool.play(compress(events, map([*own, *reversed(own)].__getitem__, events)), sizes, places)
             if self.buckets:
                 self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 
     def step(self) -> None:
-        """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
+        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
         for n, pool in enumerate(self.pools):
             if not self.is_repeating[n]:
                 pool.free(self.gradients[n])
@@ -170,7 +185,10 @@ class FastReplay:
         pool.allocate_and_free(self.temporaries[n])
 
     def _micro_batch(self, n: int, pool: FlatPool, batch: MicroBatch) -> None:
-        """Forward and backward; the old loss and its graph go when the new loss takes their name."""
+        """Run forward and backward.
+
+        The old loss and its graph are freed when the new loss is assigned to the same name.
+        """
         outliving = [*batch.gradients[n], *batch.left[n]]
         if not self.steps:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
@@ -185,11 +203,11 @@ class FastReplay:
         self.left[n] = _blocks(batch, batch.left[n])
 
     def _pass(self, n: int, pool: FlatPool, batch: MicroBatch, number: int, *, stops: bool = False) -> bool:
-        """Play a pass of a micro-batch; the result is whether its end was left out."""
+        """Play a pass of a micro-batch. Return whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
         known = self.known.setdefault(id(items), KnownPass(items))
         is_known = partial(known.is_known, pool=pool, places=places)
-        # Small tensors fill parts of segments, of which the same are left only after many layers.
+        # Small tensors fill parts of segments. The same parts are left only after many layers.
         is_alike = n % 2 and not number and not self.steps
         start = self._layers(n, pool, batch, is_known) if is_alike else 0
         stopped = play(
@@ -200,9 +218,9 @@ class FastReplay:
 
     @staticmethod
     def _layers(n: int, pool: FlatPool, batch: MicroBatch, known: Callable[[int], bool]) -> int:
-        """Play a forward pass up to the end of its repeated layers; those that are placed alike are placed at once.
+        """Play a forward pass up to the end of its repeated layers. Layers that are placed alike are placed at once.
 
-        The result is the first item behind them. It is for the first step, which adds most segments.
+        Return the index of the first item after them. Only the first step calls this, since it adds the most segments.
         """
 
         def played(start: int, end: int) -> None:
@@ -230,13 +248,13 @@ def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
-    """Where rows are; the next micro-batch writes their new places over these."""
+    """Return the places of rows. They are copied, because the next micro-batch overwrites them."""
     addresses, behinds = batch.places
     return [(addresses[row], behinds[row]) for row in rows]
 
 
 def _allocate_layers(pool: FlatPool, sizes: list[int], times: int) -> None:
-    """Allocate the tensors of layers with equal ones."""
+    """Allocate the tensors of several layers that have equal tensors."""
     step = len(sizes)
     places = [0] * step * times, [0] * step * times
     every = sizes * times
@@ -258,7 +276,10 @@ def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:
 
 
 def peak_reserved(resident: ResidentState, workspaces: tuple[int, int], loading: Loading | None = None) -> int:
-    """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes: as `replay.full_peak_reserved`."""
+    """Return what `torch.cuda.max_memory_reserved` reads in a run's steady state, in bytes.
+
+    The result is that of `replay.full_peak_reserved`.
+    """
     run = FastReplay(resident, workspaces, loading)
     run.load()
     before = 0

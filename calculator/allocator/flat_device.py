@@ -1,6 +1,8 @@
-"""The pools of a device as flat lists, with a capacity: the placements of `CachingAllocator` with default settings.
+"""A device with a capacity, whose pools are flat lists.
 
-Sizes and addresses are in units of 512 bytes. A block is its address and the one behind it; it is no object.
+It places blocks as `CachingAllocator` does with default settings.
+
+Sizes and addresses are in units of 512 bytes. A block is a pair of its address and its end address, not an object.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ SMALL = SMALL_REQUEST // BLOCK
 
 
 class FlatDevice:
-    """A small and a large pool of each stream, each with higher addresses than those before it, on a device.
+    """A device with a small and a large pool for each stream. The addresses of a pool are above those of earlier pools.
 
     Attributes:
-        capacity: What the device offers, bytes; None where it never runs out.
-        max_reserved: The most that was reserved; units.
-        retries: Segments that were requested again after cached ones were freed.
-        least_refused, last_refused: What would have been reserved where a segment was refused, the least and the last.
+        capacity: The bytes that the device offers. None for an unlimited device.
+        max_reserved: The most that was reserved, in units of 512 bytes.
+        retries: The number of segments that were requested again after cached ones were freed.
+        least_refused, last_refused: What would have been reserved at the refusals: the least, and at the last one.
     """
 
     __slots__ = (
@@ -48,16 +50,19 @@ class FlatDevice:
     )
 
     def __init__(self, shift: int, count: int = 2) -> None:
-        """`shift`: bits of the largest address; `count`: the number of pools."""
+        """Set up an empty device.
+
+        `shift`: the number of bits of the largest address. `count`: the number of pools.
+        """
         self.capacity: int | None = None
         self.max_reserved = self.retries = 0
         self.least_refused: int | None = None
         self.last_refused: int | None = None
         self._shift = shift
-        #: The bits of an address below those that are the number of its pool.
+        #: The number of address bits below those of the pool's number.
         self._bits = shift - (count - 1).bit_length()
         self._pools = [FlatPool(shift, small=n % 2 == 0, start=(n << self._bits) or 1) for n in range(count)]
-        #: Whether nothing else refers to the pools, so that they may be changed.
+        #: Whether no other device refers to the pools, so that they may be changed.
         self._owns_pools = True
 
     @property
@@ -66,29 +71,29 @@ class FlatDevice:
         return sum([pool.reserved for pool in self._pools])
 
     def on(self, capacity: int, total: int) -> None:  # noqa: ARG002  expandable segments depend on the device's memory
-        """Set what the device offers."""
+        """Set the bytes that the device offers."""
         self.capacity = capacity
 
     def keys(self, sizes: Sequence[int]) -> list[int]:
-        """The pool of each request on the first stream."""
+        """Return the pool of each request on the first stream."""
         return [int(size > SMALL) for size in sizes]
 
     def saved(self) -> FlatDevice:
-        """A device in the same state, with the same pools until one of them changes its own."""
+        """Return a device in the same state. The two share pools until one of them changes a pool."""
         self._owns_pools = False
         return copy(self)
 
     def _own_pools(self) -> None:
-        """Copy pools that others have too."""
+        """Copy pools that other devices share."""
         if not self._owns_pools:
             self._pools = [pool.copied() for pool in self._pools]
             self._owns_pools = True
 
     def plays_apart(self, play: Callable[[int, FlatPool], None], known: KnownStage | None = None) -> bool:
-        """Play the events of one pool after those of another with `play`, which gets a pool and its number.
+        """Play the events of each pool by itself, with `play(number, pool)`.
 
-        The pools are independent of each other as long as no segment is refused. Where one would be, the result is
-        False, and nothing has changed but what `play` changes. Pools of which it is `known` what is left are not
+        Pools are independent of each other as long as no segment is refused. If one would be refused, return False.
+        Then nothing has changed except what `play` changed outside the pools. A pool whose result is `known` is not
         played.
         """
         pools: list[FlatPool] = []
@@ -108,7 +113,7 @@ class FlatDevice:
         """Allocate row `n` for an event `n`, and free it for `~n` (see `FlatPool.play`).
 
         Raises:
-            OutOfMemoryError: where the device has no room, even after cached segments were freed.
+            OutOfMemoryError: if the device has no room, even after cached segments were freed.
         """
         self._own_pools()
         pools = tuple((pool.free_keys, pool.edges, pool.waste) for pool in self._pools)
@@ -128,7 +133,7 @@ class FlatDevice:
                         edges[cut] = behind
                         edges[behind] = cut
                         rest = behind - cut << shift | cut
-                        # Most often the rest takes the block's place among the others.
+                        # Most often, the rest of the block takes its place in the ordered list.
                         if not place or free[place - 1] < rest:
                             free[place] = rest
                         else:
@@ -167,19 +172,22 @@ class FlatDevice:
                 pool.free(own)
 
     def counts(self) -> object:
-        """The number and the size of segments, which are those of any device with the same layout."""
+        """Return the number and the size of segments. Devices with the same layout have equal counts."""
         return [(pool.reserved, len(pool.segments)) for pool in self._pools]
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
-        """What the next requests depend on, found when it is compared: that of each pool, the last one first.
+        """Return what the next requests depend on, for each pool, computed when it is compared.
 
-        Blocks in `gone` count as free; those in `left` are freed later.
+        The last pool comes first. Blocks in `gone` count as free. Blocks in `left` are freed later.
         """
         pools = [*enumerate(self._pools)]
         return [Deferred(partial(self._layout, pool, self._of(n, left), self._of(n, gone))) for n, pool in pools[::-1]]
 
     def _layout(self, pool: FlatPool, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
-        """The segments of a pool, and its parts that are free or in `left`, with addresses by segment."""
+        """Return the segments of a pool, and its parts that are free or in `left`.
+
+        Addresses are relative to the segment.
+        """
         starts = dict(gone)
         starts.update((address, behind) for address, behind in pool.edges.items() if address < behind)
         mask = (1 << self._shift) - 1
@@ -195,19 +203,19 @@ class FlatDevice:
         return [key >> self._shift for key in pool.segments], parts
 
     def _of(self, number: int, blocks: Sequence[Placed]) -> list[Placed]:
-        """The blocks of a pool."""
+        """Return the blocks that belong to a pool."""
         return [block for block in blocks if block[0] >> self._bits == number]
 
     def pools(self, addresses: Sequence[int]) -> list[int]:
-        """The pools of blocks, as keys have them."""
+        """Return the pool of each block, as `keys` does for requests."""
         return [address >> self._bits for address in addresses]
 
     def small_blocks(self) -> list[int]:
-        """The free blocks of the small pool, on which the places of its further requests depend."""
+        """Return the free blocks of the small pool. They determine the places of its further requests."""
         return self._pools[0].free_blocks()
 
     def restore_small(self, blocks: list[int]) -> None:
-        """Leave the small pool with the free blocks that it had when it had as many segments."""
+        """Restore the free blocks that the small pool had when it had the same segments."""
         self._own_pools()
         small, mask = self._pools[0], (1 << self._shift) - 1
         small.free_keys = blocks.copy()
@@ -222,7 +230,7 @@ class FlatDevice:
 
     @property
     def most_mapped(self) -> int:
-        """The most that the device had mapped: segments are whole pages."""
+        """The most that the device had mapped. Segments are whole pages."""
         return self.max_reserved
 
     def _grow(self, size: int, row: int, number: int) -> Placed:
@@ -265,10 +273,10 @@ def _played(
     play: Callable[[int, FlatPool], None],
     known: KnownStage | None,
 ) -> FlatPool:
-    """A copy of a pool after its events.
+    """Return a copy of a pool, after its events.
 
     Raises:
-        RefusedError: where it would reserve more than the limit.
+        RefusedError: if it would reserve more than the limit.
     """
     pool = None if known is None else known.left(number, before)
     if pool is None:

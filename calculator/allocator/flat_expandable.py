@@ -1,6 +1,6 @@
-"""A device with expandable segments as flat lists, with the placements of `CachingAllocator` for them.
+"""A device with expandable segments as flat lists. It places blocks as `CachingAllocator` does for them.
 
-Sizes and addresses are in units of 512 bytes, and blocks are no objects (see `flat_device`). What is done is that of
+Sizes and addresses are in units of 512 bytes, and blocks are not objects (see `flat_device`). The algorithm is that of
 `ExpandablePool`, whose functions name their source.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALL = SMALL_REQUEST // BLOCK
 
-#: Half of the addresses have room for as many segments at least (a power of two).
+#: Half of the addresses have room for at least this many segments (a power of two).
 _SEGMENTS = 8
 
 
@@ -42,12 +42,15 @@ class FlatExpandable:
     )
 
     def __init__(self, bits: int, count: int = 2) -> None:
-        """`bits`: those of an address that no segment of a single range would reach; `count`: the number of ranges."""
+        """Set up an empty device.
+
+        `bits`: the bits of an address beyond all segments of a single range. `count`: the number of ranges.
+        """
         self.capacity: int | None = None
         self.reserved = self.max_reserved = self.retries = 0
         self.least_refused: int | None = None
         self.last_refused: int | None = None
-        #: The bits of an address below those that are the number of its range.
+        #: The number of address bits below those of the range's number.
         self._bits = bits + _SEGMENTS.bit_length()
         self._shift = self._bits + (count - 1).bit_length()
         pages = SMALL_SEGMENT // BLOCK, LARGE_SEGMENT // BLOCK
@@ -57,21 +60,24 @@ class FlatExpandable:
         ]
 
     def keys(self, sizes: Sequence[int]) -> list[int]:
-        """The range of each request on the first stream."""
+        """Return the range of each request on the first stream."""
         return [int(size > SMALL) for size in sizes]
 
     def pools(self, addresses: Sequence[int]) -> list[int]:
-        """The ranges of blocks, as keys have them."""
+        """Return the range of each block, as `keys` does for requests."""
         return [address >> self._bits for address in addresses]
 
     def saved(self) -> FlatExpandable:
-        """A device in the same state."""
+        """Return a device in the same state."""
         other = copy(self)
         other._ranges = [each.saved() for each in self._ranges]  # noqa: SLF001  its own class
         return other
 
     def on(self, capacity: int, total: int) -> None:
-        """Set what the device offers. A segment has addresses for 9/8 of its memory, or for more than a run needs."""
+        """Set the bytes that the device offers.
+
+        A segment has addresses for 9/8 of its total memory, or for more than a run needs.
+        """
         self.capacity = capacity
         for each in self._ranges:
             whole = _whole(-(-(total + total // 8) // BLOCK), each.page)
@@ -86,7 +92,7 @@ class FlatExpandable:
         """Allocate row `n` for an event `n`, and free it for `~n` (see `FlatPool.play`).
 
         Raises:
-            OutOfMemoryError: where the device has no room, even after cached pages were freed.
+            OutOfMemoryError: if the device has no room, even after cached pages were freed.
         """
         ranges, shift = self._ranges, self._shift
         mask = (1 << shift) - 1
@@ -131,7 +137,7 @@ class FlatExpandable:
                 insort(free, behind - address << shift | address)
 
     def plays_apart(self, play: Callable[[int, _Apart], None]) -> bool:
-        """Play the events of one range after those of another, as `FlatDevice.plays_apart`."""
+        """Play the events of each range by itself, like `FlatDevice.plays_apart`."""
         before = copy(self)
         self._ranges = [each.saved() for each in before._ranges]  # noqa: SLF001  its own class
         try:
@@ -147,7 +153,7 @@ class FlatExpandable:
         """Play the events of a range.
 
         Raises:
-            RefusedError: where the device has no room.
+            RefusedError: if the device has no room.
         """
         free, starts, ends, unmapped, shift = own.free, own.starts, own.ends, own.unmapped_starts, own.shift
         mask = (1 << shift) - 1
@@ -198,13 +204,13 @@ class FlatExpandable:
         self.play(range(-len(blocks), 0), sizes, self.pools(places[0]), places)
 
     def counts(self) -> object:
-        """The numbers of unmapped blocks, which are those of any device with the same layout."""
+        """Return the numbers of unmapped blocks. Devices with the same layout have equal counts."""
         return [len(each.unmapped) for each in self._ranges]
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
-        """What the next requests depend on: the blocks that are free, unmapped, or in `left`.
+        """Return what the next requests depend on: the blocks that are free, unmapped, or in `left`.
 
-        Those in `gone` count as free.
+        Blocks in `gone` count as free.
         """
         free: list[Placed] = []
         for address, behind in sorted([*gone, *(block for each in self._ranges for block in each.starts.items())]):
@@ -213,13 +219,13 @@ class FlatExpandable:
         return free, sorted(left), [sorted(each.unmapped_starts.items()) for each in self._ranges]
 
     def small_blocks(self) -> list[int]:
-        """The free and unmapped blocks of the small range, on which the places of its further requests depend."""
+        """Return the free and unmapped blocks of the small range. They determine the places of its further requests."""
         small = self._ranges[0]
         unmapped = [each for address in small.unmapped for each in (address, small.unmapped_starts[address])]
         return [len(small.free), *small.free, *unmapped]
 
     def restore_small(self, blocks: list[int]) -> None:
-        """Leave the small range with the free blocks that it had when it had as many pages."""
+        """Restore the free blocks that the small range had when it had the same pages."""
         small, mask = self._ranges[0], (1 << self._shift) - 1
         small.free = blocks[1 : blocks[0] + 1]
         small.starts = {key & mask: (key & mask) + (key >> self._shift) for key in small.free}
@@ -237,7 +243,7 @@ class FlatExpandable:
         return block
 
     def _map(self, own: Range, size: int) -> Placed | None:
-        """Pages that are mapped for a request, with the free blocks next to them; None where there is no room."""
+        """Map pages for a request. Return them with the adjacent free blocks, or None if there is no room."""
         address, behind = own.room(size)
         if address in own.unmapped_starts:
             mapped = self._mapped(own, address, min(behind - address, size))
@@ -284,7 +290,7 @@ class FlatExpandable:
 
 
 class _Apart:
-    """A range of a device that is played alone, and refuses what the device has no room for."""
+    """A range of a device that is played by itself. It refuses what the device has no room for."""
 
     __slots__ = ("_device", "_range")
 
@@ -297,15 +303,15 @@ class _Apart:
         self._device._play_one(self._range, events, sizes, places)  # noqa: SLF001  a part of it
 
     def serves(self, quick: int, needs: Needs) -> bool:
-        """Whether requests are served from free blocks for certain."""
+        """Return whether requests are certain to be served from free blocks."""
         return serves(self._range.free, self._range.shift, quick, needs)
 
     def serves_all(self, sizes: Sequence[int]) -> bool:  # noqa: ARG002  as that of a pool
-        """False: it is not known which pages of free blocks are mapped."""
+        """Return False, since it is not known which pages of free blocks are mapped."""
         return False
 
     def free_blocks(self) -> None:
-        """None: requests depend on the unmapped ones too."""
+        """Return None, since requests also depend on the unmapped blocks."""
 
 
 def _whole(size: int, page: int) -> int:

@@ -1,6 +1,6 @@
-"""A pool as flat lists, for replays of many events: the same placements as `block_pool.Pool` with default settings.
+"""A pool as flat lists, for replays of many events. It places blocks as `block_pool.Pool` does with default settings.
 
-Sizes and addresses are in units of 512 bytes. A block is its address and the one behind it; it is no object.
+Sizes and addresses are in units of 512 bytes. A block is a pair of its address and its end address, not an object.
 """
 
 from __future__ import annotations
@@ -13,46 +13,49 @@ from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, s
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: The largest rest of a large block that is not split off.
+#: The largest remainder of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
 
-#: What a small pool adds for every request.
+#: The size of the segment that a small pool adds for any request.
 _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
-#: For each of some requests: its size, and what is lost around the blocks that are in use at the same time.
+#: For each of several requests, its size and the most that can be lost around blocks that are in use at the same time.
 Needs = tuple[tuple[int, int], ...]
-#: A block in use: its address, and the one behind it.
+#: A block in use: its address and its end address.
 Placed = tuple[int, int]
-#: The same for many rows, as two lists.
+#: The places of many rows, as a list of addresses and a list of end addresses.
 Places = tuple[list[int], list[int]]
-#: What was free at some time, and the number of segments.
+#: A saved state: the free blocks, and the number of segments.
 Saved = tuple[list[int], dict[int, int], int]
 
 
 class RefusedError(Exception):
-    """A segment for which there is no room."""
+    """A request for a segment that the device has no room for."""
 
 
 class FlatPool:
     """The segments of small or of large requests.
 
-    A key is a size above the bits of an address, and an address.
+    A key is a number with the address in its lowest bits and the size above them.
 
     Attributes:
-        shift: The bits of an address.
-        limit: The most that it may reserve; None where nothing is refused.
+        shift: The number of bits of an address.
+        limit: The most that it may reserve. None if no request is refused.
         reserved: The size of all segments.
-        waste: The largest rest of a block that is not split off.
-        segments: The keys of all segments as if they were wholly free, in the order in which they were added.
+        waste: The largest remainder of a block that is not split off.
+        segments: The keys of all segments (as if they were wholly free), in the order in which they were added.
         free_keys: The keys of free blocks, in order.
-        edges: The address behind a free block by its own, and its own by that behind it: no free block begins there.
-        next_address: That of the next segment.
+        edges: The end of each free block by its start, and the start by its end. No free block begins at an end.
+        next_address: The address of the next segment.
     """
 
     __slots__ = ("_mask", "edges", "free_keys", "limit", "next_address", "reserved", "segments", "shift", "waste")
 
     def __init__(self, shift: int, *, small: bool, start: int = 1) -> None:
-        """`shift`: bits of the largest address; `start`: the first address."""
+        """Set up an empty pool.
+
+        `shift`: the number of bits of the largest address. `start`: the first address.
+        """
         self.waste = 0 if small else _LARGEST_WASTE
         self.limit: int | None = None
         self.reserved = 0
@@ -66,7 +69,8 @@ class FlatPool:
     def play(self, events: Iterable[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`.
 
-        `sizes` are the rows' requests; their blocks' addresses, and the addresses behind them, are written to `places`.
+        `sizes` has the requested size of each row. The addresses and end addresses of the blocks are written to
+        `places`.
         """
         free, edges = self.free_keys, self.edges
         shift, mask, waste = self.shift, self._mask, self.waste
@@ -87,7 +91,7 @@ class FlatPool:
                     edges[cut] = behind
                     edges[behind] = cut
                     rest = behind - cut << shift | cut
-                    # Most often the rest takes the block's place among the others.
+                    # Most often, the rest of the block takes its place in the ordered list.
                     if not place or free[place - 1] < rest:
                         free[place] = rest
                     else:
@@ -132,13 +136,13 @@ class FlatPool:
         self.free_keys = sorted([key for key in [*self.free_keys, *added] if key not in gone])
 
     def copied(self) -> FlatPool:
-        """A pool in the same state."""
+        """Return a pool in the same state."""
         other = self.with_segments(self.segments.copy(), self.reserved, self.next_address)
         other.free_keys, other.edges = self.free_keys.copy(), self.edges.copy()
         return other
 
     def with_segments(self, segments: list[int], reserved: int, next_address: int) -> FlatPool:
-        """A pool with other segments and the same lists of free blocks: neither may be changed."""
+        """Return a pool with other segments that shares the lists of free blocks. Neither pool may be changed."""
         other = object.__new__(FlatPool)  # replays copy pools often: this is faster than `copy`
         other.waste, other.limit, other.reserved = self.waste, self.limit, reserved
         other.shift, other._mask, other.next_address = self.shift, self._mask, next_address
@@ -155,28 +159,28 @@ class FlatPool:
         self.free_keys[:] = [key for key in self.free_keys if key not in gone]
         self.segments = [key for key in self.segments if key not in gone]
         if self.segments:
-            # Only the order of addresses counts. Replays that come to the same ones can share what follows.
+            # Only the order of addresses matters. Replays that reach the same addresses can share what follows.
             self.next_address = (self.segments[-1] & self._mask) + (self.segments[-1] >> self.shift) + 1
 
     def free_blocks(self) -> list[int]:
-        """The keys of all free blocks, on which the places of all further requests depend."""
+        """Return the keys of all free blocks. They determine the places of all further requests."""
         return self.free_keys.copy()
 
     def save(self) -> Saved:
-        """What is free now, and how many segments there are."""
+        """Return the current state: the free blocks and the number of segments."""
         return self.free_keys.copy(), self.edges.copy(), len(self.segments)
 
     def restore(self, saved: Saved) -> None:
-        """Free all that was allocated since; segments that were added stay."""
+        """Free everything that was allocated since a saved state. Segments that were added stay."""
         self.free_keys, self.edges, count = saved
         for key in self.segments[count:]:
             address = key & self._mask
             self._add(address, address + (key >> self.shift))
 
     def grow_again(self, since: int, times: int, by: int, free: Iterable[int]) -> None:
-        """Add the segments from number `since` on again, some `times`, each time `by` further.
+        """Add the segments from number `since` on `times` more times, each time with addresses that are `by` higher.
 
-        `free` are the keys of all blocks that are free then.
+        `free` are the keys of all blocks that are free afterwards.
         """
         added = self.segments[since:]
         self.segments += [key + n * by for n in range(1, times + 1) for key in added]
@@ -187,7 +191,7 @@ class FlatPool:
             self._add(key & self._mask, (key & self._mask) + (key >> self.shift))
 
     def take(self, blocks: Sequence[Placed]) -> None:
-        """Allocate blocks at their addresses, which are free."""
+        """Allocate blocks at given addresses, which are free."""
         for address, behind in blocks:
             start, end = next(part for part in self.edges.items() if part[0] <= address < part[1])
             del self.edges[start]
@@ -203,17 +207,20 @@ class FlatPool:
             insort(self.free_keys, behind - address << self.shift | address)
 
     def serves_all(self, sizes: Iterable[int]) -> bool:
-        """Whether requests are served from free blocks if none is freed before the last: they leave no trace then."""
+        """Return whether free blocks serve all requests if none is freed before the last.
+
+        Then allocating and freeing them changes nothing.
+        """
         return next(self._unserved(sizes), None) is None
 
     def allocate_and_free(self, sizes: Iterable[int]) -> None:
-        """Allocate blocks, and then free all of them: what is left are the segments that are added."""
+        """Allocate blocks, then free all of them. Only segments that are added remain."""
         self.free([*map(self.grow, [*self._unserved(sizes)])])
 
     def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
-        """The requests for which segments are added if none is freed before the last.
+        """Return the requests for which segments are added if none is freed before the last.
 
-        Of free blocks of one size it does not matter which is used.
+        It does not matter which of several free blocks of one size is used.
         """
         free, waste = [key >> self.shift for key in self.free_keys], self.waste
         for size in sizes:
@@ -231,21 +238,20 @@ class FlatPool:
                 insort(free, rest)
 
     def serves(self, quick: int, needs: Needs) -> bool:
-        """Whether requests are served from free blocks for certain, wherever those with them are placed.
+        """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
 
-        Blocks with a total size of `W`, `k` of them, lie in free blocks `f`. If no part of size `s` is left, each `f`
-        of at least `s` is in pieces smaller than `s`: their sum is at most `W + k (s - 1)` above `s - 1` for each `f`.
-        So a request of `s` is served where the sum of `f - s + 1` over all `f >= s` is above `W + k (s - 1)`: that is
-        what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
-        which is `quick`.
+        Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
+        least `s` is in pieces smaller than `s`. Then the sum of `f - s + 1` over all `f >= s` is at most `W + k (s -
+        1)`. So a request of `s` is served if that sum is above `W + k (s - 1)`. `needs` has this number for each `s`.
+        In any case a request is served if one `f` is at least `W + (k + 1) s`. `quick` is the most of these numbers.
         """
         return serves(self.free_keys, self.shift, quick, needs)
 
     def grow(self, size: int) -> Placed:
-        """Add a segment for a request; the result is the request's block.
+        """Add a segment for a request. Return the request's block.
 
         Raises:
-            RefusedError: where it may not reserve as much.
+            RefusedError: if the pool may not reserve as much.
         """
         segment = self._segment(size)
         if self.limit is not None and self.reserved + segment > self.limit:
@@ -263,16 +269,20 @@ class FlatPool:
         return address, cut
 
     def _segment(self, size: int) -> int:
-        """The size of the segment that is added for a request."""
+        """Return the size of the segment that is added for a request."""
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
 def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
-    """Whether requests are served for certain from blocks whose sizes are above the `shift` bits of `free`."""
+    """Return whether requests are certain to be served from the given free blocks.
+
+    `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
+    """
     if free and free[-1] >> shift >= quick:
         return True
     for size, need in needs:
-        # The free blocks of at least this size must be larger than it by more than is needed, together.
+        # The sum over the free blocks of at least this size of their excess over it must be larger than what can be
+        # lost.
         lacking = need
         for key in reversed(free):
             surplus = (key >> shift) - size + 1
@@ -285,7 +295,7 @@ def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
-    """Blocks in order, with those next to each other as one."""
+    """Return blocks in order, with adjacent blocks merged."""
     ends = dict(blocks)
     joined: list[Placed] = []
     first = end = -1

@@ -1,4 +1,4 @@
-"""A run's replay on a flat device, which can go on from any part of a step with another capacity."""
+"""A run's replay on a flat device. It can be saved after any part of a step and continued with another capacity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from calculator.allocator.transients import Pool
     from calculator.devices.outcome import ReplayPhase
 
-#: A run requests every row in as many steps at most, with a margin, and after each may free and request again.
+#: An upper bound on how often a run requests each row, including repeated requests.
 _TIMES = 64
 
 
@@ -37,11 +37,11 @@ class Stage(NamedTuple):
 
     Attributes:
         phase: The phase of the step.
-        part: Its events.
-        rows: Their rows.
+        part: The events.
+        rows: The rows of the events.
         ends_pass: Whether the old loss and its graph are freed after it.
-        ends_batch: The micro-batch that ends with it.
-        takes: Pairs of rows before it that are gradients of an earlier micro-batch, and of the places of these.
+        ends_batch: The micro-batch that ends with the stage, or None.
+        takes: Rows that are gradients of an earlier micro-batch, each with the index of its place.
     """
 
     phase: ReplayPhase
@@ -55,8 +55,8 @@ class Stage(NamedTuple):
 class FlatRun:
     """The rows and events of a run, for any number of replays.
 
-    Each micro-batch has rows of its own, those of the first with the workspaces; others have optimizer states, what
-    the optimizer step allocates and frees, and DDP's buckets; and others the load.
+    Each micro-batch has rows of its own. Those of the first include the workspaces. Other rows belong to optimizer
+    states, temporaries of the optimizer's step and DDP's buckets. The load has rows of its own too.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class FlatRun:
         temporaries = self.rows.add_resident(run.resident.replayed_temporaries)
         before = self.rows.add_resident(run.resident.while_fetching)
         found = run.resident.buckets
-        #: The buckets of the first step, and of the others where they are rebuilt.
+        #: The buckets of the first step, and those of later steps if DDP rebuilds them.
         self.buckets = [
             self.rows.add([bucket.bytes // BLOCK for bucket in each], lambda _: ddp.NAME)
             for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
@@ -101,7 +101,7 @@ class FlatRun:
         count = max(pool_count(rows.streams) for rows in every)
         most = sum(sum(rows.sizes) + len(rows.sizes) * LARGE_SEGMENT // BLOCK for rows in every)
         bits = (_TIMES * most).bit_length()
-        #: The number of pools; there are more than two where some tensors are not on the first stream.
+        #: The number of pools. It is more than two if some tensors are not on the first stream.
         self.pools = count
         self.device: FlatDevice | FlatExpandable = (
             FlatExpandable(bits, count) if expandable else FlatDevice(bits + (count - 1).bit_length(), count)
@@ -113,7 +113,7 @@ class FlatRun:
         fetching = [Stage("forward", TemporaryPart(before, self.rows), self.rows)] if before else []
         others = [*fetching, *self._passes(first=False), clipped]
         second = [self._listed("forward", self._rebuilding(), self.rows)] if len(self.buckets) > 1 else []
-        #: The stages of the first step, of the second, and of every other.
+        #: The stages of the first step, of the second step, and of every later step.
         self.stages = (
             [*self._passes(first=True), self._listed("optimizer_step", states, self.rows), clipped],
             [*second, *others],
@@ -124,12 +124,12 @@ class FlatRun:
         return Stage(phase, ListedPart(events, rows), rows)
 
     def _rebuilding(self) -> Sequence[int]:
-        """The events that free the first buckets and allocate the others."""
+        """Return the events that free the first buckets and allocate the others."""
         before, after = self.buckets
         return [*(~row for row in before), *after]
 
     def _passes(self, *, first: bool) -> Iterator[Stage]:
-        """The stages of all micro-batches. The first one of the first step allocates the workspaces."""
+        """Yield the stages of all micro-batches. The first micro-batch of the first step allocates the workspaces."""
         for number, batch in enumerate([self.batches[0], *self.batches[1:] * self.accumulated]):
             yield from self._stages(batch, batch.parts_of_first if first and not number else batch.parts)
         if self._last is not None:
@@ -145,22 +145,28 @@ class FlatRun:
             yield Stage(PASSES[n], parts[-1], batch.rows, ends_pass=True, ends_batch=batch if n else None)
 
     def makes_gradients(self, batch: FlatBatch | None) -> bool:
-        """Whether the gradients of a micro-batch are those of the step, from its end on."""
+        """Return whether the gradients at the end of a micro-batch are those of the step."""
         return batch is not None and batch in (self.batches[0], self._last)
 
     @property
     def most_rows(self) -> int:
-        """The most rows of a micro-batch."""
+        """The number of rows of the largest micro-batch."""
         return max(len(batch.rows.sizes) for batch in (*self.batches, *([self._last] if self._last else [])))
 
 
 class FlatBatch:
-    """A micro-batch's rows, and the parts of its passes without workspaces and, in a run's first step, with them."""
+    """The rows of a micro-batch and the parts of its passes.
+
+    `parts_of_first` includes the allocation of workspaces, which only occurs in the first step of a run.
+    """
 
     __slots__ = ("gradients", "left", "parts", "parts_of_first", "rows")
 
     def __init__(self, batch: Batch, workspaces: tuple[int, int] | None) -> None:
-        """`workspaces` are allocated by the first micro-batch of a run, and have the rows behind its own."""
+        """List the rows and parts of a micro-batch.
+
+        The first micro-batch of a run allocates `workspaces`. Their rows follow its own.
+        """
         self.rows = Rows()
         rows = batch.given.rows
         self.rows.add([row[4] // BLOCK for row in rows], lambda n: rows[n][0])
@@ -191,7 +197,7 @@ class FlatBatch:
 
 
 class FlatReplay:
-    """A run on a device, as `replay.Replay`."""
+    """A replay of a run on a flat device, with the interface of `replay.Replay`."""
 
     __slots__ = (
         "allocator",
@@ -212,26 +218,26 @@ class FlatReplay:
     def __init__(self, run: FlatRun) -> None:
         self.run = run
         self.allocator = run.device.saved()
-        #: What other replays of the run tell about its parts, if they are asked.
+        #: The results of parts in other replays of the run. None if replays do not share results.
         self.known: KnownStages | None = None
-        #: What they tell of each pool after the last stage, if nothing was allocated or freed since.
+        #: For each pool, the shared result after the last stage. None if something was allocated or freed since.
         self.known_pools: list[Left | None] = [None] * run.pools
-        #: The places of a micro-batch's rows, and of others.
+        #: The places of a micro-batch's rows, and of other rows.
         self.places: tuple[Places, Places] = _places(run.most_rows), _places(len(run.rows.sizes))
-        #: The device's memory; None where it does not change what is requested.
+        #: The total memory of the device. None if the requests do not depend on it.
         self.total: int | None = None
         self.steps = 0
-        #: The stage of the step that is next, and what was reserved before the step's first one.
+        #: The index of the next stage of the step, and the size that was reserved before the step's first stage.
         self.stage = self.begun = 0
-        #: The stages in which a segment was refused, in the last step.
+        #: The stages in which a segment was refused in the last step.
         self.refused: set[int] = set()
-        #: What runs at the moment.
+        #: The phase that is running.
         self.phase: ReplayPhase = "load"
         self.left: list[Placed] = []
         self.gradients: list[Placed] = []
 
     def saved(self) -> FlatReplay:
-        """A replay in the same state."""
+        """Return a replay in the same state."""
         other = copy(self)
         other.allocator = self.allocator.saved()
         other.refused = self.refused.copy()
@@ -240,7 +246,7 @@ class FlatReplay:
         return other
 
     def keep_places(self) -> None:
-        """Keep the places of rows, of which others with the same lists may allocate some again."""
+        """Copy the places of rows, because replays that share the lists may overwrite them."""
         of_batch, others = self.places
         self.places = (of_batch[0].copy(), of_batch[1].copy()), (others[0].copy(), others[1].copy())
 
@@ -258,7 +264,10 @@ class FlatReplay:
         self.phase = "forward"
 
     def step(self) -> None:
-        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step; or what is left of it."""
+        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step.
+
+        If the step has begun, run the rest of it.
+        """
         steps = self.steps
         while self.steps == steps:
             self.advance()
@@ -296,7 +305,7 @@ class FlatReplay:
             self.steps += 1
 
     def _play_stage(self, stage: Stage, places: Places) -> None:
-        """Play a stage; where a segment was refused in the step before, or is, in smaller parts."""
+        """Play a stage. If a segment is refused now, or was in the previous step, play it in smaller parts."""
         if self.stage not in self.refused:
             if self._plays_apart(stage.part, stage.rows, places):
                 return
@@ -311,7 +320,10 @@ class FlatReplay:
             self.refused.discard(self.stage)
 
     def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
-        """Play a part pool by pool, where it is not known what it leaves; False where a segment is refused."""
+        """Play a part pool by pool, except in pools where its result is known.
+
+        Return False if a segment is refused.
+        """
         allocator, before = self.allocator, _copied(places)
 
         def play(number: int, pool: Pool) -> None:
@@ -331,7 +343,7 @@ class FlatReplay:
         self.known_pools = [None] * self.run.pools
 
     def layout(self) -> Layout:
-        """What the requests of the next step depend on: it begins by freeing all gradients."""
+        """Return what the requests of the next step depend on. The next step begins by freeing all gradients."""
         return Layout(self)
 
     def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:
@@ -349,7 +361,10 @@ class FlatReplay:
 
 
 class Layout:
-    """What the requests of a step depend on. It is found where the numbers of segments do not tell two steps apart."""
+    """The state that the requests of a step depend on.
+
+    The details are only computed if the numbers of segments do not tell two steps apart.
+    """
 
     __slots__ = ("_counts", "_found")
     __hash__ = None  # type: ignore[assignment]  # it is compared alone
@@ -373,7 +388,10 @@ def _copied(places: Places) -> Places:
 
 
 def _restore(places: Places, before: Places) -> bool:
-    """Undo what a part wrote before a segment was refused: it may place a row again that it frees first."""
+    """Undo what a part wrote to `places` before a segment was refused. Return False.
+
+    A part may overwrite the place of a row that it has freed and allocated again.
+    """
     for own, earlier in zip(places, before, strict=True):
         own[:] = earlier
     return False

@@ -1,7 +1,7 @@
 """A run whose micro-batches differ in length, replayed step by step through PyTorch's caching allocator.
 
-The segments of short micro-batches are cached when a longer one comes. Where none of them is large enough for its
-tensors, segments are added. So what is reserved depends on the order of the lengths.
+When a long micro-batch follows short ones, the segments of the short ones are cached. If none of them is large enough
+for its tensors, segments are added. So the reserved memory depends on the order of the lengths.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Padded(NamedTuple):
-    """A micro-batch: the length that its sequences are padded to, and whether any of them is shorter."""
+    """A micro-batch, given by the length that its sequences are padded to, and by whether any of them is shorter."""
 
     length: int
     padding: bool
@@ -42,26 +42,26 @@ Step = tuple[Padded, ...]
 class EmptyCache:
     """A run that empties its cache in every `steps`-th step.
 
-    It does so after each forward pass of the first step, and every `steps` later; or else at the end of those steps,
-    the first of which is number `steps`.
+    With `after_forward`, it does so after each forward pass of the first step and of every `steps`-th step after that.
+    Otherwise, it does so at the end of the step with number `steps` and of every `steps`-th step after that.
     """
 
     steps: int
     after_forward: bool
 
     def in_step(self, step: int) -> bool:
-        """Whether a step empties the cache; the first step is 0."""
+        """Return whether a step empties the cache. The first step is 0."""
         return (step if self.after_forward else step + 1) % self.steps == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryResult:
-    """What a run reserves.
+    """The memory that a run reserves.
 
     Attributes:
         reserved: The most bytes that are reserved in each step.
-        retries: How often cached blocks are freed for a request: in the load, and in each step.
-        out_of_memory: Where the run ends, if it does not reach its last step.
+        retries: How often cached blocks are freed for a request, in the load and in each step.
+        out_of_memory: Where the run fails. None if it reaches its last step.
     """
 
     reserved: tuple[int, ...]
@@ -75,19 +75,19 @@ class HistoryResult:
 
     @property
     def peak_step(self) -> int:
-        """The first step that reserves the most, from 1."""
+        """The first step that reserves the most. Steps count from 1."""
         return self.reserved.index(self.peak_reserved_bytes) + 1
 
 
 class History:
-    """A history on a machine.
+    """A run's history on a machine.
 
     Attributes:
         run: What the histories of the run share.
         machine: The allocator.
-        loaded: The most bytes that are reserved in the load.
-        steps: How many steps have ended.
-        reserved: The most bytes that are reserved in each of them.
+        loaded: The most bytes that are reserved during the load.
+        steps: The number of steps that have ended.
+        reserved: The most bytes that are reserved in each of these steps.
     """
 
     def __init__(self, run: HistoryRun, machine: Machine, empty_cache: EmptyCache | None) -> None:
@@ -100,13 +100,13 @@ class History:
         self._phase: ReplayPhase = "load"
         self._left: list[Placed] = []
         self._gradients: list[Placed] = []
-        #: The names of the gradients that the step's first micro-batch made.
+        #: The names of the gradients that the step's first micro-batch allocated.
         self._made: list[str] = []
         self._buckets: list[Placed] = []
         self._retries: list[int] = []
 
     def on(self, machine: Machine) -> History:
-        """The same history from here on, on another machine in the same state."""
+        """Return the history so far, on another machine in the same state."""
         other = copy(self)
         other.machine = machine
         other.reserved, other._retries = self.reserved.copy(), self._retries.copy()  # noqa: SLF001
@@ -115,7 +115,10 @@ class History:
     def finish(
         self, steps: Sequence[Step], device: DeviceMemory | None, before: Callable[[History], object] = id
     ) -> HistoryResult:
-        """Replay what is left of the load and the steps; `before` is called before each step."""
+        """Replay the rest of the load and the steps.
+
+        `before` is called before each step.
+        """
         end = None
         try:
             if self._phase == "load":
@@ -131,13 +134,13 @@ class History:
         return HistoryResult(reserved=tuple(self.reserved), retries=tuple(self._retries), out_of_memory=end)
 
     def _note(self) -> None:
-        """Note what the load and a step reserved."""
+        """Store what the load or a step reserved."""
         most = self.machine.most_reserved()
         self.reserved.append(most if self.reserved else max(self.loaded, most))
         self._retries.append(self.machine.retries - sum(self._retries))
 
     def _load(self, total: int | None) -> None:
-        """Load the model onto a device of a size."""
+        """Load the model onto a device with `total` bytes."""
         loading = self.run.loading
         sizes, events = loading.on(total)
         self.machine.begin(sizes, loading.names.__getitem__)
@@ -173,7 +176,7 @@ class History:
         self.steps += 1
 
     def _end(self, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
-        """Where the run is when a request fails."""
+        """Return the phase and step at which a request fails."""
         return OutOfMemory(
             step=self.steps + 1 if self._phase != "load" else 0,
             phase=self._phase,
@@ -183,9 +186,10 @@ class History:
         )
 
     def _micro_batch(self, program: Program, sizes: list[int], *, empties: bool) -> None:
-        """Forward and backward. The old loss and its graph are freed when the new loss is assigned to the same name.
+        """Run forward and backward.
 
-        The first micro-batch allocates the workspaces too.
+        The old loss and its graph are freed when the new loss is assigned to the same name. The first micro-batch also
+        allocates the workspaces.
         """
         check_budget()
         machine, names, count = self.machine, program.names, len(sizes)
@@ -207,7 +211,7 @@ class History:
         self._left = machine.placed(program.left)
 
     def _take(self, program: Program) -> None:
-        """Let the last micro-batch of a step have the gradients that the first one made."""
+        """Give the last micro-batch of a step the gradients that the first one allocated."""
         own = [(row, program.names[row]) for row in program.taken]
         for row, place in same_gradients(own, enumerate(self._made)):
             self.machine.take([row], [self._gradients[place]])

@@ -1,4 +1,4 @@
-"""A run's histories: the load, the optimizer's tensors and the micro-batches that they share, and their replays."""
+"""The parts that all histories of a run share (load, optimizer tensors and micro-batches), and their replays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class HistoryRun:
-    """What all histories of a run share, and those that were replayed without a limit."""
+    """The parts that all histories of a run share, and the histories that were replayed without a limit."""
 
     def __init__(self, resident: ResidentState, workspaces: tuple[int, int]) -> None:
         self.workspaces = workspaces
@@ -44,9 +44,9 @@ class HistoryRun:
         self._unlimited: dict[Hashable, _Unlimited] = {}
 
     def micro_batch(self, batch: Padded, *, later: bool, last: bool = True) -> tuple[Program, list[int]]:
-        """The events of a micro-batch, and its rows' bytes.
+        """Return the events of a micro-batch, and the bytes of its rows.
 
-        A `later` one of a step adds to gradients; one that is not the `last` may reduce none.
+        A `later` micro-batch of a step adds to existing gradients. One that is not the `last` may not reduce gradients.
         """
         reduces = last or not self.differs_before_last
         key = batch.padding, later, reduces
@@ -68,7 +68,7 @@ class HistoryRun:
     ) -> HistoryResult:
         """Replay the load and some steps, without a limit or on a device.
 
-        With default settings, a history that was replayed without a limit goes on from there on a device.
+        With default settings, a replay on a device continues from a replay without a limit.
         """
         if conf != DEFAULT:
             return History(self, ConfiguredMachine(conf, device), empty_cache).finish(steps, device)
@@ -79,12 +79,12 @@ class HistoryRun:
         return unlimited.result if device is None else unlimited.on(device)
 
     def machine(self, steps: Sequence[Step], more: int = 0) -> FlatMachine:
-        """A device that has room for some steps, and for `more` bytes."""
+        """Return a device that has room for some steps and `more` bytes."""
         pools = pool_count(self.micro_batch(steps[0][0], later=False)[0].streams)
         return FlatMachine(self._units(steps) + more // BLOCK, pools)
 
     def _units(self, steps: Sequence[Step]) -> int:
-        """More than all segments that the steps can request, in units of 512 bytes."""
+        """Return an upper bound on the size of all segments that the steps can request, in units of 512 bytes."""
         longest = max(batch for step in steps for batch in step)
         sizes = [*self.loading.sizes, *self.workspaces]
         sizes += (size for _, size in (*self.states, *self.temporaries))
@@ -94,7 +94,10 @@ class HistoryRun:
 
 
 class _Unlimited:
-    """A history without a limit, and its states before the load and before each step that reserves the most so far."""
+    """A history without a limit.
+
+    It keeps its states before the load and before each step that reserves more than all earlier ones.
+    """
 
     def __init__(self, run: HistoryRun, machine: FlatMachine, empty_cache: EmptyCache | None, steps: Steps) -> None:
         self._run = run
@@ -107,7 +110,10 @@ class _Unlimited:
         self._states = [state for state in self._states if state[0].steps in growing]
 
     def on(self, device: DeviceMemory) -> HistoryResult:
-        """The replay on a device: the same up to the first step in which more is reserved than it has."""
+        """Return the replay on a device.
+
+        It is the same up to the first step that reserves more than the device has.
+        """
         capacity, state = device.capacity, self._start
         if self._run.loading.spare(device.total) >= 0 and self._states[0][0].loaded <= capacity:
             if self.result.peak_reserved_bytes <= capacity:

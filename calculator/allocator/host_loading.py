@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class HostLoading(Loading):
-    """A model that is read into host memory, from which its weights are copied to the device."""
+    """A model that is read into host memory. Its weights are then copied to the device."""
 
     __slots__ = ("_offloads",)
 
@@ -29,15 +29,15 @@ class HostLoading(Loading):
 
     @property
     def warmup(self) -> int:
-        """Nothing is allocated before the weights are read."""
+        """The bytes of the warmup: 0, since nothing is allocated before the weights are read."""
         return 0
 
     def on(self, total: int | None) -> tuple[list[int], list[int]]:  # noqa: ARG002  nothing depends on the device
-        """Sizes and events on a device of any size."""
+        """Return the sizes and events, which are the same on a device of any size."""
         return self.sizes, self.events
 
     def spare(self, total: int) -> int:
-        """By how much a device could be smaller before the load requests something else: it never does."""
+        """Return by how many bytes a device could shrink: all of them, since the load does not depend on its size."""
         return total
 
     def _stay(self, tensors: Iterable[ResidentTensors]) -> None:

@@ -1,8 +1,8 @@
-"""What the parts of a run's steps leave in each pool, by what they find there.
+"""A cache of what the parts of a run's steps leave in each pool.
 
-A part leaves the same wherever a pool has the same free blocks, and the tensors that the part frees are in the same
-places; where it adds segments, also the same next address. Replays of a run with several capacities often come to that:
-most differ in few large segments, and hardly in the pool of small tensors.
+A part leaves the same state if the pool has the same free blocks, and the tensors that the part frees are in the same
+places. If the part adds segments, the next address must be the same too. Replays of a run with several capacities often
+reach equal states, because most differ in few large segments and hardly in the pool of small tensors.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
     from calculator.allocator.parts import Part, Rows
 
-    #: Reads the places of some rows from those of all.
+    #: A function that reads the places of some rows from those of all rows.
     Reader = Callable[[Sequence[int]], object]
 
-#: The most results that are kept of a run: some twenty kilobytes each.
+#: The most results that are cached for a run. Each takes about twenty kilobytes.
 MAX_KNOWN = 2048
 
 
 class Left:
-    """A pool after a part, and the places of the tensors that the part allocated and did not free."""
+    """The state of a pool after a part, and the places of tensors that the part allocated and did not free."""
 
     __slots__ = ("_added", "_next_address", "_pool", "following", "placed")
 
@@ -33,11 +33,14 @@ class Left:
         self._added = pool.segments[len(before.segments) :]
         self._pool = pool
         self.placed = placed
-        #: What parts leave that find the pool so, by their identity and the places of what they free.
+        #: The states after parts that start from this one, by the part and the places of what it frees.
         self.following: dict[Hashable, Left] = {}
 
     def pool(self, before: FlatPool) -> FlatPool | None:
-        """The pool after another one with the same free blocks; None if segments were added at other addresses."""
+        """Return this state as the successor of another pool with the same free blocks.
+
+        Return None if segments would be added at other addresses.
+        """
         if self._added and before.next_address != self._next_address:
             return None
         if not self._added:
@@ -47,11 +50,11 @@ class Left:
 
 
 class _PartRows(NamedTuple):
-    """The rows of a part that it does not both allocate and free; those of each pool.
+    """The rows of a part that it either frees or allocates, but not both, by pool.
 
     Attributes:
-        freed: Reads the places of those that were allocated before it.
-        left: Those that it leaves.
+        freed: For each pool, reads the places of the rows that the part frees.
+        left: For each pool, the rows that the part leaves allocated.
     """
 
     freed: Sequence[Reader]
@@ -59,21 +62,24 @@ class _PartRows(NamedTuple):
 
 
 class KnownStages:
-    """What the parts of a run's stages left in pools, in any of its replays."""
+    """A cache of the states that the parts of a run leave, shared by all of its replays."""
 
     __slots__ = ("_count", "_known", "_rows")
 
     def __init__(self, count: int) -> None:
-        """`count`: the number of pools."""
+        """Set up an empty cache.
+
+        `count`: the number of pools.
+        """
         self._count = count
         self._known: dict[Hashable, Left] = {}
-        #: The rows of each part, by its identity, with the part, so that it stays the only one with that identity.
+        #: The rows of each part, by its identity. The part is stored with them, so that its identity stays unique.
         self._rows: dict[int, tuple[Part, _PartRows]] = {}
 
     def of(self, part: Part, rows: Rows, places: Places, before: list[Left | None]) -> KnownStage:
-        """What is known of a part, for a replay whose rows have these places.
+        """Return the cached results of a part, for a replay whose rows have these places.
 
-        `before` is what is known of each pool before it, and is set to that after it.
+        `before` has the cached state of each pool before the part. It is replaced by the state after it.
         """
         if id(part) not in self._rows:
             allocated, freed = (_by_pool(each, rows, self._count) for each in part.net())
@@ -82,7 +88,7 @@ class KnownStages:
 
 
 class KnownStage:
-    """What is known of a part, for one replay."""
+    """The cached results of a part, for one replay."""
 
     __slots__ = ("_before", "_found", "_known", "_part", "_places", "_rows")
 
@@ -102,7 +108,10 @@ class KnownStage:
         self._found: tuple[Hashable, Hashable] = None, None
 
     def left(self, number: int, pool: FlatPool) -> FlatPool | None:
-        """Return the pool after the part and write the addresses of its rows; None if `add` has not recorded it."""
+        """Return the pool after the part, and write the places of its rows.
+
+        Return None if the result is not cached.
+        """
         addresses, behinds = self._places
         before, read = self._before[number], self._rows.freed[number]
         own = self._part, number, read(addresses), read(behinds)
@@ -120,7 +129,7 @@ class KnownStage:
         return after
 
     def add(self, number: int, before: FlatPool, pool: FlatPool) -> None:
-        """Keep the pool after the part, which nothing changes from now on: `left` did not know it."""
+        """Cache the pool after the part, for which `left` returned None. The pool must not change from now on."""
         if len(self._known) < MAX_KNOWN:
             addresses, behinds = self._places
             placed = [(addresses[row], behinds[row]) for row in self._rows.left[number]]

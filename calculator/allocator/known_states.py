@@ -1,6 +1,6 @@
-"""States of a pool that come again, from which the same events leave the same.
+"""Recurring states of a pool. The same events leave the same state.
 
-What events do to a pool depends on its free blocks and on where the tensors are that the events free.
+What events do to a pool depends on its free blocks and on the places of the tensors that they free.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
     from calculator.allocator.transients import Item, Pool
 
-    #: The free blocks of a pool, and the places of the transients that are alive.
+    #: The state of a pool: its free blocks, and the places of the live transients.
     State = tuple[list[int], list[Placed]]
 
 
 class Recurring:
-    """Finds where a chunk that recurs leaves a pool as it was: then it does so each time."""
+    """Finds out whether a repeated chunk leaves a pool unchanged. If it does once, it does so each time."""
 
     __slots__ = ("_before", "_chunk", "_places", "_pool")
 
@@ -30,7 +30,7 @@ class Recurring:
         self._before: tuple[list[int] | None, list[int]] = None, []
 
     def is_as_before(self, chunk: Chunk) -> bool:
-        """Whether the pool is as it was before the chunk was played last, right before this."""
+        """Return whether the pool is as it was before the previous repetition of the chunk."""
         before, is_same = self._before, chunk is self._chunk
         addresses, _ = self._places
         freed = [*map(addresses.__getitem__, chunk.freed)]
@@ -39,24 +39,24 @@ class Recurring:
 
 
 class KnownPass:
-    """States of a pool in a pass, before items from which on the pass added no segment."""
+    """The states of a pool during a pass, at the items after which the pass added no segment."""
 
     __slots__ = ("_frees", "_items", "_known", "_met", "_placed", "_skipped")
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
-        #: The free blocks before each item, and the places of the transients that are alive.
+        #: By item, the free blocks before it and the places of the live transients.
         self._known: dict[int, State] = {}
-        #: The same of the items that are played at the moment, with the number of segments.
+        #: The same for the items of the current pass, with the number of segments.
         self._met: list[tuple[int, State, int]] = []
-        #: The first item that was not played, because it is known.
+        #: The first item that was not played, because its state was known.
         self._skipped = len(items)
-        #: The placed rows that each item and those after it free, and their places in the pass that is known.
+        #: The placed rows that each item and those after it free, and the places of these rows in the known pass.
         self._frees: list[list[int]] = []
         self._placed: dict[int, Placed] = {}
 
     def is_known(self, number: int, pool: FlatPool, places: Places) -> bool:
-        """Whether the pool is as it was before the item, when all that follow it added no segment."""
+        """Return whether the pool is in the state before the item that it had when all later items added no segment."""
         item, (addresses, behinds) = self._items[number], places
         carried = [(addresses[row], behinds[row]) for row in item.events(item.chunk.carried)]
         state = pool.free_blocks(), carried
@@ -71,7 +71,7 @@ class KnownPass:
         return all(self._placed[row] == (addresses[row], behinds[row]) for row in self._frees[number])
 
     def end(self, pool: FlatPool, places: Places) -> None:
-        """Keep the states of the pass that ends."""
+        """Store the states of the pass that ends."""
         known = {number: state for number, state, segments in self._met if segments == len(pool.segments)}
         if self._skipped < len(self._items):
             known.update({number: state for number, state in self._known.items() if number >= self._skipped})

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
 
-#: The allocation that makes room for all weights before they are read.
+#: The name of the allocation that makes room for all weights before they are read.
 WARMUP = "transformers: caching_allocator_warmup"
-#: Bytes of the device that the warmup does not allocate.
-#: Source: transformers 5.13, modeling_utils.py, caching_allocator_warmup.
+#: The bytes of the device that the warmup does not allocate. Source: transformers 5.13, modeling_utils.py,
+#: caching_allocator_warmup.
 UNTOUCHED = 1.2 * (1 << 30)
 
 
 def layers(resident: Iterable[ResidentTensors]) -> Iterator[tuple[list[ResidentTensor], int]]:
-    """Tensors next to each other that come equally often, and how often: those of a layer come once for each layer."""
+    """Yield consecutive tensors that occur equally often, and how often.
+
+    The tensors of a layer occur once for each layer.
+    """
     for (count, _), group in groupby(tensors(resident), lambda tensor: (tensor.count, "*" in tensor.name)):
         yield list(group), count
 
@@ -42,15 +45,15 @@ def one_by_one(resident: Iterable[ResidentTensors]) -> list[ResidentTensor]:
 
 
 class Read(NamedTuple):
-    """What reading a tensor requests.
+    """The requests that reading a tensor makes.
 
     Attributes:
-        names, sizes: Its dense form if it is quantized (to 8 bits, also that in float16), itself, and its float32 form
-            if it is a constant of 8 bits.
-        row: Which of them is itself.
-        freed: The others, which are freed once the next weight is read.
-        is_constant: Whether it is a part of the quantized form of the weight before it.
-        is_recast: Whether it is cast after all are read.
+        names, sizes: The names and sizes of the tensor's forms, in order: the dense form if the tensor is quantized
+            (to 8 bits, also the dense form in float16), the tensor itself, and the float32 form of an 8-bit constant.
+        row: The index of the tensor itself among `sizes`.
+        freed: The indices of the other forms, which are freed when the next weight is read.
+        is_constant: Whether the tensor is a part of the quantized form of the weight before it.
+        is_recast: Whether the tensor is cast after all tensors are read.
     """
 
     names: list[str]
@@ -62,9 +65,10 @@ class Read(NamedTuple):
 
 
 class Loading:
-    """The events of loading: event `n` allocates a tensor of `sizes[n]` bytes, event `~n` frees it.
+    """The events of loading a model. Event `n` allocates a tensor of `sizes[n]` bytes, and event `~n` frees it.
 
-    `most_reserved` are bytes that it reserves on a device with room for them, and returns before the first step.
+    `most_reserved` is the number of bytes that the load reserves on a device with enough room, and returns before the
+    first step.
     """
 
     __slots__ = ("events", "most_reserved", "names", "sizes", "training")
@@ -88,34 +92,34 @@ class Loading:
 
     @property
     def warmup(self) -> int:
-        """Bytes that are allocated and freed before the weights are read, where the device is large enough."""
+        """The bytes that are allocated and freed before the weights are read, if the device is large enough."""
         return self.sizes[0]
 
     def on(self, total: int | None) -> tuple[list[int], list[int]]:
-        """Sizes and events on a device of a size, of which the warmup leaves 1.2 GiB alone."""
+        """Return the sizes and events on a device with `total` bytes. The warmup leaves 1.2 GiB of it untouched."""
         if total is None or total - UNTOUCHED >= self.warmup:
             return self.sizes, self.events
         warmup = rounded(max(0, int(total - UNTOUCHED)))
         return [warmup, *self.sizes[1:]], self.events if warmup else self.events[2:]
 
     def spare(self, total: int) -> int:
-        """By how much a device of a size could be smaller before something else is requested."""
+        """Return by how many bytes a device could shrink before the load requests something else."""
         return int(total - UNTOUCHED) - self.warmup
 
     def _key(self, tensor: ResidentTensor) -> list[str]:
-        """What orders the weights as they are read."""
+        """Return the key by which weights are sorted before they are read."""
         return tensor.name.split(".")
 
     def _read(self, base: list[ResidentTensor], reads: dict[ResidentTensor, Read]) -> dict[str, list[int]]:
         """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete.
 
-        The result is the rows of the tensors that are to be cast, by name.
+        Return the rows of the tensors that are cast afterwards, by name.
         """
         dense: list[int] = []
         recast: dict[str, list[int]] = {}
         for group, count in layers(base):
             layer = [reads[tensor] for tensor in group]
-            # Each further layer is read as the second, which frees what is left of the one before it.
+            # Each further layer is read like the second one, which also frees what is left of the layer before it.
             frees = not all(read.is_constant for read in layer)
             for _ in range(min(count, 2) if frees else count):
                 events, rows = len(self.events), len(self.sizes)
@@ -135,7 +139,10 @@ class Loading:
         return recast
 
     def _read_layer(self, reads: list[Read], dense: list[int], recast: dict[str, list[int]]) -> list[int]:
-        """Read the weights of a layer once; the result is the frees of dense weights that the next one begins with."""
+        """Read the weights of a layer once.
+
+        Return the frees of dense weights with which the next layer begins.
+        """
         for read in reads:
             if dense and not read.is_constant:
                 self.events += dense
@@ -169,14 +176,14 @@ class Loading:
     def _recast(
         self, base: list[ResidentTensor], reads: dict[ResidentTensor, Read], rows: dict[str, list[int]]
     ) -> None:
-        """Cast weights that were read in half precision and that a model prepared for training keeps in float32."""
+        """Cast weights that were read in half precision but that a model prepared for training keeps in float32."""
         for group, count in layers(base) if rows else ():
             for tensor in [tensor for tensor in group if reads[tensor].is_recast] * count:
                 self._request([tensor.name], [rounded(_size(tensor))])
                 self.events.append(~rows[tensor.name].pop(0))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
-        """A parameter's bytes in the checkpoint's dtype, or those per element that it is to be quantized to."""
+        """Return a parameter's bytes when it is read, in the checkpoint's dtype or in its quantized form."""
         if not _packed(tensor):
             return tensor.parameters * ITEMSIZE[self.training.dtype]
         return tensor.parameters if tensor.dtype == "int8" else tensor.parameters // 2
@@ -189,7 +196,7 @@ class Loading:
 
 
 def _later(events: list[int], rows: int) -> list[int]:
-    """The same events with later rows."""
+    """Return the events with rows that are shifted by a number."""
     return [event + rows if event >= 0 else event - rows for event in events]
 
 
@@ -198,5 +205,5 @@ def _size(tensor: ResidentTensor) -> int:
 
 
 def _packed(tensor: ResidentTensor) -> bool:
-    """Whether it is a matrix that is quantized while the checkpoint is loaded."""
+    """Return whether a tensor is a matrix that is quantized while the checkpoint is loaded."""
     return tensor.packed and not tensor.in_checkpoint

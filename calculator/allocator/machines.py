@@ -1,4 +1,4 @@
-"""The allocators on which a history is replayed: flat lists with default settings, blocks as objects with others."""
+"""The allocators on which a history is replayed: flat lists with default settings, block objects with others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.allocator.alloc_conf import AllocConf
     from calculator.allocator.out_of_memory import DeviceMemory
 
-#: A block in use, as its machine knows it.
+#: A block in use, in the form of its machine.
 Placed = tuple[Any, Any]
 
 
@@ -27,16 +27,19 @@ class Machine(Protocol):
 
     @property
     def retries(self) -> int:
-        """Segments that were requested again after cached ones were freed."""
+        """The number of segments that were requested again after cached ones were freed."""
 
     def most_reserved(self) -> int:
-        """The most bytes reserved since the last call."""
+        """Return the most bytes that were reserved since the last call."""
 
     def begin(self, sizes: Sequence[int], name: Callable[[int], str], streams: Sequence[int] = ()) -> None:
-        """Start a list of rows, of some bytes each. `name` is that of a row's tensor, and `streams` are theirs."""
+        """Start a list of rows.
+
+        `sizes` are in bytes. `name` returns the name of a row's tensor. `streams` are the streams of the rows.
+        """
 
     def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
-        """Let rows have blocks that are allocated."""
+        """Assign allocated blocks to rows."""
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`.
@@ -46,17 +49,20 @@ class Machine(Protocol):
         """
 
     def placed(self, rows: Sequence[int]) -> list[Placed]:
-        """The blocks of allocated rows."""
+        """Return the blocks of allocated rows."""
 
     def free(self, blocks: Sequence[Placed]) -> None:
-        """Free blocks, of this list of rows or of others."""
+        """Free blocks of this list of rows, or of an earlier one."""
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device, as `torch.cuda.empty_cache`."""
 
 
 class FlatMachine:
-    """Flat lists, with default settings. `units` is more than all its segments, in units of 512 bytes."""
+    """A flat device with default settings.
+
+    `units` is an upper bound on the size of all its segments, in units of 512 bytes.
+    """
 
     def __init__(self, units: int, pools: int = 2) -> None:
         self._device = FlatDevice(units.bit_length() + 1 + (pools - 1).bit_length(), pools)
@@ -67,11 +73,11 @@ class FlatMachine:
 
     @property
     def retries(self) -> int:
-        """Requests that were repeated."""
+        """The number of repeated requests."""
         return self._device.retries
 
     def most_reserved(self) -> int:
-        """The most bytes reserved since the last call."""
+        """Return the most bytes that were reserved since the last call."""
         most = self._device.max_reserved
         self._device.max_reserved = self._device.reserved
         return most * BLOCK
@@ -84,7 +90,7 @@ class FlatMachine:
         self._name = name
 
     def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
-        """Let rows be where blocks are."""
+        """Assign blocks to rows."""
         addresses, behinds = self._places
         for row, block in zip(rows, blocks, strict=True):
             addresses[row], behinds[row] = block
@@ -98,7 +104,7 @@ class FlatMachine:
             raise
 
     def placed(self, rows: Sequence[int]) -> list[Placed]:
-        """The blocks of rows."""
+        """Return the blocks of rows."""
         addresses, behinds = self._places
         return [(addresses[row], behinds[row]) for row in rows]
 
@@ -113,7 +119,7 @@ class FlatMachine:
         self._device.empty_cache()
 
     def saved(self, capacity: int | None = None) -> FlatMachine:
-        """A machine in the same state, on a device of a capacity."""
+        """Return a machine in the same state, on a device of a capacity."""
         other = copy(self)
         other._device = self._device.saved()  # noqa: SLF001  its own class
         other._device.capacity = capacity  # noqa: SLF001
@@ -131,11 +137,11 @@ class ConfiguredMachine:
 
     @property
     def retries(self) -> int:
-        """Requests that were repeated."""
+        """The number of repeated requests."""
         return self._allocator.retries
 
     def most_reserved(self) -> int:
-        """The most bytes reserved since the last call."""
+        """Return the most bytes that were reserved since the last call."""
         most = self._allocator.max_reserved
         self._allocator.max_reserved = self._allocator.reserved
         return most
@@ -146,7 +152,7 @@ class ConfiguredMachine:
         self._tensors = Tensors(self._allocator, [*sizes], name, [*streams, *rest])
 
     def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
-        """Let rows have blocks."""
+        """Assign blocks to rows."""
         for row, (_, block) in zip(rows, blocks, strict=True):
             self._tensors.blocks[row] = block
 
@@ -155,7 +161,7 @@ class ConfiguredMachine:
         self._tensors.play(events)
 
     def placed(self, rows: Sequence[int]) -> list[Placed]:
-        """The blocks of rows."""
+        """Return the blocks of rows."""
         return [*self._tensors.blocks_of(rows)]
 
     def free(self, blocks: Sequence[Placed]) -> None:

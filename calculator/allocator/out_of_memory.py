@@ -1,7 +1,7 @@
 """An allocation that fails: PyTorch's torch.OutOfMemoryError, with the figures of its message.
 
 Source: DeviceCachingAllocator::malloc, reportProcessMemoryInfo and format_size in c10/cuda/CUDACachingAllocator.cpp.
-The end of the sentence on expandable segments is spelled as published logs of torch 2.13's time spell it.
+The end of the sentence on expandable segments is spelled as in published logs from the time of torch 2.13.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ADVICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMemory:
-    """What a device offers the allocator of one process, bytes.
+    """The memory that a device offers the allocator of one process, in bytes.
 
     Attributes:
         capacity: What the allocator can get from the device: `total` less the CUDA context of this process, less what
@@ -33,7 +33,7 @@ class DeviceMemory:
 
 
 class OutOfMemoryError(Exception):
-    """A request that fails after every cached block that could be freed was freed.
+    """A request that fails after all cached blocks that could be freed were freed.
 
     Attributes:
         requested: The request, rounded to a block, bytes.
@@ -42,8 +42,8 @@ class OutOfMemoryError(Exception):
         reserved: The blocks in use and the cached ones, bytes.
         free: What is left of the allocator's capacity, bytes.
         allowed: The limit that `per_process_memory_fraction` sets, if there is one, bytes.
-        row: Its row, where events were replayed.
-        tensor: The name of the tensor that was requested, where events were replayed.
+        row: The row of the request, if events were replayed.
+        tensor: The name of the requested tensor, if events were replayed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OutOfMemoryError(Exception):
         self.tensor = ""
 
     def message(self, device: DeviceMemory) -> str:
-        """The text of torch.OutOfMemoryError on a device."""
+        """Return the text of torch.OutOfMemoryError on a device."""
         allowed = f"{format_size(self.allowed)} allowed; " if self.allowed is not None else ""
         in_use = device.context + self.reserved
         return (
@@ -73,7 +73,7 @@ class OutOfMemoryError(Exception):
 
 
 def format_size(size: int) -> str:
-    """A size as the message writes it: "2.00 GiB", "512.00 MiB", "1024 bytes"."""
+    """Return a size as the message spells it: "2.00 GiB", "512.00 MiB", "1024 bytes"."""
     for unit, name in _UNITS:
         if size > unit:
             return f"{size / unit:.2f} {name}"

@@ -1,4 +1,7 @@
-"""The parts of a step, each of which is played pool by pool where a device refuses no segment, else event by event."""
+"""The parts of a step.
+
+A part is played pool by pool if the device refuses no segment. Otherwise it is played event by event.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
     from calculator.allocator.transients import Item, MicroBatch, Pool
     from calculator.resident.per_parameter import ResidentTensors
 
-#: Windows of a pass with the shift of a repetition, each with its items for each pool, and the events that a repetition
-#: does not undo itself.
+#: A repetition of a window of a pass: the window, its shift, its items for each pool, and the events that it does not
+#: undo itself.
 _Repetition = tuple[Window, int, list["list[Item]"], Deferred[list[int]]]
-#: Rows that a part allocates and does not free, and rows that it frees and does not allocate.
+#: The rows that a part allocates but does not free, and the rows that it frees but does not allocate.
 Net = tuple[set[int], set[int]]
 _NO_WINDOW = Window((), 0, (0,))
 _NOTHING: Deferred[list[int]] = Deferred(list)
@@ -35,13 +38,13 @@ class Rows:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        #: The numbers of their streams; empty where all are on the first.
+        #: The CUDA stream of each row, by number. Empty if all rows are on the first stream.
         self.streams: Sequence[int] = ()
         self.keys: list[int] = []
         self._names: list[tuple[int, Callable[[int], str]]] = []
 
     def add(self, sizes: Sequence[int], name: Callable[[int], str]) -> range:
-        """Add rows; `name` is that of each, from 0."""
+        """Add rows. `name` returns the name of the n-th of them, from 0."""
         start = len(self.sizes)
         self.sizes += sizes
         self._names.append((start, name))
@@ -53,7 +56,7 @@ class Rows:
         return self.add([tensor.bytes // tensor.count // BLOCK for tensor in tensors], lambda n: tensors[n].name)
 
     def name(self, row: int) -> str:
-        """The name of a row's tensor."""
+        """Return the name of a row's tensor."""
         start, name = next(part for part in reversed(self._names) if part[0] <= row)
         return name(row - start)
 
@@ -62,31 +65,31 @@ class Part(Protocol):
     """A part of a step. A row may be allocated again after it was freed."""
 
     def events(self) -> Sequence[int]:
-        """All its events, in order."""
+        """Return all events in order."""
 
     def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
-        """Play the events of the rows of a pool; what leaves no trace may be left out."""
+        """Play the events of the rows of a pool. Events that have no lasting effect may be left out."""
 
     def split(self) -> Sequence[Part]:
-        """The smaller parts that it consists of, or itself."""
+        """Return the smaller parts that this part consists of, or the part itself."""
 
     def net(self) -> Net:
-        """The rows that are allocated in it and freed later, and those that are freed in it and allocated before."""
+        """Return the rows that the part only allocates, and the rows that it only frees."""
 
 
 class ListedPart:
-    """Events, each of which is played."""
+    """A part whose events are all played."""
 
     __slots__ = ("_apart", "_events", "_rows")
 
     def __init__(self, events: Sequence[int], rows: Rows) -> None:
         self._events = events
         self._rows = rows
-        #: The events of each pool that has some.
+        #: The events of each pool that has any.
         self._apart: dict[int, list[int]] | None = None
 
     def events(self) -> Sequence[int]:
-        """All events."""
+        """Return all events."""
         return self._events
 
     def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
@@ -98,27 +101,27 @@ class ListedPart:
         pool.play(self._apart.get(number, ()), sizes, places)
 
     def split(self) -> Sequence[Part]:
-        """Itself."""
+        """Return the part itself."""
         return (self,)
 
     def net(self) -> Net:
-        """The rows that are allocated or freed in it alone."""
+        """Return the rows that the part only allocates, and the rows that it only frees."""
         return _net(self._events)
 
 
 class TemporaryPart(ListedPart):
-    """Rows that are all allocated, and then freed: what leaves no trace if it fits for certain."""
+    """Rows that are all allocated, and then all freed. They are not played if they are certain to fit."""
 
     __slots__ = ("_needs", "_requests")
 
     def __init__(self, allocated: Sequence[int], rows: Rows) -> None:
         super().__init__([*allocated, *(~row for row in allocated)], rows)
-        #: The sizes of small rows, and of large ones; all are on the first stream.
+        #: The sizes of small rows, and of large rows. All are on the first stream.
         self._requests = [[rows.sizes[row] for row in allocated if rows.keys[row] == large] for large in (0, 1)]
         self._needs = [*map(Need.of_sizes, self._requests)]
 
     def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
-        """Play the events of a pool where they may not fit."""
+        """Play the events of a pool if they may not fit."""
         if number >= len(self._needs):
             return
         need = self._needs[number]
@@ -127,9 +130,9 @@ class TemporaryPart(ListedPart):
 
 
 class WindowedPart:
-    """Repetitions of windows of a micro-batch, without the transients that leave no trace (see `transients`).
+    """Repetitions of windows of a micro-batch, without transients that have no lasting effect (see `transients`).
 
-    All that are alive at its end are placed, so that the next part can be played event by event.
+    All tensors that are alive at its end are placed, so that the next part can be played event by event.
     """
 
     __slots__ = ("_following", "_items", "_repeated", "_sizes", "_split", "_until")
@@ -139,7 +142,7 @@ class WindowedPart:
         self._sizes = sizes
         self._following = following
         self._split: list[WindowedPart] = []
-        #: For each pool, its items, and the first of those at the end that are all placed.
+        #: For each pool, its items, and the index from which on all tensors are placed.
         pools = range(len(repeated[0][2]))
         self._items = [[item for _, _, of_pools, _ in repeated for item in of_pools[pool]] for pool in pools]
         ends = [_carries(following[2][pool]) if following else False for pool in pools]
@@ -148,7 +151,7 @@ class WindowedPart:
         ]
 
     def events(self) -> list[int]:
-        """All events of rows that have a block."""
+        """Return all events of rows that have a block."""
         sizes = self._sizes
         return [
             event
@@ -158,11 +161,11 @@ class WindowedPart:
         ]
 
     def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
-        """Play the events of a pool, but for transients that fit for certain."""
+        """Play the events of a pool, except those of transients that are certain to fit."""
         play(pool, self._items[number], sizes, places, until=self._until[number])
 
     def split(self) -> Sequence[Part]:
-        """A part for each repetition."""
+        """Return a part for each repetition."""
         if not self._split:
             following = [*self._repeated[1:], self._following]
             self._split = [
@@ -172,7 +175,7 @@ class WindowedPart:
         return self._split
 
     def net(self) -> Net:
-        """The rows that are allocated or freed in it alone."""
+        """Return the rows that the part only allocates, and the rows that it only frees."""
         allocated, freed, sizes = set[int](), set[int](), self._sizes
         for window, by, _, events in self._repeated:
             for event in shifted(events(), window.lowest, by):
@@ -186,7 +189,7 @@ class WindowedPart:
         return allocated, freed
 
     def without(self, rows: range) -> WindowedPart:
-        """The same part without the allocations of workspaces, which are windows of their own."""
+        """Return the part without the allocations of workspaces, which are windows of their own."""
         if not any(_allocates(window, rows) for window, *_ in self._repeated):
             return self
         repeated = [
@@ -214,7 +217,7 @@ def _net(events: Sequence[int]) -> Net:
 
 
 def _net_events(window: Window) -> list[int]:
-    """The frees and allocations of a window's rows that it does not both allocate and free."""
+    """Return the frees and allocations of rows that a window does not both allocate and free."""
     allocated, freed = _net(window.events)
     return [*(~row for row in freed), *allocated]
 
@@ -224,7 +227,7 @@ def _carries(items: Sequence[Item]) -> bool:
 
 
 def _last_end(items: Sequence[Item]) -> int:
-    """The place behind the last item that ends a stretch of transients."""
+    """Return the index after the last item that ends a stretch of transients."""
     return next((n + 1 for n in reversed(range(len(items))) if items[n].chunk.ends_stretch), 0)
 
 
@@ -241,7 +244,7 @@ def _without(item: Item, rows: range) -> Item:
 
 
 def parts_of(batch: MicroBatch, number: int) -> list[WindowedPart]:
-    """The parts of a micro-batch's pass."""
+    """Return the parts of a micro-batch's pass."""
     repeated = _repetitions(batch, number)
     most = sum(len(window.events) for window, *_ in repeated) / PARTS
     groups: list[list[_Repetition]] = []

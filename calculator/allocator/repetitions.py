@@ -1,10 +1,9 @@
-"""Repetitions of layers in a pass that adds segments: those that are placed as earlier ones are placed at once.
+"""Repetitions of layers in a pass that adds segments. Repetitions that are placed like earlier ones are placed at once.
 
-A repetition requests what the one before it requested, for rows of its own. So it is placed as an earlier one if it
-finds the same, only further: with the free blocks from some address on, and the tensors that it frees, further by what
-was added since. Then all that follow are placed so too, each period further by as much.
-
-In addition, there may be blocks that repetitions left free and that are smaller than every request.
+A repetition requests what the previous one requested, for rows of its own. It is placed like an earlier one if it finds
+the same state at higher addresses: the free blocks from some address on and the tensors that it frees are higher by the
+size that was added since. Then all later repetitions are placed likewise, each period higher by the same amount. In
+addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
 
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
 
-#: Repetitions, from which on some may be placed at once.
+#: The least number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
-#: How many of the largest free blocks tell whether it is worth comparing all.
+#: The number of largest free blocks that are compared before all free blocks are.
 _LARGEST = 4
-#: The most comparisons in a pass that lead to nothing.
+#: The most comparisons without success in a pass.
 _ATTEMPTS = 12
 
 
@@ -28,10 +27,10 @@ class Repetitions(NamedTuple):
     """Repetitions of a window's requests from one pool.
 
     Attributes:
-        times: How many there are.
-        step: What is added to the rows of one for those of the next.
-        own: The rows of the first that each later one has `step` further.
-        freed: The rows that the first frees and the one before it allocated.
+        times: The number of repetitions.
+        step: By how much the rows of the next repetition are higher.
+        own: The rows of the first repetition that are shifted by `step` in each later one.
+        freed: The rows that the first repetition frees and the one before it allocated.
         least: The size of the smallest request.
     """
 
@@ -45,9 +44,10 @@ class Repetitions(NamedTuple):
 def repetitions_of(
     events: Iterable[int], sizes: Sequence[int], times: int, step: int, lowest: int = 0
 ) -> Repetitions | None:
-    """Return the repetitions of which the first has these events, if each frees only what it or the last allocated.
+    """Return the repetitions of which the first has these events.
 
-    Rows from `lowest` on are further by `step` in each; it uses others again.
+    Return None if one frees rows that neither it nor the previous one allocated, or if there are too few. Rows from
+    `lowest` on are shifted by `step` in each repetition. Lower rows are used again.
     """
     allocated, freed = dict[int, None](), []
     for event in events:
@@ -62,7 +62,10 @@ def repetitions_of(
 
 
 class _Start(NamedTuple):
-    """A pool where a repetition starts: the keys of free blocks, the address of the next segment, and the segments."""
+    """The state of a pool where a repetition starts.
+
+    It has the keys of free blocks, the address of the next segment, and the number of segments.
+    """
 
     free: list[int]
     next_address: int
@@ -70,15 +73,15 @@ class _Start(NamedTuple):
 
 
 class _Period(NamedTuple):
-    """How a pool differs from what it was a number of repetitions earlier.
+    """How a pool differs from its state some repetitions earlier.
 
     Attributes:
         repetitions: The number of repetitions.
-        since: The number of segments at their start.
-        by: By how much addresses from `edge` on are further.
-        edge: The lowest address of these.
-        moved: The keys of free blocks that correspond to those before.
-        added: The keys of the others, which are smaller than every request.
+        since: The number of segments at the earlier state.
+        by: By how much addresses from `edge` on are higher.
+        edge: The lowest address that is shifted.
+        moved: The keys of free blocks that correspond to earlier free blocks.
+        added: The keys of the other free blocks, which are smaller than every request.
     """
 
     repetitions: int
@@ -90,7 +93,11 @@ class _Period(NamedTuple):
 
 
 def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Callable[[int, int], None]) -> None:
-    """Let `play` place the repetitions from one number to another, but for those that are placed as earlier ones."""
+    """Place repetitions.
+
+    `play(start, end)` places those from one number to another. It is not called for repetitions that are placed like
+    earlier ones.
+    """
     history, number = _History(pool, of, places), 0
     while number < of.times and history.attempts:
         play(number, number + 1)
@@ -103,7 +110,7 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
 
 
 class _History:
-    """What a pool was where each repetition started, and the places of rows that each allocated again."""
+    """The states of a pool where each repetition started, and the places of rows that each allocated again."""
 
     __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_starts", "attempts")
 
@@ -113,14 +120,17 @@ class _History:
         self._places = places
         self._mask = (1 << pool.shift) - 1
         self._starts: list[_Start] = []
-        #: The starts at which the pool had grown as much, with largest free blocks of the same sizes.
+        #: The starts at which the pool had grown by the same amount, with largest free blocks of equal sizes.
         self._numbers: dict[Hashable, list[int]] = {}
-        #: The comparisons that are left.
+        #: The number of comparisons that may still be tried.
         self.attempts = _ATTEMPTS
         self._note(0)
 
     def end_repetition(self) -> _Period | None:
-        """Note what a repetition left; the result is a period that the next ones will repeat, if one is found."""
+        """Store the state that a repetition left.
+
+        Return a period that later repetitions will repeat, if one is found.
+        """
         numbers = self._note(self._starts[-1].next_address)
         last = numbers[-1]
         for first in numbers[-2:-4:-1]:
@@ -133,7 +143,7 @@ class _History:
         return None
 
     def _note(self, before: int) -> list[int]:
-        """Note a start; the result is the number of those that are like it."""
+        """Store a start. Return the numbers of earlier starts that are like it."""
         pool = self._pool
         self._starts.append(_Start(pool.free_keys.copy(), pool.next_address, len(pool.segments)))
         sizes = frozenset([key >> pool.shift for key in pool.free_keys[-_LARGEST:]])
@@ -156,7 +166,7 @@ class _History:
         return period if not added or self._leaves(first, period) else None
 
     def _frees_the_same(self, first: int, period: _Period) -> bool:
-        """Whether the tensors that a repetition frees are where those of the earlier one were, only further."""
+        """Return whether the tensors that a repetition frees are those of the earlier one, at shifted addresses."""
         by, edge, step = period.by, period.edge, self._of.step
         return all(
             places[row + (first + period.repetitions) * step] == address + (by if address >= edge else 0)
@@ -166,12 +176,12 @@ class _History:
         )
 
     def _leaves(self, first: int, period: _Period) -> bool:
-        """Whether the added blocks are used in no repetition: no request fits, and nothing next to them is freed."""
+        """Return whether no repetition uses the added blocks: no request fits, and no neighbour is freed."""
         mask, shift = self._mask, self._pool.shift
         last = first + period.repetitions
         freed = [*self._placed(self._of.freed, last)]
         blocks = [(key & mask, (key & mask) + (key >> shift)) for key in period.added]
-        # Blocks next to each other, now or some periods on, would become one.
+        # Adjacent blocks, now or some periods later, would be merged.
         touch = any(
             not (address - end) % period.by or not (behind - start) % period.by
             for address, behind in freed
@@ -182,13 +192,13 @@ class _History:
         return max(key >> shift for key in period.added) < self._of.least
 
     def _placed(self, rows: Iterable[int], number: int) -> Iterator[Placed]:
-        """Where rows of a repetition are."""
+        """Return the places of rows of a repetition."""
         addresses, behinds = self._places
         by = number * self._of.step
         return ((addresses[row + by], behinds[row + by]) for row in rows)
 
     def repeat(self, period: _Period) -> int:
-        """Place as many of the following repetitions as are in whole periods; returns their number."""
+        """Place as many of the following repetitions as form whole periods. Return their number."""
         last, step, by = len(self._starts) - 1, self._of.step, period.by
         times = (self._of.times - last) // period.repetitions
         apart = period.repetitions * step

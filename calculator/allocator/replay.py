@@ -1,9 +1,10 @@
 """A run from loading to its steady state, replayed through PyTorch's caching allocator.
 
-The model is loaded, then what the method adds, and training steps run until one reserves nothing more. The first step
-creates the optimizer's states in blocks that its activations freed, so the second step finds less free memory. Every
-step has the same batch shape, and nothing empties the cache. DDP creates its buckets after the load, and again when the
-second step begins. Gradients that are views of them are freed after the last micro-batch, where they were accumulated.
+The model is loaded, then the tensors that the method adds. Training steps run until one reserves nothing more. The
+first step creates the optimizer's states in blocks that its activations freed, so the second step finds less free
+memory. Every step has the same batch shape, and nothing empties the cache. DDP creates its buckets after the load, and
+again when the second step begins. Gradients that are views of buckets are freed after the last micro-batch, where they
+were accumulated.
 """
 
 from __future__ import annotations
@@ -40,20 +41,20 @@ Allocated = tuple[Pool, Block]
 PASSES: tuple[PhaseName, PhaseName] = ("forward", "backward")
 WORKSPACE = "cuBLAS workspace"
 
-#: The most steps of a run that keeps growing.
+#: The most steps that are replayed of a run that keeps growing.
 MAX_STEPS = 5
 
 
 def full_peak_reserved(resident: ResidentState, workspaces: tuple[int, int], conf: AllocConf = DEFAULT) -> int:
-    """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes.
+    """Return what `torch.cuda.max_memory_reserved` reads in a run's steady state, in bytes.
 
-    `workspaces`: bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
+    `workspaces`: the bytes of the matrix library's workspaces, for the forward pass's thread and for autograd's.
     """
     return steady_reserved(Replay(CachingAllocator(conf), resident, workspaces))
 
 
 def steady_reserved(replay: Replay) -> int:
-    """What a run reserves in its steady state, from its beginning, bytes."""
+    """Return the bytes that a run reserves from its beginning to its steady state."""
     replay.load()
     before = 0
     while replay.steps < 2 or (replay.allocator.reserved > before and replay.steps < MAX_STEPS):
@@ -80,7 +81,7 @@ class Tensors:
         self.blocks: list[Block] = [Block(0, 0)] * len(sizes)
 
     def play(self, events: Sequence[int]) -> None:
-        """Allocate and free: event `n` allocates row `n`, event `~n` frees it.
+        """Allocate row `n` for an event `n`, and free it for `~n`.
 
         Raises:
             OutOfMemoryError: if an allocation fails, with the name of its tensor.
@@ -97,17 +98,23 @@ class Tensors:
             raise
 
     def blocks_of(self, rows: Sequence[int]) -> list[Allocated]:
-        """The blocks of allocated rows."""
+        """Return the blocks of allocated rows."""
         return [(self.pools[row], self.blocks[row]) for row in rows]
 
     def take(self, pairs: Sequence[tuple[int, int]], other: Tensors) -> None:
-        """Let rows be rows of other tensors, which are allocated: pairs of an own one and another's."""
+        """Assign allocated blocks of other tensors to rows.
+
+        `pairs` has an own row and a row of `other` each.
+        """
         for row, of_other in pairs:
             self.blocks[row] = other.blocks[of_other]
 
 
 class Batch:
-    """A micro-batch's events and its tensors; the events of all layers are listed when they are read."""
+    """The events of a micro-batch and its tensors.
+
+    The events of all layers are listed when they are first read.
+    """
 
     def __init__(self, allocator: CachingAllocator, given: Events | Unrolled) -> None:
         self.given = given
@@ -125,7 +132,7 @@ class Batch:
 
     @cached_property
     def backward(self) -> Sequence[int]:
-        """The same of the backward pass."""
+        """The events of the backward pass that have a block."""
         return _without(self._empty, self.events.backward)
 
     @cached_property
@@ -138,7 +145,7 @@ class Batch:
         return self._tensors(self._allocator)
 
     def on(self, allocator: CachingAllocator) -> Batch:
-        """The same events, for another allocator."""
+        """Return the same events for another allocator."""
         batch = copy(self)
         batch.tensors = self._tensors(allocator)
         return batch
@@ -149,7 +156,10 @@ class Batch:
 
 
 def _without(rows: set[int], events: Sequence[int]) -> Sequence[int]:
-    """Events without those of some rows: a tensor of no bytes has no block (CUDACachingAllocator.cpp, allocate)."""
+    """Return events without those of some rows.
+
+    A tensor of zero bytes has no block (CUDACachingAllocator.cpp, allocate).
+    """
     return [event for event in events if max(event, ~event) not in rows] if rows else events
 
 
@@ -181,7 +191,10 @@ class Replay:
         workspaces: tuple[int, int],
         loading: Loading | None = None,
     ) -> None:
-        """`loading` is that of the run, if it is known."""
+        """Set up the replay of a run.
+
+        `loading` is the load of the run, if it is known.
+        """
         self.allocator = allocator
         self.resident = resident
         self.workspaces = workspaces
@@ -189,7 +202,7 @@ class Replay:
         batches = self._micro_batches()
         self.first = Batch(allocator, batches.first)
         self.later = Batch(allocator, batches.later) if batches.later is not None else None
-        #: The last micro-batch if it differs from those before it, and the rows that it reuses of the first one.
+        #: The last micro-batch if it differs from those before it, and the rows of the first one that it reuses.
         self.last = Batch(allocator, batches.last) if batches.last is not None else None
         self.taken = batches.taken
         self.repeats = batches.repeats
@@ -204,14 +217,14 @@ class Replay:
 
     def _start(self) -> None:
         self.steps = 0
-        #: What runs at the moment.
+        #: The phase that is running.
         self.phase: ReplayPhase = "load"
         self.left: list[Allocated] = []
         self.gradients: list[Allocated] = []
         self.buckets: list[Allocated] = []
 
     def on(self, allocator: CachingAllocator) -> Replay:
-        """The same run from its beginning, for another allocator."""
+        """Return the same run from its beginning, for another allocator."""
         run = copy(self)
         run.allocator = allocator
         run.first = self.first.on(allocator)
@@ -229,7 +242,7 @@ class Replay:
         self.phase = "forward"
 
     def _loaded(self, sizes: list[int], names: Sequence[str]) -> Tensors:
-        """The tensors of the load."""
+        """Return the tensors of the load."""
         return Tensors(self.allocator, sizes, names.__getitem__)
 
     def step(self) -> None:
@@ -258,7 +271,10 @@ class Replay:
         self.steps += 1
 
     def _micro_batch(self, batch: Batch) -> None:
-        """Forward and backward. The old loss and its graph are freed when the new loss is assigned to the same name."""
+        """Run forward and backward.
+
+        The old loss and its graph are freed when the new loss is assigned to the same name.
+        """
         starts = (batch.events.first_product(batch.forward), batch.events.first_product(batch.backward))
         for n, (passed, start) in enumerate(zip((batch.forward, batch.backward), starts, strict=True)):
             self.phase = PASSES[n]

@@ -1,9 +1,11 @@
 """A rule for reserved memory. `replay` runs the caching allocator instead.
 
-In a run's steady state, the allocator has about as many blocks of every size as are alive at once at most: best fit
-returns a block to the size that it was cut for, and gives it to another only if that saves a segment. Each block counts
-with its share of a segment of its kind. The largest block counts twice if layers leave as much alive (activations until
-the loss, gradients until the optimizer's step): some of these are placed in it while it is free.
+In a run's steady state, the allocator has about as many blocks of each size as are alive at once at most. Best fit
+returns a block to the size that it was cut for, and gives it to another size only if that saves a segment. Each block
+counts with its share of a segment of its kind. The largest block counts twice if layers leave at least as much alive
+(activations until the loss, gradients until the optimizer's step), because some of these are placed in it while it is
+free.
+
 docs/decisions/0004-reserved-memory.md compares the rule with replays.
 """
 
@@ -38,15 +40,13 @@ if TYPE_CHECKING:
     from calculator.training_step.zero.peaks import FlatPeaks
     from calculator.training_step.zero3.peaks import PartitionedPeaks
 
-#: How far the rule is from the replay: the median of 1,000 random requests, and the range without 1 % at either end.
-#: Source: docs/decisions/0004-reserved-memory.md.
+#: The error of the rule against the replay: the median of 1,000 random requests, and the range without 1 % at either
+#: end. Source: docs/decisions/0004-reserved-memory.md.
 RULE_ACCURACY = "7.4 % above the replay in the median of 1,000 random plans, 1 % below to 52 % above in 98 of 100"
-#: The same under FSDP2, of 242 random requests.
-#: Source: docs/decisions/0015-streams.md.
+#: The error of the rule under FSDP2, over 242 random requests. Source: docs/decisions/0015-streams.md.
 SHARDED_RULE_ACCURACY = "7 % above the replay in the median of 242 random plans, 19 % below to 44 % above in 98 of 100"
 
-#: The same under ZeRO, of 300 random requests.
-#: Source: docs/decisions/0015-streams.md.
+#: The error of the rule under ZeRO, over 300 random requests. Source: docs/decisions/0015-streams.md.
 ZERO_RULE_ACCURACY = "4 % above the replay in the median of 300 random plans, 19 % below to 48 % above in 98 of 100"
 
 RULE = (
@@ -86,7 +86,7 @@ SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 
 def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
-    """The rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
+    """Return the rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
     workspaces = tuple(workspaces)
     if step.flat is not None:
         return _of_rank(step, step.flat, workspaces)
@@ -107,9 +107,9 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
 
 
 def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
-    """The segments of what was loaded, and of what stays on the device: those of every batch and length.
+    """Return the bytes of the segments for loaded tensors and for tensors that stay on the device.
 
-    A loop that keeps micro-batches has others in each run.
+    They are the same for every batch and length. A loop that keeps micro-batches has other tensors in each run.
     """
     key = ("kept", workspaces, gradients)
     found: dict[Hashable, int] = resident.known_of_run if resident.of_loop else resident.known
@@ -121,9 +121,9 @@ def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients:
 
 
 def _of_loaded_whole(resident: ResidentState) -> int:
-    """The rule for a model in 4 bits, which is whole on the card until FSDP2 has sharded all of it.
+    """Return the rule's estimate for a 4-bit model, which is whole on the card until FSDP2 has sharded all of it.
 
-    What it leaves cached is of the first stream: no output of an all-gather finds room there.
+    The blocks that it leaves cached belong to the first stream. So no output of an all-gather can use them.
     """
     loaded = sum(tensor.bytes for tensor in (*resident.whole, *resident.tensors) if tensor.parameters)
     outputs = [unit.all_gather_output for unit, _ in units_of(resident.prepared)]
@@ -132,7 +132,10 @@ def _of_loaded_whole(resident: ResidentState) -> int:
 
 
 def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
-    """The rule's estimate while a trainer generates, in bytes: what the run keeps, and the blocks of the passes."""
+    """Return the rule's estimate while a trainer generates, in bytes.
+
+    It counts what the run keeps and the blocks of the passes.
+    """
     passes = max(in_segments(peak_counts(each.recording)) for each in step.generation)
     partitioned = step.partitioned
     if partitioned is None:
@@ -143,7 +146,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
 
 
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
-    """The rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
+    """Return the rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
     if resident.flat is None:
         return _of_kept(resident, tuple(workspaces), gradients=False)
     kept = _kept_by_rank((*resident.flat.divided, *resident.of_loop), workspaces)
@@ -151,7 +154,10 @@ def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
-    """The rule for the fullest rank under ZeRO: what it keeps, and the blocks of its reductions and of its update."""
+    """Return the rule's estimate for the fullest rank under ZeRO, in bytes.
+
+    It counts what the rank keeps, and the blocks of its reductions and of its update.
+    """
     kept = _kept_by_rank(flat.kept, workspaces)
     kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
@@ -165,14 +171,20 @@ def _frozen_bytes(resident: ResidentState) -> int:
 
 
 def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int]) -> Counter[int]:
-    """The blocks that a rank keeps from step to step in addition to the frozen weights, and the workspaces."""
+    """Return the blocks that a rank keeps from step to step, by size.
+
+    They include the workspaces but not the frozen weights.
+    """
     kept = Counter(sizes(tensors))
     kept.update(workspaces)
     return kept
 
 
 def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
-    """The rule under ZeRO-3: what a rank keeps, the most that it gathers and reduces, and the blocks of its update."""
+    """Return the rule's estimate under ZeRO-3, in bytes.
+
+    It counts what a rank keeps, the most that it gathers and reduces, and the blocks of its update.
+    """
     kept = _kept_by_rank(partitioned.kept, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
@@ -184,7 +196,10 @@ def _buffer_bytes(resident: ResidentState) -> int:
 
 
 def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
-    """The rule's estimate for inference, in bytes: the resident tensors, and the blocks of the pass that needs most."""
+    """Return the rule's estimate for inference, in bytes.
+
+    It counts the resident tensors and the blocks of the pass that needs the most.
+    """
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     kept = Counter(sizes(tensor for tensor in state if not tensor.base))
     kept[workspace] += 1
@@ -197,12 +212,15 @@ def whole_segments(size: int) -> int:
 
 
 def fragmentation(reserved: int, allocated: int) -> Sourced:
-    """Reserved memory without live tensors and workspaces."""
+    """Return reserved memory without live tensors and workspaces."""
     return Sourced(name="caching allocator, fragmentation", bytes=reserved - allocated, source=SOURCE)
 
 
 def in_segments(counts: Mapping[int, int]) -> int:
-    """Bytes of the segments for blocks of each size. Sizes share no segment, except the small ones."""
+    """Return the bytes of the segments for blocks of each size.
+
+    Different sizes do not share segments, except the small ones.
+    """
     total = small = 0
     for size, count in counts.items():
         if size <= SMALL_REQUEST:
@@ -215,7 +233,7 @@ def in_segments(counts: Mapping[int, int]) -> int:
 
 
 def _left_by_layers(step: TrainingStep) -> int:
-    """Bytes that the layers leave alive for the backward pass."""
+    """Return the bytes that the layers leave alive for the backward pass."""
     curve, marks, first = step.recording.curve, step.marks, step.recording.first
     start, end = marks["layer 0 forward"], marks[f"layer {len(step.run.repetition.numbers)} forward"]
     if first is not None:
@@ -225,9 +243,9 @@ def _left_by_layers(step: TrainingStep) -> int:
 
 
 def _in_steps(step: TrainingStep) -> dict[int, int]:
-    """The peak number of blocks of each size in a step.
+    """Return the peak number of blocks of each size in a step.
 
-    If a skipped first layer could need more segments, the step is interpreted with it.
+    If a skipped first layer could need more segments, the step is interpreted with that layer.
     """
     counts = _peak_counts(step)
     if step.recording.first is None:
@@ -241,7 +259,10 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
 
 
 def _peak_counts(step: TrainingStep) -> dict[int, int]:
-    """The peak number of blocks of each size, with what the previous step left alive until the forward pass ends."""
+    """Return the peak number of blocks of each size.
+
+    What the previous step left alive counts until the forward pass ends.
+    """
     carried, until = step.run.copies.kinds.by_size(step.carried.counts), step.marks["backward"]
     extra = [(0, size, count) for size, count in carried.items()]
     extra += [(until, size, -count) for size, count in carried.items()]

@@ -1,9 +1,10 @@
-"""The allocations that load a model which FSDP2 shards: on the host, and in 4 bits on the card.
+"""The allocations that load a model which FSDP2 shards: on the host, or in 4 bits on the card.
 
 Source: accelerate/utils/fsdp_utils.py (fsdp2_prepare_model); torch/distributed/fsdp/_fully_shard/_fully_shard.py
 (fully_shard) and _fsdp_init.py (_move_states_to_device), which move a unit's whole parameters to the card one by one,
-and _fsdp_param.py (_init_sharded_param), which copies this rank's part of each. They are freed where `fully_shard`
-returns, but for the weights of the embeddings and of the head: locals of fsdp2_prepare_model refer to these.
+and _fsdp_param.py (_init_sharded_param), which copies this rank's part of each. The whole parameters are freed when
+`fully_shard` returns, except the weights of the embeddings and of the head, which locals of fsdp2_prepare_model refer
+to.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CODE_BOOK = ".nested_code"
 
 
 def loading_of(resident: ResidentState) -> Loading:
-    """The load of a run."""
+    """Return the load of a run."""
     prepared = resident.prepared
     if resident.flat is not None:
         return FlattenedLoading(resident, resident.flat)
@@ -47,7 +48,7 @@ def loading_of(resident: ResidentState) -> Loading:
 
 
 def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
-    """FSDP2's units in the order in which they are sharded: layers, embeddings, the tail, and what is left."""
+    """Return FSDP2's units in the order in which they are sharded: layers, embeddings, the tail, and the rest."""
     outer, model = outer_units(prepared), prepared.model
     for stack in (*tower_stacks(model), model.decoder):
         yield from (layer_unit(prepared, layer, stack.name) for layer in stack.layers)
@@ -55,7 +56,10 @@ def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
 
 
 class LoadedOnHost(HostLoading):
-    """A model that is read into host memory. Each unit's whole parameters are on the card until they are sharded."""
+    """A model that is read into host memory.
+
+    The whole parameters of each unit are on the card until they are sharded.
+    """
 
     __slots__ = ()
 
@@ -82,7 +86,7 @@ class LoadedOnHost(HostLoading):
 
 
 class LoadedWhole(Loading):
-    """A model in 4 bits, which is whole on the card until all of it is sharded: accelerate keeps its state dict.
+    """A 4-bit model, which is whole on the card until all of it is sharded, because accelerate keeps its state dict.
 
     The state dict has copies of nested constants' code books (bitsandbytes, functional.py, QuantState.as_dict).
     """

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class SharedStages:
-    """A run on a device that refuses nothing, replayed as far as a capacity needs it, until nothing is added.
+    """A run on an unlimited device, replayed only as far as a capacity needs it.
 
-    That is so where a step adds no segment, or at the peak if it is known.
+    The replay ends when a step adds no segment, or at the peak if that is known.
     """
 
     __slots__ = ("_before", "_has_ended", "_peak", "_run", "_states", "_steps")
@@ -26,28 +26,31 @@ class SharedStages:
         self._run = FlatReplay(run)
         self._run.load()
         self._run.known = known
-        #: The run after the load, and before each stage that adds a segment.
+        #: The states of the run after the load, and before each stage that adds a segment.
         self._states = [self._run.saved()]
-        #: The steps that were compared with those before them, and what was reserved at the end of the last of them.
+        #: The layouts of earlier steps, and what was reserved at the end of the last step.
         self._steps = self._before = 0
         self._has_ended = False
 
     @property
     def peak_reserved_bytes(self) -> int:
-        """What the run reserves on such a device."""
+        """The bytes that the run reserves on such a device."""
         if self._peak is None:
             self._advance(None)
             self._peak = self._run.allocator.reserved * BLOCK
         return self._peak
 
     def before(self, capacity: int) -> FlatReplay | None:
-        """A replay in the last state that is the same on all devices from a capacity on; None if the load is not."""
+        """Return a replay in the last state that is the same on all devices from a capacity on.
+
+        Return None if the load already differs.
+        """
         self._advance(capacity)
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= capacity]
         return states[-1].saved() if states else None
 
     def _advance(self, capacity: int | None) -> None:
-        """Run further stages, until one reserves more than a capacity."""
+        """Run further stages until one reserves more than a capacity."""
         run = self._run
         while (capacity is None or run.allocator.reserved * BLOCK <= capacity) and self._goes_on():
             state = run.saved()

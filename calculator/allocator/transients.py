@@ -1,14 +1,14 @@
 """The events of a micro-batch without most of its transients: tensors that cannot change what is reserved.
 
-What is reserved depends on where tensors are placed. A tensor's place depends on those that are alive when it is
-allocated, and on no others: freed blocks are merged, so that what was allocated and freed before leaves no trace, as
-long as no segment was added. So the placed tensors are those that outlive a pass, and every one that is alive while a
-placed one is allocated. The others, the transients, come in stretches between two allocations of placed tensors, and
-end in the same stretch. Where it is certain that a stretch's transients fit into what is free at its start, it needs
-no placing: it leaves everything as it was. Otherwise its events are played one by one.
+What is reserved depends on where tensors are placed. A tensor's place depends only on the tensors that are alive when
+it is allocated. Freed blocks are merged, so tensors that were allocated and freed before have no effect, as long as no
+segment was added. So the placed tensors are those that outlive a pass, and those that are alive while a placed tensor
+is allocated. The others, the transients, come in stretches between two allocations of placed tensors, and end in the
+same stretch. If a stretch's transients are certain to fit into the blocks that are free at its start, the stretch is
+not played, because it leaves everything unchanged. Otherwise its events are played one by one.
 
-Small and large tensors never share a segment, and those of two streams do not, so that each pool has events and
-transients of its own.
+Small and large tensors never share a segment, nor do tensors of two streams. So each pool has its own events and
+transients.
 """
 
 from __future__ import annotations
@@ -35,28 +35,31 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
 
-#: The parts that a pass can be divided into, about: windows that come once are no longer than one.
+#: About how many parts a pass is divided into. Windows that are not repeated are no longer than one part.
 PARTS = 16
 
 
 class Pool(Protocol):
-    """What plays the events of small or of large rows."""
+    """An object that plays the events of small or of large rows."""
 
     def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`."""
 
     def serves(self, quick: int, needs: Needs) -> bool:
-        """Whether requests are served from free blocks for certain (see `FlatPool.serves`)."""
+        """Return whether requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
-        """Whether it is known that requests are served from free blocks if none is freed before the last."""
+        """Return whether requests are known to be served from free blocks if none is freed before the last."""
 
     def free_blocks(self) -> list[int] | None:
-        """The free blocks, if these and the tensors that are alive decide all further requests."""
+        """Return the free blocks, if these and the live tensors determine all further requests.
+
+        Otherwise return None.
+        """
 
 
 class Item:
-    """A repetition of a chunk; `quick` and `needs` are those of all gaps up to the end of its stretch."""
+    """A repetition of a chunk. `quick` and `needs` are those of all gaps up to the end of its stretch."""
 
     __slots__ = ("_kept", "_placed", "_whole", "chunk", "lowest", "needs", "quick", "shift")
 
@@ -69,20 +72,21 @@ class Item:
         self.place(chunk.placed)
 
     def place(self, placed: Sequence[int]) -> None:
-        """Set the events behind the gap: the chunk's, or some of them."""
+        """Set the events behind the gap, which are those of the chunk or some of them."""
         self._placed = placed
-        #: Events with the rows of this repetition, without and with the gap's transients, once they were played.
+        #: Events with the rows of this repetition, without and with the gap's transients. None until they are first
+        #: played.
         self._kept: Sequence[int] | None = None
         self._whole: Sequence[int] | None = None
 
     def events(self, events: Sequence[int]) -> Sequence[int]:
-        """Events of the chunk with the rows of this repetition."""
+        """Return events of the chunk with the rows of this repetition."""
         return shifted(events, self.lowest, self.shift)
 
     def played(self, late: Sequence[int] | None, *, skips: bool) -> Sequence[int]:
-        """All events that are played, without the gap's transients if it `skips` them.
+        """Return all events to play, without the gap's transients if `skips` is true.
 
-        `late` are played before the events behind the gap.
+        `late` events are played before the events behind the gap.
         """
         chunk = self.chunk
         if late:
@@ -96,7 +100,10 @@ class Item:
         return self._whole
 
     def _with_placed(self, gap: Sequence[int], *, skips: bool) -> Sequence[int]:
-        """Events of the gap, and those behind it, with the rows of this repetition. Most rows are those of each."""
+        """Return the events of the gap and those behind it, with the rows of this repetition.
+
+        Most rows are the same in every repetition.
+        """
         events = [*gap, *self._placed] if gap else self._placed
         if not self.shift:
             return events
@@ -110,13 +117,13 @@ class Item:
 
 
 class Need:
-    """What some requests need so that they are served from free blocks for certain (see `FlatPool.serves`)."""
+    """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
     __slots__ = ("needs", "quick", "sizes")
 
     def __init__(self, quick: int, sizes: dict[int, int]) -> None:
         self.quick = quick
-        #: For each size, the most that is lost. One that is smaller and loses less than a larger one is left out.
+        #: For each size, the most that is lost. A size is left out if a larger one loses at least as much.
         self.sizes = {}
         most = -1
         for size in sorted(sizes, reverse=True):
@@ -126,7 +133,7 @@ class Need:
 
     @classmethod
     def of_sizes(cls, sizes: Sequence[int]) -> Need:
-        """The need of requests of which none is freed before the last."""
+        """Return the need of requests of which none is freed before the last."""
         total, quick, lost = 0, 0, dict[int, int]()
         for count, size in enumerate(sizes):
             quick = max(quick, total + (count + 1) * size)
@@ -135,7 +142,7 @@ class Need:
         return cls(quick, lost)
 
     def together(self, other: Need) -> Need:
-        """The need of both, one after the other."""
+        """Return the need of both, one after the other."""
         sizes = {size: max(self.sizes.get(size, 0), other.sizes.get(size, 0)) for size in self.sizes | other.sizes}
         both = Need(max(self.quick, other.quick), sizes)
         return other if (both.quick, both.needs) == (other.quick, other.needs) else both
@@ -145,10 +152,10 @@ _NOTHING = Need(0, {})
 
 
 class MicroBatch:
-    """A micro-batch's events for each pool, with its rows' sizes in units of 512 bytes.
+    """A micro-batch's events for each pool, with the sizes of its rows in units of 512 bytes.
 
-    `workspaces` are allocated in the first step where each pass first multiplies matrices; their rows follow the
-    micro-batch's. `kept` are rows that outlive it: gradients, and what the loss keeps.
+    `workspaces` are allocated in the first step, where each pass first multiplies matrices. Their rows follow those of
+    the micro-batch.
     """
 
     __slots__ = ("counts", "gradients", "left", "passes", "places", "sizes", "takes", "windows", "workspace_rows")
@@ -169,20 +176,23 @@ class MicroBatch:
                 _insert_workspace(windows[n], unrolled, row)
         self.places: Places = [0] * len(self.sizes), [0] * len(self.sizes)
         cut = self._cut(unrolled, windows)
-        #: The windows of each pass; and for each pool, how many chunks each of them has.
+        #: The windows of each pass; and for each pool, the number of chunks in each window.
         self.windows = windows
         self.counts = cut.counts
-        #: For each pool, the rows that outlive it: gradients, and what the loss keeps.
+        #: For each pool, the rows that outlive the micro-batch: gradients, and what the loss keeps.
         self.gradients = cut.gradients
         self.left = cut.left
-        #: For each pool, the items of the forward and of the backward pass.
+        #: For each pool, the items of the forward pass and of the backward pass.
         self.passes: list[list[list[Item]]] = []
         for pool, (chunks, passes) in enumerate(zip(cut.chunks, cut.passes, strict=True)):
             needs = _needs(chunks, self.sizes, SMALL if pool % 2 else 0)
             self.passes.append([_items(repeated, needs) for repeated in passes])
 
     def _cut(self, unrolled: Unrolled, windows: list[list[Window]]) -> Cut:
-        """The chunks, which are known from sizes before these if all tensors were in the same pools."""
+        """Return the chunks.
+
+        They are cached for micro-batches of other sizes whose tensors are in the same pools.
+        """
         start = self.workspace_rows.start
         once = [*self.sizes[: unrolled.base + unrolled.stride], *self.sizes[start:]]
         key = bool(self.workspace_rows), bytes(map(_pool_of, once))
@@ -192,9 +202,9 @@ class MicroBatch:
         return cut
 
     def repetitions(self, pool: int) -> Iterator[tuple[int, int, Repetitions]]:
-        """The repetitions of layers in the forward pass that begin and end with stretches of transients.
+        """Yield the repetitions of layers in the forward pass that begin and end with stretches of transients.
 
-        Each with the place of its first item, and the number of items of one.
+        Each comes with the index of its first item, and the number of items of one repetition.
         """
         items, at = self.passes[pool][0], 0
         for window, count in zip(self.windows[0], self.counts[pool][0], strict=True):
@@ -207,19 +217,25 @@ class MicroBatch:
                     yield start, count, found
 
     def _repetitions(self, items: Sequence[Item], window: Window) -> Repetitions | None:
-        """The repetitions that begin with these items, if each frees only its own rows and those of the one before."""
+        """Return the repetitions that begin with these items.
+
+        Return None if one frees rows that neither it nor the previous one allocated.
+        """
         events = (event for item in items for event in item.played(None, skips=False))
         step = window.shifts[1] - window.shifts[0]
         return repetitions_of(events, self.sizes, len(window.shifts) - 1, step, window.lowest)
 
     def take(self, pairs: Sequence[tuple[int, int]], other: MicroBatch) -> None:
-        """Let rows be where rows of another micro-batch are: pairs of an own one and the other's."""
+        """Assign the places of another micro-batch's rows to rows.
+
+        `pairs` has an own row and a row of `other` each.
+        """
         for own, of_other in zip(self.places, other.places, strict=True):
             for row, of_first in pairs:
                 own[row] = of_other[of_first]
 
     def forget_workspaces(self) -> None:
-        """Leave the allocation of workspaces out of the passes: only the first step makes them."""
+        """Remove the allocation of workspaces from the passes. Only the first step allocates them."""
         start = self.workspace_rows.start
         for passes in self.passes:
             for items in passes:
@@ -238,10 +254,11 @@ def play(
     until: int | None = None,
     known: Callable[[int], bool] | None = None,
 ) -> bool:
-    """Play a pass of a micro-batch, placing transients only where it is not certain that they fit.
+    """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
-    With `stops`, what is certain up to the end of the pass is left out altogether; the result is whether any was. From
-    item `until` on, all are placed. `known` tells whether it is certain that those of a stretch fit, from an item on.
+    With `stops`, the end of the pass is left out if all of its transients are certain to fit. Return whether it was
+    left out. From item `until` on, all transients are placed. `known` returns whether those of a stretch are known to
+    fit, from an item on.
     """
     check_budget()
     last, until = len(items) - 1, len(items) if until is None else until
@@ -261,7 +278,8 @@ def play(
             if stops and n > last:
                 return True
             skips = True
-            # Those of the stretch that are placed already go when it ends: that is later than they do, and safe.
+            # Transients of the stretch that are already placed are freed when the stretch ends. That is later than in
+            # the run, and so on the safe side.
             late = [~row for row in item.events(chunk.carried)] if chunk.carried else None
         if chunk.ends_stretch:
             events = item.played(late, skips=skips)
@@ -275,20 +293,23 @@ def play(
     return False
 
 
-#: 0 for a size of no bytes, 1 for one of the small pool, 2 for one of the large pool.
+#: Returns 0 for a size of zero bytes, 1 for a size of the small pool, and 2 for one of the large pool.
 _pool_of = partial(bisect_left, (0, SMALL))
 
 
 def _in_blocks(rows: Sequence[Allocation]) -> list[int]:
-    """The sizes of rows in units of 512 bytes."""
+    """Return the sizes of rows in units of 512 bytes."""
     return [*map(floordiv, map(itemgetter(4), rows), repeat(BLOCK))]
 
 
 def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Chunk, Need]:
-    """What the transients of each chunk need. All that are alive at a time count, each with the most that it wastes."""
+    """Return the need of the transients of each chunk.
+
+    All transients that are alive at a time count, each with the most that it wastes.
+    """
     needs: dict[Chunk, Need] = {}
     whole = [*map(waste.__add__, sizes)] if waste else sizes
-    # The events of a row, `n` and `~n`, are indices of what they add.
+    # The two events of a row, `n` and `~n`, are indices of what they add.
     added = [*whole, *map(neg, reversed(whole))]
     total = count = 0
     for chunk in chunks:
@@ -308,7 +329,7 @@ def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Ch
 
 
 def _items(chunks: Repeated, needs: dict[Chunk, Need]) -> list[Item]:
-    """Repetitions of chunks, each with what its stretch needs from there on."""
+    """Return the repetitions of chunks, each with the need of its stretch from there on."""
     items, ahead = [], _NOTHING
     together: dict[tuple[int, int], Need] = {}
     for chunk, lowest, shift in reversed(chunks):
@@ -325,7 +346,7 @@ def _items(chunks: Repeated, needs: dict[Chunk, Need]) -> list[Item]:
 
 
 def _divided(windows: Sequence[Window]) -> list[Window]:
-    """Windows of a pass; those that come once are no longer than a part of it."""
+    """Return the windows of a pass. Windows that are not repeated are divided into parts."""
     most = -(-sum(len(window.events) * len(window.shifts) for window in windows) // PARTS)
     divided: list[Window] = []
     for window in windows:
@@ -340,7 +361,7 @@ def _divided(windows: Sequence[Window]) -> list[Window]:
 
 
 def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> None:
-    """Add the allocation of a workspace to a pass, where it first multiplies matrices."""
+    """Add the allocation of a workspace to a pass, where the pass first multiplies matrices."""
     places = [first_product(window.events, unrolled.rows) for window in windows]
     n = next((n for n, place in enumerate(places) if place is not None), 0)
     window, place = windows[n], places[n] or 0

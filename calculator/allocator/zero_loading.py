@@ -1,7 +1,7 @@
-"""The allocations that load a model and make DeepSpeed's tensors of it, before the first step.
+"""The allocations that load a model and create DeepSpeed's tensors from it, before the first step.
 
 DeepSpeed empties the cache before it flattens each group of trained weights, and before stage 3 copies its partitions
-from the host to one tensor: what was freed until then is left out.
+from the host to one tensor. Everything that is freed before that is left out.
 
 Sources: deepspeed 0.19.8, runtime/zero/stage_1_and_2.py (DeepSpeedZeroOptimizer.__init__, initialize_optimizer_states),
 runtime/zero/stage3.py (_create_fp16_partitions_with_defragmentation, _create_fp32_partitions,
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 
 class FlattenedLoading(HostLoading):
-    """A load for stages 1 and 2: frozen weights stay whole, and those of each group become one flat tensor.
+    """A load for stages 1 and 2.
 
-    `most_reserved` counts the weights and the flat tensors together. A card without as much room flattens on the host.
+    Frozen weights stay whole, and the trained weights of each group become one flat tensor.
+
+    `most_reserved` counts the weights and the flat tensors together. A card without that much room flattens on the
+    host.
     """
 
     __slots__ = ()
@@ -58,7 +61,7 @@ class FlattenedLoading(HostLoading):
     def _load(
         self, prepared: PreparedModel, tensors: tuple[ResidentTensor, ...], of_last: frozenset[str]
     ) -> Sequence[int]:
-        """Put a model on the GPU, and return the rows of the weights of the last group."""
+        """Load a model onto the GPU, and return the rows of the weights of the last group."""
         if not prepared.method.facts.quantizes_base:
             return [row for row in self._allocate(tensors) if self.names[row] in of_last]
         whole = Loading(tensors, prepared.training)
@@ -68,7 +71,7 @@ class FlattenedLoading(HostLoading):
 
 
 class PartitionedLoading(HostLoading):
-    """A load for stage 3: partitions of weights, one tensor for those that are trained, and masters."""
+    """A load for stage 3: partitions of weights, one tensor for the trained ones, and float32 masters."""
 
     __slots__ = ()
 
@@ -78,7 +81,7 @@ class PartitionedLoading(HostLoading):
         self._stay([*state.kept[: len(state.kept) - len(state.divided)], *frozen, flat])
         copied: list[int] = []
         for number in range(len(state.sub_groups)):
-            # A master is a copy of the partition that was cast, which lives until the next one is.
+            # A master is a copy of the cast partition, which lives until the next partition is cast.
             master = state.like_sub_group(number, "master weights")
             cast = self._allocate([master] if state.dtype != "float32" else [])
             self._free(copied)

@@ -24,7 +24,7 @@ class StepBatches(NamedTuple, Generic[MicroBatch]):
     """The micro-batches that a step's replay runs, in order.
 
     Attributes:
-        first: The first one. Under ZeRO, gathers and reductions continue between micro-batches, so it is the whole step.
+        first: The first one, or the whole step under ZeRO, whose gathers and reductions go on between micro-batches.
         later: A micro-batch that adds to the gradients of the first. None if no such one is replayed.
         repeats: How often `later` is replayed.
         last: The last micro-batch, which reduces the gradients of the first. None if it is like those before it.

@@ -55,12 +55,12 @@ class Events:
     streams: Sequence[int] = ()
 
     def first_product(self, events: Sequence[int]) -> int:
-        """Return the position of the first matrix product among events, or None."""
+        """Return the position of the first matrix product in a pass."""
         return first_product(events, self.rows) or 0
 
 
 def first_product(events: Sequence[int], rows: Sequence[Allocation]) -> int | None:
-    """Return the position of the first matrix product among events, if there is one."""
+    """Return the position of the first matrix product among events, or None."""
     named = ((at, rows[row][0]) for at, row in enumerate(events) if row >= 0)
     return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), None)
 
@@ -98,10 +98,7 @@ class Unrolled:
     known: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def events(self) -> Events:
-        """Interpret a micro-batch and unroll its layers.
-
-        Every layer is interpreted if the model has no more than `periods` periods.
-        """
+        """Return the events of all repetitions in order."""
         forward, backward = (
             [event for window in windows for by in window.shifts for event in shifted(window.events, window.lowest, by)]
             for windows in (self.forward, self.backward)
@@ -117,7 +114,10 @@ def shifted(events: Sequence[int], lowest: int, by: int) -> Sequence[int]:
 
 
 def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
-    """Interpret a micro-batch and unroll its layers. Every layer is interpreted if the model has no more `periods`."""
+    """Interpret a micro-batch and unroll its layers.
+
+    Every layer is interpreted if the model has no more than `periods` periods.
+    """
     return unrolled(prepared, periods=periods).events()
 
 

@@ -60,7 +60,7 @@ class Skipped(NamedTuple):
         repeats: The number of copies before that copy.
         copies: The number of skipped copies.
         growth: The bytes by which each copy exceeds the one before it, without the reduction.
-        alike: The first copy whose reduction is like that of the copy before it, and its growth including the reduction.
+        alike: The first copy that is reduced like the copy before it, and its growth including the reduction.
     """
 
     readings: list[Reading]
