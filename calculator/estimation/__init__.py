@@ -1,1 +1,1 @@
-"""From a request to its estimate."""
+"""The estimate of a request: from its parsed JSON to its figures."""

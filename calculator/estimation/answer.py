@@ -1,4 +1,4 @@
-"""An estimate's answer: one object for the pages, the JSON API and the command line."""
+"""The answer of an estimate, which is one object for the pages, the JSON API and the command line."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SHOWN_TERMS = 6
 class Row:
     """One kind of storage alive at the peak: its form, and the total bytes of its storages.
 
-    Each storage is rounded up to 512 bytes, so `bytes` can exceed the product. `digits` has the sizes of the
-    run where the form's dimensions are symbolic.
+    Each storage is rounded up to 512 bytes, so `bytes` can exceed the product of the form. `digits` has the sizes of
+    the run if the form's dimensions are symbolic.
     """
 
     __slots__ = ("_substituted", "bytes", "digits", "form", "json")
@@ -41,17 +41,20 @@ class Row:
         self.bytes = size
         self.digits = digits
         self._substituted: str | None = None
-        #: Its JSON, kept by what writes it: rows of resident tensors are those of many answers.
+        #: Its serialized JSON, cached by the serializer. Many answers share rows of resident tensors.
         self.json: str | None = None
 
     @classmethod
     def of(cls, *, name: str, count: int, bytes: int, shape: Shape | None, dtype: str, source: str) -> Row:  # noqa: A002
-        """A row with a form of its own; its shape is None for an overhead that is not a tensor."""
+        """Return a row with a form of its own.
+
+        `shape` is None for an overhead that is not a tensor.
+        """
         return cls(RowForm(name, count, shape, dtype, source), bytes)
 
     @property
     def name(self) -> str:
-        """What the storages are."""
+        """The name of the storages."""
         return self.form.name
 
     @property
@@ -61,12 +64,12 @@ class Row:
 
     @property
     def shape(self) -> Shape | None:
-        """The named dimensions of each; None for an overhead that is not a tensor."""
+        """The named dimensions of each storage. None for an overhead that is not a tensor."""
         return self.form.shape if self.digits is None else self.form.shape_in(self.digits)
 
     @property
     def dtype(self) -> str:
-        """The data type; empty for an overhead that is not a tensor."""
+        """The data type. Empty for an overhead that is not a tensor."""
         return self.form.dtype
 
     @property
@@ -81,7 +84,7 @@ class Row:
 
     @property
     def substituted(self) -> str:
-        """The arithmetic with numbers; kept, because a component shows that of its first rows too."""
+        """The arithmetic with numbers. It is cached, because a component also shows that of its first rows."""
         if self._substituted is None:
             self._substituted = f"{self.bytes:,}" if self.form.shape is None else self.form.substituted(self.digits)
         return self._substituted
@@ -103,8 +106,8 @@ class Row:
 class Component:
     """A subtotal of the peak: the sum of its rows, or the result of a rule that counts no storages.
 
-    `listed` creates the rows when they are first read. `rule` is the rule's arithmetic, with names and with numbers.
-    It is never changed, but for the JSON that is kept with it.
+    `listed` creates the rows when they are first read. `rule` is the rule's arithmetic, with names and with numbers. A
+    component is never changed, except for its cached JSON.
     """
 
     name: ComponentName
@@ -112,7 +115,7 @@ class Component:
     source: str
     listed: Callable[[], tuple[Row, ...]] = tuple
     rule: tuple[str, str] | None = None
-    #: Its JSON, kept by what writes it: runs on other cards have the same components.
+    #: Its serialized JSON, cached by the serializer. Runs on other cards have the same components.
     json: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -139,7 +142,7 @@ def _sum(rows: tuple[Row, ...], attribute: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A phase of the step and its peak."""
+    """A phase of the step, and its peak."""
 
     name: PhaseName
     peak_bytes: int
@@ -147,7 +150,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A point of the step's timeline: the operation and the bytes alive."""
+    """A point of the step's timeline: the operation, and the bytes alive."""
 
     phase: PhaseName
     operation: str
@@ -155,18 +158,21 @@ class Moment:
 
 
 class TimelineForm:
-    """A timeline without its bytes: the phase and the operation of each moment. Runs with other sizes share it."""
+    """A timeline without its bytes: the phase and the operation of each moment.
+
+    Runs with other sizes share it.
+    """
 
     __slots__ = ("json", "operations")
 
     def __init__(self, operations: tuple[tuple[PhaseName, str], ...]) -> None:
         self.operations = operations
-        #: Its JSON with room for the bytes, kept by what writes it.
+        #: Its serialized JSON with placeholders for the bytes, cached by the serializer.
         self.json: str | None = None
 
 
 class Timeline(Sequence[Moment]):
-    """The moments of a step, in order: a form, and the bytes of each moment."""
+    """The moments of a step in order: a form, and the bytes of each moment."""
 
     __slots__ = ("bytes", "form")
 
@@ -176,7 +182,7 @@ class Timeline(Sequence[Moment]):
 
     @classmethod
     def of(cls, moments: Sequence[Moment] = ()) -> Timeline:
-        """A timeline with a form of its own."""
+        """Return a timeline with a form of its own."""
         operations = tuple([(moment.phase, moment.operation) for moment in moments])
         return cls(TimelineForm(operations), tuple([moment.bytes for moment in moments]))
 
@@ -206,7 +212,7 @@ class Timeline(Sequence[Moment]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedHistory:
-    """What one history reserves at most, and the first step that reserves it, from 1."""
+    """The most bytes that one history reserves, and the first step that reserves them. Steps count from 1."""
 
     seed: int
     peak_reserved_bytes: int
@@ -215,15 +221,15 @@ class SeedHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What micro-batches of different lengths reserve.
+    """The memory that micro-batches of different lengths reserve.
 
     Attributes:
         worst_seed: The seed whose history reserves the most.
-        peak_step: The first step of it that reserves the most, from 1.
-        constant_reserved_bytes: What the run reserves if every micro-batch is the longest one.
-        reserved_by_step: The most bytes that are reserved in each step of it.
+        peak_step: The first step of that history that reserves the most. Steps count from 1.
+        constant_reserved_bytes: The bytes that the run reserves if every micro-batch is the longest one.
+        reserved_by_step: The most bytes that are reserved in each step of that history.
         micro_batches: The padded lengths of each step's micro-batches.
-        seeds: Every seed.
+        seeds: The result of each seed.
     """
 
     worst_seed: int
@@ -235,15 +241,19 @@ class History:
 
     @property
     def added_bytes(self) -> int:
-        """What the order of lengths adds to the longest micro-batch; negative if cached blocks are freed."""
+        """The bytes that the order of lengths adds to the longest micro-batch.
+
+        It is negative if cached blocks are freed.
+        """
         return max(seed.peak_reserved_bytes for seed in self.seeds) - self.constant_reserved_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The memory at the peak of one step, and what it needs on a card. `line` creates the timeline when it is read.
+    """The memory at the peak of one step, and the memory that the run needs on a card.
 
-    With sample lengths, the step is that of the longest micro-batch, and reserved memory that of the worst `history`.
+    `line` creates the timeline when it is first read. With sample lengths, the step is that of the longest micro-batch,
+    and reserved memory is that of the worst `history`.
     """
 
     components: tuple[Component, ...]
@@ -257,28 +267,29 @@ class Memory:
     required_bytes: int
     overheads: tuple[Row, ...]
     history: History | None = None
-    #: Host memory of one rank under offload; None without.
+    #: The bytes of host memory of one rank under offload. None without offload.
     host_bytes: int | None = None
-    #: That of all ranks of a node.
+    #: The bytes of host memory of all ranks of a node.
     node_host_bytes: int | None = None
-    #: The run, to be replayed on other cards; None if reserved memory is by the rule.
+    #: The run, for replays on other cards. None if reserved memory follows the rule.
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
     #: The engine that generates on the same card, if there is one.
     colocated: ColocatedEngine | None = None
-    #: What a card needs with any number of cards, from its overheads; None if all may be divided.
+    #: Computes the bytes that a card needs with any number of cards, from its overheads. None if all memory may be
+    #: divided.
     undivided: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
-    #: The interval of the figures, which are its high end; None if they are no interval.
+    #: The interval of the figures, which are its high end. None if the figures are not an interval.
     interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
 
     @property
     def timeline(self) -> Timeline:
-        """The peak of each part of the step, in order."""
+        """The peak of each part of the step in order."""
         return self.line()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCounts:
-    """The number of parameters: of the base model, added by the method, trained, and in total."""
+    """The numbers of parameters: of the base model, added by the method, trained, and in total."""
 
     base: int
     added: int
@@ -287,12 +298,12 @@ class ParameterCounts:
 
     @classmethod
     def of(cls, base: int, added: int, trainable: int) -> ParameterCounts:
-        """The counts with their total."""
+        """Return the counts with their total."""
         return cls(base=base, added=added, trainable=trainable, total=base + added)
 
     @property
     def trainable_fraction(self) -> float:
-        """The fraction of all parameters that is trained, 0 to 1."""
+        """The fraction of all parameters that is trained, from 0 to 1."""
         return self.trainable / self.total if self.total else 0.0
 
 
@@ -308,10 +319,10 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The whole answer. It repeats the request's method, `accounting` and `reserved`.
+    """The answer to a request. It repeats the request's method, `accounting` and `reserved`.
 
-    `saved_bytes` is the size of the file with the trained parameters, without its header: an adapter, or for full
-    fine-tuning a model.
+    `saved_bytes` is the size of the file with the trained parameters, without its header. The file is an adapter, or a
+    model for full fine-tuning.
     """
 
     model: ModelSummary
@@ -324,19 +335,19 @@ class Estimate:
     saved_bytes: int
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
-    #: What one GPU sends to the others in a step; None for a run on one.
+    #: The bytes that one GPU sends to the others in a step, by collective. None for a run on one GPU.
     communication: tuple[Collective, ...] | None = None
     #: The bytes of the base model, and of what the method adds to it, on all GPUs together.
     base_bytes: int = 0
     added_bytes: int = 0
-    #: What found the figures.
+    #: The engine that computed the figures.
     engine: EngineName = "calculator"
-    #: How far the figures may be trusted; None for rules of thumb.
+    #: How far the figures may be trusted. None for rules of thumb.
     grade: Grade | None = "modelled"
-    #: The trace that the figures are from; None for the calculator's.
+    #: The trace that the figures are from. None for figures of the calculator.
     trace: TraceSummary | None = None
 
     @property
     def sent_bytes(self) -> int:
-        """What one GPU sends to the others in a step, in all collectives."""
+        """The bytes that one GPU sends to the others in a step, over all collectives."""
         return sum(each.sent_bytes for each in self.communication or ())

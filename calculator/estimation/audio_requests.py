@@ -1,4 +1,7 @@
-"""Models that write the text of audio: their config decides the tokens of the audio. Each refusal has a way out."""
+"""Requests for models that write the text of audio. Their config determines the tokens of the audio.
+
+Each refusal names a way out.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,18 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
-#: Modules that are no linear layer, or that another module uses too.
+#: Modules that are not linear layers, or whose weight another module shares.
 NOT_ADAPTED = ("conv1", "conv2", "embed_positions", "proj_out")
 
-#: What a batch of audio does not have, with the values that leave it out.
+#: Settings that a batch of audio does not have, with the values that leave them out.
 _OF_TEXT: dict[str, object] = {"padding": False, "sequence_lengths": None}
 
 
 def with_lengths(request: Request, model: Model) -> Request:
-    """Return a request with the tokens of audio, and without a target's length with the most that the model writes."""
+    """Return a request with the number of audio tokens.
+
+    Without a target's length, the most tokens that the model writes are used.
+    """
     training = request.training
     if training.target_length is None:
         training = replace(training, target_length=int(model.config["max_position_embeddings"]))
@@ -56,7 +62,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def sentence(model: Model) -> str:
-    """State what a batch has, what makes the tokens, and what the script does about the features' dtype."""
+    """Return what a batch contains, what determines the tokens, and what the script does about the features' dtype."""
     config = model.config
     frames, mels = 2 * int(config["max_source_positions"]), int(config["num_mel_bins"])
     return (

@@ -1,4 +1,7 @@
-"""What is checked and said of a request before its figures: of those that differ in sizes alone, once for all."""
+"""The checks and the remarks of a request that need no figures.
+
+They are computed once for all requests that differ in sizes alone.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Remarks(NamedTuple):
 
 
 class CheckedTrace:
-    """The remarks on a request with symbolic sizes. Sizes that are compared are guards."""
+    """The remarks on a request with symbolic sizes. Comparisons of sizes are guards."""
 
     __slots__ = ("_assumptions", "_shape_env", "_warnings")
 
@@ -41,7 +44,7 @@ class CheckedTrace:
         shape_env.eliminate_dead_code(self._assumptions.indices | self._warnings.indices)
 
     def with_sizes(self, sizes: Sequence[int]) -> Remarks | None:
-        """Return the remarks on other sizes, or None where a guard fails."""
+        """Return the remarks for other sizes, or None if a guard fails."""
         values = self._shape_env.evaluate(sizes)
         if values is None:
             return None
@@ -59,7 +62,7 @@ def checked(request: Request, model: Model) -> Remarks:
 
 
 def checked_by_sizes(request: Request, model: Model, known: BySizes[Remarks]) -> Remarks:
-    """Return the same. `known` are the remarks on requests that differ in sizes alone.
+    """Check a request, and return the remarks on it. `known` caches those of requests that differ in sizes alone.
 
     Raises:
         PlanError: if it can't be answered.
@@ -70,6 +73,6 @@ def checked_by_sizes(request: Request, model: Model, known: BySizes[Remarks]) ->
     try:
         found = known.of_settings(request.training, request.method, plain, traced)
     except PlanError:
-        # The request itself is refused below: the sizes in this refusal may be symbolic.
+        # The request is checked again below, because the sizes in this refusal may be symbolic.
         found = None
     return found or checked(request, model)

@@ -1,4 +1,7 @@
-"""Requests that the real libraries refuse, and requests that are not modelled yet. Each refusal has a reason."""
+"""Checks for requests that the real libraries refuse, and for requests that are not modelled yet.
+
+Each refusal gives a reason.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ if TYPE_CHECKING:
     from calculator.trainers.facts import TrainerFacts
 
 
-#: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
-#: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
+#: Keys of config.json that the base classes of every family read, with the refused value and its effect. Source:
+#: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
 SWITCHES: dict[str, tuple[bool, str]] = {
     "gradient_checkpointing": (
         True,
@@ -58,25 +61,25 @@ SWITCHES: dict[str, tuple[bool, str]] = {
 }
 
 
-#: What a name of modules does not have: signs of a regular expression, or the number of a layer.
+#: What the name of a module does not contain: signs of a regular expression, or the number of a layer.
 NO_NAME = re.compile(r"[^\w.\-]|(?:^|\.)\d+(?:\.|$)")
 
-#: The trainers whose steps are modelled without the optimizers that need a package of their own.
+#: The trainers whose steps are not modelled with optimizers that need a package of their own.
 OWN_OPTIMIZERS = ("torchtune", "unsloth")
 
-#: The trainers whose loops take the model's outputs as DDP returns them if it copies none.
+#: The trainers whose loops accept the model's outputs as DDP returns them if it copies none.
 UNCOPIED_OUTPUTS = ("trl-kto", "trl-reward", "trl-orpo")
 
 
 def check(request: Request, model: Model) -> None:
-    """Refuse a request that can't be answered.
+    """Refuse a request that the calculator can't answer.
 
     Raises:
         PlanError: with every reason found.
     """
     of_task = [*_task(request, model)]
     if of_task and (model.task.embeds or not model.reads_words):
-        # What follows looks for a head and word embeddings.
+        # The following checks need a head and word embeddings.
         raise PlanError(*of_task)
     problems = [
         *of_task,
@@ -115,7 +118,7 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _task(request: Request, model: Model) -> Iterator[Problem]:
-    """What of tasks other than causal language modelling is not modelled."""
+    """Yield why a task other than causal language modelling is refused."""
     task, device, training = model.task, request.device, request.training
     if task.name != "seq_2_seq_lm" and training.target_length is not None:
         message = "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
@@ -156,7 +159,7 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
 OF_LANGUAGE_MODELS = ("use_liger_kernel", "cut_cross_entropy", "completion_tokens", "sequence_lengths")
 
 
-#: Settings that only a trainer's step has, with the values that leave it alone.
+#: Settings that only a trainer's step has, with the values that have no effect.
 OF_TRAINERS: dict[str, object] = {
     "loss_type": None,
     "packing": False,
@@ -185,7 +188,10 @@ _OFFLOADS = (
 
 
 def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
-    """Why activations that a trainer moves to host memory are refused; false is the default of TRL's configs."""
+    """Yield why activations that a trainer moves to host memory are refused.
+
+    The default of TRL's configs is false.
+    """
     given = training.activation_offloading
     if given is None or facts.offloads or (facts.offloads_saved_tensors and not given):
         return
@@ -195,7 +201,7 @@ def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
 
 
 def _trainer(request: Request, model: Model) -> Iterator[Problem]:
-    """What a trainer refuses, and settings that only a trainer's step has."""
+    """Yield what a trainer refuses, and why settings that only a trainer has are refused without one."""
     training = request.training
     if training.trainer is None:
         given = {
@@ -282,7 +288,7 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _coupled(request: Request, model: Model) -> Iterator[Problem]:
-    """What is not modelled of models whose layers share tensors that need a gradient."""
+    """Yield why a model whose layers share tensors that need a gradient is refused."""
     training, device, name = request.training, request.device, model.model_type
     if not forward_of(model).couples_layers(model.config):
         return
@@ -298,17 +304,18 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
-    """A cache for a model without attention."""
+    """Yield why a cache is refused for a model without attention."""
     if has_no_length(model) and returns_cache(model, request.training):
         message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 
 
 def most_positions(model: Model) -> int | None:
-    """The number of positions that a model can run; None if it is not bounded.
+    """Return the most positions that a model can run, or None if there is no limit.
 
-    It is bounded by learned position embeddings, the second embedding outside the layers apart from Gemma's inputs of
-    each layer, by the family's attention bias, or by what is followed of layers that run position by position.
+    The limit comes from learned position embeddings, which are the second embedding outside the layers apart from
+    Gemma's inputs of each layer. It may also come from the family's attention bias, or from how many steps of a
+    position-by-position layer are followed.
     """
     followed = forward_of(model).positions_followed
     if followed is not None:
@@ -323,16 +330,16 @@ def most_positions(model: Model) -> int | None:
 
 
 def positions_reason(model: Model, most: int) -> str:
-    """What bounds the positions of a model to `most_positions`: a clause that ends in their number."""
+    """Return what limits the positions of a model to `most_positions`, as a clause that ends in their number."""
     if forward_of(model).positions_followed is None:
         return f"the model has {most:,}"
     return f"{model.model_type} runs one position after the other, which is followed up to {most:,}"
 
 
 def within_positions(request: Request, model: Model) -> Request:
-    """The request with the default sequence length: the longest sample's, or reduced to the model's positions.
+    """Return the request with its default sequence length: that of the longest sample, or the model's limit.
 
-    An image and audio have as many tokens as their model's config decides.
+    The model's config determines the number of tokens of an image or of audio.
     """
     if model.task.name == "image_cls":
         return image_classification.with_tokens(request, model)
@@ -363,7 +370,7 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
     most, virtual = most_positions(model), request.method.virtual_tokens
     target = request.training.target_length
     if model.hears:
-        return  # audio has no positions to choose, and audio_requests checks the target
+        return  # audio has a fixed number of positions, and audio_requests checks the target
     if most is not None and target is not None and target > most:
         message = f"{target:,} positions are needed; the model has {most:,} only"
         yield Problem(loc="training.target_length", msg=message, input=target)
@@ -378,7 +385,10 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
-    """Several GPUs, other tasks and older releases of PEFT, where a method is modelled in plain steps only."""
+    """Yield why several GPUs, other tasks or older releases are refused with some methods.
+
+    These methods are modelled in plain steps only.
+    """
     method, stack = request.method.for_model(model), request.stack
     if not method.plain_steps_only:
         return
@@ -395,7 +405,7 @@ def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
-    """Several GPUs, where a method is modelled in the reference step of some shardings only, or of none."""
+    """Yield why several GPUs are refused with a method that is modelled under some shardings only, or under none."""
     method, device = request.method, request.device
     if device.count == 1:
         return
@@ -411,7 +421,7 @@ def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
 
 
 def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
-    """Optimizers that a trainer does not have, or whose step is modelled on one GPU only, and their options."""
+    """Yield why an optimizer or its options are refused with a trainer or on several GPUs."""
     yield from optim_args.problems(request.training)
     yield from _projected(request, model)
     training, device = request.training, request.device
@@ -426,7 +436,7 @@ def _optimizer(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: ShardingName) -> str | None:
-    """Why an optimizer is refused on several GPUs; None if it is not."""
+    """Return why an optimizer is refused on several GPUs, or None if it is not."""
     if sharding == "none" or not optimizer.on_one_gpu or (sharding == "ddp" and not optimizer.refuses_ddp):
         return None
     if optimizer.of_shards and sharding != "ddp":
@@ -445,7 +455,7 @@ def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: Shardin
 
 
 def _projected(request: Request, model: Model) -> Iterator[Problem]:
-    """Projections of gradients where no module is matched, and where adapters are trained."""
+    """Yield why projections of gradients are refused: no module matches, or adapters are trained."""
     training, method = request.training, request.method
     if not OPTIMIZERS[training.optimizer].projects:
         return

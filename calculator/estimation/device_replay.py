@@ -1,4 +1,4 @@
-"""A run replayed on its device: the verdict, and what else an answer tells about the device's limit."""
+"""A run replayed on its device, for the verdict and for what an answer says about the device's limit."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class DeviceReplay:
 
     Attributes:
         resident: The run.
-        workspaces: Bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
+        workspaces: The bytes of the matrix library's workspaces, for the forward pass's thread and for autograd's.
         live_bytes: The live tensors at the peak of the steady state, workspaces included.
         context_bytes: What the process uses outside the allocator.
         conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
-        known: What was replayed before of the same run, by what it is; replays add to it.
+        known: A cache of results of replays of the same run. Replays add to it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DeviceReplay:
         self.known: dict[Hashable, Any] = {} if known is None else known
 
     def with_workspaces(self, workspaces: tuple[int, int]) -> DeviceReplay:
-        """The same run on a card whose matrix library has other workspaces."""
+        """Return the same run on a card whose matrix library has other workspaces."""
         if workspaces == self.workspaces:
             return self
         return self._like(
@@ -74,7 +74,7 @@ class DeviceReplay:
 
     @property
     def peak_reserved_bytes(self) -> int:
-        """What the run reserves on a device that never fills."""
+        """The bytes that the run reserves on an unlimited device."""
         return self._once(("peak", self.conf), self._peak_reserved)
 
     def _peak_reserved(self) -> int:
@@ -89,7 +89,10 @@ class DeviceReplay:
         return found
 
     def outcome(self, usable_bytes: int) -> Outcome:
-        """What the run does on a device; only what the verdict depends on is replayed at once."""
+        """Return the outcome of the run on a device.
+
+        Only what the verdict depends on is replayed at once.
+        """
         verdict = self._certain(usable_bytes)
         if verdict is Verdict.FITS:
             course = Deferred(lambda: Course(retries=0, retries_per_step=0, out_of_memory=None))
@@ -105,19 +108,19 @@ class DeviceReplay:
         )
 
     def _certain(self, usable_bytes: int) -> Verdict | None:
-        """The verdict where none of the device's limits can change it."""
+        """Return the verdict if it does not depend on a replay on this device, else None."""
         capacity = usable_bytes - self.context_bytes
         if self.live_bytes > capacity:
             return Verdict.DOES_NOT_FIT
         if self.conf != DEFAULT or self.peak_reserved_bytes > capacity:
             return None
-        # What the load allocates and frees first is as large as on any device, if it leaves 1.2 GiB of this one alone.
+        # The warmup allocates as much as on any device if it leaves 1.2 GiB of this one untouched.
         room = usable_bytes - UNTOUCHED
         warmed = self.peak_reserved_bytes <= room or self._warmup() <= room
         return Verdict.FITS if warmed else None
 
     def _warmup(self) -> int:
-        """What the load allocates and frees first, bytes."""
+        """Return the bytes that the load allocates and frees first."""
         return self._loading.warmup
 
     @cached_property

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from calculator.training_step.step import TrainingStep
 
 
-#: Why a request for a trace is refused wherever the calculator answers.
+#: Why a request for a trace is refused in places where only the calculator answers.
 ONE_ESTIMATE = (
     "a trace answers one estimate at a time, and takes seconds to minutes: request a single estimate, or set engine to"
     " auto or calculator"
@@ -68,13 +68,13 @@ def estimate(
 ) -> Estimate:
     """Answer a request.
 
-    No option changes the answer. `series` shares work with the requests before this one; by default, that is work
-    on the last requests of the same kind in this process. `whole` interprets every
-    layer that the timeline shows at once: faster if the timeline is read, slower if it is not. `once` says that no
-    other request of the kind is expected: faster if so, and slower for the second one if not.
+    The options do not change the answer, only the time that it takes. `series` shares work with earlier requests; by
+    default, with recent requests of the same kind in this process. `whole` interprets every layer that the timeline
+    shows at once, which is faster if the timeline is read and slower if it is not. `once` means that no other request
+    of the kind is expected, which is faster for this request and slower for a second one.
 
     Raises:
-        PlanError: where the model is not known, or the real stack refuses the combination.
+        PlanError: if the model is not known, or if the real libraries refuse the combination.
     """
     if request.engine == "traced":
         raise refusal("engine", ONE_ESTIMATE, request.engine)
@@ -119,21 +119,21 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
 
 
 def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
-    """A request's training step on its device."""
+    """Return a request's training step on its device."""
     check_budget()
     series = series or SeriesCache()
     return series.step_of(resident_state(request, series), whole=whole)
 
 
 def resident_state(request: Request, series: SeriesCache | None = None) -> ResidentState:
-    """A request's resident tensors: its model with its method applied, its training and its device."""
+    """Return a request's resident tensors: its model with its method applied, its training and its device."""
     series = series or SeriesCache()
     model = series.model_of(request.model, model_of)
     return series.resident_state(model, request.method, request.training, request.device, request.stack)
 
 
 def model_of(reference: ModelReference) -> Model:
-    """The model of a request.
+    """Return the model of a request.
 
     Raises:
         PlanError: if the calculator does not model it, or the request has a parameter count only.
@@ -152,25 +152,25 @@ def model_of(reference: ModelReference) -> Model:
 
 @lru_cache(maxsize=256)
 def _catalogued(id: str, task: Task) -> Model:  # noqa: A002  the API's word
-    """A model of the catalogue, cached because models are never changed."""
+    """Return a model of the catalogue. It is cached, because models are never changed."""
     config = catalogue.model(id).config_for(images=task.has_images)
     return model_from_config(config, id=id, task=task)
 
 
 def model_summary(model: Model) -> ModelSummary:
-    """The model as an answer shows it."""
+    """Return the model as an answer shows it."""
     return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters, task=model.task.name)
 
 
 def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
-    """Count parameters. A quantized parameter counts as the number that it represents."""
+    """Count parameters. A quantized parameter counts as one parameter, whatever its storage."""
     return ParameterCounts.of(*parameters(tensors))
 
 
 def device_replay(
     request: Request, step: TrainingStep, series: SeriesCache, peaks: Iterable[Peak] | None = None
 ) -> DeviceReplay:
-    """A request's run, to be replayed; `peaks` are those of its step."""
+    """Return a request's run for replays. `peaks` are those of its step."""
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     live = max(peak.bytes for peak in peaks or step.every_peak())
     replay = replay_of(
@@ -207,13 +207,13 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
 
 
 def _with_host(memory: Memory, host: int, request: Request) -> Memory:
-    """Memory with the host's, of one GPU and of all GPUs of a node."""
+    """Return memory with the host memory of one GPU and of all GPUs of a node."""
     device = request.device
     return replace(memory, host_bytes=host, node_host_bytes=host * (device.count // device.nodes))
 
 
 def _run_of(request: Request, forward: int, backward: int) -> Hashable:
-    """All of a request that decides a replay of its model."""
+    """Return everything in a request that determines a replay of its model."""
     kernels = kernels_of(request.device, request.stack, request.training.kernels)
     return (
         request.method,
@@ -240,10 +240,11 @@ def memory_and_fit(
     colocated: ColocatedEngine | None = None,
     undivided: Callable[[int], int] | None = None,
 ) -> tuple[Memory, Fit | None]:
-    """The memory of a peak with its overheads, and the verdict, on a card that may run a `colocated` engine too.
+    """Return the memory of a peak with its overheads, and the verdict on a card.
 
-    Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, to be replayed on the
-    device. `undivided` are the bytes that a card needs with any number of cards, from those of workspaces and context.
+    The card may also run a `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments.
+    `replay` is the run, for a replay on the device. `undivided` returns the bytes that a card needs with any number of
+    cards, from those of workspaces and context.
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
@@ -284,7 +285,7 @@ def memory_and_fit(
 
 
 def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
-    """The engine that a trainer generates with, if it is on the same card."""
+    """Return the engine that a trainer generates with if it is on the same card, else None."""
     engine, card = request.training.colocated, card_of(request.device)
     if engine is None:
         return None
@@ -294,7 +295,7 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
 
 @lru_cache(maxsize=256)
 def overhead_row(part: Sourced) -> Row:
-    """A row for an overhead that is not a tensor; those of a card are the same in all answers."""
+    """Return a row for an overhead that is not a tensor. The overheads of a card are the same in all answers."""
     return Row.of(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
@@ -304,7 +305,7 @@ def _card_caveats(request: Request) -> tuple[str, ...]:
 
 
 def _by_the_textbook(request: Request) -> Estimate:
-    """The estimate by the lesson's rules: counts times bytes."""
+    """Return the estimate by the lesson's rules: counts times bytes."""
     check_device(request)
     if request.model.parameters is not None:
         summary, counts, quantized = _bare(request)

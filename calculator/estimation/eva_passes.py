@@ -1,7 +1,7 @@
-"""The forward passes of samples in which EVA finds the singular vectors of modules' inputs, before the first step.
+"""The forward passes in which EVA finds the singular vectors of modules' inputs, before the first step.
 
-A batch of samples is taken to be as large as a micro-batch of the training, with labels of its own, and every token of
-it to be used. Modules with the same input share a hook.
+A batch of samples is assumed to be as large as a micro-batch of the training, with labels of its own. Every token of it
+is assumed to be used. Modules with the same input share a hook.
 
 Source: peft 0.21, tuners/lora/eva.py, _get_eva_state_dict.
 """
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.eva import Call
     from calculator.methods.prepared_model import PreparedModel
 
-#: Those of a batch of sequences of hidden states.
+#: The number of dimensions of a batch of sequences of hidden states.
 _DIMENSIONS = 3
 
 
 class EvaPass(NamedTuple):
-    """What is alive at the peak of a pass, what runs then, and what the passes keep.
+    """The tensors alive at the peak of a pass, the operation at the peak, and what the passes keep.
 
-    `batch` are the labels and the positions of the tokens; `kept` are the bytes that hooks keep between two passes.
+    `batch` are the labels and the positions of the tokens. `kept` are the bytes that hooks keep between two passes.
     """
 
     alive: LiveTensors
@@ -42,9 +42,9 @@ class EvaPass(NamedTuple):
 
 
 def eva_pass(prepared: PreparedModel, order: Mapping[str, int]) -> EvaPass | None:
-    """Run a batch of samples through the model with EVA's hooks; `order` are the places of adapted modules in it.
+    """Run a batch of samples through the model with EVA's hooks. `order` are the places of adapted modules in it.
 
-    None on several GPUs, whose inputs EVA gathers, where a batch is no batch of texts, and where it has fewer tokens
+    Return None on several GPUs, whose inputs EVA gathers; if the batch is not one of texts; or if it has fewer tokens
     than a module gets vectors, so that PEFT skips every batch.
 
     Raises:
@@ -74,7 +74,7 @@ def _positions(tokens: int) -> Allocated:
 
 
 def _check(calls: list[Call], adapted: Iterable[str]) -> None:
-    """Refuse modules that samples do not run, and those whose input is no batch of sequences.
+    """Refuse modules that samples do not run, and modules whose input is not a batch of sequences.
 
     Raises:
         PlanError: with the module and the way out.
@@ -90,9 +90,10 @@ def _check(calls: list[Call], adapted: Iterable[str]) -> None:
 
 
 def _hooks(calls: list[Call], order: Mapping[str, int], rho: float) -> Iterator[tuple[int, int]]:
-    """The calls with a hook, and the singular vectors that it looks for: the first module of those with an input.
+    """Return the calls with a hook, and the number of singular vectors that each looks for.
 
-    A decoder's layers share the input of their cross-attention: then it is a module of the first of them.
+    The hook is on the first of the modules that share an input. A decoder's layers share the input of their
+    cross-attention, so its hook is on a module of the first layer.
     """
     sharing: dict[object, list[int]] = {}
     for number, call in enumerate(calls):

@@ -1,4 +1,7 @@
-"""A run whose steps begin with generation: its steps are replayed, and generation follows the rule."""
+"""The replay of a run whose steps begin with generation.
+
+Its steps are replayed, and generation follows the rule.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,19 @@ if TYPE_CHECKING:
 
 
 class GeneratingReplay(DeviceReplay):
-    """The replay of such a run. `live_bytes` are those of the step or of generation, whichever has more."""
+    """The replay of a run that generates.
+
+    `live_bytes` are those of the step or of generation, whichever are more.
+    """
 
     def __init__(self, generation: int, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        #: What generation reserves by the rule, with the workspaces.
+        #: The bytes that generation reserves by the rule, including the workspaces.
         self.generation = generation
 
     @classmethod
     def of(cls, replay: DeviceReplay, generation: int) -> GeneratingReplay:
-        """The replay of a step with generation before it."""
+        """Return the replay of a step with generation before it."""
         return cls(
             generation,
             replay.resident,
@@ -42,7 +48,10 @@ class GeneratingReplay(DeviceReplay):
         return max(super()._peak_reserved(), self.generation)
 
     def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
-        """How the run goes. Where generation reserves more than there is, cached blocks are freed in every step."""
+        """Return the course of the run.
+
+        If generation reserves more than the device has, cached blocks are freed in every step.
+        """
         course = super()._course(conf, usable_bytes)
         if self.generation + self.context_bytes <= usable_bytes:
             return course

@@ -1,4 +1,4 @@
-"""A run whose micro-batches differ in length, replayed on its device: the worst of several histories."""
+"""The replay of a run whose micro-batches differ in length: the worst of several histories."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import ExpandableSegments, Outcome, Verdict
     from calculator.inputs.training import Training
 
-#: The most steps between two calls of `empty_cache` where all lengths are equal; later steps repeat the same state.
+#: The most steps between two calls of `empty_cache` that are replayed if all lengths are equal. Later steps repeat the
+#: same state.
 MOST_BETWEEN = 16
 
-#: How close the smallest memory is found, as a part of the longest micro-batch's own.
+#: The precision of the smallest memory, as a fraction of what the longest micro-batch needs.
 CLOSE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histories:
-    """The drawn steps of each seed, and when the run empties its cache."""
+    """The drawn steps of each seed, and the steps in which the run empties its cache."""
 
     steps: tuple[tuple[Step, ...], ...]
     empty_cache: EmptyCache | None
 
     @classmethod
     def of(cls, training: Training) -> Histories | None:
-        """The histories of a run; None where every micro-batch has `sequence_length`, and nothing empties the cache."""
+        """Return the histories of a run, or None if it has none.
+
+        A run has none if every micro-batch has `sequence_length` and nothing empties the cache.
+        """
         lengths = sample_lengths(training)
         if lengths is None:
             return None
@@ -60,7 +64,10 @@ def _empty_cache(training: Training, *, constant: bool) -> EmptyCache | None:
 
 
 class HistoryReplay(DeviceReplay):
-    """The replays of several histories. Figures are those of the worst; `resident` is of the longest micro-batch."""
+    """The replays of several histories.
+
+    Figures are those of the worst history. `resident` is the state of the longest micro-batch.
+    """
 
     def __init__(self, histories: Histories, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -75,7 +82,7 @@ class HistoryReplay(DeviceReplay):
 
     @property
     def results(self) -> tuple[HistoryResult, ...]:
-        """Each seed's replay without a limit."""
+        """The replay without a limit, for each seed."""
         return self._once(
             ("histories", self.conf),
             lambda: tuple(
@@ -86,7 +93,7 @@ class HistoryReplay(DeviceReplay):
 
     @property
     def history(self) -> History:
-        """What the histories add to the longest micro-batch, repeated."""
+        """How much more the histories reserve than the longest micro-batch, repeated."""
         worst = max(range(len(self.results)), key=lambda seed: self.results[seed].peak_reserved_bytes)
         result = self.results[worst]
         return History(
@@ -103,18 +110,18 @@ class HistoryReplay(DeviceReplay):
 
     @property
     def peak_reserved_bytes(self) -> int:
-        """What the worst history reserves on a device that never fills."""
+        """The bytes that the worst history reserves on an unlimited device."""
         return max(result.peak_reserved_bytes for result in self.results)
 
     def outcome(self, usable_bytes: int) -> Outcome:
-        """What the worst history does on a device."""
+        """Return the outcome of the worst history on a device."""
         return replace(super().outcome(usable_bytes), drawn=True)
 
     def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
         return self._once(("course", conf, usable_bytes), lambda: self._worst(conf, usable_bytes))
 
     def _worst(self, conf: AllocConf, usable_bytes: int) -> Course:
-        """The first history that ends out of memory, or else the one with the most retries."""
+        """Return the first history that runs out of memory, or else the one with the most retries."""
         courses = []
         for steps in self.histories.steps:
             device = self._device(usable_bytes - self.context_bytes)
@@ -134,10 +141,10 @@ class HistoryReplay(DeviceReplay):
         return self._once(("minimum", conf), lambda: self._least(conf)) + self.context_bytes
 
     def _least(self, conf: AllocConf) -> int:
-        """A capacity on which every history runs, close to the least.
+        """Return a capacity on which every history runs, close to the smallest one.
 
-        No history is tried on less than the longest micro-batch needs when it is repeated. From there the capacity is
-        raised until all of them run, and bisected once more.
+        The search starts at what the longest micro-batch needs when it is repeated. The capacity is raised until all
+        histories run, then bisected once.
         """
         most = whole_pages(max(result.peak_reserved_bytes for result in self.results))
         least = minimum(self._run, self.live_bytes, self._device, conf).bytes
@@ -154,10 +161,13 @@ class HistoryReplay(DeviceReplay):
         return self._course(conf, capacity + self.context_bytes).out_of_memory is None
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:  # noqa: ARG002  as its base
-        """None: device.alloc_conf requests expandable segments, whose histories take twice as long."""
+        """Return None. device.alloc_conf requests expandable segments, whose histories take twice as long."""
         return None
 
 
 def replay_of(histories: Histories | None, *args: Any, **options: Any) -> DeviceReplay:
-    """The replay of a run, of its histories if it has some; the other arguments are those of `DeviceReplay`."""
+    """Return the replay of a run, or of its histories if it has any.
+
+    The other arguments are those of `DeviceReplay`.
+    """
     return DeviceReplay(*args, **options) if histories is None else HistoryReplay(histories, *args, **options)

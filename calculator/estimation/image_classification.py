@@ -1,4 +1,7 @@
-"""Models that classify images: their config decides the tokens of an image. Each refusal has a reason and a way out."""
+"""Requests for models that classify images. Their config determines the tokens of an image.
+
+Each refusal gives a reason and a way out.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,15 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
-#: What a batch of images does not have, with the values that leave it out.
+#: Settings that a batch of images does not have, with the values that leave them out.
 _OF_TEXT: dict[str, object] = {"padding": False, "sequence_lengths": None}
 
 
 def with_tokens(request: Request, model: Model) -> Request:
-    """Return a request without a sequence length with the tokens of an image: its patches, and the class token."""
+    """Return a request with the number of tokens of an image if it has no sequence length.
+
+    The tokens are the patches and the class token.
+    """
     if request.length_given:
         return request
     training = replace(request.training, sequence_length=model.config["tokens_of_image"])
@@ -48,7 +54,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def sentence(model: Model) -> str:
-    """State what a batch has, and what makes the tokens."""
+    """Return what a batch contains, and what determines the tokens."""
     config = model.config
     side, patch = int(config["image_size"]), int(config["patch_size"])
     return (

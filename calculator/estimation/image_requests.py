@@ -1,4 +1,7 @@
-"""Batches with images: what is refused, and what the figures assume. Each refusal has a reason and a way out."""
+"""Requests with images: what is refused, and what the figures assume.
+
+Each refusal gives a reason and a way out.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.layers.tower import Processed
 
-#: The most chunks of patches that a tower attends within, in a layer of a micro-batch.
+#: The most chunks of patches that a layer of a tower attends to one by one, in a micro-batch.
 MOST_CHUNKS = 4096
 
 _LOC = "training.images"
 
-#: A convolution whose stride is its kernel, with any of cuDNN's algorithms.
+#: The note on a convolution whose stride is its kernel size. It holds for any of cuDNN's algorithms.
 CONVOLUTION = "Memory that the convolution of patches may need in addition to its result is not counted."
 
 
@@ -64,7 +67,7 @@ def processed(request: Request, model: Model) -> Processed:
     """Return an image of a request as the processor passes it to the model.
 
     Raises:
-        PlanError: where the processor refuses it.
+        PlanError: if the processor refuses it.
     """
     tower, images = forward_of(model).tower, request.training.images
     assert tower is not None
@@ -73,7 +76,7 @@ def processed(request: Request, model: Model) -> Processed:
 
 
 def _without_number(images: Images | None) -> Iterator[Problem]:
-    """Settings of images that are not there."""
+    """Yield settings of images in a request without images."""
     for field in fields(Images) if images is not None else ():
         value = getattr(images, field.name)
         if value != field.default:
@@ -82,7 +85,7 @@ def _without_number(images: Images | None) -> Iterator[Problem]:
 
 
 def _unread(request: Request, model: Model) -> Problem:
-    """A model or a task without images."""
+    """Yield why images are refused for a model or a task that does not read them."""
     images = request.training.images
     value = asdict(images) if images is not None else None
     known = ", ".join(image_families())
@@ -96,14 +99,17 @@ def _unread(request: Request, model: Model) -> Problem:
 
 
 def _elsewhere(request: Request) -> Iterator[Problem]:
-    """What images are not modelled with."""
+    """Yield the settings that images are not modelled with."""
     if request.stack != DEFAULT_STACK:
         message = "images are modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))
 
 
 def _without_gradient(request: Request, model: Model) -> Iterator[Problem]:
-    """A tower whose layers are adapted and recomputed by the re-entrant checkpoint, whose input needs no gradient."""
+    """Yield why adapters in a tower are refused under the re-entrant checkpoint.
+
+    The tower's input needs no gradient, so that checkpoint gives its adapters none.
+    """
     training, tower = request.training, forward_of(model).tower
     if tower is None or tower.grads_patches or request.method.facts.trains_base:
         return
@@ -120,7 +126,7 @@ def _without_gradient(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _sizes(request: Request, model: Model, image: Processed, images: Images) -> Iterator[Problem]:
-    """Images that do not fit into a sequence, or that are too many."""
+    """Yield why images are refused that do not fit into a sequence, or that are too many."""
     training, tower = request.training, forward_of(model).tower
     assert tower is not None
     count = images.images_per_sequence
@@ -139,7 +145,7 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
 
 
 def chunks_of_sequence(request: Request, model: Model) -> int:
-    """Return the windows or images within which a tower attends, one by one, of the images of a sequence."""
+    """Return the number of windows or images within which a tower attends one by one, for the images of a sequence."""
     tower, images = forward_of(model).tower, request.training.images
     if tower is None or images is None or not request.training.has_images or request.training.attention != "sdpa":
         return 0
@@ -147,7 +153,7 @@ def chunks_of_sequence(request: Request, model: Model) -> int:
 
 
 def assumptions(request: Request, model: Model) -> Iterator[str]:
-    """Yield what the processor makes of an image, and what of images is not counted."""
+    """Yield what the processor does to an image, and what is not counted of images."""
     images, tower = request.training.images, forward_of(model).tower
     if tower is None or images is None or not request.training.has_images:
         return

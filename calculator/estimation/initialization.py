@@ -1,4 +1,4 @@
-"""The peak of adding an adapter to a model on the GPU, where its initialisation reads the weights."""
+"""The peak of adding an adapter to a model on the GPU, if the adapter's initialisation reads the weights."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
     from calculator.resident.module_spec import ModuleSpec
     from calculator.training_step.resident_state import ResidentState
 
-#: What is kept of each module until its A and B are made.
+#: The tensors that are kept of each module until its A and B are allocated.
 _KEPT = {"corda": "singular vectors of the modules after", "lora_ga": "gradients of weights"}
 
 
 class InitialPeak(NamedTuple):
-    """What is alive at a moment of adding an adapter, as rows, and what runs then."""
+    """The tensors alive at a moment of adding an adapter, as rows, and the operation that runs then."""
 
     rows: tuple[Row, ...]
     operation: str
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """The total bytes."""
         return sum(row.bytes for row in self.rows)
 
 
 def initialization_peak(resident: ResidentState) -> InitialPeak | None:
-    """What is alive at the peak of PEFT's get_peft_model, and of what must run before it.
+    """Return the peak of PEFT's get_peft_model, and of the preprocessing that must run before it.
 
-    None where it is not modelled, or reads no weights. The adapters of modules before are in the dtype of their
-    weights. PEFT casts all of them at the end, one by one.
+    Return None if the initialisation is not modelled, or does not read weights. The adapters of earlier modules are in
+    the dtype of their weights. PEFT casts all of them at the end, one by one.
     """
     kind = _kind(resident.prepared)
     if kind == "eva":
@@ -88,7 +88,7 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
 
 
 def _of_passes(resident: ResidentState) -> InitialPeak | None:
-    """What is alive at the peak of EVA's passes of samples, where they are modelled."""
+    """Return the peak of EVA's passes of samples, if they are modelled."""
     adapted = [path for path, _, spec in resident.prepared.modules if _has_update(spec)]
     found = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
     if found is None:
@@ -107,13 +107,13 @@ def _base(resident: ResidentState) -> int:
 
 
 def _kept(kind: str, adapted: list[tuple[str, Module, ModuleSpec]]) -> int:
-    """What is kept of all modules when get_peft_model begins."""
+    """Return the tensors that are kept of all modules when get_peft_model begins."""
     size = OF_SAMPLES[kind][1] if kind in OF_SAMPLES else None
     return sum(size(_weight(module, spec)) for _, module, spec in adapted) if size else 0
 
 
 def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak]:
-    """What is alive at the peaks of PEFT's preprocessing, without the samples' own passes."""
+    """Yield the peaks of PEFT's preprocessing, without the samples' own passes."""
     if kind == "lora_ga":
         gradients, largest = sum(map(gradient_bytes, weights)), max(map(gradient_bytes, weights))
         alive = (_row("weights", base), _row(_KEPT[kind], gradients), _row("gradient, averaged", largest))
@@ -131,16 +131,17 @@ def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak
 
 
 def offloaded_to_host(resident: ResidentState) -> int:
-    """The bytes of host memory that the same takes where the model is on the GPU: CorDA's singular vectors."""
+    """Return the bytes of host memory that the initialisation takes if the model is on the GPU: CorDA's vectors."""
     if _kind(resident.prepared) != "corda":
         return 0
     return sum(offloaded_bytes(_weight(module, spec)) for _, module, spec in _initialized(resident.prepared))
 
 
 def replaced_on_host(resident: ResidentState) -> int:
-    """The bytes of host memory that the same takes there: the weights that are replaced so far, and temporary tensors.
+    """Return the bytes of host memory that the initialisation takes if the model is on the host.
 
-    LAPACK's workspaces are not counted. What runs on samples is taken to run on the GPU.
+    They are the weights that are replaced so far and temporary tensors. LAPACK's workspaces are not counted. What runs
+    on samples is assumed to run on the GPU.
     """
     kind, replaced, most = _kind(resident.prepared), 0, 0
     decompose = OF_WEIGHTS.get(kind)
@@ -156,14 +157,14 @@ def replaced_on_host(resident: ResidentState) -> int:
 
 
 def _kind(prepared: PreparedModel) -> str:
-    """The initialisation of LoRA or QLoRA by its name; empty for others."""
+    """Return the name of the initialisation of LoRA or QLoRA, or an empty string for other methods."""
     method = prepared.method
     kind = method.init_lora_weights if isinstance(method, LowRank) else None
     return kind if isinstance(kind, str) else ""
 
 
 def _initialized(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
-    """Every linear layer with an update, over a dense weight or one in bitsandbytes' 4 bits."""
+    """Yield every linear layer with an update over a dense weight or over a 4-bit weight of bitsandbytes."""
     for path, module, spec in prepared.modules:
         dense = spec.quantization is None or isinstance(spec.quantization, Quantization)
         if dense and _has_update(spec):
@@ -185,7 +186,7 @@ def _weight(module: Module, spec: ModuleSpec) -> Weight:
 
 
 def _cast_in_first_run(module: Module, spec: ModuleSpec) -> int:
-    """What the bias of a layer in 4 bits takes more before its first run casts it."""
+    """Return by how many bytes the bias of a 4-bit layer is larger before its first run casts it."""
     if module.bias is None or spec.quantization is None:
         return 0
     count = elements(module.bias.shape)
@@ -193,7 +194,7 @@ def _cast_in_first_run(module: Module, spec: ModuleSpec) -> int:
 
 
 def _dtype(spec: ModuleSpec) -> DType:
-    """The dtype of a weight, or that which one in 4 bits is dequantised to."""
+    """Return the dtype of a weight, or the dtype that a 4-bit weight is dequantised to."""
     return spec.quantization.compute_dtype if isinstance(spec.quantization, Quantization) else spec.dtype
 
 
@@ -212,7 +213,7 @@ def _of_tensor(tensor: Allocated) -> Row:
 
 
 def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:
-    """Where adding the adapter takes more of a GPU than a step's peak, and what EVA's ranks depend on."""
+    """Return warnings: adding the adapter exceeds the peak of a step, or samples determine EVA's ranks."""
     whole = resident.prepared.device.sharding in ("none", "ddp")
     found = initialization_peak(resident) if whole else None
     ranks = tuple(_ranks_of_eva(resident.prepared)) if _kind(resident.prepared) == "eva" else ()
@@ -226,7 +227,7 @@ def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:
 
 
 def _ranks_of_eva(prepared: PreparedModel) -> Iterator[str]:
-    """Between which numbers of parameters those lie that EVA trains, where the samples decide about ranks."""
+    """Yield the range of the number of parameters that EVA trains, if samples determine its ranks."""
     method = prepared.method
     assert isinstance(method, LowRank)
     given = [(_weight(module, spec), spec) for _, module, spec in prepared.modules if _has_update(spec)]
@@ -243,7 +244,7 @@ def _ranks_of_eva(prepared: PreparedModel) -> Iterator[str]:
 
 
 def _of_ranks(sizes: list[int], most: int, budget: int) -> int:
-    """The parameters of updates where the first modules get as many ranks as they can."""
+    """Return the parameters of the updates if the first modules get as many ranks as possible."""
     total = 0
     for size in sizes:
         rank = min(most, budget)

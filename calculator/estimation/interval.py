@@ -1,4 +1,7 @@
-"""The interval of an answer whose trainer decides by what a request does not state. Its high end is the answer."""
+"""The interval of an answer whose trainer depends on something that a request does not state.
+
+The answer is its high end.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Ends(NamedTuple):
-    """The least and the most bytes of a figure."""
+    """The smallest and the largest value of a figure, in bytes."""
 
     low: int
     high: int
@@ -27,7 +30,10 @@ class Ends(NamedTuple):
 
 @dataclass(eq=False)
 class MemoryInterval:
-    """The memory of the high end, what decides the interval, and the low end, which is estimated when it is read."""
+    """The memory of the high end, what decides the interval, and the low end.
+
+    The low end is estimated when it is first read.
+    """
 
     highest: Memory
     reasons: tuple[str, ...]
@@ -40,12 +46,12 @@ class MemoryInterval:
 
     @property
     def lowest_verdict(self) -> Verdict | None:
-        """The verdict of the low end; None without a device."""
+        """The verdict of the low end. None without a device."""
         return None if self.lowest.fit is None else self.lowest.fit.verdict
 
     @property
     def peak_allocated_bytes(self) -> Ends:
-        """The live tensors at the peak."""
+        """The live bytes at the peak."""
         return self._ends("peak_allocated_bytes")
 
     @property
@@ -64,7 +70,7 @@ class MemoryInterval:
 
 
 def with_interval(memory: Memory, request: Request, model: Model, find: Callable[[Request], Estimate]) -> Memory:
-    """Memory with the interval of which it is the high end; itself if the answer is a figure."""
+    """Return memory with the interval of which it is the high end, or unchanged if the answer is a single figure."""
     trainer, training = trainer_of(request.training), request.training
     if not trainer.facts.is_interval or not training.is_highest:
         return memory

@@ -1,6 +1,6 @@
-"""Packages whose kernels replace PyTorch code of a model: what of `training.kernels` is modelled, and what is stated.
+"""Packages whose kernels replace a model's PyTorch code: what is modelled of `training.kernels`, and what answers say.
 
-transformers takes a package's function where the package is installed (integrations/hub_kernels.py,
+transformers calls a package's function if the package is installed (integrations/hub_kernels.py,
 use_kernel_func_from_hub_with_fallback).
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
-#: The packages by the model types whose layers call them. The first one is required.
+#: For each model type, the packages that its layers call. The first one is required.
 _PACKAGES: dict[str, tuple[str, ...]] = {
     "lfm2": ("causal_conv1d",),
     "lfm2_moe": ("causal_conv1d",),
@@ -35,8 +35,8 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
     "qwen3_next": ("fla", "causal_conv1d"),
 }
 
-#: What the package's kernels take. Source: causal_conv1d 1.6.1, csrc/causal_conv1d.cpp and causal_conv1d_interface.py;
-#: fla 0.5.2, ops/common/chunk_delta_h.py.
+#: The sizes that the package's kernels accept. Source: causal_conv1d 1.6.1, csrc/causal_conv1d.cpp and
+#: causal_conv1d_interface.py; fla 0.5.2, ops/common/chunk_delta_h.py.
 _WIDTHS, _MULTIPLE, _ACTIVATIONS, _LARGEST_KEY = range(2, 5), 8, ("silu", "swish"), 256
 
 _SOURCES = {
@@ -46,10 +46,10 @@ _SOURCES = {
     " MambaChunkScanCombinedFn",
 }
 
-#: The trainers whose passes all run the model as it trains: without a cache, mamba_ssm replaces more of it then.
+#: The trainers that only run the model as it trains. With a cache, mamba_ssm would replace more of it.
 _TRAINS_ALONE = (None, "transformers", "trl-sft")
 
-#: What an answer states of these packages.
+#: What an answer says about these packages.
 FROM_SOURCE = (
     "With {packages}: their part of the figures is from their source alone ({sources}). Steps with their own Python"
     " functions, whose kernels were not launched, allocate the same; what kernels allocate themselves is not counted,"
@@ -60,7 +60,10 @@ _MULTIPROCESSORS = " mamba_ssm splits sums over 108 multiprocessors, as many as 
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Packages that the model does not call, or whose kernels refuse its sizes; and what is not modelled with any."""
+    """Yield packages that the model does not call, or whose kernels refuse its sizes.
+
+    Also yield the settings that are not modelled with any package.
+    """
     given, name = request.training.kernels, model.model_type
     if given is None:
         return
@@ -84,7 +87,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def notes(request: Request, model: Model) -> tuple[str, ...]:
-    """The model's notes, with what is known of the packages in the place of that it runs without them."""
+    """Return the model's notes, with those on the packages in place of those on running without them."""
     given = request.training.kernels
     if given is None:
         return model.notes

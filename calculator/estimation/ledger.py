@@ -1,4 +1,4 @@
-"""The rows and components of a peak: every figure is a sum over its storages."""
+"""The rows and components of a peak. Every figure is a sum over its storages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FSDP = "torch/distributed/fsdp/_fully_shard: _fsdp_collectives.py and _fsdp_para
 
 
 def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
-    """Everything alive at a peak by component, the largest rows first."""
+    """Return everything alive at a peak by component, the largest rows first."""
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for each in alive.resident_tensors:
         by_component[each.component] += _of_resident(each)
@@ -65,7 +65,7 @@ def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
 
 
 def _of_storages(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
-    """The rows of the step's own storages, with their components, in the order of allocation."""
+    """Yield the rows of the step's own storages, with their components, in the order of allocation."""
     storages = alive.storages
     if storages is None or alive.left is not None:
         return [
@@ -85,7 +85,10 @@ def _of_storages(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
 
 
 class _Listed(NamedTuple):
-    """A row, whatever the sizes; the form is None if its dimensions have names with digits of them."""
+    """A row without sizes.
+
+    `form` is None if the names of its dimensions contain digits of sizes.
+    """
 
     component: ComponentName
     form: RowForm | None
@@ -120,7 +123,10 @@ def _form(allocation: Allocation, count: int) -> RowForm:
 
 
 def _of_resident(each: ResidentTensors) -> tuple[Row, ...]:
-    """The rows of resident tensors, kept with them: they are those of every run with the tensors."""
+    """Return the rows of resident tensors.
+
+    They are cached with the tensors, because every run with the tensors has them.
+    """
     if each.rows is None:
         listed = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors((each,)) if t.bytes]
         each.rows = tuple([_row(*tensor) for tensor in listed])
@@ -134,7 +140,7 @@ def _row(name: str, shape: Shape, dtype: DType, component: ComponentName, count:
 
 @lru_cache(maxsize=4096)
 def _source(name: str, component: ComponentName) -> str:
-    """The source of a row."""
+    """Return the source of a row."""
     if name.endswith(COPY):
         return AUTOCAST
     if name == ddp.NAME:
@@ -148,7 +154,10 @@ _SIZE = attrgetter("bytes")
 
 
 def components(alive: LiveTensors) -> tuple[Component, ...]:
-    """The non-empty components of a peak. Their rows are created when one is read."""
+    """Return the non-empty components of a peak.
+
+    The rows of a component are created when one is read.
+    """
     ledger = Deferred(partial(rows, alive))
     own = _components_of_step(alive)
     return tuple(
@@ -167,7 +176,7 @@ def _of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: Compon
 
 
 def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
-    """The components that tensors of the step may be in, in addition to resident tensors."""
+    """Return the components that tensors of the step may belong to, in addition to resident tensors."""
     if alive.left is not None:
         return COMPONENTS
     known: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")
@@ -178,10 +187,13 @@ def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
 
 
 def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
-    """A component of resident tensors alone, kept with them: it is that of every run with them."""
+    """Return a component that consists of resident tensors alone.
+
+    It is cached with the tensors, because every run with the tensors has it.
+    """
     known: Component | None = group.components.get(name)
     if known is None:
-        # A plain tuple: a group that its own component refers to would wait for the garbage collector.
+        # A plain tuple, because a group with a reference cycle would wait for the garbage collector.
         listed = Deferred(partial(_rows_of_residents, tuple(group), name))
         size = group.by_component[name]
         known = group.components[name] = Component(name=name, bytes=size, source=SOURCES[name], listed=listed)

@@ -1,4 +1,4 @@
-"""What LoRA-FA's optimizer does not train, or not as PEFT pairs its parameters."""
+"""Checks for LoRA-FA's optimizer: parameters that it does not train, or that PEFT does not pair as intended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAIRS = "LoRA-FA's optimizer reads the parameters named lora in pairs of A and 
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Other methods than LoRA, and settings of LoRA that LoRA-FA's optimizer is not modelled with.
+    """Yield methods other than LoRA, and settings of LoRA, that LoRA-FA's optimizer is not modelled with.
 
     Source: peft 0.21.2, optimizers/lorafa.py, create_lorafa_optimizer and LoraFAOptimizer.step.
     """
@@ -38,7 +38,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _of_method(method: LoRA | QLoRA) -> Iterator[Problem]:
-    """Settings of LoRA under which parameters named lora are no pairs of a frozen A and a trained B."""
+    """Yield settings of LoRA under which parameters named lora are not pairs of a frozen A and a trained B."""
     for name, unpaired in (("use_dora", "a magnitude"), ("lora_bias", "a bias of B")):
         if getattr(method, name):
             message = f"{_PAIRS}, and {unpaired} is neither: use false, or training.optimizer adamw_torch"

@@ -1,4 +1,4 @@
-"""Where LoRA+ is not modelled."""
+"""Checks for LoRA+: requests for which it is not modelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def problems(request: Request) -> Iterator[Problem]:
-    """LoRA+ without LoRA, and where its groups are not modelled."""
+    """Yield why LoRA+ is refused without LoRA, and settings with which its groups are not modelled."""
     training, method = request.training, request.method
     if training.loraplus_lr_ratio is None:
         return

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 
 def returns_cache(model: Model, training: Training) -> bool:
-    """Whether the model returns a cache: its config sets use_cache, and no trainer and no checkpointing unsets it."""
+    """Return whether the model returns a cache.
+
+    It does if its config sets use_cache, and neither the trainer nor checkpointing unsets it.
+    """
     caches = bool(model.config.get("use_cache")) and forward_of(model).is_causal
     return caches and trainer_of(training).uses_cache(model) and not training.gradient_checkpointing

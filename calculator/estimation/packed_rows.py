@@ -1,4 +1,4 @@
-"""The rows that TRL packs samples into: best-fit decreasing, on a histogram of lengths.
+"""The rows that TRL packs samples into, by best-fit decreasing on a histogram of lengths.
 
 Source: trl/data_utils.py, _pack_bfd and pack_dataset.
 """
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 
 class PackedRows(NamedTuple):
-    """The lengths of rows in ascending order, each with its number of rows, and the samples in all of them."""
+    """Packed rows: their distinct lengths in ascending order with the number of rows of each.
+
+    `samples` is the number of samples in all rows.
+    """
 
     pairs: tuple[tuple[int, int], ...]
     samples: int
 
     def samples_in(self, rows: int) -> int:
-        """The samples that some rows have on average, rounded up."""
+        """Return the number of samples in a number of rows, on average, rounded up."""
         return -(-self.samples * rows // sum(count for _, count in self.pairs))
 
 
 def packed(lengths: tuple[tuple[int, int], ...], most: int, strategy: PackingStrategy) -> PackedRows:
-    """Pack samples, by length and number, into rows of at most `most` tokens.
+    """Pack samples, given by length and number, into rows of at most `most` tokens.
 
     A longer sample is cut (bfd), or split into samples of `most` tokens and a rest (bfd_split).
     """
@@ -44,14 +47,14 @@ def packed(lengths: tuple[tuple[int, int], ...], most: int, strategy: PackingStr
 
 
 class _Free:
-    """The free tokens of rows, in ascending order, and the number of rows that have as many."""
+    """The distinct numbers of free tokens of rows in ascending order, and the number of rows with as many."""
 
     def __init__(self) -> None:
         self.rows: dict[int, int] = {}
         self._order: list[int] = []
 
     def place(self, length: int, count: int, most: int) -> None:
-        """Place samples of a length, each in the fullest row that has room for it, or in a row of its own."""
+        """Place samples of a length, each in the fullest row that has room for it, or in a new row."""
         while count:
             at = bisect_left(self._order, length)
             space = self._order[at] if at < len(self._order) else most
@@ -69,7 +72,10 @@ class _Free:
                 count = 0
 
     def _add(self, space: int, rows: int) -> None:
-        """Add rows with some free tokens. Those that are gone leave no place."""
+        """Add rows with some free tokens.
+
+        An entry without rows is removed.
+        """
         if space not in self.rows:
             insort(self._order, space)
         self.rows[space] = self.rows.get(space, 0) + rows

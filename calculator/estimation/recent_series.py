@@ -1,7 +1,7 @@
-"""The series caches of the last kinds of requests in this process, so that the next request of a kind is quick.
+"""Series caches for the most recent kinds of requests in this process.
 
-Requests are of one kind if they differ in sizes alone: batch, length, rank, virtual tokens, bottleneck. An answer is
-equal with and without a cache.
+Requests are of one kind if they differ in sizes alone: batch, length, rank, virtual tokens, bottleneck. The next
+request of a kind is quick. The answer is the same with and without a cache.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import Request
 
-#: The most kinds whose cache is kept. One takes some hundred kilobytes.
+#: The most kinds whose caches are kept. A cache takes some hundred kilobytes.
 MAX_KINDS = 64
 
 
 class RecentSeries:
-    """Series caches by kind of request; where there are too many, the one that was not used for longest goes.
+    """Series caches by kind of request. The least recently used cache is dropped first.
 
-    A cache is lent to one request at a time. Where several threads answer requests of one kind at once, the others work
-    without it.
+    A cache is lent to one request at a time. If several threads answer requests of one kind at once, the others work
+    without a cache.
     """
 
     __slots__ = ("_kept", "_lock", "_most")
@@ -45,8 +45,8 @@ class RecentSeries:
     def lent(self, request: Request, *, once: bool = False) -> Iterator[tuple[Request, SeriesCache]]:
         """Lend the cache of a request's kind, with the request on the cache's own model.
 
-        The first request of a kind is traced by the rule, on one GPU and under ZeRO-3, unless it is asked `once`. The
-        first of others would take 10 to 40 % longer.
+        The first request of a kind is traced if it is by the rule, on one GPU or under ZeRO-3, unless `once` is true.
+        For others, a trace would take 10 to 40 % longer than the first request.
         """
         kind = _kind(request)
         if kind is None:
@@ -56,7 +56,7 @@ class RecentSeries:
         with self._lock:
             series = self._kept.pop(kind, None) or SeriesCache(traces_first=is_quick and not once)
         if request.model.config is not None:
-            # The caller's config may change later: the cache has its own.
+            # The caller may change its config later, so the cache has a copy.
             own = series.reference or replace(request.model, config=json.loads(kind[0]))
             request = replace(request, model=own)
         yield request, series
@@ -72,7 +72,7 @@ class RecentSeries:
 
 
 def _kind(request: Request) -> tuple[str, Hashable] | None:
-    """All of a request that decides which operations run; None where it cannot be compared.
+    """Return everything in a request that determines which operations run, or None if it cannot be compared.
 
     Configs are compared as text, in which true is not 1.
     """
@@ -95,5 +95,5 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
     return text, (request.model.id, request.model.task, settings)
 
 
-#: The kinds of the requests that this process answered last.
+#: The caches of the kinds of requests that this process answered most recently.
 RECENT_SERIES = RecentSeries()

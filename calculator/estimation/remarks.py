@@ -45,21 +45,21 @@ ACCURACY = (
     "right to a millionth. They have not been measured on a GPU yet."
 )
 
-#: transformers/integrations/moe.py, grouped_mm_experts_forward.
+#: Source: transformers/integrations/moe.py, grouped_mm_experts_forward.
 EXPERTS = (
     "Experts run as grouped matrix products, as in transformers on CUDA from compute capability 8.0 on. Each token "
     "adds a row for each of its experts, so memory does not depend on which experts the router chooses. Every "
     "expert has a gradient from the first step on."
 )
 
-#: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
+#: Source: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
 AUTOCAST = (
     "Autocast is on in the forward pass only. It keeps a copy of every trained float32 weight from its first use to "
     "the end of that pass, and casts frozen weights at every use. A checkpointed layer is recomputed under autocast "
     "too. Autocast does not cover the grouped matrix products of experts: they run in their weights' dtype."
 )
 
-#: torch.amp.GradScaler.
+#: Source: torch.amp.GradScaler.
 SCALER = (
     "float16 gradients underflow without torch.amp.GradScaler. The figures leave it out: it adds a few scalars and "
     "scales gradients in place."
@@ -67,7 +67,10 @@ SCALER = (
 
 
 def prepared(request: Request, model: Model) -> PreparedModel:
-    """A request's model with its method applied, for sentences about its settings: a sharding changes none of them."""
+    """Return a request's model with its method applied, for sentences about its settings.
+
+    A sharding does not change these settings.
+    """
     device = request.device
     alone = device if device.sharding == "none" else replace(device, sharding="none")
     return PreparedModel(model, request.method, request.training, alone, request.stack)
@@ -78,7 +81,7 @@ TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-rewar
 
 
 def assumptions(request: Request, model: Model) -> tuple[str, ...]:
-    """What the figures assume, but for what depends on them."""
+    """Yield what the figures assume, except for assumptions that depend on the figures."""
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
@@ -116,7 +119,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
 
 
 def _reserved(request: Request) -> str:
-    """How reserved memory is found."""
+    """Return how reserved memory is computed."""
     if request.device.sharding in STAGES:
         return REPLAY_OF_ZERO if request.reserved == "replay" else RULE_OF_ZERO
     if request.device.sharding == "fsdp":
@@ -125,12 +128,12 @@ def _reserved(request: Request) -> str:
 
 
 def of_verdict(verdict: Fit | None) -> tuple[str, ...]:
-    """What the verdict assumes."""
+    """Return what the verdict assumes."""
     return (verdict.assumption,) if verdict is not None and verdict.assumption else ()
 
 
 def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
-    """Which rank the figures are of, where ranks differ."""
+    """Return which rank the figures belong to, if ranks differ."""
     if flat is None:
         return ()
     rank, spread = flat.fullest.number, flat.spread
@@ -141,14 +144,14 @@ def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
 
 
 def _in_float32(request: Request) -> bool:
-    """Whether PEFT makes the adapters in float32."""
+    """Return whether PEFT creates the adapters in float32."""
     facts = request.method.facts
     adds = not facts.trains_base and not facts.trains_copies
     return adds and (facts.always_float32 or request.training.adapter_dtype == "float32")
 
 
 def _distributed(request: Request, model: Model) -> Iterator[str]:
-    """What a sharding adds, and what of it is not counted."""
+    """Yield what a sharding adds, and what is not counted of it."""
     device, config = request.device, request.training.ddp or DDPConfig()
     if device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
@@ -173,7 +176,7 @@ def _distributed(request: Request, model: Model) -> Iterator[str]:
 
 
 def _found_unused(request: Request) -> Iterator[str]:
-    """Where a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
+    """Return how a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
     zero = training.zero
     offloads = any(each is not None and each.device != "none" for each in (zero.offload_optimizer, zero.offload_param))
@@ -196,7 +199,7 @@ def _found_unused(request: Request) -> Iterator[str]:
 
 
 def _optimizer(request: Request) -> Iterator[str]:
-    """What an answer assumes of the optimizer, and of its step in the backward pass."""
+    """Yield what an answer assumes about the optimizer, and about its step in the backward pass."""
     training = request.training
     yield from OPTIMIZERS[training.optimizer].assumptions
     if training.optimizer_in_bwd and training.trainer is None:
@@ -206,7 +209,7 @@ def _optimizer(request: Request) -> Iterator[str]:
 
 
 def _histories(request: Request) -> Iterator[str]:
-    """What is drawn, and when the cache is emptied."""
+    """Yield what is drawn, and when the cache is emptied."""
     training, drawn = request.training, request.drawn
     replayed = request.reserved == "replay"
     if drawn is not None:
@@ -229,7 +232,7 @@ def _histories(request: Request) -> Iterator[str]:
 
 
 def warnings(request: Request, model: Model) -> tuple[str, ...]:
-    """Risks that a user should know, but for those that depend on the figures."""
+    """Yield risks that a user should know, except for those that depend on the figures."""
     lines: list[str] = []
     casts = request.device.sharding in STAGES and request.training.autocast is not None
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
@@ -277,7 +280,7 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
 
 
 def _cast_experts(request: Request, model: Model) -> Iterator[str]:
-    """What PEFT's preparation for k-bit training does with experts, which are not quantized.
+    """Yield what PEFT's preparation for k-bit training does to experts, which are not quantized.
 
     Source: peft/utils/other.py, prepare_model_for_kbit_training.
     """
@@ -291,7 +294,7 @@ def _cast_experts(request: Request, model: Model) -> Iterator[str]:
 
 
 def not_quantized(model: Model) -> list[str]:
-    """Modules that bitsandbytes does not quantize."""
+    """Yield the modules that bitsandbytes does not quantize."""
     lines = []
     if "experts" in model.kinds:
         lines.append("bitsandbytes does not quantize experts, which transformers 5 stores as fused 3-D parameters.")
@@ -301,7 +304,7 @@ def not_quantized(model: Model) -> list[str]:
 
 
 def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[str]:
-    """Trained parameters that text gives no gradient."""
+    """Yield trained parameters that get no gradient from text."""
     if not model.idle:
         return []
     count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
@@ -311,7 +314,7 @@ def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[st
 
 
 def _not_counted(model: Model) -> list[str]:
-    """Options of a config that the step leaves out."""
+    """Yield options of a config that the step leaves out."""
     lines = []
     if model.config.get("layerdrop"):
         lines.append("The config sets layerdrop: the figures are for a step that drops no layer.")
@@ -319,7 +322,7 @@ def _not_counted(model: Model) -> list[str]:
 
 
 def _before_2_14(request: Request, model: Model) -> list[str]:
-    """What the math kernel saves if PyTorch before 2.14 chooses it (calculator/layers/math_attention.py)."""
+    """Yield what the math kernel saves if PyTorch before 2.14 chooses it (calculator/layers/math_attention.py)."""
     training, config = request.training, model.config
     uncapped = "sdpa_without_softcapping" in older_behaviour(request.stack, model.model_type)
     sdpa = training.attention == "sdpa" and (uncapped or forward_of(model).sdpa == "sdpa")

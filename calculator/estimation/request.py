@@ -1,4 +1,4 @@
-"""An estimate's request, parsed from decoded JSON."""
+"""The request for an estimate, parsed from decoded JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReference:
-    """The model of a request: exactly one of an id, a `config.json`, a bare parameter count; and its task."""
+    """The model of a request, and its task.
+
+    It has exactly one of an id, a `config.json`, and a number of parameters.
+    """
 
     id: str | None = None
     config: dict[str, Any] | None = None
@@ -47,17 +50,17 @@ class ModelReference:
     task: Task = CAUSAL_LM
 
 
-#: How reserved memory is found.
+#: How reserved memory is computed.
 ReservedBy = Literal["rule", "replay"]
 
 
-#: Which engine answers.
+#: The engine that answers.
 EngineChoice = Literal["auto", "calculator", "traced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservedMemory:
-    """How reserved memory is found."""
+    """How reserved memory is computed."""
 
     reserved: ReservedBy = _setting(
         "replay", label="Reserved memory", help="The caching allocator replayed, or a fast, conservative rule."
@@ -66,7 +69,7 @@ class ReservedMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices(ReservedMemory):
-    """The request's own options, next to its objects."""
+    """The request's own options, beside its objects."""
 
     accounting: Literal["exact", "textbook"] = _setting(
         "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."
@@ -111,10 +114,11 @@ Options = TypeVar("Options", bound=ReservedMemory)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request for an estimate. `length_given` is whether it sets a sequence length; otherwise the default is used.
+    """A request for an estimate.
 
-    `drawn` is the training whose micro-batches are drawn, where `training` is that of the longest of them. LoRA trains
-    over the base that the model's `config.json` states.
+    `length_given` is whether it sets a sequence length. Otherwise the default is used. If the micro-batches of a
+    training are drawn, `drawn` is that training, and `training` is that of the longest micro-batch. LoRA trains over
+    the base that the model's `config.json` states.
     """
 
     model: ModelReference
@@ -133,12 +137,12 @@ class Request:
 
     @property
     def task(self) -> TaskName:
-        """What the model is trained for."""
+        """The task that the model is trained for."""
         return self.model.task.name
 
     @property
     def num_labels(self) -> int:
-        """The outputs of a classifier."""
+        """The number of outputs of a classifier."""
         return self.model.task.num_labels
 
     @property
@@ -150,7 +154,7 @@ class Request:
 def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     """Parse an estimate's request from decoded JSON.
 
-    `catalogued` is whether the names of its model and its card must be in the catalogues.
+    `catalogued`: whether the names of its model and its card must be in the catalogues.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -202,12 +206,12 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
 
 @cache
 def known_fields() -> tuple[str, ...]:
-    """The fields of a request."""
+    """Return the fields of a request."""
     return (*OBJECTS, *(field.name for field in declared(Choices)))
 
 
 def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
-    """Settings of a classifier in a request for another task."""
+    """Yield settings of a classifier in a request for another task."""
     if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls", "image_cls"):
         message = "num_labels is a classifier's: set task seq_cls, token_cls or image_cls, or leave it out"
         yield Problem(loc="num_labels", msg=message, input=body["num_labels"])
@@ -217,14 +221,17 @@ def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]
 
 
 def reserved_by(reserved: ReservedBy, device: Device, training: Training) -> ReservedBy:
-    """How a run's reserved memory is found: by the rule where it is not replayed."""
+    """Return how a run's reserved memory is computed. Runs that are not replayed use the rule."""
     if device.sharding in STAGES and not _is_replayed_under_zero(training):
         return "rule"
     return reserved
 
 
 def _is_replayed_under_zero(training: Training) -> bool:
-    """Whether a step under ZeRO is replayed: one without offload and generation, of micro-batches of one length."""
+    """Return whether a step under ZeRO is replayed.
+
+    Steps with offload, generation, or micro-batches of several lengths are not.
+    """
     offloads = (training.zero.offload_optimizer, training.zero.offload_param)
     if any(each is not None and each.device == "cpu" for each in offloads) or trainer_of(training).facts.generates:
         return False
@@ -313,7 +320,7 @@ def parse_model(body: Any, loc: str = "model", *, catalogued: bool = True) -> Mo
     """Parse the model of a request: an id, a `config.json`, or a bare parameter count.
 
     Raises:
-        PlanError: where it is none of them, or an id that must be `catalogued` is not.
+        PlanError: if it is none of them, or if the id must be `catalogued` and is not.
     """
     if isinstance(body, str) and body.strip():
         if catalogued:

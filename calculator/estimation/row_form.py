@@ -1,4 +1,4 @@
-"""The form of a row: all that rows of runs with other sizes have in common."""
+"""The form of a row: everything that rows of runs with other sizes have in common."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class RowForm:
-    """A row without its bytes: the name, number, shape and dtype of its storages, and the source of its formula.
+    """A row without its bytes.
 
-    Dimensions may be symbolic, with names that contain no digits of a size. Texts are made when they are first read.
+    It has the name, number, shape and dtype of the storages, and the source of the formula. Dimensions may be symbolic,
+    with names that contain no digits of a size. Texts are built when they are first read.
     """
 
     __slots__ = ("_formula", "_numbers", "_sizes", "count", "dtype", "json", "name", "shape", "source")
@@ -27,10 +28,10 @@ class RowForm:
         self.shape = shape
         self.dtype = dtype
         self.source = source
-        #: Its JSON with room for what each row has of its own, kept by what writes it.
+        #: Its serialized JSON with placeholders for what differs between rows, cached by the serializer.
         self.json: str | None = None
         self._formula: str | None = None
-        #: The arithmetic with numbers, with room for the symbolic sizes, whose indices are in `_sizes`.
+        #: The arithmetic with numbers, with placeholders for symbolic sizes. `_sizes` has the indices of these sizes.
         self._numbers: str | None = None
         self._sizes: tuple[int, ...] = ()
 
@@ -42,7 +43,7 @@ class RowForm:
         return self._formula
 
     def substituted(self, digits: Digits | None) -> str:
-        """The arithmetic with numbers; `digits` are those of symbolic sizes."""
+        """Return the arithmetic with numbers. `digits` are those of symbolic sizes."""
         if self._numbers is None:
             shape = self.shape or ()
             self._sizes = tuple([dim.index for dim in shape if isinstance(dim, SymInt)])
@@ -53,11 +54,11 @@ class RowForm:
         return self._numbers % tuple([digits[index] for index in self._sizes])
 
     def shape_in(self, digits: Digits) -> Shape:
-        """The dimensions for the sizes of a run."""
+        """Return the dimensions for the sizes of a run."""
         return tuple(
             [dim.evaluate(digits.values_by_index) if isinstance(dim, SymInt) else dim for dim in self.shape or ()]
         )
 
     def _times(self, product: str) -> str:
-        size = ITEMSIZE[self.dtype]  # type: ignore[index]  # an overhead, which has none, has no shape either
+        size = ITEMSIZE[self.dtype]  # type: ignore[index]  # an overhead has neither a dtype nor a shape
         return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"

@@ -18,45 +18,49 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.training import Training
 
-#: Histories that are replayed.
+#: The seeds of the histories that are replayed.
 SEEDS = range(3)
 
-#: Micro-batches before the longest. Segments are added where a length is above all before it: with a probability of 1/n
-#: in the n-th micro-batch, so 4 times in 32. In a whole epoch the longest is rarely among the first 32.
+#: The number of micro-batches before the longest one. Segments are added when a length exceeds all earlier ones. The
+#: n-th micro-batch does so with a probability of 1/n, so 4 of the first 32 do. In a whole epoch, the longest is rarely
+#: among the first 32.
 BEFORE = 32
 
-#: Steps after the longest micro-batch. Of 72 replayed histories of 128 steps, 67 reserve the most at most 4 steps after
-#: it: 12 plans of full fine-tuning, LoRA and QLoRA, with log-normal, uniform and bimodal lengths.
+#: The number of steps after the longest micro-batch. Of 72 replayed histories of 128 steps, 67 reserve the most within
+#: 4 steps after it. They are of 12 plans of full fine-tuning, LoRA and QLoRA, with log-normal, uniform and bimodal
+#: lengths.
 AFTER = 4
 
-#: The most micro-batches of a step that are drawn: further ones find gradients as these do.
+#: The most micro-batches of a step that are drawn. Further ones add to existing gradients, as these do.
 MOST_ACCUMULATED = 8
 
-#: The most rows of a flattened micro-batch that are drawn: further ones have as many tokens on average.
+#: The most rows of a flattened micro-batch that are drawn. Further rows are assumed to have the average number of
+#: tokens.
 MOST_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class SampleLengths:
-    """Distinct lengths in ascending order, each with the number of samples that have it, cut to the longest allowed.
+    """Distinct lengths in ascending order, each with the number of samples that have it.
 
-    Packed samples are rows of several.
+    Lengths are cut to the longest allowed one. Packed samples are rows of several samples.
     """
 
     pairs: tuple[tuple[int, int], ...]
 
-    #: The samples of a micro-batch, where its rows are one row of all their tokens; None where each is padded.
+    #: The number of samples in a flattened micro-batch, which is one row of all their tokens. None if each sample is
+    #: padded.
     in_a_row: int | None = None
 
     @property
     def longest(self) -> int:
-        """The longest sample."""
+        """The length of the longest sample."""
         return self.pairs[-1][0]
 
     def longest_batch(self, training: Training) -> Padded:
-        """The micro-batch that needs the most: it has the longest sample, and a shorter one if there is any.
+        """Return the micro-batch that needs the most memory.
 
-        A flattened one has the longest rows.
+        It has the longest sample, and a shorter one if there is any. A flattened one has the longest rows.
         """
         if self.in_a_row is not None:
             return Padded(self._longest_rows(training.micro_batch_size), padding=False)
@@ -64,7 +68,7 @@ class SampleLengths:
         return Padded(self.longest, training.padding or mixed)
 
     def history(self, training: Training, seed: int) -> tuple[Step, ...]:
-        """Steps of drawn micro-batches, of which the last before the last `AFTER` steps ends with the longest."""
+        """Return steps of drawn micro-batches. The step before the last `AFTER` steps ends with the longest one."""
         drawn = self._drawn(training, Random(seed))  # noqa: S311  no secret is drawn
         size = min(training.gradient_accumulation_steps, MOST_ACCUMULATED)
         steps = [tuple(next(drawn) for _ in range(size)) for _ in range(-(-(BEFORE + 1) // size) + AFTER)]
@@ -72,10 +76,11 @@ class SampleLengths:
         return tuple(steps)
 
     def _drawn(self, training: Training, random: Random) -> Iterator[Padded]:
-        """Micro-batches of samples that are drawn with replacement.
+        """Yield micro-batches of samples that are drawn with replacement.
 
-        With a share F of the samples up to a length, the longest of B samples has at most that length in a share F^B of
-        the micro-batches. It is the length of all of them in a share of (p / F)^B of those, p its own share.
+        If a share F of the samples has at most some length, the longest of B samples has at most that length in a share
+        F^B of the micro-batches. It is the length of all B samples in a share of (p / F)^B of those, where p is the
+        share of that length.
         """
         size = training.micro_batch_size
         if self.in_a_row is not None:
@@ -90,7 +95,7 @@ class SampleLengths:
             yield Padded(length, training.padding or random.random() >= alike)
 
     def _longest_rows(self, rows: int) -> int:
-        """The tokens of the longest rows together; a row comes again if there are too few."""
+        """Return the number of tokens of the longest rows together. A row is repeated if there are too few."""
         tokens, left = 0, rows
         for length, count in reversed(self.pairs):
             tokens += length * min(left, count)
@@ -98,7 +103,10 @@ class SampleLengths:
         return tokens + left * self.longest
 
     def _drawn_rows(self, size: int, random: Random) -> Iterator[Padded]:
-        """Flattened micro-batches of rows that are drawn with replacement: as many of them as there are, or some."""
+        """Yield flattened micro-batches of rows that are drawn with replacement.
+
+        At most a fixed number of rows is drawn for each.
+        """
         lengths, counts = zip(*self.pairs, strict=True)
         some = min(size, MOST_ROWS)
         while True:
@@ -107,7 +115,10 @@ class SampleLengths:
 
 
 def sample_lengths(training: Training) -> SampleLengths | None:
-    """The lengths of a run's samples, cut to `sequence_length`; None where all have that length."""
+    """Return the lengths of a run's samples, cut to `sequence_length`.
+
+    Return None if all samples have that length.
+    """
     if training.sequence_lengths is None:
         if training.torch_empty_cache_steps is None:
             return None
@@ -122,7 +133,7 @@ def sample_lengths(training: Training) -> SampleLengths | None:
 
 
 def _packed(training: Training, lengths: tuple[tuple[int, int], ...]) -> SampleLengths:
-    """The lengths of packed rows. Those that are cut from one stream of tokens are full."""
+    """Return the lengths of packed rows. Rows that are cut from one stream of tokens are full."""
     if training.packing_strategy == "wrapped":
         return SampleLengths(
             ((training.sequence_length, 1),), training.micro_batch_size if training.flattened else None
@@ -132,7 +143,7 @@ def _packed(training: Training, lengths: tuple[tuple[int, int], ...]) -> SampleL
 
 
 def uncut(request: Request) -> Request:
-    """The request with the length of its longest sample, if it has samples and no `sequence_length`."""
+    """Return the request with the length of its longest sample, if it has samples and no `sequence_length`."""
     lengths = request.training.sequence_lengths
     if lengths is None or request.length_given:
         return request
@@ -141,7 +152,7 @@ def uncut(request: Request) -> Request:
 
 
 def with_longest_batch(request: Request) -> Request:
-    """The request whose step is that of the longest micro-batch."""
+    """Return the request for the step of the longest micro-batch."""
     request = uncut(request)
     training = request.training
     lengths = sample_lengths(training)
@@ -156,7 +167,7 @@ def with_longest_batch(request: Request) -> Request:
 
 
 def of_one_length(request: Request) -> Request:
-    """The request whose micro-batches are all the longest, with a cache that is never emptied."""
+    """Return the request with only longest micro-batches and a cache that is never emptied."""
     request = with_longest_batch(request)
     training = replace(request.training, sequence_lengths=None, torch_empty_cache_steps=None)
     return replace(request, training=training, drawn=None)

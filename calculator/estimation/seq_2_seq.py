@@ -1,4 +1,7 @@
-"""What of encoder-decoders is not modelled yet. Each refusal has a reason and a way out."""
+"""Checks for encoder-decoders that are not modelled yet.
+
+Each refusal gives a reason and a way out.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.methods import Method
 
-#: Tied tables, which are modules of their own in each stack.
+#: Tied embedding tables, each of which is a module of its own in both stacks.
 TABLES = ("shared", "embed_tokens")
 
-#: The table of T5's position biases.
+#: The module of T5's position biases.
 BIASES = "relative_attention_bias"
 
 
@@ -43,7 +46,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _tables(method: Method) -> Iterator[Problem]:
-    """Targets and copies of tied tables."""
+    """Yield method settings that target or copy tied tables."""
     for field, names in _named(method):
         tables = sorted(set(TABLES).intersection(names))
         if tables:
@@ -52,7 +55,7 @@ def _tables(method: Method) -> Iterator[Problem]:
 
 
 def _position_biases(method: Method, model: Model) -> Iterator[Problem]:
-    """Targets and copies of T5's position biases."""
+    """Yield method settings that target or copy T5's position biases."""
     for path in (path for path, _ in model.paths if path.endswith(BIASES)):
         for field, names in _named(method):
             if is_named(path, names) or (field == "modules_to_save" and is_saved(path, names)):
@@ -62,7 +65,7 @@ def _position_biases(method: Method, model: Model) -> Iterator[Problem]:
 
 
 def _named(method: Method) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the settings of a method that name modules, with the names."""
+    """Yield the settings of a method that name modules, with these names."""
     for field in ("target_modules", "modules_to_save"):
         names = getattr(method, field, None)
         if isinstance(names, tuple):

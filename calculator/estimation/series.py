@@ -1,4 +1,4 @@
-"""What consecutive requests of a series share, so that only the differences are computed again."""
+"""A cache that consecutive requests of a series share, so that only their differences are computed again."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 
-#: The most runs of a series whose replays are kept: some figures each.
+#: The most runs of a series whose replays are cached. Each takes some figures.
 MAX_REPLAYED = 64
 
 
 class SeriesCache:
-    """The last request's model, resident state and step, and the traces of requests that differ in sizes alone.
+    """The last request's model, resident state and step, and traces of requests that differ in sizes alone.
 
-    An answer is the same with a cache and without. The cache keeps one model, state and step, so it does not grow. With
-    `traces_first`, the first request is traced with symbolic sizes too: it takes somewhat longer, and all others are
-    quick. `replays_several` says the same of the micro-batches that replays unroll, where several are expected.
+    An answer is the same with and without a cache. The cache keeps one model, state and step, so it does not grow. With
+    `traces_first`, the first request is traced with symbolic sizes too. It then takes somewhat longer, and all others
+    are quick. `replays_several` does the same for the micro-batches that replays unroll, if several replays are
+    expected.
     """
 
     __slots__ = (
@@ -67,7 +68,10 @@ class SeriesCache:
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
-        """The model of a request. Two configs that compare equal can differ, as Python's 1 equals true."""
+        """Return the model of a request.
+
+        Two different configs can compare equal, because Python's 1 equals true.
+        """
         before = self.reference
         if self.model is None or reference != before or reference.config is not before.config:
             self.model, self.reference = build(reference), reference
@@ -75,7 +79,7 @@ class SeriesCache:
         return self.model
 
     def remarks_on(self, request: Request, model: Model) -> BySizes[Remarks]:
-        """The remarks on requests that differ from this one in sizes alone."""
+        """Return the cache of remarks for requests that differ from this one in sizes alone."""
         others = other_settings(request.method), other_settings(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
         if key != self.remarks_key:
@@ -83,7 +87,10 @@ class SeriesCache:
         return self.remarks
 
     def replays(self, run: Hashable) -> dict[Hashable, Any]:
-        """What was replayed of a run of the model; of the last `MAX_REPLAYED` runs only."""
+        """Return the cached replays of a run of the model.
+
+        Only the last `MAX_REPLAYED` runs are kept.
+        """
         self._replays[run] = known = self._replays.pop(run, {})
         if len(self._replays) > MAX_REPLAYED:
             self._replays.popitem(last=False)
@@ -92,9 +99,9 @@ class SeriesCache:
     def resident_state(
         self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
     ) -> ResidentState:
-        """The resident state of a request; length, accumulation and card change none of its tensors.
+        """Return the resident state of a request. Length, accumulation and card do not change its tensors.
 
-        Of a batch of one image, the gradient of the class token is a view of a larger tensor.
+        In a batch of one image, the gradient of the class token is a view of a larger tensor.
         """
         one_image = model.task.name == "image_cls" and training.micro_batch_size == 1
         key = (id(model), method, other_settings(training), stack, device.sharding, device.divided, one_image)
@@ -106,7 +113,10 @@ class SeriesCache:
         return self.state
 
     def step_of(self, resident: ResidentState, *, whole: bool) -> TrainingStep:
-        """The step of the last resident state: the step before it, if the two differ in the card alone."""
+        """Return the step of the last resident state.
+
+        It is the previous step if the two differ in the card alone.
+        """
         prepared, device = resident.prepared, resident.prepared.device
         divided = (device.count, device.sharding, device.nodes)
         key = (self.state_key, sizes(prepared.given), divided, prepared.kernels, whole)

@@ -1,4 +1,4 @@
-"""Requests with several GPUs: which shardings are modelled, and what the libraries refuse under each."""
+"""Requests with several GPUs: the shardings that are modelled, and what the libraries refuse under each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Problems of a run on several GPUs, and of options of a sharding that the request does not have.
+    """Yield problems of a run on several GPUs, and options of a sharding that the request does not use.
 
     Tasks that are modelled on one GPU only have a problem already.
     """
@@ -49,7 +49,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def check_device(request: Request) -> None:
-    """Refuse several cards and sharding, which no accounting models.
+    """Refuse several cards and sharding, which this accounting does not model.
 
     Raises:
         PlanError: with every reason found.
@@ -60,7 +60,7 @@ def check_device(request: Request) -> None:
 
 
 def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Problems of a device with more than one card, where only one is modelled."""
+    """Yield problems of a device with more than one card, where only one is modelled."""
     if device.sharding != "none":
         yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:
@@ -70,14 +70,14 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
 
 
 def not_modelled() -> str:
-    """Why a sharding, or several cards without one, are refused."""
+    """Return why a sharding, or several cards without one, are refused."""
     *names, last = (name for name in get_args(ShardingName) if name in MODELLED - {"none"})
     known = f"{', '.join(names)} or {last}"
     return f"not modelled here: set device.sharding {known}, or device.count 1 and device.sharding none"
 
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Problems of a device with more than one card, where some shardings are modelled."""
+    """Yield problems of a device with more than one card, where some shardings are modelled."""
     if device.count % device.nodes:
         message = (
             f"{device.count:,} GPUs do not divide equally among {device.nodes:,} nodes: use a divisor of device.count"
@@ -97,14 +97,14 @@ def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
 
 
 def _layers_apart(request: Request) -> Iterator[Problem]:
-    """Several GPUs, where a method treats layers of a kind differently."""
+    """Yield why several GPUs are refused with a method that treats layers of a kind differently."""
     if request.device.count > 1 and request.method.differs_between_layers:
         message = "settings of single layers are modelled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=request.device.count)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:
-    """Options without DDP, what DDP refuses, and what of it is not modelled."""
+    """Yield options of DDP without DDP, what DDP refuses, and what is not modelled of it."""
     training, config = request.training, request.training.ddp
     if request.device.sharding != "ddp":
         if config is not None:
@@ -119,7 +119,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
         )
         yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=2)
     if config.static_graph and training.gradient_accumulation_steps > 1:
-        # torch/csrc/distributed/c10d/reducer.cpp, delay_all_reduce: the first backward pass has no hooks.
+        # torch/csrc/distributed/c10d/reducer.cpp, delay_all_reduce: the first backward pass runs without hooks.
         message = (
             "DDP fails in the first micro-batch, which does not synchronise (expect_autograd_hooks_): set it false"
         )
@@ -141,7 +141,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
-    """Options without FSDP, what FSDP refuses, and what of it is not modelled."""
+    """Yield options of FSDP without FSDP, what FSDP refuses, and what is not modelled of it."""
     if request.device.sharding == "fsdp":
         yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
     elif request.training.fsdp_config is not None:
@@ -150,6 +150,6 @@ def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _zero3(request: Request, model: Model) -> Iterator[Problem]:
-    """What of ZeRO-3 is not modelled."""
+    """Yield what is not modelled of ZeRO-3."""
     if request.device.sharding == "zero3":
         yield from zero3.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))

@@ -11,7 +11,7 @@ from calculator.inputs.sharding import Sharding, parse_sharding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardedRequest:
-    """A request of one rank's step, and how the run is sharded over its GPUs."""
+    """A request for one rank's step, and how the run is sharded over its GPUs."""
 
     request: Request
     sharding: Sharding = field(default_factory=Sharding)

@@ -1,4 +1,4 @@
-"""The quantized base that a model's `config.json` states, as a setting of LoRA."""
+"""The quantized base in a model's `config.json`, used as a setting of LoRA."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 
 def stated(model: ModelReference) -> Any:
-    """The `quantization_config` of a model's `config.json`, or None."""
+    """Return the `quantization_config` of a model's `config.json`, or None."""
     if model.config is not None:
         return model.config.get("quantization_config")
     if model.id is None:
@@ -33,9 +33,9 @@ def stated(model: ModelReference) -> Any:
 
 
 def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
-    """LoRA over the base that the model's `config.json` states; any other method unchanged.
+    """Return LoRA over the base in the model's `config.json`. Any other method is returned unchanged.
 
-    A base that LoRA names has the settings of a checkpoint that is in it, where transformers could dequantise that.
+    If LoRA names a base, it has the settings of the checkpoint in it, if transformers could dequantise that checkpoint.
     """
     if not isinstance(method, LoRA) or method.load_in_8bit:
         return method
@@ -45,7 +45,7 @@ def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
 
 
 def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
-    """Why a method can't train over the base that the `config.json` states; settings of no base."""
+    """Yield why a method can't train over the base in the `config.json`, and settings that belong to no base."""
     own = method.quantization_config if isinstance(method, LoRA) else None
     if own is not None and own.quant_method is None and own != type(own)():
         message = "is required with the other settings of a quantization_config"
@@ -58,7 +58,7 @@ def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
 
 
 def problems_of_card(method: Method, device: Device) -> Iterator[Problem]:
-    """A base that the card has no kernels for."""
+    """Yield a base that the card has no kernels for."""
     base = method.base if isinstance(method, LoRA) else None
     card = card_of(device)
     if base is None or card is None or card.compute_capability is None:

@@ -1,4 +1,7 @@
-"""What an answer shows of a step: kept with the step, which further requests share that differ in the card alone."""
+"""The figures of a step.
+
+They are cached with the step, which further requests share if they differ in the card alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StepFigures(NamedTuple):
-    """The peaks of a step, and what is alive at the highest."""
+    """The peaks of a step, and the tensors alive at the highest one."""
 
     peaks: tuple[Peak, ...]
     operation: str
@@ -24,7 +27,7 @@ class StepFigures(NamedTuple):
 
 
 def figures_of(step: TrainingStep) -> StepFigures:
-    """The figures of a step."""
+    """Return the figures of a step."""
     known: StepFigures | None = step.known.get(StepFigures)
     if known is None:
         peaks = step.every_peak()
@@ -39,7 +42,7 @@ def figures_of(step: TrainingStep) -> StepFigures:
 
 
 def reserved_by_rule(step: TrainingStep, workspaces: tuple[int, ...]) -> int:
-    """The rule's estimate of reserved memory, with the workspaces of a card."""
+    """Return the rule's estimate of reserved memory, with the workspaces of a card."""
     known: int | None = step.known.get(workspaces)
     if known is None:
         known = step.known[workspaces] = by_rule(step, workspaces)

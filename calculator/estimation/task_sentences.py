@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ProblemType
     from calculator.methods.base import Method
 
-#: transformers/models/bart/modeling_bart.py and t5/modeling_t5.py, the forward of their models with a head.
+#: Source: transformers/models/bart/modeling_bart.py and t5/modeling_t5.py, the forward of their models with a head.
 SEQ_2_SEQ = (
     "A batch has sources of sequence_length tokens and targets of target_length tokens, which are the labels and,"
     " shifted right, the decoder's input. Targets have no mask of their own. Layers are never"
@@ -32,7 +32,7 @@ FEATURE_EXTRACTION = (
     " each anchor with all other texts of the micro-batch. PEFT's model for the task computes none."
 )
 
-#: What a batch has for each sequence, by the loss.
+#: By loss, what a batch has for each sequence.
 _LABELS: dict[ProblemType, str] = {
     "regression": "a number for each output",
     "single_label_classification": "one label",
@@ -43,7 +43,7 @@ _LABELS: dict[ProblemType, str] = {
 def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
     """Yield which class builds the model, how its head is trained, and what a script must set.
 
-    `texts` is the number of texts of an example whose texts are embedded.
+    `texts` is the number of texts per example if texts are embedded.
     """
     task = model.task
     if task.embeds:
@@ -102,12 +102,12 @@ def _of_images(model: Model, method: Method) -> Iterator[str]:
 
 
 def _finds_head(model: Model) -> bool:
-    """Whether the model has a head of a name that PEFT looks for."""
+    """Return whether the model has a head with a name that PEFT looks for."""
     return any(is_saved(path, model.task.head_names) for path in model.outer)
 
 
 def _head_and_loss(task: Task) -> str:
-    """What a head computes, and the labels of a batch."""
+    """Return what a head computes, and the labels of a batch."""
     outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"
     if task.name in ("seq_cls", "image_cls"):
         labels = f"{_LABELS[task.loss]} for each {'sequence' if task.name == 'seq_cls' else 'image'}"

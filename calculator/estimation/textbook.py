@@ -29,7 +29,7 @@ ASSUMPTIONS = (
 
 
 def warnings(gpus_needed: int) -> tuple[str, ...]:
-    """What a number of GPUs takes."""
+    """Return what a number of GPUs requires."""
     if gpus_needed == 1:
         return ()
     sharded = (
@@ -57,15 +57,15 @@ class Accounting:
 
     @property
     def bytes(self) -> int:
-        """Their sum."""
+        """The sum of the parts."""
         return sum(part.bytes for part in self.components)
 
 
 def accounting(*, base: int, added: int, trainable: int, quantized: int = 0) -> Accounting:
-    """A run's memory by the lesson's rules.
+    """Return a run's memory by the lesson's rules.
 
-    `base` counts the base model's parameters, `quantized` those of them in 4 bits, `added` the method's own parameters,
-    and `trainable` all trained parameters.
+    `base` is the number of the base model's parameters, `quantized` the number of those in 4 bits, `added` the number
+    of the method's own parameters, and `trainable` the number of all trained parameters.
     """
     return Accounting(
         base_weights=_base_weights(base, quantized),
@@ -100,30 +100,30 @@ def _part(name: ComponentName, counted: str, count: int, each: int) -> Component
 
 
 def lora_parameters(d: int, k: int, r: int) -> int:
-    """Parameters of a rank-r update of a d × k matrix: B is d × r, A is r × k."""
+    """Return the parameters of a rank-r update of a d × k matrix: B is d × r, A is r × k."""
     return r * (d + k)
 
 
 def compression(d: int, k: int, r: int) -> float:
-    """The ratio of the parameters of a d × k matrix to those of its rank-r update."""
+    """Return the ratio of the parameters of a d × k matrix to those of its rank-r update."""
     return d * k / lora_parameters(d, k, r)
 
 
 def adapter_parameters(d: int, r: int) -> int:
-    """Parameters of one bottleneck adapter on d features: down and up projections with their biases."""
+    """Return the parameters of a bottleneck adapter on d features: down and up projections with biases."""
     return 2 * d * r + r + d
 
 
 def prefix_parameters(p: int, d: int, L: int) -> int:
-    """Parameters of p learned keys and values of d features in each of L layers."""
+    """Return the parameters of p learned keys and values of d features in each of L layers."""
     return 2 * p * d * L
 
 
 def prompt_parameters(p: int, d: int) -> int:
-    """Parameters of p learned input embeddings of d features."""
+    """Return the parameters of p learned input embeddings of d features."""
     return p * d
 
 
 def cards_needed(total_bytes: int, card_bytes: int) -> int:
-    """The least number of cards with this total memory."""
+    """Return the least number of cards with this total memory."""
     return -(-total_bytes // card_bytes)

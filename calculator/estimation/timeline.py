@@ -21,17 +21,23 @@ PASSES = ("the prompts", "the second token", "the last token")
 #: A span of the tape: its first and last event.
 Span = tuple[int, int]
 
-#: The phase and the operation of moments.
+#: The phase and the operation of each moment.
 Operations = tuple[tuple["PhaseName", str], ...]
 
 
 def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[Timeline]:
-    """Every span in order, with every repeated layer: passes of `generate` first, the optimizer's step last."""
+    """Return every span in order, with every repeated layer.
+
+    The passes of `generate` come first, the optimizer's step comes last.
+    """
     return Deferred(partial(_known, step, peaks))
 
 
 def _known(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
-    """The timeline, kept with the step, which does not refer to itself: the garbage collector need not find it."""
+    """Return the timeline, which is cached with the step.
+
+    It does not refer to the step, so that the garbage collector need not break a cycle.
+    """
     known: Timeline | None = step.known.get(Timeline)
     if known is None:
         known = step.known[Timeline] = _of_layers(step, peaks)
@@ -62,7 +68,7 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
 
 
 def _spans(of: MicroBatchRun, phase: str, end: str) -> list[Span]:
-    """The spans between consecutive marks, kept for runs with other sizes."""
+    """Return the spans between consecutive marks. They are cached for runs with other sizes."""
     known = of.run.copies.spans
     if phase not in known:
         known[phase] = _between(of.marks, phase, end)
@@ -78,7 +84,7 @@ def _between(marks: dict[str, int], phase: str, end: str) -> list[Span]:
 
 
 def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
-    """The peak of each span."""
+    """Return the peak of each span."""
     window = curve.window_in(spans[0][0], spans[-1][1])
     repeated = [s for s in spans if window is not None and window.start <= s[0] and s[1] <= window.end]
     peaks: list[int] = []
@@ -91,7 +97,10 @@ def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
 
 
 def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout: int) -> list[int]:
-    """The window's spans once for each copy; each copy has the window's growth more alive than the one before."""
+    """Return the window's spans once for each copy.
+
+    Each copy has the window's growth more alive than the one before.
+    """
     growth = curve.growth[curve.windows.index(window)]
     first = [throughout + curve.peak_of_copy(low, high, window, 0) for low, high in repeated]
     return [most + copy * growth for copy in range(window.copies + 1) for most in first]
@@ -99,13 +108,16 @@ def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout
 
 @lru_cache(maxsize=64)
 def _form(phase: PhaseName, ends: tuple[str, str], numbers: range, count: int) -> Operations:
-    """The operations of the spans of a phase. The last one includes layers that no gradient reaches."""
+    """Return the operations of the spans of a phase.
+
+    The last one includes layers that no gradient reaches.
+    """
     labels = (ends[0], *(f"layer {number}" for number in numbers[: count - 2]), ends[1])
     return tuple([(phase, label) for label in labels[:count]])
 
 
 @lru_cache(maxsize=256)
 def _joined(passes: int, forward: Operations, backward: Operations, last: str) -> TimelineForm:
-    """The form of a timeline with some passes of `generate`; `last` is the optimizer's step."""
+    """Return the form of a timeline with some passes of `generate`. `last` is the optimizer's step."""
     generation: Operations = tuple([("generation", name) for name in PASSES[:passes]])
     return TimelineForm((*generation, *forward, *backward, ("optimizer_step", last)))

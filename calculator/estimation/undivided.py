@@ -1,7 +1,7 @@
-"""What of a run's memory stays on each GPU however many there are, for the number of GPUs that a verdict states.
+"""The memory of a run that stays on each GPU whatever their number. A verdict derives the number of GPUs from it.
 
-A peak is the largest of its phases, and each is a constant and a part that is divided by the number of GPUs: it is
-convex in one over the number. So the line through the peaks of two numbers, extended to no part at all, is a lower
+A peak is the largest of its phases. Each phase has a constant part and a part that is divided by the number of GPUs. So
+the peak is convex in one over that number. The line through the peaks of two numbers, extended to zero, is a lower
 bound (see `limit_search/fewest.py`).
 """
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.training_step.step import TrainingStep
 
-#: How many times as many GPUs the second number has, and the fewest that it has.
+#: The second number of GPUs is this multiple of the first, and at least this many.
 TIMES, LEAST = 16, 64
-#: How far below its lower bound a peak may be, as a fraction of it: shards of other numbers may be padded less.
+#: By what fraction a peak may be below its lower bound. The shards of other numbers may be padded less.
 PADDED = 1 / 16
 
-#: What no sharding divides, of the tensors on one GPU.
+#: The components on one GPU that no sharding divides.
 _OF_THE_BATCH = ("activations", "logits_and_loss")
 
 
@@ -36,9 +36,10 @@ def undivided_bytes(
     overheads: int,
     step_of: Callable[[Request, SeriesCache], TrainingStep],
 ) -> int:
-    """Bytes that a GPU needs with any number of GPUs; `overheads` are those of workspaces and of the CUDA context.
+    """Return the bytes that a GPU needs with any number of GPUs.
 
-    FSDP2 has a whole model in 4 bits on each GPU until all of it is sharded (`allocator/sharded_loading.py`).
+    `overheads` are those of workspaces and of the CUDA context. FSDP2 has a whole 4-bit model on each GPU until all of
+    it is sharded (`allocator/sharded_loading.py`).
     """
     device, resident = request.device, step.resident
     if device.sharding not in DIVIDED:

@@ -1,4 +1,4 @@
-"""What is refused of runs that update each parameter in the backward pass and free its gradient."""
+"""Checks for runs that update each parameter in the backward pass and free its gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
-#: What an answer says of a reference step with an optimizer for each parameter.
+#: What an answer says about a reference step with an optimizer for each parameter.
 OWN_OPTIMIZERS = (
     "Each parameter has an optimizer of its own with the same options, which a hook steps as soon as the gradient is"
     " accumulated (register_post_accumulate_grad_hook, or optimi's gradient_release) and which then frees the gradient."
@@ -34,7 +34,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _released(request: Request) -> Iterator[Problem]:
-    """Yield where optimizer_in_bwd is not modelled."""
+    """Yield settings with which optimizer_in_bwd is not modelled."""
     training = request.training
     if not training.optimizer_in_bwd:
         return
@@ -63,9 +63,10 @@ def _released(request: Request) -> Iterator[Problem]:
 
 
 def _accumulated(request: Request) -> Iterator[Problem]:
-    """Yield gradient accumulation where each micro-batch would step. LOMO steps so, and torchtune says it itself.
+    """Yield why gradient accumulation is refused if each micro-batch would step.
 
-    Source: transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
+    LOMO steps in each micro-batch, and torchtune itself refuses accumulation. Source:
+    transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
     """
     training = request.training
     if training.gradient_accumulation_steps == 1 or training.trainer == "torchtune":
@@ -81,7 +82,10 @@ def _accumulated(request: Request) -> Iterator[Problem]:
 
 
 def _lomo(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield what LOMO's hooks do not take. Source: lomo_optim/lomo.py and adalomo.py; accelerate/accelerator.py."""
+    """Yield what LOMO's hooks do not accept.
+
+    Source: lomo_optim/lomo.py and adalomo.py; accelerate/accelerator.py.
+    """
     training, method = request.training, request.method
     if training.trainer is not None and training.autocast == "float16":
         message = "accelerate scales the loss and skips LOMO's backward, which updates the last weight: use bfloat16"

@@ -46,7 +46,10 @@ TRACED = (
 
 
 def traced_estimate(request: Request, document: TraceDocument) -> Estimate:
-    """Answer a request from the trace of its step. The device and `reserved` are the request's."""
+    """Answer a request from the trace of its step.
+
+    The device and `reserved` are those of the request.
+    """
     memory, verdict = _memory(request, document)
     return Estimate(
         model=ModelSummary(
@@ -87,7 +90,7 @@ def _memory(request: Request, document: TraceDocument) -> tuple[Memory, Fit | No
 
 def _replay(request: Request, document: TraceDocument, live: int, workspaces: tuple[int, int]) -> TracedDeviceReplay:
     return TracedDeviceReplay(
-        state_of(document, request.training),  # type: ignore[arg-type]  # it has what a replay needs
+        state_of(document, request.training),  # type: ignore[arg-type]  # it has the attributes that a replay needs
         workspaces,
         live_bytes=live + sum(workspaces),
         context_bytes=cuda_context(card_of(request.device)).bytes,
@@ -101,7 +104,7 @@ def _timeline(document: TraceDocument) -> Timeline:
 
 
 def components(document: TraceDocument, event: int) -> tuple[Component, ...]:
-    """The components of what is alive after an event, each with its rows, the largest first."""
+    """Return the components of what is alive after an event, each with its rows, the largest first."""
     counts = Counter(map(document.kind, document.alive_after(event)))
     parts = []
     for name in get_args(ComponentName):

@@ -1,4 +1,7 @@
-"""What a trace does not run: several GPUs, trainers, histories of lengths, and releases that are not installed."""
+"""Checks for traces.
+
+A trace does not run several GPUs, trainers, histories of lengths, or releases that are not installed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import ModelReference, Request
 
-#: Settings of a step on several GPUs, of a trainer or of a history of steps, and the values that leave a step alone.
+#: Settings of several GPUs, of a trainer or of a history of steps, with the values that have no effect.
 OTHER_STEPS: dict[str, object] = {
     **OF_TRAINERS,
     "trainer": None,
@@ -34,14 +37,17 @@ OTHER_STEPS: dict[str, object] = {
 
 
 def is_traced(request: Request) -> bool:
-    """Whether a single estimate is by a trace: if the request says so, or the calculator does not model the model."""
+    """Return whether an estimate is by a trace: the request says so, or the calculator does not model the model."""
     if request.engine == "auto":
         return request.accounting == "exact" and not is_modelled(request.model)
     return request.engine == "traced"
 
 
 def is_modelled(reference: ModelReference) -> bool:
-    """Whether the calculator models the training step of a model's family, or refuses it for another reason."""
+    """Return whether the calculator models the training step of a model's family.
+
+    A family that it refuses for another reason counts as modelled.
+    """
     config = config_of(reference)
     model_type = config.get("model_type") if config is not None else None
     return not isinstance(model_type, str) or _is_modelled_type(model_type)
@@ -49,7 +55,7 @@ def is_modelled(reference: ModelReference) -> bool:
 
 @cache
 def modelled_models() -> tuple[catalogue.ModelEntry, ...]:
-    """The models of the catalogue whose training step the calculator models; a trace answers the others."""
+    """Return the models of the catalogue whose training step the calculator models. A trace answers the others."""
     return tuple(entry for entry in catalogue.models() if _is_modelled_type(entry.model_type))
 
 
@@ -59,7 +65,10 @@ def _is_modelled_type(model_type: str) -> bool:
 
 
 def config_of(reference: ModelReference) -> dict[str, Any] | None:
-    """The `config.json` of a reference; None for a number of parameters and for a model that no catalogue lists."""
+    """Return the `config.json` of a reference.
+
+    Return None for a number of parameters, and for a model that is not in the catalogue.
+    """
     if reference.id is None:
         return reference.config
     try:
@@ -69,7 +78,7 @@ def config_of(reference: ModelReference) -> dict[str, Any] | None:
 
 
 def check_traced(request: Request) -> None:
-    """Refuse what a trace does not run.
+    """Refuse a request that a trace does not run.
 
     Raises:
         PlanError: with every reason found.

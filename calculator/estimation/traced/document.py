@@ -1,4 +1,7 @@
-"""What a traced step passes to the estimate: its storages, their order, and what was running. JSON on the way."""
+"""The result of a traced step, which is passed on as JSON.
+
+It has the storages, the order of their allocations and frees, and the operations that ran.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """One kind of storage. Numbers in `name` are `*`; `bytes` is the size of one, rounded up to 512."""
+    """One kind of storage.
+
+    Numbers in `name` are replaced by `*`. `bytes` is the size of one storage, rounded up to 512.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -24,7 +30,7 @@ class Kind(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """A phase's peak: its bytes, the event that reached it (-1: none), and the operation that ran."""
+    """The peak of a phase: its bytes, the event that reached it (-1: none), and the operation that ran."""
 
     bytes: int
     event: int
@@ -40,7 +46,10 @@ class Span(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A tensor that is loaded before the first step. `parameters` is 0 for a constant or a buffer."""
+    """A tensor that is loaded before the first step.
+
+    `parameters` is 0 for a constant or a buffer.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -52,7 +61,7 @@ class Loaded(NamedTuple):
     bytes: int
 
     def resident(self) -> ResidentTensor:
-        """The same tensor, as the allocator's replay loads it."""
+        """Return the tensor in the form that the allocator's replay loads."""
         return ResidentTensor(**self._asdict())
 
 
@@ -63,19 +72,19 @@ class TraceDocument:
     Attributes:
         model_type: The model's type, as transformers spells it.
         versions: The releases of the libraries that ran.
-        seconds: How long the trace took, without the import of the libraries.
+        seconds: The duration of the trace, without the import of the libraries.
         parameters: The numbers of parameters: `base`, `added`, `trainable` and `total`.
-        saved_bytes: The size of a checkpoint of what is trained.
+        saved_bytes: The size of a checkpoint of the trained parameters.
         loaded: Weights, constants and buffers, in the order of the model.
         kinds: Every kind of storage.
         storages: The kind of each storage, in the order of allocation.
-        static: How many storages are alive before the step; they come first.
-        events: A storage's number at its allocation, its complement at its free.
+        static: The number of storages that are alive before the step. They come first.
+        events: `n` where storage `n` is allocated, `~n` where it is freed.
         phase_starts: The number of events before each phase, and the phase.
         peaks: The peak of each phase.
         timeline: The peaks of the step's parts, in order.
         operations: The operations that allocate in the step.
-        unchecked: Those of them that allocate in no step that the calculator models.
+        unchecked: The operations among them that allocate in no step that the calculator models.
         kernel_packages: Packages that would replace functions of the model, with these functions.
         guesses: What was guessed of values that a trace does not have, in sentences.
     """
@@ -99,11 +108,11 @@ class TraceDocument:
     guesses: tuple[str, ...]
 
     def kind(self, storage: int) -> Kind:
-        """The kind of a storage."""
+        """Return the kind of a storage."""
         return self.kinds[self.storages[storage]]
 
     def alive_after(self, event: int) -> list[int]:
-        """The storages that are alive after an event, in the order of allocation."""
+        """Return the storages that are alive after an event, in the order of allocation."""
         alive: dict[int, None] = {}
         for number in self.events[: event + 1]:
             if number >= 0:
@@ -113,12 +122,12 @@ class TraceDocument:
         return list(alive)
 
     def to_json(self) -> str:
-        """The document as JSON."""
+        """Return the document as JSON."""
         return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> TraceDocument:
-        """The document in a JSON text that `to_json` made."""
+        """Parse a JSON text that `to_json` returned."""
         given: dict[str, Any] = json.loads(text)
         return cls(
             **{

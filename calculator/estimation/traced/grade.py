@@ -1,4 +1,7 @@
-"""How far an answer may be trusted: by the engine that found it, and by what a trace cannot see."""
+"""How far an answer may be trusted.
+
+It depends on the engine that answered, and on what a trace cannot see.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ if TYPE_CHECKING:
 
     from calculator.estimation.traced.document import TraceDocument
 
-#: What found an answer's figures.
+#: The engine that computed an answer's figures.
 EngineName = Literal["calculator", "traced"]
 
-#: How far an answer's figures may be trusted, the most first.
+#: How far an answer's figures may be trusted, from the most to the least.
 Grade = Literal[
     "modelled",
     "from source, not traced",
@@ -25,13 +28,13 @@ Grade = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSummary:
-    """What an answer states about the trace that it is from.
+    """What an answer states about its trace.
 
     Attributes:
         versions: The releases of the libraries that ran.
-        seconds: How long the trace took, without the import of the libraries.
+        seconds: The duration of the trace, without the import of the libraries.
         unchecked_operations: Operations that allocate in this step and in none that the calculator models.
-        kernel_packages: Packages that replace functions of this model where they are installed, with the functions.
+        kernel_packages: Packages that replace functions of this model if they are installed, with these functions.
         guesses: What was guessed of values that a trace does not have.
     """
 
@@ -43,7 +46,7 @@ class TraceSummary:
 
 
 def summary_of(document: TraceDocument) -> TraceSummary:
-    """What an answer states about a trace."""
+    """Return what an answer states about a trace."""
     return TraceSummary(
         versions=document.versions,
         seconds=document.seconds,
@@ -54,7 +57,7 @@ def summary_of(document: TraceDocument) -> TraceSummary:
 
 
 def grade_of(*, kernel_packages: Collection[str], unchecked: Collection[str]) -> Grade:
-    """The grade of an answer from a trace, by the packages that change it and its unchecked operations."""
+    """Return the grade of an answer from a trace, by the packages that change it and its unchecked operations."""
     if kernel_packages:
         return "traced, but a kernel package changes it"
     if unchecked:

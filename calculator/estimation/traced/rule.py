@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def by_rule(document: TraceDocument, workspaces: Iterable[int]) -> int:
-    """The rule's estimate of `torch.cuda.max_memory_reserved`, in bytes: as `reserved_rule.by_rule` for a trace."""
+    """Return the rule's estimate of `torch.cuda.max_memory_reserved` for a trace, in bytes.
+
+    `reserved_rule.by_rule` does the same for a step.
+    """
     loaded = sum(each.bytes for each in document.loaded if each.base)
     kept = Counter(each.bytes for each in document.loaded if not each.base)
     static = map(document.kind, range(document.static))
@@ -28,7 +31,7 @@ def by_rule(document: TraceDocument, workspaces: Iterable[int]) -> int:
 
 
 def _in_step(document: TraceDocument) -> tuple[dict[int, int], int]:
-    """The most storages of each size that are alive at once in the step, and the bytes that the forward pass leaves."""
+    """Return the most storages of each size that are alive at once, and the bytes that the forward pass leaves."""
     starts = [at for at, _ in document.phase_starts]
     alive: Counter[int] = Counter()
     most: dict[int, int] = {}

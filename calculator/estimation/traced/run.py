@@ -1,4 +1,4 @@
-"""A traced step as a run that PyTorch's caching allocator is replayed for."""
+"""A traced step in the form of a run, for replays of PyTorch's caching allocator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH = ("input_ids", "attention_mask", "labels")
 
 
-#: A matrix product, in the name of a row.
+#: The part of a row's name that marks a matrix product.
 _PRODUCT = re.compile(r"(?:^|: )(?:mm|addmm|bmm|baddbmm|_grouped_mm|bitsandbytes\.gemm_4bit)\b")
 
 
@@ -37,23 +37,23 @@ class TracedEvents(Events):
     __slots__ = ()
 
     def first_product(self, events: Sequence[int]) -> int:
-        """The position of the first matrix product in a pass, before which its workspace is allocated."""
+        """Return the position of the first matrix product in a pass. Its workspace is allocated before it."""
         named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
         return next((at for at, name in named if _PRODUCT.search(name)), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedState:
-    """What a replay needs of a traced step, under the names of `ResidentState`.
+    """The attributes of a traced step that a replay needs, with the names of `ResidentState`.
 
     Attributes:
         training: The training settings.
-        tensors: What is loaded.
-        optimizer_states: What the first optimizer step creates.
-        step_temporaries: What is alive at the peak of an optimizer step, and only there.
+        tensors: The loaded tensors.
+        optimizer_states: The tensors that the first optimizer step creates.
+        step_temporaries: The tensors that are alive only in the optimizer's step, at its peak.
         micro_batches: The events of a step's first micro-batch, and of the later ones if there are some.
         buckets: None: a trace is of one GPU.
-        while_fetching: Nothing: a traced step has no batches before it.
+        while_fetching: Empty: a traced step has no earlier batches.
     """
 
     training: Training
@@ -76,7 +76,7 @@ class TracedState:
 
 
 def state_of(document: TraceDocument, training: Training) -> TracedState:
-    """The state of a traced step."""
+    """Return the state of a traced step."""
     passes = _passes(document)
     return TracedState(
         training=training,
@@ -111,7 +111,7 @@ def _temporaries(document: TraceDocument) -> tuple[ResidentTensor, ...]:
 
 
 def _passes(document: TraceDocument) -> list[Events]:
-    """The events of each traced micro-batch; those of its own storages and of its batch."""
+    """Return the events of each traced micro-batch. They include its own storages and its batch."""
     starts = [at for at, _ in document.phase_starts]
     rows = [document.kind(number) for number in range(len(document.storages))]
     batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
@@ -148,7 +148,7 @@ def _alive(events: list[int]) -> list[int]:
 
 
 class TracedReplay(Replay):
-    """A traced run's allocations in order, served by one allocator."""
+    """The allocations of a traced run in order, served by one allocator."""
 
     __slots__ = ()
 
@@ -163,7 +163,7 @@ class TracedReplay(Replay):
 
 
 class TracedDeviceReplay(DeviceReplay):
-    """A traced run, to be replayed on devices."""
+    """A traced run, for replays on devices."""
 
     resident: TracedState  # type: ignore[assignment]
 
