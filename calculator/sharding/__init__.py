@@ -1,1 +1,1 @@
-"""What sharding a run over several GPUs changes on one of them."""
+"""Sharding: what one GPU keeps and sends when a run is sharded over several GPUs."""

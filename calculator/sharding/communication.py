@@ -1,4 +1,4 @@
-"""What a rank sends in a step, by collective."""
+"""The bytes that a rank sends in a step, by collective."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Collective:
 
     Attributes:
         ranks: The GPUs that take part.
-        payload_bytes: The bytes of the whole tensors: those that are reduced, or that a gather results in.
-        sent_bytes: What one rank sends to others, and receives, by the ring algorithm.
-        node_sent_bytes: What each node sends to another one, and receives; 0 on one node.
+        payload_bytes: The bytes of the whole tensors: the inputs of a reduction, or the results of a gather.
+        sent_bytes: The bytes that one rank sends, and receives, with the ring algorithm.
+        node_sent_bytes: The bytes that each node sends to another node, and receives. 0 on one node.
         formula: The arithmetic of `sent_bytes`, with names.
-        substituted: The same with numbers.
+        substituted: The arithmetic with numbers.
     """
 
     name: Literal["all_reduce", "all_gather", "reduce_scatter"]
@@ -33,18 +33,21 @@ class Collective:
 
 
 def between_nodes(collectives: tuple[Collective, ...] | None, nodes: int) -> tuple[Collective, ...] | None:
-    """The same collectives on several nodes: one link of the ring leaves each node, and carries what a rank sends."""
+    """Return the same collectives on several nodes.
+
+    One link of the ring leaves each node. It carries what a rank sends.
+    """
     if collectives is None or nodes == 1:
         return collectives
     return tuple(replace(each, node_sent_bytes=each.sent_bytes) for each in collectives)
 
 
-#: Where the bytes that the ring algorithm sends are derived.
+#: The source of the bytes that the ring algorithm sends.
 _SOURCE = "github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md"
 
 
 def all_reduce(payload: int, count: int, what: str) -> Collective:
-    """Sum tensors of some bytes over all ranks."""
+    """Return the collective that sums tensors of some bytes over all ranks."""
     return Collective(
         name="all_reduce",
         ranks=count,
@@ -57,17 +60,17 @@ def all_reduce(payload: int, count: int, what: str) -> Collective:
 
 
 def all_gather(payload: int, count: int, what: str) -> Collective:
-    """Gather the parts of a tensor of some bytes from all ranks."""
+    """Return the collective that gathers the parts of a tensor of some bytes from all ranks."""
     return _once("all_gather", payload, count, what)
 
 
 def reduce_scatter(payload: int, count: int, what: str) -> Collective:
-    """Sum tensors of some bytes over all ranks, each of which keeps a part."""
+    """Return the collective that sums tensors of some bytes over all ranks, each of which keeps a part."""
     return _once("reduce_scatter", payload, count, what)
 
 
 def _once(name: Literal["all_gather", "reduce_scatter"], payload: int, count: int, what: str) -> Collective:
-    """A collective that sends each byte once."""
+    """Return a collective that sends each byte once."""
     return Collective(
         name=name,
         ranks=count,
@@ -80,8 +83,8 @@ def _once(name: Literal["all_gather", "reduce_scatter"], payload: int, count: in
 
 
 def of_ddp(buckets: Buckets, count: int) -> tuple[Collective, ...]:
-    """The collectives of a step under DDP.
+    """Return the collectives of a step under DDP.
 
-    It reduces every gradient once a step, in the last micro-batch. What it broadcasts is left out: a model's buffers.
+    DDP reduces every gradient once a step, in the last micro-batch. The broadcast of a model's buffers is not counted.
     """
     return (all_reduce(buckets.payload_bytes, count, "gradients"),)

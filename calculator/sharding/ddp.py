@@ -1,7 +1,7 @@
 """The buckets in which DistributedDataParallel reduces gradients.
 
-Source: torch/csrc/distributed/c10d/reducer.cpp (compute_bucket_assignment_by_size, initialize_buckets,
-rebuild_buckets) and torch/nn/parallel/distributed.py (BucketCapacityConfig).
+Source: torch/csrc/distributed/c10d/reducer.cpp (compute_bucket_assignment_by_size, initialize_buckets, rebuild_buckets)
+and torch/nn/parallel/distributed.py (BucketCapacityConfig).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from calculator.inputs.sharding import DDPConfig
 
-#: torch/csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes: it applies where no cap is passed.
+#: The cap of the first bucket if no cap is passed (torch/csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes).
 FIRST_BUCKET_BYTES = 1 << 20
-#: torch/nn/parallel/distributed.py, _DEFAULT_BUCKET_CAP_MB. accelerate passes no cap that is equal to it.
+#: The default cap in MiB (torch/nn/parallel/distributed.py, _DEFAULT_BUCKET_CAP_MB). accelerate passes no cap that is
+#: equal to it.
 DEFAULT_CAP_MB = 25
 
 NAME = "DistributedDataParallel: gradient bucket"
@@ -40,9 +41,10 @@ class Bucket(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """The buckets that DDP has in the first step, and in all others.
+    """The buckets of DDP in the first step, and in all later steps.
 
-    They are the same where DDP does not know in which order gradients are produced: it looks for unused parameters.
+    They are the same if DDP looks for unused parameters, because it then does not learn the order in which gradients
+    are ready.
     """
 
     first: tuple[Bucket, ...]
@@ -50,12 +52,12 @@ class Buckets(NamedTuple):
 
     @property
     def are_rebuilt(self) -> bool:
-        """Whether the second step begins by freeing the first step's buckets and allocating others."""
+        """Whether the second step begins by replacing the first step's buckets."""
         return self.first is not self.steady
 
     @property
     def resident(self) -> tuple[ResidentTensor, ...]:
-        """The buckets of all steps but the first, by size."""
+        """The buckets of all steps after the first, by size."""
         return tuple(
             ResidentTensor(
                 name=NAME,
@@ -75,10 +77,10 @@ class Buckets(NamedTuple):
 
 
 def buckets(parameters: Sequence[Bucket], config: DDPConfig, ready: Callable[[], Iterable[Bucket]]) -> Buckets:
-    """The buckets of trained parameters, used or not, each of which is a bucket by itself here.
+    """Return the buckets of trained parameters.
 
-    parameters: in the model's order. ready: returns them in the order in which their gradients are ready, in which DDP
-    fills all but the first step's buckets.
+    `parameters` are in the model's order. `ready` returns them in the order in which their gradients are ready. DDP
+    fills the buckets of all steps after the first in that order.
     """
     cap = config.bucket_cap_mb << 20
     caps = (FIRST_BUCKET_BYTES, cap) if config.bucket_cap_mb == DEFAULT_CAP_MB else (cap,)
@@ -91,10 +93,10 @@ def buckets(parameters: Sequence[Bucket], config: DDPConfig, ready: Callable[[],
 
 
 def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[ResidentTensor, ...]:
-    """The map of the parameters that a step used, which DDP keeps where it looks for unused ones.
+    """Return the map of used parameters, which DDP keeps if it looks for unused ones.
 
-    It is on the GPU from the construction on, for the whole run. With a static graph DDP looks for them in the first
-    step (reducer.cpp, initialize_local_used_map and set_static_graph).
+    It is on the GPU from the construction of DDP to the end of the run. With a static graph, DDP looks for unused
+    parameters in the first step (reducer.cpp, initialize_local_used_map and set_static_graph).
     """
     if not (config.find_unused_parameters or config.static_graph):
         return ()
@@ -104,9 +106,9 @@ def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[Resi
 
 
 def _assigned(parameters: Iterable[Bucket], caps: tuple[int, ...]) -> tuple[Bucket, ...]:
-    """Fill buckets with parameters in turn, those of each dtype by themselves.
+    """Fill buckets with parameters in order, separately for each dtype.
 
-    A bucket is complete when its bytes reach its cap. The last cap is that of all further buckets of its dtype; without
+    A bucket is complete when its bytes reach its cap. The last cap applies to all further buckets of its dtype. Without
     caps, there is one bucket.
     """
     complete: list[Bucket] = []

@@ -1,7 +1,8 @@
-"""The precision of a run under DeepSpeed: what Trainer's `bf16=True` does to its weights.
+"""The precision of a run under DeepSpeed: what `bf16=True` in the Trainer does to its weights.
 
-DeepSpeed casts every floating-point parameter of the model to bfloat16 and keeps float32 masters of what it trains. The
-step runs without autocast. A model under deepspeed.zero.Init is made in bfloat16, and what PEFT adds to it is not cast.
+DeepSpeed casts every floating-point parameter of the model to bfloat16 and keeps float32 masters of the trained ones.
+The step runs without autocast. A model under deepspeed.zero.Init is created in bfloat16, and what PEFT adds to it is
+not cast.
 
 Source: deepspeed/runtime/engine.py, _configure_distributed_model and _cast_module_mixed_precision.
 """
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def cast_to(training: Training, device: Device) -> DType | None:
-    """The dtype that every parameter is cast to after the method is applied; None if each keeps its own."""
+    """Return the dtype that every parameter is cast to after the method is applied, or None if each keeps its own."""
     return training.autocast if device.sharding in STAGES else None
 
 
 def is_built_partitioned(training: Training, device: Device, method: Method) -> bool:
-    """Whether transformers builds the model under deepspeed.zero.Init, which it does for none in 4 bits."""
+    """Return whether transformers builds the model under deepspeed.zero.Init. It does not for 4-bit models."""
     return device.sharding == "zero3" and training.zero3_init_flag and not method.facts.quantizes_base
 
 
 def of_step(training: Training, device: Device, method: Method) -> Training:
-    """The training that the step runs: in the weights' dtype instead of under autocast."""
+    """Return the training that the step runs: in the weights' dtype instead of under autocast."""
     if cast_to(training, device) is None:
         return training
     dtype = training.autocast or training.dtype
@@ -42,7 +43,7 @@ def of_step(training: Training, device: Device, method: Method) -> Training:
 
 
 def cast(spec: ModuleSpec, dtype: DType | None, of_step: Training) -> ModuleSpec:
-    """How a module is stored once its parameters are cast. Weights in 4 bits and their constants stay."""
+    """Return how a module is stored after its parameters are cast. 4-bit weights and their constants are not cast."""
     if dtype is None:
         return spec
     added = spec.added

@@ -1,4 +1,4 @@
-"""What each sharding changes: the tensors that a rank keeps, and the hooks of a micro-batch."""
+"""The registry of shardings: the tensors that a rank keeps, and the hooks of a micro-batch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.generation import PassOf
 
-#: The tensors that a rank keeps, by the name of the sharding, where it does not keep all.
+#: The tensors that a rank keeps, by the name of the sharding. Shardings that keep all tensors are left out.
 SHARDS: dict[ShardingName, type[Shards]] = {"fsdp": FSDPShards}
 
-#: What makes the hooks of a step's last micro-batch, by the name of the sharding. DDP only adds resident tensors.
+#: The hooks of a step's last micro-batch, by the name of the sharding. DDP only adds resident tensors.
 HOOKS: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {
     "zero1": stage_1,
     "zero2": stage_2,
@@ -33,17 +33,20 @@ HOOKS: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {
     "fsdp": MicroBatch,
 }
 
-#: The same for a micro-batch before the last, where that is not like the last.
+#: The hooks of a micro-batch before the last, for shardings under which it differs from the last.
 BEFORE_LAST: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {"fsdp": partial(MicroBatch, reduces=False)}
 
 
 def shards_of(prepared: PreparedModel) -> Shards:
-    """What a rank keeps of a prepared model."""
+    """Return the tensors that a rank keeps of a prepared model."""
     return SHARDS.get(prepared.device.sharding, Shards)(prepared)
 
 
 def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
-    """The hooks of one micro-batch; `reduces`: whether it is the last of its step, in which gradients are reduced."""
+    """Return the hooks of one micro-batch.
+
+    `reduces`: whether it is the last of its step, in which gradients are reduced.
+    """
     make = (HOOKS if reduces else BEFORE_LAST).get(prepared.device.sharding)
     return NO_HOOKS if make is None else make(prepared)
 
@@ -51,9 +54,10 @@ def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
 def evaluation_hooks(
     prepared: PreparedModel, found: frozenset[str] | None = None, *, follows_generation: bool = False
 ) -> Hooks:
-    """The hooks of a batch of an evaluation; `found`: what the batch before left gathered (`Hooks.left_gathered`).
+    """Return the hooks of a batch of an evaluation.
 
-    It is None if no batch ran before it, nor `generate`.
+    `found`: what the previous batch left gathered (`Hooks.left_gathered`). None if neither a batch nor `generate` ran
+    before.
     """
     sharding = prepared.device.sharding
     if sharding == "fsdp":
@@ -62,7 +66,7 @@ def evaluation_hooks(
 
 
 def generation_hooks(prepared: PreparedModel, which: PassOf, *, is_first: bool = True) -> Hooks:
-    """The hooks of a pass of `generate`; TRL gathers all weights of ZeRO's stage 3 before it.
+    """Return the hooks of a pass of `generate`. TRL gathers all weights of ZeRO's stage 3 before it.
 
     `is_first`: whether no batch of an evaluation ran before it.
     """

@@ -1,4 +1,4 @@
-"""What a sharding keeps of a run's tensors on one GPU. Here, all of them."""
+"""The tensors of a run that one GPU keeps. Without sharding, it keeps all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Shards:
 
     __slots__ = ("prepared",)
 
-    #: Vectors with one norm per gradient that are alive at once while gradients are clipped.
+    #: The number of vectors with one norm per gradient that are alive while gradients are clipped.
     norm_vectors: int = 1
 
     #: Whether the whole weights are loaded on the GPU.
@@ -31,25 +31,25 @@ class Shards:
         self.prepared = prepared
 
     def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
-        """The whole model as the sharding stores it, from what the method prepares."""
+        """Return the whole model as the sharding stores it, from what the method prepares."""
         return tensors
 
     def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
-        """The rank's part of the whole model."""
+        """Return the rank's part of the whole model."""
         return whole
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
-        """The gradients that are alive between two micro-batches of a step."""
+        """Return the gradients that are alive between two micro-batches of a step."""
         return (gradients(whole),)
 
     def host_bytes(self, whole: tuple[ResidentTensor, ...], optimizer: Optimizer) -> int | None:  # noqa: ARG002  a hook
-        """What the rank's process keeps in host memory; None if nothing is offloaded."""
+        """Return the bytes that the rank's process keeps in host memory, or None if nothing is offloaded."""
         return None
 
     def collectives(self) -> tuple[Collective, ...]:
-        """What the rank sends in a step."""
+        """Return the collectives of a step."""
         return ()
 
     def reduced(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
-        """The gradients that are alive in the optimizer's step."""
+        """Return the gradients that are alive in the optimizer's step."""
         return (gradients(whole),)

@@ -1,12 +1,13 @@
-"""The CUDA streams on which a sharding allocates, each of which has blocks of its own in PyTorch's caching allocator.
+"""The CUDA streams on which a sharding allocates. Each stream has its own blocks in PyTorch's caching allocator.
 
 A block belongs to the stream that was current when it was allocated, and is cached for that stream alone. FSDP2 casts
-and gathers shards on one stream and reduces gradients on another; gathered weights and the inputs of reductions are
-allocated where the model computes. It calls no `record_stream`: it keeps references until the other stream has waited,
-so that a block is free when its tensor is. DistributedDataParallel allocates its buckets where the model computes.
-DeepSpeed's streams have the same places as FSDP2's: with `overlap_comm`, stage 3 gathers on one, and all stages reduce
-on another; without it, all is where the model computes (`zero/replayed.py`). It calls `record_stream`, which delays
-when a block is free by a time that is not known: it counts as free when its tensor is.
+and gathers shards on one stream and reduces gradients on another. Gathered weights and the inputs of reductions are
+allocated on the stream of the model's computation. FSDP2 calls no `record_stream`. It keeps references until the other
+stream has waited, so a block is free when its tensor is. DistributedDataParallel allocates its buckets on the stream of
+the model's computation. DeepSpeed's streams correspond to FSDP2's. With `overlap_comm`, stage 3 gathers on one stream
+and all stages reduce on another. Without it, everything runs on the stream of the model's computation
+(`zero/replayed.py`). DeepSpeed calls `record_stream`, which delays the free of a block by an unknown time. The block
+counts as free when its tensor is.
 
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out,
 foreach_reduce) and _fsdp_param_group.py (FSDPCommContext.lazy_init); torch/csrc/distributed/c10d/reducer.cpp
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
     from calculator.inputs.sharding import ShardingName
 
-#: The streams that shardings allocate on, in FSDP2's words; the first is that of the model's computation.
+#: The streams that shardings allocate on, in FSDP2's words. The first one is that of the model's computation.
 STREAMS = ("", "all_gather_copy_in_stream", "reduce_scatter_stream")
 
 #: How the names of tensors end that are not allocated on the first stream, and the numbers of their streams.
@@ -41,7 +42,7 @@ ALLOCATED_ON: dict[ShardingName, dict[str, int]] = {
 
 
 def streams_of(rows: Sequence[Allocation], sharding: ShardingName) -> Sequence[int]:
-    """The number of each row's stream; empty where all are on the first."""
+    """Return the number of each row's stream, or an empty list if all rows are on the first stream."""
     endings = ALLOCATED_ON.get(sharding)
     if endings is None:
         return ()

@@ -1,1 +1,1 @@
-"""FSDP2, as accelerate and transformers set it up: what one rank keeps, gathers and reduces."""
+"""FSDP2 as accelerate and transformers set it up: what one rank keeps, gathers and reduces."""

@@ -1,7 +1,7 @@
 """A forward pass of an evaluation under FSDP2.
 
-Units that are not resharded after their forward pass stay gathered until the next backward pass, so that the first
-batch of an evaluation gathers them and the others find them.
+Units that are not resharded after their forward pass stay gathered until the next backward pass. So the first batch of
+an evaluation gathers them, and later batches find them gathered.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class EvaluationBatch(MicroBatch):
-    """A batch.
+    """The hooks of a batch of an evaluation.
 
-    `found`: the units outside the layers that the batch before left gathered, by name; None in the first batch, and
-    after `generate`.
+    `found`: the names of the units outside the layers that the previous batch left gathered. None in the first batch,
+    and after `generate`.
     """
 
     __slots__ = ("_found", "follows_generation")
@@ -39,7 +39,7 @@ class EvaluationBatch(MicroBatch):
         self.follows_generation = follows_generation
 
     def start(self, parameters: Parameters) -> None:
-        """Find, in its first pass, what the batch before left gathered."""
+        """Restore, in its first pass, the units that the previous batch left gathered."""
         self.parameters = parameters
         if not self.finds_gathered:
             return
@@ -50,7 +50,10 @@ class EvaluationBatch(MicroBatch):
 
     @property
     def _found_units(self) -> Iterator[FSDPUnit]:
-        """The units outside the layers that are gathered before the pass: after `generate`, all that are not freed."""
+        """The units outside the layers that are gathered before the pass.
+
+        After `generate`, they are all units that are not freed.
+        """
         for unit in self._outside:
             if not unit.reshards if self._found is None else unit.of.name in self._found:
                 yield unit
@@ -61,14 +64,18 @@ class EvaluationBatch(MicroBatch):
 
     @property
     def left_gathered(self) -> frozenset[str]:
-        """The units outside the layers that a pass left gathered: a head whose weight is only read is none of them."""
+        """The units outside the layers that a pass left gathered.
+
+        A head whose weight is only read is not among them.
+        """
         return frozenset(unit.of.name for unit in self._outside if unit.gathered)
 
 
 def left_gathered(prepared: PreparedModel, outside: frozenset[str]) -> Iterator[tuple[UnitParameters, int]]:
-    """The units that a batch of an evaluation leaves gathered, of those outside the layers by name; with their number.
+    """Return the units that a batch of an evaluation leaves gathered, with their number.
 
-    Every layer that is not freed after its forward pass is one of them.
+    `outside` are the names of those outside the layers. Every layer that is not freed after its forward pass is
+    included.
     """
     yield from ((unit, 1) for unit in outer_units(prepared).all if unit.name in outside)
     if not EvaluationBatch(prepared, None).reshards:

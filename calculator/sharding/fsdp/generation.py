@@ -1,7 +1,8 @@
 """A pass of `generate` under FSDP2, in the step of a trainer that generates, or in an evaluation.
 
-transformers' Trainer makes `generate` a forward method of the root. If PEFT wraps the model, no pass inside it is a
-forward pass of the root: the output of the last all-gather stays alive until the next pass copies another one out.
+transformers' Trainer registers `generate` as a forward method of the root. If PEFT wraps the model, no pass inside
+`generate` is a forward pass of the root. The output of the last all-gather then stays alive until the next pass copies
+another one out.
 
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_state.py, _post_forward; transformers/trainer.py,
 _prepare_for_training.
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.units import UnitParameters
 
-#: The pass of the prompts, that of the second token, and that of a later one.
+#: A pass of `generate`: that of the prompts, that of the second token, or that of a later token.
 PassOf = Literal["prompts", "second token", "later token"]
 
 
 class GenerationPass(EvaluationBatch):
-    """A pass inside the root's `generate`."""
+    """The hooks of a pass inside the root's `generate`."""
 
     __slots__ = ("_which",)
 
@@ -41,14 +42,14 @@ class GenerationPass(EvaluationBatch):
         return self.prepared.method.facts.config_class is not None
 
     def begin(self, parameters: Parameters) -> None:
-        """Find what the pass before left gathered, and the output of its last all-gather."""
+        """Restore what the previous pass left gathered, and the output of its last all-gather."""
         super().begin(parameters)
         if self._is_inside and self._which != "prompts":
             last = self._gathered_last()
             self.kept_buffer = self._new(*last.all_gather_output, last.name + ALL_GATHER_OUTPUT)
 
     def _gathered_last(self) -> UnitParameters:
-        """Return the unit that the pass before gathered last. The head stays gathered after the first pass."""
+        """Return the unit that the previous pass gathered last. The head stays gathered after the first pass."""
         tail = self.roles["head"]
         ends = tail is not self.roles["embeddings"] and bool(tail.of.parameters)
         if ends and (self._which == "second token" or not self.reshards):
@@ -56,5 +57,8 @@ class GenerationPass(EvaluationBatch):
         return self.parameters_of(self.prepared.model.layers[-1])
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """End the pass, which is the end of the root's own forward pass unless the model is inside it."""
+        """End the pass.
+
+        Unless the model is inside the root, this also ends the root's own forward pass.
+        """
         return (loss, outputs) if self._is_inside else super().end(loss, outputs)

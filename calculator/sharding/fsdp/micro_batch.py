@@ -1,4 +1,4 @@
-"""A micro-batch under FSDP2: when weights are gathered and freed, and gradients reduced.
+"""A micro-batch under FSDP2: when weights are gathered and freed, and when gradients are reduced.
 
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_state.py and _fsdp_collectives.py.
 """
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class MicroBatch(Hooks):
-    """FSDP2's state in one micro-batch.
+    """The hooks and the state of FSDP2 in one micro-batch.
 
     `reduces`: whether it is the last of a step, which reduces the gradients. `has_gradients`: whether earlier
     micro-batches left whole gradients that it reduces.
@@ -92,14 +92,15 @@ class MicroBatch(Hooks):
         self.has_gradients = reduces and training.gradient_accumulation_steps > 1
         #: Whether the trainer enters accelerate's autocast, as TRL's `_get_per_token_logps_and_entropies` does.
         self.runs_autocast = trainer_of(training).facts.generates
-        #: Whether the passes of `generate` ran before, which leave what is not freed after a forward pass gathered.
+        #: Whether passes of `generate` ran before. They leave everything gathered that is not freed after a forward
+        #: pass.
         self.finds_gathered = training.is_first_micro_batch and trainer_of(training).generation(training) is not None
         config = training.fsdp_config or FSDPConfig()
         self.reshards = reshards = config.reshard_after_forward
         self.offloads = config.cpu_offload
-        #: Whether every layer is interpreted: its own pass frees what an earlier one gathered.
+        #: Whether every layer is interpreted, because its own pass frees what an earlier one gathered.
         self.interprets_all = not reshards and trainer_of(training).facts.runs_without_graph_first
-        #: The gathered weights of layers that are yet to run, which a pass before left.
+        #: The gathered weights of layers that have not run yet, which an earlier pass left.
         self.left_of_layers: deque[list[Tensor]] = deque()
         outer = outer_units(prepared)
         self.root = FSDPUnit(self, outer.root, reshards=False)
@@ -115,14 +116,17 @@ class MicroBatch(Hooks):
         self.units: list[FSDPUnit] = [self.root, first]
         #: The units in the order of their forward passes.
         self.order: list[FSDPUnit] = []
-        #: What ran last of a pass before that with a graph.
+        #: The unit that ran last before the pass with a graph.
         self.ran_before: FSDPUnit | None = None
-        #: The last all-gather's output of the forward pass, and the last reduction's input.
+        #: The output of the forward pass's last all-gather, and the input of the last reduction.
         self.kept_buffer: Tensor | None = None
         self.reduce_input: Tensor | None = None
 
     def computed(self, prepared: Prepared) -> Prepared:
-        """Mixed precision is a policy of the units: they compute in its dtype, and most trainers without autocast."""
+        """Return the model in the dtypes in which it computes.
+
+        Mixed precision is a policy of the units. They compute in its dtype, mostly without autocast.
+        """
         own, dtype = self.prepared, self.prepared.training.autocast
         if dtype is None:
             return prepared
@@ -131,19 +135,22 @@ class MicroBatch(Hooks):
         return own.gathered_in(dtype, replace(own.training, autocast=autocast, adapter_dtype="model", dtype=base))
 
     def accumulation(self, training: Training) -> Accumulation:
-        """Add to gradients, if there are any: of two micro-batches, the one before the last is the first."""
+        """Return whether the micro-batch adds to existing gradients.
+
+        If a step has two micro-batches, the one before the last is the first and finds none.
+        """
         return Accumulation(adds=training.gradient_accumulation_steps > (1 if self.reduces else 2))
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Interpret the last layer too."""
+        """Return the layers to interpret, with the last layer by itself."""
         return every_layer(len(classes)) if self.interprets_all else repetition_before_last(classes)
 
     def number(self, x: Tensor) -> Tensor:
-        """Cast a number with mixed precision, as other inputs of the root."""
+        """Cast a number with mixed precision, like other inputs of the root."""
         return self._input(x, "num_items_in_batch")
 
     def batch(self, x: Tensor) -> Tensor:
-        """Cast a tensor of the batch with mixed precision, as other inputs of the root."""
+        """Cast a tensor of the batch with mixed precision, like other inputs of the root."""
         return self._input(x, "batch")
 
     def _input(self, x: Tensor, name: str) -> Tensor:
@@ -151,7 +158,7 @@ class MicroBatch(Hooks):
         return x if dtype is None or x.dtype not in FLOATS else ops.cast(x, dtype, f"{name}, cast to {dtype} by FSDP")
 
     def begin(self, parameters: Parameters) -> None:
-        """Gather what is left in the root."""
+        """Gather the parameters that belong to the root."""
         self.start(parameters)
         self.is_begun = True
         if self.root.of.parameters:
@@ -161,7 +168,7 @@ class MicroBatch(Hooks):
     def left_by_generation(self) -> list[FSDPUnit]:
         """The units outside the layers that are gathered after `generate`.
 
-        A root whose own forward passes ran inside its `generate` is sharded at its end: it is in none of them then.
+        If the root's own forward passes ran inside its `generate`, it is resharded at the end and not among them.
         """
         is_inside = self.prepared.method.facts.config_class is not None
         units = dict.fromkeys((*([self.root] if is_inside else []), *self.roles.values()))
@@ -170,7 +177,7 @@ class MicroBatch(Hooks):
     def start(self, parameters: Parameters) -> None:
         """Start a step with its first pass, which finds units outside the layers as `generate` left them.
 
-        What ran last there comes before the first unit here, whose backward pass gathers it.
+        The unit that ran last in `generate` precedes the first unit here. So the first unit's backward pass gathers it.
         """
         self.parameters = parameters
         if not self.finds_gathered:
@@ -182,20 +189,20 @@ class MicroBatch(Hooks):
         self.ran_before = self.root if self.root.of.parameters else self.roles["head"]
 
     def find_gathered_layers(self) -> None:
-        """Find the weights of layers that are not freed after a forward pass."""
+        """Restore the gathered weights of layers that are not freed after a forward pass."""
         if not self.reshards:
             layers = self.prepared.model.layers
             self.left_of_layers = deque([self.gathered(self.parameters_of(layer)) for layer in layers])
 
     def module(self, role: Role) -> Unit:
-        """Return a module outside the layers; a norm that is left in the root runs without hooks of its own."""
+        """Return a module outside the layers. A norm that belongs to the root runs without hooks of its own."""
         unit = self.roles.get(role)
         if unit is None:
             return super().module(role)
         return Part(unit, len(self.parameters.leaves), is_last=role == "head" or unit is not self.roles.get("head"))
 
     def layer(self, layer: Layer) -> Unit:
-        """Return a layer, with its weights where they are gathered."""
+        """Return a layer, with its weights if they are gathered."""
         unit = FSDPUnit(self, self.parameters_of(layer), reshards=self.reshards)
         if self.left_of_layers:
             unit.gathered = self.left_of_layers.popleft()
@@ -203,7 +210,7 @@ class MicroBatch(Hooks):
         return Part(unit, len(self.parameters.leaves), is_last=True)
 
     def tower_layer(self, layer: Layer, stack: str) -> Unit:
-        """Return a layer of a vision tower, which is a unit before the embeddings in the order of modules."""
+        """Return a layer of a vision tower. It is a unit that precedes the embeddings in the order of modules."""
         unit = FSDPUnit(self, self.parameters_of(layer, stack), reshards=self.reshards)
         self.units.insert(self.units.index(self.roles["embeddings"]), unit)
         return Part(unit, len(self.parameters.leaves), is_last=True)
@@ -216,7 +223,10 @@ class MicroBatch(Hooks):
         return of
 
     def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:
-        """Return the hooks of a pass without a graph: of the same units, or of a second model's only unit."""
+        """Return the hooks of a pass without a graph.
+
+        It runs the same units, or a second model that is one unit.
+        """
         whole: PreparedModel = prepared  # type: ignore[assignment]  # a step's model is prepared
         if compared == "model":
             return SecondModel(self, whole)
@@ -237,7 +247,7 @@ class MicroBatch(Hooks):
 
     @property
     def incomplete(self) -> list[FSDPUnit]:
-        """The units whose forward passes end with the root's."""
+        """The units whose forward passes end with that of the root."""
         units = (self.root, self.roles.get("head"))
         return [unit for unit in units if unit is not None and unit.of.parameters and unit.is_incomplete]
 
@@ -250,7 +260,7 @@ class MicroBatch(Hooks):
         return loss, outputs
 
     def full_tensors(self, unit: UnitParameters) -> dict[str, Tensor]:
-        """Gather each of a unit's frozen parameters by itself, in the dtype that it is stored in."""
+        """Gather each frozen parameter of a unit by itself, in its stored dtype."""
         ranks = named(unit.count, RANKS)
         return {
             each.name.rpartition(".")[2]: ops.view(
@@ -261,7 +271,7 @@ class MicroBatch(Hooks):
         }
 
     def gather(self, unit: FSDPUnit) -> None:
-        """Gather a unit's weights into one buffer, unless they are gathered."""
+        """Gather a unit's weights into one buffer, unless they are already gathered."""
         if unit.buffer is not None or unit.gathered:
             return
         copies = self._uploaded(unit) if self.offloads else self._cast(unit)
@@ -269,7 +279,7 @@ class MicroBatch(Hooks):
         del copies
 
     def _cast(self, unit: FSDPUnit) -> list[Tensor]:
-        """Copy the shards that mixed precision casts, into one tensor."""
+        """Copy the shards that mixed precision casts into one tensor."""
         cast = unit.of.cast_input
         return [] if cast is None else [self._new(*cast, unit.of.name + CAST_SHARDS)]
 
@@ -285,7 +295,10 @@ class MicroBatch(Hooks):
         return copies
 
     def copy_out(self, unit: FSDPUnit, *, keeps_buffer: bool) -> None:
-        """Copy a unit's weights out of the buffer. In the forward pass, the next unit's copy frees the buffer."""
+        """Copy a unit's weights out of the buffer.
+
+        In the forward pass, the next unit's copy frees the buffer.
+        """
         if unit.buffer is None:
             return
         kept, self.kept_buffer = self.kept_buffer if keeps_buffer else None, None if keeps_buffer else self.kept_buffer
@@ -296,11 +309,11 @@ class MicroBatch(Hooks):
         del kept
 
     def gathered(self, of: UnitParameters) -> list[Tensor]:
-        """A unit's whole weights."""
+        """Allocate a unit's whole weights."""
         return [self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in of.gathered]
 
     def leave(self, unit: FSDPUnit) -> None:
-        """Note that a unit's forward pass ended, and free its weights."""
+        """Record the end of a unit's forward pass, and free its weights."""
         if unit.reshards:
             unit.gathered = []
         unit.position = len(self.order)
@@ -328,7 +341,10 @@ class MicroBatch(Hooks):
             self._reduce(unit, grads)
 
     def _reduce(self, unit: FSDPUnit, grads: list[Tensor]) -> None:
-        """Reduce gradients and keep this rank's part. The code's loop variable keeps the last gradient to the end."""
+        """Reduce gradients and keep this rank's part.
+
+        A loop variable in PyTorch's code keeps the last gradient to the end.
+        """
         of, dtype = unit.of, grads[-1].dtype
         size = named(of.shard_elements(of.trained), "trained in unit / N")
         self.reduce_input = self._new((named(of.count, RANKS), size), dtype, of.name + REDUCE_SCATTER_INPUT)
@@ -346,7 +362,7 @@ class MicroBatch(Hooks):
         del last
 
     def final_callback(self) -> None:
-        """End the backward pass of units whose inputs need no gradient, and free what is left."""
+        """End the backward pass of units whose inputs need no gradient, and free the remaining buffers."""
         for unit in dict.fromkeys((*self.units, *self.roles.values())):
             if not unit.is_done:
                 self.post_backward(unit)
@@ -355,7 +371,7 @@ class MicroBatch(Hooks):
         self.reduce_input = None
 
     def whole_gradients(self, of: UnitParameters) -> list[Tensor]:
-        """The gradients of a unit that earlier micro-batches left."""
+        """Allocate the gradients of a unit that earlier micro-batches left."""
         if not self.has_gradients:
             return []
         return [
@@ -371,7 +387,7 @@ class MicroBatch(Hooks):
 
 
 def _taken_gradients(unit: FSDPUnit) -> list[Tensor]:
-    """The gradients of a unit, which it gives up."""
+    """Take the gradients from a unit, and return them."""
     grads, unit.whole = unit.whole, []
     for leaf in unit.leaves:
         if leaf.grad is not None:

@@ -1,4 +1,4 @@
-"""Parameters under FSDP2: which are sharded, in which dtype they are stored, gathered and reduced.
+"""Parameters under FSDP2: which are sharded, and in which dtype they are stored, gathered and reduced.
 
 Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model; torch/distributed/fsdp/_fully_shard/_fsdp_param.py.
 """
@@ -25,9 +25,10 @@ RANKS = "N"
 
 
 def stored(tensors: Iterable[ResidentTensor], method: Method, training: Training) -> list[ResidentTensor]:
-    """The whole tensors as accelerate stores them: with mixed precision, trained parameters in float32.
+    """Return the whole tensors as accelerate stores them: trained parameters are float32 with mixed precision.
 
-    It leaves a model with 4-bit weights alone. The first run of a 4-bit layer casts its gathered bias, not its shard.
+    accelerate does not change a model with 4-bit weights. The first run of a 4-bit layer casts its gathered bias, not
+    its shard.
     """
     if method.facts.quantizes_base:
         return [recast(each, each.dtype_at_optimizer_init or each.dtype) for each in tensors]
@@ -37,9 +38,9 @@ def stored(tensors: Iterable[ResidentTensor], method: Method, training: Training
 
 
 def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator[ResidentTensor]:
-    """The biases that their 4-bit layers cast when they first run, from the dtype in which FSDP gathers them.
+    """Return the biases that their 4-bit layers cast when they first run, from the dtype in which FSDP gathers them.
 
-    The cast tensor takes the place of the gathered one for good.
+    The cast tensor replaces the gathered one permanently.
 
     Source: bitsandbytes/nn/modules.py, Linear4bit.forward (bias.data).
     """
@@ -52,7 +53,7 @@ def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator
 
 
 def recast(tensor: ResidentTensor, dtype: DType) -> ResidentTensor:
-    """The same tensor in another dtype."""
+    """Return a tensor in another dtype."""
     if tensor.dtype == dtype:
         return tensor
     size = allocated(elements(tensor.shape), ITEMSIZE[dtype]) * tensor.count
@@ -60,18 +61,24 @@ def recast(tensor: ResidentTensor, dtype: DType) -> ResidentTensor:
 
 
 def is_sharded(tensor: ResidentTensor) -> bool:
-    """Whether a tensor is sharded: a parameter, but no 4-bit weight that is stored as uint8."""
+    """Return whether a tensor is sharded.
+
+    Parameters are, except 4-bit weights that are stored as uint8.
+    """
     return tensor.parameters > 0 and not (tensor.packed and tensor.dtype == "uint8")
 
 
 def shard_shape(shape: Shape, count: int) -> Shape:
-    """The shape of the first rank's shard: the first dimension is split, and the last ranks' parts are padded."""
+    """Return the shape of the first rank's shard.
+
+    The first dimension is split. The last ranks' parts are padded.
+    """
     first = shape[0] if isinstance(shape[0], Dim) else named(shape[0], f"{shape[0]:,}")
     return (first.divided(named(count, RANKS)), *shape[1:])
 
 
 def shard(tensor: ResidentTensor, count: int) -> ResidentTensor:
-    """The first rank's shard of a tensor."""
+    """Return the first rank's shard of a tensor."""
     if not is_sharded(tensor):
         return tensor
     shape = shard_shape(tensor.shape, count)

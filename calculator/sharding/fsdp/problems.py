@@ -1,4 +1,4 @@
-"""What FSDP2 refuses as accelerate sets it up, and what of it is not modelled."""
+"""Checks for runs that FSDP2 refuses as accelerate sets it up, and for runs that are not modelled."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.methods.prepared_model import PreparedModel
 
-#: The trainers whose steps are modelled under FSDP2, and the reference step.
+#: The trainers whose steps are modelled under FSDP2. None is the reference step.
 TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
-#: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
+#: PyTorch's optimizers. Those of bitsandbytes and Adafactor fail, because they mix plain tensors with DTensor shards.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
-#: Those whose states exist before accelerate shards a Trainer's model (accelerate/accelerator.py, _prepare_fsdp2).
+#: The optimizers whose states exist before accelerate shards a Trainer's model (accelerate/accelerator.py,
+#: _prepare_fsdp2).
 EARLY = ("adagrad",)
 
 
-#: Models whose class names a module as a unit that they do not have, which accelerate then looks for, and the module.
-#: Source: _no_split_modules of transformers' class; accelerate/utils/fsdp_utils.py, fsdp2_prepare_auto_wrap_policy.
+#: Models whose class names a unit that they do not contain, and the name of that unit. accelerate looks for it and
+#: fails. Source: _no_split_modules of transformers' class; accelerate/utils/fsdp_utils.py,
+#: fsdp2_prepare_auto_wrap_policy.
 MISSING_LAYERS = {
     "gemma3": "SiglipTextEmbeddings",
     "gemma4": "Gemma4AudioLayer",
@@ -43,7 +45,7 @@ MISSING_LAYERS = {
 
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
-    """Problems of a run under FSDP."""
+    """Yield the problems of a run under FSDP."""
     training = prepared.training
     layer = MISSING_LAYERS.get(prepared.model.model_type)
     if layer is not None:
@@ -75,7 +77,9 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
-    """What fails while accelerate shards a model on meta and broadcasts its state dict, all of which must be sharded.
+    """Yield what fails while accelerate shards a model on the meta device and broadcasts its state dict.
+
+    All entries of the state dict must be sharded.
 
     Source: accelerate/utils/fsdp_utils.py (fsdp2_load_full_state_dict); transformers/modeling_utils.py (tie_weights).
     """
@@ -94,7 +98,7 @@ def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
-    """A second model, which has no backward pass that frees its weights."""
+    """Yield why a second model is refused: it has no backward pass that frees its weights."""
     training = prepared.training
     keeps = training.fsdp_config is not None and not training.fsdp_config.reshard_after_forward
     if keeps and trainer_of(training).compared(prepared) == "model":
@@ -103,10 +107,13 @@ def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
-    """A head whose weight is read without calling it, where no other module of its unit runs, which would gather it."""
+    """Yield why a head is refused whose weight is read without calling it.
+
+    No other module of its unit runs, so nothing gathers the unit.
+    """
     tail, training = outer_units(prepared).tail, prepared.training
     head = prepared.model.head
-    if tail.name != head or training.trainer == "trl-orpo":  # which calls the head
+    if tail.name != head or training.trainer == "trl-orpo":  # that trainer calls the head
         return
     if not (training.trainer or "").startswith("trl"):
         if is_patched(prepared.model, training) and not computes_logits(prepared.model, training):
@@ -123,7 +130,7 @@ def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
-    """FSDP refuses a unit whose trained parameters have several dtypes, and parameters without a dimension."""
+    """Yield units that FSDP refuses: trained parameters of several dtypes, and parameters without a dimension."""
     for unit, _ in units_of(prepared):
         dtypes = sorted({each.dtype for each in unit.parameters if each.trained})
         if len(dtypes) > 1:
@@ -138,7 +145,9 @@ def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
-    """Trained biases whose gradients have the dtype of their 4-bit layer; FSDP reduces those of one dtype in a unit.
+    """Yield trained biases of 4-bit layers whose gradients have another dtype than the rest of their unit.
+
+    Their gradients have the dtype of the layer. FSDP reduces gradients of one dtype in a unit.
 
     Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce.
     """
@@ -156,7 +165,10 @@ def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
-    """Trained parameters of several dtypes in one unit, and how to train those of one."""
+    """Return the problem of a unit whose trained parameters have several dtypes.
+
+    Its message tells how to train those of one dtype.
+    """
     why = f"FSDP refuses {unit}, whose trained parameters are in {' and '.join(dtypes)}"
     if getattr(prepared.method, "use_dora", False) and (prepared.training.trainer or "").startswith("trl-"):
         message = (

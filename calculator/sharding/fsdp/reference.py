@@ -1,4 +1,6 @@
-"""The pass of a trainer's reference under FSDP2: that of the model without its adapters, or of a second model.
+"""The forward pass of a trainer's reference model under FSDP2.
+
+The reference is the model without its adapters, or a second model.
 
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _record_post_forward, and trl/models/utils.py,
 prepare_fsdp.
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SameUnits(Hooks):
-    """A pass without a graph of the model that is trained, after the pass with one: its units are gathered again."""
+    """A pass without a graph through the trained model, after the pass with a graph. Its units are gathered again."""
 
     __slots__ = ("order", "param_dtype", "trained")
 
@@ -40,7 +42,7 @@ class SameUnits(Hooks):
         self.order = [*trained.order]
 
     def begin(self, parameters: Parameters) -> None:  # noqa: ARG002  a hook's signature
-        """Gather what is left in the root, which is gathered already."""
+        """Do nothing, because the root's parameters are already gathered."""
         if self.trained.root.of.parameters:
             self.trained.root.enter()
 
@@ -53,11 +55,11 @@ class SameUnits(Hooks):
         unit = FSDPUnit(self.trained, self.trained.parameters_of(layer), reshards=self.trained.reshards)
         unit.is_entered = True
         if not unit.reshards:
-            unit.gathered = self.trained.units[-1].gathered  # the weights of every layer are gathered already
+            unit.gathered = self.trained.units[-1].gathered  # every layer's weights are already gathered
         return Part(unit, len(self.trained.parameters.leaves), is_last=True)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Note that what runs last of the pass before comes before the first unit, whose backward pass gathers it."""
+        """Record that the unit that ran last precedes the first unit. So the first unit's backward pass gathers it."""
         trained = self.trained
         trained.kept_buffer, trained.order = None, self.order
         for position, unit in enumerate(self.order):
@@ -67,7 +69,7 @@ class SameUnits(Hooks):
 
 
 class EarlierPass(SameUnits):
-    """The same before the pass with a graph, which finds the units gathered that are not freed."""
+    """A pass without a graph before the pass with a graph. The later pass finds units gathered that are not freed."""
 
     __slots__ = ("_layers",)
 
@@ -77,16 +79,16 @@ class EarlierPass(SameUnits):
         self._layers: list[FSDPUnit] = []
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Interpret every layer where the pass with a graph does."""
+        """Interpret every layer if the pass with a graph does."""
         return self.trained.repetition(classes) if self.trained.interprets_all else super().repetition(classes)
 
     def begin(self, parameters: Parameters) -> None:
-        """Gather what is left in the root."""
+        """Gather the parameters that belong to the root."""
         self.trained.start(parameters)
         SameUnits.begin(self, parameters)
 
     def layer(self, layer: Layer) -> Unit:
-        """Return a layer, which the pass with a graph finds gathered if it is not freed."""
+        """Return a layer. If it is not freed, the pass with a graph finds it gathered."""
         trained = self.trained
         unit = FSDPUnit(trained, trained.parameters_of(layer), reshards=trained.reshards)
         unit.is_entered = True
@@ -96,9 +98,9 @@ class EarlierPass(SameUnits):
         return Part(unit, len(trained.parameters.leaves), is_last=True)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Leave the units to the pass with a graph, as they were before but for their weights.
+        """Restore the state of the units for the pass with a graph, except their weights.
 
-        What ran last here comes before the first unit there, whose backward pass gathers it.
+        The unit that ran last here precedes the first unit there. So the first unit's backward pass gathers it.
         """
         trained = self.trained
         trained.ran_before = [*trained.order, *trained.incomplete][-1]
@@ -111,7 +113,10 @@ class EarlierPass(SameUnits):
 
 
 class SecondModel(Hooks):
-    """A second model, which TRL shards as one unit: its whole weights are gathered for its forward pass."""
+    """The hooks of a second model, which TRL shards as one unit.
+
+    Its whole weights are gathered for its forward pass.
+    """
 
     __slots__ = ("param_dtype", "trained", "unit")
 

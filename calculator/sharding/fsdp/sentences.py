@@ -1,4 +1,4 @@
-"""What an answer says about a run under FSDP2."""
+"""The sentences of an answer about a run under FSDP2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def assumptions(prepared: PreparedModel) -> Iterator[str]:
-    """What the figures assume, and what is not counted."""
+    """Yield what the figures assume, and what is not counted."""
     count, training = prepared.device.count, prepared.training
     config = training.fsdp_config or FSDPConfig()
     after = "frees them after its forward pass" if config.reshard_after_forward else "keeps them to its backward pass"
@@ -54,7 +54,7 @@ def _mixed_precision(training: Training, *, quantized: bool) -> str:
 
 
 def warnings(prepared: PreparedModel) -> Iterator[str]:
-    """Risks that a user should know."""
+    """Yield risks that a user should know."""
     quantization, autocast = prepared.method.base_quantization(prepared.training), prepared.training.autocast
     if not isinstance(quantization, Quantization):
         return

@@ -1,4 +1,4 @@
-"""What one rank keeps under FSDP2: shards of parameters, and so of optimizer states; reduced gradients by unit."""
+"""The tensors that one rank keeps under FSDP2: shards of parameters and optimizer states, reduced gradients by unit."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class FSDPShards(Shards):
 
     __slots__ = ()
 
-    #: The stacked norms, their squares, the result of the all-reduce and its root.
-    #: Source: torch/nn/utils/clip_grad.py on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial.
+    #: The stacked norms, their squares, the result of the all-reduce, and its root. Source: torch/nn/utils/clip_grad.py
+    #: on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial.
     norm_vectors = 4
 
-    #: They are loaded on the host.
+    #: False: the whole weights are loaded on the host.
     loads_whole = False
 
     def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
-        """The whole model as accelerate stores it."""
+        """Return the whole model as accelerate stores it."""
         return tuple(stored(tensors, self.prepared.method, self.prepared.training))
 
     @property
@@ -49,7 +49,7 @@ class FSDPShards(Shards):
         return (self.prepared.training.fsdp_config or FSDPConfig()).cpu_offload
 
     def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
-        """The first rank's shards, unless they are in host memory, and what is not sharded."""
+        """Return the first rank's shards, unless they are in host memory, and the tensors that are not sharded."""
         whole = (*self._with_reference(whole),)
         biases = self._cast_biases(whole)
         if self.offloads:
@@ -57,14 +57,14 @@ class FSDPShards(Shards):
         return (*(shard(tensor, self.prepared.device.count) for tensor in whole), *biases)
 
     def _cast_biases(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
-        """Whole biases in the dtype to which their 4-bit layers have cast them."""
+        """Return the whole biases in the dtype to which their 4-bit layers have cast them."""
         training = self.prepared.training
         for each in cast_biases(whole, training):
             cast = recast(each, training.dtype)
             yield replace(cast, name=f"{each.name}: cast by its 4-bit layer", parameters=0, trained=False)
 
     def _with_reference(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
-        """The tensors, those of a trainer's second model with the parameters that TRL shards."""
+        """Return the tensors, in which a second model has the parameters that TRL shards."""
         prepared = self.prepared
         if trainer_of(prepared.training).compared(prepared) != "model":
             yield from whole
@@ -75,7 +75,7 @@ class FSDPShards(Shards):
             yield replace(each, parameters=count) if count else each
 
     def host_bytes(self, whole: tuple[ResidentTensor, ...], optimizer: Optimizer) -> int | None:
-        """Shards with their gradients and optimizer states, in the dtype in which they are stored."""
+        """Return the bytes of shards with their gradients and optimizer states, in their stored dtype."""
         if not self.offloads:
             return None
         count = self.prepared.device.count
@@ -83,16 +83,17 @@ class FSDPShards(Shards):
         return sum(_on_host(each, optimizer) * each.count for each in shards)
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
-        """Whole gradients in the dtype in which their parameters are gathered."""
+        """Return the whole gradients, in the dtype in which their parameters are gathered."""
         dtype = self.prepared.training.autocast
         trained = (each for each in whole if each.gets_gradient)
         return (gradients([recast(each, dtype) if dtype else each for each in trained]),)
 
     def collectives(self) -> tuple[Collective, ...]:
-        """All-gathers of every micro-batch, and reductions of the last. Norms, a number each, are left out.
+        """Return the all-gathers of every micro-batch, and the reductions of the last one.
 
-        Units that are freed after their forward pass are gathered again: each layer for its own backward pass, and the
-        embeddings because the first layer's fetches what ran before it.
+        Norms are not counted, which are a number each. Units that are freed after their forward pass are gathered
+        again: each layer for its own backward pass, and the embeddings because the first layer's backward pass
+        prefetches the unit that ran before it.
         """
         training, count = self.prepared.training, self.prepared.device.count
         frees = (training.fsdp_config or FSDPConfig()).reshard_after_forward
@@ -114,7 +115,7 @@ class FSDPShards(Shards):
         )
 
     def reduced(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:  # noqa: ARG002  a hook's signature
-        """One tensor for each unit, in the dtype of its stored parameters."""
+        """Return one gradient tensor for each unit, in the dtype of its stored parameters."""
         if self.offloads:
             return ()
         return tuple(
@@ -132,7 +133,7 @@ class FSDPShards(Shards):
 
 
 def _on_host(tensor: ResidentTensor, optimizer: Optimizer) -> int:
-    """The bytes of one shard, of its gradient, and of its optimizer states."""
+    """Return the bytes of one shard, of its gradient, and of its optimizer states."""
     size = _bytes(tensor.shape, tensor.dtype)
     if not tensor.gets_gradient:
         return size

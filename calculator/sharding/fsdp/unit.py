@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FSDPUnit:
-    """A unit: gathered before its forward and before its backward pass, and reduced after the latter."""
+    """A unit of FSDP2. It is gathered before its forward and before its backward pass, and reduced after the latter."""
 
     __slots__ = (
         "buffer",
@@ -44,22 +44,22 @@ class FSDPUnit:
         self.of = of
         #: Whether its gathered weights are freed after its forward pass.
         self.reshards = reshards
-        #: The output of an all-gather that is not copied out yet.
+        #: The output of an all-gather that has not been copied out yet.
         self.buffer: Tensor | None = None
-        #: The gathered weights; empty while they are sharded.
+        #: The gathered weights. Empty while they are sharded.
         self.gathered: list[Tensor] = []
         #: The whole gradients of earlier micro-batches.
         self.whole: list[Tensor] = []
-        #: The leaves of its trained parameters.
+        #: The AccumulateGrad nodes of its trained parameters.
         self.leaves: list[AccumulateGrad] = []
         #: The reduced gradients.
         self.shards: Tensor | None = None
-        #: Its place in the order of forward passes.
+        #: Its index in the order of forward passes.
         self.position = 0
         self.is_entered = self.in_backward = self.is_done = False
 
     def before(self, x: Tensor) -> Tensor:
-        """Gather the weights, and reduce their gradients when that of the input is complete."""
+        """Gather the weights. Reduce their gradients when the gradient of the input is complete."""
         if not self.of.parameters:
             return x
         if not self.enter() or x.edge is None:
@@ -67,7 +67,7 @@ class FSDPUnit:
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _post_backward, (x.edge,), self))
 
     def enter(self) -> bool:
-        """Gather the weights before the forward pass; returns whether the unit runs for the first time."""
+        """Gather the weights before the forward pass. Return whether the unit runs for the first time."""
         self.micro_batch.gather(self)
         self.micro_batch.copy_out(self, keeps_buffer=True)
         is_first, self.is_entered = not self.is_entered, True
@@ -76,7 +76,7 @@ class FSDPUnit:
         return is_first
 
     def after(self, x: Tensor) -> Tensor:
-        """Free the gathered weights, and gather them again when the output's gradient arrives."""
+        """Free the gathered weights. Gather them again when the gradient of the output arrives."""
         if not self.of.parameters:
             return x
         self.micro_batch.leave(self)
@@ -84,7 +84,7 @@ class FSDPUnit:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether not all of its modules run, so that the end of the root's forward pass ends its own."""
+        """Whether some of its modules do not run, so that its forward pass ends with that of the root."""
         return self.is_entered and self not in self.micro_batch.order
 
     def before_gradient(self, x: Tensor) -> Tensor:
@@ -93,14 +93,17 @@ class FSDPUnit:
             return x
         leaf = x.edge[0]
         if isinstance(leaf, AccumulateGrad):
-            # Autograd runs the end of the graph before all other nodes that are ready.
+            # Autograd runs AccumulateGrad nodes before all other nodes that are ready.
             leaf.release = _OfLeaf(self)
             return x
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _pre_backward, (x.edge,), self))
 
 
 class _OfLeaf:
-    """Gathers a unit's weights when the gradient of its output, a leaf of the graph, is ready. The leaf keeps that."""
+    """Gathers a unit's weights when the gradient of its output is ready.
+
+    The output is a leaf that keeps its gradient.
+    """
 
     __slots__ = ("_gradients", "_unit")
 
@@ -124,12 +127,12 @@ class Part(Unit):
 
     def __init__(self, unit: FSDPUnit, first_leaf: int, *, is_last: bool) -> None:
         self.unit = unit
-        #: The number of leaves before the first of its own.
+        #: The number of AccumulateGrad nodes before the first of its own.
         self.first_leaf = first_leaf
         self.is_last = is_last
 
     def before(self, x: Tensor) -> Tensor:
-        """Gather the unit's weights, unless another of its modules did."""
+        """Gather the unit's weights, unless another of its modules has gathered them."""
         return self.unit.before(x)
 
     def receive(self, x: Tensor) -> Tensor:
@@ -149,7 +152,7 @@ class Part(Unit):
         return tuple(_cast_table(x, dtype) if x.dtype in FLOATS else x for x in tables)
 
     def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the gathered parameters, or gather each by itself if the unit has not run (`DTensor.full_tensor`)."""
+        """Return the gathered parameters. If the unit has not run, gather each by itself (`DTensor.full_tensor`)."""
         unit, micro_batch = self.unit, self.unit.micro_batch
         unit.leaves += micro_batch.parameters.leaves[self.first_leaf :]
         if unit.gathered or not unit.of.parameters:
@@ -157,13 +160,19 @@ class Part(Unit):
         return micro_batch.full_tensors(unit.of), x
 
     def after(self, x: Tensor) -> Tensor:
-        """Note the module's leaves; after the last module, end the unit's forward pass. Every output is cast."""
+        """Record the module's trained parameters. After the last module, end the unit's forward pass.
+
+        Every output is cast.
+        """
         self.unit.leaves += self.unit.micro_batch.parameters.leaves[self.first_leaf :]
         return self._in_param_dtype(self.unit.after(x) if self.is_last else x, "output")
 
 
 def _cast_table(x: Tensor, dtype: DType) -> Tensor:
-    """Return a table in another dtype. One of every sequence's positions is a view of the first one's."""
+    """Return a table in another dtype.
+
+    A table with the positions of every sequence is an expanded view of the first sequence's table.
+    """
     name, whole = f"table in {dtype}", x.tape.rows[x.storage.row][1] if x.storage is not None else x.shape
     if whole == x.shape or whole[1:] != x.shape[1:]:
         return cast(x, dtype, name)

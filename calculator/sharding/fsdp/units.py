@@ -1,6 +1,8 @@
 """FSDP2's units: the modules whose parameters are gathered and reduced together.
 
-They are the decoder layers, the input embeddings, the final norm with the output head, and what is left in the root.
+They are the decoder layers, the input embeddings, the final norm with the output head, and the root with the remaining
+parameters.
+
 Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model and _find_final_norm.
 """
 
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
 
 ROOT = "root"
 
-#: Models of whose base accelerate finds no final norm: `base_model_prefix` is `language_model`, which they do not have.
-#: Source: transformers/models/llama4/modeling_llama4.py, Llama4ForCausalLM.
+#: Models in whose base accelerate finds no final norm. Their `base_model_prefix` is `language_model`, an attribute that
+#: they do not have. Source: transformers/models/llama4/modeling_llama4.py, Llama4ForCausalLM.
 WITHOUT_BASE = ("llama4", "llama4_text")
 
-#: Models whose vision towers have layers that are units: their class is among the model's `_no_split_modules`.
+#: Models whose vision towers have layers that are units, because their class is among the model's `_no_split_modules`.
 TOWER_LAYERS = frozenset({"mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"})
 
 #: How the names of a unit's own tensors end.
@@ -57,9 +59,9 @@ UNIT_TENSORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class UnitParameters:
-    """The parameters of a unit, whole, in the order in which FSDP lists them.
+    """The whole parameters of a unit, in the order in which FSDP lists them.
 
-    `param_dtype` is the dtype of mixed precision: parameters of another dtype are cast before they are gathered.
+    `param_dtype` is the dtype of mixed precision. Parameters of another dtype are cast before they are gathered.
     """
 
     name: str
@@ -68,11 +70,11 @@ class UnitParameters:
     param_dtype: DType | None
 
     def gathered_dtype(self, parameter: ResidentTensor) -> DType:
-        """The dtype of a gathered parameter, and of its gradient."""
+        """Return the dtype of a gathered parameter, which is also that of its gradient."""
         return self.param_dtype or parameter.dtype
 
     def shard_elements(self, parameters: Iterable[ResidentTensor]) -> int:
-        """The elements of these parameters' shards on the first rank, which are those of every padded shard."""
+        """Return the elements of these parameters' shards on one rank. Shards are padded to those of the first rank."""
         sizes = self._shard_sizes
         return sum([sizes[each.name] for each in parameters])
 
@@ -92,7 +94,7 @@ class UnitParameters:
 
     @cached_property
     def cast_input(self) -> tuple[Shape, DType] | None:
-        """The copy of all shards that mixed precision casts, if it casts any."""
+        """The copy of all shards that mixed precision casts. None if it casts none."""
         cast = [each for each in self.parameters if self.param_dtype not in (None, each.dtype)]
         if self.param_dtype is None or not cast:
             return None
@@ -100,7 +102,7 @@ class UnitParameters:
 
     @cached_property
     def all_gather_output(self) -> tuple[Shape, DType]:
-        """The buffer of an all-gather: bytes where the parameters have several dtypes."""
+        """The buffer of an all-gather. Its dtype is uint8 if the parameters have several dtypes."""
         ranks = named(self.count, RANKS)
         dtypes = {self.gathered_dtype(each) for each in self.parameters}
         if len(dtypes) == 1:
@@ -116,22 +118,23 @@ class UnitParameters:
 
 
 def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) -> UnitParameters:
-    """The unit of a layer: of the decoder, or of the vision tower whose layers `stack` names."""
+    """Return the unit of a layer of the decoder, or of the vision tower whose layers `stack` names."""
     name = stack or prepared.model.decoder.name
     return _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
 
 
 def tower_stacks(model: Model) -> Iterator[Stack]:
-    """The layers of vision towers, if there are any."""
+    """Return the stacks of layers of vision towers, if there are any."""
     parts = model.parts if model.towers else ()
     return (part for part in parts if isinstance(part, Stack) and part.name.startswith(model.towers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OuterUnits:
-    """The units outside the layers; `embeddings` is None where the head shares their weight and their unit.
+    """The units outside the layers.
 
-    `has_norm` and `has_head`: whether the tail has the final norm, and the output head; a head is in the root else.
+    `embeddings` is None if the head shares their weight and their unit. `has_norm` and `has_head`: whether the tail has
+    the final norm and the output head. Otherwise the head belongs to the root.
     """
 
     root: UnitParameters
@@ -142,16 +145,16 @@ class OuterUnits:
 
     @property
     def all(self) -> tuple[UnitParameters, ...]:
-        """Those that have parameters."""
+        """The units that have parameters."""
         units = [each for each in (self.root, self.embeddings, self.tail) if each is not None]
         return tuple(each for each in units if each.parameters)
 
 
 def outer_units(prepared: PreparedModel) -> OuterUnits:
-    """The units outside the layers."""
+    """Return the units outside the layers."""
     model = prepared.model
     norm, embedding = final_norm(prepared), model.embedding.name
-    head = None if model.head == SCORE else model.head  # get_output_embeddings knows no head of classifiers
+    head = None if model.head == SCORE else model.head  # get_output_embeddings does not return a classifier's head
     tied = f"{head}.weight" in model.tied
     left = outer_parameters(prepared)
     of = {name: [each for each in left if each.name.startswith(f"{name}.")] for name in (norm, embedding, head) if name}
@@ -177,9 +180,10 @@ def _unit(prepared: PreparedModel, name: str, parameters: list[ResidentTensor]) 
 
 
 def final_norm(prepared: PreparedModel) -> str | None:
-    """The path of the final norm, if accelerate finds one: the last norm that is a child of the base model.
+    """Return the path of the final norm that accelerate finds, or None.
 
-    PEFT's tuners hide a base model of the name `model`, and wrap norms that they train.
+    It is the last norm that is a child of the base model. PEFT's tuners hide a base model with the name `model`, and
+    wrap norms that they train.
     """
     method = prepared.method
     if prepared.model.model_type in WITHOUT_BASE:
@@ -202,7 +206,7 @@ def _is_child_norm(path: str, kind: str) -> bool:
 
 
 def units_of(prepared: PreparedModel) -> list[tuple[UnitParameters, int]]:
-    """Every unit with parameters, and how many there are of it."""
+    """Return every unit with parameters, and how often it occurs."""
     model: Model = prepared.model
     stacks = (*tower_stacks(model), model.decoder)
     layers = [(layer_unit(prepared, layer, each.name), count) for each in stacks for layer, count in each.distinct]

@@ -1,1 +1,1 @@
-"""What DeepSpeed's ZeRO keeps and allocates on one GPU."""
+"""DeepSpeed's ZeRO stages 1 and 2: what one GPU keeps and allocates."""

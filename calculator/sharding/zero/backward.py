@@ -1,4 +1,4 @@
-"""The backward pass as DeepSpeed's gradient hooks divide it: what is alive at each hook and until the next one."""
+"""The backward pass, divided by DeepSpeed's gradient hooks: the bytes alive at each hook and until the next one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape
     from calculator.resident.per_parameter import ResidentTensors
 
-#: The mark after the backward pass, at which DeepSpeed reduces what is left.
+#: The mark after the backward pass, at which DeepSpeed reduces the remaining gradients.
 EPILOGUE = "epilogue"
 
 
@@ -34,9 +34,9 @@ class At(NamedTuple):
 
 
 class Hook(NamedTuple):
-    """A gradient that is ready, and the fullest moment from the hook before it up to then.
+    """A gradient that is ready, and the fullest moment since the previous hook.
 
-    `gradient` are its bytes, which are alive when it is ready and freed right after.
+    `gradient` is its number of bytes. They are alive when the gradient is ready, and freed right after that.
     """
 
     most: At
@@ -46,15 +46,15 @@ class Hook(NamedTuple):
 
 
 class Stretch:
-    """The moments of a part of the pass that one layer or the modules between layers run, in each of its copies.
+    """The moments of one layer, or of the modules between layers, in each copy.
 
     Attributes:
-        hooks: Those of the first copy, in order.
-        after: The fullest moment after them, if there is any.
+        hooks: The hooks of the first copy, in order.
+        after: The fullest moment after the hooks, if there is any.
         copies: The numbers of the copies.
         enters: Whether it begins with the moment at which the pass enters a layer.
         fullest: The fullest moment.
-        kept: The fullest moment if gradients stay alive, and the bytes of those that are ready before it.
+        kept: The fullest moment if gradients stay alive, and the bytes of the gradients that are ready before it.
         gradients: The bytes of all gradients.
     """
 
@@ -64,7 +64,7 @@ class Stretch:
         self, hooks: list[Hook], after: At | None, copies: range, growth: int, back: int, *, enters: bool
     ) -> None:
         self.hooks, self.after, self.copies, self.enters = hooks, after, copies, enters
-        #: The bytes that each copy has more than the one before it, and how many layers before it it is.
+        #: The bytes by which each copy exceeds the copy before it, and by how many layers its layer numbers are lower.
         self._growth, self._back = growth, back
         moments, self.gradients = [], 0
         for each in hooks:
@@ -76,12 +76,12 @@ class Stretch:
         self.kept = max(moments, key=lambda moment: moment[0].bytes + moment[1])
 
     def moved(self, at: At, copy: int) -> At:
-        """A moment of the first copy, in another one."""
+        """Return a moment of the first copy in another copy."""
         more = copy - self.copies[0]
         return At(at.bytes + more * self._growth, at.event, copy) if more else at
 
     def key_in(self, key: Key, copy: int) -> Key:
-        """A parameter of the first copy, in another one."""
+        """Return a parameter of the first copy in another copy."""
         name, layer = key
         return key if layer is None else Key(name, layer - (copy - self.copies[0]) * self._back)
 
@@ -103,18 +103,18 @@ class BackwardPass:
             if label.startswith(GRADIENT_OF) or _is_of_layer(label)
         ]
         self._positions = _layers(tape, start)
-        #: Stretches that run one after the other, in as many copies.
+        #: Lists of stretches that run one after the other, once for each of their copies.
         self.runs = [*self._runs(start, end)]
-        #: The moment at which DeepSpeed reduces what is left.
+        #: The moment at which DeepSpeed reduces the remaining gradients.
         self.end = At(self._bytes(end, self._copies()), end, self._copies())
 
     def alive(self, at: At, resident_tensors: Sequence[ResidentTensors]) -> LiveTensors:
-        """The tensors alive at a moment, with resident tensors."""
+        """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording
         repeats = tuple(at.copy if number == 1 else each.copies for number, each in enumerate(recording.windows))
         of_row, freed = recording.storages.kinds.of_row, {}
         if at.copy == self._copies():
-            # The recording has tables that only the copies before the last still keep.
+            # The recording includes tables that only the copies before the last one still keep.
             freed = {of_row[row]: -1 for row in recording.retained_at(at.event)}
         moment = Moment(event=at.event, bytes=at.bytes, repeats=repeats)
         return recording.alive(moment, resident_tensors, StorageCounts(recording.storages, freed))
@@ -131,7 +131,7 @@ class BackwardPass:
         return self._recording.curve.growth[1] if self._window() is not None else 0
 
     def _bytes(self, position: int, copy: int) -> int:
-        """The bytes alive before the event at a position."""
+        """Return the bytes alive before the event at a position."""
         base = self._last if copy == self._copies() else self._base
         return base[position] + copy * self._growth()
 
@@ -149,7 +149,7 @@ class BackwardPass:
         yield self._stretches(window.end, end, range(copies, copies + 1))
 
     def _stretches(self, start: int, end: int, copies: range) -> list[Stretch]:
-        """The stretches between two positions."""
+        """Return the stretches between two positions."""
         if not copies:
             return []
         growth, back, copy = self._growth(), self._repetition.end - self._repetition.start, copies[0]
@@ -171,12 +171,12 @@ class BackwardPass:
         return found
 
     def _at(self, position: int, copy: int) -> At:
-        """The moment before the event at a position, in one copy of the layers."""
+        """Return the moment before the event at a position, in one copy of the layers."""
         base = self._last if copy == self._copies() else self._base
         return At(base[position] + copy * self._growth(), position, copy)
 
     def _fullest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
-        """The fuller one of a moment and of those after the events between two positions."""
+        """Return the fullest of a moment and of those after the events between two positions."""
         if end <= start:
             return most
         base = self._last if copy == self._copies() else self._base
@@ -185,7 +185,7 @@ class BackwardPass:
         return most if most is not None and most.bytes >= total else At(total, base.index(size, start + 1), copy)
 
     def _layer(self, position: int, copy: int) -> int:
-        """The number of the layer that runs at a position of the tape, in one copy."""
+        """Return the number of the layer that runs at a position of the tape, in one copy."""
         repetition = self._repetition
         starts, layers = self._positions
         at = layers[bisect_left(starts, position) - 1]
@@ -196,12 +196,15 @@ class BackwardPass:
 
 
 def _is_of_layer(label: str) -> bool:
-    """Whether a mark is the moment at which the backward pass enters a layer, or leaves the first."""
+    """Return whether a mark is where the backward pass enters a layer, or where it leaves the first layer."""
     return label.startswith("layer ") and label.endswith("backward")
 
 
 def _layers(tape: Tape, backward: int) -> tuple[list[int], list[int]]:
-    """The positions at which the backward pass of each layer starts, and the layers' positions in the repetition."""
+    """Return the positions at which the backward pass of each layer starts.
+
+    Also return the layers' positions in the repetition.
+    """
     found = sorted(
         (at, int(label.split()[1]) - 1) for at, label in tape.marks if at >= backward and _is_of_layer(label)
     )
@@ -209,7 +212,10 @@ def _layers(tape: Tape, backward: int) -> tuple[list[int], list[int]]:
 
 
 def _curves(recording: Recording) -> tuple[list[int], list[int]]:
-    """The bytes alive before each event with the first copy of the layers, and with the last one's frees of tables."""
+    """Return the bytes alive before each event, with the first copy of the layers and with the last one.
+
+    The last copy also frees tables that earlier copies keep.
+    """
     windows, growth = recording.windows, recording.curve.growth
     added: dict[int, int] = {}
     for number, (window, each) in enumerate(zip(windows, growth, strict=True)):

@@ -1,4 +1,4 @@
-"""What DeepSpeed's stages 1 and 2 change in a micro-batch: dtypes, the loss, and when gradients are freed."""
+"""The hooks of DeepSpeed's stages 1 and 2 in a micro-batch: dtypes, the loss, and when gradients are freed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class FlatHooks(Hooks):
-    """The hooks of stages 1 and 2. Gradients leave the tape when they are ready; the reduction accounts for them."""
+    """The hooks of stages 1 and 2.
+
+    Gradients leave the tape when they are ready. The reduction counts them.
+    """
 
     __slots__ = ("_adds", "_casts", "_scales", "param_dtype")
 
@@ -26,11 +29,12 @@ class FlatHooks(Hooks):
 
     def __init__(self, prepared: Prepared, *, adds: bool) -> None:
         self.param_dtype = prepared.cast_to
-        #: Whether micro-batches add to whole gradients, which stage 2 has reduced instead.
+        #: Whether micro-batches add to whole gradients. Stage 2 has reduced them instead.
         self._adds = adds
-        #: What DeepSpeed makes of the loss. transformers' Trainer has divided it by the number of labels of the step.
+        #: The operation that DeepSpeed applies to the loss. The Trainer has already divided it by the number of labels
+        #: of the step.
         own = prepared.training.trainer is None
-        #: The dtype to which Trainer casts a batch's tensors, if they have another.
+        #: The dtype to which the Trainer casts floating-point tensors of a batch.
         self._casts = None if own else prepared.cast_to
         self._scales = ("loss, divided by the micro-batches", "loss, scaled") if own else ("loss, scaled",)
 
@@ -59,10 +63,10 @@ class FlatHooks(Hooks):
 
 
 def stage_1(prepared: Prepared) -> FlatHooks:
-    """The hooks of stage 1."""
+    """Return the hooks of stage 1."""
     return FlatHooks(prepared, adds=True)
 
 
 def stage_2(prepared: Prepared) -> FlatHooks:
-    """The hooks of stage 2."""
+    """Return the hooks of stage 2."""
     return FlatHooks(prepared, adds=False)

@@ -1,4 +1,4 @@
-"""What stages 1 and 2 keep on the GPU and in host memory with offload_optimizer.
+"""The tensors that stages 1 and 2 keep on the GPU and in host memory with offload_optimizer.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__ and initialize_optimizer_states.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OffloadedState(FlatState):
-    """Flat weights on the GPU; masters, their gradients and the optimizer's states in host memory."""
+    """Flat weights on the GPU. The masters, their gradients and the optimizer's states are in host memory."""
 
     @property
     def divided(self) -> tuple[ResidentTensors, ...]:
@@ -27,7 +27,7 @@ class OffloadedState(FlatState):
 
     @property
     def states(self) -> list[ResidentTensors]:
-        """None: they are in host memory."""
+        """Empty: they are in host memory."""
         return []
 
     @property
@@ -35,20 +35,23 @@ class OffloadedState(FlatState):
         return max(size for group in self.partitions.groups for _, pattern in group.parts for size in pattern.sizes)
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:  # noqa: ARG002
-        """None: they are in host memory."""
+        """Return nothing: they are in host memory."""
         return (), ()
 
     def zeros_of(self, rank: int) -> list[ResidentTensor | None]:  # noqa: ARG002
-        """None: they are in host memory."""
+        """Return nothing: they are in host memory."""
         return []
 
     def padding_of(self, rank: int) -> list[ResidentTensor | None]:  # noqa: ARG002
-        """None: they are in host memory."""
+        """Return nothing: they are in host memory."""
         return []
 
     @property
     def host_bytes(self) -> int:
-        """Masters, their gradients and states, weights to copy back, and gradients of earlier micro-batches."""
+        """The bytes of host memory that a rank uses.
+
+        They are masters, their gradients and states, weights to copy back, and gradients of earlier micro-batches.
+        """
         item, partition = ITEMSIZE[self.dtype], sum(group.partition for group in self.partitions.groups)
         states = sum(
             elements(shape) * ITEMSIZE[dtype] for _, shape, dtype in self.optimizer.states((partition,), "float32")

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """A parameter's name, with `*` for the number of its layer, and that number."""
+    """The name of a parameter, with `*` for the number of its layer, and that number."""
 
     name: str
     layer: int | None
 
 
 def gradient_key(label: str, layer: int | None) -> Key:
-    """Return the parameter whose gradient a mark is for; `layer` is the number of the layer that runs there."""
+    """Return the parameter of a ready gradient from the label of its mark.
+
+    `layer` is the number of the layer that runs there.
+    """
     name, own = parameter_of(label)
     return Key(name, own if own is not None else layer if "*" in name else None)
 
@@ -43,9 +46,9 @@ def in_order(
     frozen: bool = False,
     layers: Container[int] | None = None,
 ) -> Iterator[Trained]:
-    """Every trained parameter, layer by layer; `tensors` are the resident tensors of the model.
+    """Yield every trained parameter, layer by layer. `tensors` are the resident tensors of the model.
 
-    `frozen`: the frozen ones too. `layers`: of the layers, those with these numbers alone.
+    `frozen`: include the frozen parameters. `layers`: only yield the layers with these numbers.
     """
     sizes: dict[int, int] = {}
     for layer, own in parts(model, tensors, frozen=frozen):
@@ -57,16 +60,16 @@ def in_order(
 
 
 def one_by_one(model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False) -> list[ResidentTensor]:
-    """The tensors of the same parameters, each as often as layers have it."""
+    """Return the tensor of each of these parameters, once for each layer that has it."""
     return [tensor for _, own in parts(model, tensors, frozen=frozen) for tensor in own]
 
 
 def parts(
     model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
-    """The parameters of each layer with its number, and those before and after the layers.
+    """Yield the parameters of each layer with its number, and those before and after the layers.
 
-    Layers of one kind have the same sequence.
+    Layers of one kind share a sequence.
     """
     left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
@@ -80,28 +83,28 @@ def parts(
 
 
 def _split(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
-    """The tensors before the first of a stack, and the others."""
+    """Return the tensors before the first one of a stack, and the others."""
     at = next((n for n, tensor in enumerate(tensors) if tensor.name.startswith(prefix)), 0)
     return tensors[:at], tensors[at:]
 
 
 def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
-    """The tensors of a stack, which come first, and the others."""
+    """Return the tensors of a stack, which come first, and the others."""
     end = next((n for n, tensor in enumerate(tensors) if not tensor.name.startswith(prefix)), len(tensors))
     return tensors[:end], tensors[end:]
 
 
 def _layers(stack: Stack, tensors: list[ResidentTensor]) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
-    """The parameters of each layer. Those of one kind of layer follow those of another."""
+    """Return the parameters of each layer. The tensors of one kind of layer follow those of another."""
     of = _by_layer(stack, tensors)
     for number, layer in enumerate(stack.layers):
         yield number, of.get(id(layer), ())
 
 
 def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
-    """The parameters of each kind of layer: a list that every layer has, or the list of each kind.
+    """Return the parameters of each kind of layer: one list for every layer, or a list for each kind.
 
-    A kind ends before a name that it has already, or that its modules do not have.
+    A kind ends before a name that it already has, or that its modules do not have.
     """
     if tensors[0].count == len(stack.layers):
         return dict.fromkeys(map(id, stack.layers), tensors)
@@ -125,7 +128,10 @@ def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[Res
 
 
 def _is_of(name: str, owners: Container[str]) -> bool:
-    """Whether a parameter is of a module, or of what a method adds to it: the start of its name is the module's."""
+    """Return whether a parameter belongs to a module, or to what a method adds to it.
+
+    Its name starts with the module's.
+    """
     while name:
         name = name.rpartition(".")[0]
         if name in owners:

@@ -1,6 +1,8 @@
-"""How stages 1 and 2 divide the trained parameters: one flat tensor for each parameter group, and a part of it a rank.
+"""How stages 1 and 2 partition the trained parameters.
 
-Layers of one kind have as many elements, so that a parameter's place follows from the start of its layer.
+Each parameter group is one flat tensor, and each rank owns a part.
+
+Layers of one kind have equally many elements. So a parameter's place follows from the start of its layer.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__ and get_partition_info.
 """
@@ -16,29 +18,29 @@ if TYPE_CHECKING:
 
     from calculator.sharding.zero.parameters import Key
 
-#: Flat tensors are padded to a multiple of this many elements for each rank (nccl_start_alignment_factor).
+#: For each rank, flat tensors are padded to a multiple of this many elements (nccl_start_alignment_factor).
 ALIGNMENT = 2
 
 
 class Pattern:
-    """Parameters that follow each other in a flat tensor. Layers of one kind share it."""
+    """Consecutive parameters of a flat tensor. Layers of one kind share a pattern."""
 
     __slots__ = ("elements", "index", "sizes", "starts")
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
         self.sizes = sizes
         self.index = {name: number for number, name in enumerate(names)}
-        #: The elements before each parameter, and all of them.
+        #: The elements before each parameter, and the total.
         self.starts = [0, *accumulate(sizes)]
         self.elements = self.starts[-1]
 
 
-#: Parameters that follow each other, and the number of their layer.
+#: A pattern, and the number of its layer.
 Part = tuple["int | None", Pattern]
 
 
 class Place(NamedTuple):
-    """Where parameters are in a flat tensor: their offset and elements, and the ranks that own parts of them."""
+    """A place in a flat tensor: its offset, its elements, and the ranks that own parts of it."""
 
     group: int
     offset: int
@@ -47,7 +49,7 @@ class Place(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Parameters that follow each other in a flat tensor: the first, and the elements of all."""
+    """Consecutive parameters of a flat tensor: the first one, and the elements of all."""
 
     first: Key
     elements: int
@@ -57,9 +59,9 @@ class Owned(NamedTuple):
     """The parameters of a rank's partition.
 
     Attributes:
-        parameters: How many they are.
-        whole: The elements of all of them, with those of other ranks.
-        slices: Their elements in the partition by number, without those of layers that a later one is like.
+        parameters: The number of parameters.
+        whole: The elements of all of them, including the parts of other ranks.
+        slices: The index and the elements of their parts in the partition. Layers that equal a later one are left out.
     """
 
     parameters: int
@@ -74,11 +76,11 @@ class FlatGroup:
 
     def __init__(self, number: int, given: Sequence[Part], count: int, *, round_robin: bool) -> None:
         self.number = number
-        #: Its parameters in the order of the flat tensor.
+        #: The patterns of its parameters in the order of the flat tensor.
         self.parts = _round_robin(given, count) if round_robin else [each for each in given if each[1].elements]
         self._starts = [0, *accumulate([pattern.elements for _, pattern in self.parts])]
         self._counts = [0, *accumulate([len(pattern.sizes) for _, pattern in self.parts])]
-        #: The elements of all parameters, and the same with the padding.
+        #: The elements of all parameters, and the elements with padding.
         self.elements = self._starts[-1]
         self.padded = -(-self.elements // (ALIGNMENT * count)) * ALIGNMENT * count
         #: The elements of one rank's partition.
@@ -97,11 +99,11 @@ class FlatGroup:
         return frozenset(self._of_name)
 
     def place(self, key: Key) -> Place:
-        """Where a parameter is."""
+        """Return the place of a parameter."""
         return self.at(*self.offset(key))
 
     def offset(self, key: Key) -> tuple[int, int]:
-        """The elements before a parameter, and its own."""
+        """Return the elements before a parameter, and its own elements."""
         name, layer = key
         for pattern, of_layers in self._of_name[name]:
             if layer in of_layers:
@@ -110,17 +112,17 @@ class FlatGroup:
         raise KeyError(key)
 
     def at(self, offset: int, elements: int) -> Place:
-        """The place of neighbouring elements."""
+        """Return the place of consecutive elements."""
         partition = self.partition
         ranks = range(offset // partition, -(-(offset + elements) // partition)) if partition else range(0)
         return Place(self.number, offset, elements, ranks)
 
     def padding(self, rank: int) -> int:
-        """The elements of a rank's partition that belong to no parameter."""
+        """Return the elements of a rank's partition that belong to no parameter."""
         return min(self.partition, max(0, (rank + 1) * self.partition - self.elements))
 
     def owned(self, rank: int) -> Owned:
-        """What a rank owns parts of."""
+        """Return the parameters of a rank's partition."""
         start, end = rank * self.partition, min((rank + 1) * self.partition, self.elements)
         if start >= end:
             return Owned(0, 0, ())
@@ -147,7 +149,7 @@ class FlatGroup:
         )
 
     def _different(self, first: int, last: int) -> list[int]:
-        """The first and the last of neighbouring parts, and of those between the last of each pattern; in order."""
+        """Return the first and the last of consecutive parts, and the last of each pattern between them, in order."""
         seen: dict[int, int] = {}
         for at in range(last - 1, first, -1):
             seen.setdefault(id(self.parts[at][1]), at)
@@ -155,7 +157,7 @@ class FlatGroup:
 
 
 def _round_robin(given: Sequence[Part], count: int) -> list[Part]:
-    """The parameters dealt to the ranks in turn, those of the first rank first (_round_robin_reorder)."""
+    """Return the parameters dealt to the ranks in turn, those of the first rank first (_round_robin_reorder)."""
     alone = {
         (id(pattern), name): Pattern((name,), (pattern.sizes[number],))
         for _, pattern in given
@@ -166,7 +168,7 @@ def _round_robin(given: Sequence[Part], count: int) -> list[Part]:
 
 
 class Partitions:
-    """All flat groups of a run, and where each parameter is in them."""
+    """All flat groups of a run, and the place of each parameter in them."""
 
     __slots__ = ("_group_of", "count", "groups", "is_regular")
 
@@ -174,15 +176,15 @@ class Partitions:
         self.count = count
         self.groups = [FlatGroup(number, group, count, round_robin=round_robin) for number, group in enumerate(groups)]
         self._group_of = {name: group for group in self.groups for name in group.names}
-        #: Whether parameters that follow each other in the model do so in a flat tensor.
+        #: Whether parameters that are consecutive in the model are consecutive in a flat tensor too.
         self.is_regular = not round_robin
 
     def place(self, key: Key) -> Place:
-        """Where a parameter is."""
+        """Return the place of a parameter."""
         return self._group_of[key.name].place(key)
 
     def joined(self, keys: Iterable[Key]) -> list[Span]:
-        """Parameters as few spans."""
+        """Return parameters as few spans."""
         found: list[Span] = []
         end: tuple[int, int] | None = None
         for place, key in sorted(((self.place(key), key) for key in keys), key=_start):
@@ -195,12 +197,12 @@ class Partitions:
         return found
 
     def joined_from(self, first: Key, elements: int) -> Place:
-        """The place of some elements from a parameter on."""
+        """Return the place of some elements from a parameter on."""
         group = self._group_of[first.name]
         return group.at(group.offset(first)[0], elements)
 
     def slices(self, place: Place) -> Iterator[tuple[int, int]]:
-        """The rank and the elements of each part of a parameter."""
+        """Return the rank and the elements of each part of a place."""
         partition = self.groups[place.group].partition
         end = place.offset + place.elements
         for rank in place.ranks:

@@ -1,4 +1,4 @@
-"""How a run under stages 1 and 2 reduces its gradients, and what of them is alive at a moment.
+"""How a run under stages 1 and 2 reduces its gradients, and what is alive during the reduction.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py.
 """
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Point(NamedTuple):
-    """A moment of the backward pass with what the reduction has allocated, on every rank alike.
+    """A moment of the backward pass with what the reduction has allocated, the same on every rank.
 
     Attributes:
         bytes: All bytes alive, without a rank's own gradients.
         at: The moment, without what the reduction has allocated.
         has_bucket: Whether the bucket is allocated.
-        large: Bytes of gradients that are larger than the bucket.
-        separate: Bytes of the other gradients that are tensors of their own.
-        copied: Bytes of the flat copy that is reduced.
+        large: The bytes of gradients that are larger than the bucket.
+        separate: The bytes of the other gradients that are tensors of their own.
+        copied: The bytes of the flat copy that is reduced.
     """
 
     bytes: int
@@ -41,26 +41,26 @@ class Point(NamedTuple):
     copied: int
 
     def without(self, large: int) -> Point:
-        """The same point on a rank that has freed some of the large gradients."""
+        """Return the point on a rank that has freed some of the large gradients."""
         return self._replace(bytes=self.bytes - large, large=self.large - large)
 
 
 class Gradients:
-    """The gradients of parameters that follow each other in the optimizer's order. Layers of one kind share it.
+    """The gradients of parameters that are consecutive in the optimizer's order. Layers of one kind share them.
 
-    `are_joined`: whether the parameters follow each other in the flat tensor too.
+    `are_joined`: whether the parameters are consecutive in the flat tensor too.
     """
 
     __slots__ = ("are_joined", "bytes", "elements", "names")
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int], dtype: DType, *, are_joined: bool) -> None:
         self.names, self.are_joined = names, are_joined
-        #: The elements and the bytes before each, and of all.
+        #: The elements and the bytes before each gradient, and the totals.
         self.elements = [0, *accumulate(sizes)]
         self.bytes = [0, *accumulate(allocated(size, ITEMSIZE[dtype]) for size in sizes)]
 
     def fitting(self, first: int, room: int) -> int:
-        """The number of the first gradient that has no room, from one on."""
+        """Return the index of the first gradient that has no room, from a given one on."""
         return bisect_right(self.elements, self.elements[first] + room) - 1
 
 
@@ -69,16 +69,16 @@ class Plan:
     """How a run reduces its gradients.
 
     Attributes:
-        partitions: Where each parameter is.
+        partitions: The place of each parameter.
         in_order: The parameters with a gradient in the optimizer's order, layer by layer.
-        bucket_size: The elements of a bucket.
-        buffers: The buckets: two if reductions overlap with the pass.
+        bucket_size: The number of elements of a bucket.
+        buffers: The number of buckets: two if reductions overlap with the pass.
         dtype: The dtype of gradients.
         streams: Whether gradients are reduced during the backward pass, or after it.
         copies: Whether gradients for different ranks are copied to one tensor that is reduced (reduce_scatter).
         offloads: Whether a rank's gradients are copied to the host.
         keeps_large: Whether a gradient that is larger than the bucket stays alive on ranks that do not own a part.
-        accumulated: Bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
+        accumulated: The bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
     """
 
     partitions: Partitions
@@ -98,14 +98,14 @@ class Plan:
         return self.buffers * allocated(self.bucket_size, ITEMSIZE[self.dtype])
 
     def bytes_of(self, place: Place) -> int:
-        """The bytes of a parameter's gradient."""
+        """Return the bytes of a parameter's gradient."""
         return allocated(place.elements, ITEMSIZE[self.dtype])
 
 
 class Stream:
-    """The gradients of a stretch as they are reduced while it runs.
+    """The gradients of a stretch that are reduced while it runs.
 
-    `is_regular`: whether those of each copy follow each other in the flat tensor as those of the first.
+    `is_regular`: whether the gradients of each copy are consecutive in the flat tensor like those of the first copy.
     """
 
     __slots__ = ("_between", "_partitions", "elements", "is_regular", "stretch")
@@ -114,16 +114,16 @@ class Stream:
         self.stretch, self._partitions = stretch, partitions
         keys = [each.key for each in stretch.hooks]
         self.is_regular = partitions.is_regular and len({key.layer for key in keys}) <= 1
-        #: The elements before each, and of all.
+        #: The elements before each gradient, and the total.
         self.elements = [0, *accumulate(partitions.place(key).elements for key in keys)]
         self._between: dict[tuple[int, int], tuple[At, list[Span]]] = {}
 
     def fitting(self, first: int, room: int) -> int:
-        """The number of the first gradient that has no room, from one on."""
+        """Return the index of the first gradient that has no room, from a given one on."""
         return bisect_right(self.elements, self.elements[first] + room) - 1
 
     def between(self, first: int, end: int) -> tuple[At, list[Span]]:
-        """The fullest moment of some gradients in the first copy, and where they are."""
+        """Return the fullest moment during some gradients of the first copy, and the places of these gradients."""
         if (first, end) not in self._between:
             hooks = self.stretch.hooks[first:end]
             most = max((each.most for each in hooks), key=attrgetter("bytes"))

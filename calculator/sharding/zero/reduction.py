@@ -1,4 +1,6 @@
-"""The reduction of gradients in stages 1 and 2: a bucket that is filled, reduced, and copied to each rank's partition.
+"""The reduction of gradients in stages 1 and 2. A bucket is filled, reduced, and copied to each rank's partition.
+
+Consecutive gradients that fit into the bucket are added at once, because only their fullest moment counts.
 
 Gradients that fit into the bucket one after the other are put into it at once: only the fullest moment of them counts.
 
@@ -33,7 +35,7 @@ class Large(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A gradient's part in a rank's partition: its elements, the interval in which it is copied, and the layer."""
+    """The part of a gradient in a rank's partition: the interval in which it is copied, its elements, and the layer."""
 
     interval: int
     elements: int
@@ -43,9 +45,10 @@ class Copy(NamedTuple):
 class Reduction:
     """The reduction in the backward pass of a step's last micro-batch.
 
-    `intervals` has the fullest point before each reduction, up to its end, and the point right after it, when a rank
-    copies the gradients of its partition. `reduced` has the number of the last interval before a rank has its buffer
-    for them. `large` are the gradients that are larger than the bucket, and `copies` what each rank copies to the host.
+    `intervals` has two points for each reduction: the fullest point up to its end, and the point right after it, at
+    which a rank copies the gradients of its partition. `reduced` has, by rank, the last interval before the rank has
+    its buffer for these gradients. `large` are the gradients that are larger than the bucket. `copies` has what each
+    rank copies to the host.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,16 +58,16 @@ class Reduction:
         self.large: list[Large] = []
         self.copies: dict[int, list[Copy]] = {}
         self._open: Point | None = None
-        #: Gradients in the bucket, and their elements.
+        #: The gradients in the bucket, and their number of elements.
         self._bucket: list[Place] = []
         self._filled = 0
-        #: Bytes of gradients of their own, and of those that are larger than the bucket.
+        #: The bytes of gradients that are tensors of their own, and those of gradients that are larger than the bucket.
         self._held = plan.accumulated
         self._large = 0
-        #: The large gradient in place of a bucket, if one waits for its reduction.
+        #: The bytes of a large gradient that is reduced instead of a bucket, while it waits.
         self._waiting = 0
         self._has_bucket = bool(plan.accumulated)
-        #: By layer of the backward pass: the interval and the bytes of every point.
+        #: By layer of the backward pass, the interval and the bytes of every point.
         self.line: list[list[tuple[int, int]]] = [[]]
 
     def run(self, passed: BackwardPass) -> Reduction:
@@ -79,7 +82,7 @@ class Reduction:
         return self
 
     def _pass(self, passed: BackwardPass) -> None:
-        """Run the hooks of all gradients, and note the moments between."""
+        """Run the hooks of all gradients, and record the moments between them."""
         for stretches in passed.runs:
             streams = [Stream(each, self._plan.partitions) for each in stretches]
             for copy in stretches[0].copies if stretches else ():
@@ -88,7 +91,7 @@ class Reduction:
         self._note(passed.end)
 
     def _run(self, stream: Stream, copy: int) -> None:
-        """Run a copy of a stretch, many gradients at once where they leave no trace of their own."""
+        """Run a copy of a stretch. Gradients that have no effect of their own are added at once."""
         stretch, plan = stream.stretch, self._plan
         if stretch.enters:
             self.line.append([])
@@ -106,7 +109,7 @@ class Reduction:
             self._held = held + stretch.gradients
 
     def _stream(self, stream: Stream, copy: int) -> None:
-        """Put as many gradients into the bucket as fit at once, and reduce them where one has no room."""
+        """Add as many gradients to the bucket as fit, and reduce the bucket if a gradient has no room."""
         plan, stretch, done = self._plan, stream.stretch, 0
         place, joined = plan.partitions.place, plan.partitions.joined_from
         while done < len(stretch.hooks):
@@ -143,32 +146,32 @@ class Reduction:
 
     @cached_property
     def most_before(self) -> list[Point]:
-        """By number of an interval: the fullest point of it and of those before it; of several, the first."""
+        """By interval, the fullest point up to it, the first one if several are equal."""
         return _fullest(self.intervals, lambda most, each: each.bytes > most.bytes)
 
     @cached_property
     def most_from(self) -> list[Point]:
-        """By number of an interval: the fullest point of it and of those after it; of several, the first."""
+        """By interval, the fullest point from it on, the first one if several are equal."""
         return _fullest(self.intervals[::-1], lambda most, each: each.bytes >= most.bytes)[::-1]
 
     @property
     def kept(self) -> list[Large]:
-        """The gradients that ranks other than their owners keep to the end."""
+        """The large gradients that ranks other than their owners keep to the end."""
         return self.large if self._plan.keeps_large else []
 
     @property
     def left(self) -> int:
-        """Bytes of the large gradients that are alive after the last reduction on a rank that owns no part of them."""
+        """The bytes of large gradients that are alive after the last reduction on a rank that owns none of them."""
         return self._large
 
     def earlier(self, passed: BackwardPass) -> Reduction:
-        """Run a micro-batch before the last, which reduces nothing: there is one interval."""
+        """Run a micro-batch before the last one, which reduces nothing. There is one interval."""
         self._pass(passed)
         self._close()
         return self
 
     def _add(self, place: Place, gradient: int, at: At) -> None:
-        """Put a gradient into the bucket, after reducing what is in it if both have no room."""
+        """Add a gradient to the bucket. The bucket is reduced first if it has no room."""
         plan = self._plan
         if self._filled + place.elements > plan.bucket_size:
             self._reduce(at)
@@ -185,7 +188,7 @@ class Reduction:
             self._note(at)
 
     def _add_all(self, layer: int | None, gradients: Gradients, at: At) -> None:
-        """Put gradients that stayed alive into the bucket: as many as fit at once."""
+        """Add gradients that stayed alive to the bucket, as many as fit at once."""
         plan, done, count = self._plan, 0, len(gradients.names)
         while done < count:
             end = gradients.fitting(done, plan.bucket_size - self._filled)
@@ -196,7 +199,7 @@ class Reduction:
                 done += 1
                 continue
             first, sizes = gradients.bytes[done], gradients.bytes
-            # The bytes only fall from one to the next.
+            # The bytes only decrease from one gradient to the next.
             self._held -= sizes[done + 1] - first
             self._note(at)
             self._held -= sizes[end] - sizes[done + 1]
@@ -209,7 +212,7 @@ class Reduction:
             done = end
 
     def _reduce(self, at: At) -> None:
-        """Reduce what is in the bucket, and copy what belongs to a rank's partition."""
+        """Reduce the bucket, and copy each part to the partition of its rank."""
         self._note(at, copied=self._copied())
         self._close()
         for place in self._bucket:
@@ -226,7 +229,10 @@ class Reduction:
         self._bucket, self._filled, self._waiting = [], 0, 0
 
     def _copied(self) -> int:
-        """The bytes of the largest flat copy: parts for different ranks are copied together, one part is a view."""
+        """Return the bytes of the largest flat copy.
+
+        Parts for different ranks are copied together. A single part is a view.
+        """
         if not self._plan.copies or not self._bucket:
             return 0
         most, elements = 0, self._filled
@@ -241,7 +247,7 @@ class Reduction:
         return allocated(most, ITEMSIZE[self._plan.dtype])
 
     def _parts(self) -> Iterator[int]:
-        """The elements of each run of gradients for one rank."""
+        """Yield the elements of each run of gradients for one rank."""
         slices = (part for place in self._bucket for part in self._plan.partitions.slices(place))
         for _, run in groupby(slices, lambda part: part[0]):
             yield sum(size for _, size in run)
@@ -260,7 +266,7 @@ class Reduction:
 
 
 def _fullest(points: Iterable[Point], replaces: Callable[[Point, Point], bool]) -> list[Point]:
-    """The fullest point up to each one."""
+    """Return the fullest point up to each point."""
     found: list[Point] = []
     for each in points:
         found.append(each if not found or replaces(found[-1], each) else found[-1])

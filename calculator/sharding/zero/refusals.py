@@ -1,4 +1,7 @@
-"""What DeepSpeed refuses, and what of ZeRO is not modelled. Each refusal has a reason and a way out."""
+"""Checks for runs that DeepSpeed refuses, and for runs under ZeRO that are not modelled.
+
+Each refusal gives a reason and a way out.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
 
 
-#: Trainers whose loops are modelled under DeepSpeed, and the reference step.
+#: The trainers whose loops are modelled under DeepSpeed. None is the reference step.
 TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
-#: Optimizers that accelerate replaces by DeepSpeed's CPU Adam (accelerate/utils/deepspeed.py).
+#: The optimizers that accelerate replaces by DeepSpeed's CPU Adam (accelerate/utils/deepspeed.py).
 ON_HOST = ("adamw_torch", "adamw_torch_fused")
 
 _ZERO = "training.deepspeed.zero_optimization"
@@ -28,7 +31,7 @@ _ZERO = "training.deepspeed.zero_optimization"
 def zero_problems(
     training: Training, device: Device, *, quantizes: bool, trains_biases: bool, uses_dora: bool
 ) -> Iterator[Problem]:
-    """Options without ZeRO, what DeepSpeed refuses, and what of it is not modelled."""
+    """Yield options of ZeRO without ZeRO, what DeepSpeed refuses, and what is not modelled."""
     stage = STAGES.get(device.sharding)
     if stage is None:
         if training.deepspeed is not None:
@@ -68,7 +71,10 @@ def zero_problems(
 
 
 def _precision(training: Training, *, quantizes: bool) -> Iterator[Problem]:
-    """DeepSpeed trains float32 weights, or casts all of them (runtime/engine.py, _configure_distributed_model)."""
+    """Yield precisions that are refused.
+
+    DeepSpeed trains float32 weights, or casts all of them (runtime/engine.py, _configure_distributed_model).
+    """
     where = "training.autocast"
     if training.autocast == "float16":
         message = "float16 scales the loss, which is not modelled under ZeRO: set bfloat16"

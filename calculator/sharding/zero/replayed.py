@@ -1,6 +1,6 @@
-"""The allocations of a whole step under ZeRO in order: those of the model's tape, and between them DeepSpeed's.
+"""The allocations of a whole step under ZeRO in order: those of the model's tape, and DeepSpeed's between them.
 
-A replay runs a step as one micro-batch: its forward pass is that of the first micro-batch, its backward pass is all
+A replay runs a step as one micro-batch. Its forward pass is that of the first micro-batch. Its backward pass is all
 that follows, up to the float32 gradients from which the optimizer updates.
 """
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation, Tape
     from calculator.resident.tensors import ResidentTensor
 
-#: The micro-batches of a step that differ: the first, one in the middle, and the last.
+#: The number of micro-batches of a step that differ: the first, one in the middle, and the last.
 MICRO_BATCHES = 3
 
-#: The tensors of the optimizer's step that a replay allocates behind the backward pass.
+#: Tensors of the optimizer's step that a replay allocates after the backward pass.
 IN_FLOAT64, FLAT, IN_FLOAT32 = "gradient in float64", "flat gradients", "float32 gradients"
 OF_UPDATE = frozenset(f"{PREFIX}{name}" for name in (IN_FLOAT64, FLAT, IN_FLOAT32))
 
@@ -31,10 +31,10 @@ GATHERS, REDUCTIONS = 1, 2
 
 
 class StepEvents:
-    """The events of a step: `n` allocates row `n`, `~n` frees it.
+    """The events of a step. Event `n` allocates row `n`, and event `~n` frees it.
 
-    `rows` are those of the tape, once for each micro-batch, and those of DeepSpeed, with the numbers of their streams
-    and the `phases` that allocate them.
+    `rows` are those of the tape, once for each micro-batch, and those of DeepSpeed. They have the numbers of their
+    streams and the `phases` that allocate them.
     """
 
     def __init__(self, tape: Tape) -> None:
@@ -64,7 +64,10 @@ class StepEvents:
         self.phases += self._phases
 
     def play_to(self, position: int) -> None:
-        """Play the events of the tape up to a position. What the old loss kept is freed where the backward begins."""
+        """Play the events of the tape up to a position.
+
+        What the old loss kept is freed where the backward pass begins.
+        """
         if self._at < self.backward <= position:
             self._play(self.backward)
             self.events += [~row for row in self._left]
@@ -82,19 +85,22 @@ class StepEvents:
         self._at = max(self._at, position)
 
     def finish(self) -> None:
-        """Play the rest of a micro-batch. What it leaves alive is freed in the next forward pass, if one follows."""
+        """Play the rest of a micro-batch.
+
+        What it leaves alive is freed in the next forward pass, if one follows.
+        """
         self.play_to(self.end)
         events = self.tape.events[: self.end]
         freed = {~event for event in events if event < 0}
         self._left = [event + self._first_row for event in events if event >= 0 and event not in freed]
 
     def gradient_at(self, position: int) -> int | None:
-        """The row of the gradient that is ready at a position of the tape, and freed there."""
+        """Return the row of the gradient that is ready and freed at a position of the tape."""
         event = self.tape.events[position] if position < self.end else 0
         return ~event + self._first_row if event < 0 else None
 
     def keep(self, row: int) -> None:
-        """Keep a gradient that the tape frees."""
+        """Keep a gradient alive that the tape frees."""
         self._kept.add(row)
 
     def allocate(

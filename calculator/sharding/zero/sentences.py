@@ -1,4 +1,4 @@
-"""What an answer says about a run under DeepSpeed's ZeRO."""
+"""The sentences of an answer about a run under DeepSpeed's ZeRO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
 
 
-#: Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision, which leaves the parameters of a model that was
+#: Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision, which skips the parameters of a model that was
 #: built under zero.Init.
 NOT_CAST = (
     "transformers builds the model under deepspeed.zero.Init, as it does if TrainingArguments or accelerate's"
@@ -27,7 +27,7 @@ CAST = (
     "The model is given whole to DeepSpeed (zero3_init_flag false), which casts its adapters: it is loaded before"
     " TrainingArguments and accelerate's Accelerator exist."
 )
-#: Said of a request that leaves the flag out, whose script may well create either of them first.
+#: For requests that leave the flag out. Their scripts may create either of the two first.
 MAY_NOT_BE_CAST = (
     "The figures are of a model that is loaded before TrainingArguments and accelerate's Accelerator exist, as in the"
     " reference step. In a script that creates one of them first, transformers builds the model under"
@@ -50,9 +50,9 @@ GATHERED_FOR_GENERATE = (
 
 
 def assumptions(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
-    """What DeepSpeed does to the weights, and what of it is not counted.
+    """Yield what DeepSpeed does to the weights, and what is not counted.
 
-    `float32_adapters`: whether PEFT makes adapters in float32.
+    `float32_adapters`: whether PEFT creates adapters in float32.
     """
     if training.autocast is not None:
         yield (
@@ -112,9 +112,9 @@ def _stage_3(*, quantized: bool, is_built_partitioned: bool) -> Iterator[str]:
 def warnings(
     training: Training, device: Device, *, quantized: bool, float32_adapters: bool, adapts: bool
 ) -> Iterator[str]:
-    """Risks that a user should know.
+    """Yield risks that a user should know.
 
-    `float32_adapters`: whether PEFT makes adapters in float32. `adapts`: whether the method is PEFT's.
+    `float32_adapters`: whether PEFT creates adapters in float32. `adapts`: whether the method is PEFT's.
     """
     compares = training.trainer in ("trl-dpo", "trl-kto") and not training.precompute_ref_log_probs
     if device.sharding == "zero3" and compares and adapts:

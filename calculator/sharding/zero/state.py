@@ -1,4 +1,4 @@
-"""What stages 1 and 2 keep on one GPU between steps: whole weights, and a partition of the masters and the states.
+"""The tensors that stages 1 and 2 keep on one GPU between steps: whole weights, and a partition of masters and states.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__.
 """
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.partitions import Owned
     from calculator.sharding.zero.plan import Point
 
-#: What the elements of a rank's gradients are.
+#: The name of the number of elements of a rank's gradients.
 _IN_PARTITION = "parameters in the partition"
-#: The prefix of the names of what DeepSpeed allocates.
+#: The prefix of the names of tensors that DeepSpeed allocates.
 PREFIX = "DeepSpeed: "
 SOURCE = "deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer"
 
@@ -46,7 +46,7 @@ SOURCE = "deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer"
 def row(
     name: str, size: int, what: str, dtype: DType, component: ComponentName = "workspace", count: int = 1
 ) -> ResidentTensor:
-    """A tensor that DeepSpeed allocates, of some elements; `what` names them in formulas."""
+    """Return a tensor of some elements that DeepSpeed allocates. `what` names the elements in formulas."""
     shape = (named(size, what),) if what else ()
     return ResidentTensor(name=PREFIX + name, shape=shape, dtype=dtype, component=component, count=count, base=False)
 
@@ -64,7 +64,7 @@ def _like_partition(partition: int, name: str, dtype: DType, component: Componen
 
 
 class FlatState:
-    """The flat tensors of stages 1 and 2, and what each rank has of them."""
+    """The flat tensors of stages 1 and 2, and each rank's part of them."""
 
     def __init__(
         self,
@@ -76,26 +76,27 @@ class FlatState:
         self.prepared, self.optimizer, self.tensors = prepared, optimizer, tensors
         self.zero: ZeroOptimization = prepared.training.zero
         self.dtype: DType = prepared.cast_to or "float32"
-        #: The trained parameters of each group in the model's order, and those of them that get no gradient.
+        #: The trained parameters of each group in the model's order, and the names of those that get no gradient.
         self._groups = [[*_of_group(parts(prepared.model, tensors), group)] for group in groups]
         self.partitions = Partitions(
             [[(layer, pattern) for layer, pattern, _ in group] for group in self._groups],
             prepared.device.count,
             round_robin=self.zero.round_robin_gradients,
         )
-        #: The fullest moment of the optimizer's step: by rank, and by what a rank owns and which gradients it has.
+        #: The cached fullest moments of the optimizer's step, by rank, or by what a rank owns and which gradients it
+        #: has.
         self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
         self._gradients: dict[int, tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]] = {}
         self._reduced: dict[int, tuple[ResidentTensor, ...]] = {}
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device between steps."""
+        """The tensors that stay on the device between steps."""
         return (*(tensor for tensor in self.tensors if not tensor.trained), *self.divided)
 
     @property
     def divided(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device between steps in addition to the model's frozen tensors."""
+        """The tensors that stay on the device between steps in addition to the model's frozen tensors."""
         norm = row("gradient norm", 1, "", "float32")
         return (*self.flat_weights, *self._masters(), *self.states, norm)
 
@@ -113,7 +114,7 @@ class FlatState:
     def like_partition(
         self, group: int, name: str, dtype: DType = "float32", component: ComponentName = "workspace"
     ) -> ResidentTensor:
-        """A tensor with as many elements as a rank's partition of a group."""
+        """Return a tensor with as many elements as a rank's partition of a group."""
         return _like_partition(self.partitions.groups[group].partition, name, dtype, component)
 
     @property
@@ -124,7 +125,7 @@ class FlatState:
 
     @property
     def largest_partition(self) -> int:
-        """The elements of a rank's partition of that group."""
+        """The number of elements of a rank's partition of that group."""
         return self.partitions.groups[self.largest].partition
 
     @property
@@ -139,7 +140,10 @@ class FlatState:
         return [*optimizer_states(self._masters(), self.optimizer)]
 
     def _check_blocks(self) -> None:
-        """Source: deepspeed/utils/tensor_fragment.py (set_optim_state_fragment); torchao, optim/subclass_8bit.py."""
+        """Refuse torchao's states if a parameter ends inside one of their blocks.
+
+        Source: deepspeed/utils/tensor_fragment.py (set_optim_state_fragment); torchao, optim/subclass_8bit.py.
+        """
         block = torchao.BLOCK_SIZE
         groups = (each for each in self.partitions.groups if torchao.is_quantized(each.partition))
         sizes = (size for group in groups for _, pattern in group.parts for size in pattern.sizes)
@@ -153,18 +157,18 @@ class FlatState:
 
     @cached_property
     def owned(self) -> list[tuple[Owned, ...]]:
-        """By rank: what it owns parts of, by group."""
+        """The parameters that each rank owns parts of, by rank and group."""
         ranks = range(self.partitions.count)
         return [tuple([group.owned(rank) for group in self.partitions.groups]) for rank in ranks]
 
     @cached_property
     def _elements(self) -> list[int]:
-        """By rank: the elements of the buffer for the gradients of its partition."""
+        """By rank, the number of elements of the buffer for the gradients of its partition."""
         return [sum([each.whole for each in owned]) for owned in self.owned]
 
     @cached_property
     def _zeros(self) -> list[list[int]]:
-        """By group and rank: bytes of zeros for parameters of its partition without a gradient."""
+        """By group and rank, the bytes of zeros for parameters of the partition that get no gradient."""
         by_group = []
         for group in self._groups:
             changes = [0] * (self.partitions.count + 1)
@@ -178,7 +182,7 @@ class FlatState:
 
     @cached_property
     def _reduces(self) -> list[list[bool]]:
-        """By group and rank: whether a parameter of its partition gets a gradient."""
+        """By group and rank, whether a parameter of the partition gets a gradient."""
         count = self.partitions.count
         if not any(idle for group in self._groups for _, _, idle in group):
             return [[owned[number].parameters > 0 for owned in self.owned] for number in range(len(self._groups))]
@@ -190,18 +194,21 @@ class FlatState:
         return [[number > 0 for number in accumulate(own[:-1])] for own in changes]
 
     def last_reduced(self, rank: int) -> int:
-        """The number of the last group of which a rank's buffer has gradients, which keeps it; -1 without any."""
+        """Return the last group whose gradients are in a rank's buffer, or -1.
+
+        The last group keeps the buffer alive.
+        """
         return max((number for number, reduces in enumerate(self._reduces) if reduces[rank]), default=-1)
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
-        """The gradients of a rank's partition, and zeros in place of those that the step does not produce."""
+        """Return the gradients of a rank's partition, and zeros for gradients that the step does not produce."""
         known = self._gradients.get(rank)
         if known is None:
             known = self._gradients[rank] = self._gradients_of(rank)
         return known
 
     def reduced_on(self, rank: int) -> tuple[ResidentTensor, ...]:
-        """A rank's gradients after the last reduction."""
+        """Return a rank's gradients after the last reduction."""
         if rank not in self._reduced:
             own, zeros = self.gradients_of(rank)
             self._reduced[rank] = (*own, *zeros, *(each for each in self.padding_of(rank) if each is not None))
@@ -214,13 +221,16 @@ class FlatState:
         return (own,) if whole and self.last_reduced(rank) >= 0 else (), idle
 
     def zeros_of(self, rank: int) -> list[ResidentTensor | None]:
-        """By group: the zeros in place of gradients that the step does not produce; None without any."""
+        """Return, by group, the zeros that replace gradients that the step does not produce.
+
+        None for a group without any.
+        """
         sizes = [zeros[rank] // ITEMSIZE[self.dtype] for zeros in self._zeros]
         name = "zeros for parameters without a gradient"
         return [row(name, size, _IN_PARTITION, self.dtype, "gradients") if size else None for size in sizes]
 
     def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
-        """What earlier micro-batches of a step left alive for the next forward pass."""
+        """Return what earlier micro-batches of a step left alive for the next forward pass."""
         if self.plan.accumulated:
             accumulated = row(
                 "gradients", self.plan.accumulated // ITEMSIZE[self.dtype], "trained", self.dtype, "gradients"
@@ -229,7 +239,7 @@ class FlatState:
         return self.partition_of_earlier(rank)
 
     def partition_of_earlier(self, rank: int) -> tuple[ResidentTensor, ...]:
-        """The gradients of a rank's partition that earlier micro-batches of a step left."""
+        """Return the gradients of a rank's partition that earlier micro-batches of a step left."""
         accumulates = self.prepared.training.gradient_accumulation_steps > 1
         if not accumulates or STAGES[self.prepared.device.sharding] == 1:
             return ()
@@ -238,9 +248,10 @@ class FlatState:
 
     @property
     def earlier_plan(self) -> Plan | None:
-        """How the micro-batches before the last keep their gradients, where that one reduces them as they are ready.
+        """How the micro-batches before the last keep their gradients.
 
-        Of two, the first leaves its gradients one by one. A later one has all of them from its start.
+        None if the last one does not reduce gradients as they are ready. Of two micro-batches, the first leaves its
+        gradients one by one. A later micro-batch has all of them from its start.
         """
         plan, steps = self.plan, self.prepared.training.gradient_accumulation_steps
         if not plan.accumulated or not plan.streams:
@@ -249,7 +260,10 @@ class FlatState:
 
     @property
     def communication(self) -> tuple[Collective, ...]:
-        """The collectives of a step: stage 2 reduces in each micro-batch, and updated weights are gathered once."""
+        """The collectives of a step.
+
+        Stage 2 reduces in each micro-batch. Updated weights are gathered once.
+        """
         count, item, steps = self.partitions.count, ITEMSIZE[self.dtype], 1
         if STAGES[self.prepared.device.sharding] == 2:
             steps = self.prepared.training.gradient_accumulation_steps
@@ -260,11 +274,11 @@ class FlatState:
 
     @property
     def host_bytes(self) -> int | None:
-        """Bytes of host memory that a rank uses; None without offload."""
+        """The bytes of host memory that a rank uses. None without offload."""
         return None
 
     def padding_of(self, rank: int) -> list[ResidentTensor | None]:
-        """By group: the zeros after a rank's gradients; None without any."""
+        """Return, by group, the zeros after a rank's gradients. None for a group without any."""
         sizes = [group.padding(rank) for group in self.partitions.groups]
         return [
             row("padding of gradients", size, "padding", self.dtype, "gradients") if size else None for size in sizes
@@ -275,7 +289,7 @@ class FlatState:
         return row("reduction bucket", plan.bucket_size, "reduce_bucket_size", self.dtype, count=plan.buffers)
 
     def reducing(self, point: Point) -> Iterator[ResidentTensor]:
-        """What the reduction has allocated at a point, on every rank alike."""
+        """Return what the reduction has allocated at a point, which is the same on every rank."""
         item = ITEMSIZE[self.dtype]
         if point.has_bucket:
             yield self._bucket()
@@ -288,7 +302,7 @@ class FlatState:
 
     @cached_property
     def plan(self) -> Plan:
-        """How the gradients are reduced."""
+        """The plan by which the gradients are reduced."""
         stage, zero, training = STAGES[self.prepared.device.sharding], self.zero, self.prepared.training
         in_order, keeps = self._with_gradient(), stage == 1 and training.gradient_accumulation_steps > 1
         return Plan(
@@ -320,10 +334,10 @@ class FlatState:
 def _of_group(
     ordered: Iterable[tuple[int | None, Sequence[ResidentTensor]]], group: Sequence[ResidentTensor]
 ) -> Iterator[tuple[int | None, Pattern, frozenset[str]]]:
-    """The parameters of a group in the model's order, with the names of those that get no gradient."""
+    """Return the parameters of a group in the model's order, with the names of those that get no gradient."""
     names = {tensor.name for tensor in group}
     known: dict[int, tuple[Pattern, frozenset[str]]] = {}
-    kept = []  # an id is reused once its object is gone
+    kept = []  # keeps the objects alive, so that their ids are not reused
     for layer, tensors in ordered:
         if id(tensors) not in known:
             kept.append(tensors)

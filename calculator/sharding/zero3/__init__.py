@@ -1,1 +1,1 @@
-"""DeepSpeed's ZeRO-3 on one GPU: partitioned weights, gathered and released around each module."""
+"""DeepSpeed's ZeRO stage 3 on one GPU. Weights are partitioned, and gathered and released around each module."""

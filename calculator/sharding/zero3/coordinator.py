@@ -1,4 +1,6 @@
-"""When stage 3 gathers and releases parameters: around each call of a module, and ahead of it once it knows the order.
+"""When stage 3 gathers and releases parameters.
+
+It gathers them around each call of a module, and prefetches them once it has recorded the order of modules.
 
 Source: deepspeed/runtime/zero/partitioned_param_coordinator.py.
 """
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
-#: What the coordinator does with the order of modules: nothing, record it, or follow it.
+#: What the coordinator does with the order of modules: ignore it, record it, or follow it.
 INVALID, RECORD, COMPLETE = range(3)
 
 
 class Coordinator:
-    """DeepSpeed's coordinator in a run from its first step on. It records the order of modules in the first pass."""
+    """DeepSpeed's parameter coordinator in a run from its first step on.
+
+    It records the order of modules in the first pass.
+    """
 
     def __init__(self, sizes: Sizes, live: Live, parameters: list[Partitioned]) -> None:
         self._sizes, self._live, self.parameters = sizes, live, parameters
@@ -39,21 +44,22 @@ class Coordinator:
         #: The bytes that all-gathers have resulted in.
         self.sent = 0
         self._recorded: list[Module] = []
-        #: The elements that the recorded modules before each place use.
+        #: For each index of the recorded order, the elements that the modules before it use.
         self._before: list[Used] = [NOTHING]
         self._trace: list[tuple[Partitioned, int]] = []
         self._queue: deque[tuple[Partitioned, int]] = deque()
         self._fetched_for: dict[Partitioned, int] = {}
         self._in_backward: dict[int, Module] = {}
         self._released: dict[tuple[int, int], list[Partitioned]] = {}
-        #: The places before which modules are skipped, with the elements that those use.
+        #: The indices before which modules are skipped, with the elements that the skipped modules use.
         self._skipped: list[tuple[int, Used]] = []
         self._passed = 0
-        #: How many prefetches were smaller because too many parameters were gathered.
+        #: The number of prefetches that were smaller because too many parameters were gathered.
         self.limited = 0
-        #: How many more elements can be gathered before any prefetch since this was set is another.
+        #: How many more elements could be gathered before any prefetch since the last reset would change.
         self.slack: float = inf
-        #: Whether parameters that represent those of other copies were gathered outside of the copies, for one alone.
+        #: Whether a parameter that represents other copies was gathered outside of the copies, where it stands for one
+        #: alone.
         self.is_apart = False
 
     @property
@@ -61,7 +67,10 @@ class Coordinator:
         return self._mode == COMPLETE
 
     def begin(self) -> None:
-        """Begin a forward pass. The first one is recorded, up to the next."""
+        """Begin a forward pass.
+
+        The first pass is recorded until the next one begins.
+        """
         self._clean()
         if self._mode == INVALID:
             self._mode, self._recorded, self._skipped = RECORD, [], []
@@ -73,11 +82,11 @@ class Coordinator:
         self._step = self._available = self._passed = 0
 
     def record(self, modules: Iterable[Module], skipped: Iterable[tuple[int, Used]]) -> None:
-        """Run the first pass, which gathers and releases each module by itself, for its order alone."""
+        """Record the order of the first pass, which gathers and releases each module by itself."""
         self._mode, self._recorded, self._skipped = RECORD, [*modules], [*skipped]
 
     def _clean(self) -> None:
-        """Release what was gathered for modules that were not called."""
+        """Release parameters that were gathered for modules that were not called."""
         for each, gather in self._in_flight.items():
             gather.wait()
             self._release(each)
@@ -85,7 +94,10 @@ class Coordinator:
         self._in_flight = {}
 
     def _drop_order(self) -> None:
-        """Drop the order where another module runs than the recorded one. The next pass is recorded again."""
+        """Drop the recorded order, because another module runs than the recorded one.
+
+        The next pass is recorded again.
+        """
         self._mode = INVALID
         self._queue.clear()
         self._fetched_for = {}
@@ -93,23 +105,26 @@ class Coordinator:
 
     @property
     def place(self) -> int:
-        """The number of modules that this pass has called."""
+        """The number of modules that have been called in this pass."""
         return self._step
 
     @property
     def available(self) -> int:
-        """The elements that count as gathered."""
+        """The number of elements that count as gathered."""
         return self._available
 
     def skip(self, elements: Used, available: int) -> None:
-        """Pass modules that do as those before them: the elements they use, and how many of these stay gathered."""
+        """Skip modules that behave like those before them.
+
+        `elements` are those that the skipped modules use. `available` is how many more elements stay gathered.
+        """
         if self._mode == RECORD:
             self._skipped.append((self._step, elements))
         self._passed += 1
         self._available += available
 
     def used_since(self, place: int) -> Used:
-        """The elements that the modules from a place in the order on use, up to this one."""
+        """Return the elements that modules use, from an index of the order up to the current module."""
         if self._mode == RECORD:
             return used(self._recorded[place:])
         if self._mode == INVALID:
@@ -118,23 +133,24 @@ class Coordinator:
         return Used(now.with_inside - then.with_inside, now.outside_leaves - then.outside_leaves)
 
     def looks_ahead_to(self, place: int) -> bool:
-        """Whether a module at a place, or one after it, is prefetched."""
+        """Return whether the module at an index, or a later one, is prefetched."""
         return self._is_complete and (not self._queue or self._queue[0][1] >= place)
 
     def found(self) -> Hashable:
-        """What decides all that a pass gathers and releases, before it begins."""
+        """Return the state that determines everything a pass gathers and releases."""
         return self._mode, self._live.bytes, self.state(lambda key: key), frozenset(self._persistent)
 
     @property
     def _persistent(self) -> Iterator[Key]:
-        """The parameters that are gathered of those that stay so."""
+        """The persistent parameters that are gathered."""
         return (each.key for each in self.parameters if each.persists and each.state == GATHERED)
 
     def state(self, relative: Callable[[Key], Hashable]) -> Hashable:
-        """What decides what is gathered and released next, with keys relative to a layer.
+        """Return the state that determines what is gathered and released next, with keys relative to a layer.
 
-        Of the modules in their backward pass, the innermost one takes what a recomputation gathers. Others without
-        parameters do nothing: those whose inputs get no gradient stay there until the pass ends.
+        A recomputation adds what it gathers to the innermost module that is in its backward pass. Other modules in
+        their backward pass have no effect unless they have parameters. A module whose input gets no gradient stays in
+        its backward pass until the pass ends.
         """
         parameters = frozenset(
             (
@@ -182,7 +198,7 @@ class Coordinator:
             before.append(now)
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
-        """Gather a module's parameters, then those of the modules to come."""
+        """Gather a module's parameters, then prefetch those of later modules."""
         step, queue = self._step, self._queue
         if self._mode == RECORD:
             self._recorded.append(module)
@@ -234,7 +250,7 @@ class Coordinator:
         return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype] * represents
 
     def _pass_in_order(self, module: Module) -> None:
-        """Pass a module's parameters in the order, where no prefetch has."""
+        """Remove a module's parameters from the queue, if no prefetch has removed them."""
         queue, fetched_for, step = self._queue, self._fetched_for, self._step
         own = len([each for each in module.parameters if fetched_for.get(each, -1) < step])
         known: set[Partitioned] = set()
@@ -244,13 +260,13 @@ class Coordinator:
             known.add(each)
 
     def _gather_ahead(self, left: int) -> None:
-        """Gather the next parameters, until they have as many elements as a bucket, or as are left to gather."""
+        """Prefetch parameters until they fill a bucket, or until `left` elements are gathered."""
         queue, fetched_for, most = self._queue, self._fetched_for, min(left, self._bucket)
         chosen: dict[Partitioned, None] = {}
         total = before_last = 0
         while queue and total < most:
             each, place = queue.popleft()
-            fetched_for[each] = place  # the order's places grow
+            fetched_for[each] = place  # indices only increase
             if each.state == PARTITIONED and each not in chosen:
                 chosen[each] = None
                 before_last, total = total, total + each.elements
@@ -259,11 +275,11 @@ class Coordinator:
             self._gather([*chosen])
 
     def release(self, module: Module, *, backward: bool = False) -> None:
-        """Free a module's parameters that are not used again soon.
+        """Free the parameters of a module that are not used again soon.
 
-        DeepSpeed counts the inputs of a module whose gradients are to come, again in each of its forward passes. After
-        one without a graph, such as that of a reference, it misses the end of the backward pass of the one before.
-        Source: deepspeed/runtime/zero/parameter_offload.py, ds_grads_remaining.
+        In each forward pass of a module, DeepSpeed starts to count the inputs whose gradients are expected. A forward
+        pass without a graph, such as that of a reference model, resets that count. So DeepSpeed misses the end of the
+        earlier pass's backward pass. Source: deepspeed/runtime/zero/parameter_offload.py, ds_grads_remaining.
         """
         if backward and module.stays_in_backward:
             return
@@ -285,9 +301,9 @@ class Coordinator:
                 self._available -= each.elements
 
     def _to_release(self, module: Module) -> Sequence[Partitioned]:
-        """The parameters that are freed: no prefetch skipped them, and their next use is far away.
+        """Return the parameters to free: no prefetch skipped them, and their next use is far away.
 
-        What is found for a module at a place holds in all later passes.
+        The result for a module at an index is cached, because it is the same in all later passes.
         """
         if self._mode != COMPLETE:
             return module.parameters
@@ -302,11 +318,11 @@ class Coordinator:
         return found
 
     def _is_far(self, each: Partitioned, *, of_leaf: bool) -> bool:
-        """Whether a parameter is not used again soon.
+        """Return whether a parameter is not used again soon.
 
-        For a leaf module, DeepSpeed counts what all modules inside those in between use, and takes a call of a module
-        around it as a use; for others it counts what modules in between use themselves, and leaf modules use nothing
-        (__params_to_release).
+        For a leaf module, DeepSpeed counts the elements of all modules inside those in between, and a call of a module
+        around it counts as a use. For other modules, it counts the modules in between alone, and leaf modules count as
+        zero (__params_to_release).
         """
         step, before, most = self._step, self._before, self._sizes.max_reuse_distance
         places = (each.in_order, each.in_containers) if of_leaf else (each.in_order,)
@@ -348,22 +364,22 @@ class Coordinator:
             self._release(each)
 
     def gather_persistent(self) -> None:
-        """Gather the parameters that stay whole, after the optimizer's step."""
+        """Gather the persistent parameters after the optimizer's step."""
         self._gather_apart([each for each in self.parameters if each.persists])
 
     def gather_all(self) -> None:
-        """Gather every parameter that is not (deepspeed.zero.GatheredParameters)."""
+        """Gather every parameter that is not gathered (deepspeed.zero.GatheredParameters)."""
         self._gather_apart([each for each in self.parameters if each.state == PARTITIONED])
 
     def _gather_apart(self, parameters: list[Partitioned]) -> None:
-        """Gather each parameter into its own buffer."""
+        """Gather each parameter into a buffer of its own."""
         for each in parameters:
             each.storage, each.state = Storage(self._live, each.with_padding, each.represents), GATHERED
             self.sent += self._payload(each)
         upload(self._live, parameters, self._sizes)
 
     def partition_all(self) -> None:
-        """Release every parameter, those that persist too, and drop the order of modules.
+        """Release every parameter, including persistent ones, and drop the recorded order.
 
         Source: trl/models/utils.py, add_hooks; partition_parameters.py, GatheredParameters.__exit__.
         """
@@ -375,5 +391,5 @@ class Coordinator:
 
 
 def _stays(parameter: Partitioned) -> bool:
-    """Whether a parameter stays gathered until the backward pass has ended, whatever else is."""
+    """Return whether a parameter is sure to stay gathered until the backward pass has ended."""
     return bool(parameter.active) and all(module.stays_in_backward for module in parameter.active)

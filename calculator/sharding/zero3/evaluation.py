@@ -1,7 +1,7 @@
-"""What stage 3 gathers in the batches of an evaluation, which follows a step of the training.
+"""The weights that stage 3 gathers in the batches of an evaluation, which follows a training step.
 
-The order of modules that the training recorded goes on to its backward pass. At the end of a batch, weights are
-gathered ahead for that, which the next batch drops; those that it uses soon stay gathered, which the next batch finds.
+The order of modules that the training recorded continues with a backward pass. At the end of a batch, weights are
+prefetched for that pass. The next batch drops them, except those that it uses soon and finds gathered.
 
 Sources: deepspeed/runtime/zero/parameter_offload.py (_start_of_forward_hook) and partitioned_param_coordinator.py
 (reset_step).
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """What a batch finds gathered, in bytes, and what it gathers and releases."""
+    """The bytes that a batch finds gathered, and what it gathers and releases."""
 
     found: int
     moments: list[Moment]
@@ -40,10 +40,10 @@ class Batch(NamedTuple):
 
 
 class EvaluationGathering(Gathering):
-    """The batches of an evaluation after the steps of a training, all of whose layers are followed."""
+    """The batches of an evaluation after training steps. All layers are followed."""
 
     def batches(self, tapes: Sequence[Tape], count: int) -> list[list[Batch]]:
-        """The first batches of an evaluation: what each of its passes gathers. The tapes have all layers."""
+        """Return what each pass gathers in the first batches of an evaluation. The tapes have all layers."""
         self._kept_before = []
         for each in self._kept:
             each.drop()
@@ -60,7 +60,7 @@ class EvaluationGathering(Gathering):
 def evaluation_gathering(
     state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]
 ) -> EvaluationGathering:
-    """The gathers after a training whose micro-batch is on the tape."""
+    """Return the gathers of an evaluation after a training whose micro-batch is on the tape."""
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return EvaluationGathering(
@@ -74,7 +74,7 @@ def evaluation_gathering(
 
 
 def _events(tape: Tape, program: Program) -> Iterator[Event]:
-    """The calls of a batch in which every layer is interpreted, by the modules of the training."""
+    """Return the calls of a batch in which every layer is interpreted, with the modules of the training."""
     layer: int | None = None
     model, inside = "", False
     for position, label in tape.marks:
@@ -97,7 +97,7 @@ def _events(tape: Tape, program: Program) -> Iterator[Event]:
 
 
 def _called(program: Program, name: tuple[str, int | None], kind: str, *, wraps: bool) -> list[Module]:
-    """A module, and the one which an adapter's layer calls where adapters are off."""
+    """Yield a module, and the module that an adapter's layer calls if adapters are disabled."""
     path, layer = name
     inner = program.modules.get((f"{path}.{WRAPPED}", layer)) if wraps else None
     own = program.module(path, layer if "*" in path else None)

@@ -1,6 +1,6 @@
-"""Which copies of the repeated layers are followed one by one: the first ones and the last ones.
+"""The copies of the repeated layers that are followed one by one: the first ones and the last ones.
 
-Stage 3 gathers and releases in the copies between as in those next to them, once their order has become steady.
+Once the order is steady, stage 3 gathers and releases in the copies between as in those next to them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Followed:
     """The followed copies of the period of a repetition, in the order of the forward pass.
 
     Attributes:
-        repetition: The layers that are interpreted, and those that they represent.
+        repetition: The interpreted layers, and the number of layers that they represent.
         before: The number of copies that are followed before the skipped ones.
         skipped: The number of copies that are skipped.
     """
@@ -31,21 +31,21 @@ class Followed:
 
     @cached_property
     def copies(self) -> int:
-        """How often the period runs."""
+        """The number of times that the period runs."""
         return self.repetition.copies + 1
 
     @cached_property
     def period(self) -> int:
-        """The layers of a copy."""
+        """The number of layers of a copy."""
         return self.repetition.end - self.repetition.start
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
-        """The numbers of the followed copies: the first copy is 0."""
+        """The numbers of the followed copies. The first copy is 0."""
         return (*range(self.before), *range(self.before + self.skipped, self.copies))
 
     def copy_of(self, layer: int) -> int | None:
-        """The copy that a layer of the model is in; None for a layer outside the copies."""
+        """Return the copy that contains a layer of the model, or None for a layer outside the copies."""
         own = self.repetition
         if own.start >= own.end:
             return None
@@ -54,18 +54,21 @@ class Followed:
 
     @cached_property
     def slots(self) -> dict[int, int]:
-        """The place of each followed copy among them."""
+        """The index of each followed copy among the followed ones."""
         return {copy: slot for slot, copy in enumerate(self.numbers)}
 
     @cached_property
     def places(self) -> dict[int, tuple[int, int]]:
-        """The layers of the followed copies: for each, the layer like it in the first copy, and the copy's place."""
+        """The layers of the followed copies.
+
+        Each has the layer like it in the first copy, and the index of its copy.
+        """
         own = self.repetition
         first = [own.numbers[at] for at in range(own.start, own.end)]
         return {layer + copy * self.period: (layer, slot) for slot, copy in enumerate(self.numbers) for layer in first}
 
     def layers(self) -> frozenset[int]:
-        """The numbers of the layers that are followed, those outside the copies included."""
+        """Return the numbers of the layers that are followed, including those outside the copies."""
         own = self.repetition
         inside = range(own.start, own.end)
         outside = [number for at, number in enumerate(own.numbers) if at not in inside]
@@ -74,32 +77,33 @@ class Followed:
 
     @property
     def representative(self) -> int:
-        """The first copy after the skipped ones, which represents them outside the copies."""
+        """The first copy after the skipped ones. It represents them outside the copies."""
         return self.before + self.skipped
 
 
 class Reach(NamedTuple):
-    """How far the coordinator sees, in copies of the repeated layers.
+    """How many copies of the repeated layers the coordinator looks ahead.
 
     Attributes:
-        ahead: The copies that are gathered ahead at most.
-        reuse: Those in which a parameter stays gathered until it is used again, at most.
+        ahead: The most copies that are prefetched.
+        reuse: The most copies over which a parameter stays gathered until it is used again.
     """
 
     ahead: int
     reuse: int
 
 
-#: How many more copies are followed on each side if the first ones do not show that the copies between are like them.
+#: How many more copies are followed on each side if the skipped copies turn out to differ from the followed ones.
 MORE = 1, 4
 
 
 def choices(repetition: Repetition, reach: Reach) -> Iterator[Followed]:
-    """The copies to follow: few of them, then more, then all.
+    """Yield the copies to follow: few of them, then more, then all.
 
-    Two copies show that a state repeats, and those that are gathered ahead belong to the same side: on the last one,
-    without the first copy, which represents the skipped ones. In the forward pass, a parameter is used again on the way
-    back, twice as many copies later. Much that is gathered ahead of the first layer of all takes a copy more to settle.
+    Two copies show that a state repeats. The prefetched copies must be on the same side. On the last side, the first
+    copy does not count, because it represents the skipped ones. In the forward pass, a parameter is used again on the
+    way back, after twice as many copies. If much is prefetched before the first layer, it takes one more copy to
+    settle.
     """
     count = repetition.copies + 1
     before, behind = (

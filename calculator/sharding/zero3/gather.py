@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Gather:
-    """An all-gather: of one parameter into its own buffer, or of several into one that is copied out at the end."""
+    """An all-gather of one parameter into its own buffer, or of several into one that is copied out at the end."""
 
     __slots__ = ("buffers", "is_done", "left", "live", "parameters")
 
@@ -50,7 +50,7 @@ class Gather:
             each.state = GATHERED
 
     def drop(self) -> None:
-        """Drop one parameter's reference. The buffers live as long as any has one."""
+        """Drop the reference of one parameter. The buffers live as long as any parameter refers to them."""
         self.left -= 1
         if not self.left:
             for buffer in self.buffers:

@@ -1,8 +1,8 @@
-"""What stage 3 gathers in the steps of a run, from its first one to the one in its steady state.
+"""The weights that stage 3 gathers in the steps of a run, from the first step to a step in the steady state.
 
-Which parameters are gathered depends on their sizes and on the order of modules alone. Of the copies of the repeated
-layers, some are followed one by one. The copies between are like the last one before them and the first one after them
-if all three leave the same behind, relative to their place; if not, more copies are followed.
+Which parameters are gathered only depends on their sizes and on the order of modules. Some copies of the repeated
+layers are followed one by one. The skipped copies behave like the last one before them and the first one after them, if
+all of them leave the same state relative to their position. Otherwise, more copies are followed.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.state import PartitionedState
 
-#: The micro-batches of a step that differ.
+#: The number of micro-batches of a step that differ.
 MICRO_BATCHES = 3
 
 
 class Moment(NamedTuple):
-    """An event: its position on the tape, the most bytes gathered while it runs, and those after it.
+    """An event: its position on the tape, the most bytes gathered while it runs, and the bytes gathered after it.
 
-    `gradient` is the parameter whose gradient is ready. `is_event` is false where a graph is freed before an event.
-    `number` is that of the event in its segment.
+    `gradient` is the parameter whose gradient is ready, or None. `is_event` is false if a graph is freed before an
+    event. `number` is the index of the event in its segment.
     """
 
     position: int
@@ -54,16 +54,16 @@ class Moment(NamedTuple):
     number: int = 0
 
     def more(self, size: int) -> Moment:
-        """The same with some bytes more."""
+        """Return the moment with some more bytes."""
         return self._replace(most=self.most + size, after=self.after + size)
 
 
-#: The number of a view, and the parameter that it is of.
+#: The number of a view, and the parameter that it is a view of.
 Pin = tuple[str, Partitioned]
 
 
 class Track(NamedTuple):
-    """What is gathered in a segment: the bytes when it starts and when it ends.
+    """The gathered bytes in a segment: at its start, at its end, and at its moments.
 
     `moments` are the events that gather or release something, and those at which a gradient is ready.
     """
@@ -74,7 +74,7 @@ class Track(NamedTuple):
     moments: list[Moment]
 
     def every(self) -> Iterator[Moment]:
-        """All events."""
+        """Yield the moments of all events."""
         after, at = self.before, 0
         for number, (position, *_) in enumerate(self.segment.events):
             is_left_out = True
@@ -87,9 +87,9 @@ class Track(NamedTuple):
 
 
 class Gathering:
-    """The steps of a run: what is gathered in the micro-batches of one in the steady state.
+    """The weights that a run gathers in the micro-batches of a step in the steady state.
 
-    `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next one. A trainer does so until
+    `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next loss. A trainer does so until
     the optimizer's step has ended, which is part of the last backward pass. `generates`: whether each step begins with
     `generate`, for which TRL gathers all weights.
     """
@@ -109,41 +109,44 @@ class Gathering:
         self._roots = program.root, program.second_root
         self._live = self._started()
         self._coordinator = Coordinator(sizes[0], self._live, parameters.own)
-        #: That of a second model, and the one whose model runs.
+        #: The coordinator of a second model, and the coordinator of the model that is running.
         self._second = Coordinator(sizes[1], self._live, parameters.of_second)
         self._running = self._coordinator
-        #: What views refer to, by their numbers in each copy, and those that recomputations made.
+        #: The storages that views refer to, by the number of the view and its parameter. Then the views that
+        #: recomputations created.
         self._pins: dict[Pin, Storage] = {}
         self._recomputed: dict[Pin, None] = {}
-        #: What the graphs of the last loss and of the one before refer to.
+        #: The storages that the graph of the last loss refers to, and those that the graph of the loss before refers
+        #: to.
         self._kept: list[Storage] = []
         self._kept_before: list[Storage] = []
         self._keeps_loss, self._generates = keeps_loss, generates
         #: The bytes of gathered weights while the trainer generates.
         self.in_generation = 0
-        #: Whether the copies that are skipped do as those next to them.
+        #: Whether the skipped copies behave like those next to them.
         self.is_steady = True
-        #: What each segment gathers in the micro-batches of the last step.
+        #: What each segment gathers, in each micro-batch of the last step.
         self.passes: list[list[Track]] = []
-        #: The most bytes that are gathered while the optimizer's step begins.
+        #: The most bytes that are gathered when the optimizer's step begins.
         self.at_step = 0
-        #: The bytes of gathered weights that are alive throughout that step.
+        #: The bytes of gathered weights that stay alive throughout that step.
         self.kept = 0
         #: The bytes that a step's all-gathers result in.
         self.sent = 0
         self._run(micro_batches)
-        #: The most bytes alive while the parameters that stay gathered between steps are gathered.
+        #: The most bytes alive while persistent parameters are gathered after the step.
         self.persistent = self._live.most
 
     def _started(self) -> Live:
-        """What counts the bytes of gathered weights."""
+        """Return the counter of the bytes of gathered weights."""
         return Live()
 
     def _run(self, micro_batches: int) -> None:
-        """Run the first step, and those up to one that is like all later ones.
+        """Run steps from the first one up to one that is like all later ones.
 
-        A step is, unless the graph of the loss before keeps what was gathered then, or a second model keeps parameters
-        that the first recorded order releases. A model that also runs without its adapters drops each recorded order.
+        The second step is like all later ones, with two exceptions: the graph of the previous loss keeps what was
+        gathered then, or a second model keeps parameters that the first recorded order releases. A model that also runs
+        without its adapters drops each recorded order.
         """
         count, program = min(MICRO_BATCHES, micro_batches), self.program
         longer = program.second_root is not None or program.keeps
@@ -155,7 +158,8 @@ class Gathering:
                 self._record()
             else:
                 started = self._live.bytes
-                # In the first step, the order of modules is known after a micro-batch, and what is released after two.
+                # In the first step, the order of modules is known after one micro-batch, and what is released after
+                # two.
                 is_enough = step == 0 and self._reuses and program.runs == 1 and not program.keeps
                 self._micro_batches(min(count, 2) if is_enough else count, micro_batches)
             if not self.is_steady:
@@ -167,11 +171,14 @@ class Gathering:
 
     @property
     def _reuses(self) -> bool:
-        """Whether a micro-batch that finds what another found is not followed again. A graph may keep more in it."""
+        """Whether a micro-batch with the initial state of an earlier one reuses its result.
+
+        A graph may keep more in it.
+        """
         return not self._pins and self.program.second_root is None
 
     def _with_kept(self, tracks: list[Track], kept: int) -> Iterator[Track]:
-        """The same with some bytes more, up to where the loss of the forward pass replaces the one before."""
+        """Yield the tracks with some more bytes, up to the point at which the new loss replaces the previous one."""
         if not self._keeps_loss:
             yield from tracks
             return
@@ -189,7 +196,7 @@ class Gathering:
             yield Track(track.segment, before, track.after + kept, moments)
 
     def _record(self) -> None:
-        """Run a first step of one micro-batch, which leaves nothing but the order of modules."""
+        """Run a first step of one micro-batch, of which only the order of modules matters."""
         models = (self._coordinator,) if self.program.second_root is None else (self._coordinator, self._second)
         for coordinator in models:
             of_second = coordinator is self._second
@@ -224,7 +231,7 @@ class Gathering:
             self.sent += alike * sent
 
     def _generate(self) -> None:
-        """Gather the weights for `generate`, and partition all of them again."""
+        """Gather all weights for `generate`, and partition them again."""
         self._coordinator.gather_all()
         self.in_generation = self._live.bytes
         self._coordinator.partition_all()
@@ -278,7 +285,7 @@ class Gathering:
         for number in range(len(events)) if active is None else active:
             position, kind, module, parameter, serial = events[number]
             if self._kept_before and position > backward:
-                # The loss before is replaced by that of the forward pass that has ended.
+                # The loss of the forward pass that has ended replaces the previous loss.
                 before = live.bytes
                 _free(self._kept_before)
                 found.append(Moment(backward, before, live.bytes, is_event=False, number=number))
@@ -326,7 +333,7 @@ class Gathering:
             self._kept.append(parameter.storage)
 
     def state(self, slot: int) -> Hashable:
-        """What decides what is gathered next, with layers counted from a followed copy on."""
+        """Return the state that determines what is gathered next. Layers are counted from a followed copy on."""
         places = self.followed.places
 
         def relative(key: Key) -> Hashable:
@@ -338,12 +345,15 @@ class Gathering:
         return self._running.state(relative), pinned
 
     def looks_ahead(self, window: int) -> bool:
-        """Whether the modules after the copies of this window are prefetched."""
+        """Return whether the modules after the copies of this window are prefetched."""
         return self._running.looks_ahead_to(self._ends[window])
 
     @cached_property
     def _ends(self) -> dict[int, int]:
-        """The places in the order of modules after the copies of each window. An order begins where its model does."""
+        """For each window, the index in the order of modules after its copies.
+
+        An order begins where its model begins.
+        """
         ends, places = {}, [0, 0]
         for segment, following in pairwise(self.program.segments):
             second = bool(segment.fetched) and segment.fetched[-1].of_second
@@ -360,14 +370,17 @@ class Gathering:
 
 
 def _free(of_graph: list[Storage]) -> None:
-    """Free what the graph of a loss refers to."""
+    """Free the storages that the graph of a loss refers to."""
     for each in of_graph:
         each.drop()
     of_graph.clear()
 
 
 def gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
-    """What the steps of a run gather. Runs with other sizes of the batch that call modules alike share it."""
+    """Return what the steps of a run gather.
+
+    It is cached for runs with other batch sizes that call modules alike.
+    """
     known = state.gatherings
     if not known or known[0].program.marks != tape.marks:
         known[:] = [_gathering_of(state, tape, repetition, windows)]

@@ -1,4 +1,4 @@
-"""What stage 3 changes in a micro-batch: every call of a module is marked."""
+"""The hooks of stage 3 in a micro-batch, which mark every call of a module."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Called(Unit):
         self._path = path
 
     def before(self, x: Tensor) -> Tensor:
-        """Begin its call."""
+        """Begin the module's call."""
         return enter(self._path, x)
 
     def after(self, x: Tensor) -> Tensor:
-        """End its call."""
+        """End the module's call."""
         return leave(self._path, x)
 
 
 class AfterDecoder(Unit):
-    """The output head, before which the decoder's call ends."""
+    """The output head. The decoder's call ends before it."""
 
     __slots__ = ("_model", "_path")
 
@@ -51,14 +51,17 @@ class AfterDecoder(Unit):
         return leave(self._path, x)
 
     def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """End the decoder's call. The model around it reads the head's parameters, which makes them its own too."""
+        """End the decoder's call.
+
+        The model around it reads the head's parameters, so they become its own too.
+        """
         for parameter in module.own.values():
             external(self._model, parameter)
         return module.own, self.before(x)
 
 
 class PartitionedHooks(FlatHooks):
-    """The hooks of stage 3, which marks calls for the coordinator."""
+    """The hooks of stage 3, which mark calls for the coordinator."""
 
     __slots__ = ("_decoder", "_embeddings", "_outer", "_runs", "_tape")
 
@@ -67,15 +70,15 @@ class PartitionedHooks(FlatHooks):
 
     def __init__(self, prepared: Prepared, outer: tuple[str, ...], runs: str | None = None) -> None:
         super().__init__(prepared, adds=False)
-        self.param_dtype = None  # modules have the dtypes that they are gathered in; adapters may have their own
+        self.param_dtype = None  # modules run in the dtypes of their gathered weights
         self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
-        #: The modules around the decoder, outermost first.
+        #: The modules around the decoder, the outermost first.
         self._outer = outer
-        #: What runs in a pass without a graph inside the step; None in one that runs the trained model.
+        #: What runs in a pass without a graph inside the step. None in a pass of the trained model.
         self._runs = runs
 
     def begin(self, parameters: Parameters) -> None:
-        """Begin the calls of the model and what is around it."""
+        """Begin the calls of the model and of the modules around it."""
         self._tape = parameters.tape
         if self._runs is not None:
             self._tape.mark(f"{NO_GRAPH}{self._runs}")
@@ -89,11 +92,11 @@ class PartitionedHooks(FlatHooks):
         return AfterDecoder(self._decoder, self._outer[-1]) if role == "head" else super().module(role)
 
     def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
-        """Return a layer, whose call is outside its checkpoint."""
+        """Return a layer. Its call is outside its checkpoint."""
         return Called("layer.*")
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """End the calls around the decoder. The gradients of their outputs reach them."""
+        """End the calls of the modules around the decoder. The gradients of their outputs reach them."""
         for path in reversed(self._outer):
             loss, *outputs = leave_with(path, loss, *outputs)
         if self._runs is not None:
@@ -101,7 +104,10 @@ class PartitionedHooks(FlatHooks):
         return loss, outputs
 
     def without_graph(self, prepared: Prepared, *, compared: str | None) -> PartitionedHooks:
-        """The hooks of a pass: of a second model, which DeepSpeed shards too, or of the model, adapted or not."""
+        """Return the hooks of a pass without a graph.
+
+        It runs a second model, which DeepSpeed shards too, or the trained model with or without its adapters.
+        """
         if compared == "model":
             return PartitionedHooks(prepared, outer_modules("full"), SECOND)
         return PartitionedHooks(prepared, self._outer, None if compared is None else "")
@@ -119,15 +125,15 @@ class GenerationHooks(PartitionedHooks):
 
 
 def generation_pass(prepared: PreparedModel) -> GenerationHooks:
-    """The hooks of a pass of `generate`, which Seq2SeqTrainer calls while stage 3 gathers weights."""
+    """Return the hooks of a pass of `generate`, which Seq2SeqTrainer calls while stage 3 gathers weights."""
     return GenerationHooks(prepared, outer_modules("full"))
 
 
 def stage_3(prepared: PreparedModel) -> PartitionedHooks:
-    """The hooks of stage 3."""
+    """Return the hooks of stage 3."""
     return PartitionedHooks(prepared, outer_modules(prepared.method.name))
 
 
 def outer_modules(method: str) -> tuple[str, ...]:
-    """The modules around the decoder: the causal language model, and PEFT's around it."""
+    """Return the modules around the decoder: the causal language model, and PEFT's model around it."""
     return ("causal lm",) if method == "full" else ("peft model", "tuner", "causal lm")

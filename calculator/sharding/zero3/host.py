@@ -1,4 +1,4 @@
-"""What stage 3 keeps in host memory with offload_param and offload_optimizer.
+"""The bytes that stage 3 keeps in host memory with offload_param and offload_optimizer.
 
 Source: deepspeed/runtime/zero/partition_parameters.py, _partition_param; stage3.py, __init__.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PinnedMemory:
-    """PyTorch's cache of page-locked memory: blocks of powers of two, which are used again and never returned.
+    """PyTorch's cache of page-locked memory. Its blocks are powers of two, are used again, and are never returned.
 
     Source: aten/src/ATen/core/CachingHostAllocator.h, allocate.
     """
@@ -40,7 +40,7 @@ class PinnedMemory:
             self.bytes += block
 
     def free(self, size: int) -> None:
-        """Give a block back to the cache."""
+        """Return a block to the cache."""
         self._free[_block(size)] += 1
 
 
@@ -55,7 +55,10 @@ def host_bytes(
     dtype: DType,
     optimizer: Optimizer,
 ) -> int:
-    """The bytes of a rank's partitions that are offloaded, with their gradients (of this dtype), masters and states."""
+    """Return the bytes of a rank's offloaded partitions, with their gradients, masters and states.
+
+    `dtype` is that of the gradients.
+    """
     sizes = [sum(each.partition for each in group) for group in sub_groups]
     pinned, item = PinnedMemory(), ITEMSIZE[sub_groups[0][0].dtype]
     weights = _weights(parameters, sizes, zero.offload_param or Offload(), item, pinned)
@@ -74,7 +77,7 @@ def host_bytes(
 
 
 def _cast(zero: ZeroOptimization, item: int) -> int:
-    """The bytes of each updated element that are on the host while it is cast between a GPU and the host.
+    """Return the bytes per updated element on the host during a cast between a GPU and the host.
 
     Source: aten/src/ATen/native/cuda/Copy.cu, copy_kernel_cuda: the host casts.
     """

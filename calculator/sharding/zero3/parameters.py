@@ -1,4 +1,4 @@
-"""The parameters that stage 3 partitions, and the memory that gathered ones take.
+"""The parameters that stage 3 partitions, and the memory of gathered parameters.
 
 Source: deepspeed/runtime/zero/partition_parameters.py.
 """
@@ -19,7 +19,10 @@ PARTITIONED, IN_FLIGHT, GATHERED = range(3)
 
 
 class Storage:
-    """Bytes of gathered weights, alive while a parameter, a gather or a recomputed layer refers to them."""
+    """The bytes of gathered weights.
+
+    They live as long as a parameter, a gather or a recomputed layer refers to them.
+    """
 
     __slots__ = ("bytes", "live", "references", "represents")
 
@@ -37,8 +40,8 @@ class Storage:
 class Live:
     """The bytes alive now, and the most since the last reset.
 
-    Where not all copies of repeated layers run, `in_copies` is whether one does: a storage then counts once. Outside of
-    them it counts as often as storages of copies that it represents.
+    If not all copies of repeated layers run, `in_copies` is true while a copy runs. A storage then counts once. Outside
+    of the copies, it counts as often as the copies that it represents.
     """
 
     __slots__ = ("bytes", "in_copies", "most")
@@ -48,7 +51,10 @@ class Live:
         self.in_copies = False
 
     def add(self, size: int, represents: int = 1, of: Storage | None = None) -> None:  # noqa: ARG002  LoggedLive has it
-        """Allocate some bytes, of a storage of gathered weights or of others."""
+        """Allocate some bytes.
+
+        `of` is the storage if they belong to gathered weights.
+        """
         self.bytes += size if self.in_copies else size * represents
         self.most = max(self.most, self.bytes)
 
@@ -57,7 +63,7 @@ class Live:
         self.bytes -= size if self.in_copies else size * represents
 
     def reset(self) -> None:
-        """Begin to look for the most again."""
+        """Reset the maximum to the bytes alive now."""
         self.most = self.bytes
 
 
@@ -84,36 +90,36 @@ class Partitioned:
 
     def __init__(self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool) -> None:
         self.key, self.elements, self.dtype = key, elements, dtype
-        #: Its place among the model's parameters: 1 for those that are partitioned after all others; before, in or
-        #: after the layers, its layer, and its number.
+        #: Its position among the model's parameters: 1 if it is partitioned after all others; before, in or after the
+        #: layers; its layer; its number.
         self.order = 0, 0, 0, 0
         self.trained, self.persists = trained, persists
-        #: How many copies of its layer it represents.
+        #: The number of copies of its layer that it represents.
         self.represents = 1
-        #: The elements of a rank's partition.
+        #: The number of elements of a rank's partition.
         self.partition = -(-elements // count)
         item = ITEMSIZE[dtype]
-        #: The bytes of the whole parameter, without padding and with it.
+        #: The bytes of the whole parameter, without and with padding.
         self.whole = allocated(elements, item)
         self.with_padding = allocated(self.partition * count, item)
         self.state = PARTITIONED
         self.storage: Storage | None = None
-        #: The modules that use it at the moment.
+        #: The modules that are using it.
         self.active: set[Module] = set()
-        #: The places in the recorded order of modules at which it is used.
+        #: The indices in the recorded order of modules at which it is used.
         self.in_order: list[int] = []
-        #: Those of the modules around the ones that use it.
+        #: The indices of the modules around the ones that use it.
         self.in_containers: list[int] = []
 
     def in_layer(self, before: int) -> Partitioned:
-        """The same parameter in a layer that is some layers before its own."""
+        """Return the same parameter in a layer that is `before` layers earlier."""
         own = copy(self)
         after, part, layer, number = self.order
         own.order = after, part, layer - before, number
         return own
 
     def release(self) -> None:
-        """Free what was gathered."""
+        """Free the gathered weights."""
         self.state = PARTITIONED
         if self.storage is not None:
             self.storage.drop()
@@ -121,14 +127,14 @@ class Partitioned:
 
 
 class Parameters(NamedTuple):
-    """The parameters of the model that is trained, and those of a second one."""
+    """The parameters of the trained model, and those of a second model."""
 
     own: list[Partitioned]
     of_second: list[Partitioned]
 
 
 class Module:
-    """A module of the running step, with its own parameters and those that its code uses of others."""
+    """A module of the running step, with its own parameters and those of other modules that its code uses."""
 
     __slots__ = ("inside", "is_leaf", "key", "number", "of_second", "parameters", "recomputed", "stays_in_backward")
 
@@ -136,26 +142,26 @@ class Module:
         self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
     ) -> None:
         self.number, self.parameters = number, parameters
-        #: Whether it has the parameters of all modules inside it.
+        #: Whether it owns the parameters of all modules inside it.
         self.is_leaf = False
-        #: The parameters of the modules inside it, which no call of it gathers; those of a leaf are its own.
+        #: The parameters of the modules inside it, which its calls do not gather. Empty for a leaf, which owns them.
         self.inside: dict[Partitioned, None] = {}
-        #: Whether it is of a second model, which a coordinator of its own gathers.
+        #: Whether it belongs to a second model, which has a coordinator of its own.
         self.of_second = of_second
         #: Its path, and the number of its layer.
         self.key = key or Key(str(number), None)
-        #: Frozen parameters that a recomputation gathered while this module's backward pass ran.
+        #: Frozen parameters that a recomputation gathered while this module's backward pass was running.
         self.recomputed: set[Partitioned] = set()
-        #: Whether it is not seen to leave its backward pass, because it last ran without a graph.
+        #: Whether DeepSpeed misses the end of its backward pass, because it last ran without a graph.
         self.stays_in_backward = False
 
     @property
     def elements(self) -> int:
-        """The elements of its own parameters."""
+        """The number of elements of its own parameters."""
         return sum([each.elements for each in self.parameters])
 
     @property
     def elements_inside(self) -> int:
-        """The elements of the parameters inside it, of every copy where it is outside of the layers."""
+        """The number of elements of the parameters inside it, for every copy if it is outside of the layers."""
         whole = self.key.layer is None
         return sum([each.elements * (each.represents if whole else 1) for each in self.inside])

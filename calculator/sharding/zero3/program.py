@@ -1,4 +1,4 @@
-"""A micro-batch as stage 3 sees it: calls of modules, gradients, and weights that a recomputation saves."""
+"""A micro-batch as stage 3 sees it: calls of modules, ready gradients, and weights that a recomputation saves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A module or a parameter.
 Named = TypeVar("Named")
 
-#: The prefixes of a program's marks, in addition to that of gradients, by what is before their colon.
+#: The prefixes of a program's marks, in addition to that of gradients, by the text before their colon.
 PREFIXES = {
     prefix.removesuffix(": "): prefix
     for prefix in (
@@ -38,7 +38,7 @@ PREFIXES = {
     )
 }
 
-#: Those of calls, and those of views, whose marks have the number of the view first.
+#: The marks of calls, and the marks of views. The latter begin with the number of the view.
 _OF_MODULES = frozenset(
     (
         module_calls.BEFORE_FORWARD,
@@ -49,22 +49,22 @@ _OF_MODULES = frozenset(
 )
 _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
-#: The kind of an event: a call in a pass without a graph, of the model that is trained.
+#: The kind of an event that is a call in a pass without a graph of the trained model.
 WITHOUT_GRAPH = "before forward without a graph: "
 
-#: The events before which a module's parameters are gathered.
+#: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
 
 #: The number of the window of the backward pass.
 BACKWARD = 1
 
-#: The names under which PEFT's layers keep the module that they wrap, and the parameter whose dtype their code reads.
+#: The name of the module that PEFT's layers wrap, and the name of the parameter whose dtype their code reads.
 WRAPPED, READ = "base_layer", "lora_A"
 
-#: The name of DoRA's module, whose code reads the parameters of the layer that PEFT wraps.
+#: The name of DoRA's module, whose code reads the parameters of the wrapped layer.
 MAGNITUDES = "lora_magnitude_vector"
 
-#: The parameters that PEFT's layers keep in a dictionary, and read themselves.
+#: The parameters that PEFT's layers keep in a dictionary and read themselves.
 OF_WRAPPER = frozenset(("ia3_l",))
 
 
@@ -72,7 +72,7 @@ OF_WRAPPER = frozenset(("ia3_l",))
 Name = tuple[str, int | None]
 
 
-#: A mark: its position on the tape, its prefix, the module or the parameter that it is about, and the number of a view.
+#: A mark: its position on the tape, its prefix, its module or its parameter, and the number of a view.
 Event = tuple[int, str, Module | None, "Partitioned | None", str]
 
 
@@ -83,8 +83,8 @@ class Placed(NamedTuple):
         position: The position on the tape.
         kind: The prefix.
         text: The path of a module, or the name of a parameter.
-        layer: The layer of that in the first copy; None outside of layers.
-        wraps: Whether it is in a pass without adapters, where PEFT's layer calls the module that it wraps alone.
+        layer: The number of its layer in the first copy. None outside of layers.
+        wraps: Whether it is in a pass without adapters, in which PEFT's layer only calls the module that it wraps.
         serial: The number of a view.
     """
 
@@ -103,12 +103,12 @@ class Segment(NamedTuple):
         start: The position on the tape at which it starts.
         end: The position at which it ends.
         window: The number of its window: forward, backward, or that of a pass without a graph.
-        repeats: How many copies came before in the forward and in the backward pass.
-        copy: The number of the copy in the forward pass; None outside of the copies.
-        skipped: How many copies are skipped after it.
+        repeats: The number of copies before it, in the forward and in the backward pass.
+        copy: The number of the copy in the forward pass. None outside of the copies.
+        skipped: The number of copies that are skipped after it.
         events: The events.
         fetched: The modules whose parameters are gathered before an event, in order.
-        active: The numbers of the events at which anything can be gathered or released, or a gradient is ready.
+        active: The indices of the events at which something can be gathered or released, or a gradient is ready.
     """
 
     start: int
@@ -154,12 +154,12 @@ class Program:
             if (parameter := self.by_name[model + name, None]) not in own:
                 own.append(parameter)
         for module in self.modules.values():
-            module.parameters.sort(key=attrgetter("order"))  # DeepSpeed records them by their numbers (ds_id)
+            module.parameters.sort(key=attrgetter("order"))  # DeepSpeed sorts them by their ids (ds_id)
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
-        #: How often the model runs, and whether the graph of a loss keeps what was gathered for it.
+        #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(begun[0])
         self.keeps = any(each.kind == module_calls.KEPT for _, marks in parts for each in marks)
-        #: The outermost modules, of the model and of a second one.
+        #: The outermost modules: of the model, and of a second model.
         self.root = self.modules[begun[0], None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
@@ -168,7 +168,10 @@ class Program:
             _look_inside(self.segments)
 
     def module(self, path: str, layer: int | None) -> Module:
-        """A module. One that the micro-batch does not call gathers its own parameters."""
+        """Return a module.
+
+        A module that the micro-batch does not call gets its own parameters.
+        """
         found = self.modules.get((path, layer))
         if found is None:
             own = [each for (name, of), each in self.by_name.items() if (name.rpartition(".")[0], of) == (path, layer)]
@@ -176,7 +179,7 @@ class Program:
         return found
 
     def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> list[Name]:
-        """The modules that are called: their paths, and the numbers of their layers."""
+        """Return the modules that are called, as paths with the numbers of their layers."""
         called: dict[Name, None] = {}
         for window, marks in parts:
             paths = dict.fromkeys((each.text, each.layer) for each in marks if each.kind == module_calls.BEFORE_FORWARD)
@@ -188,7 +191,10 @@ class Program:
     def _segments(
         self, parts: Sequence[tuple[int | None, list[Placed]]], windows: Sequence[Window]
     ) -> Iterator[Segment]:
-        """The parts in order. A window is run once for each followed copy, in the backward pass the last one first."""
+        """Yield the segments in order.
+
+        A window is run once for each followed copy. The backward pass runs the last copy first.
+        """
         followed, at = self._followed, self.forward
         last = followed.copies - 1
         repeats = [0] * len(windows)
@@ -210,7 +216,7 @@ class Program:
             at = windows[window].end
 
     def _events(self, marks: Iterable[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
-        """What lists the events of marks by the number of the copy, the fetched modules, and the active events."""
+        """Return a function that lists, for a copy, the events of marks, the fetched modules, and the active events."""
         of_modules: list[Name | None] = []
         of_parameters: list[Name | None] = []
         positions, kinds, serials = [], [], []
@@ -234,12 +240,12 @@ class Program:
         def of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
             of_events = own if copy == 0 else [*modules.of(copy)]
             events = [*zip(positions, kinds, of_events, parameters.of(copy), serials, strict=True)]
-            return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # all are calls
+            return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # fetched: all are calls
 
         return of_copy
 
     def _wrapped(self, mark: Placed) -> Iterator[Placed]:
-        """A mark, and that of the module which an adapter's layer calls."""
+        """Yield a mark, and the mark of the module that an adapter's layer calls."""
         inner = f"{mark.text}.{WRAPPED}"
         if not mark.wraps or (inner, mark.layer) not in self.modules:
             yield mark
@@ -249,19 +255,19 @@ class Program:
 
 
 def leaves_of(tape: Tape) -> set[str]:
-    """The paths of the modules whose parameters and those of all modules in them are gathered together."""
+    """Return the paths of leaf modules, whose parameters are gathered with those of all modules in them."""
     return {label.removeprefix(module_calls.LEAF) for _, label in tape.marks if label.startswith(module_calls.LEAF)}
 
 
 class _Named(Generic[Named]):
-    """The modules, or the parameters, of marks in each copy of the repeated layers; None for marks of neither."""
+    """The modules, or the parameters, of marks in each copy of the repeated layers. None for a mark without one."""
 
     def __init__(self, found: Mapping[Name, Named], names: Sequence[Name | None], period: int) -> None:
         self._found, self._period = found, period
         self._distinct, self._numbers = numbered(names)
 
     def of(self, copy: int) -> Iterator[Named | None]:
-        """Those of a copy."""
+        """Return the modules or parameters of a copy."""
         found, more = self._found, copy * self._period
         own = [
             None if name is None else found[name[0], None if name[1] is None else name[1] + more]
@@ -273,7 +279,7 @@ class _Named(Generic[Named]):
 def _parts(
     tape: Tape, end: int, windows: Sequence[Window], followed: Followed
 ) -> Iterator[tuple[int | None, list[Placed]]]:
-    """The marks up to a position: those outside of the windows, and those of each window, with its number."""
+    """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
     without_graph, inside = "", False
@@ -314,7 +320,10 @@ def _parts(
 
 
 def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> dict[Name, Module]:
-    """The modules that are called, with their parameters. `leaves` are those with the parameters of all inside."""
+    """Return the modules that are called, with their parameters.
+
+    `leaves` are the paths of modules that own the parameters of all modules inside.
+    """
     modules = {
         key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
     }
@@ -330,7 +339,7 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
                 modules[path, layer].parameters.append(each)
                 break
         dora = f"{owner}.{MAGNITUDES}", layer
-        if dora in modules and not each.persists:  # reading one that is gathered registers nothing
+        if dora in modules and not each.persists:  # reading a gathered parameter registers nothing
             modules[dora].parameters.append(each)
         around, _, own = owner.rpartition(".")
         if own == READ and (around, layer) in modules:
@@ -339,9 +348,9 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
 
 
 def _look_inside(segments: Iterable[Segment]) -> None:
-    """Give each module the parameters of those that are called while its forward pass runs.
+    """Store in each module the parameters of the modules that are called during its forward pass.
 
-    Calls in recomputations are not looked at: they stop before the outer modules return.
+    Calls in recomputations are ignored, because recomputations stop before the outer modules return.
     """
     running: list[Module] = []
     for _, kind, module, *_ in (event for segment in segments for event in segment.events):

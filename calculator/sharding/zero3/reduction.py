@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
-#: The elements of a partition that DeepSpeed casts to float64 at a time, for its norm.
+#: The number of elements of a partition that DeepSpeed casts to float64 at a time, for its norm.
 NORM_ELEMENTS = 250_000_000
 
 
@@ -35,15 +35,15 @@ class Bucket:
         self._elements = 0
         #: The bytes of gradients that are too large for the buffer, and of their copies in the dtype of the reduction.
         self._large = self._cast = 0
-        #: Whether the step's last micro-batch runs, in which offloaded gradients go to the optimizer.
+        #: Whether this is the step's last micro-batch, in which offloaded gradients go to the optimizer.
         self.is_last = True
 
     def is_full(self, parameter: Partitioned) -> bool:
-        """Whether a gradient has to wait until the others are reduced."""
+        """Return whether the bucket must be reduced before a gradient is added."""
         return self._elements > 0 and self._elements + parameter.elements > self._sizes.reduce_bucket
 
     def add(self, parameter: Partitioned) -> None:
-        """Copy a gradient to the buffer; one that is too large stays where it is."""
+        """Copy a gradient to the buffer. A gradient that is too large stays where it is."""
         if self._elements + parameter.elements > self._sizes.reduce_bucket:
             own = ITEMSIZE[parameter.dtype]
             size = allocated(parameter.elements, own)
@@ -55,16 +55,16 @@ class Bucket:
 
     @property
     def state(self) -> tuple[int, int, tuple[str, ...]]:
-        """What decides when it is reduced, and with which sizes."""
+        """The state that determines when the bucket is reduced, and with which sizes."""
         return self._elements, self._large, (*[each.key.name for each in self._parameters],)
 
     @property
     def orders(self) -> bool:
-        """Whether the order of gradients matters: each is offloaded by itself."""
+        """Whether the order of gradients matters, because each is offloaded by itself."""
         return self._sizes.offloads_optimizer
 
     def takes(self, elements: int) -> bool:
-        """Whether the buffer has room for this many elements without an allocation."""
+        """Return whether the buffer has room for this many elements without an allocation."""
         return self._elements + elements <= self._sizes.reduce_bucket and not self._live.bytes
 
     def take(self, gradients: Sequence[Partitioned], elements: int) -> None:
@@ -87,7 +87,7 @@ class Bucket:
         self._parameters, self._elements, self._large, self._cast = [], 0, 0, 0
 
     def _offload(self, parameters: Iterable[Partitioned]) -> None:
-        """Copy each partition to the host and back, and keep its norm and a float32 copy for the optimizer."""
+        """Copy each partition to the host and back. Keep its norm and a float32 copy for the optimizer."""
         for each in parameters:
             used = allocated(each.partition, self._item) + (self._for_optimizer(each.partition) if self.is_last else 0)
             self._live.add(used)
@@ -96,7 +96,7 @@ class Bucket:
                 self._live.add(ALLOCATION_ROUNDING)
 
     def _for_optimizer(self, elements: int) -> int:
-        """The most bytes alive while a partition's norm is computed, or while its float32 copy is on the GPU."""
+        """Return the most bytes alive while a partition's norm is computed, or while its float32 copy is on the GPU."""
         first, rest = min(elements, NORM_ELEMENTS), min(max(elements - NORM_ELEMENTS, 0), NORM_ELEMENTS)
         norm = allocated(first, 8) + ALLOCATION_ROUNDING
         later = allocated(rest, 8) + 2 * ALLOCATION_ROUNDING
@@ -104,7 +104,10 @@ class Bucket:
         return max(norm, later, copied)
 
     def _scattered(self) -> tuple[int, int]:
-        """Interleave the parts of all ranks, with padding; a single gradient without padding stays in place."""
+        """Interleave the parts of all ranks, with padding.
+
+        A single gradient without padding stays in place.
+        """
         count = self._sizes.ranks
         if len(self._parameters) == 1 and self._elements % count == 0:
             own, self._cast = self._cast, 0
@@ -115,7 +118,7 @@ class Bucket:
         return allocated(padded, self._item), padding
 
     def _paddings(self, elements: int, partition: int) -> list[int]:
-        """The bytes of the tensors that pad a gradient of some elements: one for each rank that has some."""
+        """Return the bytes of the tensors that pad a gradient, one for each rank that needs padding."""
         count = self._sizes.ranks
         whole, rest = divmod(elements, partition)
         missing = [partition - rest] if rest else []
@@ -127,6 +130,6 @@ class Bucket:
         return allocated(self._elements, self._item) + sum(self._padded_parts())
 
     def _padded_parts(self) -> list[int]:
-        """The bytes of the last rank's parts of gradients that are padded."""
+        """Return the bytes of the last rank's parts of gradients that are padded."""
         count = self._sizes.ranks
         return [allocated(each.partition, self._item) for each in self._parameters if each.elements % count]

@@ -1,4 +1,7 @@
-"""What of stage 3 is not modelled. Each refusal has a reason and a way out."""
+"""Checks for runs under stage 3 that are not modelled.
+
+Each refusal gives a reason and a way out.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +67,14 @@ FAMILIES = frozenset(
     }
 )
 
-#: The methods whose modules are.
+#: The methods whose modules are known to be called in the order of the real model.
 METHODS = ("full", "lora", "qlora", "ia3")
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
-    """Problems of a run under stage 3."""
+    """Yield the problems of a run under stage 3."""
     model = prepared.model
     if model.model_type not in FAMILIES:
         message = f"the order in which {model.model_type} calls its modules is not modelled under zero3: {_INSTEAD}"
@@ -120,7 +123,7 @@ def _of_generation(training: Training) -> Iterator[Problem]:
 
 
 def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield DoRA with dropout over a Conv1D: PEFT transposes its weight into a parameter that the loss keeps."""
+    """Yield DoRA with dropout over a Conv1D, whose weight PEFT transposes into a parameter that the loss keeps."""
     method = prepared.method
     if not getattr(method, "use_dora", False) or not getattr(method, "lora_dropout", 0.0):
         return
@@ -135,7 +138,7 @@ def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield trained biases in another dtype than adapters that stay in float32.
+    """Yield trained biases whose dtype differs from that of adapters, which stay in float32.
 
     DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
     """

@@ -1,4 +1,4 @@
-"""The sizes that decide when stage 3 gathers, releases and reduces."""
+"""The sizes that determine when stage 3 gathers, releases and reduces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calculator.inputs.sharding import Offload, ZeroOptimization
 
 
 class Sizes(NamedTuple):
-    """Numbers of elements, and of GPUs."""
+    """Thresholds in numbers of elements, and the number of GPUs."""
 
     ranks: int
     prefetch_bucket: int
@@ -24,7 +24,9 @@ class Sizes(NamedTuple):
 
 
 def sizes_of_second(zero: ZeroOptimization, count: int) -> Sizes:
-    """The sizes of a second model, for which TRL sets no hidden size: DeepSpeed's defaults take the place of `auto`.
+    """Return the sizes of a second model.
+
+    TRL sets no hidden size for it, so DeepSpeed's defaults replace `auto`.
 
     Source: trl/models/utils.py, prepare_deepspeed; deepspeed/runtime/config_utils.py, DeepSpeedConfigModel.__init__.
     """
@@ -34,7 +36,7 @@ def sizes_of_second(zero: ZeroOptimization, count: int) -> Sizes:
 
 
 def sizes_of(zero: ZeroOptimization, count: int, hidden_size: int) -> Sizes:
-    """The sizes of a run."""
+    """Return the sizes of a run."""
     return Sizes(
         ranks=count,
         prefetch_bucket=zero.resolved("stage3_prefetch_bucket_size", hidden_size),

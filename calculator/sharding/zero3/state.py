@@ -1,4 +1,4 @@
-"""What stage 3 keeps on one GPU between steps: partitions of weights, masters, states and gradients.
+"""The tensors that stage 3 keeps on one GPU between steps: partitions of weights, masters, states and gradients.
 
 Source: deepspeed/runtime/zero/stage3.py, DeepSpeedZeroOptimizer_Stage3.__init__.
 """
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.gathering import Gathering
     from calculator.sharding.zero3.sizes import Sizes
 
-#: The numbers that stay from step to step: the flag of infinite gradients, and the norm of the last step.
+#: The scalars that stay from step to step: the flag of infinite gradients, and the norm of the last step.
 KEPT_NUMBERS = 2
 
 
 class PartitionedState:
-    """The tensors of stage 3 on a rank. All ranks have as many: partitions are padded."""
+    """The tensors of stage 3 on a rank. Partitions are padded, so all ranks have the same number of bytes."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class PartitionedState:
         self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
         self._groups = [{tensor.name for tensor in group} for group in groups]
         self.sizes_of_second = sizes_of_second(self.zero, prepared.device.count)
-        #: What the run gathers, once it is known.
+        #: The cached gathers of the run.
         self.gatherings: list[Gathering] = []
 
     def parameters(self, followed: Followed) -> Parameters:
-        """The parameters in their state before the first step, in the order of `named_parameters()`.
+        """Return the parameters in their state before the first step, in the order of `named_parameters()`.
 
-        They are those of the followed copies of the repeated layers, and those outside the copies.
+        They are the parameters of the followed copies of the repeated layers, and those outside the copies.
         """
         second = self._in_state(self._second, followed, self.sizes_of_second)
         for each in second:
@@ -88,7 +88,7 @@ class PartitionedState:
         ordered = in_order(self.prepared.model, tensors, frozen=True, layers=followed.layers())
         for number, each in enumerate(ordered):
             layer = each.key.layer
-            # Odd parts are layers, even ones what is around them.
+            # Odd parts are layers. Even parts are the parameters around them.
             part += (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
             own = _partitioned(each.key, each.tensor, each.elements, sizes)
@@ -100,7 +100,7 @@ class PartitionedState:
 
     @cached_property
     def every(self) -> list[Partitioned]:
-        """Every parameter in order. Those of the layers are the same object for all of them."""
+        """Every parameter in order. Parameters of layers are one object for all layers."""
         return self._every(self.tensors)
 
     @cached_property
@@ -117,7 +117,7 @@ class PartitionedState:
 
     @property
     def persistent(self) -> list[Partitioned]:
-        """Every parameter that stays gathered, those of all layers."""
+        """The persistent parameters, which stay gathered, of all layers."""
         return [each for each in self.every if each.persists]
 
     @property
@@ -129,9 +129,10 @@ class PartitionedState:
         return [[*own.values()] for own in found.values()]
 
     def reach(self, repetition: Repetition, leaves: Collection[str]) -> Reach:
-        """How many copies of the repeated layers are gathered ahead, and over how many a parameter stays gathered.
+        """Return how many copies of the repeated layers are prefetched, and over how many a parameter stays gathered.
 
-        What the modules of `leaves`, paths, use does not count for parameters of others. It is gathered like all.
+        The elements of `leaves`, which are paths, do not count for the reuse distance of other parameters. They are
+        gathered like all others.
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         own = in_order(self.prepared.model, self.tensors, frozen=True, layers=layers)
@@ -147,7 +148,7 @@ class PartitionedState:
 
     @cached_property
     def sub_groups(self) -> list[list[Partitioned]]:
-        """The trained parameters that the optimizer updates at a time."""
+        """The sub-groups of trained parameters, which the optimizer updates one after the other."""
         found = []
         for names in self._groups:
             own = [each for each in self.every if each.trained and each.key.name in names]
@@ -156,7 +157,7 @@ class PartitionedState:
 
     @cached_property
     def partitions(self) -> list[int]:
-        """The elements of a rank's part of each sub-group."""
+        """The number of elements of a rank's part of each sub-group."""
         return [sum([each.partition for each in group]) for group in self.sub_groups]
 
     @cached_property
@@ -166,7 +167,7 @@ class PartitionedState:
 
     @property
     def largest_partition(self) -> int:
-        """The elements of a rank's part of that sub-group."""
+        """The number of elements of a rank's part of that sub-group."""
         return self.partitions[self.largest]
 
     @property
@@ -191,14 +192,14 @@ class PartitionedState:
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device between steps, without the parameters that stay gathered."""
+        """The tensors that stay on the device between steps, without the persistent parameters."""
         sharded = {f"{SECOND}{tensor.name}" for tensor in self._second}
         buffers = [tensor for tensor in self.tensors if not tensor.parameters and tensor.name not in sharded]
         return (*buffers, *self.divided)
 
     @cached_property
     def divided(self) -> tuple[ResidentTensors, ...]:
-        """What stays on the device between steps in addition to the model's buffers."""
+        """The tensors that stay on the device between steps in addition to the model's buffers."""
         if self.sizes.offloads_optimizer:
             return (*self.weights, self._bucket)
         numbers = row("flag and norm", 1, "", "float32", count=KEPT_NUMBERS)
@@ -252,7 +253,7 @@ class PartitionedState:
     def like_sub_group(
         self, number: int, name: str, dtype: DType = "float32", component: ComponentName = "workspace"
     ) -> ResidentTensor:
-        """A tensor with as many elements as a rank's part of a sub-group."""
+        """Return a tensor with as many elements as a rank's part of a sub-group."""
         return ResidentTensor(
             name=PREFIX + name,
             shape=(named(self.partitions[number], "trained, padded, / count"),),
@@ -264,7 +265,7 @@ class PartitionedState:
 
     @property
     def states(self) -> tuple[ResidentTensors, ...]:
-        """The optimizer's states on the device, which its first step makes."""
+        """The optimizer's states on the device, which its first step creates."""
         return () if self.sizes.offloads_optimizer else (*self._states,)
 
     @cached_property
@@ -282,14 +283,14 @@ class PartitionedState:
 
     @property
     def host_bytes(self) -> int | None:
-        """Bytes of host memory that a rank uses; None without offload."""
+        """The bytes of host memory that a rank uses. None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
         parameters = [*self.every, *self._of_second]
         return host_bytes(parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:
-        """The collectives of a step: gathers around each module, and reductions in each micro-batch.
+        """Return the collectives of a step: gathers around each module, and reductions in each micro-batch.
 
         `gathered` are the bytes that the gathers result in.
         """

@@ -1,4 +1,4 @@
-"""Whether the copies of the repeated layers that are skipped do as those next to them."""
+"""A check that the skipped copies of the repeated layers behave like those next to them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class Steady:
     """The comparison of the copies around the skipped ones, in both passes of a micro-batch.
 
-    The last copy before them has to leave the state that it found, relative to its place, and to gather nothing that is
-    behind the copies. In the forward pass, the first copy after them has to gather and release the same: what differs
-    among the copies is how far away the next use of a parameter is, and that falls from the one to the other. In the
-    backward pass, a parameter is used again in the same copy or not at all.
+    The last copy before the skipped ones must leave the state that it found, relative to its position. It must gather
+    nothing that belongs behind the copies. In the forward pass, the first copy after the skipped ones must gather and
+    release the same. Copies only differ in how far away the next use of a parameter is, and that distance decreases
+    from copy to copy. In the backward pass, a parameter is used again in the same copy or not at all.
     """
 
     def __init__(self, gathering: Gathering) -> None:
@@ -27,13 +27,13 @@ class Steady:
         self._slots = followed.slots if followed.skipped else {}
         self._state: Hashable = None
         self._done: Hashable = None
-        #: Whether all comparisons so far found the same.
+        #: Whether all comparisons so far were equal.
         self.is_so = True
 
     def compare(self, track: Track, sent: int, available: int, slack: float) -> None:
-        """Compare a copy that is next to the skipped ones with the one before it.
+        """Compare a copy that is next to the skipped ones with the copy before it.
 
-        Where each copy leaves more parameters gathered, the prefetches of a copy depend on how many came before, unless
+        If each copy leaves more parameters gathered, its prefetches depend on how many copies came before it, unless
         there is `slack` for all of them.
         """
         copy, before = track.segment.copy, self._before
@@ -54,6 +54,6 @@ class Steady:
 
 
 def _done(track: Track, sent: int, available: int) -> Hashable:
-    """What a copy gathered and released."""
+    """Return what a copy gathered and released."""
     moments = [(at, most - track.before, after - track.before) for at, most, after, *_ in track.moments]
     return sent, available, (*moments,)

@@ -1,4 +1,4 @@
-"""The elements that modules use, by which stage 3 counts how far away the next use of a parameter is."""
+"""The number of elements that modules use. Stage 3 measures the distance to the next use of a parameter in it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class Used(NamedTuple):
-    """The elements that some modules use: with those of all modules inside each, and without those of leaf modules."""
+    """The number of elements that some modules use: including all modules inside each, and excluding leaf modules."""
 
     with_inside: int
     outside_leaves: int
 
     def with_module(self, module: Module) -> Used:
-        """The same with those of one more module."""
+        """Return the sum with one more module."""
         own = module.elements
         return Used(self.with_inside + own + module.elements_inside, self.outside_leaves + own * (not module.is_leaf))
 
     def times(self, count: int) -> Used:
-        """Those of as many copies."""
+        """Return the sum for `count` copies."""
         return Used(self.with_inside * count, self.outside_leaves * count)
 
 
@@ -31,5 +31,5 @@ NOTHING = Used(0, 0)
 
 
 def used(modules: Iterable[Module]) -> Used:
-    """The elements that modules use."""
+    """Return the number of elements that modules use."""
     return reduce(Used.with_module, modules, NOTHING)
