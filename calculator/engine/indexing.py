@@ -16,7 +16,7 @@ from calculator.engine.tape import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.architecture.dimension import Shape
+    from calculator.architecture.dimension import Dim, Shape
 
 
 def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
@@ -42,6 +42,17 @@ def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
     if node is not None:
         node.save(mask)
     return x.tape.new((count, *x.shape[len(mask.shape) :]), x.dtype, name, node)
+
+
+def masked_elements(x: Tensor, count: Dim, name: str) -> Tensor:
+    """x[mask] with a mask of x's shape: its `count` elements where the mask is true, after their places; no graph.
+
+    Source: ATen/native/IndexingUtils.h, expandTensors, which calls nonzero.
+    """
+    places = x.tape.new((count, len(x.shape)), "int64", f"{name}: places")
+    out = x.tape.new((count,), x.dtype, name)
+    del places
+    return out
 
 
 def masked_scatter(x: Tensor, mask: Tensor, name: str) -> Tensor:

@@ -13,12 +13,14 @@ from calculator.families import FAMILIES, forward_of
 from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.methods.prepared_model import PreparedModel
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.inputs.training import Training
     from calculator.layers.tower import Processed
 
 #: The most chunks of patches that a layer of a tower attends to one by one, in a micro-batch.
@@ -129,19 +131,34 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
     """Yield why images are refused that do not fit into a sequence, or that are too many."""
     training, tower = request.training, forward_of(model).tower
     assert tower is not None
-    count = images.images_per_sequence
-    tokens = count * (image.tokens + image.around)
+    count, facts = images.images_per_sequence, trainer_of(training).facts
+    tokens = count * image.length
     if tokens > training.sequence_length:
         shown = f"{count:,} images are" if count > 1 else "an image is"
         message = f"{shown} {tokens:,} tokens of a sequence: set at least that, or make images smaller or fewer"
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
-    chunks = training.micro_batch_size * chunks_of_sequence(request, model)
+    elif facts.has_prompts:
+        yield from _completions(training, tokens, facts.sequences)
+    chunks = training.micro_batch_size * facts.sequences * chunks_of_sequence(request, model)
     if chunks > MOST_CHUNKS:
         message = (
             f"the tower attends within {chunks:,} windows or images of a micro-batch, of which at most {MOST_CHUNKS:,}"
             " are modelled: make images or micro-batches smaller"
         )
         yield Problem(loc=f"{_LOC}.images_per_sequence", msg=message, input=count)
+
+
+def _completions(training: Training, tokens: int, sequences: int) -> Iterator[Problem]:
+    """Prompts of a token and the tokens of images, after which too few of a sequence are left."""
+    left = training.sequence_length - 1 - tokens
+    if left < 1:
+        message = f"a prompt of a token and its images has {1 + tokens:,} tokens: set more, for a completion after it"
+        yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
+        return
+    most = training.micro_batch_size * sequences * left
+    if training.completion_tokens is not None and training.completion_tokens > most:
+        message = f"a micro-batch has {most:,} tokens after prompts of a token and images: use at most that many"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
 
 
 def chunks_of_sequence(request: Request, model: Model) -> int:
@@ -166,7 +183,7 @@ def assumptions(request: Request, model: Model) -> Iterator[str]:
         f"Each sequence contains {plural} of {images.image_height:,} × {images.image_width:,} pixels (height × width)."
         f" The processor resizes an image to {image.height:,} × {image.width:,}: {image.rows:,} × {image.columns:,}"
         f" patches{tiles}, {image.tokens:,} tokens{around}. Images are"
-        f" {count * (image.tokens + image.around):,} of the {request.training.sequence_length:,} tokens."
+        f" {count * image.length:,} of the {request.training.sequence_length:,} tokens."
         f" Source: transformers, {tower.source}."
     )
     if tower.convolves:

@@ -115,6 +115,10 @@ class Training(TrainingSettings):
         of = {"of_step": self.gradient_accumulation_steps, "of_samples": self.samples if self.flattened else 0}
         return FirstMicroBatch(**{**values, "gradient_accumulation_steps": 1, "ddp": ddp, **of})
 
+    def by_sequences(self, count: int) -> "Training":
+        """The same training with a row for each of the `count` sequences of a row."""
+        return self if count == 1 else replace(self, micro_batch_size=count * self.micro_batch_size)
+
     def of_row(self, tokens: int, samples: int) -> "Training":
         """The training whose micro-batches are one row of some samples' tokens."""
         values = {field.name: getattr(self, field.name) for field in fields(Training)}

@@ -257,7 +257,7 @@ class Context:
     @property
     def image_count(self) -> int:
         """The images of the batch."""
-        return self.training.image_count
+        return self.prepared.sequences_per_row * self.training.image_count
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -427,7 +427,7 @@ def layer_classes(context: Context) -> list[int]:
         for position in _first_of_types(context):
             classes[position] = len(context.layers) + position
     if context.training.has_images and context.forward.tower is not None:
-        featured = context.forward.tower.featured_layers(context.config)
+        featured = min(context.forward.tower.featured_layers(context.config), len(classes))
         classes = [*range(-1 - featured, -1), *classes[featured:]]
     if context.prepared.offloads_inputs:
         classes[-1] = -2

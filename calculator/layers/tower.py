@@ -35,6 +35,11 @@ class Processed:
     tiles: int = 1
 
     @property
+    def length(self) -> int:
+        """The tokens of a sequence that are because of the image."""
+        return self.tokens + self.around
+
+    @property
     def patches(self) -> int:
         """The number of patches."""
         return self.rows * self.columns

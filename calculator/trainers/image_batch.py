@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from calculator.layers.tower import BatchTensor
 
 
-def tensors(model: Model, training: Training) -> list[BatchTensor]:
-    """Return the tensors of a batch in addition to its tokens, the pixels first; none without images."""
+def tensors(model: Model, training: Training, sequences: int = 1) -> list[BatchTensor]:
+    """Return the tensors of a batch in addition to its tokens, the pixels first; none without images.
+
+    `sequences` are those of each row, each of which contains the row's images.
+    """
     tower, images = forward_of(model).tower, training.images
     if tower is None or images is None or not training.has_images:
         return []
-    return tower.batch(model.config, training, tower.process(model.config, images))
+    return tower.batch(model.config, training.by_sequences(sequences), tower.process(model.config, images))

@@ -54,7 +54,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     A step's batches take the place of the step's before it. The reference step frees a batch by itself.
     """
     if loop.name is None:
-        return (*rotary.kept(loop, prepared), *_of_images(prepared))
+        return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
     training = prepared.training
     scalars = (
         ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
@@ -67,7 +67,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
-        *_of_images(prepared),
+        *_of_images(loop, prepared),
     )
 
 
@@ -88,12 +88,15 @@ def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     return tuple(_of_step(*each) for each in loop.while_fetching(prepared))
 
 
-def _of_images(prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """What a model keeps from step to step because of images."""
+def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
+    """What a model keeps from step to step because of images, and a second one that it is compared with too."""
     tower = forward_of(prepared.model).tower if prepared.training.has_images else None
+    training = prepared.training.by_sequences(loop.facts.sequences)
+    owners = ("", "ref_model.") if loop.compared(prepared) == "model" else ("",)
     return tuple(
-        ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations")
-        for name, shape, dtype in (tower.kept(prepared.training) if tower is not None else ())
+        ResidentTensor(name=f"{owner}{name}", shape=shape, dtype=dtype, component="activations")
+        for owner in owners
+        for name, shape, dtype in (tower.kept(training) if tower is not None else ())
     )
 
 

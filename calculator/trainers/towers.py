@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from calculator.trainers.subject import Subject
 
 #: The trainers that are modelled with such models, on images and on text, and those on text alone.
-MODELLED = ("transformers", "trl-sft")
-ON_TEXT = ("trl-dpo", "trl-kto", "trl-orpo")
+MODELLED = ("transformers", "trl-sft", "trl-dpo", "trl-kto")
+ON_TEXT = ("trl-orpo",)
 GENERATING = ("trl-grpo", "trl-rloo")
 
 #: The models whose steps with these were traced, on text.

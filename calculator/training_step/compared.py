@@ -91,7 +91,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         prepared.param_dtype = dtype
     hooks = outer.hooks.without_graph(prepared, compared=compared)
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
-    context.marks, context.compared = name, compared
+    context.marks, context.compared, context.images = name, compared, outer.images
     context.router_logits = None  # trainers read the router loss of the trained pass only
     if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
         context.repetition = every_layer(len(context.model.decoder.layers))

@@ -33,7 +33,7 @@ def random_image_request(seed: int, number: int, families: Sequence[str] = ()) -
         "image_height": rng.choice(SIDES),
         "image_width": rng.choice(SIDES),
     }
-    training["sequence_length"] = _tokens(request, training) + rng.choice(WORDS)
+    training["sequence_length"] = tokens_of_images(request, training) + rng.choice(WORDS)
     method = {"name": "lora"} if "num_virtual_tokens" in request["method"] else request["method"]
     if method["name"] in ("prefix", "prompt", "p_tuning"):
         method = {"name": "full"}
@@ -168,11 +168,11 @@ _TOWERS: dict[str, Callable[[random.Random, dict[str, Any]], dict[str, Any]]] = 
 }
 
 
-def _tokens(request: dict[str, Any], training: dict[str, Any]) -> int:
+def tokens_of_images(request: dict[str, Any], training: dict[str, Any]) -> int:
     """Return the tokens of a sequence's images; none, where the request is refused anyway."""
     parsed = parse_request({**request, "method": {"name": "full"}, "training": training})
     try:
         image = processed(parsed, model_of(parsed.model))
     except PlanError:
         return 0
-    return int(training["images"]["images_per_sequence"]) * (image.tokens + image.around)
+    return int(training["images"]["images_per_sequence"]) * image.length

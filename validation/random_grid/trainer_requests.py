@@ -9,7 +9,7 @@ from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.methods import METHODS
 from calculator.trainers.liger import PATCHES
 from calculator.trainers.trl_reward.loop import FAMILIES as WITH_REWARD
-from validation.random_grid.image_requests import random_image_request
+from validation.random_grid.image_requests import random_image_request, tokens_of_images
 from validation.random_grid.random_requests import Options, random_request
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: The trainers that generate completions.
 GENERATING: tuple[TrainerName, ...] = ("trl-grpo", "trl-rloo")
+
+#: The trainers of preferences that read images.
+PREFERENCES: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
 
 #: Methods that trainers of TRL fail with, or are not modelled with.
 NOT_IN_TRL: dict[TrainerName, tuple[MethodName, ...]] = {
@@ -137,7 +140,23 @@ def random_image_trainer_request(
     if trainer == "trl-sft" and rng.random() < 0.4:
         tokens = training.get("micro_batch_size", 1) * (training["sequence_length"] - 1)
         training["completion_tokens"] = int(rng.choice((0.1, 0.5, 0.9)) * tokens)
+    if trainer in PREFERENCES:
+        training |= _preferences(rng, trainer, training, tokens_of_images(request, {"images": training["images"]}))
     return {**request, "method": _method(trainer, request["method"]), "training": training}
+
+
+def _preferences(rng: random.Random, trainer: TrainerName, training: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Rows with images, behind which each has a completion; all as long, because KTO's second batch mixes them."""
+    drawn = _set(rng, {name: OWN[trainer][name] for name in ("padding", "loss_type")})
+    rows = training.get("micro_batch_size", 1)
+    if trainer == "trl-kto" and "loss_type" not in drawn:
+        rows = max(2, rows)
+    settings = {**drawn, "micro_batch_size": rows, "sequence_length": training["sequence_length"] + 1}
+    if rng.random() < 0.4:
+        longest = training["sequence_length"] - tokens
+        each = max(1, int(rng.choice((0.1, 0.5, 0.9)) * longest))
+        settings["completion_tokens"] = rows * (2 if trainer == "trl-dpo" else 1) * each
+    return settings
 
 
 def _families(trainer: TrainerName, settings: dict[str, Any]) -> Sequence[str]:

@@ -45,7 +45,7 @@ def token_ids(request: Request, config: Any) -> torch.Tensor:
     assert training.images is not None
     ids = torch.full((training.micro_batch_size, training.sequence_length), ordinary_token(config))
     for number in range(training.images.images_per_sequence):
-        start = number * (image.tokens + image.around) + 1
+        start = number * image.length + 1
         ids[:, start : start + image.tokens] = config.image_token_id
     return ids
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import named
+from calculator.architecture.dimension import elements, named
 from calculator.engine import indexing, products
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
@@ -56,6 +56,8 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     del pooler_output
     mask, number = context.decoder_locals[0], context.tape.new((), "int64", "number of tokens")
     context.decoder_locals += [image_features, number]
+    replaced = indexing.masked_elements(inputs_embeds, named(elements(image_features.shape), "elements"), "replaced")
+    del replaced
     return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
 
 

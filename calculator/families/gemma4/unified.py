@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import named
+from calculator.architecture.dimension import elements, named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.families.gemma4.norms import unscaled_rms_norm
@@ -55,6 +55,8 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     del parts
     mask, number = context.decoder_locals[0], context.tape.new((), "int64", "number of tokens")
     context.decoder_locals += [image_features, number]
+    replaced = indexing.masked_elements(inputs_embeds, named(elements(image_features.shape), "elements"), "replaced")
+    del replaced
     return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
 
 

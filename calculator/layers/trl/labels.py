@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def labelled_tokens(context: Context) -> Dim:
     """Return N: `completion_tokens`, or all tokens of the completions, or all after another one in a sequence.
 
+    A prompt has a token and the images, if the request says no more.
     The first token of a sequence without a prompt comes after virtual tokens that are embeddings.
     """
     training = context.training
@@ -25,4 +26,6 @@ def labelled_tokens(context: Context) -> Dim:
     predicted = training.sequence_length - (not predicts_first)
     if training.max_completion_length is not None:
         predicted = training.max_completion_length
+    elif training.images is not None and training.has_images and context.prepared.has_prompts:
+        predicted -= training.images.images_per_sequence * context.image.length
     return named(training.micro_batch_size * context.prepared.sequences_per_row * predicted, "N")

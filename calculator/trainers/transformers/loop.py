@@ -89,7 +89,7 @@ class Transformers(Loop):
         counts = counts_items(model)
         context.num_items = Tensor(context.tape, None, (), "float32", None) if counts else None
         if model.task.name == "causal_lm":
-            context.images = _fetched(context, image_batch.tensors(model, training))
+            context.images = _fetched(context, image_batch.tensors(model, training, self.facts.sequences))
             shape = (context.batch, context.length)
             return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
         context.labels = _fetched(context, task_labels.labels(model, training))
@@ -99,7 +99,7 @@ class Transformers(Loop):
         """Return the tensors of each micro-batch, which have the labels of the model's task."""
         model, training = prepared.model, prepared.training
         if model.task.name == "causal_lm":
-            return [*Loop.fetched(self, prepared), *image_batch.tensors(model, training)]
+            return [*Loop.fetched(self, prepared), *image_batch.tensors(model, training, self.facts.sequences)]
         dtype = prepared.method.hidden_dtype(training)
         return [*task_labels.inputs(model, training, INPUTS, dtype), *task_labels.labels(model, training)]
 

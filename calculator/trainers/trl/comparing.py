@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.trainers.trl import check, routers
 from calculator.trainers.trl.compared import compared, copies_problems, sentence
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
-    from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
@@ -32,6 +32,10 @@ class ComparingTrainer(TrlTrainer):
         """Yield what the trainer refuses, and what of it is not modelled."""
         yield from TrlTrainer.problems(self, prepared)
         yield from check.head_problems(prepared)
+        if prepared.training.has_images and prepared.training.precompute_ref_log_probs:
+            trainer = self.facts.label.removeprefix("TRL ")
+            message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
+            yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
         yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:

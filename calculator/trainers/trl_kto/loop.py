@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from calculator.trainers.subject import Subject
 
 
+#: What the batch for the KL divergence has of its own: the images are those of the batch.
+_OF_TOKENS = (*FACTS.batch, "token_type_ids", "mm_token_type_ids")
+
+
 class TrlKto(ComparingTrainer):
     """trl.KTOTrainer. Its losses differ in the second batch, and in vectors that no peak has."""
 
@@ -58,7 +62,7 @@ class TrlKto(ComparingTrainer):
         training = prepared.training
         batch = ComparingTrainer.fetched(self, prepared)
         if _estimates_kl(training):
-            batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch]
+            batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch if name in _OF_TOKENS]
         rows: Shape = (training.micro_batch_size,)
         references = _references(training) if training.precompute_ref_log_probs else ()
         return [*batch, ("label", rows, "bool"), *((name, rows, "float32") for name in references)]

@@ -149,7 +149,18 @@ def test_a_larger_image_needs_more():
             "training.images.max_pixels",
             "no limits of pixels",
         ),
-        ({"training": {"trainer": "trl-dpo"}}, "training.trainer", "images are modelled with transformers and trl-sft"),
+        ({"training": {"trainer": "trl-orpo"}}, "training.trainer", "transformers, trl-sft, trl-dpo and trl-kto"),
+        (
+            {"training": {"trainer": "trl-dpo", "sequence_length": 93}},
+            "training.sequence_length",
+            "93 tokens: set more",
+        ),
+        (
+            {"training": {"trainer": "trl-dpo", "precompute_ref_log_probs": True}},
+            "training.precompute_ref_log_probs",
+            "batch by batch",
+        ),
+        ({"training": {"trainer": "trl-kto", "completion_tokens": 100}}, "training.completion_tokens", "after prompts"),
         ({"training": {"trainer": "trl-sft", "packing": True}}, "training.packing", "which also reads images"),
         ({"training": {"attention": "eager"}}, "training.attention", "sdpa and flash_attention_2"),
         ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),
@@ -192,3 +203,13 @@ def test_the_largest_micro_batch_with_images_is_found(trainer):
     body = {"model": TINY, "method": {"name": "lora", "target_modules": ["q_proj"]}, "training": training}
     body |= {"device": {"memory_bytes": 10**9}, "reserved": "rule", "solve_for": "micro_batch_size"}
     assert limit(parse_limit(body)).value > 1
+
+
+def test_more_features_than_layers_are_answered():
+    """Qwen3-VL adds the tower's earlier outputs to its first layers, of which there may be fewer."""
+    text = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text["num_key_value_heads"] = 2
+    vision = {"depth": 3, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    vision["deepstack_visual_indexes"] = [0, 1, 2]
+    config = {"model_type": "qwen3_vl", "text_config": text, "vision_config": vision}
+    assert answer({"config": config}, training={"sequence_length": 512}).memory.required_bytes > 0

@@ -74,14 +74,16 @@ class ImageCollator:
         return {**batch, **images.batch_on_host(self.recipe.request, self.config)}
 
 
-def labelled_tokens(recipe: Recipe, sequences: int = 1) -> list[int]:
+def labelled_tokens(recipe: Recipe, sequences: int = 1, prompt: int = 1) -> list[int]:
     """The number of labelled tokens of each sequence in each row of a micro-batch, after the shift.
+
+    `prompt` is the length of the shortest prompt.
 
     Raises:
         PlanError: if a row's sequences cannot have the same number, or have fewer tokens.
     """
     training = recipe.request.training
-    rows, most = training.micro_batch_size, training.sequence_length - 1
+    rows, most = training.micro_batch_size, training.sequence_length - prompt
     total = sequences * rows * most if recipe.completion_tokens is None else recipe.completion_tokens
     if total % sequences or total > sequences * rows * most:
         reason = f"a micro-batch labels at most {sequences * rows * most:,} tokens, each sequence of a row as many"

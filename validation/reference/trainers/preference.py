@@ -13,6 +13,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, Rewa
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from validation.reference.build import refusing
+from validation.reference.trainers import preference_images
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import labelled_tokens
 from validation.reference.trainers.run import Run
@@ -38,6 +39,7 @@ class Preference:
     trainer: type
     config: type
     rows: Callable[[Recipe], list[Row]]
+    rows_with_images: Callable[[Recipe], list[Row]] | None = None
     has_reference: bool = False
     auto_model: type | None = None
     task_type: str = "CAUSAL_LM"
@@ -66,8 +68,8 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         trainer = kind.trainer(
             model=reference.model,
             args=kind.config(**training_arguments(recipe, folder), **_own_arguments(recipe, kind)),
-            train_dataset=Dataset.from_list(kind.rows(recipe) * recipe.batches),
-            processing_class=tokenizer(),
+            train_dataset=Dataset.from_list(_rows(recipe, kind) * recipe.batches),
+            processing_class=_processing_class(recipe, reference.model.config),
             peft_config=config,
             **({"ref_model": frozen.model} if frozen else {}),
         )
@@ -86,9 +88,21 @@ class _Padded:
         """The batch of these examples."""
         batch: dict[str, torch.Tensor] = self.collator(examples)
         for name, tensor in batch.items():
-            if name.endswith("attention_mask"):
+            if name.endswith("attention_mask") and name != "pixel_attention_mask":
                 tensor[0, -1] = 0
         return batch
+
+
+def _rows(recipe: Recipe, kind: Preference) -> list[Row]:
+    if recipe.request.training.has_images:
+        assert kind.rows_with_images is not None
+        return kind.rows_with_images(recipe)
+    return kind.rows(recipe)
+
+
+def _processing_class(recipe: Recipe, config: Any) -> Any:
+    has_images = recipe.request.training.has_images
+    return preference_images.Processor(recipe, config) if has_images else tokenizer()
 
 
 def _own_arguments(recipe: Recipe, kind: Preference) -> dict[str, Any]:
@@ -156,6 +170,7 @@ KINDS: dict[TrainerName, Preference] = {
         DPOTrainer,
         DPOConfig,
         _pairs,
+        preference_images.pairs,
         has_reference=True,
         prepared={
             "DPOTrainer._prepare_dataset": _tokenized,
@@ -167,6 +182,7 @@ KINDS: dict[TrainerName, Preference] = {
         KTOTrainer,
         KTOConfig,
         _unpaired,
+        preference_images.unpaired,
         has_reference=True,
         prepared={
             "KTOTrainer._prepare_dataset": _tokenized,

@@ -1,0 +1,74 @@
+"""Preferences with images: rows for a trainer's own collator, and a stand-in for the model's processor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import BatchFeature, ProcessorMixin
+
+from validation.reference import images as images_of
+from validation.reference.trainers.batches import labelled_tokens
+from validation.reference.trainers.trl_model import tokenizer
+
+if TYPE_CHECKING:
+    from validation.reference.trainers.recipe import Recipe
+
+    Row = dict[str, Any]
+
+
+class Processor(ProcessorMixin):
+    """A stand-in for a model's processor. Its texts are numbers: those of their tokens, images included."""
+
+    def __init__(self, recipe: Recipe, config: Any) -> None:
+        self.tokenizer, self.chat_template = tokenizer(), None
+        self._request, self._config = recipe.request, config
+
+    def __call__(self, *, text: list[str], images: list[Any] | None = None, **given: Any) -> BatchFeature:
+        """Return the tokens of texts, padded on one side; and of the images, with which the prompts end."""
+        lengths = torch.tensor([*map(int, text)])
+        longest = int(lengths.max())
+        mask = (torch.arange(longest) < lengths[:, None]).long()
+        if images is None:
+            ids = torch.full_like(mask, images_of.ordinary_token(self._config))
+            return BatchFeature({"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)})
+        assert given["padding_side"] == "left"
+        return BatchFeature({**self._prompts(len(text), longest), "attention_mask": mask.flip(1)})
+
+    def _prompts(self, rows: int, longest: int) -> dict[str, torch.Tensor]:
+        """The tensors of prompts with images, each after one token and others that make it long enough."""
+        shortest = prompt_length(self._request)
+        training = replace(self._request.training, micro_batch_size=rows, sequence_length=shortest)
+        batch = images_of.batch_on_host(replace(self._request, training=training), self._config)
+        fills = {"input_ids": images_of.ordinary_token(self._config), "token_type_ids": 0, "mm_token_type_ids": 0}
+        return {
+            name: pad(each, (longest - shortest, 0), value=fills[name]) if name in fills else each
+            for name, each in batch.items()
+        }
+
+
+def prompt_length(request: Any) -> int:
+    """The tokens of the shortest prompt: one, and those of the images."""
+    return 1 + int(request.training.images.images_per_sequence) * images_of.image_of(request).length
+
+
+def pairs(recipe: Recipe) -> list[Row]:
+    """Images, and the lengths of pairs of completions to one prompt."""
+    counts = labelled_tokens(recipe, sequences=2, prompt=prompt_length(recipe.request))
+    return [{**_row(recipe, count), "chosen": str(count), "rejected": str(count)} for count in counts]
+
+
+def unpaired(recipe: Recipe) -> list[Row]:
+    """Images, and the lengths of completions, each desirable or not."""
+    counts = labelled_tokens(recipe, prompt=prompt_length(recipe.request))
+    return [
+        {**_row(recipe, count), "completion": str(count), "label": bool(number % 2)}
+        for number, count in enumerate(counts)
+    ]
+
+
+def _row(recipe: Recipe, count: int) -> Row:
+    """An image that the stand-in does not read, and the tokens of a prompt before a completion."""
+    return {"images": [0], "prompt": str(recipe.request.training.sequence_length - count)}
