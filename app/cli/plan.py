@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.plan import plan_answer
-from app.cli import files, options, request
+from app.cli import files, options, request, single_use
 from app.cli.table import table
 from app.forms.fields import DEVICE, NEEDS, RESERVED, STACK, TRAINER
 from app.presentation import plan_text, speed_text
@@ -36,6 +36,7 @@ HEAD = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required Gi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    single_use.register(parser)  # a plan can have several models and GPUs: none is lost
     parser.add_argument(
         "--request", metavar="FILE", help="a JSON request that the options override; - reads standard input"
     )

@@ -21,6 +21,7 @@ from calculator.inputs.sharding import STAGES
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
 from calculator.methods import METHODS, Method
+from calculator.methods.other_names import must_be_a_method
 from calculator.stack.releases import parse_stack
 from calculator.trainers import trainer_of
 
@@ -312,7 +313,7 @@ def parse_method(body: Any, loc: str = "method") -> Method:
         raise refusal(loc, f'a method object is required, such as {{"name": "{example}"}}', body)
     name = body.get("name")
     if not isinstance(name, str) or name not in METHODS:
-        raise refusal(f"{loc}.name", f"must be one of {', '.join(METHODS)}", name)
+        raise refusal(f"{loc}.name", must_be_a_method(name), name)
     return parse(METHODS[name], body, loc, ignore=("name",))
 
 

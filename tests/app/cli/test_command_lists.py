@@ -53,3 +53,10 @@ def test_models_and_cards_are_comma_separated_or_lists(monkeypatch):
     assert planned[0] == planned[1]
     assert [model.id for model in planned[0].models] == ["gpt2", "openai-community/gpt2-xl"]
     assert [device.requested.gpu for device in planned[0].devices] == ["t4", "l4"]
+
+
+def test_a_plan_refuses_an_option_that_is_given_twice(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["plan", "--model", "gpt2", "--gpu", "t4", "--gpu", "l4"])
+    assert exit_.value.code == 2
+    assert "given twice, as t4 and l4: --gpus takes a list" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Names of methods in papers and other tools."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.methods.other_names import _WRITTEN
+
+
+def _refusal(name: object) -> str:
+    with pytest.raises(PlanError) as raised:
+        parse_request({"model": "Qwen/Qwen3-0.6B", "method": {"name": name}})
+    (problem,) = raised.value.problems
+    assert problem.loc == "method.name"
+    return problem.msg
+
+
+@pytest.mark.parametrize("name", _WRITTEN)
+def test_the_request_that_a_refusal_proposes_is_answered(name: str) -> None:
+    message = re.fullmatch(
+        r'is written (\{.*?\})(?: with "training": (\{.*\}))?; methods are full, lora, .*', _refusal(name)
+    )
+    assert message
+    method, training = message.groups()
+    body = {"model": "Qwen/Qwen3-0.6B", "method": json.loads(method), "training": json.loads(training or "{}")}
+    answer = estimate(parse_request(body))
+    assert answer.memory.peak_allocated_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("QDoRA", 'is written {"name": "qlora", "use_dora": true}'),
+        ("prefix-tuning", 'is written {"name": "prefix"}'),
+        ("lorra", 'is written {"name": "lora"}'),
+        ("X-LoRA", "is not modelled: "),
+        ("lisa", "is not modelled: LISA trains some layers at a time"),
+        ("banana", "must be one of full, "),
+        (None, "must be one of full, "),
+    ],
+)
+def test_a_name_is_refused_with_the_way_out(name: object, start: str) -> None:
+    assert _refusal(name).startswith(start)
