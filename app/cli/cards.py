@@ -78,6 +78,7 @@ def _lines(answer: CardAnswer) -> Iterator[str]:
                 for row in answer.rows
             ],
             left=2,
+            remarks=True,
         )
         yield ""
     yield answer.settings
