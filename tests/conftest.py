@@ -1,4 +1,4 @@
-"""What all tests share: no deadline for examples, and libraries that are left as they were."""
+"""Settings that all tests share: no deadline for examples, and libraries that are left as they were."""
 
 import gc
 import os

@@ -146,7 +146,7 @@ def _plan(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any]]:
 
 
 def _over(own: Any, given: Any) -> Any:
-    """Return what is given, over the settings that the file has."""
+    """Return the file's settings, overridden by those of the request."""
     return {**own, **given} if isinstance(own, dict) and isinstance(given, dict) else given
 
 

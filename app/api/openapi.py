@@ -33,7 +33,7 @@ DESCRIPTION = (
     " bytes. Unknown fields are refused, never ignored. Every error is a problem document (RFC 9457)."
 )
 
-#: What the endpoints of each tag are for.
+#: The purpose of the endpoints of each tag.
 TAGS = {
     "Plans": "What a run needs, whether it fits, and which runs do. Each answer follows from the body alone.",
     "Catalogues": "The models, GPUs, methods and trainers that requests can name.",

@@ -1,4 +1,4 @@
-"""What endpoints share: the JSON response, and the descriptions of bodies and errors in the OpenAPI document."""
+"""Parts that endpoints share: the JSON response, and the descriptions of bodies and errors in the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from calculator.data_lengths.savings import LengthAdvice, LengthChange
 
-#: What is said of messages.
+#: The sentence about messages.
 WITHOUT_TEMPLATE = (
     "Of messages, the contents are counted without the tokens that a chat template adds: apply it first for exact"
     " lengths."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-#: What is coloured: warnings, and verdicts as tables and sentences have them.
+#: Coloured text: warnings, and verdicts as tables and sentences have them.
 PATTERNS = (
     r"(?m)^\s*(?P<warning>! .*)$",
     r"\b(?P<fits>Fits)\b",

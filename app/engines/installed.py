@@ -6,7 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-#: What a trace imports.
+#: The packages that a trace imports.
 PACKAGES = ("validation", "torch", "transformers", "peft", "bitsandbytes")
 
 #: How to get what is missing.

@@ -29,16 +29,16 @@ WALL_SECONDS = 480
 #: How often a trace is asked whether somebody still waits for it, in seconds.
 INTERVAL = 0.25
 
-#: What runs in the process.
+#: The module that the process runs.
 COMMAND = (sys.executable, "-m", "validation", "traced")
 
 #: Where `validation` is, in a checkout and in an installed copy.
 PACKAGES = Path(__file__).resolve().parents[2]
 
-#: What the process sees: no hub, no GPU, one thread.
+#: The environment of the process: no hub, no GPU, one thread.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
-#: What to do about a trace that is too long.
+#: The way out of a trace that takes too long.
 _WAY_OUT = "use a config with fewer layers"
 
 

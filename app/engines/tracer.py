@@ -90,7 +90,7 @@ class Tracer:
 
 
 def body_of(request: Request) -> dict[str, Any]:
-    """What a trace depends on, as the body of a request."""
+    """The input of a trace, as the body of a request."""
     method = {"name": request.method.name, **asdict(request.method)}
     training = asdict(request.training)
     body = {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}

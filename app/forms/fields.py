@@ -271,7 +271,7 @@ FIELDS: dict[str, Field] = {
 #: The GPU's memory, typed in GiB.
 MEMORY = FIELDS["memory_gib"]
 
-#: What an hour of a GPU costs.
+#: The price of an hour of a GPU.
 PRICE = FIELDS["price_per_hour"]
 
 #: The fields that describe a single GPU.

@@ -44,7 +44,7 @@ _SETTING = re.compile(
     rf"(?P<name>{'|'.join(sorted(LABELS, key=len, reverse=True))})(?P<state> true| false)?(?!\w)"
 )
 
-#: What the lists of a plan request contain.
+#: The items of a plan request's lists.
 _SHORTLISTS = {"devices": "cards, the one above among them", "models": "models"}
 
 #: A method's name at the start of a message.

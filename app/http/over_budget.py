@@ -1,4 +1,4 @@
-"""What of a request makes its answer take long: the fields whose change is the way out of a limit on CPU time."""
+"""The fields of a request that make its answer take long: changing them is the way out of a limit on CPU time."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 
-#: What is said of an error in Headroom itself.
+#: The message for an error in Headroom itself.
 INTERNAL_ERROR = "an error in Headroom itself; the server's log has the details"
 
 #: The largest number of errors that one document lists.

@@ -20,7 +20,7 @@ FILE = "config.json"
 #: The timeout of the metadata request, in seconds, unless HF_HUB_ETAG_TIMEOUT is larger.
 TIMEOUT = 30
 
-#: What to do if the file cannot be downloaded.
+#: The advice if the file cannot be downloaded.
 _BY_HAND = f"download {FILE} by hand and pass it with --config"
 
 
@@ -71,7 +71,7 @@ def _packages() -> tuple[ModuleType, ModuleType]:
 
 
 def _refused(hub: ModuleType, http: ModuleType, error: Exception, repository: str, revision: str | None) -> PlanError:
-    """Return what an error of the hub means and what to do; re-raise other errors."""
+    """Return the meaning of a hub error and the way out; re-raise other errors."""
     known = hub.errors
     if isinstance(error, known.GatedRepoError):
         return refusal(

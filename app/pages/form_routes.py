@@ -32,7 +32,7 @@ class Endpoint(Protocol):
     """The module of an endpoint of the API."""
 
     def answer(self, body: Any, /) -> BaseModel:
-        """Return what the endpoint answers to a body."""
+        """Return the endpoint's answer to a body."""
 
 
 Form = TypeVar("Form", bound=AddressForm)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headroom")
 
-#: What the template of a page shows as `answer_parts` where its parts are inserted. No input of a user contains it.
+#: The placeholder for `answer_parts` in a rendered page, where its parts are inserted. No input of a user contains it.
 _HOLE = Markup(f"<!-- {token_hex(16)} -->")  # noqa: S704  it has no input of a user
 
 
@@ -91,7 +91,7 @@ class _Rendering:
         return self.parts[-1]
 
     def around(self) -> tuple[str, str]:
-        """Return what is before the parts, and what is after them."""
+        """Return the text before the parts and the text after them."""
         before, _, after = rendered(self.page.template, {**self.context, "answer_parts": _HOLE}).partition(_HOLE)
         return before, after
 
@@ -210,7 +210,7 @@ async def _stream(
 
 
 def _late_problems(answering: _Answering, error: BaseException) -> Sequence[Problem]:
-    """Return what a page states of an error that ended its computation, after its status was sent."""
+    """Return the message for an error that ended a page's computation after its status was sent."""
     problems = answering.problems(error)
     if problems is not None:
         return problems

@@ -1,4 +1,4 @@
-"""What a card can train, in words."""
+"""Sentences about the models that a card can train."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The fields of a run.
 _RUN = {field.name: field for field in RUN}
 
-#: What the forms have no field for.
+#: Settings without a form field.
 OFFLOADS = {each.name: each.setting.label for each in declared(ZeroOptimization) if each.name.startswith("offload_")}
 
 

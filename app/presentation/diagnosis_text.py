@@ -1,4 +1,4 @@
-"""What a diagnosis says of an out-of-memory error, in sentences."""
+"""Sentences of a diagnosis of an out-of-memory error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.diagnosis.phase_match import PhaseMatch
     from calculator.diagnosis.snapshot_match import SnapshotMatch
 
-#: What is said of a traceback through the Trainer's evaluation where no tensor of one has the size.
+#: The sentence for a traceback through the Trainer's evaluation if no tensor of an evaluation has the size.
 EVALUATION = (
     "The traceback is of an evaluation: give its settings (run.eval_strategy, run.compute_metrics,"
     " run.per_device_eval_batch_size and run.eval_samples), as the run had them."
@@ -51,7 +51,7 @@ def title(found: Diagnosis) -> str:
 
 
 def sentences(found: Diagnosis) -> Iterator[str]:
-    """Yield what the error is, where it occurs, and what it means for the run."""
+    """Yield sentences about the error, its place in the run, and its consequences."""
     if found.phase_match is not None:
         yield from _in_phase(found, found.phase_match)
     elif found.matches:
@@ -89,7 +89,7 @@ def _matched(found: Diagnosis) -> Iterator[str]:
 
 
 def _in_phase(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
-    """Yield what is said of a tensor of the evaluation or of merging."""
+    """Yield the sentences about a tensor of the evaluation or of merging."""
     stated = found.message.allocated.text
     others = len({each.tensor for each in found.matches} | {each.tensor for each in found.in_phases}) - 1
     more = f" {number(others)} other tensors of the run have that size." if others else ""
@@ -104,7 +104,7 @@ def _in_phase(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
 
 
 def _rank(match: Match) -> tuple[bool, int]:
-    """Return what matches are ordered by."""
+    """Return the sort key of a match."""
     return match.is_reached, abs(match.difference_bytes)
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
     from calculator.estimation.traced.grade import Grade
 
-#: What each grade means.
+#: The meaning of each grade.
 MEANINGS: dict[Grade, str] = {
     "modelled": "the calculator models this step.",
     "from source, not traced": "the calculator models this step from its source, and no trace was compared with it.",

@@ -27,7 +27,7 @@ COSTS = {
     "resident_bytes": "Bytes of weights",
 }
 
-#: What components contain, where that differs from training.
+#: Descriptions of components that differ from those in training.
 MEANINGS = {
     "activations": "hidden states of the pass, and token ids",
     "logits_and_loss": "a score for each token of the vocabulary, at the last position",

@@ -89,7 +89,7 @@ def shards_weights(plan: Estimate) -> bool:
 
 
 def communication_sentences(plan: Estimate) -> Iterator[str]:
-    """Yield what each of several GPUs sends in a step."""
+    """Yield the bytes that each of several GPUs sends in a step, as sentences."""
     collectives = plan.communication or ()
     sent = ", and ".join(
         f"{size(each.sent_bytes)} to the others in {each.name}: {each.substituted} bytes" for each in collectives

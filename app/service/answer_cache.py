@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: A response as it was sent: its first message, and its body.
 Kept = tuple["Message", bytes]
 
-#: What a response takes in addition to its body and its key: headers and dictionaries, rounded up.
+#: The bytes of a response in addition to its body and its key: headers and dictionaries, rounded up.
 OVERHEAD = 2048
 
 

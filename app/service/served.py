@@ -36,7 +36,7 @@ _NICE = 10
 #: When to try again, in seconds: what waits is short, or long.
 _SHORT_WAIT, _LONG_WAIT = 1, 5
 
-#: What is answered once before the first request, so that it finds everything imported.
+#: Requests that are answered once before the first one arrives, so that every module is imported.
 _FIRST = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "reserved": "rule"}
 
 

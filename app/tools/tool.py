@@ -23,11 +23,11 @@ class Tool:
     label: str
     #: The trainer whose step it runs; None for the reference step.
     trainer: TrainerName | None
-    #: What the choice changes, in sentences.
+    #: Sentences about the settings that the choice changes.
     summary: str
     source: str
     defaults: tuple[TrainerDefault, ...] = ()
-    #: What of it is not modelled, in sentences; empty if all of its step is.
+    #: Sentences about features that are not modelled; empty if the whole step is.
     not_modelled: str = ""
 
     @property

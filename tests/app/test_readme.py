@@ -38,7 +38,7 @@ TOKENIZER = {
     "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"},
 }
 
-#: What would go online, or reads what a pipe brings.
+#: Commands that would go online or read from a pipe.
 APART = ("python -m app fetch", "python -m app import")
 
 

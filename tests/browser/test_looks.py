@@ -124,7 +124,7 @@ MARK_LOOKS = """() => {
 
 
 def violations(page):
-    """What axe finds, with the first elements of each kind. It compares colours only once a look: see `faint`."""
+    """The findings of axe, with the first elements of each kind. It compares colours only once a look: see `faint`."""
     return found_by_axe(page, {}, {"rules": {"color-contrast": {"enabled": False}}}) + faint(page)
 
 

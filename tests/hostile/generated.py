@@ -21,7 +21,7 @@ PAGES = 0.002
 #: How often a body is mutated: once leads deep into the application, more often to a refusal at its edge.
 ROUNDS = (1, 2, 2, 2)
 
-#: What stands for the parameters of paths.
+#: Values for the parameters of paths.
 PARAMETERS = {"id": "gpt2", "name": "papers", "filename": "fsdp.yaml"}
 
 METHODS = ("GET", "GET", "GET", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "x" * 40)

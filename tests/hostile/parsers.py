@@ -26,7 +26,7 @@ ADDRESSES = (
     "model=gpt2&tasks=20&switch_per_request=on&priorities=memory%2Cspeed&effective_batch_size=16&reserved=rule",
 )
 
-#: What a snapshot has, with a request that failed.
+#: The keys of a snapshot with a failed request.
 SNAPSHOT = {
     "segments": [
         {

@@ -1,4 +1,4 @@
-"""What was sent so far, and its file: a run that is interrupted continues from it."""
+"""The requests that were sent so far, and their file: a run that is interrupted continues from it."""
 
 import json
 from collections import Counter

@@ -65,7 +65,7 @@ SHARDED_MOST = 5.0
 #: The target for the second plan of a kind in a process, in the same milliseconds.
 SECOND_MOST = 0.4
 
-#: What the page shows of plans on devices: a title, a request, and how many bytes the device has.
+#: The page's plans on devices: a title, a request, and the bytes of the device.
 ON_DEVICES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Llama-3.1-8B, QLoRA checkpointed", {**LLAMA_8B, "method": QLORA, **_CHECKPOINTED, "device": {"gpu": "rtx-4090"}}),
     ("Llama-3.1-8B, LoRA", {**LLAMA_8B, "reserved": "replay", "device": {"gpu": "h100"}}),

@@ -60,7 +60,7 @@ def _by_itself(request: Request) -> Callable[[], object]:
 
 
 def _in_a_series(request: Request) -> Callable[[], object]:
-    """Return what estimates the request with a further length each time, in a series of two before it."""
+    """Return a function that estimates the request with a further length each time, in a series of two before it."""
     series = SeriesCache()
     lengths = iter(range(request.training.sequence_length, 1 << 20, 64))
 

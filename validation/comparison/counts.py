@@ -41,7 +41,7 @@ Outcome = Literal[
 #: Families whose classes are in their repositories, not in transformers.
 REMOTE = ("baichuan", "internlm2")
 
-#: What a drawn request keeps of its training.
+#: The training settings that a drawn request keeps.
 _KEPT = ("dtype", "adapter_dtype", "autocast")
 
 #: The requests of a pair that are drawn until one is answered.
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
-    """What differs, then how many pairs are equal, and why the others have no request that is answered."""
+    """The differences, then how many pairs are equal, and why the others have no request that is answered."""
     for (family, method), pair in found.items():
         for each in pair:
             if each.outcome not in ("equal", "both refuse", "not modelled"):

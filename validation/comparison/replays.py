@@ -95,7 +95,7 @@ def difference(body: dict[str, Any]) -> str:
 
 
 def _of_minimum(replay: DeviceReplay) -> str:
-    """What is wrong with the smallest device of a run, or nothing."""
+    """Return a sentence about an error of the smallest device of a run, or nothing."""
     least = replay.outcome(1 << 60).minimum_bytes() - replay.context_bytes
     run = Replay(CachingAllocator(), replay.resident, replay.workspaces)
     replays = CappedReplays(run, replay.conf, flat=False)

@@ -85,7 +85,7 @@ def merge(model: Any) -> Any:
 
 
 def task(case: dict[str, Any]) -> Callable[[], Any]:
-    """What a case measures."""
+    """The figures that a case measures."""
     if "merge" in case:
         return partial(merge, adapted(**case["merge"]))
     return partial(move, **case["load"]) if "load" in case else partial(gather, **case["gather"])

@@ -1,4 +1,4 @@
-"""What `torch.cuda.max_memory_allocated` reads of a run: whole blocks, by replay.
+"""The figure of `torch.cuda.max_memory_allocated` for a run: whole blocks, by replay.
 
 The allocator counts the block that serves a tensor, not the tensor. A large block of which up to 1 MiB is left is not
 split, so that a tensor of 35 MiB counts as 36 MiB. An estimate counts live tensors, each rounded to 512 bytes.

@@ -1,4 +1,4 @@
-"""What random configs of single families need beyond their fields: keys that depend on each other."""
+"""Keys that random configs of single families need beyond their fields, because keys depend on each other."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _traced(numbered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def traced(request: dict[str, Any]) -> dict[str, Any]:
-    """Trace a request. Return what a journal stores: the snapshot, or the error of the real stack."""
+    """Trace a request. Return the entry of a journal: the snapshot, or the error of the real stack."""
     try:
         return {"traced": snapshot.to_json(snapshot.traced(traced_body(request, rank=fullest_rank(request))))}
     except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal

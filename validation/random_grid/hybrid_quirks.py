@@ -1,4 +1,4 @@
-"""What random configs of models with layers of Mamba, linear attention or convolutions need beyond their fields."""
+"""Keys that random configs with layers of Mamba, linear attention or convolutions need beyond their fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What random configs of text, encoder and audio models need beyond their fields."""
+"""Keys that random configs of text, encoder and audio models need beyond their fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What random configs of models that read images need beyond the fields of their text model."""
+"""Keys that random configs of models with images need beyond the fields of their text model."""
 
 from __future__ import annotations
 

@@ -91,14 +91,14 @@ def _awq(model: nn.Module, weight: Any) -> QuantizationMethod:
 
 
 def _awq_dequantized(qweight: torch.Tensor, scales: torch.Tensor, *_: Any) -> torch.Tensor:
-    """What dequantize_weights_cuda allocates: the dense weight in the dtype of scales."""
+    """Allocate as dequantize_weights_cuda: the dense weight in the dtype of scales."""
     return scales.new_empty(qweight.shape[0], qweight.shape[1] * 8)
 
 
 def _awq_product(
     x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor, qzeros: torch.Tensor, parts: int, in_float32: bool
 ) -> torch.Tensor:
-    """What launch_gemm_forward_cuda_fp32_reduce allocates: parts in float32, and their sum."""
+    """Allocate as launch_gemm_forward_cuda_fp32_reduce: parts in float32, and their sum."""
     del scales, qzeros
     assert in_float32
     partial = x.new_empty(parts, x.shape[0], qweight.shape[1] * 8, dtype=torch.float32)
@@ -144,7 +144,7 @@ def _fp8_product(
     dtype: torch.dtype,
     activation_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What matmul_2d allocates: with one scale for the weight, the input in 8 bits and its scales too."""
+    """Allocate as matmul_2d: with one scale for the weight, the input in 8 bits and its scales too."""
     del scales, activation_scale
     rows = [] if block else [x.new_empty(x.shape, dtype=weight.dtype), x.new_empty(x.shape[:-1], dtype=torch.float32)]
     out = x.new_empty(*x.shape[:-1], weight.shape[0], dtype=dtype)
@@ -180,7 +180,7 @@ def _eetq(model: nn.Module, _: Any) -> QuantizationMethod:
 
 
 def _eetq_product(x: torch.Tensor, weight: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """What w8_a16_gemm_forward_cuda allocates."""
+    """Allocate as w8_a16_gemm_forward_cuda."""
     return x.new_empty(*x.shape[:-1], weight.shape[-1])
 
 
@@ -219,7 +219,7 @@ def _aqlm(model: nn.Module, weight: Any) -> QuantizationMethod:
 def _aqlm_product(
     x: torch.Tensor, codes: torch.Tensor, codebooks: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """What code1x16_matmat_dequant allocates, and those of other codes."""
+    """Allocate as code1x16_matmat_dequant and those of other codes."""
     assert bias is None
     rows = x.reshape(-1, x.shape[-1])
     weight = codebooks.new_empty(codes.shape[0], x.shape[-1])
@@ -231,7 +231,7 @@ def _aqlm_product(
 def _aqlm_gradient(
     grad: torch.Tensor, codes: torch.Tensor, codebooks: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """What code1x16_matmat_dequant_transposed allocates, and those of other codes."""
+    """Allocate as code1x16_matmat_dequant_transposed and those of other codes."""
     assert bias is None
     scaled = (grad.reshape(-1, grad.shape[-1]) * scales.flatten().unsqueeze(0)).reshape(grad.shape)
     weight = codebooks.new_empty(codes.shape[0], codes.shape[1] * 8)
@@ -257,7 +257,7 @@ def constants(model: nn.Module) -> set[int]:
     return {id(buffer) for layer in layers for name, buffer in layer.named_buffers() if name in CONSTANTS}
 
 
-#: What builds each format.
+#: The builder of each format.
 BUILDERS: dict[type[StoredWeight], Callable[[nn.Module, Any], QuantizationMethod]] = {
     GPTQWeight: _gptq,
     AWQWeight: _awq,

@@ -206,7 +206,7 @@ def after_step(model: nn.Module) -> None:
 
 
 def statistics(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """What that keeps of parameters, each under the name of its parameter."""
+    """The tensors that it keeps for parameters, each under the name of its parameter."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     for kept in ("ipt", "exp_avg_ipt", "exp_avg_unc") if allocator else ():
         for name, tensor in getattr(allocator, kept).items():

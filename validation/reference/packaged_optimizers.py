@@ -155,7 +155,7 @@ def _larger(_: float, rms: torch.Tensor) -> torch.Tensor:
 
 
 def _norm_alone(_: str, grad: torch.Tensor, parameter: torch.Tensor, *__: Any, **___: Any) -> None:
-    """What bitsandbytes' update with 32-bit states allocates for a norm, whose value the meta device has not."""
+    """Allocate the tensors of a norm in bitsandbytes' update with 32-bit states; it has no value on the meta device."""
     torch.norm(parameter.data.float())
 
 

@@ -1,4 +1,4 @@
-"""What a running training measures after a step, and what the calculator predicts for it."""
+"""The figures that a running training measures after a step, and the calculator's predictions."""
 
 from __future__ import annotations
 

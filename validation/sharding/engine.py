@@ -1,4 +1,4 @@
-"""What a sharded step needs of the library that shards it."""
+"""The interface between a sharded step and the library that shards it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host reads from tensors on the meta device, which have no values."""
+"""The host's reads of tensors on the meta device, which have no values."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _kind(storage: Storage) -> Kind:
 
 
 def _name(storage: Storage) -> str:
-    """What a row calls a storage: the parameter's name, or the module and the operation that allocated it."""
+    """A row's name for a storage: the parameter's name, or the module and the operation that allocated it."""
     if storage.component == "gradients" and storage.name:
         return f"{wildcard_path(storage.name.removesuffix('.grad'))}: gradient"
     if storage.name:
@@ -160,7 +160,7 @@ def _timeline(ledger: Ledger[PhaseName]) -> Iterator[Span]:
         yield Span(phase, label, most)
 
 
-#: What runs before the first layer of a phase, and after the last.
+#: The parts of a phase before its first layer and after its last.
 ENDS: dict[PhaseName, tuple[str, str]] = {
     "forward": ("embeddings", "head and loss"),
     "backward": ("loss and head", "embeddings"),

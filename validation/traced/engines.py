@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.estimation.traced.document import TraceDocument
 
-#: What must be equal to the byte.
+#: Figures that must be equal to the byte.
 ALLOCATED = {"parameters", "phases"}
 
 #: The libraries whose releases the file states.
@@ -108,7 +108,7 @@ def _components(answer: Estimate) -> dict[str, int]:
 
 
 def differences(calculated: Estimate, traced: Estimate) -> Iterator[tuple[str, Any]]:
-    """What differs, as pairs of the calculator's figure and the trace's."""
+    """The differences, as pairs of the calculator's figure and the trace's."""
     pairs = {
         "parameters": (calculated.parameters, traced.parameters),
         "phases": (calculated.memory.phases, traced.memory.phases),

@@ -24,10 +24,10 @@ CHOICES: dict[Any, int] = {
     _ATEN.multinomial.default: 0,
 }
 
-#: What the engine states about an answer in which a choice was spread.
+#: The engine's sentence about an answer in which a choice was spread.
 SPREAD = "Routers choose experts, and indexers tokens, by values that a trace does not have: choices are spread evenly."
 
-#: What it states if a model read a single value that is not known.
+#: The engine's sentence if a model read a single value that is not known.
 READ = (
     "The model reads values that a trace does not have: a comparison with such a value is taken as false, and other"
     " values as 1."
@@ -43,7 +43,7 @@ class SpreadValues(HostValues):
 
     @property
     def guesses(self) -> tuple[str, ...]:
-        """What was guessed, in sentences."""
+        """Sentences about guessed values."""
         return tuple(self._guesses)
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-#: What the server imports before it forks.
+#: The modules that the server imports before it forks.
 PRELOADED = "validation.tracing.preloaded"
 
 

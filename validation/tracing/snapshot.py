@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from validation.tracing.ledger import Storage
     from validation.tracing.trace import Trace
 
-#: What the names of tensors begin with in a pass of a trainer's step that has no graph.
+#: The prefixes of tensor names in a pass of a trainer's step that has no graph.
 _PASS = re.compile(r"^(?:KL, reference|KL|reference|old): ")
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")

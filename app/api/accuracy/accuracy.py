@@ -48,11 +48,11 @@ class Accuracy:
     json: str | None = field(default=None, init=False, repr=False, compare=False)
 
 
-#: What is known of the accuracy of an answer from a trace.
+#: The accuracy of an answer from a trace.
 TRACED = "Answers from traces are not compared with GPU measurements. The grade states what a trace cannot see."
 
 
-#: What is known of the accuracy of answers that are intervals. Source of its figures: docs/accuracy.md, Unsloth.
+#: The accuracy of answers that are intervals. Source of its figures: docs/accuracy.md, Unsloth.
 FROM_SOURCE = (
     "The figures are from the trainer's source. No trace and no measurement of the same release was compared with them."
     " Of eleven published figures of older or unnamed releases, two are in the interval: long sequences needed up to"

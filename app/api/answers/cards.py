@@ -90,7 +90,7 @@ class CardRowAnswer(Answer):
 
 
 class CardAnswer(Answer):
-    """What a card can train."""
+    """The models and methods that a card can train."""
 
     id: str = described("The catalogue id.", "rtx-4090")
     name: str = described("The product name.", "GeForce RTX 4090")
@@ -108,7 +108,7 @@ class CardAnswer(Answer):
 
 
 def card_answer(card: GPU, query: CardQuery) -> CardAnswer:
-    """Return what a card can train: the rows that match a query."""
+    """Return the models and methods that a card can train: the rows that match a query."""
     rows = matching(card_rows(card), query)
     return CardAnswer.model_validate(
         {

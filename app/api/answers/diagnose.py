@@ -261,7 +261,7 @@ def _message(found: Diagnosis) -> dict[str, Any]:
 
 
 def not_reproduced(imported: Imported | None) -> tuple[str, ...]:
-    """Return what a file contains that its request does not reproduce, in sentences."""
+    """Return sentences about the content of a file that its request does not reproduce."""
     if imported is None:
         return ()
     return (*imported.warnings, *(f"{each.key}: {each.why}" for each in imported.not_understood))

@@ -65,7 +65,7 @@ class Moment(Answer):
 
 
 class SeedHistory(Answer):
-    """What one history of drawn micro-batches reserves."""
+    """The reserved memory of one history of drawn micro-batches."""
 
     seed: int = described("The seed that the micro-batches are drawn with.", 0)
     peak_reserved_bytes: int = described("The most bytes reserved.", 9_640_607_744)
@@ -73,7 +73,7 @@ class SeedHistory(Answer):
 
 
 class History(Answer):
-    """What micro-batches of different lengths reserve, by replay."""
+    """The reserved memory of micro-batches of different lengths, by replay."""
 
     worst_seed: int = described("The seed whose history reserves the most.", 1)
     peak_step: int = described("The first step of that history that reserves the most, from 1.", 33)

@@ -154,7 +154,7 @@ class MissAnswer(Answer):
 
 
 class ShardingAnswer(Answer):
-    """What a sharding makes of the first configuration's method."""
+    """The first configuration's method under one sharding."""
 
     sharding: str = described("The sharding.", "fsdp")
     sentence: str | None = described("Why the method is refused or does not fit; null if it fits.", None)

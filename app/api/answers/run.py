@@ -58,7 +58,7 @@ class SavedFileAnswer(Answer):
 
 
 class ListCostAnswer(Answer):
-    """What the run costs at a cloud's list price."""
+    """The cost of the run at a cloud's list price."""
 
     cloud: str = described("The cloud.", "Modal")
     price_per_hour: float = described("Its price for an hour of one GPU.", 2.4984)

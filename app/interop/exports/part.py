@@ -182,12 +182,12 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
     return (differs("model.config.use_cache", True, why),)
 
 
-#: What a run of transformers' Trainer does that these trainers do not.
+#: Features of transformers' Trainer that these trainers lack.
 _DIFFERS = {"trl-sft": "computes the loss from all logits", "unsloth": "runs the model without Unsloth's patches"}
 
 
 def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
-    """Return what a tool that runs transformers' Trainer does not do; `own` is the subject of the sentence."""
+    """Return the features that a tool which runs transformers' Trainer lacks; `own` is the subject of the sentence."""
     training = planned.request.training
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]
     found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]

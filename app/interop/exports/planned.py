@@ -1,4 +1,4 @@
-"""What an exported file is made from: the request, its estimate, and the model."""
+"""The input of an exported file: the request, its estimate, and the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What an exported file is made from."""
+    """The input of an exported file."""
 
     request: Request
     plan: Estimate

@@ -1,4 +1,4 @@
-"""What a training script imports."""
+"""The imports of a training script."""
 
 from __future__ import annotations
 

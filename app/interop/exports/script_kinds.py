@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodScript:
-    """What a method adds to the script."""
+    """The lines that a method adds to the script."""
 
     #: The template in templates/exports/methods, which extends that of the whole script.
     template: str = "peft_config"
@@ -37,7 +37,7 @@ class TrainerScript:
     module: str = ""
     #: Whether it tokenizes texts and adds the adapters itself.
     adds_adapters: bool = False
-    #: What a row of its dataset is.
+    #: The content of a row of its dataset.
     row: Literal["tokens", "pair", "rated answer", "pair of texts", "prompt"] = "tokens"
     #: Whether it takes a second model as the reference.
     takes_reference: bool = False

@@ -37,7 +37,7 @@ def _problems(request: Request) -> Iterator[Problem]:
 
 
 def context(request: Request, model: Model) -> dict[str, Any]:
-    """Return what templates read of a task: itself, what the config of its model sets for the head, and its audio."""
+    """Return a task's template variables: the task, its head's settings in the model's config, and the audio."""
     task = request.model.task
     head: dict[str, Any] = {"num_labels": task.num_labels} if task.trains_head else {}
     if task.problem_type is not None:

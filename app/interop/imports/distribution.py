@@ -27,7 +27,7 @@ DDP_KEYS = {
     "ddp_static_graph": "static_graph",
 }
 
-#: What TRL's own configurations contain. Source: TRL 1.16, accelerate_configs.
+#: The content of TRL's own configurations. Source: TRL 1.16, accelerate_configs.
 TRL_CONFIGS: dict[str, dict[str, Any]] = {
     "single_gpu": {},
     "multi_gpu": {"num_processes": 8},

@@ -17,11 +17,11 @@ GENERATIONS: dict[TrainerName, int] = {"trl-grpo": 8, "trl-rloo": 2}
 #: The default of `max_completion_length`, and of `max_prompt_length`.
 COMPLETION, PROMPT = 512, 512
 
-#: What is generated with, and when, where the figures are of another value.
+#: Generation settings whose values differ from those of the figures.
 _FIXED = {"num_iterations": 1, "cast_lm_head_to_fp32": False, "disable_dropout": False}
 
 
-#: What GRPOConfig and RLOOConfig say of vLLM.
+#: The vLLM settings of GRPOConfig and RLOOConfig.
 _VLLM = ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode")
 
 
@@ -64,7 +64,7 @@ def _warn_of_rewards(keys: Keys) -> None:
 
 
 def _vllm(keys: Keys) -> dict[str, Any]:
-    """Return what is set of vLLM; nothing where it does not generate, since its other settings have no effect then."""
+    """Return the vLLM settings; none if vLLM does not generate, since its other settings have no effect then."""
     given = {name: value for name in _VLLM if (value := keys.take(name)) is not None}
     if not given.get("use_vllm"):
         return {}

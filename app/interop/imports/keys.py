@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What Python code calls, its arguments that are no literals or are defaults, and the releases that it pins."""
+    """The calls of Python code, its arguments that are no literals or are defaults, and the releases that it pins."""
 
     calls: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -33,12 +33,12 @@ class Keys:
 
     def __init__(self, given: Mapping[str, Any], script: Script | None = None) -> None:
         self.left = dict(given)
-        #: What is known of the script that the keys are the arguments of.
+        #: The facts of the script whose arguments the keys are.
         self.script = script or Script()
         self.not_understood: list[NotUnderstood] = []
         self.without_effect: list[str] = []
         self.warnings: list[str] = []
-        #: What the file calls the keys that are renamed.
+        #: The file's names of renamed keys.
         self._older: dict[str, str] = {}
 
     def miss(self, key: str, value: Any, why: str) -> None:

@@ -24,7 +24,7 @@ class Feature:
 
     #: Keys by name; a name that ends with _ matches every key that starts with it.
     keys: tuple[str, ...]
-    #: What the feature does to the memory.
+    #: The effect of the feature on memory.
     effect: str
     #: The run that the figures are of.
     modelled: str

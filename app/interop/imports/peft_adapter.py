@@ -184,7 +184,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
     **lora_layers.READERS,
 }
 
-#: What else is read of a method's file.
+#: Further keys that are read from a method's file.
 CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
     "adalora": _check_adalora,
     "adaption_prompt": _check_adaption_prompt,

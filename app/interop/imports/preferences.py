@@ -63,7 +63,7 @@ def _named(keys: Keys, key: str, name: Any, trainers: dict[str, TrainerName], st
 
 
 def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str, Any]:
-    """Return what an axolotl file sets of a trainer of TRL: its loss, its reference and what it generates."""
+    """Return the settings of a TRL trainer in an axolotl file: its loss, its reference and its generation."""
     trainer = training["trainer"]
     if trainer == "transformers":
         return {}
@@ -98,7 +98,7 @@ def _is_map(value: Any) -> bool:
 
 
 def factory_settings(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
-    """Return what a LLaMA-Factory file sets of a trainer of TRL."""
+    """Return the settings of a TRL trainer in a LLaMA-Factory file."""
     if trainer == "trl-dpo":
         loss = keys.take("pref_loss", "sigmoid")
         if loss in ("hinge", "ipo"):

@@ -41,7 +41,7 @@ def reference(keys: Keys, key: str, given: Any) -> Any:
         return named
 
 
-#: What copies of a model append to its name.
+#: Suffixes that copies of a model append to its name.
 _SUFFIXES = re.compile(r"(?:-unsloth)?-bnb-4bit$|-instruct$|-it$|-chat$", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""What the names of Python code stand for: values that are assigned, and the defaults of options and parameters."""
+"""The values of names in Python code: assigned values, and the defaults of options and parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Calls that declare an option of a command: those of argparse, and of click's decorators.
 _DECLARES = ("add_argument", "option")
 
-#: What the value of an option is that is a flag, and that nobody sets.
+#: The value of a flag that nobody sets.
 _FLAGS = {"store_true": False, "store_false": True}
 
 
@@ -34,7 +34,7 @@ class Names:
         self.parsed: set[str] = set()
         #: The names of functions, with those of their parameters.
         self.functions: dict[str, list[str]] = {}
-        #: What the first call of each function gives it, and which of these are defaults.
+        #: The arguments of the first call of each function, and which of these are defaults.
         self.given: dict[str, dict[str, tuple[Any, bool]]] = before.given if before is not None else {}
 
     def get(self, name: str, default: Any) -> Any:

@@ -30,7 +30,7 @@ OF_REWARD = "AutoModelForSequenceClassification.from_pretrained"
 OF_AUDIO = ("AutoModelForSpeechSeq2Seq.from_pretrained", "WhisperForConditionalGeneration.from_pretrained")
 LOADS.update(dict.fromkeys(OF_AUDIO, "seq_2_seq_lm"))
 
-#: What the names of classes say that load a model with a head: `LlamaForCausalLM`, `GPT2LMHeadModel`.
+#: Tasks by parts of the names of model classes with a head: `LlamaForCausalLM`, `GPT2LMHeadModel`.
 _CLASS = re.compile(r"(?P<family>\w+?)(?:For(?P<head>\w+)|LMHeadModel)\.from_pretrained")
 
 #: The heads of models that also read images or audio, which write text.

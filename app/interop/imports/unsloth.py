@@ -1,4 +1,4 @@
-"""What a script of Unsloth says in addition to the settings of TRL's SFTTrainer.
+"""Settings of an Unsloth script beyond those of TRL's SFTTrainer.
 
 Source: unsloth at 015bdef, models/llama.py, get_peft_model, and models/rl.py, which sets bf16 and fp16, and the batch
 of GRPO.
@@ -30,7 +30,7 @@ OF_ADAPTERS = (
 #: The modules that FastLanguageModel adapts by default.
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
-#: What is in the names of the modules that FastModel adapts, by the argument that leaves them out.
+#: Parts of the names of the modules that FastModel adapts, by the argument that excludes them.
 PARTS = {"finetune_vision_layers": "vision|image|visual|patch", "finetune_language_layers": "language|text"}
 MODULES = {
     "finetune_attention_modules": "self_attn|attention|attn|mixer",

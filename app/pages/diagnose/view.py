@@ -1,4 +1,4 @@
-"""What the page `/diagnose` shows: a message, the run that it ended, and the diagnosis of both."""
+"""The view of the page `/diagnose`: a message, the run that it ended, and the diagnosis of both."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Shown:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the file contains that the request does not reproduce."""
+        """The content of the file that the request does not reproduce."""
         imported = self.diagnosed.imported
         return not_reproduced(imported and with_hidden(imported, _NOT_LINKED))
 

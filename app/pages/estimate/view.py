@@ -1,4 +1,4 @@
-"""What the estimate page shows: the compared methods, savings, and the cards that fit."""
+"""The view of the estimate page: the compared methods, savings, and the cards that fit."""
 
 from __future__ import annotations
 

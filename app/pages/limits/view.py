@@ -40,7 +40,7 @@ class PlanLimits:
 
     @cached_property
     def map(self) -> FitMap:
-        """What fits, by batch and sequence."""
+        """The map of verdicts by batch and sequence."""
         return fit_map(self.request)
 
     @property

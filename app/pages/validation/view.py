@@ -1,4 +1,4 @@
-"""What the validation page shows: errors, the worst figures with reasons, and runs that no request describes."""
+"""The view of the validation page: errors, the worst figures with reasons, and runs that no request describes."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_a_size_that_no_tensor_has_is_said_plainly_with_status_1(client, tmp_pat
 
 
 def run_snapshot():
-    """What the replay of RUN leaves where it ends on 15 GiB."""
+    """The snapshot of RUN's replay, which ends on 15 GiB."""
     replay = replay_of(estimate(parse_request(RUN)))
     return written(replay, 15 << 30, 16 << 30)
 

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def limits(client, plan):
-    """What is answered to the plan with changes."""
+    """The answer to the plan with changes."""
     return lambda **changes: client.post("/api/v1/limits", json={**plan, "solve_for": "r", **changes})
 
 

@@ -11,7 +11,7 @@ PLAN = "estimate --model gpt2 --method lora"
 
 
 def shell(command, **environment):
-    """What a shell makes of a command, with its redirections."""
+    """The result of a command in a shell, with its redirections."""
     return subprocess.run(
         ["/bin/sh", "-c", f"{sys.executable} -W error -m app {command}"],
         cwd=ROOT,

@@ -23,7 +23,7 @@ CONFIG = {
 }
 OWN_CODE = {**CONFIG, "model_type": "strange", "auto_map": {"AutoModelForCausalLM": "modeling_strange.Strange"}}
 
-#: What the stand-in answers: a file, or a status with the hub's own word for it.
+#: The stand-in's answers: a file, or a status with the hub's own word for it.
 ANSWERS = {
     "/some/model/resolve/main/config.json": CONFIG,
     "/some/strange/resolve/main/config.json": OWN_CODE,

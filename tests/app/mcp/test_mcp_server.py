@@ -44,7 +44,7 @@ async def session():
 
 @pytest.fixture(scope="module")
 def answered():
-    """What the client gets, in a thread of its own: other tests may have left an event loop in this one."""
+    """The client's result, in a thread of its own: other tests may have left an event loop in this one."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(asyncio.run, session()).result(timeout=120)
 

@@ -1,4 +1,4 @@
-"""What a plan's form refuses is reported at its field, with everything that was typed."""
+"""A plan's form reports a refusal at its field and keeps everything that was typed."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""What the pages and the command line state about a run that fills its card or runs out of memory."""
+"""Statements of the pages and the command line about a run that fills its card or runs out of memory."""
 
 import dataclasses
 

@@ -12,7 +12,7 @@ def tree(text):
 
 
 def text_of(text):
-    """What is shown of a formula, without the times that only listeners hear."""
+    """The visible text of a formula, without the times that only listeners hear."""
     return "".join(tree(text).itertext()).replace("\u2062", "")
 
 

@@ -49,7 +49,7 @@ class Layers:
         return [*events, *(~row for row in [*alive, *ending])]
 
     def _holes(self, random, requests):
-        """What was allocated before, and which of it was freed: tensors of about these sizes."""
+        """Earlier allocations and which of them were freed: tensors of about these sizes."""
         count = random.randint(0, 30)
         sizes = [random.choice(requests) + random.choice((0, 0, 1, 8, 2048)) for _ in range(count)]
         return sizes, [~row for row in range(count) if random.random() < 0.5]

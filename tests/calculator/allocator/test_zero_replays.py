@@ -74,7 +74,7 @@ def most_alive(events):
 
 
 def test_a_step_has_the_live_tensors_of_the_peaks(resident):
-    """What a step leaves alive until the next forward pass, and numbers of norms, are no tensors of its own there."""
+    """Tensors that a step leaves for the next forward pass, and numbers of norms, are not the next pass's own."""
     step = step_of(resident)
     own = TrainingStep(resident)
     kept = sum(each.bytes for each in (own.flat or own.partitioned).kept)

@@ -12,7 +12,7 @@ from calculator.estimation.request import parse_request
 
 @pytest.fixture
 def collections():
-    """What the collector did, from now on."""
+    """The collections from now on."""
     found = []
 
     def note(phase, _info):

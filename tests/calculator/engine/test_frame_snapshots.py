@@ -1,4 +1,4 @@
-"""What keeps objects alive longer than their last reference does: frames that other threads read, other Pythons."""
+"""Objects that outlive their last reference: frames that other threads read, other Pythons."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def peaks(layers):
 
 
 def sampled(calculate):
-    """Return what a function returns, and how often another thread reads all frames meanwhile."""
+    """Return a function's result, and how often another thread reads all frames meanwhile."""
     stopped, samples, reads = Event(), deque(maxlen=3), [0]
 
     def sample():

@@ -1,4 +1,4 @@
-"""What the real stack refuses, and what is not modelled, is refused with the way out."""
+"""Combinations that the real stack refuses or that are not modelled are refused with the way out."""
 
 import pytest
 

@@ -66,7 +66,7 @@ def _drawn(chance):
 
 
 def compared_with_a_replay(model, method, serving):
-    """What is live at most, what a replay reserves, and what the rule says, bytes."""
+    """The live peak, the reserved memory by replay, and that by the rule, in bytes."""
     model, plan = model_of(ModelReference(id=model)), served(parse_method(method), serving)
     resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
     pass_peaks = peaks(resident, plan, serving)

@@ -7,7 +7,7 @@ from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.settings import Serving
 from calculator.methods.base import Method
 
-#: What only training and its files ask.
+#: Hooks that only training and its files call.
 OF_TRAINING = {
     "after_loss",
     "after_step",
@@ -25,10 +25,10 @@ OF_TRAINING = {
     "warnings",
 }
 
-#: What classifiers ask. Only models of causal_lm are served.
+#: Hooks that classifiers call. Only models of causal_lm are served.
 OF_TASKS = {"classifier_copy", "for_model"}
 
-#: What plans, merging, and the checks of a base in 4 bits and of unmerged serving read from the method itself.
+#: Hooks that plans, merging, and the checks of a 4-bit base and of unmerged serving read from the method itself.
 OF_PLANS = {
     "assumptions",
     "differs_between_layers",
@@ -42,7 +42,7 @@ OF_PLANS = {
     "title",
 }
 
-#: What a training run writes.
+#: Hooks for the files that a training run writes.
 OF_CHECKPOINTS = {"refuses_checkpoint", "saved_again", "saved_name", "saved_tensors", "saves_frozen"}
 
 

@@ -41,7 +41,7 @@ def requests(seed, count, reserved="rule"):
 
 
 def faults(answer):
-    """What is wrong with a limit, by the estimates at it and one step above."""
+    """The errors of a limit, by the estimates at it and one step above."""
     if answer.at is not None and not answer.at.fits:
         yield "the value does not fit"
     if answer.bound.by == "memory" and answer.above.fits:

@@ -1,4 +1,4 @@
-"""What saves memory: each suggestion is the plan changed, with its saving and its price."""
+"""Suggestions that save memory: each is the plan changed, with its saving and its price."""
 
 import pytest
 

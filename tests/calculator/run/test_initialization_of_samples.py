@@ -1,4 +1,4 @@
-"""What CorDA and LoRA-GA keep of samples until A and B are made."""
+"""Tensors that CorDA and LoRA-GA keep from samples until A and B are made."""
 
 import pytest
 

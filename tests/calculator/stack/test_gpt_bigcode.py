@@ -1,4 +1,4 @@
-"""What GPT-BigCode in older releases is refused."""
+"""Refusals of GPT-BigCode in older releases."""
 
 from __future__ import annotations
 

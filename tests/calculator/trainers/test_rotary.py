@@ -1,4 +1,4 @@
-"""What scaled rotary embeddings keep from their first forward pass on; traced cases guard its bytes."""
+"""Tensors that scaled rotary embeddings keep from their first forward pass on; traced cases guard its bytes."""
 
 import pytest
 

@@ -15,7 +15,7 @@ CASES = [json.loads(line) for line in (CASE_FILES / "trainers.jsonl").read_text(
 #: Components whose tensors stay through the step.
 RESIDENT = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states")
 
-#: What a refusal of a step that is not modelled yet states.
+#: The text of a refusal of a step that is not modelled yet.
 NOT_MODELLED = ("not modelled", "unknown field", "must be one of")
 
 

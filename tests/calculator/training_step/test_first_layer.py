@@ -67,7 +67,7 @@ def figures(training):
 
 
 def unsaved(training):
-    """What the interpreted layer saves for the backward pass and the first layer does not."""
+    """Tensors that the interpreted layer saves for the backward pass and the first layer does not."""
     rows = training.run.rows
     return {rows[row][0].removeprefix("model.layers.*.") for row in training.recording.first.unsaved}
 

@@ -21,7 +21,7 @@ MIB = 1 << 20
 #: The tokens of a packed sequence.
 PACKED = 4096
 
-#: What a request does not have, nor one of the protocols.
+#: Settings that neither a request nor one of the protocols has.
 FUSED_LORA = "fused LoRA operations (foak) of 4-bit layers"
 PADDING_FREE = "padding-free batches of unequal length, whose longest is not stated"
 LENGTH = "the longest sequence is not stated"
@@ -113,7 +113,7 @@ def _run(row: Row, statistic: Statistic) -> Run:
 
 
 def _differs_in_steps(row: Row) -> Iterator[str]:
-    """What the steps have that a request does not; it leaves nothing alive between them."""
+    """The tensors of a step that a request does not have; none is alive between steps."""
     if "foak" in row["framework_config"] and row["method"] == "QLoRA":
         yield FUSED_LORA
     if "padding-free" in row["framework_config"]:

@@ -40,7 +40,7 @@ REASONS = {
     "torchtitan": "torchtitan's own model, of which every second layer is checkpointed",
 }
 
-#: What a request has otherwise than torchtitan's runs in bfloat16.
+#: The differences between a request and torchtitan's runs in bfloat16.
 TORCHTITAN = (
     "torchtitan's own model, which repeats keys and values for each query head",
     "gradients are reduced in float32, where accelerate reduces in bfloat16",

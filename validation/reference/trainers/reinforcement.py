@@ -124,7 +124,7 @@ class _ReadError(Exception):
 
 
 class _Tokens:
-    """What `generate` returned, in place of its tokens."""
+    """The output of `generate`, in place of its tokens."""
 
     def __getitem__(self, index: Any) -> Any:
         raise _ReadError

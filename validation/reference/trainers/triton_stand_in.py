@@ -77,7 +77,7 @@ def cdiv(x: int, y: int) -> int:
     return -(-x // y)
 
 
-#: What the host's code uses of Triton; any other name is an inert object.
+#: The names of Triton that host code uses; any other name is an inert object.
 PUBLIC: dict[str, dict[str, Any]] = {
     "triton": {
         "__version__": VERSION,

@@ -1,4 +1,4 @@
-"""What every trainer of TRL gets: a model, PEFT's config, and a tokenizer of a few tokens."""
+"""The arguments of every trainer of TRL: a model, PEFT's config, and a tokenizer of a few tokens."""
 
 from __future__ import annotations
 

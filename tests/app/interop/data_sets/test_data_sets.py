@@ -22,7 +22,7 @@ def tokenizer(tmp_path):
 
 @pytest.fixture
 def lengths(tmp_path, tokenizer, capsys):
-    """What the command prints, and its status, for samples in JSON Lines."""
+    """The command's output and status for samples in JSON Lines."""
 
     def run(samples, *arguments):
         file = tmp_path / "data.jsonl"

@@ -27,7 +27,7 @@ def script(request):
 
 
 def ran(request, tmp_path, monkeypatch, capsys, *options):
-    """What a script of two steps prints."""
+    """The output of a script of two steps."""
     file = tmp_path / "train.py"
     file.write_text(script(request))
     monkeypatch.setattr(sys, "argv", ["train.py", "--steps", "2", *options])

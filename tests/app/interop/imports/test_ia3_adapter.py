@@ -11,7 +11,7 @@ LLAMA = "meta-llama/Llama-3.1-8B"
 
 
 def imported(tmp_path, **settings):
-    """What is read from the file that PEFT writes."""
+    """The request of the file that PEFT writes."""
     peft.IA3Config(base_model_name_or_path=LLAMA, task_type="CAUSAL_LM", **settings).save_pretrained(tmp_path)
     return read(json.loads((tmp_path / "adapter_config.json").read_text()))
 
