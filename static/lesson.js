@@ -20,7 +20,7 @@
       else input.removeAttribute("aria-invalid");
     }
     document.title = answered.title;
-    document.querySelector("[data-twin]").href = answered.querySelector("[data-twin]").getAttribute("href");
+    document.querySelector("[data-json]").href = answered.querySelector("[data-json]").getAttribute("href");
     history.replaceState(null, "", answered.querySelector("link[rel=canonical]").getAttribute("href"));
     document.dispatchEvent(new Event("answered"));
   };

@@ -154,9 +154,9 @@ def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
     if name not in raw:
         return f"is required: {_WORDS[field.type]}" if field.default is REQUIRED else None
     value = raw[name]
-    twin = next((n for n in (field.own_name, *field.aliases) if raw.get(n, value) not in (value, None)), None)
-    if twin:
-        return f"{name} is {shown(value)}, but {twin}, another name for it, is {shown(raw[twin])}; keep one of them"
+    other = next((n for n in (field.own_name, *field.aliases) if raw.get(n, value) not in (value, None)), None)
+    if other:
+        return f"{name} is {shown(value)}, but {other}, another name for it, is {shown(raw[other])}; keep one of them"
     if value is None:
         return None if field.nullable else f"must be {_WORDS[field.type]}, not null; leave it out for the default"
     if not _is(field.type, value):

@@ -29,7 +29,7 @@ def test_a_changed_number_updates_the_answer_and_the_address_in_place(open_page)
     after_update(page, lambda: page.locator("#forward-B").fill("0; 0"))
     assert "the model is unchanged" in page.locator("#forward .worked-answer").inner_text()
     assert page.evaluate("() => window.sameDocument")
-    assert page.locator("[data-twin]").get_attribute("href") == "/lesson/lora.json?count-d=1024&forward-B=0%3B+0"
+    assert page.locator("[data-json]").get_attribute("href") == "/lesson/lora.json?count-d=1024&forward-B=0%3B+0"
 
 
 def test_a_wrong_number_is_reported_at_its_field_until_it_is_corrected(open_page):

@@ -47,7 +47,7 @@ def test_scripts_complete_the_form_and_the_title_now_and_after_each_change(open_
     assert page.locator(".pending, template[data-late]").count() == 0
 
 
-def test_what_follows_is_announced_until_it_arrives(open_page, monkeypatch):
+def test_parts_of_the_page_are_announced_until_they_arrive(open_page, monkeypatch):
     """Chromium does not match :last-child in a document that is still arriving."""
     computed = Event()
 

@@ -125,7 +125,7 @@ def _body(chance):
 
 
 def _page(chance):
-    """A page or its JSON twin, by GET with an address or by POST with a form."""
+    """A page or its JSON, by GET with an address or by POST with a form."""
     path = chance.choice(
         ("/estimate.json", "/compare.json", "/limits", "/inference", "/plan", "/difference", "/", "/export")
     )

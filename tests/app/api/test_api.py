@@ -131,7 +131,7 @@ def test_a_comparison_row_is_what_the_estimate_of_its_method_is(client, plan):
         assert row["estimate"] == {name: value for name, value in single.items() if name != "fit"}
 
 
-def test_what_peft_refuses_is_a_row_with_its_reason_and_the_nearest_plan(client, plan):
+def test_a_method_that_peft_refuses_has_a_row_with_the_reason_and_the_nearest_plan(client, plan):
     del plan["method"]
     rows = client.post("/api/v1/compare", json=plan).json()["rows"]
     prefix = next(row for row in rows if row["method"]["name"] == "prefix")

@@ -72,7 +72,7 @@ def test_a_merge_is_described_with_its_loss(client):
         ({"method": {"name": "lora", "r": 0}}, "method.r"),
     ],
 )
-def test_what_is_wrong_is_named_at_its_place(client, change, loc):
+def test_an_error_is_named_at_its_field(client, change, loc):
     response = answered(client, {**BODY, **change})
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
@@ -104,7 +104,7 @@ def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out) == answered(client, expected).json()
 
 
-def test_the_text_states_what_fills_the_card_and_what_it_costs(capsys):
+def test_the_text_states_the_largest_component_and_the_cost(capsys):
     assert main(["inference", *OPTIONS]) == 0
     output = capsys.readouterr().out
     for words in ("fits with", "Cached keys and values", "the last token", "Operations a token", "Assumptions"):

@@ -106,7 +106,7 @@ def test_a_plan_without_limits_gives_the_reason_and_leads_back(client, address, 
     assert f'<a href="/{address}">Back to the plan</a>' in response.text
 
 
-def test_the_twin_refuses_what_no_input_has(client):
+def test_the_json_page_refuses_settings_without_an_input(client):
     assert client.get("/limits.json?seq_len=5").json()["errors"][0]["loc"] == "seq_len"
 
 
@@ -129,7 +129,7 @@ def test_the_fewest_gpus_are_the_same_on_the_api_and_the_page(client):
     assert answer["guarantee"] in text
 
 
-def test_what_more_gpus_do_not_help_leads_to_another_sharding(client):
+def test_a_run_that_more_gpus_do_not_help_leads_to_another_sharding(client):
     text = client.get(
         "/limits?model=meta-llama/Llama-3.1-8B&method=full&sharding=ddp&count=2&gpu=rtx-4090&reserved=rule"
     ).text

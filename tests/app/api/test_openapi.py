@@ -98,7 +98,7 @@ def test_every_reference_leads_somewhere(document):
 
 
 @pytest.mark.parametrize("path", POST_PATHS)
-def test_the_examples_are_what_the_api_answers(client, document, path):
+def test_the_examples_equal_the_apis_answers(client, document, path):
     operation = document["paths"][path]["post"]
     requests = operation["requestBody"]["content"]["application/json"]["examples"]
     media_type, content = next(iter(operation["responses"]["200"]["content"].items()))

@@ -44,13 +44,13 @@ def test_a_configuration_states_what_it_is_what_it_costs_and_why(tasks):
     assert all(reason["rule"]["source"] for reason in best["reasons"])
 
 
-def test_what_is_not_proposed_gives_the_reason_and_by_which_rule(tasks):
+def test_a_method_that_is_not_proposed_has_a_reason_and_its_rule(tasks):
     rules = {out["method"]: out["rule"]["name"] for out in tasks["ruled_out"]}
     assert rules["full"] == "copy_per_task"
     assert rules["adapter"] == "fits"
 
 
-def test_where_nothing_fits_there_is_the_nearest_miss_and_what_to_do(client, nothing):
+def test_a_plan_in_which_nothing_fits_has_the_nearest_miss_and_the_way_out(client, nothing):
     assert nothing["configurations"] == []
     miss = nothing["nearest_miss"]
     assert miss["short_bytes"] == -miss["estimate"]["fit"]["headroom_bytes"] > 0

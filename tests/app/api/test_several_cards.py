@@ -54,7 +54,7 @@ def test_a_sharding_is_answered_by_every_endpoint_that_trains(client, name, shar
 
 
 @pytest.mark.parametrize("name", OF_ONE_CARD)
-def test_what_answers_one_card_only_refuses_ddp_with_the_way_out(client, name):
+def test_endpoints_for_one_card_refuse_ddp_with_the_way_out(client, name):
     found = errors(client.post(f"/api/v1/{name}", json={**OF_ONE_CARD[name], "device": device(2, "ddp")}))
     assert "device.count 1" in found["device.count"]
     assert "sharding none" in found["device.count"]

@@ -27,7 +27,7 @@ def test_a_row_shows_its_error_its_address_and_the_peers(client):
     assert row["peers"][2]["reason"] == "only full fine-tuning is estimated"
 
 
-def test_what_is_not_expressed_gives_the_reason(client):
+def test_settings_that_are_not_expressed_have_a_reason(client):
     for row in client.get("/api/v1/validation").json()["published"]["rows"]:
         assert row["expressed"] == "whole" or row["differs"]
 

@@ -46,12 +46,12 @@ def test_a_command_offers_every_input_and_the_api_answer(command, capsys):
     assert import_module(COMMANDS[command]).__doc__.splitlines()[0] in output
 
 
-def test_an_estimate_from_options_is_what_the_api_answers(client, plan, capsys):
+def test_an_estimate_from_options_equals_the_apis_answer(client, plan, capsys):
     assert main(["estimate", *PLAN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
 
 
-def test_an_estimate_from_a_file_is_what_the_api_answers(client, plan, file, capsys):
+def test_an_estimate_from_a_file_equals_the_apis_answer(client, plan, file, capsys):
     assert main(["estimate", "--request", file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
 
@@ -205,7 +205,7 @@ def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsy
     assert (output.out, bool(output.err.strip())) == ("", True)
 
 
-def test_a_limit_is_what_the_api_answers(client, plan, capsys):
+def test_a_limit_equals_the_apis_answer(client, plan, capsys):
     command = ["limits", "--solve_for", "r", *PLAN, "--reserved", "rule"]
     assert main([*command, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -22,7 +22,7 @@ def shell(command, **environment):
     )
 
 
-def test_what_an_encoding_lacks_is_a_question_mark():
+def test_a_character_outside_the_encoding_becomes_a_question_mark():
     result = shell("plan --model gpt2 --gpu t4", PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, b"")
     assert b" ? " in result.stdout

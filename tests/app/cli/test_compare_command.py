@@ -5,7 +5,7 @@ import json
 from app.__main__ import main
 
 
-def test_a_comparison_is_what_the_api_answers(client, plan, capsys):
+def test_a_comparison_equals_the_apis_answer(client, plan, capsys):
     common = {key: plan[key] for key in ("model", "training", "device")}
     methods = [{"name": "full"}, {"name": "lora", "r": 16}, {"name": "qlora", "r": 16}, {"name": "prefix"}]
     options = ["compare", "--model", plan["model"], "--methods", "full,lora,qlora,prefix", "--r", "16"]

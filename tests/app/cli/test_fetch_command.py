@@ -106,7 +106,7 @@ def test_a_config_is_fetched_by_its_id_or_url_and_planned_with(fetched, tmp_path
     assert json.loads(capsys.readouterr().out)["model"]["model_type"] == "llama"
 
 
-def test_what_was_fetched_is_there_offline(fetched):
+def test_a_fetched_file_is_there_offline(fetched):
     assert fetched("some/model").returncode == 0
     kept = fetched("some/model", HF_HUB_OFFLINE="1")
     assert (kept.returncode, json.loads(kept.stdout)) == (0, CONFIG)

@@ -122,7 +122,7 @@ def test_a_warning_of_every_estimate_is_shown_once(capsys):
     assert text.count("! The sequence is longer than the model's 4,096 positions") == 1
 
 
-def test_what_the_nearest_miss_warns_of_is_reported(capsys):
+def test_warnings_of_the_nearest_miss_are_reported(capsys):
     """Experts stay in 16 bits, so that 4 bits save little of Mixtral."""
     assert main(["plan", "--model", "mistralai/Mixtral-8x7B-v0.1", "--gpu", "A100 80GB", "--reserved", "rule"]) == 1
     text = capsys.readouterr().out

@@ -14,7 +14,7 @@ SWEPT = {
 
 
 @pytest.mark.parametrize("kind", ["json", "csv"])
-def test_a_sweep_is_what_the_api_answers(kind, client, capsys):
+def test_a_sweep_equals_the_apis_answer(kind, client, capsys):
     assert main([*SWEEP, f"--{kind}"]) == 0
     body = {**SWEPT, "format": {"json": "ndjson"}.get(kind, kind)}
     assert capsys.readouterr().out == client.post("/api/v1/sweep", json=body).text
@@ -116,7 +116,7 @@ def test_the_status_distinguishes_a_wrong_grid_from_refused_combinations(argumen
     capsys.readouterr()
 
 
-def test_what_is_refused_is_reported_next_to_the_rows(capsys):
+def test_refusals_are_reported_next_to_the_rows(capsys):
     assert main([*LORA, "--grid", "r=8,hello,0", "--json"]) == 2
     output = capsys.readouterr()
     assert len(output.out.splitlines()) == 3

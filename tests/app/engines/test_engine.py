@@ -97,7 +97,7 @@ def test_a_type_that_transformers_does_not_know_is_refused_without_a_trace(clien
         ({"device": {"gpu": "tesla-t4"}, "training": {"attention": "flash_attention_2"}}, "training.attention"),
     ],
 )
-def test_what_a_trace_does_not_run_is_refused_before_it_starts(client, changes, loc):
+def test_a_trace_that_cannot_run_is_refused_before_it_starts(client, changes, loc):
     answer = refused(client, {**UNKNOWN, "engine": "traced", **changes})
     assert loc in [error["loc"] for error in answer["errors"]]
 

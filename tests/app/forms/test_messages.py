@@ -43,7 +43,7 @@ def wrong(client, path, **typed):
         ({"model_type": "lama"}, "config.json: model_type: 'lama' is not a known family; known families are "),
     ],
 )
-def test_what_is_wrong_in_a_config_is_reported_by_its_key_with_the_value(client, path, config, message):
+def test_an_error_in_a_config_is_reported_by_its_key_with_the_value(client, path, config, message):
     (line,) = wrong(client, path, config=json.dumps(config))
     assert line.startswith(message)
 

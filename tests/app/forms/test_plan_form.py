@@ -67,7 +67,7 @@ def test_memory_is_typed_in_gib():
 
 
 @pytest.mark.parametrize("text", ["abc", "nan", "inf", "1e999", "−3", "24 GB", "1;2"])
-def test_what_is_no_number_stays_as_typed(text):
+def test_text_that_is_no_number_stays_as_typed(text):
     form = read([("sequence_length", text), ("memory_gib", text)])
     assert form.estimate()["training"]["sequence_length"] == text
     assert form.estimate()["device"]["memory_bytes"] == text
@@ -86,7 +86,7 @@ def test_commas_elsewhere_than_between_thousands_stay_as_typed(text):
 
 
 @pytest.mark.parametrize("name", ["lora_alpha", "max_grad_norm", "memory_gib"])
-def test_a_comma_in_what_may_have_decimals_is_not_guessed_at(name):
+def test_a_comma_in_a_field_with_decimals_is_refused(name):
     body = typed(f"{name}=1,500").estimate()
     assert "1,500" in (*body["method"].values(), *body["training"].values(), *body["device"].values())
 
@@ -103,7 +103,7 @@ def test_a_pasted_config_is_the_model_and_travels_without_spaces():
     assert typed(form.address()).typed == form.typed
 
 
-def test_what_a_button_changes_counts_and_the_rest_is_kept():
+def test_a_button_changes_its_own_fields_and_keeps_the_others():
     body = b"method=lora&r=8&change=method%3Dqlora%26gpu%3Dl40s%26memory_gib%3D&memory_gib=12"
     form = read(decode_form(body))
     assert form.unknown == ()

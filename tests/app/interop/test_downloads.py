@@ -54,7 +54,7 @@ def test_a_file_of_torchtune_is_offered_for_its_trainer_alone(client):
     assert "/export/torchtune" not in client.get("/?method=lora&reserved=rule").text
 
 
-def test_what_differs_is_reported_next_to_the_link(client):
+def test_differences_are_reported_next_to_the_link(client):
     assert "axolotl trains bfloat16 weights under autocast" in client.get("/").text
 
 

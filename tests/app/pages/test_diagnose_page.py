@@ -17,7 +17,7 @@ PLAN = {
 }
 
 
-def test_the_page_says_what_the_api_answers(client):
+def test_the_page_states_the_apis_answer(client):
     response = client.post("/diagnose", data={**PLAN, "message": MESSAGE})
     answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": RUN}).json()
     text = unescape(response.text)

@@ -10,7 +10,7 @@ def address(*plans):
     return f"?{urlencode([('plan', plan) for plan in plans])}"
 
 
-def test_plans_are_side_by_side_with_the_twins_figures(client):
+def test_plans_are_side_by_side_with_the_figures_of_the_json(client):
     query = address("/", "/?r=32&micro_batch_size=4", "http://127.0.0.1:8000/?method=lora")
     response = client.get(f"/difference{query}")
     answer = client.get(f"/difference.json{query}").json()
@@ -50,7 +50,7 @@ def test_a_single_plan_shows_that_another_is_needed(client):
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),
     ],
 )
-def test_what_is_no_plan_is_reported_at_its_field_and_kept(client, typed, message):
+def test_an_invalid_plan_is_reported_at_its_field_and_kept(client, typed, message):
     response = client.get(f"/difference{address('/', typed)}")
     text = unescape(response.text)
     assert response.status_code == 422

@@ -45,14 +45,14 @@ def test_every_input_is_there_with_its_label_and_help(client):
         "?model=google%2Fgemma-3-1b-pt&storage=nf4&bnb_4bit_use_double_quant=false&gpu=&memory_gib=8",
     ],
 )
-def test_page_and_twin_tell_the_same(client, address):
-    page, twin = client.get(f"/inference{address}"), client.get(f"/inference.json{address}")
-    assert page.status_code == twin.status_code == 200
-    memory = twin.json()["memory"]
+def test_the_page_and_its_json_have_the_same_figures(client, address):
+    page, as_json = client.get(f"/inference{address}"), client.get(f"/inference.json{address}")
+    assert page.status_code == as_json.status_code == 200
+    memory = as_json.json()["memory"]
     assert f'value="{memory["peak_allocated_bytes"]}"' in page.text
     assert f'value="{memory["required_bytes"]}"' in page.text
     linked = unescape(re.search(r'href="(/inference\.json[^"]*)"', page.text)[1])
-    assert client.get(linked).json() == twin.json()
+    assert client.get(linked).json() == as_json.json()
 
 
 def test_a_merge_is_shown_with_its_tensors_and_its_loss(client):
@@ -70,7 +70,7 @@ def test_an_error_is_shown_at_its_field_and_everything_typed_is_kept(client):
     assert 'href="#batch_size"' in response.text
 
 
-def test_what_cannot_be_merged_is_refused_at_its_field(client):
+def test_a_method_that_cannot_be_merged_is_refused_at_its_field(client):
     response = client.get("/inference?method=adapter&merged=true")
     assert response.status_code == 422
     assert "Adapters can't be merged into the weights" in text(response.text)
@@ -98,9 +98,9 @@ def test_a_pasted_config_is_served_and_leads_to_its_address(client):
 def test_the_plan_links_to_the_memory_of_serving_it(client):
     found = re.search(r'href="(/inference[^"]*)">the memory to serve it', client.get("/?r=32").text)
     address = unescape(found[1])
-    twin = client.get(address.replace("/inference", "/inference.json")).json()
-    assert (twin["method"]["name"], twin["method"]["r"]) == (FIRST_PLAN["method"], 32)
-    assert twin["fit"]["gpu"] == FIRST_PLAN["gpu"]
+    as_json = client.get(address.replace("/inference", "/inference.json")).json()
+    assert (as_json["method"]["name"], as_json["method"]["r"]) == (FIRST_PLAN["method"], 32)
+    assert as_json["fit"]["gpu"] == FIRST_PLAN["gpu"]
 
 
 def test_a_configuration_links_to_the_memory_of_serving_all_tasks(client):
@@ -112,7 +112,7 @@ def test_a_configuration_links_to_the_memory_of_serving_all_tasks(client):
         assert (answer["serving"]["tasks"], answer["fit"]["gpu"]) == (20, "l40s")
 
 
-def test_what_must_be_merged_is_served_merged(client):
+def test_a_model_that_must_be_merged_is_served_merged(client):
     html = client.get("/plan?must_merge=true").text
     address = unescape(re.search(r'href="(/inference[^"]*)">Memory to serve it', html)[1])
     assert client.get(address.replace("/inference", "/inference.json")).json()["serving"]["merged"]

@@ -72,7 +72,7 @@ def test_the_contents_name_the_figures_that_do_not_hold(client):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_figures_of_the_page_are_those_of_its_twin(client, name):
+def test_the_figures_of_the_page_are_those_of_its_json(client, name):
     answer = client.get(f"/lesson/{name}.json").json()
     text = text_of(client, f"/{name}")
     assert [example["name"] for example in answer["examples"]] == [worked.name for worked in BY_NAME[name].worked]
@@ -132,7 +132,7 @@ def test_everything_typed_is_kept_and_escaped(client):
     assert "<script>alert" not in text
 
 
-def test_the_twin_refuses_what_is_wrong_and_what_no_input_has(client):
+def test_the_json_page_refuses_wrong_input_and_settings_without_an_input(client):
     for query, loc in (("count-r=0", "count-r"), ("rank=8", "rank"), ("forward-B=1", "forward-B")):
         response = client.get(f"/lesson/lora.json?{query}")
         assert response.status_code == 422

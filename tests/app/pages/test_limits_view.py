@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 
 
-def test_the_map_on_the_page_is_the_twins(client):
+def test_the_map_on_the_page_equals_the_json(client):
     text = client.get("/limits").text
     answer = client.get("/limits.json").json()["map"]
     shown = re.findall(r'<a class="cell" data-verdict="(\w+)" href="/(\?[^"]*)?"', text)
@@ -16,7 +16,7 @@ def test_the_map_on_the_page_is_the_twins(client):
 
 
 @pytest.mark.parametrize("reserved", ["rule", "replay"])
-def test_a_cell_of_the_map_is_its_plan_by_what_it_states(client, reserved):
+def test_a_cell_of_the_map_equals_the_verdict_of_its_plan(client, reserved):
     rows = client.get("/limits.json").json()["map"]["rows"]
     cell = next(cell for row in rows for cell in row if cell["reserved"] == reserved)
     sizes = f"micro_batch_size={cell['micro_batch_size']}&sequence_length={cell['sequence_length']}"

@@ -46,19 +46,19 @@ def test_the_figures_are_those_of_the_api(client):
 
 
 @pytest.mark.parametrize("method", [*USUAL_METHODS, "miss", "road"])
-def test_the_twin_of_the_page_is_what_the_api_answers(client, method):
+def test_the_pages_json_equals_the_apis_answer(client, method):
     address = f"?method={method}&gradient_checkpointing=false"
     body = re.search(r"-d &#39;(.*?)&#39;|-d '(.*?)'", client.get(f"/{address}").text)
     request = json.loads(body[1] or body[2])
     assert client.get(f"/estimate.json{address}").json() == client.post("/api/v1/estimate", json=request).json()
 
 
-def test_the_comparison_has_a_twin_too(client):
+def test_the_comparison_has_json_too(client):
     rows = client.get("/compare.json?r=4").json()["rows"]
     assert tuple(row["method"]["name"] for row in rows) == USUAL_METHODS
 
 
-def test_a_twin_refuses_what_no_input_has(client):
+def test_the_json_page_refuses_settings_without_an_input(client):
     response = client.get("/estimate.json?seq_len=5")
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == "seq_len"

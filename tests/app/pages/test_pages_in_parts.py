@@ -106,7 +106,7 @@ def test_links_of_parts_start_with_the_root_path(hasty):
     assert not re.findall(r' (?:href|src)="/(?!below/)', text)
 
 
-def test_what_is_before_the_answer_arrives_while_it_is_computed(hasty, monkeypatch):
+def test_the_page_before_the_answer_arrives_while_it_is_computed(hasty, monkeypatch):
     computed = Event()
 
     def waits(*arguments):

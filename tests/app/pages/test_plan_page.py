@@ -49,17 +49,17 @@ def test_each_configuration_opens_on_the_page_that_checks_it(client):
         assert client.get(unescape(link)).status_code == 200
 
 
-def test_the_twin_is_what_the_api_answers(client):
+def test_the_pages_json_equals_the_apis_answer(client):
     body = {
         "model": "meta-llama/Llama-3.2-1B",
         "device": {"gpu": "t4"},
         "needs": {"tasks": 4, "switch_per_request": True},
     }
-    twin = client.get("/plan.json?model=meta-llama/Llama-3.2-1B&gpu=t4&tasks=4&switch_per_request=true").json()
-    assert twin == client.post("/api/v1/plan", json=body).json()
+    as_json = client.get("/plan.json?model=meta-llama/Llama-3.2-1B&gpu=t4&tasks=4&switch_per_request=true").json()
+    assert as_json == client.post("/api/v1/plan", json=body).json()
 
 
-def test_the_twin_refuses_what_no_input_has(client):
+def test_the_json_page_refuses_settings_without_an_input(client):
     response = client.get("/plan.json?seq_len=5")
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == "seq_len"
@@ -103,7 +103,7 @@ def test_needs_that_contradict_each_other_are_reported_at_their_field(client):
     assert '<a href="#must_merge">Must merge</a>' in response.text
 
 
-def test_where_nothing_fits_links_lead_to_what_would(client):
+def test_a_plan_in_which_nothing_fits_links_to_changes_that_fit(client):
     text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-70B&reserved=rule"))
     assert "Nothing fits" in text
     assert "Of the catalogue's NVIDIA cards with compute capability 8.0 or later, the smallest that fits it" in text
@@ -123,7 +123,7 @@ def test_the_nearest_miss_is_shown_as_fully_as_a_configuration(client):
     assert "No shorter sequence makes it fit" in text_of(client, "?gpu=rtx-2060&reserved=rule")
 
 
-def test_what_estimates_warn_of_is_shown_once_where_all_do(client):
+def test_a_warning_of_all_estimates_is_shown_once(client):
     text = unescape(text_of(client, "?model=meta-llama/Llama-2-7b-hf&sequence_length=4224&reserved=rule"))
     assert text.count("The sequence is longer than the model's 4,096 positions") == 1
     assert "bitsandbytes does not quantize experts" in text_of(
@@ -131,7 +131,7 @@ def test_what_estimates_warn_of_is_shown_once_where_all_do(client):
     )
 
 
-def test_what_leaves_more_room_is_a_link_to_it(client):
+def test_a_roomier_change_is_a_link_to_it(client):
     text = text_of(client, "?model=meta-llama/Llama-3.2-3B&gpu=rtx-3070&reserved=rule")
     link, spare = re.search(r'href="([^"]+)">With rank 8</a>: ([^ ]+) GiB to spare', text).groups()
     assert spare in client.get(unescape(link)).text

@@ -19,14 +19,14 @@ def text(html):
 
 def test_the_page_names_the_phase_and_lists_the_files(client):
     page = client.get(f"/run{SMALL}")
-    twin = client.get(f"/run.json{SMALL}").json()
+    as_json = client.get(f"/run.json{SMALL}").json()
     assert page.status_code == 200
     shown = text(page.text)
-    assert twin["ended_in"] == "evaluation"
-    assert twin["sentence"] in shown
+    assert as_json["ended_in"] == "evaluation"
+    assert as_json["sentence"] in shown
     for words in ("Phase by phase", "Evaluation", "gathered logits", "adapter_model.safetensors", "optimizer.pt"):
         assert words in shown
-    assert f"{twin['files'][0]['bytes']:,}" in shown
+    assert f"{as_json['files'][0]['bytes']:,}" in shown
 
 
 def test_every_input_has_its_label_and_help_and_the_plan_stays(client):

@@ -30,7 +30,7 @@ def test_everything_typed_is_kept(client):
     assert "<option selected>magic</option>" in text
 
 
-def test_what_is_typed_is_escaped(client):
+def test_typed_text_is_escaped(client):
     text = client.get("/", params={"model": '"><script>alert(1)</script>', "config": "</textarea><b>"}).text
     assert "<script>alert" not in text
     assert "</textarea><b>" not in text

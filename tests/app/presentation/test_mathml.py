@@ -72,7 +72,7 @@ def test_signs_that_html_knows_are_escaped():
 
 
 @pytest.mark.parametrize("text", ["x_", "{a", "a}", "a # b", r"\frac{a}", r"\sine", "_2", "(a", "a)", "(a]^)"])
-def test_what_is_no_formula_is_refused(text):
+def test_text_that_is_no_formula_is_refused(text):
     with pytest.raises(ValueError, match=r"has|ends"):
         math(text)
 

@@ -69,7 +69,7 @@ def test_refusals_are_not_kept(client_of, run):
     assert len(app.cache) == 0
 
 
-def test_what_was_not_used_for_longest_goes_first_and_the_bytes_are_bounded():
+def test_the_least_recently_used_entry_goes_first_and_the_bytes_are_bounded():
     cache = AnswerCache(most_bytes=3 * (OVERHEAD + 11))
     for key in "abc":
         cache.keep(key, (START, b"0123456789"))

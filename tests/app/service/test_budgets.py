@@ -116,7 +116,7 @@ def test_a_limit_met_while_an_answer_is_filled_is_no_server_error(client_with, m
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_what_is_sent_whole_has_the_limit_of_whole_answers(client_with):
+def test_an_answer_that_is_sent_whole_has_the_limit_of_whole_answers(client_with):
     client = client_with(MOST_PLAIN_SECONDS="2", MOST_SECONDS="600")
     for path in ("/limits.json", "/plan.json"):
         refused = client.get(f"{path}?model=gpt2&gpu=rtx-4060&reserved=rule")

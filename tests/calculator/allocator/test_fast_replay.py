@@ -41,7 +41,7 @@ def test_every_family_and_method_reserves_what_the_full_replay_reserves(case, ca
 
 
 @pytest.mark.parametrize("case", BEHIND, ids=lambda case: case["id"])
-def test_what_layers_leave_outside_themselves_is_placed(case):
+def test_tensors_that_outlive_their_layer_are_placed(case):
     resident = resident_of(case["request"])
     assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
 

@@ -175,7 +175,7 @@ def test_a_growing_length_reserves_more_than_the_longest_alone_and_expandable_se
     assert run.replay(growing, conf=parse_alloc_conf("expandable_segments:True")).peak_reserved_bytes < 1.1 * alone
 
 
-def test_where_a_history_ends_out_of_memory_is_stated():
+def test_a_history_that_ends_out_of_memory_states_where():
     resident = resident_state(parse_request({"model": {"config": CONFIG}, "method": {"name": "full"}}))
     run = HistoryRun(resident, WORKSPACES)
     steps = tuple((Padded(length, padding=False),) for length in (100, 100, 1500, 100))

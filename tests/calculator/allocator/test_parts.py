@@ -52,7 +52,7 @@ def test_parts_have_every_event_of_their_pass_and_the_first_step_the_workspaces(
 
 @pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
 @pytest.mark.parametrize("case", SAMPLE, ids=name)
-def test_families_on_a_device_that_refuses_segments_are_as_in_the_full_replay(case, conf):
+def test_every_family_on_a_device_that_refuses_segments_equals_the_full_replay(case, conf):
     run, settings = run_of(case["request"]), parse_alloc_conf(conf)
     flat, full = CappedReplays(run, settings), CappedReplays(run, settings, flat=False)
     flat.share()

@@ -21,7 +21,7 @@ def test_the_rule_is_at_or_above_the_replay_in_ninety_five_of_a_hundred_plans(ro
     assert sum(ruled >= 1 for _, ruled, _ in rows) >= 0.95 * len(rows)
 
 
-def test_where_the_rule_is_below_the_replay_it_is_not_by_much(rows):
+def test_the_rule_is_below_the_replay_by_little_if_at_all(rows):
     assert min(ruled for _, ruled, _ in rows) > 0.9
 
 
@@ -62,7 +62,7 @@ def test_a_hoppers_workspaces_have_segments_of_their_own_and_an_amperes_share_on
     assert hopper - ampere == 2 * 32 * MIB - 20 * MIB
 
 
-def test_what_a_step_leaves_is_alive_in_the_next_forward_pass():
+def test_tensors_that_a_step_leaves_are_alive_in_the_next_forward_pass():
     """DoRA with dropout keeps a gradient of each transposed weight until the next step has its own graph."""
     config = {"model_type": "gpt2", "vocab_size": 5000, "hidden_size": 1536, "n_layer": 3, "num_attention_heads": 12}
     method = {"name": "lora", "r": 1, "use_dora": True, "lora_dropout": 0.05}

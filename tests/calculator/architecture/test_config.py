@@ -230,7 +230,7 @@ def test_null_means_the_value_that_the_class_derives():
 
 
 @pytest.mark.parametrize("kind", get_args(FieldType))
-def test_every_type_of_field_refuses_what_is_not_of_it(kind):
+def test_every_type_of_field_refuses_values_of_another_type(kind):
     wrong = object()
     with pytest.raises(PlanError):
         read((Field(name="x", type=kind),), {"x": wrong})

@@ -64,7 +64,7 @@ def test_a_checkpoint_has_the_settings_and_its_head_is_dense():
     ],
     ids=str,
 )
-def test_what_aqlm_does_not_train_is_refused(changes, loc, why):
+def test_methods_that_aqlm_does_not_train_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
     problem = next(each for each in caught.value.problems if why in each.msg)

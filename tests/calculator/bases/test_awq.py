@@ -45,7 +45,7 @@ def test_more_tokens_need_less_where_the_kernel_sums_no_parts():
     ],
     ids=str,
 )
-def test_what_the_libraries_refuse_is_refused(changes, loc, why):
+def test_combinations_that_the_libraries_refuse_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         estimate(parse_request(body(changes.get("method"), **changes.get("training", {}))))
     (problem,) = caught.value.problems

@@ -55,7 +55,7 @@ def test_the_backward_pass_dequantises_with_an_identity_matrix():
     ],
     ids=str,
 )
-def test_what_eetq_does_not_train_is_refused(changes, loc, why):
+def test_methods_that_eetq_does_not_train_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
     problem = next(each for each in caught.value.problems if why in each.msg)

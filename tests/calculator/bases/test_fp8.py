@@ -71,7 +71,7 @@ def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_where_the_method_kee
     ],
     ids=str,
 )
-def test_what_fp8_does_not_train_is_refused(changes, loc, why):
+def test_methods_that_fp8_does_not_train_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
     problem = next(each for each in caught.value.problems if why in each.msg)

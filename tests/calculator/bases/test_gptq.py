@@ -64,7 +64,7 @@ def test_dense_weights_are_saved_unless_layers_are_checkpointed():
     ],
     ids=str,
 )
-def test_what_the_libraries_refuse_is_refused(changes, loc, why):
+def test_combinations_that_the_libraries_refuse_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         estimate(parse_request(body(changes)))
     (problem,) = caught.value.problems

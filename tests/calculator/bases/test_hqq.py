@@ -58,7 +58,7 @@ def test_weights_are_packed_and_each_group_has_a_scale_and_a_zero_point(bits, in
     ],
     ids=str,
 )
-def test_what_hqq_does_not_take_is_refused(changes, loc, why):
+def test_settings_that_hqq_does_not_accept_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
     problem = next(each for each in caught.value.problems if why in each.msg)

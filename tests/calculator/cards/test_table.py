@@ -112,7 +112,7 @@ def test_a_model_that_does_not_fit_states_what_it_needs_at_least():
     assert row.required_bytes == fresh.memory.required_bytes > fresh.fit.usable_bytes
 
 
-def test_what_differs_in_a_row_is_in_its_request():
+def test_settings_that_differ_in_a_row_are_in_its_request():
     row = next(row for row in card_rows(gpu("h100-sxm5-80gb")) if "method.target_modules" in row.changes)
     assert row.request["method"]["target_modules"] == row.changes["method.target_modules"]
 

@@ -51,7 +51,7 @@ def test_a_refused_row_has_its_problem_and_the_plan_nearest_to_it():
     assert prefix.alternative.estimate == estimate(parse_request(request))
 
 
-def test_where_every_method_is_refused_the_comparison_is_with_each_reason_once():
+def test_a_comparison_of_refused_methods_has_each_reason_once():
     with pytest.raises(PlanError) as refused:
         compare(parse_comparison({"model": "nobody/no-such-model"}))
     assert [problem.loc for problem in refused.value.problems] == ["model"]

@@ -211,7 +211,7 @@ def test_the_cards_needed_have_the_required_memory_together():
     assert answer.gpus_needed == 3
 
 
-def test_what_no_sharding_divides_takes_its_part_of_every_card():
+def test_memory_that_no_sharding_divides_takes_its_part_of_every_card():
     device = Device(memory_bytes=10 * GIB)
     of_batch = fit_of(device, allocated=25 * GIB, workspace=0, context=0, undivided=lambda: 5 * GIB)
     assert of_batch.gpus_needed == 4

@@ -87,7 +87,7 @@ def test_the_message_of_a_replay_leads_back_to_its_allocation(body):
     assert found.reproduces
 
 
-def test_what_is_alive_adds_up_to_the_allocated_bytes():
+def test_live_tensors_add_up_to_the_allocated_bytes():
     event = on(GPT2, 15 << 30).fit.out_of_memory
     found = diagnose(parse_request(GPT2), parse_message(event.message))
     total = sum(found.alive_by_component.values())

@@ -38,7 +38,7 @@ def test_every_wording_has_the_same_figures(release):
     assert (message.in_use is not None) == release.startswith("2")
 
 
-def test_what_the_allocator_could_reserve_is_at_most_what_is_allowed():
+def test_the_reserved_memory_is_at_most_the_allowed_one():
     free, allowed = (parse_message(f"CUDA out of memory. {WORDINGS[release]}") for release in ("1.0", "2.5"))
     assert free.capacity_bytes == free.allocated.bytes + free.unallocated.bytes + free.free.bytes
     assert allowed.capacity_bytes == allowed.allowed.bytes < free.capacity_bytes

@@ -41,7 +41,7 @@ def symbolic(b, s):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @given(b=SIZES, s=SIZES, other=st.tuples(SIZES, SIZES))
-def test_other_sizes_give_what_ints_give_or_fail_a_guard(name, b, s, other):
+def test_other_sizes_equal_plain_ints_or_fail_a_guard(name, b, s, other):
     function = FUNCTIONS[name]
     shape_env, symbolic_b, symbolic_s = symbolic(b, s)
     result = function(symbolic_b, symbolic_s)

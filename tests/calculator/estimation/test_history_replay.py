@@ -87,7 +87,7 @@ def test_the_rule_is_that_of_the_longest_micro_batch_which_is_stated():
     assert any("sequence_lengths and torch_empty_cache_steps" in line for line in ruled.warnings)
 
 
-def test_an_answer_states_what_is_drawn(free):
+def test_an_answer_states_the_drawn_batches(free):
     text = " ".join(free.assumptions)
     assert "1,000 tokens, with padding" in text
     assert "the worst of 3 replayed histories" in text

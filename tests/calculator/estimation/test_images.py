@@ -80,7 +80,7 @@ def test_a_catalogue_model_reads_images_with_its_towers():
     assert whole.parameters.total > text.parameters.total
 
 
-def test_an_answer_states_what_an_image_becomes():
+def test_an_answer_states_the_tokens_of_an_image():
     text = " ".join(answer().assumptions)
     assert "resizes an image to 252 × 280: 18 × 20 patches, 90 tokens and 2 around them" in text
     assert "92 of the 128 tokens" in text
@@ -173,7 +173,7 @@ def test_a_larger_image_needs_more():
         ({"training": {"micro_batch_size": 65_536}}, "training.images.images_per_sequence", "at most 4,096"),
     ],
 )
-def test_what_is_not_modelled_is_refused_with_a_way_out(change, loc, message):
+def test_settings_that_are_not_modelled_are_refused_with_a_way_out(change, loc, message):
     model = change.get("model")
     wrapped = {"model": {"config": model}} if isinstance(model, dict) and "model_type" in model else {}
     assert message in refusals(**change | wrapped)[loc]

@@ -81,7 +81,7 @@ def test_mamba_ssm_saves_activations_of_mamba_2_and_states_its_source():
         ({"training": {"autocast": "bfloat16", "dtype": "float32"}}, "training.autocast"),
     ],
 )
-def test_what_mamba_ssm_does_not_run_or_is_not_modelled_is_refused(changes, loc):
+def test_methods_that_mamba_ssm_does_not_run_or_that_are_not_modelled_are_refused(changes, loc):
     training = {"kernels": ["causal_conv1d", "mamba_ssm"], **changes.pop("training", {})}
     with pytest.raises(PlanError) as error:
         answer(config={"config": MAMBA2}, **{"method": IN_PROJ, **changes}, training=training)

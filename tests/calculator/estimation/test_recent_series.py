@@ -193,7 +193,7 @@ def answered(request, series=None):
         },
     ],
 )
-def test_what_is_checked_and_said_is_that_of_the_sizes(body):
+def test_checks_and_messages_are_those_of_the_sizes(body):
     training = body.get("training", {})
     for length in (64, 65, 200, 1016, 1017, 64, 900, 32):
         request = parse_request({**body, "training": {**training, "sequence_length": length}})

@@ -37,7 +37,7 @@ def named(cases):
 
 
 @named(REFUSED)
-def test_what_the_real_stack_refuses_is_refused(case):
+def test_combinations_that_the_real_stack_refuses_are_refused(case):
     with pytest.raises(PlanError):
         answer(case)
 

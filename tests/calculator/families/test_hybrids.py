@@ -33,7 +33,7 @@ def test_a_prefix_of_keys_and_values_is_refused():
     assert "use another method" in message
 
 
-def test_what_a_convolution_caches_does_not_depend_on_the_prompt():
+def test_the_cache_of_a_convolution_does_not_depend_on_the_prompt():
     def costs(length):
         body = {"model": LFM2, "method": METHOD, "serving": {"context_length": length, "max_new_tokens": 2}}
         return {cost.name: cost.base for cost in inference(parse_inference(body)).costs}
@@ -111,7 +111,7 @@ def gemma_4(method="lora", config=(), device=None, **training):
         ({"config": {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}}, "model.config.rope_parameters"),
     ],
 )
-def test_what_is_not_modelled_of_gemma_4_is_refused(changed, loc):
+def test_gemma_4_models_that_are_not_modelled_are_refused(changed, loc):
     assert problem(lambda: gemma_4(**changed))[0] == loc
 
 

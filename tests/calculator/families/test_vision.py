@@ -126,7 +126,7 @@ def test_the_default_targets_of_gemma_4_leave_out_its_towers():
         ({"name": "prompt"}, "from which it can't look up its layers' inputs"),
     ],
 )
-def test_what_peft_refuses_of_gemma_4_is_refused(method, message):
+def test_gemma_4_settings_that_peft_refuses_are_refused(method, message):
     with pytest.raises(PlanError, match=message):
         gemma_4(method)
 

@@ -199,7 +199,7 @@ def test_a_merge_that_the_card_cannot_hold_is_warned_of():
         ({"name": "full"}, {"sequence_length": 5}, "serving.sequence_length"),
     ],
 )
-def test_what_cannot_be_served_is_refused_at_its_place(method, serving, loc):
+def test_a_model_that_cannot_be_served_is_refused_at_its_field(method, serving, loc):
     assert list(refused(method, **serving)) == [loc]
 
 

@@ -86,7 +86,7 @@ def test_the_request_of_the_step_keeps_every_other_field():
         ("method.quant_storage", {"method": {"name": "lora", "quant_storage": "bfloat16"}}),
     ],
 )
-def test_what_contradicts_the_run_is_refused_at_its_field(loc, kwargs):
+def test_settings_that_contradict_the_run_are_refused_at_their_field(loc, kwargs):
     assert loc in problems(**kwargs)
 
 

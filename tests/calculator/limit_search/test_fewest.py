@@ -45,7 +45,7 @@ def test_the_fewest_is_that_of_all_estimates(required, count):
     assert answer.at.estimate == estimated(body(sharding, sizes[count]), expected)
 
 
-def test_what_a_gpu_requires_is_not_monotonic_in_their_number():
+def test_the_memory_of_a_gpu_is_not_monotonic_in_the_number_of_gpus():
     counts = [estimated(body("fsdp"), count).memory.required_bytes for count in (16, 17)]
     assert counts[0] < counts[1]
 
@@ -81,7 +81,7 @@ def test_more_gpus_do_not_help_ddp_and_the_way_out_is_named():
 
 
 @pytest.mark.parametrize("sharding", ["fsdp", "zero1", "zero2"])
-def test_what_no_number_of_gpus_divides_is_found_without_trying_all(sharding):
+def test_memory_that_no_number_of_gpus_divides_is_found_without_trying_all(sharding):
     answer = solved(body(sharding, 1 << 20))
     assert (answer.value, answer.below.estimate.fit.verdict) == (None, Verdict.DOES_NOT_FIT)
     assert "With any larger number, not even the live tensors fit" in answer.guarantee

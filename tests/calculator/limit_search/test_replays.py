@@ -59,7 +59,7 @@ def test_a_random_limit_fits_by_its_own_estimate_and_one_more_does_not(body):
     ],
     ids=lambda value: value if isinstance(value, str) and "_" in value else None,
 )
-def test_every_value_around_the_limit_is_as_an_estimate_of_its_own(model, method, training, memory_gib, solve_for):
+def test_every_value_around_the_limit_equals_a_single_estimate(model, method, training, memory_gib, solve_for):
     body = {"model": model, "method": method, "training": training, "device": {"memory_bytes": memory_gib << 30}}
     answer = solved(body, solve_for)
     assert answer.bound.by == "memory"
@@ -117,7 +117,7 @@ def test_a_larger_value_may_run_with_retries():
     assert answer.value < most
 
 
-def test_where_the_next_value_runs_out_of_memory_none_runs_with_retries():
+def test_no_value_runs_with_retries_if_the_next_one_runs_out_of_memory():
     answer = solved(GPT2, "r")
     assert answer.above.estimate.fit.verdict is Verdict.DOES_NOT_FIT
     assert answer.largest_with_retries == answer.value

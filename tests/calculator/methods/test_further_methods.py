@@ -54,7 +54,7 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
         ),
     ],
 )
-def test_what_peft_refuses_is_refused(method, loc, message):
+def test_settings_that_peft_refuses_are_refused(method, loc, message):
     with pytest.raises(PlanError) as caught:
         estimate(parse_request({"model": TIED, "method": method}))
     assert [problem.loc for problem in caught.value.problems] == [loc]

@@ -66,7 +66,7 @@ def test_checkpointing_keeps_the_inputs_of_layers_in_8_bits_unless_it_is_reentra
     ],
     ids=str,
 )
-def test_what_is_not_modelled_is_refused(changed, loc, why):
+def test_settings_that_are_not_modelled_are_refused(changed, loc, why):
     found = refusals(**changed)
     assert loc in [where for where, _ in found]
     assert any(why in message for _, message in found)
@@ -80,7 +80,7 @@ def test_what_is_not_modelled_is_refused(changed, loc, why):
     ],
     ids=str,
 )
-def test_what_peft_refuses_over_8_bits_is_refused(method, loc, why):
+def test_methods_that_peft_refuses_over_8_bits_are_refused(method, loc, why):
     ((where, message),) = refusals(method=body(method)["method"])
     assert (where, why in message) == (loc, True)
 

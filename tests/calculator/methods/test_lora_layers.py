@@ -112,7 +112,7 @@ def test_an_initialisation_that_takes_more_than_a_step_is_warned_of():
         ({"name": "qlora", "init_lora_weights": "olora", "blocksize": 128}, "init_lora_weights", "blocks of 64"),
     ],
 )
-def test_what_peft_refuses_is_refused(settings, loc, message):
+def test_settings_that_peft_refuses_are_refused(settings, loc, message):
     found = refusal(**settings)
     assert [at for at, _ in found] == [f"method.{loc}"]
     assert message in found[0][1]
@@ -125,6 +125,6 @@ def test_single_layers_are_refused_on_several_gpus():
     ]
 
 
-def test_what_peft_adds_to_a_configuration_is_not_in_the_settings():
+def test_keys_that_peft_adds_to_a_configuration_are_not_in_the_settings():
     config_arguments(LoRA())["rank_pattern"]["gate_up_proj"] = 16
     assert LoRA().rank_pattern == {}

@@ -44,7 +44,7 @@ def test_every_family_has_usual_projections_that_can_be_adapted(model_type):
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("targets", [None, "all-linear", ("nothing_of_this_name",), ("gate", "router", "w1")], ids=str)
-def test_what_is_nearest_to_refused_targets_is_accepted(model_type, targets):
+def test_the_nearest_targets_to_refused_ones_are_accepted(model_type, targets):
     method, model = LoRA(target_modules=targets), family(model_type)
     check(replace(method, target_modules=method.nearest_targets(model)), model)
 
@@ -58,7 +58,7 @@ def test_the_refusal_of_experts_names_projections_that_the_model_has(model_type,
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
-def test_where_there_is_no_default_all_linear_is_offered_only_where_it_is_accepted(model_type):
+def test_all_linear_is_offered_without_a_default_only_if_it_is_accepted(model_type):
     assert "all-linear" not in refused(model_type, None)
     assert 'or use "all-linear"' in refused("phi3", None)
 

@@ -44,7 +44,7 @@ def test_the_rows_count_once_besides_the_adapters(model, width):
         ({"trainer": "unsloth"}, "method.trainable_token_indices", "Unsloth"),
     ],
 )
-def test_what_peft_refuses_or_is_not_modelled_is_refused(changed, loc, message):
+def test_settings_that_peft_refuses_or_that_are_not_modelled_are_refused(changed, loc, message):
     with pytest.raises(PlanError) as caught:
         estimate(parse_request(body(**changed)))
     assert (loc, True) in [(each.loc, message in each.msg) for each in caught.value.problems]

@@ -26,7 +26,7 @@ def test_micro_batches_make_up_the_effective_batch_exactly():
 
 @pytest.mark.parametrize("name", ["lora", "qlora", "adapter", "prompt"])
 @pytest.mark.parametrize("batch", [16, 12, 7])
-def test_what_is_found_fits_and_a_larger_micro_batch_does_not_or_leaves_little(name, batch):
+def test_the_found_micro_batch_fits_and_a_larger_one_does_not_or_leaves_little(name, batch):
     at = evaluator(effective_batch_size=batch)
     found = search(name, at).candidates
     assert found
@@ -71,7 +71,7 @@ def test_no_candidate_trains_a_larger_share_than_requested():
     assert candidates("lora", at)[0].method.r < 16
 
 
-def test_where_experts_are_fused_attention_is_adapted():
+def test_models_with_fused_experts_adapt_attention():
     at = evaluator(model="mistralai/Mixtral-8x7B-v0.1")
     assert {candidate.method.target_modules for candidate in candidates("lora", at)} == {
         ("q_proj", "k_proj", "v_proj", "o_proj")

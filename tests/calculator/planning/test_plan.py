@@ -144,7 +144,7 @@ def test_a_merged_model_that_the_card_serves_needs_no_word():
     assert "served_merged" not in rules
 
 
-def test_where_little_is_left_what_leaves_more_is_offered_and_nowhere_else(plans):
+def test_roomier_changes_are_offered_only_if_little_is_left(plans):
     (close,) = plans["3B on 8 GB"].configurations
     assert "reserved: replay" in reasons(close, "against")["little_room"]
     assert {"method.r", "training.sequence_length"} <= {name for each in close.roomier for name in each.changes}
@@ -154,7 +154,7 @@ def test_where_little_is_left_what_leaves_more_is_offered_and_nowhere_else(plans
     assert (roomy.roomier, "little_room" in reasons(roomy, "against")) == ((), False)
 
 
-def test_what_every_estimate_warns_of_is_the_plans_own():
+def test_a_warning_of_every_estimate_is_the_plans_own():
     needs = {"sequence_length": 4224}
     part = planned({"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}, "needs": needs})
     (warning,) = part.warnings
@@ -196,7 +196,7 @@ def test_an_immutable_base_is_offered_every_method_that_leaves_it_unchanged(plan
     assert not part.configurations[0].request.training.gradient_checkpointing
 
 
-def test_where_nothing_fits_the_nearest_miss_states_what_would(plans):
+def test_a_plan_in_which_nothing_fits_has_a_nearest_miss_with_changes_that_fit(plans):
     """70B does not go onto 24 GB, whatever the lesson says; 48 GB hold it."""
     part = plans["nothing fits"]
     assert part.configurations == ()
@@ -301,7 +301,7 @@ def test_priorities_decide_the_order():
     assert figures("memory")[0][2] == "qlora"
 
 
-def test_who_puts_speed_first_sees_the_fastest_first_however_little_is_left():
+def test_with_speed_first_the_fastest_ranks_first_however_little_is_left():
     body = {"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}}
     part = planned({**body, "needs": {"priorities": ["speed", "memory"]}})
     costs = [round(each.cost.relative * 20) for each in part.configurations]
@@ -320,7 +320,7 @@ def test_a_four_bit_base_is_not_proposed_where_it_saves_nothing():
     assert lora <= qlora
 
 
-def test_what_leaves_little_of_the_card_goes_after_equals_in_quality_that_leave_more():
+def test_a_tight_configuration_ranks_after_roomier_ones_of_the_same_quality():
     room = [each.estimate.fit.headroom_bytes for each in planned(SCENARIOS["7B on 24 GB"]).configurations]
     tiers = [each.request.method.name in ("lora", "qlora") for each in planned(SCENARIOS["7B on 24 GB"]).configurations]
     least = 0.05 * gpu("rtx-4090").usable_bytes
@@ -383,7 +383,7 @@ def test_a_length_that_was_not_named_is_cut_to_the_models_positions():
     ],
     ids=str,
 )
-def test_what_can_not_be_planned_is_refused_at_its_place(body, locs):
+def test_a_plan_that_cannot_be_made_is_refused_at_its_field(body, locs):
     with pytest.raises(PlanError) as refused:
         plan(parse_plan(body))
     assert {problem.loc for problem in refused.value.problems} == locs

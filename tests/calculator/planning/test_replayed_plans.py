@@ -39,7 +39,7 @@ def test_every_proposal_is_the_replayed_estimate_of_its_request_and_fits(plans):
             assert each.estimate.fit.verdict is Verdict.FITS
 
 
-def test_what_is_proposed_has_a_margin_to_the_smallest_memory(plans):
+def test_a_proposed_configuration_has_a_margin_to_the_smallest_memory(plans):
     fit = plans[0].configurations[0].estimate.fit
     assert 0 <= fit.headroom_bytes <= fit.margin_bytes == fit.usable_bytes - fit.minimum_bytes
 
@@ -59,7 +59,7 @@ def test_no_larger_micro_batch_fits_with_a_margin(plans):
             assert fit.verdict is not Verdict.FITS or fit.headroom_bytes < evaluating.MARGIN * fit.usable_bytes
 
 
-def test_what_fits_by_the_rule_fits_by_replay_too():
+def test_a_run_that_fits_by_the_rule_fits_by_replay_too():
     ruled, replayed = planned(SMALL, reserved="rule"), planned(SMALL)
     assert {each.estimate.reserved for each in ruled.configurations} == {"rule"}
     methods = [{each.request.method.name for each in part.configurations} for part in (ruled, replayed)]
@@ -96,7 +96,7 @@ def test_a_candidate_near_the_limit_has_the_verdict_of_a_replay():
         assert evaluator.answer(candidate) == estimate(evaluator.request(candidate))
 
 
-def test_what_is_far_too_large_states_its_tensors_without_a_replay():
+def test_a_run_that_is_far_too_large_states_its_tensors_without_a_replay():
     part = planned(NOTHING)
     assert not part.configurations
     sentences = [out.sentence for out in part.ruled_out if out.rule and out.rule.name == "fits"]

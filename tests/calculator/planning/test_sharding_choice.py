@@ -89,7 +89,7 @@ def test_a_named_sharding_is_not_replaced():
     assert part.shardings == ()
 
 
-def test_where_nothing_fits_more_gpus_are_proposed_and_fit():
+def test_a_plan_in_which_nothing_fits_proposes_more_gpus_that_fit():
     body = {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "a100-pcie-40gb"}, "reserved": "rule"}
     part = planned(body)
     assert not part.configurations

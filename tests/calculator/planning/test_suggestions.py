@@ -83,7 +83,7 @@ def test_torchtunes_step_in_the_backward_pass_is_suggested():
     assert "step_in_backward" in {each.rule.name for each in found(body)[1]}
 
 
-def test_what_is_done_already_or_refused_is_not_suggested():
+def test_settings_in_use_and_refused_ones_are_not_suggested():
     assert {"training.gradient_checkpointing": True} not in changes(PLANS["full"])
     assert {"training.gradient_checkpointing": True} not in changes({**LLAMA, "method": {"name": "prefix"}})
 

@@ -96,7 +96,7 @@ def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
     assert [method.r for method in methods if method.target_modules != "all-linear"] == [16]
 
 
-def test_where_the_preferred_adapter_fits_nothing_speaks_against_it():
+def test_a_preferred_adapter_that_fits_has_no_reason_against_it():
     assert all("held_at_once" not in reasons(each, "against") for each in planned(USUAL, 20).configurations)
 
 
@@ -105,7 +105,7 @@ def test_ranks_go_down_to_one_where_the_tasks_ask_for_it():
     assert last.request.method.r == 1
 
 
-def test_where_no_adapter_fits_the_number_of_tasks_that_would_is_stated():
+def test_a_plan_without_a_fitting_adapter_states_the_number_of_tasks_that_fits():
     part = planned(LARGE, 20_000)
     assert part.configurations == ()
     assert part.miss.request.method.name == "qlora"

@@ -52,7 +52,7 @@ def test_larger_ranks_take_more_before_the_first_step():
         ("method.r", {"r": 40}),
     ],
 )
-def test_what_pefts_hooks_fail_on_is_refused(loc, method):
+def test_runs_in_which_pefts_hooks_fail_are_refused(loc, method):
     with pytest.raises(PlanError) as error:
         estimate(parse_request(body(**method)))
     assert [each.loc for each in error.value.problems] == [loc]

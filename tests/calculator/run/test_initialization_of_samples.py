@@ -30,6 +30,6 @@ def test_all_singular_vectors_of_corda_are_in_host_memory():
 
 
 @pytest.mark.parametrize(("init", "row"), [("corda", "covariance matrices"), ("lora_ga", "gradients of weights")])
-def test_what_is_kept_of_every_module_is_a_row(init, row):
+def test_tensors_that_every_module_keeps_are_a_row(init, row):
     assert row in [each.name for each in load(init, device_map="auto").rows]
     assert row not in [each.name for each in load(init).rows]

@@ -324,7 +324,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     ],
     ids=str,
 )
-def test_what_is_not_modelled_is_refused_at_its_field(parts, loc):
+def test_settings_that_are_not_modelled_are_refused_at_their_field(parts, loc):
     with pytest.raises(PlanError) as refused:
         answer(**parts)
     assert [problem.loc for problem in refused.value.problems] == [loc]

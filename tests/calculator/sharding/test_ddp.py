@@ -157,7 +157,7 @@ def test_all_replays_of_a_run_with_buckets_reserve_the_same(training):
         ("device.count", {"count": 1}),
     ],
 )
-def test_what_is_refused_names_its_field(loc, kwargs):
+def test_a_refusal_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         estimate(request(**kwargs))
     assert [problem.loc for problem in caught.value.problems] == [loc]

@@ -117,7 +117,7 @@ def test_many_drawn_requests_skip_copies(draw, least):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("reserved", ["rule", "replay"])
-def test_figures_are_those_of_every_layer_interpreted(seed, reserved, monkeypatch):
+def test_figures_equal_those_with_every_layer_interpreted(seed, reserved, monkeypatch):
     body = (drawn, drawn_with_reference)[seed % 2](seed + 100) | {"reserved": reserved}
     few = figures(body)
     monkeypatch.setattr(PartitionedHooks, "repetition", lambda _, classes: every_layer(len(classes)))

@@ -213,7 +213,7 @@ def test_a_limit_is_found_under_fsdp():
         ),
     ],
 )
-def test_what_is_refused_names_its_field(loc, kwargs):
+def test_a_refusal_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         estimate(request(**kwargs))
     assert [problem.loc for problem in caught.value.problems] == [loc]

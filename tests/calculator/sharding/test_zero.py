@@ -230,7 +230,7 @@ def test_transformers_values_for_auto_follow_from_the_hidden_size():
     ],
     ids=str,
 )
-def test_what_is_refused_names_its_field(loc, kwargs):
+def test_a_refusal_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         estimate(request(**kwargs))
     assert [problem.loc for problem in caught.value.problems] == [loc]

@@ -129,7 +129,7 @@ def test_smaller_sub_groups_need_less_in_the_optimizer_step():
     assert phases({"sub_group_size": 10_000})["optimizer_step"] < phases()["optimizer_step"]
 
 
-def test_what_is_sent_counts_each_gather_and_each_micro_batch():
+def test_communication_counts_each_gather_and_each_micro_batch():
     one, two, eight = (
         estimate(request(NONE_STAY, training={"gradient_accumulation_steps": steps})).communication
         for steps in (1, 2, 8)
@@ -240,7 +240,7 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
     ],
     ids=str,
 )
-def test_what_is_not_modelled_is_refused_by_its_field(loc, changes):
+def test_settings_that_are_not_modelled_are_refused_by_their_field(loc, changes):
     with pytest.raises(PlanError) as caught:
         estimate(request(**changes))
     assert [problem.loc for problem in caught.value.problems] == [loc]

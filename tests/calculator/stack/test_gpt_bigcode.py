@@ -25,7 +25,7 @@ def body(transformers: str, config: dict[str, object], training: dict[str, objec
         ("4.44", {}, {}, "stack.transformers", "from 4.45 on they are known"),
     ],
 )
-def test_what_is_not_known_or_has_no_effect_is_refused(
+def test_unknown_settings_and_those_without_effect_are_refused(
     transformers: str, config: dict[str, object], training: dict[str, object], loc: str, way_out: str
 ) -> None:
     with pytest.raises(PlanError) as refused:

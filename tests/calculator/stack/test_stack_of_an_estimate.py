@@ -117,7 +117,7 @@ def problems(body: dict[str, Any]) -> dict[str, str]:
         ({"training": {"sequence_length": 4096}}, "the masks of transformers 4.48 for 4,096 tokens and a sliding win"),
     ],
 )
-def test_what_older_releases_do_is_refused_where_it_is_not_known(changes: dict[str, Any], expected: str) -> None:
+def test_unknown_behaviour_of_older_releases_is_refused(changes: dict[str, Any], expected: str) -> None:
     body = {**QLORA, "training": {"sequence_length": 256}, **changes, "stack": {"transformers": "4.48"}}
     assert problems(body)["stack.transformers"].startswith(expected)
 

@@ -79,7 +79,7 @@ def test_the_loss_has_numbers_for_labelled_tokens_only():
         ("method.target_modules", "learns nothing", {"method": {**LORA, "target_modules": ["lm_head"]}}),
     ],
 )
-def test_what_is_not_modelled_is_refused_by_name(loc, message, given):
+def test_settings_that_are_not_modelled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     assert any(each.loc == loc and message in each.msg for each in refused.value.problems)

@@ -38,7 +38,7 @@ CONFIG = {
         ({"trainer": "trl-sft", "use_liger_kernel": True}, "is not modelled with a trainer for mistral3"),
     ],
 )
-def test_what_is_not_modelled_is_refused(training: dict, words: str) -> None:
+def test_settings_that_are_not_modelled_are_refused(training: dict, words: str) -> None:
     body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "training": {"sequence_length": 64, **training}}
     with pytest.raises(PlanError, match=words):
         estimate(parse_request(body))

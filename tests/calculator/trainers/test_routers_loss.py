@@ -82,7 +82,7 @@ def test_older_releases_add_it_only_if_the_config_asks_for_it():
 
 
 @pytest.mark.parametrize("family", ["granitemoehybrid", "nemotron_h"])
-def test_hybrids_with_experts_say_what_tells_of_the_loss(family):
+def test_hybrids_with_experts_name_the_setting_of_the_routers_loss(family):
     model = next(each for each in catalogue.models() if each.config["model_type"] == family)
     training = {"trainer": "trl-sft", "sequence_length": 128}
     body = {"model": model.id, "method": {"name": "full"}, "training": training, "reserved": "rule"}

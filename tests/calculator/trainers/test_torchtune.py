@@ -98,7 +98,7 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ("training.activation_offloading", "leave it out", {"activation_offloading": True}),
     ],
 )
-def test_what_is_not_modelled_is_refused_by_name(loc, message, given):
+def test_settings_that_are_not_modelled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     assert any(each.loc == loc and message in each.msg for each in refused.value.problems)

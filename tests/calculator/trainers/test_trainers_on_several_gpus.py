@@ -111,7 +111,7 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
         ("training.ddp.gradient_as_bucket_view", {"sharding": "ddp", "ddp": {"gradient_as_bucket_view": True}}),
     ],
 )
-def test_what_a_trainer_refuses_on_several_gpus_names_its_field(loc, kwargs):
+def test_a_refusal_of_a_trainer_on_several_gpus_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         answer(**kwargs)
     assert [problem.loc for problem in caught.value.problems] == [loc]

@@ -106,7 +106,7 @@ def test_sizes_of_one_series_give_the_figures_of_single_requests():
         ({"trainer": None, "precompute_ref_log_probs": True}, "training.precompute_ref_log_probs"),
     ],
 )
-def test_what_is_refused_names_its_field(changes, loc):
+def test_a_refusal_names_its_field(changes, loc):
     with pytest.raises(PlanError) as refused:
         estimate(request(**changes))
     assert [problem.loc for problem in refused.value.problems] == [loc]

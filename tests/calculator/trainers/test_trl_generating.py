@@ -210,7 +210,7 @@ def test_scores_of_other_rows_are_alive_in_the_last_scoring_pass():
         ({"loss_type": "vespo", "use_vllm": True}, "training.loss_type"),
     ],
 )
-def test_what_is_refused_names_its_field(changes, loc):
+def test_a_refusal_names_its_field(changes, loc):
     with pytest.raises(PlanError) as refused:
         estimate(request(**changes))
     assert [problem.loc for problem in refused.value.problems] == [loc]
@@ -271,7 +271,7 @@ def test_rloo_copies_the_adapters_of_a_model_that_is_passed_without_beta_too(tra
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2"])
-def test_what_zero_keeps_between_steps_is_reserved_while_the_trainer_generates(sharding):
+def test_tensors_that_zero_keeps_between_steps_are_reserved_while_the_trainer_generates(sharding):
     training = {"trainer": "trl-grpo", "micro_batch_size": 2, "sequence_length": 64, "autocast": "bfloat16"}
     body = {"model": MODEL, "method": {"name": "full"}, "training": training}
     step = training_step(parse_request({**body, "device": {"count": 2, "sharding": sharding}}))

@@ -52,7 +52,7 @@ def test_precomputed_log_probabilities_are_in_the_batch():
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
     ],
 )
-def test_what_is_refused_names_its_field(changes, loc):
+def test_a_refusal_names_its_field(changes, loc):
     with pytest.raises(PlanError) as refused:
         estimate(request(**changes))
     assert [problem.loc for problem in refused.value.problems] == [loc]

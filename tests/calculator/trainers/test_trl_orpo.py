@@ -46,7 +46,7 @@ def test_the_prompt_has_the_tokens_without_a_label():
         ({"method": {"name": "prompt"}}, "method.name"),
     ],
 )
-def test_what_is_refused_names_its_field(changes, loc):
+def test_a_refusal_names_its_field(changes, loc):
     with pytest.raises(PlanError) as refused:
         estimate(request(**changes))
     assert [problem.loc for problem in refused.value.problems] == [loc]

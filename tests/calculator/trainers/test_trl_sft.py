@@ -130,7 +130,7 @@ def test_older_releases_cast_embeddings_and_head_of_a_prepared_model_back(trl):
         (lambda: older(LORA, padding_free=True), "training.padding_free"),
     ],
 )
-def test_what_older_releases_do_not_have_is_refused_by_name(wanted, loc):
+def test_features_that_older_releases_lack_are_refused_by_name(wanted, loc):
     with pytest.raises(PlanError) as refused:
         estimate(wanted())
     assert [problem.loc.startswith(loc) for problem in refused.value.problems] == [True]
@@ -153,7 +153,7 @@ def test_what_older_releases_do_not_have_is_refused_by_name(wanted, loc):
         ({"trl": "1.4"}, "stack.trl"),
     ],
 )
-def test_what_is_refused_names_its_field(changes, loc):
+def test_a_refusal_names_its_field(changes, loc):
     with pytest.raises(PlanError) as refused:
         estimate(request(**changes))
     assert [problem.loc for problem in refused.value.problems] == [loc]

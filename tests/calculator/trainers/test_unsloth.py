@@ -203,7 +203,7 @@ def test_a_trained_head_has_its_gradient_from_the_forward_pass_on():
         ),
     ],
 )
-def test_what_is_not_modelled_is_refused_by_name(loc, message, given):
+def test_settings_that_are_not_modelled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     (found,) = [each for each in refused.value.problems if each.loc == loc]

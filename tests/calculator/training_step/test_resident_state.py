@@ -59,7 +59,7 @@ def test_resident_tensors_are_shared_until_a_request_changes_them():
     assert resident_state(request, series).tensors[0].dtype == "float32"
 
 
-def test_what_training_needs_is_computed_once_for_a_series():
+def test_the_memory_of_training_is_computed_once_for_a_series():
     request, series = parse_request(LORA), SeriesCache()
     states = resident_state(request, series).optimizer_states
     longer = replace(request, training=replace(request.training, sequence_length=64))

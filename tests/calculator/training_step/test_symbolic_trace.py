@@ -90,7 +90,7 @@ def test_requests_that_share_a_trace_are_run_twice_in_all(counted):
     assert counted == {"concrete": 1, "symbolic": 1}
 
 
-def test_where_the_first_request_is_traced_all_share_its_trace(counted):
+def test_all_requests_share_the_trace_of_the_first(counted):
     series = SeriesCache(traces_first=True)
     lengths = (1024, 512, 512, 1000, 2048, 4096)
     plans = [[answered(series, sequence_length=each, micro_batch_size=2) for _ in range(2)] for each in lengths]

@@ -82,7 +82,7 @@ def test_a_request_with_other_parameters_is_found(monkeypatch):
     ("family", "method"),
     [("llama", "glora"), ("llama", "oft"), ("gpt2", "boft"), ("gemma4_text", "prefix"), ("qwen2_moe", "vblora")],
 )
-def test_what_is_refused_is_refused_by_the_libraries_or_said_to_be_not_modelled(family, method):
+def test_a_refusal_is_the_libraries_own_or_says_that_it_is_not_modelled(family, method):
     found = [each.outcome for each in compared_pair(19901, family, method, refusals=True)]
     assert set(found) <= {"equal", "both refuse", "not modelled"}
 

@@ -31,7 +31,7 @@ def test_the_committed_file_has_every_figure_in_order():
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_a_committed_row_is_what_the_command_computes(name):
+def test_a_committed_row_equals_the_commands_result(name):
     each = next(each for each in measurements() if each.id == name)
     assert filled(result(each)) == ROWS[name]
 
@@ -50,7 +50,7 @@ def test_peaks_of_the_optimizers_step_under_fsdp_are_within_a_hundred_thousandth
     assert max(abs(row["error"]) for row in sharded) < 2e-5
 
 
-def test_what_torchtitan_reserves_under_fsdp_is_a_little_more_than_the_replay_of_accelerates_wrapping():
+def test_torchtitan_reserves_a_little_more_under_fsdp_than_the_replay_of_accelerates_wrapping():
     errors = {name: ROWS[f"several_gpus/{name}/max_memory_reserved"]["error"] for name in (297, 303)}
     assert errors == {297: -0.064949, 303: -0.071657}
 
@@ -68,13 +68,13 @@ def test_the_figures_that_are_expressed_as_a_whole():
     }
 
 
-def test_what_is_alive_between_steps_is_within_two_ten_thousandths():
+def test_memory_between_steps_is_within_two_ten_thousandths():
     rows = [row for row in COMMITTED["rows"] if row.get("point") == "between_steps" and row["expressed"] == "whole"]
     assert len(rows) >= 50
     assert max(abs(row["error"]) for row in rows) < 2e-4
 
 
-def test_what_is_alive_after_a_step_of_the_method_comparison_is_within_a_quarter_per_cent():
+def test_memory_after_a_step_of_the_method_comparison_is_within_a_quarter_per_cent():
     rows = [row for row in COMMITTED["rows"] if row.get("point") == "after_step" and row["expressed"] == "whole"]
     off = {row["method"] for row in rows if abs(row["error"]) >= 0.0025}
     assert len(rows) > 50

@@ -74,7 +74,7 @@ def trained(model, path, check, rows=None, **arguments):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused"])
-def test_what_stays_between_steps_is_predicted_to_the_byte(optimizer, tmp_path):
+def test_memory_between_steps_is_predicted_to_the_byte(optimizer, tmp_path):
     lines = []
     check = MemoryCheck(tmp_path / "memory.json", write=lines.append)
     trained(tiny(), tmp_path, check, optim=optimizer)

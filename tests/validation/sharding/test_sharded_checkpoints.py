@@ -71,7 +71,7 @@ def test_zero_3_writes_partitions_and_gathered_weights_of_the_predicted_sizes(tm
 
 
 @pytest.mark.parametrize(("sharding", "gathered"), [("fsdp", 3000 * 64 * 4), ("zero2", 0)])
-def test_what_a_gpu_gathers_is_on_the_host_where_the_host_is_the_gpu(sharding, gathered):
+def test_gathered_weights_count_on_the_host_if_the_host_is_the_gpu(sharding, gathered):
     request = body(sharding, {"name": "full"})
     answer = whole_run(parse_run(request))
     saved = next(each for each in answer.phases if each.name == "checkpoint")

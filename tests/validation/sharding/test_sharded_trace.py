@@ -148,7 +148,7 @@ def missing(found, request):
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("method", [None, LORA], ids=["full", "lora"])
-def test_where_the_model_computes_fsdp_adds_no_event_that_the_tape_lacks(method, checkpointed):
+def test_fsdp_adds_no_event_within_the_models_computation_that_the_tape_lacks(method, checkpointed):
     training = {"gradient_checkpointing": checkpointed, **({"adapter_dtype": "model"} if method else {})}
     one = {key: value for key, value in body("none", method, **training).items() if key != "device"}
     one = parse_sharded_request(one).request
@@ -195,7 +195,7 @@ def test_cpu_offload_leaves_no_shard_gradient_or_state_on_the_device():
     assert kept.phases["forward"] - offloaded.phases["forward"] == pytest.approx(state, abs=4096)
 
 
-def test_what_is_not_traced_is_refused_with_its_field():
+def test_requests_that_are_not_traced_are_refused_with_their_field():
     for field, request in (
         ("training.optimizer", body("fsdp", optimizer="adamw_8bit")),
         ("training.optimizer", body("fsdp", optimizer="adafactor")),

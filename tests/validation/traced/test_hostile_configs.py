@@ -71,7 +71,7 @@ def test_infinities_are_read_as_transformers_writes_them():
     ]
 
 
-def test_what_names_other_packages_changes_no_figure():
+def test_releases_of_other_packages_change_no_figure():
     named = {"quantization_config": {"quant_method": "somebody_package"}, "torch_dtype": "float64"}
     assert traced({**MAMBA, **named}).peaks == traced(MAMBA).peaks
 

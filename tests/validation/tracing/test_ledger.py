@@ -37,7 +37,7 @@ def test_the_peak_is_the_most_bytes_alive_at_once():
     assert recorded(1000, 2000, "0", 600).peaks["forward"].bytes == 1024 + 2048
 
 
-def test_what_is_alive_at_the_peak_sums_to_it():
+def test_live_tensors_at_the_peak_sum_to_it():
     ledger = recorded(1000, 2000, "0", 600, 700, "1")
     peak = ledger.peaks["forward"]
     assert sum(s.bytes for s in ledger.alive_after(peak.event)) == peak.bytes

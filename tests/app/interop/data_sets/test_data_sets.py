@@ -113,7 +113,7 @@ def test_a_parquet_file_has_the_same_lengths(tmp_path, tokenizer, capsys):
         ([{"text": "a a"}], ("--model", "no-such-model", "--method", "full"), "model: "),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_its_field(lengths, samples, arguments, reason):
+def test_unreadable_input_is_refused_by_its_field(lengths, samples, arguments, reason):
     status, out, err = lengths(samples, *arguments)
     assert (status, out) == (2, "")
     assert reason in err

@@ -187,7 +187,7 @@ def test_adapters_go_where_the_figures_have_them():
         ({"accounting": "textbook"}, "accounting"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(change, loc):
+def test_a_run_that_cannot_be_trained_is_refused(change, loc):
     with pytest.raises(PlanError) as refused:
         script({**body({"name": "lora"}), **change})
     assert refused.value.problems[0].loc == loc

@@ -144,7 +144,7 @@ def test_the_tools_files_have_keys_that_they_document(sharding):
     assert set(others(factory)) == wanted.get(sharding, set())
 
 
-def test_what_a_tool_distributes_otherwise_is_listed():
+def test_a_tool_lists_the_distribution_that_it_does_differently():
     config = {"gradient_as_bucket_view": True, "static_graph": True, "bucket_cap_mb": 5}
     plan = request("ddp", LORA, ddp=config, gradient_checkpointing=True)
     found = {name: [each.loc for each in export(plan, name).not_expressed] for name in ("axolotl", "llama-factory")}

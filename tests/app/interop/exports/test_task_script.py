@@ -111,7 +111,7 @@ def test_the_script_of_a_catalogue_model_loads_it_with_its_labels():
         ),
     ],
 )
-def test_what_has_no_script_names_the_field(more, file_format, loc):
+def test_a_request_without_a_script_names_the_field(more, file_format, loc):
     with pytest.raises(PlanError) as raised:
         script({**body(BERT, "seq_cls"), **more}, file_format)
     assert [problem.loc for problem in raised.value.problems] == [loc]

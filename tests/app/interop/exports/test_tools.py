@@ -175,7 +175,7 @@ CHECKPOINTED = {"gradient_checkpointing": True}
     ],
     ids=str,
 )
-def test_what_a_tool_handles_differently_is_listed(tool, method, training, locs):
+def test_settings_that_a_tool_handles_differently_are_listed(tool, method, training, locs):
     found = differing(tool, method, **training, **CHECKPOINTED)
     assert found == locs + (["method.bias"] if "bias" in method else [])
 

@@ -88,7 +88,7 @@ def test_a_base_in_8_bits_is_loras_setting():
     ],
     ids=str,
 )
-def test_what_a_request_cannot_express_of_the_storage_is_listed(stored, key, why):
+def test_storage_settings_that_a_request_cannot_express_are_listed(stored, key, why):
     keys = missed(found(LORA, stored))
     assert list(keys) == [f"quantization_config{key}"]
     assert why in keys[f"quantization_config{key}"]

@@ -68,7 +68,7 @@ def test_a_file_imports_with_its_sharding(text, sharding, training):
     parse_request(found.request)
 
 
-def test_what_a_file_of_accelerate_sets_is_read_for_the_plan_of_the_page():
+def test_an_accelerate_file_sets_the_plan_of_the_page():
     plan = {"model": "gpt2", "method": {"name": "lora"}, "training": {"micro_batch_size": 3, "ddp": {}}}
     found = read(FSDP2, plan=plan)
     assert found.format == "accelerate"
@@ -148,7 +148,7 @@ def test_files_that_come_with_a_tool_are_read_whole(name):
     assert keys == (["deepspeed.zero_optimization.stage"] if name == "ds_z0_config" else [])
 
 
-def test_what_is_not_modelled_is_a_warning():
+def test_settings_that_are_not_modelled_are_a_warning():
     (unknown,) = read(AXOLOTL + "deepspeed: mine.json").warnings
     assert "Put the content of that file in the place" in unknown
     (older,) = read(AXOLOTL + "fsdp_config: {fsdp_sharding_strategy: FULL_SHARD}").warnings

@@ -114,7 +114,7 @@ def test_older_flags_of_attention_are_read():
         ("learning_rate: 2e-4\ndatasets: [{path: a}]", {}),
     ],
 )
-def test_what_is_not_understood_is_listed_by_key_and_value(text, listed):
+def test_keys_that_are_not_understood_are_listed_with_their_values(text, listed):
     found = axolotl(f"adapter: lora\n{QUIET}{text}")
     assert missed(found) == listed
     assert all(each.why for each in found.not_understood)
@@ -129,7 +129,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     assert axolotl("micro_batch_size: '4'").request["training"]["micro_batch_size"] == 4
 
 
-def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_what_to_do():
+def test_an_unknown_model_stays_in_its_field_with_the_way_out():
     found = read("base_model: nobody/no-such-model\nadapter: lora\n" + QUIET)
     assert found.request["model"] == "nobody/no-such-model"
     assert "config.json" in found.not_understood[0].why

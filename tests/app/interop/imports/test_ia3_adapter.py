@@ -24,7 +24,7 @@ def test_the_file_that_peft_writes_is_the_request_that_it_was_written_from(tmp_p
     assert [each.key for each in found.not_understood] == ["quantization_config"]
 
 
-def test_what_the_file_does_not_set_has_pefts_default(tmp_path):
+def test_settings_that_the_file_omits_have_pefts_defaults(tmp_path):
     method = imported(tmp_path).request["method"]
     assert method["target_modules"] is method["feedforward_modules"] is None
 

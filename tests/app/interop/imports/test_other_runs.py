@@ -37,7 +37,7 @@ def imported(tool, text):
         ("llama-factory", "stage: dpo", "stage: dpo"),
     ],
 )
-def test_what_is_not_modelled_is_a_warning_and_not_a_key_that_is_not_read(tool, text, warning):
+def test_a_key_that_is_not_modelled_is_a_warning_and_counts_as_read(tool, text, warning):
     found = imported(tool, text)
     assert len(found.warnings) == 1
     assert (
@@ -62,7 +62,7 @@ def test_what_is_not_modelled_is_a_warning_and_not_a_key_that_is_not_read(tool, 
         ("llama-factory", "deepspeed:\nfsdp: ''\nenable_liger_kernel: false\nuse_unsloth: false\npacking: false"),
     ],
 )
-def test_what_is_switched_off_brings_no_warning(tool, text):
+def test_features_that_are_switched_off_bring_no_warning(tool, text):
     assert imported(tool, text).warnings == ()
 
 

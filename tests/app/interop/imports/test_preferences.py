@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_modelled_is_listed():
 
 
 @pytest.mark.parametrize("text", [AXOLOTL + "rl: simpo", FACTORY + "stage: ppo"])
-def test_what_no_trainer_of_trl_is_near_stays_supervised_with_a_warning(text):
+def test_a_trainer_that_resembles_none_of_trl_stays_supervised_with_a_warning(text):
     found, training = imported(text)
     assert training["trainer"] == "transformers"
     assert "supervised fine-tuning" in found.warnings[0]

@@ -124,7 +124,7 @@ def test_a_qlora_recipe_is_a_request_and_back(model):
         ({"teacher_model": {"_component_": "x"}}, "teacher_model"),
     ],
 )
-def test_what_the_recipes_for_one_device_do_not_run_is_a_warning(change, warning):
+def test_settings_that_recipes_for_one_device_do_not_run_are_a_warning(change, warning):
     found = imported({**LORA, **change})
     assert len(found.warnings) == 1
     assert warning in found.warnings[0]
@@ -144,7 +144,7 @@ def test_what_the_recipes_for_one_device_do_not_run_is_a_warning(change, warning
         ({"dtype": "bf8"}, "dtype"),
     ],
 )
-def test_what_is_not_reproduced_is_listed(change, key):
+def test_settings_that_are_not_reproduced_are_listed(change, key):
     assert missed(imported({**LORA, **change})) == {key}
 
 
