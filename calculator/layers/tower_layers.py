@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.model import Stack
 from calculator.common.budget import check_budget
@@ -12,6 +13,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.checkpoint import checkpoint
+from calculator.engine.loops import INTERPRETED, Loop
 from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.layers import attention, rotary
 from calculator.layers.context import LayerModules
@@ -121,8 +123,44 @@ def _of_tower(context: Context, dropout: float, mask: Tensor | None) -> Iterator
         context.mask, context.is_causal, context.attention_dropout = outer
 
 
+class Chunks(NamedTuple):
+    """The patches of each chunk of an image that attention sees by itself, and the number of such images."""
+
+    of_image: tuple[int, ...]
+    images: int
+
+    @property
+    def number(self) -> int:
+        """The number of chunks."""
+        return len(self.of_image) * self.images
+
+    def repeats(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Yield sequences of chunks, and how often each of them follows itself: those of an image, a row, or one."""
+        lengths = self.of_image * self.images
+        start = 0
+        while start < len(lengths):
+            periods = (1, _row(lengths, start), len(self.of_image))
+            found = {period: _times(lengths, start, period) for period in periods}
+            period = max(found, key=lambda each: each * max(0, found[each] - INTERPRETED))
+            yield lengths[start : start + period], found[period]
+            start += period * found[period]
+
+
+def _row(lengths: Sequence[int], start: int) -> int:
+    """The number of chunks until the first one's length comes again after another length; 1 if it does not."""
+    change = next((at for at in range(start, len(lengths)) if lengths[at] != lengths[start]), len(lengths))
+    return next((at - start for at in range(change, len(lengths)) if lengths[at] == lengths[start]), 1)
+
+
+def _times(lengths: Sequence[int], start: int, period: int) -> int:
+    """How often the chunks of a period follow each other."""
+    alike = range(start, len(lengths) - period)
+    end = next((at for at in alike if lengths[at] != lengths[at + period]), alike.stop)
+    return 1 + max(0, end - start) // period
+
+
 def tower_attention(
-    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int], bounds: Tensor
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], chunks: Chunks, bounds: Tensor
 ) -> Tensor:
     """Attend within each chunk of patches: (patches, hidden_size) to the same. One projection makes all three inputs.
 
@@ -142,14 +180,25 @@ def tower_attention(
     query, key, value = (ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value))
     if context.attention == "flash_attention_2":
         # One call for all chunks.
-        out = attention.attend(context, query, key, value, samples=Samples(len(lengths), bounds))
+        out = attention.attend(context, query, key, value, samples=Samples(chunks.number, bounds))
         return modules["attn.proj"](ops.view(out, (patches, width)))
-    _lengths = context.tape.new((len(lengths),), "int32", "patches of each chunk")
-    shapes = [(1, heads, length, head_dim) for length in lengths]
+    _lengths = context.tape.new((chunks.number,), "int32", "patches of each chunk")
+    loops = [(Loop(context.tape, times), lengths) for lengths, times in chunks.repeats()]
+    shapes = [(1, heads, length, head_dim) for loop, lengths in loops for length in lengths * loop.interpreted]
     splits = [ops.split(each, shapes) for each in (query, key, value)]
-    outputs = [attention.attend(context, *chunk) for chunk in zip(*splits, strict=True)]
+    attended = zip(_begun(loops, splits[0]), splits[1], splits[2], strict=True)
+    outputs = [attention.attend(context, *chunk) for chunk in attended]
     out = ops.cat(outputs, (1, patches, width), "attention output, all chunks")
     return modules["attn.proj"](ops.view(out, (patches, width)))
+
+
+def _begun(loops: Sequence[tuple[Loop, Sequence[int]]], queries: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the queries of each chunk, and begin an iteration of its loop with the first of them."""
+    left = iter(queries)
+    for loop, lengths in loops:
+        for _ in range(loop.interpreted):
+            yield loop.begin(next(left))
+            yield from islice(left, len(lengths) - 1)
 
 
 def _rotated(query: Tensor, key: Tensor, tables: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two."""
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
-            context.may_skip_first_layer = not (whole or context.hooks.couples_layers)
+            context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
         elif trainer_of(context.training).facts.grads_inputs:
             context.repetition = context.repetition.from_first_period()
     context.tape.folds_loops = not context.may_skip_first_layer

@@ -16,7 +16,7 @@ from calculator.families.qwen_vl.images import processor
 from calculator.families.qwen_vl.vision import plain_layer, whole_tables
 from calculator.layers import norms
 from calculator.layers.decoder_forward import Tower
-from calculator.layers.tower_layers import convolve, run_layers
+from calculator.layers.tower_layers import Chunks, convolve, run_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,11 +45,11 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     inputs = [ops.add(embedded, ops.cast(positions, embedded.dtype, "positions, cast"), "patches with positions")]
     del embedded
     tables = whole_tables(context, patches)
-    lengths = [image.patches] * count
+    chunks = Chunks((image.patches,), count)
     features: list[Tensor] = []
 
     def run(_index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return plain_layer(context, modules, x, given, lengths, ("mlp.linear_fc1", "mlp.linear_fc2"))
+        return plain_layer(context, modules, x, given, chunks, ("mlp.linear_fc1", "mlp.linear_fc2"))
 
     def merge(index: int, x: Tensor) -> None:
         indexes = config["deepstack_visual_indexes"]

@@ -18,7 +18,7 @@ from calculator.families.qwen_vl.images import processor
 from calculator.layers import norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import Tower
-from calculator.layers.tower_layers import convolve, run_layers, tower_attention
+from calculator.layers.tower_layers import Chunks, convolve, run_layers, tower_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,14 +49,14 @@ def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int)
     tape, patches = context.tape, pixel_values.shape[0]
     context.set_scope(f"{_PATH}: ")
     position_ids = tape.new((patches, 2), "int64", "position_ids")
-    lengths = [image.patches] * count
-    bounds = tape.new((len(lengths) + 1,), "int32", "cu_seqlens")
+    chunks = Chunks((image.patches,), count)
+    bounds = tape.new((count + 1,), "int32", "cu_seqlens")
     shape = (patches, context.config["vision_config"]["hidden_size"])
     inputs = [convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, shape, is_input=True)]
     given = [*whole_tables(context, patches), bounds]
 
     def run(_index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return plain_layer(context, modules, x, given, lengths, ("mlp.fc1", "mlp.fc2"))
+        return plain_layer(context, modules, x, given, chunks, ("mlp.fc1", "mlp.fc2"))
 
     hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, lambda _: given)
     merged = _merger(context, hidden_states, image.tokens * count, norms.layer_norm)
@@ -73,9 +73,9 @@ def _windowed(
     context.set_scope(f"{_PATH}: ")
     patches = pixel_values.shape[0]
     position_ids = tape.new((patches, 2), "int64", "position_ids")
-    lengths, of_windows = [image.patches] * count, windows(config, image) * count
-    bounds = tape.new((len(lengths) + 1,), "int32", "cu_seqlens")
-    of_bounds = tape.new((len(of_windows) + 1,), "int32", "cu_window_seqlens")
+    images, of_windows = Chunks((image.patches,), count), Chunks((*windows(config, image),), count)
+    bounds = tape.new((images.number + 1,), "int32", "cu_seqlens")
+    of_bounds = tape.new((of_windows.number + 1,), "int32", "cu_window_seqlens")
     embedded = convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, (patches, hidden_size), is_input=True)
     context.set_scope(f"{_PATH}: ")
     inputs = [indexing.index_list(embedded, embedded.shape, "patches, by windows")]
@@ -89,7 +89,7 @@ def _windowed(
         return index in config["fullatt_block_indexes"]
 
     def run(index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return _layer(context, modules, x, given[:2], lengths if sees_all(index) else of_windows, given[2])
+        return _layer(context, modules, x, given[:2], images if sees_all(index) else of_windows, given[2])
 
     def captured(index: int) -> list[Tensor]:
         return [*tables, bounds if sees_all(index) else of_bounds]
@@ -121,10 +121,10 @@ def _joined(table: Tensor, head_dim: int, name: str) -> Tensor:
 
 
 def _layer(
-    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], lengths: Sequence[int], bounds: Tensor
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], chunks: Chunks, bounds: Tensor
 ) -> Tensor:
     normed = norms.rms_norm(modules["norm1"], x)
-    x = ops.add(x, tower_attention(context, modules, normed, tables, lengths, bounds), "residual after attention")
+    x = ops.add(x, tower_attention(context, modules, normed, tables, chunks, bounds), "residual after attention")
     del normed
     normed = norms.rms_norm(modules["norm2"], x)
     return ops.add(x, _mlp(context, modules, normed), "residual after MLP")
@@ -135,12 +135,12 @@ def plain_layer(
     modules: LayerModules,
     x: Tensor,
     given: Sequence[Tensor],
-    lengths: Sequence[int],
+    chunks: Chunks,
     linears: tuple[str, str],
 ) -> Tensor:
     """Run a layer with LayerNorm and a plain MLP. `given`: cos, sin, and the bounds of the chunks."""
     normed = norms.layer_norm(modules["norm1"], x)
-    x = ops.add(x, tower_attention(context, modules, normed, given[:2], lengths, given[2]), "residual after attention")
+    x = ops.add(x, tower_attention(context, modules, normed, given[:2], chunks, given[2]), "residual after attention")
     del normed
     normed = norms.layer_norm(modules["norm2"], x)
     hidden = modules[linears[0]](normed)
