@@ -6,7 +6,9 @@ and torch/nn/parallel/distributed.py (BucketCapacityConfig).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import named
@@ -73,10 +75,10 @@ class Buckets(NamedTuple):
     @property
     def payload_bytes(self) -> int:
         """The bytes of all gradients, which each step reduces."""
-        return sum(bucket.elements * ITEMSIZE[bucket.dtype] for bucket in self.steady)
+        return sum([bucket.elements * ITEMSIZE[bucket.dtype] for bucket in self.steady])
 
 
-def buckets(parameters: Sequence[Bucket], config: DDPConfig, ready: Callable[[], Iterable[Bucket]]) -> Buckets:
+def buckets(parameters: Sequence[Bucket], config: DDPConfig, ready: Callable[[], Sequence[Bucket]]) -> Buckets:
     """Return the buckets of trained parameters.
 
     `parameters` are in the model's order. `ready` returns them in the order in which their gradients are ready. DDP
@@ -105,19 +107,25 @@ def used_map(tensors: Iterable[ResidentTensor], config: DDPConfig) -> tuple[Resi
     return (ResidentTensor(name=USED, shape=shape, dtype="int32", component="workspace", base=False),)
 
 
-def _assigned(parameters: Iterable[Bucket], caps: tuple[int, ...]) -> tuple[Bucket, ...]:
+def _assigned(parameters: Sequence[Bucket], caps: tuple[int, ...]) -> tuple[Bucket, ...]:
     """Fill buckets with parameters in order, separately for each dtype.
 
     A bucket is complete when its bytes reach its cap. The last cap applies to all further buckets of its dtype. Without
     caps, there is one bucket.
     """
-    complete: list[Bucket] = []
-    filled: dict[DType, int] = {}
-    numbers: dict[DType, int] = {}
-    for size, dtype in parameters:
-        filled[dtype] = filled.get(dtype, 0) + size
-        number = numbers.get(dtype, 0)
-        if caps and filled[dtype] * ITEMSIZE[dtype] >= caps[min(number, len(caps) - 1)]:
-            complete.append(Bucket(filled.pop(dtype), dtype))
-            numbers[dtype] = number + 1
-    return (*complete, *(Bucket(size, dtype) for dtype, size in filled.items()))
+    #: The buckets, by the place of the parameter that completes one, or that begins one which is never complete.
+    complete: list[tuple[int, Bucket]] = []
+    others: list[tuple[int, Bucket]] = []
+    for dtype in {bucket.dtype: None for bucket in parameters}:
+        places = [place for place, bucket in enumerate(parameters) if bucket.dtype == dtype]
+        filled = [*accumulate([parameters[place].elements for place in places])]
+        before = number = 0
+        for cap in chain(caps, repeat(caps[-1])) if caps else ():
+            last = bisect_left(filled, before - (-cap // ITEMSIZE[dtype]), number)
+            if last == len(filled):
+                break
+            complete.append((places[last], Bucket(filled[last] - before, dtype)))
+            before, number = filled[last], last + 1
+        if number < len(filled):
+            others.append((places[number], Bucket(filled[-1] - before, dtype)))
+    return (*[bucket for _, bucket in sorted(complete)], *[bucket for _, bucket in sorted(others)])

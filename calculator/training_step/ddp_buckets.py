@@ -1,64 +1,64 @@
 """DDP's buckets, in the order in which the gradients of a micro-batch are ready.
 
-A micro-batch is interpreted with a mark for each gradient. Layers that are not interpreted have the order of the layer
-that represents them.
+Layers that are not interpreted have the order of the layer that represents them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine.autograd import GRADIENT_OF
+from calculator.architecture.dimension import elements
+from calculator.engine.autograd import GRADIENT_OF, parameter_of
 from calculator.inputs.sharding import DDPConfig
-from calculator.layers.accumulation import Accumulation
-from calculator.layers.context import Context
-from calculator.layers.sharding_hooks import Hooks
 from calculator.sharding.ddp import Bucket, buckets
-from calculator.sharding.zero.parameters import gradient_key, in_order
-from calculator.trainers import trainer_of
+from calculator.sharding.zero.parameters import parts
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
-    from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.ddp import Buckets
-    from calculator.sharding.zero.parameters import Key
+    from calculator.training_step.run import Run
+
+#: A parameter's name, with `*` for the number of its layer, and that number.
+_Key = tuple[str, int | None]
 
 
-class _Marking(Hooks):
-    """Hooks of a micro-batch that mark when each gradient is ready."""
-
-    __slots__ = ()
-
-    def accumulation(self, training: Training) -> Accumulation:  # noqa: ARG002  a hook's signature
-        """Mark every gradient."""
-        return Accumulation(adds=False, in_buckets=True, marked=True)
-
-
-def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> Buckets:
-    """Return the buckets for a model's resident tensors."""
-    parameters = {key: Bucket(size, tensor.dtype) for key, tensor, size in in_order(prepared.model, tensors)}
+def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run: Run | None) -> Buckets:
+    """Return the buckets for a model's resident tensors; `run` is a micro-batch of the model, if one has run."""
+    sizes = {id(each): Bucket(int(elements(each.shape)), each.dtype) for each in tensors if each.trained}
+    parameters: dict[_Key, Bucket] = {}
+    for layer, own in parts(prepared.model, tensors):
+        parameters.update({(each.name, layer): sizes[id(each)] for each in own})
 
     def ready() -> list[Bucket]:
         left = dict(parameters)
-        ordered = [left.pop(key) for key in _ready(prepared) if key in left]
+        ordered = [left.pop(key) for key in _ready(prepared, run) if key in left]
         return [*ordered, *left.values()]
 
     return buckets([*parameters.values()], prepared.training.ddp or DDPConfig(), ready)
 
 
-def _ready(prepared: PreparedModel) -> list[Key]:
+def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
     """Return the parameters in the order in which their gradients are ready."""
-    context = Context(prepared, trainer_of(prepared.training).forward(prepared), hooks=_Marking())
+    if run is not None:
+        return [*_in_order(run.tape, run.repetition)]
+    context = training_context(prepared)
     micro_batch(context)
-    layers, found = context.repetition, _by_position(context.tape)
-    places = _backward_places(layers)
-    return [gradient_key(label, number) for at, number in places for label in found.get(at, ())]
+    return [*_in_order(context.tape, context.repetition)]
+
+
+def _in_order(tape: Tape, layers: Repetition) -> Iterator[_Key]:
+    """Yield the parameters whose gradients a tape marks, those of the layers that are not run too."""
+    found = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
+    for at, layer in _backward_places(layers):
+        for name, own in found.get(at, ()):
+            yield name, own if own is not None else layer if "*" in name else None
 
 
 def _by_position(tape: Tape) -> dict[int, list[str]]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
     from calculator.trainers.facts import TrainerFacts
+    from calculator.training_step.run import Run
 
 #: What a `ResidentState` computes at first use and what depends on the batch and length of its run.
 _OF_RUN = ("of_loop", "always", "accumulated", "in_step")
@@ -55,6 +56,8 @@ class ResidentState:
         #: Cached results that hold for further runs with the same tensors, and those that hold for this run alone.
         self.known: dict[Hashable, Any] = {}
         self.known_of_run: dict[Hashable, Any] = {}
+        #: A micro-batch of the model, once one has run.
+        self.run: Run | None = None
         #: The unrolled micro-batches of this run and of runs that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
         self.shards = shards_of(prepared)
@@ -235,7 +238,7 @@ class ResidentState:
 
     @cached_property
     def _buckets(self) -> ddp.Buckets:
-        return ddp_buckets(self.prepared, self.tensors)
+        return ddp_buckets(self.prepared, self.tensors, self.run)
 
     @cached_property
     def flat(self) -> FlatState | None:

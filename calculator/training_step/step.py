@@ -43,6 +43,7 @@ class TrainingStep:
         self.traces = traces or TraceCache()
         #: The only micro-batch of a step, or the last one.
         self.last = self._interpreted(resident.prepared, whole=whole or resident.flat is not None)
+        resident.run = self.run
         #: An earlier micro-batch. None if all are like the last one.
         self.earlier: MicroBatchRun | None = None
         if resident.differs_before_last:

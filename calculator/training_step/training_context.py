@@ -20,4 +20,8 @@ def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Contex
     """
     forward = trainer_of(prepared.training).forward(prepared)
     hooks = releasing_hooks(prepared) or hooks_of(prepared, reduces=reduces)
-    return Context(prepared, forward, hooks=hooks)
+    context = Context(prepared, forward, hooks=hooks)
+    if prepared.device.sharding == "ddp":
+        # Its buckets have the order in which the gradients are ready.
+        context.parameters.accumulation = context.parameters.accumulation._replace(marked=True)
+    return context
