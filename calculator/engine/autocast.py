@@ -42,7 +42,7 @@ class Autocast:
         """
         if x.dtype == self.dtype:
             return x
-        leaf = _leaf(x)
+        leaf = leaf_of(x)
         if leaf is None or x.dtype != "float32":
             return cast_to(x if grad_enabled else x.detach(), self.dtype, name)
         copy = self.copies.get(leaf)
@@ -61,7 +61,12 @@ def state(tape: Tape) -> tuple[DType | None, int]:
     return (None, 0) if tape.autocast is None else (tape.autocast.dtype, len(tape.autocast.copies))
 
 
-def _leaf(x: Tensor) -> AccumulateGrad | None:
+def has_copy(tape: Tape, leaf: AccumulateGrad | None) -> bool:
+    """Whether the region that runs keeps a copy of a leaf tensor."""
+    return tape.autocast is not None and leaf in tape.autocast.copies
+
+
+def leaf_of(x: Tensor) -> AccumulateGrad | None:
     """Return the AccumulateGrad node of a leaf tensor.
 
     A leaf is a trained parameter, or the embeddings after enable_input_require_grads.

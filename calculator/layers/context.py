@@ -75,6 +75,7 @@ class Context:
         "marks",
         "mask",
         "masks",
+        "may_repeat_first_period",
         "may_skip_first_layer",
         "method",
         "model",
@@ -202,8 +203,9 @@ class Context:
         self.skipped_layer_tensors: list[Tensor] = []
         #: Gradients of router logits of layers that are not run.
         self.skipped_router_gradients: list[Tensor] = []
-        #: Whether the first layer may be derived from the second instead of being run, and that layer if it is.
-        self.may_skip_first_layer = False
+        #: Whether the first layer may be derived from the second instead of being run, and that layer if it is. And
+        #: whether the first period represents those after it if it returns hidden states like those that it receives.
+        self.may_skip_first_layer = self.may_repeat_first_period = False
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they run.
         self.passes: list[tuple[str, Repetition]] = []

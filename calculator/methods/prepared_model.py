@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.model import Stack
 from calculator.devices.kernels import kernels_of
@@ -13,7 +13,7 @@ from calculator.stack.changes import older_behaviour
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Hashable, Iterator
 
     from calculator.architecture.config import Config
     from calculator.architecture.model import Model
@@ -43,6 +43,7 @@ class PreparedModel:
         "param_dtype",
         "stack",
         "training",
+        "units",
     )
 
     def __init__(
@@ -72,6 +73,8 @@ class PreparedModel:
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
         #: The passes without a graph of the last micro-batch.
         self.known_passes = KnownPasses()
+        #: The units of FSDP2 that are known: those of layers, by their stack and identity, and those around them.
+        self.units: dict[Hashable, Any] = {}
 
     @property
     def kernels(self) -> Kernels:

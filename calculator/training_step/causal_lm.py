@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.common.budget import check_budget
+from calculator.engine.autocast import has_copy, leaf_of
 from calculator.engine.autograd import Mark
 from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
@@ -25,7 +26,8 @@ from calculator.training_step.known_layers import KnownLayers
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
-    from calculator.engine.autograd import Node
+    from calculator.common.dtype import DType
+    from calculator.engine.autograd import AccumulateGrad, Node
     from calculator.layers.context import Context
     from calculator.trainers import Loop
 
@@ -120,9 +122,14 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         del first
     layers, known = context.layer_loop, KnownLayers.of(context, _layer)
     run = _layer if known is None else known.run
-    for position in range(len(context.repetition.numbers)):
+    entered = (hidden_states.dtype, leaf_of(hidden_states)) if context.may_repeat_first_period else None
+    position = 0
+    while position < len(context.repetition.numbers):
         if position == context.repetition.start:
             context.skipped_layer_tensors = []
+            if position and entered is not None and _repeats(hidden_states, *entered):
+                context.repetition, entered = context.repetition.from_first_period(), None
+                continue
         if layers is not None:
             hidden_states = layers.begin(position, hidden_states)
         hidden_states = mark(hidden_states, f"{context.marks}layer {position}")
@@ -135,6 +142,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
+        position += 1
     context.parameters.layer = None
     if layers is not None:
         hidden_states = layers.begin(len(context.repetition.numbers), hidden_states)
@@ -143,6 +151,11 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
     return hidden_states
+
+
+def _repeats(x: Tensor, dtype: DType, leaf: AccumulateGrad | None) -> bool:
+    """Whether layers that return `x` do as those after them, from the dtype and the leaf of what they received."""
+    return x.dtype == dtype and not has_copy(x.tape, leaf)
 
 
 def _with_features(context: Context, position: int, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -47,18 +47,20 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
 def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
     """Return the parameters in the order in which their gradients are ready."""
     if run is not None:
-        return [*_in_order(run.tape, run.repetition)]
+        return _in_order(run.tape, run.repetition)
     context = training_context(prepared)
     micro_batch(context)
-    return [*_in_order(context.tape, context.repetition)]
+    return _in_order(context.tape, context.repetition)
 
 
-def _in_order(tape: Tape, layers: Repetition) -> Iterator[_Key]:
-    """Yield the parameters whose gradients a tape marks, those of the layers that are not run too."""
+def _in_order(tape: Tape, layers: Repetition) -> list[_Key]:
+    """The parameters whose gradients a tape marks, those of the layers that are not run too."""
     found = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
-    for at, layer in _backward_places(layers):
-        for name, own in found.get(at, ()):
-            yield name, own if own is not None else layer if "*" in name else None
+    return [
+        (name, own if own is not None else layer if "*" in name else None)
+        for at, layer in _backward_places(layers)
+        for name, own in found.get(at, ())
+    ]
 
 
 def _by_position(tape: Tape) -> dict[int, list[str]]:

@@ -96,8 +96,11 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
-        elif trainer_of(context.training).facts.grads_inputs:
+        elif trainer_of(context.training).facts.grads_inputs and context.training.autocast is None:
             context.repetition = context.repetition.from_first_period()
+        elif trainer_of(context.training).facts.grads_inputs:
+            # What a layer does under autocast depends on its input, which is known when the first one has run.
+            context.may_repeat_first_period = not trainer_of(context.training).is_reentrant(context)
     context.tape.folds_loops = not context.may_skip_first_layer
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
@@ -151,6 +154,7 @@ def _are_alike(context: Context) -> bool:
         passes = facts.compares or facts.generates or facts.runs_without_graph_first
         if passes or not context.hooks.calls_modules:
             return False
-    if context.training.autocast is not None or context.parameters.keeps_inputs:
+    is_cached = context.training.autocast is not None and not context.training.gradient_checkpointing
+    if is_cached or context.parameters.keeps_inputs:
         return False
     return len(masks.attention_types(context.layers)) == 1 and not context.model.adds_router_loss

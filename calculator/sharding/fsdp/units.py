@@ -120,7 +120,11 @@ class UnitParameters:
 def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) -> UnitParameters:
     """Return the unit of a layer of the decoder, or of the vision tower whose layers `stack` names."""
     name = stack or prepared.model.decoder.name
-    return _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
+    known: UnitParameters | None = prepared.units.get((name, id(layer)))
+    if known is None:
+        known = _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
+        prepared.units[name, id(layer)] = known
+    return known
 
 
 def tower_stacks(model: Model) -> Iterator[Stack]:
@@ -152,6 +156,13 @@ class OuterUnits:
 
 def outer_units(prepared: PreparedModel) -> OuterUnits:
     """Return the units outside the layers."""
+    known: OuterUnits | None = prepared.units.get("outer")
+    if known is None:
+        known = prepared.units["outer"] = _outer_units(prepared)
+    return known
+
+
+def _outer_units(prepared: PreparedModel) -> OuterUnits:
     model = prepared.model
     norm, embedding = final_norm(prepared), model.embedding.name
     head = None if model.head == SCORE else model.head  # get_output_embeddings does not return a classifier's head
