@@ -100,7 +100,8 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
             context.repetition = context.repetition.from_first_period()
         elif trainer_of(context.training).facts.grads_inputs:
             # What a layer does under autocast depends on its input, which is known when the first one has run.
-            context.may_repeat_first_period = not trainer_of(context.training).is_reentrant(context)
+            is_reentrant = trainer_of(context.training).is_reentrant(context)
+            context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
     context.tape.folds_loops = not context.may_skip_first_layer
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
