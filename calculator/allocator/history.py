@@ -149,6 +149,7 @@ class History:
             self._create(self.run.buckets.first)
         self.loaded = self.machine.most_reserved()
         self._retries.append(self.machine.retries)
+        self._phase = "forward"
 
     def _step(self, step: Step) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""

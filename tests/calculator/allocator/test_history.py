@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.history import EmptyCache, Padded
+from calculator.allocator.history import EmptyCache, History, Padded
 from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import DeviceMemory
@@ -151,6 +151,17 @@ def test_a_history_on_a_small_device_retries_as_the_plain_allocator_or_ends_wher
         assert (result.reserved, sum(result.retries), result.out_of_memory) == (reserved, retries, None)
         outcomes.add("retries" if retries else "none")
     assert "retries" in outcomes or "out of memory" in outcomes
+
+
+def test_a_history_continues_on_a_device_that_its_first_step_fills_as_it_begins_there(resident):
+    steps = drawn(resident)
+    run = HistoryRun(resident, WORKSPACES)
+    first = run.replay(steps).reserved[0]
+    for share in (1.0, 0.9, 0.7, 0.5):
+        capacity = int(first * share) // MIB * MIB - MIB
+        device = DeviceMemory(capacity=capacity, total=1 << 50, context=0)
+        begun = History(run, run.machine(steps).saved(capacity), None).finish(steps, device)
+        assert run.replay(steps, device=device) == begun
 
 
 def test_settings_that_change_nothing_reserve_the_same_on_the_other_machine(resident):
