@@ -15,8 +15,7 @@ class Accumulation(NamedTuple):
         adds: Whether parameters have gradients from an earlier micro-batch, to which new ones are added.
         in_buckets: Whether each gradient is copied to a bucket and freed.
         marked: Whether the tape marks the moment at which each gradient is ready.
-        release: What updates a parameter whose gradient is ready; None where the optimizer steps after the backward
-            pass.
+        release: Updates a parameter when its gradient is ready. None if the optimizer steps after the backward pass.
     """
 
     adds: bool

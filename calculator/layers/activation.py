@@ -45,7 +45,7 @@ def _root_of_softplus(x: Tensor) -> Tensor:
 
 
 def _laplace(x: Tensor) -> Tensor:
-    """0.5 · (1 + erf((x - mu) / (sigma · √2)))."""
+    """Return 0.5 · (1 + erf((x - mu) / (sigma · √2)))."""
     scaled = ops.scale(ops.shift(x, "x - mu"), "x - mu, scaled")
     return ops.scale(ops.shift(_erf(scaled), "1 + erf"), "activation")
 
@@ -55,12 +55,12 @@ def _erf(x: Tensor) -> Tensor:
 
 
 def _gelu_by_erf(x: Tensor) -> Tensor:
-    """0.5 · x · (1 + erf(x / √2)), one operation at a time."""
+    """Return 0.5 · x · (1 + erf(x / √2)), computed one operation at a time."""
     return ops.mul(ops.scale(x, "half of x"), ops.shift(_erf(ops.scale(x, "x / √2")), "1 + erf"), "activation")
 
 
 def _gelu_by_tanh(x: Tensor) -> Tensor:
-    """0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), one operation at a time, without local variables."""
+    """Return 0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), computed without local variables."""
     return ops.mul(ops.scale(x, "half of x"), ops.shift(_tanh_of_polynomial(x), "1 + tanh"), "activation")
 
 
@@ -74,7 +74,7 @@ def _polynomial(x: Tensor) -> Tensor:
 
 
 def _fast_gelu(x: Tensor) -> Tensor:
-    """0.5 · x · (1 + tanh(x · √(2/π) · (1 + 0.044715 · x · x))), one operation at a time."""
+    """Return 0.5 · x · (1 + tanh(x · √(2/π) · (1 + 0.044715 · x · x))), computed one operation at a time."""
     return ops.mul(ops.scale(x, "half of x"), ops.shift(_tanh_of_product(x), "1 + tanh"), "activation")
 
 
@@ -114,7 +114,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation function of that name, which is a module in transformers."""
+    """Return the activation function with a name. It is a module in transformers."""
     function = ACTIVATIONS[name]
 
     def call(x: Tensor) -> Tensor:

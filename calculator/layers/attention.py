@@ -1,4 +1,4 @@
-"""The attention kernel that runs, and the operations around it.
+"""Attention: the kernel that runs, and the operations around it.
 
 query: (batch, heads, sequence, head_dim); key, value: (batch, key/value heads, sequence, head_dim); the result is
 (batch, sequence, heads · head_dim).
@@ -45,7 +45,8 @@ def attend(
     """Run the requested implementation of attention (transformers' ALL_ATTENTION_FUNCTIONS).
 
     `eager_forward` is the family's own eager_attention_forward, if it has one. FlashAttention 2 gets its inputs in half
-    precision (modeling_flash_attention_utils.py), and attends within each of `samples`, or of those of the batch.
+    precision (modeling_flash_attention_utils.py). It attends within each of `samples`, or within each sample of the
+    batch.
     """
     if context.attention == "eager":
         out = (eager_forward or eager)(context, query, key, value)
@@ -72,12 +73,14 @@ def half_precision(context: Context, x: Tensor, name: str) -> Tensor:
     return ops.cast(x, context.training.autocast or context.training.dtype, f"{name} in half precision")
 
 
-#: What repeats the keys of a single token's query, which 5.23 packs instead.
+#: The differences of older releases that repeat the keys for the query of a single token. 5.23 packs the queries.
 _REPEAT_KEYS = {"repeated_keys", "repeated_keys_of_one_token"}
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run scaled_dot_product_attention. With a mask, grouped keys are repeated, or a single position's queries packed.
+    """Run scaled_dot_product_attention.
+
+    With a mask, grouped keys are repeated, or the queries of a single position are packed.
 
     Source: integrations/sdpa_attention.py.
     """
@@ -96,12 +99,12 @@ def _stays_grouped(context: Context, key: Tensor, value: Tensor) -> bool:
 
 
 def _contiguous_heads(x: Tensor, name: str) -> Tensor:
-    """Copy heads whose memory is ordered by positions, as the projections leave them."""
+    """Copy heads whose memory is ordered by positions, which is how the projections leave them."""
     return x if x.merged or 1 in x.shape[1:3] else ops.contiguous(x, f"{name}, contiguous")
 
 
 def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attend from one position, with the queries of a group as positions. Ungrouping the output copies it."""
+    """Attend from one position, with the queries of a group packed as positions. Ungrouping the output copies it."""
     batch, heads, _, width = query.shape
     groups = key.shape[1]
     packed = ops.view(query, (batch, groups, heads // groups, width))
@@ -114,13 +117,16 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     if _runs_flash(context, query, value):
         out = _flash(query, key, value)
-        # The kernel's output has the queries' layout, and the caller makes it contiguous by positions.
+        # The kernel's output has the layout of the queries. The caller makes it contiguous by positions.
         return by_positions(out, "attention output, by positions") if "contiguous_queries" in context.older else out
     return _efficient(context, query, key, value, mask)
 
 
 def run_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
-    """Run a kernel of scaled_dot_product_attention on inputs that autocast casts. Autocast is off inside the kernel."""
+    """Run a kernel of scaled_dot_product_attention on inputs that autocast casts.
+
+    Autocast is off inside the kernel.
+    """
     region, mask = query.tape.autocast, context.mask
     if region is None:
         return kernel(query, key, value, mask)
@@ -160,9 +166,10 @@ def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str
 
 
 def samples_of(context: Context) -> Samples | None:
-    """Return the samples that FlashAttention keeps apart; None for a batch that is not flattened.
+    """Return the samples that FlashAttention attends to separately, or None if the batch is not flattened.
 
-    Each layer finds their bounds in the positions if the batch comes without them, and then only if there are several.
+    If the batch comes without the bounds of the samples, each layer finds them in the positions. It finds them only if
+    there are several samples.
 
     Source: transformers/modeling_flash_attention_utils.py, _flash_attention_forward.
     """
@@ -176,7 +183,10 @@ def samples_of(context: Context) -> Samples | None:
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None) -> Tensor:
-    """Run FlashAttention. Head sizes that are no multiple of 8 are padded, and the result is cut back."""
+    """Run FlashAttention.
+
+    Head sizes that are not a multiple of 8 are padded, and the result is cut back.
+    """
     head_dim = query.shape[-1]
     if head_dim % 8 == 0:
         return flash(query, key, value, samples)
@@ -194,13 +204,16 @@ def _flash_of_padded(query: Tensor, key: Tensor, value: Tensor, samples: Samples
 
 
 def _padded(x: Tensor, name: str) -> Tensor:
-    """Pad the last dimension to a multiple of 8. The gradient of that is a copy of a slice."""
+    """Pad the last dimension to a multiple of 8. Its gradient is a copy of a slice."""
     shape = (*x.shape[:-1], -(-x.shape[-1] // 8) * 8)
     return ops.pad(x, shape, f"{name}, padded")
 
 
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Run the memory-efficient kernel if it supports the heads, else the math kernel. A mask becomes a bias."""
+    """Run the memory-efficient kernel if it supports the heads, else the math kernel.
+
+    A mask is converted to a bias.
+    """
     grouped = key.shape[1] != query.shape[1]
     if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
         causal = context.is_causal and context.length > 1
@@ -219,7 +232,10 @@ def is_aligned(query: Tensor, value: Tensor) -> bool:
 
 
 def repeat_kv(query: Tensor, x: Tensor, name: str) -> Tensor:
-    """Repeat grouped heads to the number of the queries' (repeat_kv): a copy, but an expanded view of a single head."""
+    """Repeat grouped heads to the number of the queries' heads (repeat_kv).
+
+    The result is a copy, or an expanded view of a single head.
+    """
     batch, heads, length, head_dim = x.shape
     count = query.shape[1]
     if heads == count:
@@ -255,7 +271,7 @@ def eager(
     capped: bool = False,
     upcast: bool = True,
 ) -> Tensor:
-    """Run attention as separate operations (eager_attention_forward of transformers) in the queries' dtype.
+    """Run attention as separate operations in the queries' dtype (eager_attention_forward of transformers).
 
     `capped`: whether the scores go through cap · tanh(x / cap). `upcast`: whether the softmax is in float32.
     """
@@ -266,7 +282,10 @@ def eager(
 
 
 def eager_without_casts(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run attention whose softmax has the scores' dtype, under autocast float32, as its probabilities do."""
+    """Run attention whose softmax has the scores' dtype.
+
+    Under autocast, the softmax and the probabilities are float32.
+    """
     return drop_and_weigh(context, ops.softmax(_scores(context, query, key, capped=False)), value)
 
 
@@ -302,8 +321,9 @@ def add_mask(context: Context, x: Tensor) -> Tensor:
 def softmax(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
     """Apply softmax in float32, or in the scores' dtype, then cast.
 
-    Where softmax upcasts, scores stay alive until the cast is done: one expression does both. Else the probabilities
-    take the scores' name before (transformers/models/gpt2/modeling_gpt2.py, eager_attention_forward).
+    If softmax upcasts, the scores stay alive until the cast is done, because one expression does both. Otherwise the
+    probabilities replace the scores before the cast (transformers/models/gpt2/modeling_gpt2.py,
+    eager_attention_forward).
     """
     out = ops.softmax(x, "float32" if upcast else None)
     if not upcast:
@@ -317,19 +337,19 @@ def float32_scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 def drop_and_weigh(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
-    """Apply dropout to the probabilities and weigh values by them: (batch, heads, sequence, head_dim)."""
+    """Apply dropout to the probabilities, and multiply them with the values: (batch, heads, sequence, head_dim)."""
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
     return weigh_values(context, attn_weights, value)
 
 
 def drop_in_module_and_weigh(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
-    """The same where the dropout is a module."""
+    """Apply a dropout module to the probabilities, and multiply them with the values."""
     attn_weights = dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
     return weigh_values(context, attn_weights, value)
 
 
 def weigh_values(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
-    """Weigh values by probabilities. The layer's code keeps the probabilities alive."""
+    """Multiply the probabilities with the values. The layer's code keeps the probabilities alive."""
     context.attn_weights = attn_weights
     if value.tape.autocast is not None:
         attn_weights, value = value.tape.autocast.cast_factors(attn_weights, value, ("probabilities", "value"))

@@ -1,4 +1,4 @@
-"""A module in the running step: its parameters as tensors, and the gradients that they accumulate."""
+"""A module in the running step: its parameters as tensors, and the gradients that accumulate in them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from calculator.layers.accumulation import Accumulation
     from calculator.resident.module_spec import ModuleSpec
 
-    #: A method's forward of a linear module, given the module and its input.
+    #: A method's forward of a linear module. It takes the module and its input.
     Wrapper = Callable[["BoundModule", Tensor], Tensor]
 
 
 class Parameters:
-    """Creates parameters: tensors without a storage on the tape, with an AccumulateGrad node if they are trained.
+    """A factory of parameters: tensors without a storage on the tape. A trained one has an AccumulateGrad node.
 
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
@@ -61,23 +61,27 @@ class Parameters:
         self.accumulation = accumulation
         #: Whether quantized layers keep their inputs.
         self.keeps_inputs = keeps_inputs
-        #: The dtype of all parameters, whatever they are stored in; None for each in its own.
+        #: The dtype of all parameters, whatever they are stored in. None if each has its own.
         self.dtype = dtype
         #: Whether the pass records a graph.
         self.graph = graph
         self.known: dict[str, Tensor] = {}
-        #: The number of the layer that is bound, and the trained parameters by it and their names, if several passes
+        #: The number of the bound layer; and the trained parameters by that number and their name, if several passes
         #: share them.
         self.layer: int | None = None
-        #: The number of the layer of a tower that is bound. The marks of its gradients have it: towers mark no layers.
+        #: The number of the bound layer of a tower. The marks of its gradients contain it, because towers mark no
+        #: layers.
         self.tower_layer: int | None = None
         self.shared: dict[tuple[int | None, str], Tensor] | None = {} if shares else None
         self.leaves: list[AccumulateGrad] = []
-        #: The trained parameters by name, in the order in which modules are bound; layers have the same names.
+        #: The trained parameters by name, in the order in which modules are bound. All layers have the same names.
         self.trained: list[tuple[str, Tensor]] = []
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
-        """Return a parameter, or the one that it is tied to. It has a gradient already when gradients accumulate."""
+        """Return a parameter, or the parameter that it is tied to.
+
+        If gradients accumulate, it already has a gradient.
+        """
         dtype = self.dtype or dtype
         if not self.tied:
             return self._made(name, shape, dtype, trained=trained)
@@ -108,14 +112,14 @@ class Parameters:
         return parameter
 
     def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:
-        """Return a new parameter, with its name where calls of modules are marked."""
+        """Return a new parameter. It knows its name if calls of modules are marked."""
         if self.tape.calls_modules:
             return NamedParameter(self.tape, shape, dtype, leaf, name)
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 
 class BoundModule:
-    """A module bound to a tape. Calling it runs its forward."""
+    """A module that is bound to a tape. Calling it runs its forward."""
 
     __slots__ = ("added", "keeps_input", "module", "module_spec", "name", "own", "tape", "wrapper")
 
@@ -141,7 +145,7 @@ class BoundModule:
             self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Run the module with what its method adds."""
+        """Run the module, including what its method adds."""
         outer, self.tape.scope = self.tape.scope, f"{self.name}: "
         x = enter(self.name, x)
         out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
@@ -149,7 +153,7 @@ class BoundModule:
         return leave(self.name, out)
 
     def base_layer(self, x: Tensor) -> Tensor:
-        """Call the module that PEFT's layer wraps, inside its own call."""
+        """Call the module that PEFT's layer wraps, within the call of PEFT's layer."""
         path = f"{self.name}.base_layer"
         return leave(path, self.base(enter(path, x)))
 
@@ -158,7 +162,7 @@ class BoundModule:
         quantization = self.module_spec.quantization
         if quantization is None:
             return self._dense(x)
-        # Without a graph, as in a re-entrant checkpoint, the product's node is gone with the call.
+        # Without a graph, as in a re-entrant checkpoint, the product's node is freed when the call returns.
         keeps_input = self.keeps_input and self.tape.grad_enabled
         layer = Layer(self.name, self.module, self.own.get("bias"), keeps_input)
         return PRODUCTS[type(quantization)](quantization, x, layer)
@@ -169,7 +173,7 @@ class BoundModule:
             return products.addmm(x, weight, bias, width, "output")
         if not self.module.separate_bias:
             return products.matmul(x, weight, bias, width, "output")
-        # The product of a transposed view, which DeepSpeed's stage 3 does not patch. Source: FalconLinear.
+        # This is a product with a transposed view, which DeepSpeed's stage 3 does not replace. Source: FalconLinear.
         view = transposed(weight) if self.tape.calls_modules else ops.view(weight, weight.shape)
         product = products.addmm(x, view, None, width, "output")
         return product if bias is None else ops.add(product, bias, "output with bias")

@@ -1,7 +1,7 @@
-"""A cache of keys and values, and of recurrent layers' states, layer by layer (transformers.cache_utils.DynamicCache).
+"""A cache of keys and values and of recurrent states, layer by layer (transformers.cache_utils.DynamicCache).
 
-An entry is what one update of a layer leaves: a pair of keys and values, or one state of a convolution or a recurrence,
-whose size does not depend on the number of tokens.
+An entry is what one update of a layer leaves: a pair of keys and values, or a state of a convolution or a recurrence.
+The size of a state does not depend on the number of tokens.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Tensor
 
-#: The types of models that return the cache they are given, a prefix, with use_cache only. Others always return it.
-#: Source: transformers 5.24, the end of each model's forward.
+#: Model types that return the cache of a prefix with use_cache only. Others always return it. Source: transformers
+#: 5.24, the end of each model's forward.
 RETURNED_IF_USED = frozenset(
     {
         "exaone4", "gemma", "llama4", "llama4_text", "ministral", "ministral3", "mistral", "mistral3", "nemotron_h",
@@ -31,7 +31,7 @@ RETURNED_IF_USED = frozenset(
 
 
 def _copy(x: Tensor) -> Node | None:
-    """The node of `zeros.copy_(x)`, which refers to the graph of x; no gradient flows through it."""
+    """Return the node of `zeros.copy_(x)`. It refers to the graph of x, but no gradient flows through it."""
     return Node(x.tape, _no_gradient, (x.edge,)) if x.edge else None
 
 
@@ -40,7 +40,7 @@ def _no_gradient(_: Node, grad: Tensor) -> tuple[None]:  # noqa: ARG001  no loss
 
 
 class Cache:
-    """The keys and values of each layer, in the layers' order."""
+    """The keys and values of each layer, in the order of the layers."""
 
     __slots__ = ("before", "component", "given", "kept", "of_encoder", "read", "windowed", "windows")
 
@@ -53,26 +53,29 @@ class Cache:
         component: ComponentName = "activations",
         of_encoder: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
-        #: Entries from earlier passes, of updates that have not run yet; of some, none.
+        #: The entries of earlier passes for updates that have not run yet. An update may have none.
         self.before: list[list[Tensor | None]] = [list(pair) or [None, None] for pair in before]
-        #: Whether layers with a window cache no more than the window. A cache that PEFT makes for a prefix does not.
+        #: Whether layers with a window cache no more than the window. The cache that PEFT creates for a prefix caches
+        #: all.
         self.windowed = windowed
         self.given = given is not None
-        #: The window of each layer that has one, a tensor too. Layers create it as they run if it is not given.
+        #: The tensor with the window's size, for each layer that has a window. Layers create it as they run if it is
+        #: not given.
         self.windows = list(given or ())
         self.component = component
-        #: Keys and values of the encoder's output, which a pass before has made for each layer of the decoder, and how
-        #: many layers have read theirs.
+        #: The keys and values of the encoder's output for each layer of the decoder, from an earlier pass; and the
+        #: number of layers that have read theirs.
         self.of_encoder = of_encoder
         self.read = 0
         #: The entries of updates that have run.
         self.kept: list[tuple[Tensor, ...]] = []
 
     def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:
-        """Append keys and values to the next layer's, and return copies of all of them, which the cache keeps.
+        """Append keys and values to those of the next layer. Return copies of all of them, which the cache keeps.
 
         A layer with a window drops its old keys only after its values are copied, and keeps a view of the window. The
         copies keep their full size. `one_dtype`: whether values are cached in the keys' dtype.
+
         Source: DynamicLayer.update, DynamicSlidingWindowLayer.update.
         """
         before = self.before.pop(0) if self.before else [None, None]
@@ -90,11 +93,11 @@ class Cache:
         return keys, values
 
     def state(self) -> Tensor | None:
-        """Return the state that the next update changes; None in the first pass."""
+        """Return the state that the next update changes, or None in the first pass."""
         return self.before[0][0] if self.before else None
 
     def update_state(self) -> None:
-        """Change the next state in place, which allocates nothing."""
+        """Change the next state in place. Nothing is allocated."""
         (state,) = self.before.pop(0)
         assert state is not None
         self.kept.append((state,))
@@ -122,14 +125,14 @@ class Cache:
         state.tape.component = outer
 
     def encoder_pair(self) -> tuple[Tensor, ...] | None:
-        """Return the next layer's keys and values of the encoder's output; None in the pass that makes them."""
+        """Return the next layer's keys and values of the encoder's output, or None in the pass that computes them."""
         if not self.of_encoder:
             return None
         self.read += 1
         return self.of_encoder[self.read - 1]
 
     def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values of a first pass themselves, without copies; append those of a later one."""
+        """Store the keys and values of a first pass without copies. Append those of later passes."""
         if self.before:
             return self.update(key, value, windowed=False)
         self.kept.append((key, value))
@@ -164,14 +167,14 @@ def entries_by_layer(layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ..
 def pairs_by_layer(
     layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ...]]
 ) -> Iterator[tuple[Layer, tuple[Tensor, Tensor]]]:
-    """Yield each layer that caches keys and values, with these."""
+    """Yield each layer that caches keys and values, with its keys and values."""
     layers = [*layers]
     for layer, of_layer in zip(layers, entries_by_layer(layers, entries), strict=True):
         yield from ((layer, (entry[0], entry[1])) for entry in of_layer if len(entry) > 1)
 
 
 def _updates(kind: LayerKind) -> int:
-    """Return how many entries of the cache a layer has."""
+    """Return the number of entries that a layer has in the cache."""
     if kind.shares == "reuse":
         return 0
     match kind.attention:

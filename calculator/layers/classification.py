@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class ScoredSequences:
-    """The head of a model for sequence classification without its loss: the scores are in place of the loss too."""
+    """The head of a model for sequence classification without its loss.
+
+    The scores also stand in for the loss.
+    """
 
     __slots__ = ()
 
@@ -35,7 +38,7 @@ class ClassificationLoss:
 
     def __init__(self, labels: Tensor, num_items: Tensor | None = None) -> None:
         self.labels = labels
-        #: The number of labels in a step, by which the sum is divided; None for the mean of the micro-batch.
+        #: The number of labels in a step, by which the sum is divided. None for the mean over the micro-batch.
         self.num_items = num_items
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,4 +1,4 @@
-"""State that the forward pass of one step shares: the tape, the sizes, the modules by name."""
+"""The state of one forward pass: the tape, the sizes, and the modules by name."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from calculator.layers.tower import Processed
 
 
-#: The names in a config of the probability of dropout in attention.
+#: The names in a config of the dropout probability in attention.
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
 
-#: Marks the name of a tensor that belongs to layers that are not run.
+#: Marks the name of a tensor that stands for layers that are not interpreted.
 NOT_RUN = "of layers not run"
 
 
 class Context:
-    """State of one step, or of one pass of `generate`, passed to every layer."""
+    """The state of one step, or of one pass of `generate`. It is passed to every layer."""
 
     __slots__ = (
         "attends_to_window",
@@ -119,11 +119,12 @@ class Context:
         tape: Tape | None = None,
         parameters: Parameters | None = None,
     ) -> None:
-        """Start a step on a tape of its own, or with `tape` a pass without a graph inside the step of that tape.
+        """Start a step on a tape of its own, or a pass inside a step on that step's `tape`.
 
-        With the `parameters` of a pass before it too, the pass has a graph, and trains the same parameters.
+        A pass on a given `tape` has no graph. With the `parameters` of an earlier pass too, it has a graph, and trains
+        the same parameters.
         """
-        #: What the sharding runs in a micro-batch.
+        #: The hooks of the sharding in a micro-batch.
         self.hooks = hooks
         #: The dtype of the model's buffers that have none of their own.
         self.buffer_dtype: DType = prepared.given.dtype
@@ -133,14 +134,14 @@ class Context:
         #: The prefix of this pass's marks between layers.
         self.marks = ""
         self.tape.module_dropout, self.tape.calls_modules = not prepared.disables_dropout, self.hooks.calls_modules
-        #: What runs in place of the model that is trained.
+        #: The reference model that runs in place of the trained model. None for the trained model.
         self.compared: str | None = None
-        #: Whether every layer's tensors have rows of their own, for a replay.
-        #: And whether one period stands for the layers of a pass without a graph inside the step.
+        #: Whether every layer's tensors have rows of their own, for a replay. And whether one period stands for the
+        #: layers of a pass without a graph inside the step.
         self.unrolls = self.repeats_layers = False
         self.prepared = prepared
         self.kernels = prepared.kernels
-        #: What the stack does differently from the default one.
+        #: How the releases of the request differ from the default ones.
         self.older = prepared.older
         self.model = model
         self.config = prepared.config(forward.dropout_modules)
@@ -150,10 +151,11 @@ class Context:
         self.training = training
         rows, tokens = sequences(prepared), named(training.sequence_length, "S")
         self.batch: Dim = named(1, "1") if training.flattened else rows
-        #: Tokens of this pass, virtual tokens included; of all sequences, where they are one row.
+        #: The number of tokens of this pass, including virtual tokens. It is that of all sequences if they form one
+        #: row.
         self.length: Dim = rows * tokens if training.flattened else tokens
-        #: Tokens in the cache from earlier passes or a prefix, whether the caller gives every sequence's positions, and
-        #: whether only the logits of the last position are computed (logits_to_keep=1).
+        #: The tokens in the cache from earlier passes or a prefix; whether the caller gives every sequence's positions;
+        #: and whether only the logits of the last position are computed (logits_to_keep=1).
         self.past, self.gives_positions, self.keeps_last = 0, False, False
         self.parameters = parameters or Parameters(
             self.tape,
@@ -173,97 +175,98 @@ class Context:
         dropouts = (self.config.get(name) for name in DROPOUTS)
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))
         self.cache: Cache | None = None
-        #: Whether the model that runs makes a cache.
+        #: Whether the running model creates a cache.
         self.caches = False
-        #: The masks by attention type, and the one of the layer that runs.
+        #: The masks by attention type, and the mask of the running layer.
         self.masks: dict[MixerType, Tensor | None] = {}
         self.mask: Tensor | None = None
-        #: The mask of padding, where the layer that runs is recurrent.
+        #: The padding mask, if the running layer is recurrent.
         self.recurrent_mask: Tensor | None = None
-        #: Whether the layer that runs has a sliding window.
+        #: Whether the running layer has a sliding window.
         self.attends_to_window = False
-        #: Position tensors that the layer that runs receives; outside the layers, those of all layers.
+        #: The position tensors that the running layer receives. Outside the layers, those of all layers.
         self.position_tables: tuple[Tensor, ...] = ()
-        #: Attention weights that the layer's code refers to, and those that the last layer returned to the decoder.
+        #: The attention weights that the layer's code refers to, and those that the last layer returned to the decoder.
         self.attn_weights = self.returned_attn_weights = None
-        #: Locals that stay alive to the end of the model's forward pass.
+        #: Local variables that stay alive until the model's forward pass ends.
         self.forward_locals: list[Tensor] = []
-        #: Locals of the decoder that stay alive while its layers run.
+        #: Local variables of the decoder that stay alive while its layers run.
         self.decoder_locals: list[Tensor] = []
-        #: Each router's logits, None unless the config sets output_router_logits or a trainer asks for their loss.
+        #: The logits of each router. None unless the config sets output_router_logits or a trainer requests their loss.
         gives_logits = model.adds_router_loss or model.config.get("output_router_logits")
         self.router_logits: list[Tensor] | None = [] if gives_logits else None
-        #: A number for each layer, equal for layers that allocate the same.
+        #: A number for each layer. Layers that allocate the same have equal numbers.
         self.classes = layer_classes(self)
-        #: The layers that are run, and how many layers each represents.
+        #: The layers that are interpreted, and how many layers each represents.
         self.repetition = self.hooks.repetition(self.classes)
-        #: What folds the layers of a pass in which every layer's tensors have rows of their own.
+        #: The loop that folds the layers of a pass in which every layer's tensors have rows of their own.
         self.layer_loop: LayerLoop | None = None
-        #: A prefix's keys and values of layers that are not run.
+        #: A prefix's keys and values of layers that are not interpreted.
         self.skipped_layer_tensors: list[Tensor] = []
-        #: Gradients of router logits of layers that are not run.
+        #: The gradients of router logits of layers that are not interpreted.
         self.skipped_router_gradients: list[Tensor] = []
-        #: Whether the first layer may be derived from the second instead of being run, and that layer if it is. And
-        #: whether the first period represents those after it if it returns hidden states like those that it receives.
+        #: Whether the first layer may be derived from the second instead of being interpreted, and that layer if it is.
+        #: And whether the first period represents those after it if it returns hidden states like those it receives.
         self.may_skip_first_layer = self.may_repeat_first_period = False
         self.skipped_layer: SkippedLayer | None = None
-        #: The passes without a graph inside the step: the prefix of their marks, and the layers that they run.
+        #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
         self._before_the_batch()
 
     def _before_the_batch(self) -> None:
-        """Set what a batch and an encoder give."""
-        #: Whether a token attends to no later one; of an encoder-decoder, in the stack that runs.
+        """Initialize the attributes that a batch or an encoder sets."""
+        #: Whether attention is causal. In an encoder-decoder, that of the stack that runs.
         self.is_causal = self.forward.is_causal
-        #: The input of a decoder, and the output and the mask of the encoder that it attends to once it runs.
+        #: The input of a decoder, and the encoder's output and mask that it attends to once it runs.
         self.decoder_ids: Tensor | None = None
         #: Whether `generate` runs the model, which then has no labels.
         self.generates = False
-        #: A prefix of the decoder alone, and its tokens.
+        #: The cache of a prefix that only the decoder has, and the number of its tokens.
         self.decoder_cache: Cache | None = None
         self.decoder_past = 0
         self.encoder_states: Tensor | None = None
         self.encoder_mask: Tensor | None = None
-        #: The position biases that the layers of a stack share, by whether they are of cross-attention.
+        #: The position biases that the layers of a stack share, by whether they belong to cross-attention.
         self.position_biases: dict[bool, Tensor] = {}
-        #: What the family's decoder passes to its layers in addition to the hidden states, if it passes anything.
+        #: What the family's decoder passes to its layers in addition to the hidden states.
         self.passed: Any = None
-        #: The mask of padding that the model is given, if it is not that of the batch.
+        #: The padding mask that the model is given, if it is not that of the batch.
         self.padding_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: list[Tensor] = []
-        #: The texts of each example, which are embedded one after the other: ids and a mask of each.
+        #: The texts of each example, which are embedded one after the other: their ids and masks.
         self.texts: list[tuple[Tensor, Tensor]] = []
-        #: Labels that a method lengthens and the model passes to its layers.
+        #: The labels that a method lengthens and the model passes to its layers.
         self.passed_labels: Tensor | None = None
         #: The number of labels in a step, which a trainer passes to the model.
         self.num_items: Tensor | None = None
-        #: Where each sample of a flattened batch begins, if the batch comes with that.
+        #: Where each sample of a flattened batch begins, if the batch includes that.
         self.sample_bounds: Tensor | None = None
-        #: What a batch has because of its images, the pixels first; the batch and the loss, which the loop refers to.
+        #: The tensors of a batch that exist because of its images, the pixels first; and the batch and the loss that
+        #: the loop refers to.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
-        #: What the model returns in addition to the loss and the logits: its cache, and because of images tensors, each
-        #: with the number of images that it is split into.
+        #: What the model returns in addition to the loss and the logits: its cache, and tensors that exist because of
+        #: images. Each tensor has the number of images that it is split into.
         self.returned_cache: Cache | None = None
         self.image_outputs: list[tuple[Tensor, int]] = []
-        #: What the first layers of the decoder add to the hidden states of images, each with the mask of these.
+        #: What the first layers of the decoder add to the hidden states of images, each with the mask of these states.
         self.image_features: list[tuple[Tensor, Tensor]] = []
 
     @property
     def image(self) -> Processed:
-        """An image of the batch, as the processor passes it to the model."""
+        """The image of the batch, as the processor passes it to the model."""
         assert self.forward.tower is not None
         assert self.training.images is not None
         return self.forward.tower.process(self.model.config, self.training.images)
 
     @property
     def image_count(self) -> int:
-        """The images of the batch."""
+        """The number of images in the batch."""
         return self.prepared.sequences_per_row * self.training.image_count
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that run."""
+        """The layers that are interpreted."""
         return self.model.layers
 
     def bind(self, module: Module, prefix: str = "") -> BoundModule:
@@ -284,22 +287,22 @@ class Context:
         return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
 
     def position_ids(self, length: int) -> Tensor:
-        """Return the positions: those of all sequences if the caller gives them, or of one that the model counts.
+        """Return the positions: those of all sequences if the caller gives them, or those of one sequence.
 
-        Those of a flattened batch come with it.
+        Those of a flattened batch are part of the batch.
         """
         if self.gives_positions or self.training.flattened:
             return Tensor(self.tape, None, (self.batch, length), "int64", None)
         return self.tape.new((1, length), "int64", "position_ids")
 
     def exit_layer(self, position_tables: tuple[Tensor, ...], given: masks.OfLayer) -> None:
-        """Drop the locals of a layer, except attention weights that it returns to the decoder."""
+        """Drop the local variables of a layer, except attention weights that it returns to the decoder."""
         self.position_tables, (self.mask, self.recurrent_mask) = position_tables, given
         returns = self.forward.returns_weights and bool(self.masks)
         self.returned_attn_weights, self.attn_weights = (self.attn_weights if returns else None), None
 
     def release(self) -> None:
-        """Drop the locals of the decoder."""
+        """Drop the local variables of the decoder."""
         self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
         self.recurrent_mask = None
         self.position_biases, self.padding_mask, self.passed = {}, None, None
@@ -311,7 +314,7 @@ class Context:
         self.returned_cache, self.image_outputs = None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values to the cache, if there is one, and return all of its layer."""
+        """Append keys and values to the cache, if there is one. Return all keys and values of the layer."""
         if self.cache is None:
             return key, value
         if "cache_without_copies" in self.older:
@@ -322,8 +325,8 @@ class Context:
     def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
         """Copy a prefix's keys and values into the cache, for every layer.
 
-        `layers` are those of the layers that are run. The others' are dropped when the layer begins that represents
-        theirs, since the last layer sees no other's.
+        `layers` are the keys and values of the interpreted layers. Those of the other layers are dropped when the layer
+        begins that represents them, because the last layer keeps no other layer's.
         """
         self.past = length
         component = self.cache.component if self.cache is not None else "activations"
@@ -337,7 +340,9 @@ class Context:
         self.skipped_layer_tensors = [self.tape.new(like.shape, like.dtype, name) for _ in range(2 * skipped)]
 
     def _cut(self, cache: Cache) -> None:
-        """Cut a prefix to the window in sliding layers: a slice from the end, even if it is the whole.
+        """Cut a prefix to the window in sliding layers.
+
+        The cut is a slice from the end, even if it is the whole prefix.
 
         Source: transformers.cache_utils.DynamicSlidingWindowLayer.update.
         """
@@ -347,7 +352,7 @@ class Context:
                 pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record_router_logits(self, router_logits: Tensor) -> None:
-        """Keep a router's logits to the end of the forward pass if output_router_logits is set."""
+        """Keep a router's logits until the forward pass ends, if output_router_logits is set."""
         if self.router_logits is not None:
             self.router_logits.append(router_logits if self.tape.grad_enabled else router_logits.detach())
 
@@ -356,7 +361,7 @@ class Context:
         self.length = tokens + self.length
 
     def input_requiring_grad(self, embeddings: Tensor, name: str = "input embeddings") -> Tensor:
-        """Return embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
+        """Return embeddings that get a gradient even if nothing before them is trained (enable_input_require_grads)."""
         leaf = AccumulateGrad(self.tape, name, "activations")
         if not self.parameters.graph:
             return LeafTensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
@@ -375,13 +380,16 @@ class LayerModules:
 
     def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: LayerKind) -> None:
         self.modules = modules
-        #: The path of the layer, in which its number is `*`.
+        #: The path of the layer, with `*` for its number.
         self.prefix = prefix
         self.kind = kind
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the layer's parameters in order, and after those of each module its own."""
+        """The names of the layer's parameters in order.
+
+        The parameters of each submodule follow the submodule's name.
+        """
         return [
             name
             for each in self.modules.values()
@@ -396,22 +404,22 @@ class LayerModules:
 
 
 def sequences(prepared: Prepared) -> Dim:
-    """Return the number of sequences in a forward pass: those of each row, such as a pair, by the rows."""
+    """Return the number of sequences in a forward pass: those of each row (such as a pair) times the rows."""
     rows = named(prepared.training.micro_batch_size, "B")
     return rows if prepared.sequences_per_row == 1 else prepared.sequences_per_row * rows
 
 
 def layer_classes(context: Context) -> list[int]:
-    """Return a number for each layer, equal for layers that allocate the same.
+    """Return a number for each layer. Layers that allocate the same have equal numbers.
 
-    Layers differ by their modules, and by their attention type if the masks differ, or if the sharding has every layer
-    make its own tensors of a cache. The first layer of an attention type differs from the others: its backward pass
-    frees the mask and the position tables of the type. The first layer of all differs if its attention weights are
-    returned, since they may not be saved, and if its input is of another dtype than its output: two different
-    half-precision dtypes under autocast. The last one differs if it alone keeps its input on the device.
-
-    The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
-    last one makes. So are layers that share other tensors, and those of a model that runs several times in a step.
+    Layers differ by their modules. They also differ by their attention type if the masks differ, or if the sharding
+    makes every layer create its own tensors of a cache. The first layer of an attention type differs from the others,
+    because its backward pass frees the mask and the position tables of the type. The first layer of all differs if its
+    attention weights are returned, since they may not be saved. It also differs if its input has another dtype than its
+    output: two different half-precision dtypes under autocast. The last layer differs if it alone keeps its input on
+    the device. The layers of an encoder-decoder are all different, because each adds to the gradient of the encoder's
+    output, which the last one creates. So are layers that share other tensors, and those of a model that runs several
+    times in a step.
     """
     coupled = context.forward.couples_layers(context.config) or context.method.couples_layers
     if context.model.encoder_layers or coupled or context.model.task.embeds:
@@ -442,9 +450,9 @@ def layer_classes(context: Context) -> list[int]:
 
 
 def _first_of_types(context: Context) -> list[int]:
-    """Return where the first layers with and without a window are, if each type has a mask or tables of its own.
+    """Return the first layers with and without a window, if each type has a mask or tables of its own.
 
-    The first two layers are left out: they are interpreted by themselves, or the second after the first.
+    The first two layers are left out. They are interpreted by themselves, or the second after the first.
     """
     if not context.forward.has_tables_of_types and not masks.every_type_has_one(context):
         return []

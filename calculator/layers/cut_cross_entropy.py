@@ -1,8 +1,8 @@
-"""Cut Cross-Entropy: the output head and the loss without logits, and their gradients in the backward pass.
+"""Cut Cross-Entropy: the output head and the loss without logits. Their gradients are computed in the backward pass.
 
 Source: cut_cross_entropy/cce.py, cce_lse_forward.py, cce_backward.py, indexed_dot.py, utils.py and
-transformers/utils.py, apply_lce, of axolotl-ai-cloud/ml-cross-entropy at 5f0c7a7, a fork of
-apple/ml-cross-entropy whose function makes no copies under autocast.
+transformers/utils.py, apply_lce, of axolotl-ai-cloud/ml-cross-entropy at 5f0c7a7, a fork of apple/ml-cross-entropy
+whose function makes no copies under autocast.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-#: Tokens, or entries of the vocabulary, that share a lock; and columns of the hidden states that do.
+#: The number of tokens, or of entries of the vocabulary, that share a lock; and of columns of the hidden states that
+#: do.
 ROWS_OF_A_LOCK = 128
 COLUMNS_OF_A_LOCK = 64
 
 
-#: The dtypes in which the kernels of the backward pass read hidden states and head.
+#: The dtypes in which the kernels of the backward pass can read hidden states and head.
 HALF = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutCrossEntropy:
-    """linear_cross_entropy in the place of the output head and its loss."""
+    """linear_cross_entropy, which replaces the output head and its loss."""
 
     #: The number of labels in a whole step, by which the sum is divided.
     num_items: Tensor
-    #: Whether the patch scales the hidden states, where the family scales its logits.
+    #: Whether the patch scales the hidden states instead of the logits, which the family scales.
     scaled: bool = False
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss; there are no logits."""
+        """Return the loss. There are no logits."""
         own = context.bind(context.model.output).own
         weight, bias = own["weight"], own.get("bias")
         context.set_scope("loss: ")
@@ -60,7 +61,7 @@ class CutCrossEntropy:
 
 
 def _check(x: Tensor, weight: Tensor) -> None:
-    """Refuse what the backward pass asserts against."""
+    """Refuse inputs that the assertions of the backward pass exclude."""
     if x.dtype not in HALF or weight.dtype not in HALF:
         read = x.dtype if weight.dtype in HALF else weight.dtype
         message = f"reads hidden states and output head in bfloat16 or float16, and here has {read}: use false"
@@ -68,7 +69,7 @@ def _check(x: Tensor, weight: Tensor) -> None:
 
 
 def _lengthened_labels(context: Context) -> list[Tensor]:
-    """Return the labels that PEFT lengthens by a prompt; other labels stay with the batch."""
+    """Return the labels if PEFT lengthens them by a prompt. Other labels stay with the batch."""
     of_tokens = ((context.batch, context.length), "int64")
     return [each for each in context.forward_locals if (each.shape, each.dtype) == of_tokens]
 
@@ -89,9 +90,9 @@ def _labelled(context: Context, shape: Shape) -> Tensor:
 def _linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor | None, kept: list[Tensor], *, capped: bool
 ) -> Tensor:
-    """Return the sum of the losses of x: (tokens, hidden_size), by weight: (vocab_size, hidden_size).
+    """Return the sum of the losses of x: (tokens, hidden_size), with weight: (vocab_size, hidden_size).
 
-    kept: the positions of labelled tokens first; as long as the loss's graph.
+    kept: the tensors that live as long as the loss's graph, the positions of labelled tokens first.
     """
     tape, labelled = x.tape, kept[0]
     needs_grad = bool(x.edge or weight.edge)
@@ -118,7 +119,10 @@ def _parts(count: int, size: int) -> int:
 
 
 def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of hidden states, head and its bias, from blocks of logits that no tensor has."""
+    """Return the gradients of hidden states, head and bias.
+
+    They are computed from blocks of logits that are not stored in a tensor.
+    """
     x, weight, _, labelled = node.saved[:4]
     tape, columns = grad.tape, _parts(x.shape[1], COLUMNS_OF_A_LOCK)
     order = _order(weight) if node.edges[0] or node.edges[1] else None

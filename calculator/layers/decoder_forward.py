@@ -1,4 +1,4 @@
-"""The forward pass of a decoder family: its layer, and what runs before and after the layers."""
+"""The forward pass of a decoder family: its layer, and the functions that run before and after the layers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
         rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")
     if not embed.added or rows.edge:
         return rows
-    # Trainers of TRL wrap the model first, so that enable_input_require_grads sees the adapter's output.
+    # Trainers of TRL wrap the model first. So enable_input_require_grads sees the adapter's output.
     if context.training.gradient_checkpointing and not (context.training.trainer or "").startswith("trl"):
         rows = context.input_requiring_grad(rows)
     return context.method.embedding_forward(embed, ids, rows, scale)
@@ -49,7 +49,10 @@ def identity(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
-    """Return cos, sin and position_ids, which all layers share, in the hidden states' dtype unless another is given."""
+    """Return cos, sin and position_ids, which all layers share.
+
+    They have the hidden states' dtype unless another is given.
+    """
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     if "tables_of_every_layer" in context.older:
@@ -59,7 +62,7 @@ def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None =
 
 
 def own_tables(context: Context, value: Tensor) -> tuple[Tensor, ...]:
-    """Return the tables of a layer that computes its own, in the values' dtype; else those of all layers."""
+    """Return the tables of a layer that computes its own, in the values' dtype, or those of all layers."""
     if "tables_of_every_layer" not in context.older:
         return context.position_tables
     return _cos_and_sin(context, value.shape[2], value.dtype)
@@ -99,12 +102,12 @@ def _cos_and_sin(context: Context, length: int, dtype: DType, width: int | None 
 
 
 def for_every_head(table: Tensor) -> Tensor:
-    """Return a view of a table, (rows, sequence, width), that broadcasts over heads as one of a single row does."""
+    """Return a view of a table, (rows, sequence, width), that broadcasts over heads like a table of a single row."""
     return ops.narrow(table, (1, *table.shape[1:]))
 
 
 def spread_table(context: Context, table: Tensor) -> Tensor:
-    """Return a copy of a table of all rows, in which each number stands for a pair."""
+    """Return a copy of a table of all rows, in which each number occurs twice, once per element of a pair."""
     name = "rotary: table, spread over pairs"
     if context.gives_positions:
         return for_every_head(context.tape.new((context.batch, *table.shape[1:]), table.dtype, name))
@@ -119,7 +122,7 @@ def same_tables(tables: tuple[Tensor, ...], attention: MixerType) -> tuple[Tenso
 def final(
     norm: Callable[[BoundModule, Tensor], Tensor], name: str = "model.norm"
 ) -> Callable[[Context, Tensor], Tensor]:
-    """Return a decoder's final norm, which is the module of that name."""
+    """Return a decoder's final norm, which is the module with that name."""
     return lambda context, hidden_states: norm(context.outer(name), hidden_states)
 
 
@@ -133,7 +136,7 @@ def scaled_logits(context: Context, logits: Tensor) -> Tensor:
 
 
 def unchanged_mask(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  the signature of such hooks
-    """Return the mask that transformers makes for every family."""
+    """Return the mask that transformers creates for every family."""
     return mask
 
 
@@ -155,34 +158,36 @@ def no_unsupported_fields(_: Config) -> tuple[()]:
 class Tower:
     """How a family reads images."""
 
-    #: An image of the request to what its processor makes of it. PlanError, where the processor refuses it.
+    #: Takes an image of the request, and returns it as its processor passes it on. Raises PlanError if the processor
+    #: refuses it.
     process: Callable[[Config, Images], Processed]
 
-    #: The tensors that a batch has because of its images, the pixels first.
+    #: Returns the tensors that a batch has because of its images, the pixels first.
     batch: Callable[[Config, Training, Processed], list[BatchTensor]]
 
-    #: What the model keeps from step to step because of images.
+    #: Returns what the model keeps from step to step because of images.
     kept: Callable[[Training], tuple[BatchTensor, ...]]
 
-    #: The embeddings of the words to those of words and images.
+    #: Takes the embeddings of words, and returns those of words and images.
     run: Callable[[Context, Tensor], Tensor]
 
-    #: The chunks of patches that a layer attends within, of one image.
+    #: Returns the number of chunks of patches of one image that a layer attends within.
     chunks: Callable[[Config, Processed], int]
 
-    #: The file of transformers that has the processor's arithmetic.
+    #: The file of transformers that contains the processor's arithmetic.
     source: str
 
     #: Whether a convolution embeds the patches.
     convolves: bool = True
 
-    #: Whether enable_input_require_grads gives the patches a gradient: the tower's class names its input embeddings.
+    #: Whether enable_input_require_grads gives the patches a gradient, because the tower's class names its input
+    #: embeddings.
     grads_patches: bool = True
 
-    #: The masks of the decoder's attention types; None for those of text.
+    #: Returns the masks of the decoder's attention types. None for those of text.
     masks: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
 
-    #: How many of the decoder's first layers add features of images to the hidden states, and what each then runs.
+    #: How many of the decoder's first layers add features of images to the hidden states, and the operations of each.
     featured_layers: Callable[[Config], int] = lambda _config: 0
     after_layer: Callable[[Context, int, Tensor], Tensor] = lambda _context, _number, hidden_states: hidden_states
 
@@ -194,34 +199,34 @@ class DecoderForward:
     It follows the file of transformers that `Family.source` names.
     """
 
-    #: One layer: (batch, sequence, hidden_size) to the same.
+    #: Runs one layer: (batch, sequence, hidden_size) to the same.
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
 
-    #: Ids to word embeddings.
+    #: Takes ids, and returns word embeddings.
     embeddings: Callable[[Context, Tensor], Tensor] = embed
 
-    #: Word embeddings to the input of the first layer.
+    #: Takes word embeddings, and returns the input of the first layer.
     before_layers: Callable[[Context, Tensor], Tensor] = identity
 
-    #: What the decoder's code keeps alive while its layers run: the word embeddings, the first layer's input, or
-    #: neither.
+    #: Which tensors the decoder's code keeps alive while its layers run: the word embeddings, the first layer's input,
+    #: or neither.
     retained: Literal["words", "input", "neither"] = "words"
 
-    #: The position tensors that all layers share. Those that a checkpointed layer receives stay alive with it.
+    #: Returns the position tensors that all layers share. Those that a checkpointed layer receives stay alive with it.
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
 
-    #: Which of these tensors a layer of an attention type receives.
+    #: Returns which of these tensors a layer of an attention type receives.
     tables_for: Callable[[tuple[Tensor, ...], MixerType], tuple[Tensor, ...]] = same_tables
 
-    #: The last layer's output to the input of the output head.
+    #: Takes the last layer's output, and returns the input of the output head.
     final_norm: Callable[[Context, Tensor], Tensor] = _RMS_NORM
 
-    #: The final norm's output to the scores of sequences, in a model that classifies them; None for those of the last
-    #: token by the head `score`.
+    #: Takes the final norm's output, and returns the scores of sequences, in a model that classifies them. None for the
+    #: scores of the last token from the head `score`.
     scores: Callable[[Context, Tensor], Tensor] | None = None
 
-    #: The loss of a model that classifies sequences by one label, where the config has no problem_type and the family's
-    #: own code then computes it in another way: from scores and labels.
+    #: Takes scores and labels, and returns the loss of a model that classifies sequences by one label. Only for
+    #: families whose own code computes it in another way if the config has no problem_type.
     default_loss: Callable[[Context, Tensor, Tensor], Tensor] | None = None
 
     #: Whether the code keeps the output of every layer while the layers run.
@@ -230,47 +235,48 @@ class DecoderForward:
     #: Whether layers with a window attend within chunks of its size instead.
     chunked: bool = False
 
-    #: Whether the family's own code makes the masks.
+    #: Whether the family's own code creates the masks.
     own_masks: bool = False
 
-    #: What a model of tokens runs on the final norm's output before its head's dropout.
+    #: What a model that classifies tokens runs on the final norm's output before its head's dropout.
     before_token_head: Callable[[Context, Tensor], Tensor] = identity
 
-    #: Whether the loss of a model that classifies tokens is of logits in float32, whatever their dtype.
+    #: Whether the loss of a model that classifies tokens uses logits in float32, whatever their dtype.
     casts_token_logits: bool = True
 
-    #: Of an encoder-decoder: the output of the encoder's last layer to that of the encoder.
+    #: For an encoder-decoder: takes the output of the encoder's last layer, and returns that of the encoder.
     encoded: Callable[[Context, Tensor], Tensor] = identity
 
-    #: The ids of the decoder's tokens to the input of its first layer; None if there is no encoder.
+    #: Takes the ids of the decoder's tokens, and returns the input of its first layer. None if there is no encoder.
     target: Callable[[Context, Tensor], Tensor] | None = None
 
     #: The tokens of the generation config for which `generate` has tensors, and whether it forces the last one.
     special_tokens: tuple[str, ...] = ("bos", "eos", "pad")
     forces_eos: bool = False
 
-    #: Whether a token attends to no later one.
+    #: Whether attention is causal.
     is_causal: bool = True
 
-    #: What reads images; None if the model reads none, or that is not modelled.
+    #: The tower that reads images. None if the model reads none, or if that is not modelled.
     tower: Tower | None = None
 
-    #: The final norm's output to the output head's input, in a language model's own code.
+    #: Takes the final norm's output, and returns the output head's input, in a language model's own code.
     head_input: Callable[[Context, Tensor], Tensor] = identity
 
-    #: What follows the output head.
+    #: The operations after the output head.
     logits: Callable[[Context, Tensor], Tensor] = identity
 
-    #: The attention types whose masks are made even if no layer is of that type.
+    #: The attention types whose masks are created even if no layer is of that type.
     masks: tuple[MixerType, ...] = ()
 
     #: The config's names of the probabilities of torch.nn.Dropout modules. Other dropout is a function.
     dropout_modules: tuple[str, ...] = ()
 
-    #: Whether layers share tensors that need a gradient, in addition to the hidden states, so that every layer is run.
+    #: Whether layers share tensors that need a gradient, in addition to the hidden states. Every layer is then
+    #: interpreted.
     couples_layers: Callable[[Config], bool] = never
 
-    #: What layers that reuse keys and values are given where only the last position's logits are computed.
+    #: What layers that reuse keys and values receive if only the last position's logits are computed.
     last_position: Callable[[Context, Tensor], Tensor] = identity
 
     #: Whether a layer's output is in float32 whatever the dtype of the embeddings.
@@ -282,52 +288,54 @@ class DecoderForward:
     #: Whether eager masks are converted back to bool.
     boolean_masks: bool = False
 
-    #: A mask to what the family's own code makes of it.
+    #: Changes a mask in the way that the family's own code does.
     transform_mask: Callable[[Context, Tensor | None], Tensor | None] = unchanged_mask
 
-    #: The masks of every batch, where the family's code makes them in another way; None for the usual ones.
+    #: Returns the masks of every batch, if the family's code creates them in another way. None for the usual ones.
     masks_of_batch: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
 
     #: Whether a layer returns the attention weights to the decoder, which keeps them until the next layer has run.
     returns_weights: bool = False
 
-    #: Whether a layer receives its mask as a positional argument, which re-entrant checkpointing saves with its input.
+    #: Whether a layer receives its mask as a positional argument. Re-entrant checkpointing then saves it with the
+    #: layer's input.
     saves_mask: bool = False
 
-    #: Whether a mask is made even if the kernel would not need one.
+    #: Whether a mask is created even if the kernel would not need one.
     always_masked: bool = False
 
-    #: Whether a mask is made if the config sets use_bidirectional_attention.
+    #: Whether a mask is created if the config sets use_bidirectional_attention.
     bidirectional_masks: bool = False
 
     #: Whether the code rotates only a part of each head if the config sets partial_rotary_factor.
     partial_rotary: bool = False
 
-    #: Whether the model passes the labels on to its layers, whose checkpoints keep them.
+    #: Whether the model passes the labels to its layers, whose checkpoints keep them.
     passes_labels: bool = False
 
-    #: Whether rows of several samples, whose positions begin again, are modelled; and whether layers receive the bounds
-    #: of samples that such a batch may come with.
+    #: Whether rows of several samples, whose positions restart, are modelled; and whether layers receive the bounds of
+    #: samples that such a batch may include.
     flattens: bool = True
     passes_bounds: bool = True
 
-    #: Whether the model's forward has a parameter `position_ids`, for which `generate` makes them.
+    #: Whether the model's forward has a parameter `position_ids`, which `generate` creates.
     takes_positions: bool = True
 
-    #: The positions of a token that `generate` makes: more than one where the model makes the text's and one for each
-    #: axis, and keeps rope_deltas. Source: _prepare_position_ids_for_generation of Qwen's models that read images.
+    #: How many positions `generate` creates for a token. It is more than one if the model creates those of the text and
+    #: one for each axis, and keeps rope_deltas. Source: _prepare_position_ids_for_generation of Qwen's models that read
+    #: images.
     positions_of_token: int = 1
 
     #: Whether the code fails on inputs longer than max_position_embeddings.
     limited_to_max_positions: bool = False
 
-    #: The most positions for which layers are followed that run one position after the other; None without such layers.
+    #: The most positions for which layers are followed that run one position after the other. None without such layers.
     positions_followed: int | None = None
 
-    #: Why flash_attention_2 is refused for a config, or None.
+    #: Returns why flash_attention_2 is refused for a config, or None.
     refuses_flash: Callable[[Config], str | None] = never_refused
 
-    #: The fields of a config that make the forward pass fail, each with the reason.
+    #: Returns the fields of a config that make the forward pass fail, each with the reason.
     unsupported_fields: Callable[[Config], Iterable[tuple[str, str]]] = no_unsupported_fields
 
     @property

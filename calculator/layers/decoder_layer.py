@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
     from calculator.layers.mlp import Sublayer
 
-    #: A layer's norm, by its name.
+    #: A layer's norm, selected by its name.
     NormByName = Callable[[LayerModules, str, Tensor], Tensor]
 
 
 def norm_by_name(norm: Callable[[BoundModule, Tensor], Tensor]) -> NormByName:
-    """Return a norm of the layer's module of a given name."""
+    """Return a function that runs the layer's norm with a given name."""
     return lambda modules, name, x: norm(modules[name], x)
 
 
@@ -41,7 +41,7 @@ def run_sublayer(
     *,
     positional: bool = False,
 ) -> Tensor:
-    """Run a sublayer and what the method adds after it. The sublayer's input stays alive meanwhile.
+    """Run a sublayer, and what the method adds after it. The sublayer's input stays alive meanwhile.
 
     `positional`: whether attention is called with its input as a positional argument, as the MLP is.
     """
@@ -57,7 +57,7 @@ def run_sublayer(
 
 
 def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:
-    """Apply dropout with the probability `config[name]`, or none if the name is empty."""
+    """Apply dropout with the probability `config[name]`. Without a name, do nothing."""
     if not name:
         return x
     path = f"{x.tape.scope}{name}"
@@ -72,17 +72,17 @@ class SequentialLayer:
     mlp: Sublayer = mlp.gated
     norm: NormByName = _LLAMA_NORM
 
-    #: The names of the norms of each sublayer's input, empty for none.
+    #: The names of the norms of each sublayer's input. Empty for none.
     input_norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
 
-    #: The names of the norms of each sublayer's output, empty for none.
+    #: The names of the norms of each sublayer's output. Empty for none.
     output_norms: tuple[str, str] = ("", "")
 
-    #: Applied to a sublayer's output before the residual is added: dropout, a multiplier.
+    #: Applied to a sublayer's output before the residual is added, such as dropout or a multiplier.
     transform_output: Callable[[Context, Tensor], Tensor] = identity
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the layer: (batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = self._normed(modules, self.input_norms[0], hidden_states)
         hidden_states = run_sublayer(context, modules, "attention", self.attention, hidden_states)
@@ -106,14 +106,14 @@ class ParallelLayer:
     norm: NormByName
     mlp: Sublayer = mlp.gated
 
-    #: The names in the config of the dropout probabilities of attention and the MLP, empty for none.
+    #: The names in the config of the dropout probabilities of attention and the MLP. Empty for none.
     dropouts: tuple[str, str] = ("", "")
 
-    #: Whether the residual is added to the sum of both, instead of each to the residual in turn.
+    #: Whether the residual is added to the sum of both. Otherwise each is added to the residual in turn.
     residual_last: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the layer: (batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = self.norm(modules, "input_layernorm", hidden_states)
         attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape
 
-#: The positions of a chunk.
+#: The number of positions of a chunk.
 CHUNK = 64
 
 
@@ -110,7 +110,10 @@ def recurrent_gated_delta_rule(
 
 
 def _inputs(query: Tensor, key: Tensor, value: Tensor, beta: Tensor, decay: Tensor) -> list[Tensor]:
-    """Return all inputs with heads before positions in float32, queries and keys by value heads and normed."""
+    """Return all inputs in float32 with heads before positions.
+
+    Queries and keys are repeated for value heads and normed.
+    """
     heads = value.shape[2]
     if key.shape[2] != heads:
         query, key = _repeated(query, heads, "query"), _repeated(key, heads, "key")
@@ -127,9 +130,9 @@ def _inputs(query: Tensor, key: Tensor, value: Tensor, beta: Tensor, decay: Tens
 class _Layout:
     """Which products copy queries and keys, because batches, heads and chunks can't be merged in a view.
 
-    In half precision a cast makes them contiguous, and in float32 a padding. Otherwise they are in the layout of the
-    repeated heads, (batch, sequence, heads, width), or without repeated heads in that of the convolution, (batch,
-    heads, width, sequence).
+    In half precision a cast makes them contiguous. In float32 a padding does. Otherwise they have the layout of the
+    repeated heads, (batch, sequence, heads, width), or without repeated heads that of the convolution, (batch, heads,
+    width, sequence).
     """
 
     __slots__ = ("copies_all", "copies_chunks")
@@ -174,7 +177,10 @@ def _l2norm(x: Tensor, name: str) -> Tensor:
 
 
 def _in_chunks(x: Tensor, chunks: int, *, copies: bool = False) -> Tensor:
-    """View the positions in chunks. The gradient of a system's right side has another layout, so it is copied."""
+    """View the positions in chunks.
+
+    The gradient of a system's right side has another layout, so it is copied.
+    """
     shape = (*x.shape[:2], chunks, CHUNK, x.shape[3])
     if not copies or not x.edge:
         return ops.view(x, shape)
@@ -186,7 +192,7 @@ def _copied_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _later_positions(tape: Tape) -> Tensor:
-    """Return the mask of a chunk's later positions, made from one of ones."""
+    """Return the mask of a chunk's later positions, which is computed from a mask of ones."""
     whole = tape.new((CHUNK, CHUNK), "bool", "mask of ones")
     mask = tape.new((CHUNK, CHUNK), "bool", "mask of later positions")
     del whole
@@ -211,7 +217,7 @@ def _over_width(x: Tensor) -> Tensor:
 
 
 def _output_of_chunk(inter: Tensor, intra: Tensor, values: Tensor) -> Tensor:
-    """Add what a chunk reads of its own positions to what it reads of the state."""
+    """Add the part of a chunk's output that its own positions give to the part that the state gives."""
     within = products.bmm(intra, values, values.shape, "attention in the chunk")
     return ops.add(inter, within, "output of the chunk")
 
@@ -222,7 +228,7 @@ def _to_the_end(cum_decay: Tensor) -> Tensor:
 
 
 def _selected(x: Tensor, shape: Shape) -> Tensor:
-    """Select one index of a dimension: a view."""
+    """Return a view of one index of a dimension."""
     return ops.slice_from_end(x, shape)
 
 

@@ -1,4 +1,4 @@
-"""Dropout as a module of its own, whose calls are marked."""
+"""Dropout as a module, whose calls are marked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 
 def dropout(x: Tensor, probability: float, name: str) -> Tensor:
-    """Call `torch.nn.Dropout`. `name` is that of its output."""
+    """Call `torch.nn.Dropout`. `name` is the name of its output."""
     path = f"{x.tape.scope}{name}"
     return leave(path, ops.dropout(enter(path, x), probability, name))

@@ -1,4 +1,4 @@
-"""What encoders share."""
+"""Functions that encoders share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def first_token(hidden_states: Tensor) -> Tensor:
 
 
 def mean_of_tokens(context: Context, hidden_states: Tensor) -> Tensor:
-    """Return the mean of each sequence's tokens that are no padding: (batch, hidden_size).
+    """Return the mean over each sequence's tokens that are not padding: (batch, hidden_size).
 
-    Without padding the model makes a mask of ones.
+    Without padding, the model creates a mask of ones.
     """
     tape, (batch, length, width) = context.tape, hidden_states.shape
     context.set_scope("")

@@ -1,4 +1,4 @@
-"""The parameters of fused experts, as a method makes them."""
+"""The parameters of fused experts, as a method computes them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """The parameters of experts as they run, by name."""
+    """The parameters of running experts, by name."""
 
     def __getitem__(self, name: str, /) -> Tensor:
         """Return a parameter."""
 
     def get(self, name: str, /) -> Tensor | None:
-        """Return a parameter; None if the experts have none of that name."""
+        """Return a parameter, or None if the experts have none with that name."""

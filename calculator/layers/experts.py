@@ -1,8 +1,8 @@
 """Experts in one call: rows sorted by expert, two grouped matrix products, and the sum of each token's experts.
 
-Source: transformers/integrations/moe.py, grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on,
-and batched_mm_experts_forward, to which `generate` switches after the prompt. Nothing in them depends on which experts
-the router chose: there are k rows for every token.
+Source: transformers/integrations/moe.py: grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on,
+and batched_mm_experts_forward, to which `generate` switches after the prompt. Memory does not depend on which experts
+the router chose, because there are k rows for every token.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
 
-    #: Gate and up in one tensor, and the shape of either half, to their product.
+    #: Takes gate and up in one tensor and the shape of either half, and returns their product.
     Gate = Callable[[Context, Tensor, Shape], Tensor]
 
 
 def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates
-    """act(up), of experts without a gate."""
+    """Return act(up), for experts without a gate."""
     return activation(context.config["hidden_act"])(up)
 
 
 def gated(context: Context, gate_up: Tensor, half: Shape) -> Tensor:
-    """act(gate) · up."""
+    """Return act(gate) · up."""
     gate, up = ops.split(gate_up, [half, half])
     return ops.mul(activation(context.config["hidden_act"])(gate), up, "activated gate · up")
 
@@ -67,7 +67,10 @@ def experts(
 def _each_with_its_own(
     context: Context, named_weights: tuple[Weights, str], hidden_states: Tensor, weights: Tensor, gate: Gate
 ) -> Tensor:
-    """Run them with a copy of its expert's matrices for every row. The first copy is freed after the second is made."""
+    """Run the experts with a copy of the matrices of its expert for every row.
+
+    The first copy is freed after the second is made.
+    """
     own, first = named_weights
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
@@ -92,7 +95,7 @@ def _first(bound: BoundModule) -> str:
 
 
 def _selected(own: Weights, name: str, count: int) -> Tensor | None:
-    """Select every row's matrix or biases; None if the experts have none."""
+    """Select every row's matrix or biases. Return None if the experts have none."""
     every = own.get(name)
     if every is None:
         return None
@@ -105,7 +108,7 @@ def _own_product(x: Tensor, own: Weights, name: str, biases: Tensor | None) -> T
 
 
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the experts' numbers as int32, the number of rows of each, and where its rows end."""
+    """Return the experts' numbers as int32, the number of rows of each expert, and where its rows end."""
     return (
         tape.new((count,), "int32", "experts as int32"),
         tape.new((among,), "int32", "rows of each expert"),
@@ -114,13 +117,13 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def _biases(own: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
-    """Select each row's bias; None if the experts have none."""
+    """Select each row's bias. Return None if the experts have none."""
     biases = own.get(f"{name}_bias")
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
 def _product(own: Weights, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
-    """Multiply every row with its expert's matrix, and add its bias in place."""
+    """Multiply every row with its expert's matrix, and add the expert's bias in place."""
     weight = transposed(own[name])
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
     out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)

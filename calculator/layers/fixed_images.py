@@ -1,4 +1,4 @@
-"""Processors that resize every image to one size, or to one of a list."""
+"""Processors that resize every image to one size, or to one size of a list."""
 
 from __future__ import annotations
 

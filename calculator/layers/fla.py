@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape
 
-#: The positions of a chunk.
+#: The number of positions of a chunk.
 CHUNK = 64
 
-#: The smallest block of a key's numbers that a kernel reads.
+#: The smallest block of a key's elements that a kernel reads.
 _SMALLEST_BLOCK = 16
 
 
@@ -44,9 +44,11 @@ class _Call(NamedTuple):
 def chunk_gated_delta_rule(
     inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], *, returns_state: bool, block: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Run it on queries, keys, values, decay and beta. Returns the output, in the values' shape, and the last state.
+    """Run the rule on queries, keys, values, decay and beta.
 
-    `block`: the largest block of a key's numbers that a kernel of the card reads.
+    Return the output, in the values' shape, and the last state.
+
+    `block`: the largest block of a key's elements that a kernel of the card reads.
     """
     query, key, value, decay, beta = inputs
     tape, edges = query.tape, tuple([each.edge for each in inputs])
@@ -89,13 +91,13 @@ def _contiguous(x: Tensor, name: str) -> Tensor:
 
 
 def _normed(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Return vectors of length one, and the inverse of what each had (l2norm_fwd)."""
+    """Return vectors of length one, and the inverse of each vector's length (l2norm_fwd)."""
     normed = x.tape.new(x.shape, x.dtype, f"{name}, normed")
     return normed, x.tape.new(x.shape[:3], "float32", f"{name}: inverse norm")
 
 
 def _recomputed(call: _Call, key: Tensor, value: Tensor) -> list[Tensor]:
-    """What both passes compute: decayed keys, new values, and the states of chunks."""
+    """Return what both passes compute: decayed keys, new values, and the states of chunks."""
     tape = key.tape
     return [
         tape.scratch(call.wide, key.dtype, "keys, decayed"),
@@ -105,7 +107,7 @@ def _recomputed(call: _Call, key: Tensor, value: Tensor) -> list[Tensor]:
 
 
 def _back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]:
-    """chunk_gated_delta_rule_bwd: every gradient is computed, whether its input needs one or not."""
+    """Compute every gradient, whether its input needs one or not (chunk_gated_delta_rule_bwd)."""
     query, _, key, _, value, decay, beta, _ = node.saved
     call: _Call = node.context
     tape: Tape = value.tape

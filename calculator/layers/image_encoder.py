@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 
 def pixels(config: Config, count: int) -> BatchTensor:
-    """Return the pixels of a number of images of the encoder's own size, as a tensor of the batch."""
+    """Return the pixels of `count` images of the encoder's own size, as a tensor of the batch."""
     vision = config["vision_config"]
     side = named(vision["image_size"], "image_size")
     return "pixel_values", (named(count, "images"), vision["num_channels"], side, side), "float32"
 
 
 def nothing_kept(_: Training) -> tuple[BatchTensor, ...]:
-    """Return what the model keeps from step to step because of images: nothing."""
+    """Return nothing: the model keeps no tensors from step to step because of images."""
     return ()
 
 
 def one_chunk(_config: Config, _image: object) -> int:
-    """Return the calls of attention of a layer for one image. All images share one."""
+    """Return 1: a layer attends once, for all images together."""
     return 1
 
 
 def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
-    """SiglipVisionModel without a pooling head: (images, channels, height, width) to (images, patches, hidden_size)."""
+    """Run SiglipVisionModel without its head: (images, channels, height, width) to (images, patches, hidden_size)."""
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values)
     last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
     return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
@@ -51,7 +51,7 @@ def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
 def words_and_images(
     context: Context, inputs_embeds: Tensor, path: str, project: Callable[[Context, Tensor], Tensor]
 ) -> Tensor:
-    """Run SigLIP and a projector, and put the tokens in the places of the placeholders."""
+    """Run SigLIP and a projector, and write the image tokens over the placeholders."""
     last_hidden_state = siglip(context, path, context.images[0])
     pooler_output = project(context, last_hidden_state)
     context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
@@ -65,9 +65,9 @@ def words_and_images(
 
 
 def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """CLIPVisionModel: to the output of layer `number`, counted from 1, of the last one, and of the class token.
+    """Run CLIPVisionModel. Return the output of layer `number`, counted from 1, the last output, and the class token.
 
-    The first two are (images, 1 + patches, hidden_size), and the third (images, hidden_size) after a norm.
+    The first two are (images, 1 + patches, hidden_size). The third is (images, hidden_size), after a norm.
     """
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values, with_class=True)
     hidden_states = norms.layer_norm(context.outer(f"{path}.pre_layrnorm"), hidden_states)
@@ -80,9 +80,9 @@ def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tupl
 
 
 def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tensor:
-    """Idefics3VisionTransformer: (images, channels, height, width) to (images, patches, hidden_size).
+    """Run Idefics3VisionTransformer: (images, channels, height, width) to (images, patches, hidden_size).
 
-    The positions are computed for each image, and enable_input_require_grads sees the sum of patches and positions.
+    The positions are computed for each image. enable_input_require_grads sees the sum of patches and positions.
     """
     embeddings = f"{path}.embeddings"
     patch_embeds = embed_patches(context, embeddings, pixel_values, is_input=False)
@@ -99,7 +99,7 @@ def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tenso
 
 
 def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class: bool = False) -> Tensor:
-    """Embed patches by a convolution, put the class token before them, and add positions."""
+    """Embed patches by a convolution, prepend the class token, and add positions."""
     embeddings = patch_embeds = embed_patches(context, path, pixel_values)
     if with_class:
         context.set_scope(f"{path}: ")
@@ -122,7 +122,7 @@ def embed_patches(context: Context, path: str, pixel_values: Tensor, *, is_input
 
 
 def positions(context: Context, path: str) -> Tensor:
-    """Look up the learned positions, whose numbers are a buffer: (1, positions, hidden_size)."""
+    """Look up the learned positions, whose indices are a buffer: (1, positions, hidden_size)."""
     table = context.outer(f"{path}.position_embedding")
     context.set_scope(f"{table.name}: ")
     weight = context.method.embedding_weight(table)
@@ -131,7 +131,7 @@ def positions(context: Context, path: str) -> Tensor:
 
 
 def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Tensor], number: int = 0) -> Tensor:
-    """Run the encoder's layers, and note the output of layer `number`, counted from 1.
+    """Run the encoder's layers, and store the output of layer `number`, counted from 1.
 
     The code keeps the first layer's input alive.
     """

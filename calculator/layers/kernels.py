@@ -16,7 +16,7 @@ def _multiple(size: int, of: int) -> int:
 
 
 class Samples(NamedTuple):
-    """The samples of a flattened batch: how many, and the tensor with the position of each one's first token."""
+    """The samples of a flattened batch: their number, and the tensor with the position of each one's first token."""
 
     number: int
     bounds: Tensor
@@ -73,6 +73,8 @@ def _like(tensor: Tensor, name: str) -> Tensor | None:
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """Run the memory-efficient kernel. A mask is an additive bias. The random seed and offset are on the CPU.
 
+    The logsumexp is only allocated if there is a backward pass. A bias that needs a gradient has an edge.
+
     The logsumexp is allocated for a backward pass only. A bias that needs a gradient has an edge.
 
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
@@ -124,7 +126,10 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def _gradient_of_bias(edge: Edge | None, query: Tensor, key: Tensor) -> Tensor:
-    """Return the gradient of a bias: a slice of rows of a multiple of 16 numbers, for every sequence and head."""
+    """Return the gradient of a bias for every sequence and head.
+
+    It is a slice of rows whose lengths are a multiple of 16.
+    """
     assert edge is not None
     shape, width = (*query.shape[:3], key.shape[2]), _multiple(key.shape[2], 16)
     whole = query.tape.new((*shape[:3], width), edge[3], "attention bias: gradient")

@@ -28,12 +28,12 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
 
 
 def _positions(context: Context, length: int) -> Tensor:
-    """Return the positions; older code counts those of every sequence from the mask that it is given."""
+    """Return the positions. Older code counts those of every sequence from its mask."""
     if "masks_in_every_pass" in context.older and context.training.passes_mask:
         return context.tape.new((context.batch, length), "int64", "position_ids")
     return context.position_ids(length)
 
 
 def position_ids(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the position_ids that `add_to` made, if the layers receive them."""
+    """Return the position_ids that `add_to` created, if the layers receive them."""
     return context.position_tables

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
 
-    #: The decoder's output (batch, sequence, hidden_size) to the loss, and to the other outputs of the model.
+    #: Takes the decoder's output (batch, sequence, hidden_size), and returns the loss and the other outputs of the
+    #: model.
     LossHead = Callable[[Context, Tensor], tuple[Tensor, list[Tensor]]]
 
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class FullLogits:
     """The model's output head and its loss, from the logits of every token."""
 
-    #: The number of labels in a whole step, by which the sum is divided; None for the mean of the micro-batch.
+    #: The number of labels in a whole step, by which the sum is divided. None for the mean over the micro-batch.
     num_items: Tensor | None = None
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -45,7 +46,7 @@ def logits_of(context: Context, forward: DecoderForward, hidden_states: Tensor) 
     """Return the logits of every token, from the model's output head."""
     head = context.hooks.module("head")
     output = context.bind(context.model.output)
-    # nested: a call may free its argument before it returns
+    # The calls are nested, because a call may free its argument before it returns.
     return forward.logits(context, head.after(output(head.before(forward.head_input(context, hidden_states)))))
 
 
@@ -56,9 +57,9 @@ def float32_logits(context: Context, logits: Tensor) -> Tensor:
 
 
 def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = None) -> Tensor:
-    """Return the mean negative log-likelihood of shifted labels, or their sum over a number of items.
+    """Return the mean negative log-likelihood of shifted labels, or their sum over `num_items`.
 
-    It is in float32, but for models whose older code has it in the dtype of the logits.
+    It is in float32, except for models whose older code computes it in the dtype of the logits.
 
     logits: (batch, sequence, vocab_size).
     """
@@ -78,14 +79,20 @@ def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = 
 
 
 def shifted_labels(context: Context, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Return the labels of the next tokens, and the padded labels, of which they are a view in a batch of one."""
+    """Return the labels of the next tokens, and the padded labels.
+
+    In a batch of one, the former are a view of the latter.
+    """
     labels = context.tape.new((batch, length + 1), "int64", "labels, padded")
     shifted = labels if batch == 1 else context.tape.new((batch, length), "int64", "labels, shifted")
     return shifted, labels
 
 
 def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
-    """Return the loss of the logits without each sequence's last position: of a copy, where they are not contiguous."""
+    """Return the loss of the logits without each sequence's last position.
+
+    If they are not contiguous, they are copied.
+    """
     batch, length, vocabulary = logits.shape
     shorter = named(length - 1, "(S - 1)")
     kept = ops.narrow(logits, (batch, shorter, vocabulary))
@@ -97,9 +104,9 @@ def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
 
 
 def log_softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
-    """torch.nn.functional.log_softmax over the last dimension. The result is saved.
+    """Return torch.nn.functional.log_softmax over the last dimension, which is saved.
 
-    Without a dtype it runs in the dtype of x, under autocast in float32.
+    Without a dtype, it is computed in the dtype of x, or in float32 under autocast.
     """
     dtype = dtype or reduction_dtype(x)
     if (x.dtype, dtype) != ("float16", "float32"):
@@ -116,7 +123,7 @@ def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def nll_loss(x: Tensor, target: Tensor | None) -> Tensor:
-    """torch.nn.functional.nll_loss of log-probabilities, summed or averaged."""
+    """Return torch.nn.functional.nll_loss of log-probabilities, summed or averaged."""
     node = Node(x.tape, _nll_loss_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
@@ -135,7 +142,9 @@ def _nll_loss_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def cross_entropy(scores: Tensor, labels: Tensor | None) -> Tensor:
-    """torch.nn.functional.cross_entropy, whose log_softmax keeps its dtype under autocast, and nll_loss does not.
+    """Return torch.nn.functional.cross_entropy.
+
+    Its log_softmax keeps its dtype under autocast, and its nll_loss does not.
 
     Source: aten/src/ATen/native/LossNLL.cpp, cross_entropy_loss; torch/include/ATen/autocast_mode.h.
     """

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
-    #: A norm, the scan's output and the gate to the normed and gated output.
+    #: Takes a norm, the scan's output and the gate, and returns the normed and gated output.
     GatedNorm = Callable[[Context, BoundModule, Tensor, Tensor], Tensor]
 
 
 def gated_rms_norm(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
-    """GraniteMoeHybridRMSNormGated: silu of the gate, then the norm of each group, in float32."""
+    """Run GraniteMoeHybridRMSNormGated: silu of the gate, then the norm of each group, in float32."""
     x.tape.scope = f"{norm.name}: "
     dtype, shape = x.dtype, x.shape
     x = ops.mul(ops.cast(x, "float32", "input in float32"), _silu(gate, "float32"), "gated")
@@ -41,7 +41,7 @@ def gated_rms_norm(context: Context, norm: BoundModule, x: Tensor, gate: Tensor)
 
 
 def rms_norm_by_group(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
-    """FalconH1RMSNormGated: the norm of each group with its weight, and silu of the gate before or after it."""
+    """Run FalconH1RMSNormGated: the norm of each group with its weight, and silu of the gate before or after it."""
     x.tape.scope = f"{norm.name}: "
     shape, groups, first = x.shape, context.config["mamba_n_groups"], context.config["mamba_norm_before_gate"]
     if not first:
@@ -69,7 +69,7 @@ def _normalised(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 class Mamba2:
     """The mixer of a family: (batch, sequence, hidden_size) to the same. The defaults are Granite's.
 
-    The config has its sizes as `mamba_n_heads`, `mamba_d_head`, `mamba_n_groups`, `mamba_d_state` and
+    Its sizes in the config are `mamba_n_heads`, `mamba_d_head`, `mamba_n_groups`, `mamba_d_state` and
     `mamba_chunk_size`.
     """
 
@@ -78,7 +78,8 @@ class Mamba2:
 
     norm: GatedNorm = gated_rms_norm
 
-    #: Whether the projection's input and output are multiplied by numbers: the output by a vector in a buffer.
+    #: Whether the projection's input and output are multiplied by numbers. The output is multiplied by a vector in a
+    #: buffer.
     multiplies: bool = False
 
     #: Whether a single position without a norm is gated as its state is updated.
@@ -131,7 +132,10 @@ class Mamba2:
         return modules[f"{name}.out_proj"](ops.cast(out, dtype, "output in the input's dtype"))
 
     def _fused(self, context: Context, modules: LayerModules, projected: Tensor, rate: Tensor) -> Tensor:
-        """Run the rest as one function of mamba-ssm, which reads the parameters of modules that it does not call."""
+        """Run everything after the projection as one function of mamba-ssm.
+
+        It reads the parameters of modules that it does not call.
+        """
         config = context.config
         conv, norm, out = (self._read(context, modules, name) for name in ("conv1d", "norm", "out_proj"))
         own, weight = modules[self.name].own, conv["weight"]
@@ -155,10 +159,10 @@ class Mamba2:
         return fused.split_conv1d_scan_combined(inputs, Sizes(*sizes))
 
     def _read(self, context: Context, modules: LayerModules, name: str) -> Mapping[str, Tensor]:
-        """The parameters of a module, if the mixer has it.
+        """Return the parameters of a module, if the mixer has it.
 
         Raises:
-            PlanError: if a method stores, adapts or copies it, so that calling it does more than its parameters say.
+            PlanError: if a method stores, adapts or copies the module, so that its parameters alone are not enough.
         """
         path = f"{self.name}.{name}"
         if path not in modules:
@@ -171,7 +175,7 @@ class Mamba2:
         return module.own
 
     def _projected(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Project the input without padding. Returns the input too, which lives until the convolution has run."""
+        """Project the input without padding. Also return the input, which lives until the convolution has run."""
         scope = f"{modules.prefix}{self.name}: "
         context.set_scope(scope)
         hidden_states = without_padding(context, hidden_states)

@@ -20,17 +20,20 @@ if TYPE_CHECKING:
 
 
 def attention_types(layers: Iterable[Layer]) -> set[MixerType]:
-    """Return the types of layers, many of which are the same object."""
+    """Return the types of layers. Many layers are the same object."""
     return {layer.kind.attention for layer in set(layers)}
 
 
 def is_recurrent(model: Model) -> bool:
-    """Return whether some layers of the decoder mix tokens without attention, or not by attention alone."""
+    """Return whether some layers of the decoder mix tokens not only by attention."""
     return not attention_types(model.decoder.layers).isdisjoint((*RECURRENT_TYPES, "hybrid"))
 
 
 def window_tensors(context: Context) -> list[Tensor]:
-    """Return each window's size, a tensor in a cache (transformers.cache_utils.DynamicSlidingWindowLayer)."""
+    """Return the size of each window, which is a tensor in a cache.
+
+    Source: transformers.cache_utils.DynamicSlidingWindowLayer.
+    """
     if "windows_without_counters" in context.older:
         return []
     context.set_scope("cache: ")
@@ -43,7 +46,7 @@ def window_tensors(context: Context) -> list[Tensor]:
 
 
 def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the mask of each attention type for which the family makes one, full attention first."""
+    """Return the mask of each attention type for which the family creates one, full attention first."""
     context.set_scope("model.attention mask: ")
     tower, of_batch = context.forward.tower, context.forward.masks_of_batch
     if of_batch is not None:
@@ -54,7 +57,7 @@ def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
 
 
 def of_text(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the masks as without images."""
+    """Return the masks for a batch without images."""
     types = {*context.forward.masks, *attention_types(context.layers)}
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}
@@ -77,7 +80,9 @@ def of_layer(context: Context, mixer: MixerType) -> OfLayer:
 
 
 def _recurrent(context: Context) -> Tensor | None:
-    """Return the mask of padding that the model is given; None without padding, for which every value is compared.
+    """Return the padding mask that the model is given, or None without padding.
+
+    To find out that there is no padding, every value is compared.
 
     Source: create_recurrent_attention_mask.
     """
@@ -93,7 +98,7 @@ def _recurrent(context: Context) -> Tensor | None:
 
 
 def sliding_masks_differ(context: Context) -> bool:
-    """Return whether only layers with a window get a mask, or a prefix is cut for them alone.
+    """Return whether only layers with a window get a mask, or only their prefix is cut.
 
     Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
     """
@@ -105,16 +110,16 @@ def sliding_masks_differ(context: Context) -> bool:
 
 
 def every_type_has_one(context: Context) -> bool:
-    """Return whether the layers of every attention type get a mask, as a tensor."""
+    """Return whether the layers of every attention type get a mask as a tensor."""
     if context.forward.own_masks:
         return False
     return context.attention == "eager" or (context.attention == "sdpa" and _needed(context, "full_attention"))
 
 
 def cached_tokens(context: Context, attention: MixerType) -> int:
-    """Return how many tokens of earlier passes a layer of an attention type has keys of.
+    """Return how many tokens of earlier passes the keys of a layer of an attention type cover.
 
-    If no layer is of that type, the number is that of any layer.
+    If no layer is of that type, it is the number of any layer.
     """
     types = attention_types(context.layers) - {*RECURRENT_TYPES, "mlp"}
     window = context.config.get("sliding_window")
@@ -131,7 +136,7 @@ def cached_tokens(context: Context, attention: MixerType) -> int:
 def _needed(context: Context, attention: MixerType) -> bool:
     """Return whether sdpa needs the mask as a tensor.
 
-    A single query attends to every key, and is_causal covers attention in one direction only.
+    A single query attends to every key. is_causal covers attention in one direction only.
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
@@ -147,7 +152,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
 
 
 def _masks_packed_sequences(context: Context) -> bool:
-    """Return whether a mask for packed sequences is made, though none is packed."""
+    """Return whether a mask for packed sequences is created, even though none is packed."""
     if "masks_without_cache" not in context.older or context.training.passes_mask:
         return False
     uncached = context.training.gradient_checkpointing or "no_cache_in_training" in context.older
@@ -155,7 +160,7 @@ def _masks_packed_sequences(context: Context) -> bool:
 
 
 def _keeps_samples_apart(context: Context) -> bool:
-    """Return whether the positions of a row begin again in it.
+    """Return whether the positions restart within a row.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
     """
@@ -163,7 +168,7 @@ def _keeps_samples_apart(context: Context) -> bool:
 
 
 def _mask(context: Context, attention: MixerType) -> Tensor | None:
-    """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
+    """Return a boolean mask if sdpa needs one, a float mask for eager, or None if the kernel masks by itself."""
     if context.forward.own_masks:
         return None
     if not context.is_causal:
@@ -182,7 +187,7 @@ def _mask(context: Context, attention: MixerType) -> Tensor | None:
 
 
 def _of_every_pass(context: Context) -> Tensor:
-    """Return a mask in the model's dtype, which older code makes of a buffer and of the padding, if there is some."""
+    """Return a mask in the model's dtype, which older code creates from a buffer and from the padding, if any."""
     tape, length, width = context.tape, context.length, context.past + context.length
     batch = context.batch if context.training.passes_mask else 1
     padding = [tape.new((batch, length, width), "bool", "causal, of no padding")] if batch is context.batch else []
@@ -194,7 +199,7 @@ def _of_every_pass(context: Context) -> Tensor:
 def _after_prefix(context: Context) -> Tensor:
     """Return the mask of a decoder with a prefix: (batch, 1, sequence, prefix + sequence).
 
-    The mask that BART makes for it has no padding, but is applied.
+    The mask that BART creates for it has no padding, but is applied.
     """
     tape, batch, length, width = context.tape, context.batch, context.length, context.past + context.length
     mask = tape.new((1, length, width), "bool", "causal")
@@ -205,7 +210,10 @@ def _after_prefix(context: Context) -> Tensor:
 
 
 def _boolean(context: Context, attention: MixerType) -> Tensor:
-    """Return a mask (batch, 1, sequence, sequence): causal, in the window, no padding; of batch 1 if none is passed."""
+    """Return a mask (batch, 1, sequence, sequence): causal, in the window, without padding.
+
+    Its batch size is 1 if no mask is passed.
+    """
     tape, batch, length = context.tape, context.batch, context.length
     width = length + cached_tokens(context, attention)
     mask = tape.new((1, length, width), "bool", "causal")
@@ -226,7 +234,7 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
 
 
 def causal_or_of_one_image(context: Context) -> Tensor:
-    """Return a mask (batch, sequence, sequence) in which the tokens of an image also see later ones of it."""
+    """Return a mask (batch, sequence, sequence) in which the tokens of an image also see later tokens of it."""
     tape, batch, length = context.tape, context.batch, context.length
     causal = tape.new((1, length, length), "bool", "causal")
     same = tape.new((batch, length, length), "bool", "same image")
@@ -236,7 +244,7 @@ def causal_or_of_one_image(context: Context) -> Tensor:
 
 
 def _in_chunks(context: Context, width: int) -> Tensor:
-    """Return the mask of tokens in the same chunk, where chunks begin after the padding on the left.
+    """Return the mask of tokens in the same chunk. Chunks begin after the padding on the left.
 
     Source: transformers/masking_utils.py, chunked_overlay.
     """
@@ -250,9 +258,9 @@ def _in_chunks(context: Context, width: int) -> Tensor:
 
 
 def bidirectional(context: Context, width: int) -> Tensor | None:
-    """Return a mask (batch, 1, sequence, width) of padding, as bool for sdpa and as numbers for eager.
+    """Return a padding mask (batch, 1, sequence, width), as bool for sdpa and as numbers for eager.
 
-    Source: create_bidirectional_mask; without padding it makes none.
+    Source: create_bidirectional_mask. It creates none without padding.
     """
     if not context.training.padding:
         return None
@@ -268,13 +276,16 @@ def bidirectional(context: Context, width: int) -> Tensor | None:
 
 
 def _additive_of_encoder(context: Context, width: int) -> Tensor:
-    """Return a mask of numbers in the dtype of the first layer's input, a norm's output: float32 under autocast."""
+    """Return a mask of numbers in the dtype of the first layer's input.
+
+    That input is a norm's output, which is float32 under autocast.
+    """
     dtype = "float32" if context.training.autocast else context.dtype
     return context.tape.new((context.batch, 1, context.length, width), dtype, "additive")
 
 
 def _in_window(context: Context) -> Tensor | None:
-    """Return the mask of close tokens in both directions. Source: sliding_window_bidirectional_overlay."""
+    """Return the mask of tokens within the window in both directions. Source: sliding_window_bidirectional_overlay."""
     tape, batch, length = context.tape, context.batch, context.length
     if context.attention == "flash_attention_2":
         return None
@@ -296,11 +307,11 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
 
 
 def _additive(context: Context, attention: MixerType) -> Tensor:
-    """Return the mask in the hidden states' dtype, 0 or the smallest number; as bool again for some families."""
+    """Return the mask in the hidden states' dtype, with 0 or the smallest number. Some families convert it to bool."""
     boolean = _boolean(context, attention)
     width = context.length + cached_tokens(context, attention)
     if "float_masks" in context.older and not context.training.passes_mask:
-        # Without a mask of its tokens, an older release makes the mask for one token more.
+        # Without a mask of its tokens, an older release creates the mask for one more token.
         width += 1
     shape = (context.batch, 1, context.length, width)
     mask = context.tape.new(shape, context.dtype, "additive")

@@ -1,7 +1,7 @@
 """SDPA's math kernel.
 
-It runs for head sizes that the other kernels' alignment excludes. Before PyTorch 2.14 it also runs for grouped heads in
-float32 without a mask.
+It runs for head sizes that the alignment of the other kernels excludes. Before PyTorch 2.14, it also runs for grouped
+heads in float32 without a mask.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ def math_attention(
     grouped: bool = True,
     causal: bool = True,
 ) -> Tensor:
-    """Run attention as separate operations in C++, in float32: the mask, repeated heads, a safe softmax.
+    """Run attention as separate C++ operations in float32: the mask, repeated heads, a safe softmax.
 
     `grouped`: whether it repeats heads (enable_gqa) instead of broadcasting them in its products. `causal`: whether
     queries without a mask attend to no later key.
-    Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
+
+    `grouped`: whether it repeats heads (enable_gqa) instead of broadcasting them in its products. `causal`: whether
+    queries without a mask attend to no later key. Source: aten/src/ATen/native/transformers/attention.cpp,
+    _scaled_dot_product_attention_math and _safe_softmax.
     """
     dtype, (batch, heads, length, _) = query.dtype, query.shape
     width = key.shape[2]
@@ -58,7 +61,7 @@ def _for_all(x: Tensor, heads: int) -> Tensor:
 
 
 def _additive(query: Tensor, width: int, mask: Tensor | None) -> Tensor:
-    """Return a mask of 0 and minus infinity: the causal one, or the given one for each sequence of a batch."""
+    """Return a mask of 0 and minus infinity: the causal mask, or the given mask for each sequence of a batch."""
     tape, length = query.tape, query.shape[2]
     if mask is not None:
         own = (query.shape[0], mask.shape[-2], width)
@@ -79,7 +82,7 @@ def _repeated(x: Tensor, heads: int, name: str) -> Tensor:
 
 
 def _safe_softmax(x: Tensor) -> Tensor:
-    """Apply a softmax whose fully masked rows are zero. It saves its result (derivatives.yaml, _safe_softmax)."""
+    """Apply a softmax whose fully masked rows are zero. The result is saved (derivatives.yaml, _safe_softmax)."""
     tape = x.tape
     node = Node(tape, _softmax_back, (x.edge,)) if x.edge else None
     plain = tape.new(x.shape, x.dtype, "softmax")

@@ -1,4 +1,4 @@
-"""What the forward pass calls on a fine-tuning method, and on the model that it prepared."""
+"""The interface of a fine-tuning method, and of the prepared model, that the forward pass uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MethodHooks(Protocol):
 
     @property
     def virtual_tokens(self) -> int:
-        """The tokens that the method adds to each sequence."""
+        """The number of tokens that the method adds to each sequence."""
 
     @property
     def keeps_inputs(self) -> bool:
@@ -49,19 +49,19 @@ class MethodHooks(Protocol):
         """Return the loss with what the method adds to it."""
 
     def before_forward(self, context: Context) -> None:
-        """Run before the model."""
+        """Run before the model's forward."""
 
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Return the input embeddings that the first layer receives."""
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
-        """Return the table that an embedding looks its rows up in."""
+        """Return the table in which an embedding looks up its rows."""
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Return the output of an embedding with added parameters."""
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
-        """Return the parameters of fused experts as they run."""
+        """Return the parameters of running fused experts."""
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run a module with added parameters."""
@@ -88,7 +88,7 @@ class Prepared(Protocol):
 
     @property
     def training(self) -> Training:
-        """The training that it is prepared for."""
+        """The training that the model is prepared for."""
 
     @property
     def given(self) -> Training:
@@ -96,7 +96,7 @@ class Prepared(Protocol):
 
     @property
     def device(self) -> Device:
-        """The device, and the number of them."""
+        """The device, and the number of GPUs."""
 
     @property
     def stack(self) -> StackVersions:
@@ -108,11 +108,11 @@ class Prepared(Protocol):
 
     @property
     def cast_to(self) -> DType | None:
-        """The dtype that every parameter is cast to after the method is applied, if they are."""
+        """The dtype that every parameter is cast to after the method is applied. None if they are not cast."""
 
     @property
     def sequences_per_row(self) -> int:
-        """The sequences in each row of a micro-batch: two in one of pairs."""
+        """The number of sequences in each row of a micro-batch: two if a row is a pair."""
 
     @property
     def has_prompts(self) -> bool:
@@ -124,10 +124,13 @@ class Prepared(Protocol):
 
     @property
     def offloads_inputs(self) -> bool:
-        """Whether checkpointing keeps the layers' inputs in host memory, but for the last layer's."""
+        """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
 
     def config(self, dropout_modules: Collection[str]) -> Config:
-        """Return the model's config, with the probabilities of these dropout modules that the trainer leaves."""
+        """Return the model's config.
+
+        The probabilities of these dropout modules are those that the trainer leaves.
+        """
 
     @property
     def kernels(self) -> Kernels:
@@ -135,7 +138,7 @@ class Prepared(Protocol):
 
     @property
     def older(self) -> frozenset[ChangeName]:
-        """What the stack does differently from the default one."""
+        """How the releases of the request differ from the default ones."""
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""

@@ -1,4 +1,4 @@
-"""A mixture of experts: an MLP of a router, and the experts that it chooses for each token."""
+"""A mixture of experts: an MLP that consists of a router and the experts that it chooses for each token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """An MLP of a router and the experts that it chooses from."""
+    """A mixture of experts: a router, and the experts that it chooses from."""
 
     router: Router = routers.softmax_first
 
@@ -37,11 +37,11 @@ class Mixture:
 
     activate: Gate = gated
 
-    #: Whether DeepSpeed's stage 3 gathers all of it together.
+    #: Whether DeepSpeed's stage 3 gathers all of its parameters together.
     is_leaf: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the mixture: (batch, sequence, hidden_size) to the same."""
         if not self.is_leaf:
             return self.mixed(context, modules, x)
         with leaf(f"{modules.prefix}mlp", x.tape, modules.names):
@@ -55,7 +55,7 @@ class Mixture:
         return ops.view(hidden_states, x.shape)
 
     def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-        """Run the router: weights, indices, logits, and what stays alive with them."""
+        """Run the router. Return weights, indices, logits, and tensors that stay alive with them."""
         gate = modules[self.gate]
         own, weights = gate.own, context.method.expert_weights(context, gate)
         if weights is not own:

@@ -28,7 +28,7 @@ def gated(
     name: str = "mlp",
     projections: tuple[str, str, str] = _PROJECTIONS,
 ) -> Tensor:
-    """down(act(gate(x)) · up(x)), where `projections` names gate, up and down."""
+    """Return down(act(gate(x)) · up(x)). `projections` names gate, up and down."""
     act = activation(context.config["hidden_act"])
     gate_proj, up_proj, down_proj = projections
     gate = modules[f"{name}.{gate_proj}"](x)
@@ -43,7 +43,7 @@ def gated(
 
 
 def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """down(up · act(gate)), where gate and up are the halves of one projection."""
+    """Return down(up · act(gate)), where gate and up are the halves of one projection."""
     act = activation(context.config["hidden_act"])
     up_states = modules["mlp.gate_up_proj"](x)
     context.set_scope(f"{modules.prefix}mlp: ")
@@ -59,7 +59,10 @@ def configured(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  #
 
 
 def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None = None) -> Sublayer:
-    """Return the MLP down(act(up(x))), with a dropout module of probability `config[dropout]` on its result."""
+    """Return the MLP down(act(up(x))).
+
+    A dropout module with the probability `config[dropout]` is applied to the result.
+    """
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         hidden_states = modules[up](x)

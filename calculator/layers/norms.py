@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def as_module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[BoundModule, Tensor], Tensor]:
-    """Run the forward of a norm, or of another module, as its call."""
+    """Run the forward of a norm, or of another module, as a marked call."""
 
     @wraps(forward)
     def call(norm: BoundModule, x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def as_module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[Bou
 
 @as_module
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
+    """Run LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -46,7 +46,7 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """T5LayerNorm: weight · (x normalised, cast to the weight's dtype if that is half precision)."""
+    """Run T5LayerNorm: weight · (x normalised, cast to the weight's dtype if that is half precision)."""
     x.tape.scope = f"{norm.name}: "
     weight = norm.own["weight"]
     squared = ops.unary(ops.cast(x, "float32", "input in float32"), "squared", saves="input", temporaries=2)
@@ -62,7 +62,7 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
+    """Run Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -77,7 +77,7 @@ def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """NemotronHRMSNorm: the weight in float32 · x normalised, all in float32, cast back."""
+    """Run NemotronHRMSNorm: the weight in float32 · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     hidden_states = ops.cast(x, "float32", "input in float32")
     variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
@@ -90,7 +90,7 @@ def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
+    """Run GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     output = _normalised(ops.cast(x, "float32", "input in float32"))
     output = ops.mul(
@@ -101,13 +101,13 @@ def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def scaled_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Llama4TextRMSNorm: x normalised in float32, cast back, then · weight."""
+    """Run Llama4TextRMSNorm: x normalised in float32, cast back, then · weight."""
     x.tape.scope = f"{norm.name}: "
     return ops.mul(l2_norm(x), norm.own["weight"], "output")
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """Llama4TextL2Norm: x normalised in float32, cast back. It has no parameters."""
+    """Run Llama4TextL2Norm: x normalised in float32, cast back. It has no parameters."""
     return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "normalised, cast back")
 
 
@@ -120,7 +120,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 @as_module
 def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
+    """Run CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -139,7 +139,7 @@ def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
+    """Run NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
     tape = x.tape
     tape.scope = f"{norm.name}: "
     weight, bias = ops.shift(norm.own["weight"], "1 + weight"), norm.own["bias"]
@@ -157,20 +157,20 @@ def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """torch.nn.LayerNorm."""
+    """Run torch.nn.LayerNorm."""
     x.tape.scope = f"{norm.name}: "
     return functional_layer_norm(x, norm.own.get("weight"), norm.own.get("bias"))
 
 
 @as_module
 def transposed_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """torch.nn.LayerNorm of an input in another layout, which the kernel copies, as its backward kernel does."""
+    """Run torch.nn.LayerNorm on an input in another layout. Its kernel and its backward kernel copy their inputs."""
     x.tape.scope = f"{norm.name}: "
     return functional_layer_norm(x, norm.own.get("weight"), norm.own.get("bias"), copies=True)
 
 
 def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, copies: bool = False) -> Tensor:
-    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics for each row.
+    """Run torch.nn.functional.layer_norm. It saves its input, its parameters and two statistics for each row.
 
     `copies`: whether the input has another layout (ATen/native/cuda/layer_norm_kernel.cu).
     """

@@ -1,4 +1,4 @@
-"""The losses of regressions and of several labels for each sequence.
+"""The losses of regression, and of several labels for each sequence.
 
 Source: tools/autograd/derivatives.yaml and torch/csrc/autograd/FunctionsManual.cpp for what is saved and computed;
 aten/src/ATen/native/Loss.cpp for the temporaries.
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def mse_loss(x: Tensor, target: Tensor) -> Tensor:
-    """torch.nn.functional.mse_loss, averaged: both are saved."""
+    """Return torch.nn.functional.mse_loss, averaged. Both inputs are saved."""
     return _loss(x, target, ("squared errors",), temporaries=0)
 
 
 def binary_cross_entropy_with_logits(x: Tensor, target: Tensor) -> Tensor:
-    """torch.nn.functional.binary_cross_entropy_with_logits, averaged: both are saved."""
+    """Return torch.nn.functional.binary_cross_entropy_with_logits, averaged. Both inputs are saved."""
     return _loss(x, target, ("log-sigmoid", "losses"), temporaries=1)
 
 
 def _loss(x: Tensor, target: Tensor, scratch: tuple[str, ...], *, temporaries: int) -> Tensor:
-    """A loss that saves its input and its target, in float32 under autocast."""
+    """Return a loss that saves its input and its target, in float32 under autocast."""
     if x.tape.autocast is not None:
         target, x = cast_to(target, "float32", "target"), cast_to(x, "float32", "input")
     node = Node(x.tape, _loss_back, (x.edge,), temporaries) if x.edge else None

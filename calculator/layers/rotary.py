@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DType) -> tuple[Tensor, Tensor]:
-    """Return the tables that all layers share: (batch, 1, sequence, rotary_dim) each."""
+    """Return the cos and sin tables that all layers share: (batch, 1, sequence, rotary_dim) each."""
     freqs = tape.new((batch, length, rotary_dim // 2), "float32", "rotary: freqs")
     emb = ops.cat((freqs, freqs), (batch, length, rotary_dim), "rotary: emb")
     cos = ops.scale(ops.unary(emb, "rotary: cos", saves="input"), "rotary: cos, scaled")
@@ -37,7 +37,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 
 def split_part(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slice each head into the dimensions that are rotated and the others: of queries, then of keys."""
+    """Slice each head of queries, then of keys, into the dimensions that are rotated and the others."""
     inner, rest = (*query.shape[:-1], width), (*query.shape[:-1], query.shape[-1] - width)
     q_rot, q_pass = ops.narrow(query, inner), ops.narrow(query, rest)
     inner, rest = (*key.shape[:-1], width), (*key.shape[:-1], key.shape[-1] - width)

@@ -1,4 +1,4 @@
-"""The auxiliary loss of routers, from the logits of every layer: how unevenly tokens are distributed over experts.
+"""The auxiliary loss of routers from the logits of every layer: how unevenly tokens are distributed over experts.
 
 Source: load_balancing_loss_func, which is the same in each family's file. transformers/utils/output_capturing.py keeps
 the logits while the forward pass runs.
@@ -94,12 +94,15 @@ def _rows(total_so_far: Tensor | None, mask: Tensor) -> Tensor:
 
 
 def _divided(x: Tensor, total: Tensor | None, name: str) -> Tensor:
-    """Divide. A divisor that is a tensor is saved for backward, as a factor is."""
+    """Divide. A divisor that is a tensor is saved for the backward pass."""
     return ops.scale(x, name) if total is None else ops.mul(x, total, name)
 
 
 def _logits_by_layer(context: Context) -> Iterator[Tensor]:
-    """Yield the logits of each layer with a router. Those of layers that are not run are like the last one's."""
+    """Yield the logits of each layer with a router.
+
+    Those of layers that are not interpreted are like the last one's.
+    """
     recorded = context.router_logits or []
     run, logits = set(context.repetition.numbers), iter(recorded)
     for number, layer in enumerate(context.layers):
@@ -108,13 +111,16 @@ def _logits_by_layer(context: Context) -> Iterator[Tensor]:
 
 
 def _skipped_logits(context: Context, logits: Tensor) -> Tensor:
-    """Return the logits of a layer that is not run. The copies of the run layer count their bytes."""
+    """Return the logits of a layer that is not interpreted. The copies of the interpreted layer count their bytes."""
     node = Node(context.tape, _keep_gradient, (), context) if logits.edge else None
     return Tensor(context.tape, None, logits.shape, logits.dtype, node)
 
 
 def _keep_gradient(node: Node, grad: Tensor) -> tuple[()]:
-    """Keep a gradient alive: copies of the run layer count its end. In an unrolled run each has its own."""
+    """Keep a gradient alive, because copies of the interpreted layer count its end.
+
+    In an unrolled run, each layer has its own.
+    """
     context = node.context
     if context.repetition.copies:
         context.skipped_router_gradients.append(grad)

@@ -1,6 +1,6 @@
-"""Routers: the experts that process each token and their weights.
+"""Routers, which choose the experts for each token and their weights.
 
-A router maps (tokens, hidden_size) to weights and indices (tokens, k), then its logits, which its caller keeps.
+A router maps (tokens, hidden_size) to weights and indices (tokens, k), and to its logits, which its caller keeps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def compute_logits(context: Context, gate: BoundModule, hidden_states: Tensor) -
 
 
 def logits_in_float32(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
-    """Return a score for each expert, from input and weight in float32. A sharding may have cast the weight before."""
+    """Return a score for each expert, from input and weight in float32.
+
+    A sharding may have cast the weight before.
+    """
     x = ops.cast(hidden_states, "float32", "input in float32")
     context.set_scope(f"{gate.name}: ")
     weight = ops.cast(gate.own["weight"], "float32", "weight in float32")
@@ -36,7 +39,7 @@ def logits_in_float32(context: Context, gate: BoundModule, hidden_states: Tensor
 
 
 def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Softmax over all experts, then the k largest, divided by their sum (Mixtral)."""
+    """Apply softmax over all experts, then take the k largest, divided by their sum (Mixtral)."""
     router_logits = compute_logits(context, gate, hidden_states)
     router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
@@ -44,7 +47,10 @@ def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) ->
 
 
 def softmax_and_cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """The same in the logits' dtype, divided by the sum only if `norm_topk_prob` (Qwen's experts, OLMoE)."""
+    """Apply softmax in the logits' dtype, then take the k largest (Qwen's experts, OLMoE).
+
+    They are divided by their sum only if `norm_topk_prob` is set.
+    """
     router_logits = compute_logits(context, gate, hidden_states)
     router_probs = ops.softmax(router_logits, "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
@@ -54,7 +60,7 @@ def softmax_and_cast_back(context: Context, gate: BoundModule, hidden_states: Te
 
 
 def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """The k largest scores in float32, then softmax over those (Granite's experts)."""
+    """Take the k largest scores in float32, then apply softmax to them (Granite's experts)."""
     router_logits = compute_logits(context, gate, hidden_states)
     router_logits = ops.cast(router_logits, "float32", "logits in float32")
     top_k_logits, top_k_index = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
@@ -63,7 +69,10 @@ def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
 
 
 def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Softmax in float32, then the k largest, with `group_limited_greedy` from the best groups alone (DeepSeek V2)."""
+    """Apply softmax in float32, then take the k largest (DeepSeek V2).
+
+    With `group_limited_greedy`, only the best groups are considered.
+    """
     router_logits = logits_in_float32(context, gate, hidden_states)
     scores = ops.softmax(router_logits, "float32")
     _alive: list[Tensor] = []
@@ -75,7 +84,10 @@ def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) 
 
 
 def sigmoid_with_correction(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Sigmoid scores, chosen with a correction from the groups with the largest sums of two scores (DeepSeek V3)."""
+    """Apply sigmoid, and choose experts by corrected scores from the best groups (DeepSeek V3).
+
+    The best groups have the largest sums of their two best scores.
+    """
     router_logits = logits_in_float32(context, gate, hidden_states)
     scores = ops.unary(router_logits, "scores", saves="result")
     scores_for_choice = ops.shift(scores, "scores, corrected")
@@ -96,7 +108,7 @@ def _by_groups(context: Context, scores: Tensor) -> Tensor:
 
 
 def _in_best_groups(context: Context, scores: Tensor, group_scores: Tensor) -> tuple[Tensor, ...]:
-    """Fill scores outside the best groups. Returns them, and tensors that stay alive until the choice is made."""
+    """Mask the scores outside the best groups. Return them, and tensors that stay alive until the choice is made."""
     tape, tokens = scores.tape, scores.shape[0]
     group_idx = indexing.top_k(group_scores, context.config["topk_group"], "best groups")[1]
     group_mask = tape.new((tokens, context.config["n_group"]), "float32", "mask of the groups")

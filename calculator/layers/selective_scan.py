@@ -56,9 +56,10 @@ def selective_scan(
 def selective_state_update(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, z: Tensor, dt_bias: Tensor, state: Tensor
 ) -> Tensor:
-    """Return the gated output of one position after a cached state, (batch, channels), which is changed in place.
+    """Return the gated output of one position after a cached state, (batch, channels).
 
-    x, dt and z: (batch, channels); b and c: (batch, states); state: (batch, channels, states).
+    The state is changed in place. x, dt and z: (batch, channels); b and c: (batch, states); state: (batch, channels,
+    states).
     """
     dtype, (batch, channels, states) = x.dtype, state.shape
     dt = _time_step(dt, dt_bias)

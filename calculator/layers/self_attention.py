@@ -1,4 +1,4 @@
-"""Self-attention of rotary decoders. Their differences are fields of `SelfAttention`."""
+"""Self-attention of rotary decoders. Families differ in the fields of `SelfAttention`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
-    #: Hidden states to queries, keys and values by heads, then tensors that stay alive with them.
+    #: Takes hidden states, and returns queries, keys and values by heads, then tensors that stay alive with them.
     Project = Callable[[Context, LayerModules, Tensor], tuple[Tensor, ...]]
 
-    #: Queries and keys to rotated ones, then tensors that stay alive with them.
+    #: Takes queries and keys, and returns rotated ones, then tensors that stay alive with them.
     Rotate = Callable[[Context, Tensor, Tensor], tuple[Tensor, ...]]
 
     Norm = Callable[[BoundModule, Tensor], Tensor]
@@ -41,7 +41,10 @@ def project_qkv(context: Context, modules: LayerModules, hidden_states: Tensor) 
 
 
 def norm_each_projection(norm: Norm, suffix: str = "norm", *, whole: bool = False) -> Project:
-    """Return three projections, each of queries and keys followed by its norm, by heads or over the whole."""
+    """Return a function for the three projections. The norms of queries and keys follow their projections directly.
+
+    The norms are by heads, or over the whole projection.
+    """
 
     def normed(context: Context, modules: LayerModules, hidden_states: Tensor, name: str, count: int) -> Tensor:
         x = modules[f"self_attn.{name}_proj"](hidden_states)
@@ -59,7 +62,7 @@ def norm_each_projection(norm: Norm, suffix: str = "norm", *, whole: bool = Fals
 
 
 def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
-    """Return three projections, followed by the norms of queries and keys if the layer has them."""
+    """Return a function for the three projections. The norms of queries and keys follow, if the layer has them."""
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
@@ -86,7 +89,7 @@ def rotate_part(context: Context, query_states: Tensor, key_states: Tensor) -> t
 
 
 def rotate_part_keeping_parts(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Rotate the first dimensions of every head in the attention itself, whose local variables keep the parts."""
+    """Rotate the first dimensions of every head within attention, whose local variables keep the parts."""
     cos = context.position_tables[0]
     query_rot, query_pass, key_rot, key_pass = rotary.split_part(query_states, key_states, cos.shape[-1])
     query_rot, key_rot = rotate_heads(context, query_rot, key_rot)
@@ -121,21 +124,21 @@ def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor
 
 
 def rotate_part_interleaved(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Rotate the first dimensions of every head, with tables that each layer interleaves for itself."""
+    """Rotate the first dimensions of every head, with tables that each layer interleaves itself."""
     cos, sin = (spread_table(context, table) for table in context.position_tables[:2])
     return rotary.rotate_part(query_states, key_states, cos, sin)
 
 
 @dataclass(frozen=True, slots=True)
 class NormsAfterRotation:
-    """Norms of rotated queries and keys: what a norm runs, and the names of its modules."""
+    """Norms of rotated queries and keys, given by the norm's function and the names of its modules."""
 
     norm: Norm
     query: str
     key: str
 
     def __call__(self, modules: LayerModules, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Norm queries, then keys."""
+        """Norm the queries, then the keys."""
         query_states = self.norm(modules[self.query], query_states)
         return query_states, self.norm(modules[self.key], key_states)
 
@@ -161,7 +164,7 @@ class SelfAttention:
     dropout: str | None = None
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run attention: (batch, sequence, hidden_size) to the same."""
         query_states, key_states, value_states, *_alive = self.project(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}{self.name}: ")
         shared, context.position_tables = context.position_tables, own_tables(context, value_states)

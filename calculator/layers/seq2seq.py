@@ -1,4 +1,4 @@
-"""What encoder-decoders share: the decoder's input, cross-attention, and the loss.
+"""The parts that encoder-decoders share: the decoder's input, cross-attention, and the loss.
 
 Source: transformers/models/bart/modeling_bart.py.
 """
@@ -28,7 +28,7 @@ def target_length(context: Context) -> Dim:
 
 
 def shift_labels(context: Context) -> None:
-    """Make the ids of the decoder's input: the labels, shifted right. `generate` has no labels."""
+    """Compute the ids of the decoder's input, which are the labels, shifted right. `generate` has no labels."""
     if context.generates:
         return
     tape, batch, length = context.tape, context.batch, target_length(context)
@@ -64,12 +64,12 @@ def decoder_forward(forward: DecoderForward) -> DecoderForward:
 
 
 def encoder_pair(context: Context) -> tuple[Tensor, ...] | None:
-    """Return a layer's keys and values of the encoder's output, if a pass before has cached them."""
+    """Return a layer's keys and values of the encoder's output, if an earlier pass has cached them."""
     return context.cache.encoder_pair() if context.cache is not None else None
 
 
 def _start_decoder(context: Context, encoded: Tensor) -> None:
-    """Keep the encoder's output to the end of the model's forward pass, and make the mask of its tokens."""
+    """Keep the encoder's output until the model's forward pass ends, and create the mask of its tokens."""
     source = context.length
     context.release()
     context.forward_locals.append(encoded)
@@ -80,7 +80,7 @@ def _start_decoder(context: Context, encoded: Tensor) -> None:
 
 
 def attend_to(context: Context, encoded: Tensor, source: Dim) -> None:
-    """Let the decoder's layers attend to the encoder's output, whose `source` tokens have a mask."""
+    """Let the decoder's layers attend to the encoder's output, which has `source` tokens and a mask."""
     context.encoder_states = encoded
     context.set_scope("encoder's attention mask: ")
     context.encoder_mask = masks.bidirectional(context, source)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def score_of_last_token(context: Context, hidden_states: Tensor) -> Tensor:
-    """Score every token, and return the scores of each sequence's last token that is no padding.
+    """Score every token, and return the scores of each sequence's last token that is not padding.
 
-    Of embeddings, and without a padding token in the config, it is the last token.
+    If the input is embeddings, or the config has no padding token, it is the last token.
     """
     tape, (sequences, length, _) = context.tape, hidden_states.shape
     scores = context.bind(context.model.output)(hidden_states)

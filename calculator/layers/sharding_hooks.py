@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule, Parameters
     from calculator.layers.method_hooks import Prepared
 
-#: A module outside the layers that a sharding may treat by itself.
+#: A module outside the layers that a sharding may treat separately.
 Role = Literal["embeddings", "final_norm", "head"]
 
 
 class Unit:
-    """A module or a layer of the running step. Here, nothing runs around it."""
+    """A module or a layer of the running step. In this class, nothing runs around it."""
 
     __slots__ = ()
 
     def before(self, x: Tensor) -> Tensor:
-        """Run what comes before its forward, outside a checkpoint; return its input."""
+        """Run what precedes its forward, outside a checkpoint. Return its input."""
         return x
 
     def receive(self, x: Tensor) -> Tensor:
-        """Return its input as its forward receives it, inside a checkpoint."""
+        """Return the input that its forward receives, inside a checkpoint."""
         return x
 
     def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -44,7 +44,7 @@ class Unit:
         return module.own, x
 
     def after(self, x: Tensor) -> Tensor:
-        """Run what comes after its forward, outside a checkpoint; return its output."""
+        """Run what follows its forward, outside a checkpoint. Return its output."""
         return x
 
 
@@ -52,11 +52,14 @@ _UNIT = Unit()
 
 
 class Hooks:
-    """What a sharding changes in a micro-batch. A subclass overrides the hooks that it needs; one is made for a run."""
+    """The hooks of a sharding in a micro-batch.
+
+    A subclass overrides those that it needs. One object is created for a run.
+    """
 
     __slots__ = ()
 
-    #: Whether a layer frees what the layer before it allocated, so that the first layer is not like the others.
+    #: Whether a layer frees something that the layer before it allocated. The first layer then differs from the others.
     couples_layers: bool = False
 
     #: Whether the tape marks calls of modules.
@@ -65,71 +68,83 @@ class Hooks:
     #: Whether a trainer's backward pass ends with the optimizer's step.
     steps_in_backward: bool = False
 
-    #: The dtype in which every parameter is gathered; None for each in its own.
+    #: The dtype in which every parameter is gathered. None if each has its own.
     param_dtype: DType | None = None
 
     @property
     def left_gathered(self) -> frozenset[str]:
-        """The units outside the layers whose weights are gathered, by name."""
+        """The names of the units outside the layers whose weights are gathered."""
         return frozenset()
 
     def computed(self, prepared: Prepared) -> Prepared:
-        """Return the model as it computes, where gathered weights have another dtype than stored ones."""
+        """Return the model in the dtypes in which it computes.
+
+        They differ from the stored dtypes if weights are gathered in another dtype.
+        """
         return prepared
 
     def accumulates(self, training: Training) -> bool:
-        """Return whether there are gradients of earlier micro-batches."""
+        """Return whether gradients of earlier micro-batches exist."""
         return training.gradient_accumulation_steps > 1
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
-        """Return which layers are interpreted, from a number for each layer that is equal for equal layers."""
+        """Return the layers to interpret. `classes` has a number for each layer that is equal for equal layers."""
         return repetition(classes)
 
     def number(self, x: Tensor) -> Tensor:
-        """Return a number that is passed to the model, as its forward receives it."""
+        """Return a number that is passed to the model, in the form in which its forward receives it."""
         return x
 
     def batch(self, x: Tensor) -> Tensor:
-        """Return a tensor that the batch has in addition to its tokens, as the model's forward receives it."""
+        """Return a tensor of the batch besides its tokens, in the form in which the model's forward receives it."""
         return x
 
     def begin(self, parameters: Parameters) -> None:
-        """Run what comes before the model's forward."""
+        """Run what precedes the model's forward."""
 
     def module(self, role: Role) -> Unit:  # noqa: ARG002  a hook's signature
-        """Return a module outside the layers, before its parameters are made."""
+        """Return a module outside the layers, before its parameters are created."""
         return _UNIT
 
     def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
-        """Return a layer, before its parameters are made."""
+        """Return a layer, before its parameters are created."""
         return _UNIT
 
     def tower_layer(self, layer: Layer, stack: str) -> Unit:  # noqa: ARG002  a hook's signature
-        """Return a layer of a vision tower, whose layers `stack` names, before its parameters are made."""
+        """Return a layer of a vision tower, before its parameters are created.
+
+        `stack` is the name of the tower's layers.
+        """
         return _UNIT
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Run what comes after the model's forward; return its loss and its other outputs."""
+        """Run what follows the model's forward. Return its loss and its other outputs."""
         return loss, outputs
 
     def accumulation(self, training: Training) -> Accumulation:
-        """Return how gradients are accumulated; DDP's buckets may take their place."""
+        """Return how gradients are accumulated. DDP's buckets may replace them."""
         adds = training.gradient_accumulation_steps > 1
         return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
 
     def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:  # noqa: ARG002  a hook's signature
-        """Return the hooks of a pass without a graph inside the step: of the model that is trained, or a second one."""
+        """Return the hooks of a pass without a graph inside the step.
+
+        It runs the trained model, or a second one.
+        """
         return NO_HOOKS
 
     def roots(self, loss: Tensor) -> Iterator[Tensor]:
-        """Yield the loss and tensors made from it, which live until the backward pass ends; it starts at the last."""
+        """Yield the loss and tensors computed from it, which live until the backward pass ends.
+
+        It starts at the last one.
+        """
         yield loss
 
     def final_callback(self) -> None:
         """Run what the backward pass runs at its end, while the gradient of the loss is alive."""
 
     def after_backward(self) -> None:
-        """Run what comes after the backward pass."""
+        """Run what follows the backward pass."""
 
 
 #: The hooks of a run on one GPU.

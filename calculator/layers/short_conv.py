@@ -1,4 +1,4 @@
-"""Causal convolutions over a few positions, one filter for each channel: torch's, or those of causal-conv1d."""
+"""Causal convolutions over a few positions with one filter for each channel: torch's, or those of causal-conv1d."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def without_padding(context: Context, hidden_states: Tensor) -> Tensor:
-    """Multiply hidden states with the mask of padding, if there is one (apply_mask_to_padding_states)."""
+    """Multiply hidden states with the padding mask, if there is one (apply_mask_to_padding_states)."""
     given = context.recurrent_mask
     if given is None:
         return hidden_states
@@ -27,7 +27,10 @@ def without_padding(context: Context, hidden_states: Tensor) -> Tensor:
 def causal_conv1d(
     context: Context, conv: BoundModule, x: Tensor, act: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Convolve (batch, channels, positions) with the filters of an nn.Conv1d: each position with those before it."""
+    """Convolve (batch, channels, positions) with the filters of an nn.Conv1d.
+
+    Each position sees those before it.
+    """
     weight, bias, length = _filters(conv), conv.own.get("bias"), x.shape[2]
     width = weight.shape[2]
     state = context.cache.state() if context.cache is not None else None
@@ -55,7 +58,7 @@ def _filters(conv: BoundModule) -> Tensor:
 def _update(
     context: Context, conv: BoundModule, x: Tensor, state: Tensor, act: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """Convolve one position with the cached ones before it (causal_conv1d_update)."""
+    """Convolve one position with the cached positions before it (causal_conv1d_update)."""
     weight, bias, shape = _filters(conv), conv.own.get("bias"), x.shape
     whole = ops.cat((state, x), (*shape[:2], state.shape[2] + shape[2]), "input of the convolution, with the cached")
     whole = ops.cast(whole, weight.dtype, "input of the convolution in the weight's dtype")

@@ -118,14 +118,20 @@ def _by_heads(x: Tensor, heads: int, name: str) -> Tensor:
 
 
 def _in_chunks(x: Tensor, chunks: int, chunk: int, name: str, *, back: bool) -> Tensor:
-    """Pad the positions and view them in chunks. `back`: whether the gradient is copied to merge them again."""
+    """Pad the positions and view them in chunks.
+
+    `back`: whether the gradient is copied to merge them again.
+    """
     x = ops.pad(x, (x.shape[0], chunks * chunk, *x.shape[2:]), f"{name}, padded")
     shape = (x.shape[0], chunks, chunk, *x.shape[2:])
     return ops.permute(x, shape) if back else ops.view(x, shape)
 
 
 def _segment_sum(x: Tensor, name: str) -> Tensor:
-    """Sum between every two positions: a masked copy for each of them, summed, and masked."""
+    """Sum between every two positions.
+
+    A masked copy is made for each of them, summed, and masked again.
+    """
     size = x.shape[-1]
     square = (*x.shape, size)
     expanded = ops.expand(ops.view(x, (*x.shape, 1)), square)
@@ -168,7 +174,7 @@ def _product(
     back: bool = False,
     swapped: bool = False,
 ) -> Tensor:
-    """torch.einsum of two tensors, which autocast casts: one product of matrices.
+    """Return torch.einsum of two tensors, which autocast casts, as one product of matrices.
 
     `back`: whether the gradient is copied for it. `swapped`: whether the left factor is einsum's second operand.
     """
@@ -177,7 +183,7 @@ def _product(
         right, left = autocast.cast_factors(right, left, (f"{name}: right", f"{name}: left"))
     elif autocast is not None:
         left, right = autocast.cast_factors(left, right, (f"{name}: left", f"{name}: right"))
-    _operands = left, right  # they stay until the call returns
+    _operands = left, right  # keeps them alive until the call returns
     if copies[0]:
         left = ops.contiguous(left, f"{name}: left")
     if copies[1]:
@@ -236,7 +242,7 @@ def mamba2_state_update(
 def _of_each_head(x: Tensor, heads: int, name: str) -> Tensor:
     """Repeat each group for its heads: (batch, groups, state size) to (batch, heads, state size).
 
-    One group for each head of one sequence is contiguous already, and not copied.
+    It is not copied if one sequence has one group for each head, because that is contiguous already.
     """
     batch, groups, size = x.shape
     if groups != heads or batch != 1:

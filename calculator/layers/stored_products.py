@@ -1,4 +1,4 @@
-"""The products of stored weights: what runs a layer whose weight is not dense, for each format."""
+"""The products with stored weights: the function that runs a layer for each format whose weight is not dense."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Layer(NamedTuple):
-    """What a product needs of its layer."""
+    """The attributes of a layer that a product needs."""
 
     name: str
     module: Module
@@ -110,7 +110,7 @@ PRODUCTS: dict[type[StoredWeight], Callable[[Any, Tensor, Layer], Tensor]] = {
     TorchAONF4: _nf4,
 }
 
-#: A temporary dense copy of a weight, for DoRA's norms, for the formats over which PEFT has DoRA.
+#: Returns a temporary dense copy of a weight, for DoRA's norms. Only for formats with which PEFT supports DoRA.
 DENSE: dict[type[StoredWeight], Callable[[Tape, Module, Any], Tensor]] = {
     Quantization: four_bit.dequantize_4bit,
     Int8: lambda tape, module, _: int8.dequantize_8bit(tape, module),

@@ -1,4 +1,4 @@
-"""The heads and losses of models that classify tokens, and of those that find an answer in a text.
+"""The heads and losses of models that classify tokens, and of models that find an answer in a text.
 
 Sources: transformers/modeling_layers.py, GenericForTokenClassification and GenericForQuestionAnswering;
 transformers/loss/loss_utils.py, ForTokenClassification and ForQuestionAnsweringLoss.
@@ -66,7 +66,10 @@ class QuestionAnsweringLoss:
 
 
 def _logits(context: Context, hidden_states: Tensor) -> Tensor:
-    """Apply the head's dropout and the head. The decoder's output stays alive to the end of the forward pass."""
+    """Apply the head's dropout and the head.
+
+    The decoder's output stays alive until the forward pass ends.
+    """
     context.forward_locals.append(hidden_states)
     hidden_states = context.forward.before_token_head(context, hidden_states)
     dropped = ops.dropout(hidden_states, context.config["head_dropout"], "hidden states, dropped")

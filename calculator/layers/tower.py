@@ -1,4 +1,4 @@
-"""What a processor makes of an image, and the tensors that a batch has because of images."""
+"""An image after its processor, and the tensors that a batch has because of images."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 class Processed:
     """An image as the processor passes it to the model."""
 
-    #: Pixels, after the processor has resized it.
+    #: The number of pixels after the processor has resized it.
     height: int
     width: int
-    #: Patches, from top to bottom and from left to right.
+    #: The number of patches, from top to bottom and from left to right.
     rows: int
     columns: int
-    #: Placeholders in the sequence, each of which the tower's output takes the place of.
+    #: The number of placeholders in the sequence. The tower's output replaces each of them.
     tokens: int
-    #: Further tokens in the sequence, before, between and after the placeholders.
+    #: The number of further tokens in the sequence, before, between and after the placeholders.
     around: int = 0
 
-    #: The images of the tower's own size that it is cut into, a small one of the whole among them.
+    #: The number of images of the tower's own size that it is cut into, including a small one of the whole.
     tiles: int = 1
 
     @property
@@ -46,5 +46,5 @@ class Processed:
 
 
 def token_types(name: str, training: Training) -> BatchTensor:
-    """Return the tensor that tells the tokens of images from those of text."""
+    """Return the tensor that distinguishes tokens of images from tokens of text."""
     return name, (named(training.micro_batch_size, "B"), named(training.sequence_length, "S")), "int64"

@@ -1,4 +1,4 @@
-"""What the vision towers share: patches, layers that may be checkpointed, and attention within chunks of patches."""
+"""The parts that vision towers share: patches, layers that may be checkpointed, and attention within chunks."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def convolve(
     is_input: bool = False,
     transposed: bool = False,
 ) -> Tensor:
-    """Embed patches by a convolution whose stride is its kernel's size.
+    """Embed patches by a convolution whose stride is its kernel size.
 
-    `is_input`: whether the tower's class names it as its input embeddings (_input_embed_layer), to which
-    enable_input_require_grads gives a gradient where a frozen model is checkpointed. `transposed`: whether the code
+    `is_input`: whether the tower's class names it as its input embeddings (_input_embed_layer).
+    enable_input_require_grads gives these a gradient if a frozen model is checkpointed. `transposed`: whether the code
     transposes the convolution's output, so that this gradient is copied into its layout.
     """
     module = context.outer(name)
@@ -66,11 +66,11 @@ def run_layers(
     dropout: float = 0.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Run the layers of a tower's stack, each in a checkpoint of its own if layers are checkpointed.
+    """Run the layers of a tower's stack. If layers are checkpointed, each has a checkpoint of its own.
 
-    `inputs`: the first layer's input alone, which is removed from the list, so that no caller keeps it alive.
-    `captured`: what a layer is given in addition to its input, which its checkpoint keeps. `after`: what follows each
-    layer. `dropout`: the probability in attention. `mask`: that of attention, if there is one.
+    `inputs`: a list that only contains the first layer's input. The input is removed from it, so that no caller keeps
+    it alive. `captured`: what a layer receives in addition to its input, which its checkpoint keeps. `after`: what
+    follows each layer. `dropout`: the probability in attention. `mask`: that of attention, if there is one.
     """
     x = inputs.pop()
     with _of_tower(context, dropout, mask):
@@ -89,7 +89,7 @@ def run_layers(
 
 
 def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
-    """Yield the layers of a tower's stack, and those that follow it as modules outside the stack."""
+    """Yield the layers of a tower's stack, and the modules outside the stack that follow them."""
     stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
     for number, each in enumerate(stack.layers):
         unit = context.hooks.tower_layer(each, name)
@@ -107,7 +107,7 @@ def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
 def _within(
     context: Context, dropout: float, mask: Tensor | None, unit: Unit, layer: Callable[[Tensor], Tensor], x: Tensor
 ) -> Tensor:
-    """Run a layer of a tower, also where a backward pass recomputes it."""
+    """Run a layer of a tower, in the forward pass or when a backward pass recomputes it."""
     with _of_tower(context, dropout, mask):
         return layer(unit.receive(x))
 
@@ -162,9 +162,10 @@ def _times(lengths: Sequence[int], start: int, period: int) -> int:
 def tower_attention(
     context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], chunks: Chunks, bounds: Tensor
 ) -> Tensor:
-    """Attend within each chunk of patches: (patches, hidden_size) to the same. One projection makes all three inputs.
+    """Attend within each chunk of patches: (patches, hidden_size) to the same.
 
-    `bounds`: the position of each chunk's first patch, and the end of the last.
+    One projection computes queries, keys and values. `bounds`: the position of each chunk's first patch, and the end of
+    the last chunk.
 
     Queries and keys are rotated in float32. The code keeps everything up to the output projection.
     """

@@ -17,7 +17,7 @@ from calculator.trainers.trl_rloo.loop import TrlRloo
 from calculator.trainers.trl_sft.loop import TrlSft
 from calculator.trainers.unsloth.loop import Unsloth
 
-#: Every training loop by the name that a request gives; None is the reference step.
+#: Every training loop by the name that a request gives. None is the reference step.
 TRAINERS: dict[TrainerName | None, Loop] = {
     loop.name: loop
     for loop in (
@@ -40,7 +40,7 @@ if set(TRAINERS) != {None, *get_args(TrainerName)}:
 
 
 def trainer_of(training: Training) -> Loop:
-    """The training loop that the settings name."""
+    """Return the training loop that the settings name."""
     return TRAINERS[training.trainer]
 
 

@@ -1,4 +1,4 @@
-"""An output head with added parameters, of which a fused loss reads the weight alone."""
+"""Checks for an output head with added parameters. A fused loss only reads the weight of the head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runs `cut_cross_entropy` is modelled for, and where it changes nothing.
+"""The runs for which `cut_cross_entropy` is modelled, and those in which it has no effect.
 
 Source: axolotl, src/axolotl/integrations/cut_cross_entropy/__init__.py; cut_cross_entropy/transformers/patch.py of
 axolotl-ai-cloud/ml-cross-entropy at 5f0c7a7, PATCH_FNS, and the files that it names.
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.trainers.subject import Subject
 
-#: The families whose patch scales the hidden states, where transformers scales the logits: cohere.py:75,
+#: The families whose patch scales the hidden states instead of the logits, which transformers scales: cohere.py:75,
 #: granite.py:75 and granitemoe.py:79.
 SCALED = ("cohere", "cohere2", "granite", "granitemoe", "granitemoehybrid")
 
-#: The families with the forward pass of llama.py:38, or with one of their own that calls the loss as it does.
+#: The families with the forward pass of llama.py:38, or with a forward pass of their own that calls the loss alike.
 FAMILIES = (
     "llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3",
     "ministral", "ministral3", "olmo", "olmo2", "olmo3", "olmoe", "glm", "glm4", "glm4_moe", "glm4_moe_lite",
@@ -97,7 +97,7 @@ def _of_other_trainers(prepared: Subject) -> Iterator[Problem]:
 
 
 def assumption(training: Training, label: str) -> Iterator[str]:
-    """Yield what an answer assumes about Cut Cross-Entropy, for the trainer of that label."""
+    """Yield what an answer assumes about Cut Cross-Entropy. `label` is the trainer's name in words."""
     if is_called(training):
         yield ASSUMPTION
     elif training.cut_cross_entropy:

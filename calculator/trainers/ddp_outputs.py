@@ -1,4 +1,4 @@
-"""What DistributedDataParallel returns in place of its model's outputs.
+"""The outputs that DistributedDataParallel returns in place of its model's outputs.
 
 Source: torch/nn/parallel/distributed.py, _DDPSink and _post_forward.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def returned(context: Context, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return the model's outputs, or their copies where DDP looks for unused parameters in the graph that they end."""
+    """Return the model's outputs, or copies of them if DDP looks for unused parameters in their graph."""
     config = context.training.ddp
     if config is None or not config.copies_outputs:
         return loss, outputs

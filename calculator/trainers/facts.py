@@ -1,4 +1,4 @@
-"""What is known about a trainer whatever the request sets."""
+"""The facts about a trainer that do not depend on the request."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerDefault:
-    """A setting's default in a trainer's own configuration, or its least value, and where it is written."""
+    """A default in a trainer's own configuration, or the least value of a setting, with its source."""
 
     #: The setting's path in a request.
     path: str
     value: Any
     source: str
-    #: Only for methods that train the base weights, or only for those that do not; None for all.
+    #: True: only for methods that train the base weights. False: only for those that do not. None: for all.
     trains_base: bool | None = None
-    #: Whether it is the least value that the trainer accepts: a request with more keeps its own.
+    #: Whether it is the least value that the trainer accepts. A request with a larger value keeps its own.
     is_least: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerFacts:
-    """The facts about one training loop, stated once; the step, the answer's sentences and the page read them here."""
+    """The facts about one training loop. The step, the answer's sentences and the page read them here."""
 
     #: The trainer's name in words.
     label: str
-    #: Where its step is written.
+    #: The source of its step.
     source: str
     #: What the choice of this trainer changes, in sentences.
     summary: str
-    #: Its own defaults, where a run that leaves them out differs from a request that does.
+    #: Its own defaults that differ from those of a request.
     defaults: tuple[TrainerDefault, ...] = ()
-    #: The sequences in each row of a micro-batch: two in one of pairs.
+    #: The number of sequences in each row of a micro-batch: two if a row is a pair.
     sequences: int = 1
     #: Whether each sequence begins with a prompt, so that its first token has no label.
     has_prompts: bool = False
@@ -40,7 +40,7 @@ class TrainerFacts:
     on_one_gpu: bool = False
     #: Whether it compares the model with a reference.
     compares: bool = False
-    #: Whether the first micro-batch of a step does more than the others: it scores the completions of all.
+    #: Whether the first micro-batch of a step does more than the others, because it scores the completions of all.
     generates: bool = False
     #: Whether a micro-batch can start with passes without a graph of the model that it then trains.
     runs_without_graph_first: bool = False
@@ -52,27 +52,27 @@ class TrainerFacts:
     scalars: tuple[str, ...] = ()
     #: Whether it leaves `use_cache` as the model's config sets it.
     uses_cache: bool = True
-    #: Whether checkpointing gives the embeddings a gradient though nothing before them is trained, as PEFT needs it.
+    #: Whether checkpointing gives the embeddings a gradient even if nothing before them is trained, as PEFT requires.
     grads_inputs: bool = True
     #: Whether 8-bit optimizers keep the states of `torch.nn.Embedding` weights in 32 bits.
     embeddings_in_32_bits: bool = False
-    #: Whether the states that an optimizer is created with are moved to the device, step counters too.
+    #: Whether the initial states of an optimizer are moved to the device, including step counters.
     moves_states: bool = False
-    #: Whether the optimizer has two parameter groups: with weight decay, and without.
+    #: Whether the optimizer has two parameter groups: with and without weight decay.
     decay_groups: bool = False
-    #: Whether the norm of the gradients is computed even if it clips nothing, and kept.
+    #: Whether the norm of the gradients is kept, and computed even if it clips nothing.
     keeps_norm: bool = False
-    #: Whether it refers to the norm of clipped gradients while the optimizer steps.
+    #: Whether the loop refers to the norm of clipped gradients while the optimizer steps.
     returns_norm: bool = False
     #: Whether the loss of a step lives until the forward pass of the next step ends.
     keeps_loss: bool = False
-    #: Whether its checkpointing can keep the layers' inputs in host memory.
+    #: Whether its checkpointing can keep the inputs of layers in host memory.
     offloads: bool = False
-    #: Whether its config has an `activation_offloading` of its own, false by default, which is not modelled.
+    #: Whether its config has an option `activation_offloading`, false by default, which is not modelled.
     offloads_saved_tensors: bool = False
-    #: Whether it loads and saves in formats of its own, which are not modelled.
+    #: Whether it loads and saves in its own formats, which are not modelled.
     has_own_files: bool = False
-    #: Whether the answer is an interval, because the trainer decides by what a request does not state.
+    #: Whether the answer is an interval, because the trainer depends on something that a request does not state.
     is_interval: bool = False
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()

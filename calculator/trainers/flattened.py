@@ -1,4 +1,4 @@
-"""Micro-batches whose samples are one row: what is not modelled of them, and what an answer assumes.
+"""Micro-batches whose samples form one row: what is not modelled, and what an answer assumes.
 
 Source: transformers/data/data_collator.py, DataCollatorWithFlattening; trl/trainer/sft_trainer.py,
 DataCollatorForLanguageModeling.
@@ -43,7 +43,7 @@ def _of_model(prepared: Subject) -> Iterator[Problem]:
 
 
 def assumptions(training: Training) -> Iterator[str]:
-    """Yield what a flattened micro-batch is, and what keeps its samples apart."""
+    """Yield what a flattened micro-batch is, and what separates its samples."""
     if not training.flattened:
         return
     tokens = training.micro_batch_size * training.sequence_length

@@ -1,4 +1,4 @@
-"""What a batch has because of its images."""
+"""The tensors that a batch has because of its images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def tensors(model: Model, training: Training, sequences: int = 1) -> list[BatchTensor]:
-    """Return the tensors of a batch in addition to its tokens, the pixels first; none without images.
+    """Return the tensors of a batch in addition to its tokens, the pixels first. Without images there are none.
 
-    `sequences` are those of each row, each of which contains the row's images.
+    `sequences` is the number of sequences in each row, each of which contains the row's images.
     """
     tower, images = forward_of(model).tower, training.images
     if tower is None or images is None or not training.has_images:

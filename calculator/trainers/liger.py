@@ -1,4 +1,4 @@
-"""What `use_liger_kernel` changes in each family's forward pass, and the families that it leaves alone.
+"""The changes that `use_liger_kernel` makes to each family's forward pass, and the families that it does not change.
 
 Source: liger_kernel/transformers/monkey_patch.py of Liger 0.8.5, MODEL_TYPE_TO_APPLY_LIGER_FN.
 """
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """Liger's replacements for a family's modules; None leaves the family's own."""
+    """Liger's replacements for a family's modules. None keeps the family's own module."""
 
     norm: Norm | None = norms.rms_norm
-    #: The final norm, where it is another one than those of the layers.
+    #: The final norm, if it is another one than the norms of the layers.
     final_norm: Norm | None = None
     rotate: Rotate | None = rope.rotate_in_place
     project: Project | None = None
-    #: The attention of a family with another one than SelfAttention.
+    #: The attention of a family whose attention is not SelfAttention.
     attention: Sublayer | None = None
     mlp: Sublayer = mlp.gated
     #: Whether the logits are computed, and Liger's kernel computes the loss from them.
     keeps_logits: bool = False
 
     def applied(self, forward: DecoderForward) -> DecoderForward:
-        """The family's forward pass with these modules."""
+        """Return the family's forward pass with these modules."""
         norm, logits = self.final_norm or self.norm, forward.logits if self.keeps_logits else _none
         final_norm = final(norm) if norm else forward.final_norm
         return replace(forward, layer=self._layer(forward.layer), final_norm=final_norm, logits=logits)
@@ -75,7 +75,7 @@ class Patch:
 
 
 def _none(context: Context, logits: Tensor) -> Tensor:
-    """The logits are never computed."""
+    """Return nothing, because the logits are never computed."""
     raise AssertionError(context, logits)
 
 
@@ -84,7 +84,7 @@ _LLAMA = Patch()
 #: The releases whose kernels are modelled.
 MODELLED: tuple[Release, ...] = ((0, 8), (0, 8, 5))
 
-#: The trainers that pass no labels to the model: it computes the logits, and no loss.
+#: The trainers that pass no labels to the model. It computes the logits and no loss.
 WITHOUT_LABELS = ("trl-orpo",)
 
 #: The families that are patched and modelled.
@@ -159,23 +159,29 @@ def _patched(model_type: str, forward: DecoderForward) -> DecoderForward:
 
 
 def is_patched(model: Model, training: Training) -> bool:
-    """Whether the run uses Liger's kernels: other families train as without them, with a warning in the log."""
+    """Return whether the run uses Liger's kernels.
+
+    Families that Liger does not know train without them, with a warning in the log.
+    """
     return training.use_liger_kernel and model.model_type in PATCHES
 
 
 def computes_logits(model: Model, training: Training) -> bool:
-    """Whether Liger computes the loss of a run from all logits."""
+    """Return whether Liger computes the loss of a run from all logits."""
     return is_patched(model, training) and PATCHES[model.model_type].keeps_logits
 
 
 def forward_for(model: Model, training: Training) -> DecoderForward:
-    """The forward pass of a model's family in a training run."""
+    """Return the forward pass of a model's family in a training run."""
     forward = forward_of(model)
     return _patched(model.model_type, forward) if is_patched(model, training) else forward
 
 
 def forward_of_second(model: Model, training: Training) -> DecoderForward:
-    """The forward pass of a second model of the family, which was made before the patch: only functions are new."""
+    """Return the forward pass of a second model of the family.
+
+    The model was created before the patch, so only functions are replaced.
+    """
     forward = forward_of(model)
     if not is_patched(model, training) or PATCHES[model.model_type].rotate is None:
         return forward
@@ -189,7 +195,7 @@ def forward_of_second(model: Model, training: Training) -> DecoderForward:
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield what of Liger is not modelled, and adapters that it would ignore."""
+    """Yield what is not modelled of Liger, and adapters that it would ignore."""
     model, training = prepared.model, prepared.training
     if not training.use_liger_kernel:
         return

@@ -1,4 +1,4 @@
-"""A call of the model without labels: the logits of every token, and no loss."""
+"""A call of the model without labels. It computes the logits of every token and no loss."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class LogitsOnly(Reference):
 
 
 class LogitsWithoutCache(LogitsOnly):
-    """The same with use_cache=False, as TRL's trainers call the model."""
+    """A call of the model with use_cache=False, as TRL's trainers make it, whose caller keeps the logits."""
 
     __slots__ = ()
     facts = replace(LogitsOnly.facts, uses_cache=False)
 
 
 def all_logits(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits of every position, in place of a loss too."""
+    """Return the logits of every position, also in place of the loss."""
     logits = logits_of(context, forward_of(context.model), hidden_states)
     return logits, [logits]

@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from calculator.trainers.subject import Subject
 
 
-#: What the policy is compared with: another model in memory, the same model with its adapters off, or with frozen
-#: copies of them.
+#: The reference that the policy is compared with: another model in memory, the same model with its adapters disabled,
+#: or the same model with frozen copies of its adapters.
 Compared = Literal["model", "without adapters", "adapter copies"]
 
 
 class GenerationBatch(NamedTuple):
-    """What a trainer generates in a step with `generate`: its rows, and the tokens of a prompt and a completion."""
+    """The batch that a trainer generates in a step with `generate`.
+
+    It has the number of rows, and the tokens of a prompt and of a completion.
+    """
 
     rows: Dim
     prompt: Dim
@@ -42,28 +45,28 @@ class GenerationBatch(NamedTuple):
 
 
 class Passes(Protocol):
-    """The forward passes of a micro-batch. Each returns the loss, and the other outputs that the model returns."""
+    """The forward passes of a micro-batch. Each returns the loss and the other outputs of the model."""
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Run the model that is trained, on the ids of the batch or on others."""
+        """Run the trained model on the ids of the batch, or on other ids."""
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run the model that is trained once more, on other ids. The names of its marks begin with `name`."""
+        """Run the trained model once more, on other ids. The names of its marks begin with `name`."""
 
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
-        """Run the model under torch.no_grad, or its reference. The names of its tensors begin with `name`."""
+        """Run the model, or its reference, under torch.no_grad. The names of its tensors begin with `name`."""
 
 
 class Loop(ABC):
     """A training loop around the model's forward and backward pass. Subclasses override the abstract hooks."""
 
     __slots__ = ()
-    #: None for the reference step.
+    #: The facts about the trainer. None for the reference step.
     name: ClassVar[TrainerName | None]
     facts: ClassVar[TrainerFacts]
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:  # noqa: ARG002  a hook's signature
-        """Yield what the trainer refuses, and what of it is not modelled."""
+        """Yield what the trainer refuses, and what is not modelled."""
         yield from ()
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature
@@ -91,7 +94,7 @@ class Loop(ABC):
         return forward_for(prepared.model, prepared.training)
 
     def compared(self, prepared: Subject) -> Compared | None:  # noqa: ARG002  a hook's signature
-        """Return what the loop compares the model with, which stays in memory."""
+        """Return the reference model that stays in memory, or None."""
         return None
 
     def hidden_dtype(self, prepared: Subject) -> DType:
@@ -103,47 +106,47 @@ class Loop(ABC):
         return context.training.use_reentrant
 
     def offloads_inputs(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
-        """Return whether checkpointing keeps the layers' inputs in host memory, but for the last layer's."""
+        """Return whether checkpointing keeps the inputs of all layers but the last in host memory."""
         return False
 
     def buffers(self, prepared: Subject) -> Iterable[ResidentTensor]:  # noqa: ARG002  a hook's signature
-        """Return tensors of the trainer's own that stay on the device."""
+        """Return the trainer's own tensors that stay on the device."""
         return ()
 
     def host_bytes(self, prepared: Subject) -> int | None:  # noqa: ARG002  a hook's signature
-        """Return what the trainer keeps in pinned host memory; None if it keeps nothing there."""
+        """Return the bytes that the trainer keeps in pinned host memory, or None if there are none."""
         return None
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
-        """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
+        """Return the tensors of each micro-batch that stay on the device for a whole step, as (name, shape, dtype)."""
         return batch(self.facts, prepared.training, self.sample_bounds(prepared))
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
-        """Return what is alive in addition to a step's batches while they are fetched, each with its count."""
+        """Return the tensors alive in addition to a step's batches while these are fetched, each with its count."""
         return []
 
     def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
-        """Return whether the model's config decides about a cache of keys and values."""
+        """Return whether the model's config decides if a cache of keys and values is used."""
         return self.facts.uses_cache
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
-        """Return the scalars that the trainer keeps."""
+        """Return the names of the scalars that the trainer keeps."""
         return self.facts.scalars
 
     def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
-        """Return the tensors of a flattened micro-batch that say where each sample is, in addition to the positions."""
+        """Return the tensors that mark the samples of a flattened micro-batch, in addition to the positions."""
         return ()
 
     def least(self, name: str, training: Training) -> int:  # noqa: ARG002  a hook's signature
-        """Return the smallest value of a size setting that the trainer accepts, with the others as they are."""
+        """Return the smallest value of a size setting that the trainer accepts, given the other settings."""
         return 1
 
     def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
-        """Return tensors of all micro-batches of a step together, which stay on the device for a whole step."""
+        """Return tensors for all micro-batches of a step together, which stay on the device for the whole step."""
         return []
 
     def generation(self, training: Training) -> GenerationBatch | None:  # noqa: ARG002  a hook's signature
-        """Return what the model generates before the first forward pass of a step, if it does."""
+        """Return the batch that the model generates before the first forward pass of a step, or None."""
         return None
 
     def runs_to_score(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
@@ -156,14 +159,14 @@ class Loop(ABC):
 
     @abstractmethod
     def head(self, context: Context) -> LossHead:
-        """Return what computes the loss from the decoder's output."""
+        """Return the head that computes the loss from the decoder's output."""
 
     @abstractmethod
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Run the model and return the loss that the loop refers to during the backward pass."""
+        """Run the model, and return the loss that the loop refers to during the backward pass."""
 
     def alive_after_loss(self, context: Context, outputs: list[Tensor]) -> list[Tensor]:  # noqa: ARG002  a hook's signature
-        """Return what the loop refers to, after the loss, while an evaluation computes the logits for its metrics."""
+        """Return the tensors that the loop still refers to while an evaluation computes logits for its metrics."""
         return []
 
     def root(self, loss: Tensor) -> Tensor:

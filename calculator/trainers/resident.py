@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 #: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
-#: Norms that may be no torch.nn.LayerNorm, of a name that is none of these: those of Mamba 2 and Nemotron-H, and of the
-#: vision towers of Qwen, which has LayerNorms from Qwen 3 on.
+#: Paths of norms whose name `_WITHOUT_DECAY` does not match, and which may not be a torch.nn.LayerNorm: those of Mamba
+#: 2, of Nemotron-H, and of the vision towers of Qwen, which have LayerNorms from Qwen 3 on.
 _OTHER_NAMES = {
     "backbone.norm_f",
     "model.norm_f",
@@ -38,10 +38,10 @@ _OTHER_NAMES = {
 }
 
 
-#: The scalar in which a trainer keeps the norm of the gradients.
+#: The name of the scalar in which a trainer keeps the norm of the gradients.
 GRADIENT_NORM = "grad_norm"
 
-#: The tensor with the number of each token's sample in a flattened micro-batch.
+#: The name of the tensor with the number of each token's sample in a flattened micro-batch.
 SEQ_IDX = "seq_idx"
 
 #: The most micro-batches of a step whose tensors are listed one by one.
@@ -49,9 +49,9 @@ MOST_LISTED = 1024
 
 
 def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """The batches of a step, the loop's scalars, and what rotary embeddings keep.
+    """Return the batches of a step, the loop's scalars, and what rotary embeddings keep.
 
-    A step's batches take the place of the step's before it. The reference step frees a batch by itself.
+    A step's batches replace those of the previous step. The reference step frees each batch itself.
     """
     if loop.name is None:
         return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
@@ -72,7 +72,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
 
 def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
-    """Yield what a model whose positions have axes keeps of the rows that it generated last.
+    """Yield what a model whose positions have axes keeps of the rows that it last generated.
 
     Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, _prepare_position_ids_for_generation.
     """
@@ -82,14 +82,17 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 
 
 def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """What is alive in addition to a step's batches while they are fetched; text alone is small, and left out."""
+    """Return the tensors alive in addition to a step's batches while these are fetched.
+
+    Text alone is small and not counted.
+    """
     if not prepared.training.has_images:
         return ()
     return tuple(_of_step(*each) for each in loop.while_fetching(prepared))
 
 
 def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """What a model keeps from step to step because of images, and a second one that it is compared with too."""
+    """Return the tensors that a model, and a second model, keep from step to step because of images."""
     tower = forward_of(prepared.model).tower if prepared.training.has_images else None
     training = prepared.training.by_sequences(loop.facts.sequences)
     owners = ("", "ref_model.") if loop.compared(prepared) == "model" else ("",)
@@ -101,9 +104,9 @@ def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
 
 def batch(facts: TrainerFacts, training: Training, bounds: tuple[str, ...] = ()) -> list[tuple[str, Shape, DType]]:
-    """The tensors of a micro-batch with a number for each token, by name, and what flattened sequences have.
+    """Return the tensors of a micro-batch with a number for each token, by name.
 
-    `bounds` are those that say where each sample of a flattened micro-batch is.
+    `bounds` are the tensors that mark the samples of a flattened micro-batch.
     """
     rows = named(training.micro_batch_size, "B")
     if facts.sequences > 1:
@@ -116,7 +119,10 @@ def batch(facts: TrainerFacts, training: Training, bounds: tuple[str, ...] = ())
 
 
 def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTensor:
-    """One tensor for each micro-batch of a step; as one tensor where there are many, each rounded up as by itself."""
+    """Return one tensor for each micro-batch of a step.
+
+    Many of them are combined in one, with each rounded up by itself.
+    """
     if steps <= MOST_LISTED:
         return ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations", count=steps)
     rounded = allocated(elements(shape), ITEMSIZE[dtype]) // ITEMSIZE[dtype]
@@ -127,7 +133,7 @@ def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTenso
 def _flattened(
     shape: tuple[Dim, Dim], training: Training, bounds: tuple[str, ...]
 ) -> Iterator[tuple[str, Shape, DType]]:
-    """What a batch of flattened sequences has in place of a mask: positions, and where each sample is."""
+    """Return the tensors that replace the mask in a batch of flattened sequences: positions, and bounds of samples."""
     yield "position_ids", shape, "int64"
     starts = (named(training.samples, "samples") + 1,)
     for name in bounds:
@@ -135,7 +141,7 @@ def _flattened(
 
 
 def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:
-    """The optimizer's parameter groups: with weight decay and without, or one."""
+    """Return the optimizer's parameter groups: with weight decay and without, or a single one."""
     trained = tuple(trained)
     if not facts.decay_groups:
         return [trained]
@@ -146,17 +152,20 @@ def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor])
 
 
 def _has_decay(path: str, module: Module) -> bool:
-    """Whether the trainer knows a norm neither by its name nor by its class: an RMSNorm, which has no bias."""
+    """Return whether a norm gets weight decay, because the trainer recognises neither its name nor its class.
+
+    Such a norm is an RMSNorm, which has no bias.
+    """
     return path in _OTHER_NAMES and len(module.parameters) == 1
 
 
 def _has_no_decay(name: str, norms: set[str]) -> bool:
-    """Whether a parameter is a bias, or a parameter of a norm."""
+    """Return whether a parameter is a bias, or belongs to a norm."""
     owner = owner_of(name)
     return owner in norms or bool(_WITHOUT_DECAY.search(name.lower()))
 
 
 def embeddings(model: Model, tensors: Iterable[ResidentTensor]) -> set[str]:
-    """The names of the weights that are parameters of a torch.nn.Embedding, PEFT's own included."""
+    """Return the names of the weights that belong to a torch.nn.Embedding, including PEFT's own."""
     owners = {path for path, module in model.paths if module.kind == "embedding"} | {"prompt_encoder.embedding"}
     return {each.name for each in tensors if each.name.endswith(".weight") and owner_of(each.name) in owners}

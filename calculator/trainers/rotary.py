@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Loop
     from calculator.trainers.subject import Subject
 
-#: The end of the name of the buffer that every rotary embedding has one of, or one of each attention type.
+#: How the name of a rotary embedding's buffer ends. There is one buffer, or one for each attention type.
 _ORIGINAL = "original_inv_freq"
 
-#: The release that computes the frequencies of long sequences for short ones too, and keeps both.
+#: The first release that computes the frequencies of long sequences for short ones too, and keeps both.
 _KEEPS_BOTH = (5, 24)
 
 
 def kept(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
-    """Yield what the rotary embeddings of the model keep, and those of a second model that runs."""
+    """Yield the tensors that the rotary embeddings of the model keep, and those of a second model that runs."""
     for model in ("", "ref_model.") if loop.compared(prepared) == "model" else ("",):
         for buffer in prepared.model.buffers:
             if buffer.name.endswith(_ORIGINAL):
@@ -47,7 +47,7 @@ def _of_embedding(original: Buffer, model: str, prepared: Subject) -> Iterator[R
 
 
 def _rope_type(name: str, config: Mapping[str, object]) -> object:
-    """Return the `rope_type` of an embedding, which some families have for each attention type."""
+    """Return the `rope_type` of an embedding. Some families have one for each attention type."""
     types = config.get("rope_type")
     if not isinstance(types, Mapping):
         return types
@@ -56,5 +56,5 @@ def _rope_type(name: str, config: Mapping[str, object]) -> object:
 
 
 def _longest(prepared: Subject) -> int:
-    """Return the positions of the longest sequence, virtual tokens included."""
+    """Return the number of positions of the longest sequence, including virtual tokens."""
     return int(prepared.training.sequence_length) + prepared.method.virtual_tokens

@@ -1,4 +1,4 @@
-"""What a training loop reads of the model that it trains."""
+"""The interface of a prepared model that a training loop reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class AppliedMethod(Protocol):
-    """A fine-tuning method. `calculator.methods.base.Method` documents each hook."""
+    """A fine-tuning method. `calculator.methods.base.Method` documents each attribute."""
 
     @property
     def name(self) -> MethodName:
@@ -26,15 +26,15 @@ class AppliedMethod(Protocol):
 
     @property
     def facts(self) -> MethodFacts:
-        """What is known about it."""
+        """The facts about it."""
 
     @property
     def virtual_tokens(self) -> int:
-        """The tokens that it adds to each sequence."""
+        """The number of tokens that it adds to each sequence."""
 
     @property
     def embeds_inputs(self) -> bool:
-        """Whether these are embeddings in front of its embeddings."""
+        """Whether the virtual tokens are embeddings in front of the inputs' embeddings."""
 
     @property
     def trains_biases(self) -> bool:
@@ -49,11 +49,11 @@ class AppliedMethod(Protocol):
 
     @property
     def binds_forward(self) -> bool:
-        """Whether PEFT keeps calling the model's forward as it was."""
+        """Whether PEFT keeps calling the model's forward as it was when PEFT wrapped it."""
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether only steps of one GPU are modelled."""
+        """Whether only steps on one GPU are modelled."""
 
     def base_quantization(self, training: Training) -> StoredWeight | None:
         """Return how the base model's linear layers are stored, if they are quantized."""
@@ -72,7 +72,7 @@ class Subject(Protocol):
 
     @property
     def training(self) -> Training:
-        """The training that it is prepared for."""
+        """The training that the model is prepared for."""
 
     @property
     def adapter_dtype(self) -> Literal["float32", "model"]:
@@ -80,7 +80,7 @@ class Subject(Protocol):
 
     @property
     def device(self) -> Device:
-        """The device, and the number of them."""
+        """The device, and the number of GPUs."""
 
     @property
     def stack(self) -> StackVersions:

@@ -1,4 +1,4 @@
-"""What a batch has for a task other than causal language modelling, and the loss that the model computes from it."""
+"""The tensors of a batch for a task other than causal language modelling, and the loss that is computed from them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.loss import LossHead
 
-    #: Name, shape and dtype.
+    #: The name, shape and dtype of a tensor.
     BatchTensor = tuple[str, Shape, DType]
 
 
 def inputs(model: Model, training: Training, names: tuple[str, ...], dtype: DType) -> list[BatchTensor]:
-    """Return the tensors with a number for each token, of these names; or the features of images or audio.
+    """Return the named tensors with a number for each token, or the features of images or audio.
 
-    `dtype` is that of the hidden states, which features of audio have too.
+    `dtype` is that of the hidden states, which audio features have too.
     """
     batch = named(training.micro_batch_size, "B")
     if model.hears:
@@ -42,7 +42,10 @@ def inputs(model: Model, training: Training, names: tuple[str, ...], dtype: DTyp
 
 
 def labels(model: Model, training: Training) -> list[BatchTensor]:
-    """Return the labels: whole numbers, except for a classifier of sequences or images with several or real ones."""
+    """Return the labels.
+
+    They are integers, except those of a classifier with several labels or with real values.
+    """
     batch, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
     match model.task.name:
         case "causal_lm" | "feature_extraction":
@@ -61,7 +64,7 @@ def labels(model: Model, training: Training) -> list[BatchTensor]:
 
 
 def _of_classifier(model: Model, training: Training, batch: Dim) -> BatchTensor:
-    """Return a number for each example, or one in the dtype of the scores for each output."""
+    """Return a label for each example, or a value in the dtype of the scores for each output."""
     task = model.task
     if task.loss == "single_label_classification":
         return "labels", (batch,), "int64"
@@ -86,9 +89,9 @@ def output_names(task: TaskName) -> tuple[str, ...]:
 
 
 def head(model: Model, given: list[Tensor], num_items: Tensor | None = None) -> LossHead:
-    """Return the head of a task's model and its loss, of the labels of a batch.
+    """Return the head of a task's model, with the loss of the labels of a batch.
 
-    `num_items` is the number of labels in a step, which only ViT's code passes on to its loss.
+    `num_items` is the number of labels in a step. Only ViT's code passes it on to its loss.
     """
     match model.task.name:
         case "seq_cls":

@@ -1,4 +1,4 @@
-"""Models that also read images: what trainers do with them, and what of it is not modelled."""
+"""Models that also read images: how trainers handle them, and what is not modelled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.trainers.subject import Subject
 
-#: The trainers that are modelled with such models, on images and on text, and those on text alone.
+#: The trainers that are modelled with such models: on images and text, and on text alone.
 MODELLED = ("transformers", "trl-sft", "trl-dpo", "trl-kto")
 ON_TEXT = ("trl-orpo",)
 GENERATING = ("trl-grpo", "trl-rloo")
 
-#: The models whose steps with these were traced, on text.
+#: The models whose steps with these trainers were traced, on text.
 GENERATE = frozenset(
     {
         *("gemma3", "idefics3", "llava", "mistral3", "smolvlm"),
@@ -26,30 +26,37 @@ GENERATE = frozenset(
     }
 )
 
-#: Models whose class sets accepts_loss_kwargs to False: Trainer counts no labels for them, and each micro-batch's
-#: loss is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
+#: Models whose class sets accepts_loss_kwargs to False. The Trainer counts no labels for them, and the loss of each
+#: micro-batch is its mean. Source: transformers/trainer.py, _get_num_items_in_batch, and each family's modeling file.
 MEANS = frozenset({"gemma4", "gemma4_unified", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"})
 
-#: Models whose own forward pass reads use_cache from their config and passes it to their text model, whose config
-#: Trainer does not change. Source: transformers/utils/generic.py, merge_with_config_defaults; modeling_idefics3.py.
+#: Models whose own forward pass reads use_cache from their config and passes it to their text model. The Trainer does
+#: not change the text model's config. Source: transformers/utils/generic.py, merge_with_config_defaults;
+#: modeling_idefics3.py.
 _PASS_USE_CACHE = frozenset({"gemma4", "gemma4_unified", "idefics3", "llava_next", "mistral3", "smolvlm"})
 
-#: Settings whose kernels and rows are not modelled with such models.
+#: Settings for which kernels or rows are not modelled with such models.
 _SETTINGS = ("use_liger_kernel", "cut_cross_entropy", "packing", "padding_free")
 
 
 def reads_images(model: Model) -> bool:
-    """Return whether the model has a tower for images; Whisper's is for audio, which each of its batches has."""
+    """Return whether the model has a vision tower.
+
+    Whisper's encoder is for audio, which each of its batches has.
+    """
     return bool(model.towers) and not model.hears
 
 
 def makes_cache(model: Model) -> bool:
-    """Return whether a model that also reads images makes a cache though Trainer unsets use_cache in its config."""
+    """Return whether a model that also reads images creates a cache although use_cache is unset in its config.
+
+    The Trainer unsets it.
+    """
     return reads_images(model) and model.model_type not in _PASS_USE_CACHE
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield what of a trainer is not modelled for a model that also reads images."""
+    """Yield what is not modelled of a trainer for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
     known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT, *(GENERATING if name in GENERATE else ()))
     if training.trainer not in known:

@@ -24,12 +24,12 @@ DEFAULTS = (
 
 
 def least_rows(source: str) -> TrainerDefault:
-    """Return that a micro-batch has 2 rows or more."""
+    """Return the default that a micro-batch has at least 2 rows."""
     return TrainerDefault(path="training.micro_batch_size", value=2, source=source, is_least=True)
 
 
 def generation_defaults(config: str) -> tuple[TrainerDefault, ...]:
-    """Return the defaults of a trainer that generates completions; `config` is the module of its arguments."""
+    """Return the defaults of a trainer that generates completions. `config` is the module of its arguments."""
     source = f"TRL 1.16, trainer/{config}"
     length = TrainerDefault(path="training.max_completion_length", value=512, source=f"{source}, max_completion_length")
     return (*DEFAULTS, least_rows(f"{source}, num_generations: 2 completions of a prompt or more"), length)

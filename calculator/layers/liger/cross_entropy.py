@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossEntropyOfLogits:
-    """The model's output head, with Liger's kernel in the place of torch.nn.functional.cross_entropy."""
+    """The model's output head. Liger's kernel replaces torch.nn.functional.cross_entropy."""
 
     #: The number of labels in a whole step, by which the sum is divided.
     num_items: Tensor
@@ -56,7 +56,7 @@ def _cross_entropy(x: Tensor) -> Tensor:
 
 
 def _cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor]:  # noqa: ARG001  it was computed in the forward pass
-    """The gradient in the place of the logits."""
+    """Return the gradient, which has overwritten the logits."""
     (saved,) = node.saved
     out = Tensor(saved.tape, saved.storage, saved.shape, saved.dtype, None)
     out.viewed = True

@@ -1,4 +1,4 @@
-"""Liger's fused linear cross-entropy: logits by chunks of tokens, and the gradients in the forward pass.
+"""Liger's fused linear cross-entropy: logits in chunks of tokens, and the gradients in the forward pass.
 
 Source: liger_kernel/ops/fused_linear_cross_entropy.py of Liger 0.8.5; liger_kernel/transformers/model/loss_utils.py.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedLinearCrossEntropy:
-    """The output head and the loss in one function, which never has the logits of all tokens."""
+    """The output head and the loss in one function, which never holds the logits of all tokens."""
 
     #: The number of labels in a whole step, by which the sum is divided.
     num_items: Tensor
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss; there are no logits."""
+        """Return the loss. There are no logits."""
         unit = context.hooks.module("head")
         head, hidden_states = unit.read(context.bind(context.model.output), hidden_states)
         weight = head["weight"]
@@ -42,7 +42,7 @@ class FusedLinearCrossEntropy:
 
 
 def chunk_size(tokens: int, vocab_size: int, hidden_size: int) -> int:
-    """Tokens of a chunk: a power of two, so that its logits are about as large as the hidden states."""
+    """Return the tokens of a chunk: a power of two, so that its logits are about as large as the hidden states."""
     wanted = -(-tokens // -(-vocab_size // hidden_size))
     size = 1
     while size < wanted:
@@ -51,7 +51,7 @@ def chunk_size(tokens: int, vocab_size: int, hidden_size: int) -> int:
 
 
 def _first_two(tokens: int, size: int) -> tuple[int, ...]:
-    """The sizes of the first chunk and of the next one, which finds what autocast cached in the first."""
+    """Return the sizes of the first chunk and of the next one, which finds what autocast cached in the first."""
     if size == tokens:
         return (tokens,)
     rest = tokens - size
@@ -59,9 +59,9 @@ def _first_two(tokens: int, size: int) -> tuple[int, ...]:
 
 
 def _fused(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
-    """x: (tokens, hidden_size), a view of `shape`; weight: (vocab_size, hidden_size).
+    """Return the sum of the losses of x: (tokens, hidden_size), with weight: (vocab_size, hidden_size).
 
-    Returns the sum of the tokens' losses. The gradient of x has the shape that the layers' gradients have.
+    x is a view of `shape`. The gradient of x has the shape that the layers' gradients have.
     """
     tape, (tokens, width), vocab_size = x.tape, x.shape, weight.shape[0]
     whole = tape.new(shape, x.dtype, "gradient of the hidden states")
@@ -83,7 +83,7 @@ def _fused(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
 
 
 def _chunk(x: Tensor, weight: Tensor, size: int, *, trains_head: bool) -> None:
-    """One chunk. Its products go into buffers where no cast is needed."""
+    """Run one chunk. Its products are written to buffers if no cast is needed."""
     tape, region = x.tape, x.tape.autocast
     dtype: DType = x.dtype if region is None else region.dtype
     logits_shape, rows = (size, weight.shape[0]), (size, x.shape[1])
@@ -109,7 +109,7 @@ def _copied(like: Tensor, shape: tuple[int, ...], dtype: DType, name: str) -> Te
 
 
 def _fused_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of the forward pass, multiplied in place."""
+    """Multiply the gradients from the forward pass in place."""
     one = grad.tape.scratch((), "float32", "one")
     x_grad, *weight_grads = node.saved
     del one

@@ -1,4 +1,4 @@
-"""Liger's gated MLPs: one kernel for act(gate) · up, which saves gate and up and writes their gradients over them.
+"""Liger's gated MLPs. One kernel computes act(gate) · up, saves gate and up, and writes their gradients over them.
 
 Source: liger_kernel/ops/swiglu.py and geglu.py of Liger 0.8.5; liger_kernel/transformers/swiglu.py.
 """
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 def gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """down(act(gate(x)) · up(x))."""
+    """Return down(act(gate(x)) · up(x))."""
     product = _gated(context, modules, modules["mlp.gate_proj"](x), modules["mlp.up_proj"](x))
     return modules["mlp.down_proj"](product)
 
 
 def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """The same where gate and up are the halves of one projection, which are copied to be contiguous."""
+    """Return down(act(gate(x)) · up(x)), where gate and up are the halves of one projection.
+
+    The halves are copied to be contiguous.
+    """
     whole = modules["mlp.gate_up_proj"](x)
     context.set_scope(f"{modules.prefix}mlp: ")
     half = (*whole.shape[:-1], modules["mlp.down_proj"].module.in_features)
@@ -33,7 +36,7 @@ def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def relu_squared(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  the signature of such hooks
-    """relu(x)², which saves its input.
+    """Return relu(x)², which saves its input.
 
     Source: liger_kernel/ops/relu_squared.py of Liger 0.8.5.
     """
@@ -56,7 +59,7 @@ def _gated_back(node: Node, grad: Tensor) -> list[Tensor | None]:  # noqa: ARG00
 
 
 def _over(saved: Tensor) -> Tensor:
-    """A gradient in the place of a saved tensor."""
+    """Return a gradient that overwrites a saved tensor."""
     out = Tensor(saved.tape, saved.storage, saved.shape, saved.dtype, None)
     out.viewed = True
     return out

@@ -1,4 +1,4 @@
-"""Liger's RMSNorm: one kernel each way, which saves its input and the reciprocal root mean square of each row.
+"""Liger's RMSNorm: one kernel each way. It saves its input and the reciprocal root mean square of each row.
 
 Source: liger_kernel/ops/rms_norm.py of Liger 0.8.5, LigerRMSNormFunction.
 """
@@ -17,12 +17,15 @@ from calculator.layers.norms import as_module
 if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
 
-#: Streaming multiprocessors, each of which sums a gradient of the weight: those of an A100.
+#: The number of streaming multiprocessors of an A100. Each of them sums a gradient of the weight.
 MULTIPROCESSORS = Dim(108, "SMs")
 
 
 def _rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool) -> Tensor:
-    """weight · (x normalised), in the dtype of x. `in_place`: the input's gradient overwrites the output's."""
+    """Return weight · (x normalised), in the dtype of x.
+
+    `in_place`: the input's gradient overwrites the output's.
+    """
     tape, weight = x.tape, norm.own["weight"]
     tape.scope = f"{norm.name}: "
     node = None
@@ -40,7 +43,10 @@ def _rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool) -> Tensor:
 
 
 def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The input's gradient, and the weight's: a row per multiprocessor, their sum, and its cast."""
+    """Return the gradients of the input and of the weight.
+
+    The latter is a row per multiprocessor, then their sum, then its cast.
+    """
     tape, (x_edge, weight_edge) = grad.tape, node.edges
     per_block = None
     if weight_edge:
@@ -59,16 +65,17 @@ def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     return (x_grad if x_edge else None), weight_grad
 
 
-#: Most norms.
+#: The norm of most families.
 rms_norm = as_module(partial(_rms_norm, in_place=True))
 
 
 @as_module
 def rms_norm_of_copy(norm: BoundModule, x: Tensor) -> Tensor:
-    """The norm of queries or keys by heads, which it copies first because their heads are not first in memory."""
+    """Run the norm of queries or keys by heads. It copies them first, because their heads are not first in memory."""
     x.tape.scope = f"{norm.name}: "
     return _rms_norm(norm, ops.contiguous(x, "input, contiguous"), in_place=False)
 
 
-#: Not in place, for norms whose output's gradient is the residual's too (Gemma 2 and 3, OLMo 2, GLM 4).
+#: The norm that is not in place, for norms whose output's gradient is also the residual's (Gemma 2 and 3, OLMo 2, GLM
+#: 4).
 out_of_place_rms_norm = as_module(partial(_rms_norm, in_place=False))

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 def rotate_in_place(context: Context, query: Tensor, key: Tensor, *, copies: bool = False) -> tuple[Tensor, Tensor]:
-    """Rotate queries and keys, after a copy where positions are not first in memory (`copies`). Cos and sin are saved.
+    """Rotate queries and keys in place. Cos and sin are saved.
 
-    Eager attention's gradients have heads first in memory, so that the backward pass copies them.
+    If positions are not first in memory (`copies`), queries and keys are copied first. The gradients of eager attention
+    have heads first in memory, so the backward pass copies them.
     """
     tape, (cos, sin) = query.tape, context.position_tables[:2]
     if copies:

@@ -1,1 +1,1 @@
-"""The functions of the package mamba-ssm that Mamba 2 calls where it is installed."""
+"""The functions of the package mamba-ssm that Mamba 2 calls if it is installed."""

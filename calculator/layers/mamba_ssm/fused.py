@@ -16,18 +16,18 @@ from calculator.layers.mamba_ssm.scan import MULTIPROCESSORS, Call, Sizes, passe
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
 
-#: The bytes of a group that the norm's kernel takes.
+#: The most bytes of a group that the norm's kernel accepts.
 LARGEST_GROUP = 65_536
 
-#: Features for which the norm's kernel has another warp.
+#: The number of features for which the norm's kernel has another warp.
 _PER_WARP = 256
 
-#: What a kernel reads of a projection is aligned to as many elements; a projection of another width is copied.
+#: What a kernel reads of a projection is aligned to this many elements. A projection of another width is copied.
 _ALIGNED = 8
 
 
 class Inputs(NamedTuple):
-    """What the function is called with: the projection, and the parameters of the mixer.
+    """The arguments of the function: the projection, and the parameters of the mixer.
 
     Attributes:
         rate: -exp(A_log), in float32.
@@ -76,7 +76,7 @@ def split_conv1d_scan_combined(inputs: Inputs, sizes: Sizes) -> Tensor:
 
 
 def _aligned_copy(call: Call, x: Tensor) -> Tensor | None:
-    """A part of the projection for the convolution's kernel, if it needs a copy (ensure_stride)."""
+    """Return a copy of the projection's part for the convolution's kernel, if it needs a copy (ensure_stride)."""
     return (
         None
         if int(x.shape[2]) % _ALIGNED == 0
@@ -85,13 +85,16 @@ def _aligned_copy(call: Call, x: Tensor) -> Tensor | None:
 
 
 def _convolved(call: Call, projected: Tensor) -> Tensor:
-    """The convolution and its activation: x, B and C, in both passes."""
+    """Return the output of the convolution and its activation: x, B and C. Both passes compute it."""
     _copy = _aligned_copy(call, projected)
     return projected.tape.scratch(call.mixed, projected.dtype, "convolution")
 
 
 def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    """Compute every gradient, whether its input needs one or not, from an output that is computed again."""
+    """Compute every gradient, whether its input needs one or not.
+
+    The output is recomputed.
+    """
     call, has = node.context
     saved = iter(node.saved)
     inputs = Inputs(*[next(saved) if each else None for each in has])  # type: ignore[arg-type]
@@ -121,7 +124,7 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def _of_norm(call: Call, weight: Tensor) -> Tensor:
-    """The norm's gradient: rows for several multiprocessors, their sum, and its cast (_layer_norm_bwd)."""
+    """Return the norm's gradient: rows for several multiprocessors, their sum, and its cast (_layer_norm_bwd)."""
     tape, width, groups = weight.tape, int(weight.shape[0]), call.sizes.groups
     block = 1 << (width // groups - 1).bit_length()
     warps = min(max(block // _PER_WARP, 1), 8)
@@ -132,7 +135,7 @@ def _of_norm(call: Call, weight: Tensor) -> Tensor:
 
 
 def _of_filters(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias: in float32, then in their dtype (causal_conv1d_bwd_function)."""
+    """Return the gradients of weight and bias: in float32, then in their dtype (causal_conv1d_bwd_function)."""
     tape = inputs.conv.tape
     weight = tape.new(inputs.conv.shape, "float32", "convolution: gradient in float32")
     bias = inputs.conv_bias

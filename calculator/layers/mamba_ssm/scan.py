@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape
 
-#: Streaming multiprocessors, over which sums are split: those of an A100.
+#: The number of streaming multiprocessors of an A100, over which sums are split.
 MULTIPROCESSORS = 108
 
-#: The smallest blocks in which kernels sum: positions of a chunk, and numbers of a state.
+#: The smallest blocks in which kernels sum: positions of a chunk, and elements of a state.
 _POSITIONS, _NUMBERS = 32, 64
 
 
 class Sizes(NamedTuple):
-    """The sizes of a mixer: heads, numbers of each, groups of B and C, numbers of a state, positions of a chunk."""
+    """The sizes of a mixer: heads, elements of each, groups of B and C, elements of a state, positions of a chunk."""
 
     heads: int
     head: int
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 
 class _Grads(NamedTuple):
-    """What the scan's backward pass returns.
+    """The results of the scan's backward pass.
 
     Attributes:
         x: The gradient of the input, unless the mixer's has it.
@@ -75,7 +75,10 @@ class _Grads(NamedTuple):
 def chunk_scan_combined(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, dt_bias: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Scan (MambaChunkScanCombinedFn). Returns the output, (batch, sequence, heads, head size), and the last state."""
+    """Run the scan (MambaChunkScanCombinedFn).
+
+    Return the output, (batch, sequence, heads, head size), and the last state.
+    """
     inputs = (x, dt, a, b, c, d, dt_bias)
     tape, dtype = x.tape, x.dtype
     _, _, heads, head = x.shape
@@ -111,7 +114,7 @@ def _chunk_scan_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | No
 
 
 def sized(shape: Shape, sizes: Sizes) -> Call:
-    """The shapes of a call for (batch, sequence)."""
+    """Return the shapes of a call for (batch, sequence)."""
     (batch, length), (heads, head, groups, state, chunk) = shape, sizes
     chunks = -(-length // chunk)
     each = min(-(-int(batch * chunks * heads) // MULTIPROCESSORS), int(heads // groups))
@@ -127,19 +130,22 @@ def sized(shape: Shape, sizes: Sizes) -> Call:
 
 
 def steps(tape: Tape, call: Call) -> list[Tensor]:
-    """Time steps, and their sums with the rates (_chunk_cumsum_fwd)."""
+    """Return the time steps, and their sums with the rates (_chunk_cumsum_fwd)."""
     return [tape.scratch(call.steps, "float32", name) for name in ("time steps", "decay, summed")]
 
 
 def passed(tape: Tape, call: Call, dtype: DType) -> list[Tensor]:
-    """The states before the chunks, and the last one (_state_passing_fwd)."""
+    """Return the states before the chunks, and the last state (_state_passing_fwd)."""
     batch, _, *sizes = call.states
     before = tape.scratch(call.states, dtype, "states before chunks")
     return [before, tape.scratch((batch, *sizes), "float32", "last state")]
 
 
 def scan_back(call: Call, x: Tensor, dtype_of_d: DType, *, gated: bool, alone: bool = False) -> _Grads:
-    """_mamba_chunk_scan_combined_bwd; `gated`: whether it computes the gated output again; `alone`: not in a mixer."""
+    """Run _mamba_chunk_scan_combined_bwd.
+
+    `gated`: whether it recomputes the gated output. `alone`: whether it runs outside a mixer.
+    """
     tape, dtype = x.tape, x.dtype
     batch, heads, *_ = call.steps
     length = call.inner[1]
@@ -173,7 +179,7 @@ def scan_back(call: Call, x: Tensor, dtype_of_d: DType, *, gated: bool, alone: b
 
 
 def _of_products(call: Call, tape: Tape) -> list[Tensor]:
-    """Gradients of B, C, their products and the decay."""
+    """Return the gradients of B, C, their products and the decay."""
     batch, heads, chunks, chunk = call.steps
     shared = (batch, call.inner[1], call.splits, call.sizes.groups, call.sizes.state)
     kept = []
@@ -199,7 +205,7 @@ def _of_d(call: Call, tape: Tape) -> Tensor:
 
 
 def _of_states(call: Call, before: Tensor, dtype: DType) -> list[Tensor]:
-    """Gradients of the states, and the states in the dtype of the input (_state_passing_bwd)."""
+    """Return the gradients of the states, and the states in the dtype of the input (_state_passing_bwd)."""
     tape, (batch, chunks, heads, head, state) = before.tape, call.states
     _wide = tape.scratch(call.states, "float32", "gradient of states in float32")
     found = [tape.scratch(call.states, dtype, "gradient of states")]
@@ -211,6 +217,6 @@ def _of_states(call: Call, before: Tensor, dtype: DType) -> list[Tensor]:
 
 
 def _summed(tape: Tape, shape: Shape, name: str) -> Tensor:
-    """Sums of parts of the heads, and their sum."""
+    """Return sums over parts of the heads, and their sum."""
     _partial = tape.scratch(shape, "float32", f"{name} by parts of the heads")
     return tape.scratch((*shape[:2], *shape[3:]), "float32", name)

@@ -20,13 +20,13 @@ from calculator.layers.trl.labels import labelled_tokens
 if TYPE_CHECKING:
     from calculator.layers.context import Context
 
-#: Labelled tokens of a chunk.
+#: The number of labelled tokens of a chunk.
 CHUNK_SIZE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkedNLL:
-    """The output head and the loss, from the logits of a few tokens at a time."""
+    """The output head and the loss, computed from the logits of a few tokens at a time."""
 
     #: The number of labels in a whole step, by which the sum is divided.
     num_items: Tensor
@@ -61,7 +61,7 @@ class ChunkedNLL:
 
 
 def _flattened(context: Context, hidden_states: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Return hidden states and labels without the last position: copies, unless there is one sequence."""
+    """Return hidden states and labels without the last position. They are copies unless there is one sequence."""
     batch, length, width = hidden_states.shape
     hidden = ops.narrow(hidden_states, (batch, length - 1, width))
     if batch == 1:
@@ -81,7 +81,7 @@ def _order(valid: Tensor) -> Tensor:
 
 
 def _chunk_sizes(rows: int, labelled: int) -> list[int]:
-    """Return the sizes of up to three chunks: further ones in the middle would repeat the second."""
+    """Return the sizes of up to three chunks. Further ones in the middle would repeat the second."""
     if labelled <= CHUNK_SIZE:
         return [_at_most_a_chunk(rows)]
     before = -(-labelled // CHUNK_SIZE) - 1
@@ -116,13 +116,13 @@ def _chunk(
 
 
 def _product(hidden: Tensor, weight: Tensor) -> Tensor:
-    """The logits. The head is a view, of which autocast caches no copy."""
+    """Return the logits. The head is a view, of which autocast caches no copy."""
     hidden, head = ops.cast(hidden, "float32", "chunk in float32"), ops.cast(weight, "float32", "head in float32")
     return products.matmul(hidden, ops.view(head, head.shape), None, weight.shape[0], "logits of a chunk")
 
 
 def _correct(hidden: Tensor, valid: Tensor) -> Tensor:
-    """How many labelled tokens of a chunk the logits predict."""
+    """Return how many labelled tokens of a chunk the logits predict."""
     tape, shape = valid.tape, hidden.shape[:1]
     predicted = tape.new(shape, "int64", "predicted tokens")
     equal = tape.new(shape, "bool", "predicted right")

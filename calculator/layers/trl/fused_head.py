@@ -1,4 +1,4 @@
-"""TRL's fused LM head: log-probabilities of the labels by tiles of logits, without the logits of all tokens.
+"""TRL's fused LM head: log-probabilities of the labels from tiles of logits, without the logits of all tokens.
 
 Source: trl/trainer/utils.py, add_fused_lm_head, and trl/kernels/chunked_logprob.py, ChunkedLogProbFunction, of TRL 1.15
 and 1.16 on CUDA.
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.layers.context import Context
 
-#: The tokens and the rows of the head of one tile.
+#: The number of tokens, and of rows of the head, in one tile.
 TOKEN_CHUNK_SIZE = 4096
 VOCAB_CHUNK_SIZE = 32768
 
-#: Per-token statistics that every call keeps while it runs.
+#: The per-token statistics that every call keeps while it runs.
 _STATISTICS = ("maximum", "sum of exp", "sum of x · exp", "sum of exp²", "sum of z", "maximum before", "target's logit")
 
 
 class _Tiles(NamedTuple):
-    """The tiles of a call: their dtype, the head's, and the sizes of up to three chunks of tokens and of the head.
+    """The tiles of a call: their dtype, the head's dtype, and the sizes of up to three chunks of tokens and head.
 
-    `bias_dtype` is that of the head's bias, or of the tiles without one.
+    `bias_dtype` is that of the head's bias, or that of the tiles if there is no bias.
     """
 
     dtype: DType
@@ -46,18 +46,18 @@ class _Tiles(NamedTuple):
     rows: tuple[int, ...]
 
 
-#: What the head computes in addition to the log-probabilities.
+#: The outputs of the head in addition to the log-probabilities.
 Output = Literal["entropy", "mean_logits", "is_top1"]
 
 
 @dataclass(frozen=True, slots=True)
 class FusedHead:
-    """The head that `add_fused_lm_head` puts on a model, with the outputs that its caller asks for."""
+    """The head that `add_fused_lm_head` puts on a model, with the outputs that its caller requests."""
 
     outputs: tuple[Output, ...] = ()
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the model's loss, and its outputs: log-probabilities, the others, the mask, and the routers' loss."""
+        """Return the model's loss and its outputs: log-probabilities, further outputs, the mask, the routers' loss."""
         loss, outputs = _run(context, hidden_states, self.outputs)
         aux_loss = router_loss(context)
         if aux_loss is None:
@@ -91,7 +91,10 @@ def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) ->
 def _log_probs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: tuple[Output, ...]
 ) -> list[Tensor]:
-    """hidden: (N, hidden_size); weight: (vocab_size, hidden_size); returns tensors of N elements."""
+    """Return the log-probabilities and the other requested outputs, tensors of N elements.
+
+    hidden: (N, hidden_size); weight: (vocab_size, hidden_size).
+    """
     tape, shape = hidden.tape, hidden.shape[:1]
     statistics = [tape.new(shape, "float32", name) for name in _STATISTICS]
     tiles = _tiles(hidden, weight, bias)
@@ -130,7 +133,7 @@ def _is_top1(tape: Tape, shape: Shape) -> Tensor:
     return out
 
 
-#: How each further output is computed.
+#: By name, how each further output is computed.
 _OTHERS: dict[Output, Callable[[Tape, Shape], Tensor]] = {
     "entropy": _entropy,
     "mean_logits": _mean_logits,
@@ -139,7 +142,10 @@ _OTHERS: dict[Output, Callable[[Tape, Shape], Tensor]] = {
 
 
 def _log_probs_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]:
-    """The tiles again, and gradients that are summed in float32 and cast at the end, while the last copies live."""
+    """Recompute the tiles.
+
+    The gradients are summed in float32 and cast at the end, while the last copies are alive.
+    """
     tiles, hidden = node.context, node.saved[0]
     tape, parts = hidden.tape, [*zip(node.edges, ("hidden states", "head", "bias"), strict=True)]
     sums = [tape.new(edge[2], "float32", f"{name}: gradient in float32") if edge else None for edge, name in parts]
@@ -159,7 +165,7 @@ def _log_probs_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | Non
 
 
 def _sum(tape: Tape, shape: Shape, term: str, name: str) -> Tensor:
-    """A statistic that is the sum of another and of a term computed for it."""
+    """Return a statistic that is the sum of another one and of a term that is computed for it."""
     added = tape.new(shape, "float32", term)
     out = tape.new(shape, "float32", name)
     del added
@@ -180,7 +186,10 @@ def _tiles(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> _Tiles:
 
 
 def _chunks(size: int, chunk: int) -> tuple[int, ...]:
-    """The sizes of the first two chunks and of the last, whose copies live on: those between repeat the second."""
+    """Return the sizes of the first two chunks and of the last.
+
+    The copies of the last one live on. Chunks between repeat the second.
+    """
     if size <= chunk:
         return (size,)
     if size <= 2 * chunk:
@@ -194,5 +203,5 @@ def _buffer(tape: Tape, tiles: _Tiles) -> Tensor:
 
 
 def _copy(tape: Tape, own: DType, dtype: DType, shape: tuple[int, ...], name: str) -> Tensor | None:
-    """A chunk's copy in the dtype of the tiles, or None for a view of what has that dtype."""
+    """Return a chunk's copy in the dtype of the tiles, or None for a view of a tensor that already has that dtype."""
     return None if own == dtype else tape.scratch(shape, dtype, f"{name} of a tile in {dtype}")

@@ -1,4 +1,4 @@
-"""Labelled tokens: those whose next token has a label."""
+"""The number of labelled tokens: tokens whose next token has a label."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def labelled_tokens(context: Context) -> Dim:
-    """Return N: `completion_tokens`, or all tokens of the completions, or all after another one in a sequence.
+    """Return the number of labelled tokens.
 
-    A prompt has a token and the images, if the request says no more.
-    The first token of a sequence without a prompt comes after virtual tokens that are embeddings.
+    It is `completion_tokens`, or all tokens of the completions, or all tokens that follow another one in a sequence.
+    A prompt has a token and the images, if the request says no more. The first token of a sequence without a prompt
+    follows virtual tokens that are embeddings.
     """
     training = context.training
     if training.completion_tokens is not None:

@@ -1,4 +1,4 @@
-"""What TRL's SFTTrainer logs from all logits: their entropy and the accuracy of the tokens.
+"""The metrics that TRL's SFTTrainer logs from all logits: their entropy and the accuracy of the tokens.
 
 Source: trl/trainer/sft_trainer.py, compute_loss, of TRL 0.24, 1.0 and 1.9; trl/trainer/utils.py, entropy_from_logits.
 """
@@ -13,15 +13,14 @@ from calculator.engine.tape import Tensor
 if TYPE_CHECKING:
     from calculator.layers.context import Context
 
-#: Rows of logits of which entropy_from_logits computes the entropy at once.
+#: The number of rows of logits of which entropy_from_logits computes the entropy at once.
 ROWS = 128
 
 
 def log_from_logits(context: Context, logits: Tensor, *, shifts_first: bool) -> None:
     """Compute entropy and accuracy without a graph. logits: (batch, sequence, vocab_size).
 
-    Those of virtual tokens are left out. `shifts_first`: the entropy leaves out the last position too, as from TRL 1.9
-    on.
+    Virtual tokens are left out. `shifts_first`: the entropy leaves out the last position too, as from TRL 1.9 on.
     """
     context.set_scope("metrics: ")
     tape, (batch, length, vocab_size) = context.tape, logits.shape
@@ -49,14 +48,14 @@ def log_from_logits(context: Context, logits: Tensor, *, shifts_first: bool) -> 
 
 
 def _flattened(shifted: Tensor) -> Tensor:
-    """Return the logits without the last position as rows: a copy, unless there is one sequence."""
+    """Return the logits without the last position as rows. They are a copy unless there is one sequence."""
     if shifted.shape[0] == 1:
         return shifted
     return shifted.tape.new(shifted.shape, shifted.dtype, "logits without the last")
 
 
 def _entropies(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the entropy of each row of logits, from some rows at once.
+    """Return the entropy of each row of logits, computed from some rows at once.
 
     Two rounds show how their temporaries overlap. In the last one, the entropies of earlier rows have a block each.
     """

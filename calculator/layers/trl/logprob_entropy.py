@@ -1,4 +1,4 @@
-"""TRL's kernel for the log-probabilities of given tokens, from all logits: nothing of their size but a gradient.
+"""TRL's kernel for the log-probabilities of given tokens, from all logits. Only a gradient has the size of the logits.
 
 Source: trl/kernels/logprob_entropy.py, _LogProbEntropyFunction, of TRL 1.16.
 """
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def log_probs(logits: Tensor, index: Tensor) -> Tensor:
-    """logits: (batch, sequence, vocab_size); index: (batch, sequence); returns float32 of the shape of the index."""
+    """Return float32 log-probabilities in the shape of the index.
+
+    logits: (batch, sequence, vocab_size); index: (batch, sequence).
+    """
     tape, shape = logits.tape, index.shape
     node = Node(tape, _back, (logits.edge,)) if logits.edge else None
     out = tape.new(shape, "float32", "log-probabilities", node)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def masked_labels(context: Context) -> Tensor:
-    """Return the ids with -100 where a token is not of a completion: (sequences, length)."""
+    """Return the ids with -100 where a token does not belong to a completion: (sequences, length)."""
     shape = (context.batch, named(context.training.sequence_length, "S"))
     unlabelled = context.tape.new(shape, "bool", "tokens without a label")
     labels = context.tape.new(shape, "int64", "labels")
@@ -33,5 +33,5 @@ def sums(context: Context, log_probs: Tensor) -> Tensor:
 
 
 def halves(x: Tensor, rows: int) -> list[Tensor]:
-    """Return the numbers of the chosen and of the rejected sequences: views."""
+    """Return views of the chosen and of the rejected sequences' values."""
     return ops.split(x, [(rows,), (rows,)])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Reference(Loop):
-    """A loop that calls the model, `loss.backward()` and the optimizer, and keeps the batch and the loss."""
+    """A loop that calls the model, `loss.backward()` and the optimizer. It keeps the batch and the loss."""
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = None
@@ -35,7 +35,7 @@ class Reference(Loop):
     )
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return tokens, pixels or audio, a mask for padding, and the labels of tasks other than the tokens."""
+        """Return tokens, pixels or audio, a mask if there is padding, and labels if they are not the tokens."""
         if context.model.task.embeds:
             return self._texts(context)
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
@@ -45,7 +45,10 @@ class Reference(Loop):
         return batch + context.labels + context.images
 
     def _texts(self, context: Context) -> list[Tensor]:
-        """Return tokens and the mask of each text of an example. The mean of hidden states is over the mask."""
+        """Return tokens and the mask of each text of an example.
+
+        The mask selects the hidden states that are averaged.
+        """
         names = ("input_ids", "attention_mask")
         columns = [
             _made(context, task_labels.inputs(context.model, context.training, names, context.dtype))
@@ -61,7 +64,7 @@ class Reference(Loop):
         return task_labels.head(context.model, context.labels)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Run the model under autocast and keep nothing but its loss."""
+        """Run the model under autocast, and keep only its loss."""
         with autocast.region(context.tape, context.training.autocast):
             if context.model.task.embeds:
                 return _of_texts(context, forward)
@@ -75,7 +78,7 @@ class Reference(Loop):
 
 
 def _of_texts(context: Context, forward: Passes) -> Tensor:
-    """Embed each text of the examples with a forward pass of its own, and return the loss of the embeddings."""
+    """Embed each text of the examples with its own forward pass, and return the loss of the embeddings."""
     rows = []
     for number, (ids, mask) in enumerate(context.texts, start=1):
         hidden_states = forward.again("" if number == len(context.texts) else f"text {number}: ", ids)[0]

@@ -1,4 +1,4 @@
-"""What torchtune refuses, and what of it is not modelled."""
+"""Checks for runs that torchtune refuses, and for runs that are not modelled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 #: The families whose modules in torchtune are modelled: Llama 2 to 3.2, Mistral, and Qwen 2 and 2.5.
 FAMILIES = ("llama", "mistral", "qwen2")
 
-#: The scalings of the rotary embedding that torchtune has for a family, where it has others than none.
+#: For each family, the scalings of the rotary embedding that torchtune supports, if it supports any.
 SCALINGS = {"llama": ("default", "llama3")}
 
-#: The modules that LoRA adapts all together, or not at all (apply_lora_to_mlp).
+#: The modules that LoRA adapts all together or not at all (apply_lora_to_mlp).
 MLP = ("gate_proj", "up_proj", "down_proj")
 
-#: The values of settings of LoRA that torchtune's recipe has.
+#: The values of LoRA's settings in torchtune's recipe.
 OF_METHOD = {
     "use_dora": False,
     "bias": "none",
@@ -31,7 +31,7 @@ OF_METHOD = {
     "trainable_token_indices": None,
 }
 
-#: The values of settings of QLoRA that torchao's NF4 has, and why it has no others. Source: to_nf4.
+#: The values of QLoRA's settings that torchao's NF4 supports, and why it supports no others. Source: to_nf4.
 OF_NF4: dict[str, tuple[object, str]] = {
     "quant_type": ("nf4", "torchtune stores weights in torchao's NF4: use nf4"),
     "double_quant": (True, "torchao's NF4 quantizes the block constants too: use true"),
@@ -40,7 +40,7 @@ OF_NF4: dict[str, tuple[object, str]] = {
     "prepare_model_for_kbit_training": (False, "torchtune prepares no model for k-bit training: use false"),
 }
 
-#: The values of settings that the recipes have, and why they have no others.
+#: The values of settings that the recipes support, and why they support no others.
 OF_TRAINING: dict[str, tuple[object, str]] = {
     "dtype": ("bfloat16", "torchtune is modelled for bfloat16: use that"),
     "autocast": (None, "torchtune trains without autocast: use null"),
@@ -144,7 +144,7 @@ def _method(prepared: Subject) -> Iterator[Problem]:
 
 
 def _in_4_bits(prepared: Subject) -> Iterator[Problem]:
-    """Yield settings of QLoRA that torchao's NF4 does not have, and matrices that it does not divide into blocks."""
+    """Yield settings of QLoRA that torchao's NF4 does not support, and matrices that it cannot divide into blocks."""
     for name, (value, message) in OF_NF4.items():
         given = getattr(prepared.method, name)
         if given != value:

@@ -45,11 +45,11 @@ class Torchtune(Loop):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what torchtune refuses, and what of it is not modelled."""
+        """Yield what torchtune refuses, and what is not modelled."""
         yield from check.problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the step is, and how weights in 4 bits are stored."""
+        """Yield what the step is, and how 4-bit weights are stored."""
         yield from self.facts.assumptions
         if prepared.method.name == "qlora":
             yield IN_4_BITS
@@ -59,7 +59,9 @@ class Torchtune(Loop):
         return model.with_rotary_table if model.model_type in check.FAMILIES else model
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
-        """Return how a module is stored, in 4 bits as torchao does. Builders of Qwen 2 quantize what LoRA adapts alone.
+        """Return how a module is stored, with 4-bit weights in torchao's format.
+
+        The builders of Qwen 2 only quantize modules that LoRA adapts.
 
         Source: torchtune/modules/peft/lora.py, LoRALinear; torchtune/models/qwen2/_component_builders.py,
         lora_qwen2_self_attention and qwen2_mlp.
@@ -81,7 +83,7 @@ class Torchtune(Loop):
         return [context.tape.new((context.batch, context.length), "int64", "tokens")]
 
     def buffers(self, prepared: Subject) -> Iterator[ResidentTensor]:
-        """Yield the labels that are ignored, the losses of a step so far, and the norm of clipped gradients."""
+        """Yield the labels that are ignored, the accumulated losses of a step, and the norm of clipped gradients."""
         training = prepared.training
         shape = (named(training.micro_batch_size, "B"), 1)
         yield ResidentTensor(name="ignore_labels_cache", shape=shape, dtype="int64", component="activations")
@@ -92,11 +94,11 @@ class Torchtune(Loop):
             yield _scalar("grad_norm")
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
-        """Return what computes the logits by chunks."""
+        """Return the head that computes the logits in chunks."""
         return chunked_output
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Run the model, then compute the loss of its chunks and multiply it by the number of labels."""
+        """Run the model, compute the loss of its chunks, and multiply it by the number of labels."""
         tape = context.tape
         _, logits = forward()
         tape.scope, tape.component = "loss: ", "logits_and_loss"
@@ -114,7 +116,9 @@ class Torchtune(Loop):
 
 
 def _tables_of_layers(prepared: Subject) -> Iterator[ResidentTensor]:
-    """Yield the tables of all layers but one, which LoRA's builders make for each layer, but for Llama 3.1 and 3.2.
+    """Yield the tables of all layers but one.
+
+    LoRA's builders create a table for each layer, except those of Llama 3.1 and 3.2.
 
     Source: torchtune/models/llama3/_component_builders.py, lora_llama3_self_attention.
     """
@@ -138,7 +142,7 @@ def _scalar(name: str) -> ResidentTensor:
 
 
 def _resident(loss: Tensor) -> Tensor:
-    """Return a loss that is added to one that exists."""
+    """Return a loss that is added to an existing one."""
     out = Tensor(loss.tape, None, loss.shape, loss.dtype, None)
     out.edge = loss.edge
     return out
@@ -152,5 +156,5 @@ def _patched(forward: DecoderForward) -> DecoderForward:
 
 
 def _no_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  a hook's signature
-    """Return no tables: they are a buffer of the model."""
+    """Return no tables, because they are a buffer of the model."""
     return ()

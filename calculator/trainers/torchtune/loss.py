@@ -1,4 +1,4 @@
-"""torchtune's output head in chunks of each sequence, and its loss, which keeps the log-probabilities of all chunks.
+"""torchtune's output head in chunks of each sequence, and its loss, which saves the log-probabilities of all chunks.
 
 Source: torchtune/modules/transformer.py, chunked_output; torchtune/modules/loss/ce_chunked_output_loss.py; and
 recipes/lora_finetune_single_device.py, _loss_step.
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-#: CEWithChunkedOutputLoss, num_output_chunks.
+#: The number of chunks: CEWithChunkedOutputLoss, num_output_chunks.
 CHUNKS = 8
 
 
 def lengths(length: int) -> Iterator[int]:
-    """Yield the tokens of each chunk of a sequence, as torch.chunk divides it."""
+    """Yield the number of tokens of each chunk of a sequence, as torch.chunk divides it."""
     size = -(-length // CHUNKS)
     left = length
     while left > size:
@@ -34,7 +34,10 @@ def lengths(length: int) -> Iterator[int]:
 
 
 def chunked_output(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits of each chunk; the first also in the place of the loss, which the recipe computes later."""
+    """Return the logits of each chunk.
+
+    The first chunk also stands in for the loss, which the recipe computes later.
+    """
     batch, length, width = hidden_states.shape
     head = context.bind(context.model.output)
     chunks = ops.split(hidden_states, [(batch, tokens, width) for tokens in lengths(length)])
@@ -46,7 +49,7 @@ def chunked_output(context: Context, hidden_states: Tensor) -> tuple[Tensor, lis
 
 
 def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> Tensor:
-    """Return the sum of the chunks' losses over the number of labels; `shifted` are the labels of the batch."""
+    """Return the sum of the chunks' losses over the number of labels. `shifted` are the shifted labels."""
     tape, batch = context.tape, context.batch
     vocabulary = logits[0].shape[2]
     total_elements = tape.new((), "int64", "labels")

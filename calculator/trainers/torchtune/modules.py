@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """F.rms_norm of a float32 copy with a weight in half precision, as separate operations.
+    """Compute F.rms_norm of a float32 copy with a weight in half precision, as separate operations.
 
     Source: aten/src/ATen/native/layer_norm.cpp, rms_norm_composite.
     """
@@ -60,7 +60,7 @@ def rotate(context: Context, x: Tensor, name: str) -> Tensor:
 
 
 def rotate_halves(context: Context, x: Tensor, name: str) -> Tensor:
-    """Rotate the halves of each head in its own dtype, with a copy of the tables: Qwen2RotaryPositionalEmbeddings."""
+    """Rotate the halves of each head in its own dtype, with a copy of the tables (Qwen2RotaryPositionalEmbeddings)."""
     table = Tensor(context.tape, None, (1, 1, x.shape[2], x.shape[3]), "float32", None)
     cos = ops.cast(table, x.dtype, f"{name}: cos")
     sin = ops.cast(table, x.dtype, f"{name}: sin")
@@ -69,12 +69,12 @@ def rotate_halves(context: Context, x: Tensor, name: str) -> Tensor:
     return ops.add(even, ops.mul(rotated, sin, f"{name}, rotated · sin"), f"{name}, rotated")
 
 
-#: The rotation of each family.
+#: The rotation function of each family.
 ROTATIONS = {"llama": rotate, "mistral": rotate, "qwen2": rotate_halves}
 
 
 def attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """Grouped-query attention over keys and values that are repeated for every head."""
+    """Compute grouped-query attention. Keys and values are repeated for every head."""
     config, scope = context.config, f"{modules.prefix}self_attn: "
     query = split_heads(context, modules["self_attn.q_proj"](x), config["num_attention_heads"])
     context.set_scope(scope)
@@ -91,7 +91,7 @@ def attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """w2(silu(w1(x)) · w3(x))."""
+    """Return w2(silu(w1(x)) · w3(x))."""
     context.set_scope(f"{modules.prefix}mlp: ")
     h = ops.unary(modules["mlp.gate_proj"](x), "silu", saves="input")
     up = modules["mlp.up_proj"](x)
@@ -102,7 +102,7 @@ def mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """TransformerSelfAttentionLayer, whose local variables keep the outputs of attention and the MLP."""
+    """Run TransformerSelfAttentionLayer, whose local variables keep the outputs of attention and of the MLP."""
     h = rms_norm(modules["input_layernorm"], x)
     attn_out = attention(context, modules, h)
     context.set_scope(f"{modules.prefix}")

@@ -2,7 +2,7 @@
 
 from calculator.trainers.facts import TrainerDefault, TrainerFacts
 
-#: transformers/trainer.py, get_batch_samples, training_step and compute_loss; accelerate/utils/operations.py.
+#: Source: transformers/trainer.py, get_batch_samples, training_step and compute_loss; accelerate/utils/operations.py.
 STEP = (
     "The step is that of transformers.Trainer. It fetches every batch of a step at once, with input_ids, "
     "attention_mask and labels, sets use_cache to False, releases the loss's graph after each backward pass, and keeps "

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from calculator.trainers.task_labels import BatchTensor
 
 
-#: The scalar with the number of labels in a step.
+#: The name of the scalar with the number of labels in a step.
 NUM_ITEMS = "num_items_in_batch"
 
-#: What a batch of texts has in addition to the labels of a task.
+#: The tensors of a batch of texts in addition to the labels of a task.
 INPUTS = ("input_ids", "attention_mask")
 
-#: Settings that only trainers of TRL have, each with such a trainer.
+#: Settings that only trainers of TRL have, each with one such trainer.
 OF_TRL = {
     "loss_type": "trl-sft",
     "precompute_ref_log_probs": "trl-dpo",
@@ -56,7 +56,10 @@ OF_TRL = {
 
 
 class Transformers(Loop):
-    """transformers.Trainer. Batches and scalars are resident tensors: their tensors here have no storage."""
+    """The loop of transformers.Trainer.
+
+    Batches and scalars are resident tensors, so their tensors here have no storage.
+    """
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "transformers"
@@ -96,7 +99,7 @@ class Transformers(Loop):
         return [*_fetched(context, task_labels.inputs(model, training, INPUTS, context.dtype)), *context.labels]
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
-        """Return the tensors of each micro-batch, which have the labels of the model's task."""
+        """Return the tensors of each micro-batch, including the labels of the model's task."""
         model, training = prepared.model, prepared.training
         if model.task.name == "causal_lm":
             return [*Loop.fetched(self, prepared), *image_batch.tensors(model, training, self.facts.sequences)]
@@ -104,11 +107,14 @@ class Transformers(Loop):
         return [*task_labels.inputs(model, training, INPUTS, dtype), *task_labels.labels(model, training)]
 
     def uses_cache(self, model: Model) -> bool:
-        """Return whether a cache is made: Trainer unsets use_cache in the config, not in that of its text model."""
+        """Return whether a cache is created.
+
+        The Trainer unsets use_cache in the model's config, but not in that of its text model.
+        """
         return self.facts.uses_cache or towers.makes_cache(model)
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:
-        """Return the batches of the step before, and what counts the labels of those that are fetched."""
+        """Return the batches of the previous step, and the temporaries that count the labels of the fetched ones."""
         steps = prepared.training.gradient_accumulation_steps
         tensors = self.fetched(prepared)
         before: list[tuple[str, Shape, DType, int]] = []
@@ -129,7 +135,10 @@ class Transformers(Loop):
         return tuple(name for name in self.facts.scalars if name != NUM_ITEMS)
 
     def head(self, context: Context) -> LossHead:
-        """Return the model's head and loss, or a patch's; the sum is divided by the number of labels in the step."""
+        """Return the model's head and loss, or those of a patch.
+
+        The summed loss is divided by the number of labels in the step.
+        """
         if context.model.task.name != "causal_lm":
             return task_labels.head(context.model, context.labels, context.num_items)
         if cut_cross_entropy.is_called(context.training):
@@ -142,7 +151,10 @@ class Transformers(Loop):
         return FullLogits(num_items=context.num_items)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Run the model. Its autocast ends with it, and then every output that is not float32 is copied to float32."""
+        """Run the model.
+
+        Autocast ends with it. Then every output that is not float32 is copied to float32.
+        """
         tape, dtype = context.tape, context.training.autocast
         with autocast.region(tape, dtype):
             loss, outputs = forward()
@@ -163,20 +175,23 @@ class Transformers(Loop):
         return loss
 
     def scaled(self, context: Context, loss: Tensor) -> Tensor:
-        """Return the loss times the number of processes, over which the labels are counted."""
+        """Return the loss times the number of processes, since labels are counted over all processes."""
         return in_place.mul_(loss) if counts_items(context.model) else loss
 
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
         """Compute what the trainer logs from the model's outputs."""
 
     def root(self, loss: Tensor) -> Tensor:
-        """Return the loss over the number of accumulation steps that accelerate knows of, which is 1."""
+        """Return the loss divided by the accumulation steps that accelerate knows of, which are 1."""
         loss.tape.scope = "loss: "
         return ops.scale(loss, "loss / 1")
 
 
 def _images_in_float32(context: Context) -> Iterator[Tensor]:
-    """Yield copies in float32 of what the model returns because of images, in half precision and of each image."""
+    """Yield float32 copies of outputs that the model returns because of images.
+
+    Only outputs in half precision are copied, one for each image.
+    """
     for tensor, count in context.image_outputs:
         if tensor.dtype in ("bfloat16", "float16"):
             shape = (named(int(tensor.shape[0]) // count, "rows of an image"), *tensor.shape[1:])
@@ -188,7 +203,7 @@ def _fetched(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
 
 
 def _row_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield packing, which transformers.Trainer has not, and what is not modelled of rows without padding."""
+    """Yield packing, which transformers.Trainer does not have, and what is not modelled of rows without padding."""
     if prepared.training.packing:
         message = (
             "transformers.Trainer packs no samples: use false; padding_free, whose micro-batches its"
@@ -207,7 +222,10 @@ def _row_problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def counts_items(model: Model) -> bool:
-    """Return whether the labels of a step are counted: not those of other names, nor for models that ignore it."""
+    """Return whether the labels of a step are counted.
+
+    Labels of other names are not, nor those of models that ignore the count.
+    """
     if model.task.name == "causal_lm":
         return model.model_type not in towers.MEANS
     return model.task.name != "question_ans"
@@ -221,5 +239,5 @@ def num_items(context: Context) -> Tensor:
 
 
 def in_float32(x: Tensor) -> Tensor:
-    """Return a copy of an output in half precision in float32, or the output itself."""
+    """Return a float32 copy of an output in half precision, or the output itself."""
     return ops.cast(x, "float32", "output in float32") if x.dtype in ("bfloat16", "float16") else x

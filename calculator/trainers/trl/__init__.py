@@ -1,1 +1,1 @@
-"""What the trainers of TRL 1.16 share."""
+"""The parts that the trainers of TRL 1.16 share."""

@@ -1,4 +1,4 @@
-"""What TRL's trainers refuse of a model and a method, and what of them is not modelled."""
+"""Checks of a model and a method that TRL's trainers share: what they refuse, and what is not modelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield virtual tokens, dropout that is not modelled, and a reference that the loop has not."""
+    """Yield virtual tokens, dropout that is not modelled, and a reference that the loop does not have."""
     method, model, trainer = prepared.method, prepared.model, facts.label.removeprefix("TRL ")
     if prepared.training.precompute_ref_log_probs and not facts.compares:
         message = f"{trainer} precomputes no reference: use false, or the trainer trl-dpo"
@@ -60,7 +60,7 @@ def _virtual_tokens(prepared: Subject, facts: TrainerFacts, trainer: str) -> Ite
 
 
 def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:
-    """Yield settings that only trainers that generate have."""
+    """Yield settings that only generating trainers have."""
     for name in ("beta", "num_generations", "max_completion_length", "use_vllm"):
         given = getattr(prepared.training, name)
         if given is not None and given is not False:
@@ -69,7 +69,7 @@ def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:
 
 
 def router_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield the routers' loss."""
+    """Yield why the routers' loss is refused."""
     trainer, model_type = facts.label.removeprefix("TRL "), prepared.model.model_type
     message = f"the routers' loss that {trainer} adds to {model_type} is not modelled yet: use transformers"
     yield Problem(loc="training.trainer", msg=message, input=prepared.training.trainer)
@@ -80,14 +80,14 @@ def _drops_attention(prepared: Subject) -> float:
 
 
 def head_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield an adapter on the output head, whose weight TRL's own head reads alone."""
+    """Yield an adapter on the output head. TRL's own head only reads the weight."""
     name = prepared.model.output.name
     message = f"TRL reads the weight of {name} alone and refuses an adapter on it: leave it out"
     yield from adapted_head.problems(prepared, message, "use transformers, or leave the tokens out")
 
 
 def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield what is not modelled of TRL's casts of a model in 4 bits."""
+    """Yield what is not modelled of TRL's casts of a 4-bit model."""
     method = prepared.method
     stored = method.base_quantization(prepared.training)
     if stored is None or not stored.of_bitsandbytes:

@@ -1,4 +1,4 @@
-"""What TRL's trainers of preferences take as the reference.
+"""The reference model of TRL's preference trainers.
 
 Source: trl/trainer/dpo_trainer.py and kto_trainer.py of TRL 1.16, __init__.
 """
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Compared
     from calculator.trainers.subject import Subject
 
-#: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model.
+#: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model instead.
 BY_PEFT = ("lora", "qlora", "ia3")
 
 
 def compared(prepared: Subject) -> Compared | None:
     """Return the reference that is in memory, if any.
 
-    TRL has no option for adapters in the model's dtype. A script applies them to the model itself, and then the trainer
-    compares with a copy of the adapters, in float32, which stays in memory with precomputed log-probabilities too.
+    TRL has no option for adapters in the model's dtype. A script applies them to the model itself. The trainer then
+    compares with a copy of the adapters in float32, which stays in memory even with precomputed log-probabilities.
     """
     method, training = prepared.method.name, prepared.training
     if prepared.method.virtual_tokens:

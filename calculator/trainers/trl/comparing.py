@@ -1,4 +1,4 @@
-"""TRL's trainers that compare the policy with a reference: what DPOTrainer and KTOTrainer share."""
+"""The parts that DPOTrainer and KTOTrainer share: TRL's trainers that compare the policy with a reference."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class ComparingTrainer(TrlTrainer):
-    """A trainer with a reference: a second model, adapters that are switched off, or copies of them."""
+    """A trainer with a reference: a second model, disabled adapters, or copies of the adapters."""
 
     __slots__ = ()
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what the trainer refuses, and what of it is not modelled."""
+        """Yield what the trainer refuses, and what is not modelled."""
         yield from TrlTrainer.problems(self, prepared)
         yield from check.head_problems(prepared)
         if prepared.training.has_images and prepared.training.precompute_ref_log_probs:
@@ -65,7 +65,8 @@ class ComparingTrainer(TrlTrainer):
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant.
 
-        Under ZeRO-3, TRL sets use_reentrant for adapters, and applies it where it turns checkpointing on again.
+        Under ZeRO-3, TRL sets use_reentrant for adapters. The setting takes effect when TRL re-enables checkpointing.
+
         Source: trl/models/utils.py, disable_gradient_checkpointing.
         """
         training = context.training
@@ -74,22 +75,24 @@ class ComparingTrainer(TrlTrainer):
         return (sets and self.turns_checkpointing_on_again(training)) or training.use_reentrant
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:
-        """Return whether checkpointing is off for a pass of each step: that of the reference."""
+        """Return whether checkpointing is disabled for a pass of each step, that of the reference."""
         return not training.precompute_ref_log_probs
 
 
 def reference_autocast(context: Context) -> DType | None:
     """Return the dtype of autocast in which the reference runs.
 
+    To leave virtual tokens out, PEFT calls the base model's forward instead of its own. accelerate has put autocast
+    around its own.
+
     PEFT leaves virtual tokens out by calling the base model's forward, not its own, around which accelerate has put
-    autocast.
-    Source: peft 0.21, peft_model.py, disable_adapter; accelerate/accelerator.py, prepare_model.
+    autocast. Source: peft 0.21, peft_model.py, disable_adapter; accelerate/accelerator.py, prepare_model.
     """
     return None if context.method.virtual_tokens else context.training.autocast
 
 
 def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:
-    """Return copies of precomputed log-probabilities in the dtype of DeepSpeed's weights, where that is another.
+    """Return copies of precomputed log-probabilities in the dtype of DeepSpeed's weights, if it differs.
 
     Source: transformers/trainer.py, _prepare_input.
     """
@@ -101,7 +104,7 @@ def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:
 
 
 def with_router_loss(context: Context, loss: Tensor, outputs: list[Tensor]) -> Tensor:
-    """Add the routers' loss, the last of the model's outputs, if it has one."""
+    """Add the routers' loss, which is the last of the model's outputs, if there is one."""
     if not context.model.adds_router_loss:
         return loss
     return ops.add(loss, ops.scale(outputs[-1], "routers' loss × coefficient"), "loss and routers' loss")

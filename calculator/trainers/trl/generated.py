@@ -1,4 +1,4 @@
-"""Prompts and completions of a generation batch, of TRL's trainers that generate: sizes, refusals and sentences."""
+"""Prompts and completions in a generation batch of TRL's generating trainers: sizes, refusals and sentences."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from calculator.trainers.subject import Subject
 
 
-#: Completions of each prompt without `num_generations`, of which the first is taken that makes whole groups: TRL's
-#: default (trl/trainer/grpo_config.py), and smaller ones.
+#: The candidates for the completions per prompt without `num_generations`: TRL's default (trl/trainer/grpo_config.py),
+#: then smaller numbers. The first one that gives whole groups is used.
 NUM_GENERATIONS = (8, 4, 2, 3, 5, 7)
 
 
 def completion(training: Training) -> Dim:
-    """Return the length of the completions: all but one token of a sequence, unless there is a limit."""
+    """Return the length of the completions: all tokens of a sequence but one, unless there is a limit."""
     limit = training.max_completion_length
     return named(training.sequence_length - 1 if limit is None else limit, "C")
 
 
 def rows(training: Training) -> Dim:
-    """Return the rows of a generation batch, which are those of a whole step."""
+    """Return the number of rows of a generation batch, which is that of a whole step."""
     of_one = named(training.micro_batch_size, "B")
     return of_one if training.micro_batches == 1 else training.micro_batches * of_one
 
@@ -51,9 +51,10 @@ def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
 
 
 def completions_in_evaluation(training: Training, together: int, ranks: int) -> int:
-    """Return the completions of each prompt in an evaluation. `together` is the rows of a batch on all GPUs.
+    """Return the number of completions of each prompt in an evaluation.
 
-    Without `num_generations`, those of the training, if the rows are whole groups of them, which TRL asks for.
+    `together` is the number of rows of a batch on all GPUs. Without `num_generations`, it is that of the training, if
+    the rows form whole groups, as TRL requires.
     """
     if training.num_generations is not None:
         return training.num_generations
@@ -62,29 +63,38 @@ def completions_in_evaluation(training: Training, together: int, ranks: int) -> 
 
 
 def generations(together: int) -> int:
-    """Return the completions of each prompt without `num_generations`. `together` is the rows on all GPUs."""
+    """Return the number of completions of each prompt without `num_generations`.
+
+    `together` is the number of rows on all GPUs.
+    """
     return next((size for size in NUM_GENERATIONS if together % size == 0), together)
 
 
 def dtype_of_logps(prepared: Subject) -> DType:
-    """Return the dtype of log-probabilities: FSDP2 casts the outputs of its root with mixed precision."""
+    """Return the dtype of log-probabilities.
+
+    FSDP2 casts the outputs of its root with mixed precision.
+    """
     training = prepared.training
     return (training.autocast if prepared.device.sharding == "fsdp" else None) or "float32"
 
 
 def unowned(context: Context, shape: Shape, dtype: DType) -> Tensor:
-    """Return a view of the generation batch, whose bytes are those of resident tensors."""
+    """Return a view of the generation batch, whose bytes belong to resident tensors."""
     return Tensor(context.tape, None, shape, dtype, None)
 
 
 def of_completions(context: Context, x: Tensor, name: str) -> Tensor:
-    """Return the values of the completions' tokens: a copy. x: (sequences, length - 1)."""
+    """Return a copy of the values for the completions' tokens.
+
+    x: (sequences, length - 1).
+    """
     shape = (context.batch, completion(context.training))
     return ops.cat((ops.slice_from_end(x, shape),), shape, name)
 
 
 def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
-    """Yield numbers of completions, and lengths, that the trainer refuses. `ranks` is the number of GPUs."""
+    """Yield numbers and lengths of completions that the trainer refuses. `ranks` is the number of GPUs."""
     rows, group = training.micro_batch_size * training.micro_batches * ranks, training.num_generations
     if group is None and rows < 2:
         message = (
@@ -116,7 +126,9 @@ def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
 
 
 def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
-    """Yield caches without a length, kernels of packages, and completions during which `generate` begins a cache again.
+    """Yield caches and kernels with which generation is refused.
+
+    They are caches without a length, kernels of packages, and completions during which `generate` starts a new cache.
 
     Source: transformers/models/phi3/modeling_phi3.py, prepare_inputs_for_generation; phimoe has the same.
     """
@@ -140,7 +152,7 @@ def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
 
 
 def lengths(training: Training) -> str:
-    """Return how long prompts and completions are."""
+    """Return the sentence on the lengths of prompts and completions."""
     length = +completion(training)
     return (
         f"The longest completion of a step has {length:,} tokens, the longest prompt the other "
@@ -149,7 +161,7 @@ def lengths(training: Training) -> str:
 
 
 def by_generate(training: Training) -> str:
-    """Return how completions are generated without vLLM."""
+    """Return the sentence on how completions are generated without vLLM."""
     return (
         f"The phase generation is that of transformers' generate: the {+rows(training):,} completions of a step at "
         "once, with the model in training mode, its adapters on and a cache of keys and values. With PEFT it runs "

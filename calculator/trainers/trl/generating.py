@@ -1,4 +1,6 @@
-"""TRL's trainers that generate: GRPOTrainer and RLOOTrainer.
+"""TRL's generating trainers: GRPOTrainer and RLOOTrainer.
+
+The first micro-batch of a step generates and scores the completions of the whole step, `micro_batch_size` at a time.
 
 The first micro-batch of a step generates and scores the completions of all of them, `micro_batch_size` at a time.
 
@@ -41,11 +43,11 @@ class GeneratingTrainer(ComparingTrainer):
 
     __slots__ = ()
 
-    #: The trainer's default of `beta`: without it, there is no reference.
+    #: The trainer's default of `beta`. With 0, there is no reference.
     default_beta: float
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what the trainer refuses, and what of it is not modelled."""
+        """Yield what the trainer refuses, and what is not modelled."""
         yield from ComparingTrainer.problems(self, prepared)
         label = self.facts.label.removeprefix("TRL ")
         yield from generated.problems(prepared.training, label, prepared.device.count)
@@ -53,7 +55,10 @@ class GeneratingTrainer(ComparingTrainer):
             yield from generated.cache_problems(prepared.model, prepared.training)
 
     def least(self, name: str, training: Training) -> int:
-        """Return the rows for two completions of a prompt in a step, and the tokens of a completion and a prompt."""
+        """Return the smallest value of a size setting that the trainer accepts.
+
+        A step has at least two completions of a prompt. A sequence has at least a token of a prompt and the completion.
+        """
         if name == "micro_batch_size":
             return -(-LEAST_GROUP // training.micro_batches)
         return 1 + (training.max_completion_length or 1) if name == "sequence_length" else 1
@@ -72,11 +77,11 @@ class GeneratingTrainer(ComparingTrainer):
         return bool(self.default_beta if training.beta is None else training.beta)
 
     def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is; None where `beta` is 0."""
+        """Return what the reference is, or None if `beta` is 0."""
         return ComparingTrainer.compared(self, prepared) if self.uses_reference(prepared.training) else None
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
-        """Return True: it is off while completions are generated and scored."""
+        """Return True: checkpointing is disabled while completions are generated and scored."""
         return True
 
     def reference_sentence(self, prepared: Subject) -> str:
@@ -86,7 +91,7 @@ class GeneratingTrainer(ComparingTrainer):
         return ComparingTrainer.reference_sentence(self, prepared)
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
-        """Return nothing: a batch is a list of texts."""
+        """Return nothing, because a batch is a list of texts."""
         return []
 
     def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
@@ -95,7 +100,7 @@ class GeneratingTrainer(ComparingTrainer):
         return [*generated.tokens(prepared.training), ("advantages", (rows,), "float32"), *self.scores(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:
-        """Return the completions of a step, which `generate` makes at once; None if vLLM makes them."""
+        """Return the completions of a step, which `generate` creates at once, or None if vLLM creates them."""
         if training.use_vllm:
             return None
         length = generated.completion(training)
@@ -103,21 +108,21 @@ class GeneratingTrainer(ComparingTrainer):
 
     @abstractmethod
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
-        """Return what else the micro-batches read of the scores."""
+        """Return the further tensors of scores that the micro-batches read."""
 
     @abstractmethod
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Run what scores the completions, and return the tensors of `scores`."""
+        """Run the models that score the completions, and return the tensors of `scores`."""
 
     @abstractmethod
     def policy_loss(self, context: Context, logps: Tensor, aux_loss: Tensor | None) -> Tensor:
-        """Return the loss, with the routers' if there is one.
+        """Return the loss, with the routers' loss if there is one.
 
-        logps: (sequences, completion), as every other tensor for each token.
+        logps: (sequences, completion), like all other tensors with a value for each token.
         """
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return views of the generation batch: no tensors of their own."""
+        """Return views of the generation batch, which are not tensors of their own."""
         return [generated.unowned(context, (context.batch, context.length), "int64")]
 
     def head(self, context: Context) -> LossHead:
@@ -125,7 +130,7 @@ class GeneratingTrainer(ComparingTrainer):
         return FusedHead(outputs=() if context.compared == "model" else ("entropy",))
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Score the generation batch in the step's first micro-batch; then run the model on the micro-batch's rows."""
+        """Score the generation batch in the step's first micro-batch. Then run the model on the micro-batch's rows."""
         tape, training = context.tape, context.training
         scored = self._score_all(context, forward) if training.is_first_micro_batch else []
         shape = (context.batch, context.length)
@@ -152,7 +157,7 @@ class GeneratingTrainer(ComparingTrainer):
         return loss
 
     def _score_all(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Score the generation batch, and replace the one of the step before by it. In evaluation, return it."""
+        """Score the generation batch, which replaces that of the previous step. In evaluation, return it."""
         tape, training = context.tape, context.training
         tape.scope, tape.component = "generation batch: ", "activations"
         batch = [tape.new(shape, dtype, name) for name, shape, dtype in generated.tokens(training)]
@@ -170,9 +175,9 @@ class GeneratingTrainer(ComparingTrainer):
         return []
 
     def logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
-        """Return the log-probabilities of all completions, of which the last micro-batch's are computed here.
+        """Return the log-probabilities of all completions. Those of the last micro-batch are computed here.
 
-        Before it, those of all others are alive, and what else their last pass returned.
+        Before that, those of all others are alive, and the other outputs of their last pass.
         """
         tape, training = context.tape, context.training
         shape: Shape = (context.batch, named(training.sequence_length - 1, "S - 1"))
@@ -193,7 +198,7 @@ class GeneratingTrainer(ComparingTrainer):
         return out
 
     def _returned(self, context: Context, shape: Shape, *, reference: bool) -> list[Tensor]:
-        """Return what the pass of other rows returned in addition to their log-probabilities."""
+        """Return the outputs of the pass of other rows in addition to their log-probabilities."""
         tape = context.tape
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         has_entropy = not (reference and self.compared(prepared) == "model")
@@ -214,7 +219,7 @@ _NAMES = ("log-probabilities of completions", "entropy of completions")
 
 
 def clipped(ratios: Tensor, advantages: Tensor) -> Tensor:
-    """Return the clipped loss of each ratio: the smaller of two products, negated."""
+    """Return the clipped loss of each ratio: the negated minimum of two products."""
     bounded = indexing.clamp(ratios, "ratios, clipped")
     first, second = (ops.mul(each, advantages, "ratio · advantage") for each in (ratios, bounded))
     return ops.scale(selection.smaller(first, second, "smaller product"), "loss, negated")

@@ -1,4 +1,7 @@
-"""What TRL's SFTTrainer does to the dtypes of a model in 4 bits.
+"""The changes that TRL's SFTTrainer makes to the dtypes of a 4-bit model.
+
+From 1.0 on, it casts trained parameters to bfloat16 and prepares nothing. Older releases, and ORPOTrainer still,
+prepare the model for k-bit training themselves. With `bf16=True` they cast embeddings and the output head back.
 
 From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Older releases, and ORPOTrainer still, prepare
 the model for k-bit training themselves, and with `bf16=True` cast embeddings and the output head back.
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 #: Parts of the names of modules that older releases cast back.
 CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
 
-#: The part of the names of parameters that stay in float32, in which PEFT makes them for TRL whatever adapter_dtype is.
+#: The part of the names of parameters that stay in float32. PEFT creates them in float32 for TRL whatever adapter_dtype
+#: is.
 MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -35,14 +39,14 @@ def prepares(training: Training, stack: StackVersions) -> bool:
 
 
 def is_prepared_by_trl(prepared: Prepared) -> bool:
-    """Return whether the trainer prepares the model, which is in 4 bits."""
+    """Return whether the model is in 4 bits and the trainer prepares it."""
     return prepares(prepared.training, prepared.stack) and any(
         prepared.module_spec(path, module).quantization is not None for path, module in prepared.model.paths
     )
 
 
 def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
-    """Return how a module of a model in 4 bits is stored and trained."""
+    """Return how a module of a 4-bit model is stored and trained."""
     if prepares(prepared.training, prepared.stack):
         if prepared.training.autocast != "bfloat16" or not _is_cast_back(path):
             return spec

@@ -1,7 +1,9 @@
-"""The loss of the routers of experts, which TRL's trainers add to their own.
+"""The loss of the routers of experts, which TRL's trainers add to their own loss.
 
-TRL asks for it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0.
-Source: trl/trainer/sft_trainer.py, __init__, and trl/trainer/utils.py, add_fused_lm_head, of TRL 1.15 and 1.16; and
+TRL requests it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0.
+
+TRL asks for it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0. Source:
+trl/trainer/sft_trainer.py, __init__, and trl/trainer/utils.py, add_fused_lm_head, of TRL 1.15 and 1.16; and
 sft_trainer.py of TRL 0.24, 1.0 and 1.9.
 """
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
 
-#: Families whose config declares a coefficient other than 0, and whose loss TRL cannot compute: it reads
+#: Families whose config declares a coefficient other than 0, but whose loss TRL cannot compute, because it reads
 #: `num_experts`, which their configs do not have.
 UNNAMED_EXPERTS = ("granitemoe", "granitemoehybrid", "llama4_text", "phimoe")
 
@@ -32,7 +34,7 @@ def is_added(model: Model) -> bool:
 
 
 def problems(model: Model, trainer: str) -> Iterator[Problem]:
-    """Yield what TRL 1.15 or later cannot compute of the routers' loss, and what of it is not modelled."""
+    """Yield routers' losses that TRL 1.15 or later cannot compute, and those that are not modelled."""
     added, model_type = is_added(model), model.model_type
     coefficient = model.config.get("router_aux_loss_coef")
     if added and model_type in UNNAMED_EXPERTS:
@@ -49,7 +51,7 @@ def problems(model: Model, trainer: str) -> Iterator[Problem]:
 
 
 def unused(trainer: str) -> Problem:
-    """Return the problem of router logits that the config asks for."""
+    """Return the problem of router logits that the config requests."""
     message = f"with {trainer} it is not modelled: use false"
     return Problem(loc="model.config.output_router_logits", msg=message, input=True)
 

@@ -1,4 +1,4 @@
-"""What an answer says about every trainer of TRL: its defaults that the request does not have, and its casts.
+"""The sentences of an answer about every trainer of TRL: defaults that differ from the request, and casts.
 
 Source: trl/trainer/base_config.py (bf16, gradient_checkpointing); trl/trainer/utils.py, create_model_from_path (dtype).
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def defaults(training: Training, config: str) -> Iterator[str]:
-    """Yield the defaults of a config's class where the request differs."""
+    """Yield the defaults of a config's class that differ from the request."""
     if training.autocast is None:
         yield f"{config} sets bf16=True by default: set training.autocast to bfloat16 for figures of that default."
     if not training.gradient_checkpointing:
@@ -26,7 +26,7 @@ def defaults(training: Training, config: str) -> Iterator[str]:
 
 
 def loaded_in_float32(training: Training, trainer: str) -> str:
-    """Return in which dtype a trainer loads a model by its name."""
+    """Return the sentence on the dtype in which a trainer loads a model by its name."""
     return (
         f"{trainer} loads a model that is given by its name in float32. The figures are for one in "
         f"{training.dtype} (model_init_kwargs={{'dtype': '{training.dtype}'}}, or a model that is passed)."
@@ -34,7 +34,7 @@ def loaded_in_float32(training: Training, trainer: str) -> str:
 
 
 def prepared_by_script(stack: StackVersions) -> str:
-    """Return that the script prepares a 4-bit model."""
+    """Return the sentence that the script prepares a 4-bit model."""
     return (
         f"TRL {stack.trl} does not prepare a 4-bit model for k-bit training. The figures are for a script that "
         "does: set prepare_model_for_kbit_training false for one that does not."
@@ -42,7 +42,7 @@ def prepared_by_script(stack: StackVersions) -> str:
 
 
 def prepared_by_trl(stack: StackVersions) -> str:
-    """Return that the trainer prepares a 4-bit model, and what it casts back."""
+    """Return the sentence that the trainer prepares a 4-bit model, and what it casts back."""
     return (
         f"TRL {stack.trl} prepares a 4-bit model for k-bit training itself. With bf16=True it then casts the "
         "embeddings and the output head to bfloat16."
@@ -50,5 +50,5 @@ def prepared_by_trl(stack: StackVersions) -> str:
 
 
 def casts_to_bfloat16(stack: StackVersions) -> str:
-    """Return what is cast in a 4-bit model."""
+    """Return the sentence on what is cast in a 4-bit model."""
     return f"TRL {stack.trl} casts the trained parameters of a 4-bit model to bfloat16, whatever adapter_dtype is."

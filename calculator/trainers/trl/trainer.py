@@ -1,4 +1,4 @@
-"""The base class of TRL's trainers of preferences.
+"""The base class of TRL's preference trainers.
 
 Source: trl/trainer/dpo_trainer.py, kto_trainer.py and reward_trainer.py of TRL 1.16.
 """
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class TrlTrainer(Transformers):
-    """A subclass of transformers.Trainer with TRL's own loss, of one release of TRL."""
+    """A subclass of transformers.Trainer with TRL's own loss, for one release of TRL."""
 
     __slots__ = ()
     #: The releases whose step is modelled.
     releases: ClassVar[tuple[Release, ...]] = ((1, 16),)
-    #: The values of `loss_type` that are modelled, and why others are not, by name.
+    #: The values of `loss_type` that are modelled, and by name why others are not.
     losses: ClassVar[tuple[str, ...]] = ()
     other_losses: ClassVar[dict[str, str]] = {}
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what the trainer refuses, and what of it is not modelled."""
+        """Yield what the trainer refuses, and what is not modelled."""
         training, trl = prepared.training, prepared.stack.trl
         if release(trl)[:2] not in self.releases:
             message = f"{self.facts.label} is modelled for TRL 1.16: use that"
@@ -52,7 +52,7 @@ class TrlTrainer(Transformers):
         yield from check.four_bit_problems(prepared)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what is not modelled of the routers' loss, which these trainers have only if the config asks for it."""
+        """Yield what is not modelled of the routers' loss, which these trainers add only if the config requests it."""
         if prepared.model.config.get("output_router_logits"):
             yield routers.unused(self.facts.label.removeprefix("TRL "))
 
@@ -80,7 +80,7 @@ class TrlTrainer(Transformers):
             yield sentences.loaded_in_float32(training, trainer)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
-        """Return the dtypes that TRL casts a model in 4 bits to."""
+        """Return how a module is stored, in the dtypes that TRL casts a 4-bit model to."""
         return qlora.module_spec(prepared, path, spec) if in_4_bits(prepared) else spec
 
     def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
@@ -94,6 +94,6 @@ class TrlTrainer(Transformers):
 
 
 def in_4_bits(prepared: Subject) -> bool:
-    """Whether the base model is stored in 4 or 8 bits by bitsandbytes."""
+    """Return whether bitsandbytes stores the base model in 4 or 8 bits."""
     stored = prepared.method.base_quantization(prepared.training)
     return stored is not None and stored.of_bitsandbytes

@@ -1,4 +1,4 @@
-"""vLLM as the engine of a trainer that generates: what is refused, and what an answer says about it.
+"""vLLM as the engine of a generating trainer: what is refused, and what an answer says about it.
 
 Source: trl/generation/vllm_generation.py of TRL 1.16.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.inputs.training import Training
 
-#: Settings of vLLM on the trainer's GPU, with the values that leave them alone.
+#: Settings of vLLM on the trainer's GPU, with the values that have no effect.
 OF_COLOCATED: dict[str, object] = {"vllm_gpu_memory_utilization": None, "vllm_enable_sleep_mode": False}
 
 
@@ -31,7 +31,7 @@ def problems(training: Training) -> Iterator[Problem]:
 
 
 def sentences(training: Training) -> Iterator[str]:
-    """Yield what vLLM takes of the GPU."""
+    """Yield what vLLM occupies of the GPU."""
     colocated = training.colocated
     if colocated is None:
         yield "vLLM runs as a server on other GPUs, and takes nothing of this one (vllm_mode server)."

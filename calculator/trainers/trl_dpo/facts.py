@@ -5,7 +5,7 @@ from dataclasses import replace
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.trl_defaults import DEFAULTS
 
-#: trl/trainer/dpo_trainer.py, DataCollatorForPreference and _compute_loss.
+#: Source: trl/trainer/dpo_trainer.py, DataCollatorForPreference and _compute_loss.
 STEP = (
     "The step is that of TRL's DPOTrainer. A row is a chosen and a rejected sequence, which the model runs together: "
     "completion_tokens counts the labelled tokens of both. The reference runs while the model's graph is alive, and "

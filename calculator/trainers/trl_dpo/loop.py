@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
-#: What a batch has if the reference's log-probabilities are precomputed.
+#: The tensors of a batch with precomputed log-probabilities of the reference.
 LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
 
-#: Further settings that a loss needs.
+#: The further settings that a loss needs.
 _NEEDS_SMOOTHING = "needs label_smoothing, which is not modelled"
 
 
 class TrlDpo(ComparingTrainer):
-    """trl.DPOTrainer. Its losses differ in vectors with a number for each pair, which no peak has."""
+    """The loop of trl.DPOTrainer.
+
+    Its losses differ in vectors with a number for each pair, which are never part of a peak.
+    """
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-dpo"
@@ -96,7 +99,7 @@ class TrlDpo(ComparingTrainer):
         return loss
 
     def _reference(self, context: Context, forward: Passes) -> Tensor:
-        """Return the reference's log-probabilities of sequences; those of the batch have no storage here."""
+        """Return the reference's log-probabilities of sequences. Precomputed ones have no storage here."""
         if context.training.precompute_ref_log_probs:
             return Tensor(context.tape, None, (context.batch,), "float32", None)
         with autocast.region(context.tape, reference_autocast(context)):
@@ -105,7 +108,7 @@ class TrlDpo(ComparingTrainer):
 
 
 def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:
-    """The loss `sigmoid`, in place of every loss."""
+    """Compute the loss `sigmoid`, which represents every loss."""
     chosen, rejected = (
         ops.subtract(own, other, "log-ratios of chosen and rejected")
         for own, other in zip(policy, reference, strict=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.trl_defaults import generation_defaults
 
-#: trl/trainer/grpo_trainer.py, _prepare_inputs and _compute_loss.
+#: Source: trl/trainer/grpo_trainer.py, _prepare_inputs and _compute_loss.
 STEP = (
     "The step is that of TRL's GRPOTrainer. Its first micro-batch scores the completions of all micro-batches of the "
     "step (steps_per_generation is gradient_accumulation_steps, num_iterations 1); they stay in memory until the next "

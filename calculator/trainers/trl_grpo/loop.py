@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class TrlGrpo(GeneratingTrainer):
-    """trl.GRPOTrainer. Its losses differ in tensors with a number for each token of a completion, which no peak has."""
+    """The loop of trl.GRPOTrainer.
+
+    Its losses differ in tensors with a number for each token of a completion, which are never part of a peak.
+    """
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-grpo"
@@ -36,7 +39,7 @@ class TrlGrpo(GeneratingTrainer):
     default_beta = 0.0
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what GRPOTrainer refuses, and what of it is not modelled."""
+        """Yield what GRPOTrainer refuses, and what is not modelled."""
         yield from GeneratingTrainer.problems(self, prepared)
         if prepared.training.loss_type == "vespo" and prepared.training.use_vllm:
             message = (
@@ -62,7 +65,7 @@ class TrlGrpo(GeneratingTrainer):
         return training.use_vllm or self.uses_reference(training)
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Count the tokens, and run the trained model, if vLLM generated them, and the reference, if there is one."""
+        """Count the tokens. Run the trained model if vLLM generated them, and the reference if there is one."""
         scores = [context.tape.new((), "int64", "num_items_in_batch")]
         if context.training.use_vllm:
             scores += self._corrected(context, forward)
@@ -81,7 +84,7 @@ class TrlGrpo(GeneratingTrainer):
         return [old, ratio, sampled]
 
     def policy_loss(self, context: Context, logps: Tensor, aux_loss: Tensor | None) -> Tensor:
-        """Return the loss `dapo`, in place of every loss."""
+        """Return the loss `dapo`, which represents every loss."""
         rows, length = logps.shape
         advantages = generated.unowned(context, (rows, 1), "float32")
         vllm = context.training.use_vllm
@@ -111,7 +114,10 @@ class TrlGrpo(GeneratingTrainer):
 
 
 def _corrections(shape: Shape, dtype: DType) -> list[tuple[str, Shape, DType]]:
-    """Return what corrects the difference between vLLM and the model (vllm_importance_sampling_correction)."""
+    """Return the tensors that correct for the difference between vLLM and the model.
+
+    The option is vllm_importance_sampling_correction.
+    """
     return [
         ("old_per_token_logps", shape, dtype),
         ("importance_sampling_ratio", (shape[0], 1), "float32"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.trl_defaults import DEFAULTS, least_rows
 
-#: trl/trainer/kto_trainer.py, DataCollatorForUnpairedPreference and _compute_loss.
+#: Source: trl/trainer/kto_trainer.py, DataCollatorForUnpairedPreference and _compute_loss.
 STEP = (
     "The step is that of TRL's KTOTrainer. With the loss kto, a second batch of the same shape (KL_input_ids) runs "
     "without a graph: in the model before its own pass, and in the reference. The reference runs while the model's "

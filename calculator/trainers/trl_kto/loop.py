@@ -35,7 +35,10 @@ _OF_TOKENS = (*FACTS.batch, "token_type_ids", "mm_token_type_ids")
 
 
 class TrlKto(ComparingTrainer):
-    """trl.KTOTrainer. Its losses differ in the second batch, and in vectors that no peak has."""
+    """The loop of trl.KTOTrainer.
+
+    Its losses differ in the second batch, and in vectors that are never part of a peak.
+    """
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-kto"
@@ -43,7 +46,7 @@ class TrlKto(ComparingTrainer):
     losses = ("kto", "apo_zero_unpaired")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what KTOTrainer refuses, and what of it is not modelled."""
+        """Yield what KTOTrainer refuses, and what is not modelled."""
         training = prepared.training
         yield from ComparingTrainer.problems(self, prepared)
         if training.micro_batch_size < self.least("micro_batch_size", training):
@@ -54,11 +57,11 @@ class TrlKto(ComparingTrainer):
             yield Problem(loc="training.micro_batch_size", msg=message, input=1)
 
     def least(self, name: str, training: Training) -> int:
-        """Return 2 rows where the loss pairs each prompt with another row's completion."""
+        """Return 2 rows if the loss pairs each prompt with the completion of another row."""
         return 2 if name == "micro_batch_size" and _estimates_kl(training) else 1
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
-        """Return the batch, the one for the KL divergence, labels of rows, and precomputed log-probabilities."""
+        """Return the batch, the batch for the KL divergence, labels of rows, and precomputed log-probabilities."""
         training = prepared.training
         batch = ComparingTrainer.fetched(self, prepared)
         if _estimates_kl(training):
@@ -126,7 +129,7 @@ class TrlKto(ComparingTrainer):
 
 
 def _selected(logps: Tensor) -> list[Tensor]:
-    """Return the numbers of desirable rows, half of all, and of the others; and the indices of both."""
+    """Return the numbers of desirable rows (half of all) and of undesirable rows, and the indices of both."""
     tape, rows = logps.tape, logps.shape[0]
     sizes = rows // 2, rows - rows // 2
     indices = [tape.new((size,), "int64", "rows by label") for size in sizes]
@@ -134,10 +137,10 @@ def _selected(logps: Tensor) -> list[Tensor]:
 
 
 def _references(training: Training) -> Sequence[str]:
-    """Return what a batch has if the reference's log-probabilities are precomputed."""
+    """Return the tensors of a batch with precomputed log-probabilities of the reference."""
     return ("ref_logps", "ref_KL_logps") if _estimates_kl(training) else ("ref_logps",)
 
 
 def _estimates_kl(training: Training) -> bool:
-    """Whether the loss needs an estimate of the KL divergence: `kto`, the default, does."""
+    """Return whether the loss needs an estimate of the KL divergence. The default, `kto`, does."""
     return training.loss_type != "apo_zero_unpaired"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.trl_defaults import DEFAULTS
 
-#: trl/experimental/orpo/orpo_trainer.py, concatenated_forward and get_batch_loss_metrics.
+#: Source: trl/experimental/orpo/orpo_trainer.py, concatenated_forward and get_batch_loss_metrics.
 STEP = (
     "The step is that of TRL's ORPOTrainer. A row is a chosen and a rejected sequence, which the model runs together: "
     "completion_tokens counts the labelled tokens of both, and the rest of a sequence is its prompt. All logits are "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class TrlOrpo(TrlTrainer):
-    """trl.experimental.orpo.ORPOTrainer."""
+    """The loop of trl.experimental.orpo.ORPOTrainer."""
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-orpo"
@@ -52,17 +52,17 @@ class TrlOrpo(TrlTrainer):
         return [*both, *((f"prompt_{name}", prompt, "int64") for name in ("input_ids", "attention_mask"))]
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return the ids of all sequences, which are concatenated in the step."""
+        """Return the ids of all sequences, which the step concatenates."""
         return [Tensor(context.tape, None, (context.batch, context.length), "int64", None)]
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
-        """Return the model's own head without labels."""
+        """Return the model's own head, without labels."""
         return all_logits
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both sequences, and compute the loss from all logits.
 
-        If TRL has cast a 4-bit model, all of that is in a region of autocast in CUDA's default dtype.
+        If TRL has cast a 4-bit model, all of this runs in an autocast region with CUDA's default dtype.
         """
         tape, training = context.tape, context.training
         casts = qlora.is_prepared_by_trl(context.prepared) and training.autocast == "bfloat16"
@@ -94,14 +94,14 @@ def _loss(context: Context, forward: Passes) -> Tensor:
 
 
 def _prompt(training: Training) -> int:
-    """Return the tokens of the longest prompt: those that no labelled token of either sequence needs."""
+    """Return the tokens of the longest prompt that the labelled tokens of both sequences leave room for."""
     if training.completion_tokens is None:
         return 1
     return training.sequence_length - training.completion_tokens // 2 // training.micro_batch_size
 
 
 def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:
-    """Return the cross-entropy of the chosen sequences, of a copy of their logits without the last position."""
+    """Return the cross-entropy of the chosen sequences, from a copy of their logits without the last position."""
     tape, (batch, length, vocabulary) = all_logits.tape, all_logits.shape
     context.set_scope("loss: ")
     labels = tape.new((batch, length), "int64", "labels")
@@ -155,12 +155,15 @@ def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int) -> Tensor:
     return loss
 
 
-#: The scalars that get_batch_loss_metrics logs; all of them are on the device before the first is read.
+#: The scalars that get_batch_loss_metrics logs. All of them are on the device before the first one is read.
 _METRICS = 11
 
 
 def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)), by two formulas of which the sign of a comparison selects one."""
+    """Return log(1 - exp(x)).
+
+    It has two formulas, and a comparison selects one.
+    """
     condition = x.tape.new(x.shape, "bool", "log(1 - p): which formula")
     left = ops.unary(ops.scale(ops.unary(x, "exp", saves="result"), "-exp"), "log1p", saves="input")
     right = ops.unary(ops.scale(ops.unary(x, "expm1", saves="result"), "-expm1"), "log", saves="input")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.trl_defaults import DEFAULTS
 
-#: trl/trainer/reward_trainer.py, DataCollatorForPreference and compute_loss.
+#: Source: trl/trainer/reward_trainer.py, DataCollatorForPreference and compute_loss.
 STEP = (
     "The step is that of TRL's RewardTrainer. A row is a chosen and a rejected sequence, which the model runs "
     "together. The model is AutoModelForSequenceClassification with one label: a head named score takes the place of "

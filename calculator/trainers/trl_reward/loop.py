@@ -38,14 +38,14 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gp
 
 
 class TrlReward(TrlTrainer):
-    """trl.RewardTrainer of a model for sequence classification with one label."""
+    """The loop of trl.RewardTrainer, for sequence classification with one label."""
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-reward"
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what RewardTrainer refuses, and what of it is not modelled."""
+        """Yield what RewardTrainer refuses, and what is not modelled."""
         training, model = prepared.training, prepared.model
         yield from TrlTrainer.problems(self, prepared)
         if model.model_type not in FAMILIES:

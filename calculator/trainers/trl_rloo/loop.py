@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class TrlRloo(GeneratingTrainer):
-    """trl.RLOOTrainer. Its loss is of whole sequences, and the KL divergence is a part of the rewards."""
+    """The loop of trl.RLOOTrainer.
+
+    Its loss is of whole sequences, and the KL divergence is part of the rewards.
+    """
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-rloo"
@@ -33,7 +36,10 @@ class TrlRloo(GeneratingTrainer):
     default_beta = 0.05
 
     def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is. RLOOTrainer copies the adapters of a passed model, whatever `beta` is."""
+        """Return what the reference is.
+
+        RLOOTrainer copies the adapters of a model that is passed to it, whatever `beta` is.
+        """
         found = ComparingTrainer.compared(self, prepared)
         return found if found == "adapter copies" or self.uses_reference(prepared.training) else None
 

@@ -1,4 +1,4 @@
-"""What TRL's SFTTrainer refuses, and what of it is not modelled."""
+"""Checks for runs that TRL's SFTTrainer refuses, and for runs that are not modelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.trainers.subject import Subject
 
-#: The last transformers with which runs of TRL 0.9 to 0.13 were compared.
+#: The last release of transformers with which runs of TRL 0.9 to 0.13 were compared.
 LAST_OF_OLDER = (4, 48)
 
 
@@ -32,7 +32,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def _router_loss(prepared: Subject) -> Iterator[Problem]:
-    """The loss of routers: only the config asks releases before 1.7 for it."""
+    """Yield why the routers' loss is refused. Releases before 1.7 only add it if the config requests it."""
     trl = release(prepared.stack.trl)[:2]
     if trl >= FUSED:
         yield from routers.problems(prepared.model, "SFTTrainer")
@@ -65,7 +65,7 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
 
 
 def _replaced_forward(prepared: Subject) -> Iterator[Problem]:
-    """A method that never runs the forward with which SFTTrainer replaces the model's for its loss.
+    """Yield a method that never runs the forward by which SFTTrainer replaces the model's for its loss.
 
     Source: TRL 1.16, trainer/sft_trainer.py, add_fused_lm_head in __init__, and compute_loss.
     """
@@ -78,7 +78,7 @@ def _replaced_forward(prepared: Subject) -> Iterator[Problem]:
 
 
 def _rows(prepared: Subject) -> Iterator[Problem]:
-    """Packed and flattened rows: what a release refuses, and what of them is not modelled."""
+    """Yield why packed or flattened rows are refused by a release, or are not modelled."""
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
     for name in ("packing", "padding_free"):
         if getattr(training, name) and trl < OWN_LOSS:

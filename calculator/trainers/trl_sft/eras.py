@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
 
-#: The loss from the log-probabilities of a fused head, from chunks of labelled tokens, or from all logits.
+#: How the loss is computed: from log-probabilities of a fused head, from chunks of labelled tokens, or from all logits.
 SftLoss = Literal["fused", "chunked_nll", "nll"]
 
-#: The first release that is known with a `compute_loss` of its own. Older ones have that of transformers.Trainer.
+#: The first release that is known to have a `compute_loss` of its own. Older ones use that of transformers.Trainer.
 OWN_LOSS = (0, 24)
 
-#: The first releases with `chunked_nll` as the default, and with the fused head for every loss.
+#: The first release with `chunked_nll` as the default, and the first with the fused head for every loss.
 CHUNKED, FUSED = (1, 7), (1, 15)
 
 #: The first release with the packing strategy bfd_split.
 SPLITS = (1, 0)
 
-#: The first release whose collator finds the bounds of the samples in a flattened batch. Older ones leave that to
-#: each layer of the model.
+#: The first release whose collator finds the bounds of the samples in a flattened batch. In older ones, each layer of
+#: the model finds them.
 BOUNDS = (1, 16)
 
 
@@ -43,15 +43,15 @@ def loss_of(training: Training, stack: StackVersions) -> SftLoss:
 
 
 def logs_from_logits(training: Training, stack: StackVersions) -> bool:
-    """Whether the trainer computes the entropy and the accuracy that it logs from all logits."""
+    """Return whether the trainer computes the logged entropy and accuracy from all logits."""
     return release(stack.trl)[:2] >= OWN_LOSS and loss_of(training, stack) == "nll"
 
 
 def shifts_first(stack: StackVersions) -> bool:
-    """Whether the logged entropy leaves out the last position."""
+    """Return whether the logged entropy leaves out the last position."""
     return release(stack.trl)[:2] >= CHUNKED
 
 
 def finds_bounds(stack: StackVersions) -> bool:
-    """Whether the collator finds the bounds of the samples in a flattened batch."""
+    """Return whether the collator finds the bounds of the samples in a flattened batch."""
     return release(stack.trl) >= BOUNDS

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 
 class TrlSft(Transformers):
-    """trl.SFTTrainer, a subclass of transformers.Trainer."""
+    """The loop of trl.SFTTrainer, a subclass of transformers.Trainer."""
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-sft"
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what SFTTrainer refuses, and what of it is not modelled."""
+        """Yield what SFTTrainer refuses, and what is not modelled."""
         yield from check.problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
@@ -55,19 +55,19 @@ class TrlSft(Transformers):
         yield from sentences.assumptions(prepared.training, prepared.stack, in_4_bits=_in_4_bits(prepared))
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
-        """Yield where the request differs from SFTConfig's defaults."""
+        """Yield defaults of SFTConfig that differ from the request."""
         method, training = prepared.method, prepared.training
         is_prepared = _in_4_bits(prepared) and method.hidden_dtype(training) != training.dtype
         yield from sentences.warnings(training, prepared.stack, is_prepared=is_prepared)
 
     def model(self, model: Model, stack: StackVersions) -> Model:
-        """Return the model; TRL 1.15 and later add the routers' loss of one with experts."""
+        """Return the model. TRL 1.15 and later add the routers' loss of a model with experts."""
         if model.has_router_loss and release(stack.trl)[:2] >= FUSED:
             return model.with_router_loss if routers.is_added(model) else model.without_router_loss
         return model
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
-        """Return the dtypes that TRL casts a model in 4 bits to."""
+        """Return how a module is stored, in the dtypes that TRL casts a 4-bit model to."""
         return qlora.module_spec(prepared, path, spec) if _in_4_bits(prepared) else spec
 
     def hidden_dtype(self, prepared: Subject) -> DType:
@@ -76,12 +76,12 @@ class TrlSft(Transformers):
         return prepared.module_spec(table.name, table).dtype
 
     def is_reentrant(self, context: Context) -> bool:
-        """Return whether checkpointing is re-entrant: TRL before 1.0 leaves 4-bit models PyTorch's default."""
+        """Return whether checkpointing is re-entrant. TRL before 1.0 uses PyTorch's default for 4-bit models."""
         left = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
         return left or context.training.use_reentrant
 
     def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:
-        """Return what the collator of TRL 1.16 makes of the positions."""
+        """Return the tensors that the collator of TRL 1.16 derives from the positions."""
         return ("cu_seq_lens_q", "cu_seq_lens_k", SEQ_IDX) if finds_bounds(prepared.stack) else ()
 
     def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
@@ -89,12 +89,12 @@ class TrlSft(Transformers):
         return False
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return the tensors of a batch; a flattened one may come with the bounds of its samples."""
+        """Return the tensors of a batch. A flattened one may include the bounds of its samples."""
         if context.training.flattened and finds_bounds(context.prepared.stack):
             context.sample_bounds = Tensor(context.tape, None, (context.training.samples + 1,), "int32", None)
         batch = Transformers.batch(self, context)
         if loss_of(context.training, context.prepared.stack) == "fused":
-            context.num_items = None  # the model is called without it
+            context.num_items = None  # the model is called without the number of labels
         return batch
 
     def head(self, context: Context) -> LossHead:
@@ -108,7 +108,10 @@ class TrlSft(Transformers):
                 return Transformers.head(self, context)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
-        """Run the model. From the fused head's log-probabilities, compute the loss; else it is the model's."""
+        """Run the model.
+
+        With the fused head, the loss is computed from its log-probabilities. Otherwise it is the model's loss.
+        """
         if loss_of(context.training, context.prepared.stack) != "fused":
             return Transformers.loss(self, context, forward)
         tape = context.tape
@@ -135,7 +138,7 @@ class TrlSft(Transformers):
         return loss
 
     def alive_after_loss(self, context: Context, outputs: list[Tensor]) -> list[Tensor]:
-        """Return the loss of each token, and the numbers that are logged."""
+        """Return the loss of each token, and the scalars that are logged."""
         tape = context.tape
         tape.scope = "loss: "
         names = ("number of labels", "labels", "entropy, summed", "correct tokens")
@@ -145,7 +148,7 @@ class TrlSft(Transformers):
         ]
 
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
-        """Compute entropy and accuracy from the logits, where the model returns them."""
+        """Compute entropy and accuracy from the logits if the model returns them."""
         if logs_from_logits(context.training, context.prepared.stack) and outputs:
             log_from_logits(context, outputs[0], shifts_first=shifts_first(context.prepared.stack))
 

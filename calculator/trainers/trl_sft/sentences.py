@@ -1,4 +1,4 @@
-"""What an answer says about TRL's SFTTrainer: its loss, and defaults of its own that the request does not have."""
+"""The sentences of an answer about TRL's SFTTrainer: its loss, and its own defaults that differ from the request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) ->
 
 
 def warnings(training: Training, stack: StackVersions, *, is_prepared: bool) -> Iterator[str]:
-    """Yield the trainer's own defaults where the request differs."""
+    """Yield the trainer's own defaults that differ from the request."""
     yield from sentences.defaults(training, "SFTConfig")
     if training.flattened and training.attention != "flash_attention_2" and release(stack.trl) < BOUNDS:
         yield f"TRL {stack.trl} warns that padding-free training is known to work with FlashAttention only."

@@ -1,4 +1,4 @@
-"""The buffers that Unsloth keeps on the GPU: tables of the rotary embedding, layer inputs, dequantised weights.
+"""The buffers that Unsloth keeps on the GPU: tables of rotary embeddings, inputs of layers, and dequantised weights.
 
 Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding;
 unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.trainers.subject import Subject
 
-#: The positions of the tables when the model is made, at most, and the multiple that they grow to.
+#: The most positions of the tables when the model is created, and the multiple that they grow to.
 FIRST_POSITIONS, POSITIONS = 4 * 8192, 8192
 
-#: The positions of LongRoPE's short tables, where the config does not state the original ones.
+#: The positions of LongRoPE's short tables if the config does not state the original number.
 SHORT_POSITIONS = 4096
 
-#: Layer inputs with more elements in half precision than this go to the host: 2 MiB of them.
+#: Inputs of layers with more elements than this are moved to the host: 2 MiB in half precision.
 LEAST_OFFLOADED = 1 << 20
 
-#: The elements of each buffer for layer inputs before the first is larger.
+#: The elements of each buffer for inputs of layers, before a larger input occurs.
 FIRST_BUFFER = 2 * 256 * 2048
 
-#: The host buffers before the first forward pass, and the elements of each.
+#: The number of host buffers before the first forward pass, and the elements of each.
 HOST_BUFFERS, HOST_BUFFER = 200, 128 * 1024
 
-#: Sequences shorter than this keep layer inputs on the GPU.
+#: Sequences shorter than this keep the inputs of layers on the GPU.
 LEAST_LENGTH = 512
 
 
 def offloads(model: Model, training: Training) -> bool:
-    """Whether the layers' inputs go to host memory."""
+    """Return whether the inputs of layers are moved to host memory."""
     return _is_patched(training) and _hidden(model, training) > LEAST_OFFLOADED
 
 
 def offloads_modules(training: Training) -> bool:
-    """Whether the originals of embeddings and heads that are trained in full go to a file.
+    """Return whether the originals of embeddings and heads that are trained in full are moved to a file.
 
     Source: unsloth/models/_utils.py, offload_input_embeddings and offload_output_embeddings.
     """
@@ -68,7 +68,10 @@ def _hidden(model: Model, training: Training) -> int:
 
 
 def host_bytes(prepared: Subject) -> int | None:
-    """Return the pinned host memory for layer inputs: a buffer for each layer but the last, and those in reserve."""
+    """Return the bytes of pinned host memory for inputs of layers.
+
+    There is a buffer for each layer but the last, and some in reserve.
+    """
     model, training = prepared.model, prepared.training
     if not _is_patched(training):
         return None
@@ -111,7 +114,7 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
 
 
 def _dequantised(prepared: Subject) -> Iterator[ResidentTensor]:
-    """The dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
+    """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
     found = [
         (module, spec.quantization)
         for path, module in prepared.model.paths

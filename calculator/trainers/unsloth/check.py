@@ -1,4 +1,4 @@
-"""What Unsloth refuses, and what of it is not modelled."""
+"""Checks for runs that Unsloth refuses, and for runs that are not modelled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 #: Families that Unsloth patches in other ways.
 OTHER_PATCHES = ("gemma", "gemma2")
 
-#: What a method sets that its fused functions do not cover, or that is not modelled, with what to set instead.
+#: Settings of methods that Unsloth's fused functions do not cover, or that are not modelled, with what to set instead.
 OF_METHOD = {
     "use_dora": False,
     "bias": "none",
@@ -31,7 +31,7 @@ OF_METHOD = {
 #: The modules that Unsloth trains in full. Source: unsloth/models/llama.py, get_peft_model.
 SAVED = ("embed_tokens", "lm_head")
 
-#: The values of settings that Unsloth has, and why it has no others.
+#: The values of settings that Unsloth supports, and why it supports no others.
 OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {
     "adapter_dtype": (("float32",), "Unsloth keeps adapters in float32: use float32"),
     "attention": (
@@ -88,7 +88,7 @@ def _method(prepared: Subject) -> Iterator[Problem]:
 
 
 def _outer(prepared: Subject) -> Iterator[Problem]:
-    """Yield problems of the embeddings and the head.
+    """Yield the problems of the embeddings and the head.
 
     Source: unsloth/models/llama.py, get_peft_model, which copies embeddings that target_modules names, and
     CausalLM_fast_forward, which reads the head's weight alone.

@@ -1,4 +1,4 @@
-"""The facts about Unsloth, of which `SOURCE` is the commit that was read."""
+"""The facts about Unsloth. `SOURCE` is the commit that was read."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from calculator.trainers.facts import TrainerDefault
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
 from calculator.trainers.transformers.facts import OPTIMIZER
 
-#: github.com/unslothai/unsloth at 015bdef and github.com/unslothai/unsloth-zoo at ce232d6, both of August 2026.
+#: Source: github.com/unslothai/unsloth at 015bdef and github.com/unslothai/unsloth-zoo at ce232d6, both of August 2026.
 SOURCE = "unsloth 2026.8.13"
 
 STEP = (

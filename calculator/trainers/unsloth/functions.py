@@ -1,6 +1,7 @@
-"""Unsloth's autograd functions for LoRA: the MLP, the three projections of attention, and its output projection.
+"""Unsloth's autograd functions for LoRA: the MLP, the three input projections of attention, and its output projection.
 
-Each saves its input, and the MLP also gate and up. Source: unsloth/kernels/fast_lora.py, LoRA_MLP, LoRA_QKV and LoRA_W.
+Each saves its input. The MLP also saves gate and up. Source: unsloth/kernels/fast_lora.py, LoRA_MLP, LoRA_QKV and
+LoRA_W.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def lora_w(x: Tensor, bound: BoundModule) -> Tensor:
 
 
 def lora_mlp(x: Tensor, gate: BoundModule, up: BoundModule, down: BoundModule) -> Tensor:
-    """Return down(act(gate(x)) · up(x)). Its gradients overwrite what it saves."""
+    """Return down(act(gate(x)) · up(x)). Its gradients overwrite the saved tensors."""
     node = _node(x, [gate, up, down], _mlp_back)
     e, g = _named_product(x, gate), _named_product(x, up)
     h = x.tape.new(e.shape, x.dtype, "activated gate · up")
@@ -65,7 +66,7 @@ def _named_product(x: Tensor, bound: BoundModule) -> Tensor:
 
 
 def _qkv_back(node: Node, grads: list[Tensor | None]) -> list[Any]:
-    """The input's gradient overwrites the saved input."""
+    """Compute the gradients. The input's gradient overwrites the saved input."""
     (x,) = node.saved
     given = [(each, grad) for each, grad in zip(node.context, grads, strict=True) if grad is not None]
     casts = [cast_factors(each, x) for each, _ in given]
@@ -107,7 +108,7 @@ def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its 
 
 
 def _over(saved: Tensor) -> Tensor:
-    """A gradient in the place of a saved tensor."""
+    """Return a gradient that overwrites a saved tensor."""
     out = Tensor(saved.tape, saved.storage, saved.shape, saved.dtype, None)
     out.viewed = True
     return out

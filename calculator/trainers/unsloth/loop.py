@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 class Unsloth(Transformers):
-    """SFTTrainer with a model of Unsloth's FastLanguageModel."""
+    """The loop of SFTTrainer with a model of Unsloth's FastLanguageModel."""
 
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "unsloth"
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what Unsloth refuses, and what of it is not modelled."""
+        """Yield what Unsloth refuses, and what is not modelled."""
         yield from super().problems(prepared)
         yield from check.problems(prepared)
 
@@ -52,7 +52,7 @@ class Unsloth(Transformers):
         yield from sentences.assumptions(prepared)
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
-        """Yield where the request differs from Unsloth's own defaults."""
+        """Yield Unsloth's own defaults that differ from the request."""
         yield from sentences.warnings(prepared)
 
     def reasons(self, prepared: Subject) -> Iterator[str]:
@@ -60,9 +60,10 @@ class Unsloth(Transformers):
         yield from sentences.reasons(prepared)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
-        """Return adapters in float32, and everything else as it was loaded: nothing is prepared for k-bit training.
+        """Return how a module is stored: adapters in float32, everything else as it was loaded.
 
-        With use_gradient_checkpointing="unsloth", the originals of copied modules are in a file.
+        Nothing is prepared for k-bit training. With use_gradient_checkpointing="unsloth", the originals of copied
+        modules are in a file.
         """
         added = tuple(replace(each, dtype="float32") for each in spec.added)
         in_file = spec.copied is not None and buffers.offloads_modules(prepared.training)
@@ -77,11 +78,11 @@ class Unsloth(Transformers):
         return _patched(forward_of(prepared.model), norms=prepared.model.model_type == "qwen3")
 
     def is_reentrant(self, context: Context) -> bool:  # noqa: ARG002  a hook's signature
-        """Return that checkpointing is re-entrant, whatever is requested."""
+        """Return True: checkpointing is re-entrant whatever the request says."""
         return True
 
     def offloads_inputs(self, prepared: Subject) -> bool:
-        """Return whether the layers' inputs go to host memory, but for the last layer's."""
+        """Return whether the inputs of all layers but the last are moved to host memory."""
         return buffers.offloads(prepared.model, prepared.training)
 
     def buffers(self, prepared: Subject) -> Iterable[ResidentTensor]:
@@ -89,7 +90,7 @@ class Unsloth(Transformers):
         return buffers.buffers(prepared)
 
     def host_bytes(self, prepared: Subject) -> int | None:
-        """Return the buffers of the layers' inputs in host memory."""
+        """Return the bytes of the host buffers for inputs of layers."""
         return buffers.host_bytes(prepared)
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
@@ -106,7 +107,7 @@ def _patched(forward: DecoderForward, *, norms: bool) -> DecoderForward:
 
 
 def _no_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the positions of a row, where it has its own; the tables are buffers of the model."""
+    """Return the positions of a row if it has its own. The tables are buffers of the model."""
     if not context.training.is_highest:
         return ()
     context.set_scope("model.")

@@ -1,4 +1,6 @@
-"""Unsloth's output head and loss in one function, by chunks of tokens, with the gradient in the forward pass.
+"""Unsloth's output head and loss in one function, in chunks of tokens. The gradient is computed in the forward pass.
+
+torch.compile turns a chunk into a product, kernels that write the gradient over the logits, and a second product.
 
 torch.compile turns a chunk into a product, kernels that write the gradient over the logits, and a second product.
 
@@ -16,21 +18,21 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-#: The most bytes that the logits of a chunk have in float32: half of the free memory, but no more than this.
+#: The most bytes of the float32 logits of a chunk. It is half of the free memory, but no more than this.
 TARGET_BYTES = 4 << 30
 
-#: The gradients that the function makes: of a frozen head, the first alone.
+#: The gradients that the function computes. If the head is frozen, it computes only the first.
 _GRADIENTS = ("gradient of the hidden states", "gradient of the head")
 
-#: The number of chunks is a multiple of this, but for one chunk.
+#: The number of chunks is a multiple of this, unless there is one chunk.
 CHUNKS = 4
 
-#: The most tokens of a chunk at the low end, where hardly any memory is free.
+#: The most tokens of a chunk at the low end, where almost no memory is free.
 FEWEST = 1
 
 
 def chunk_size(tokens: int, vocab_size: int) -> int:
-    """Return the tokens of a chunk where 8 GiB or more are free."""
+    """Return the tokens of a chunk if 8 GiB or more are free."""
     logits, target = tokens * vocab_size * 4, TARGET_BYTES
     if logits <= target:
         return tokens
@@ -39,7 +41,7 @@ def chunk_size(tokens: int, vocab_size: int) -> int:
 
 
 def fused_loss(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the loss; there are no logits."""
+    """Return the loss. There are no logits."""
     tape, weight = hidden_states.tape, context.bind(context.model.output).own["weight"]
     context.set_scope("loss: ")
     batch, length, width = hidden_states.shape

@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
     from calculator.layers.context import Context, LayerModules
 
-#: The projections of attention, and those of the MLP, that run as one function if all have an update.
+#: The projections of attention, and those of the MLP, that run as one function if all of them have an update.
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 OUTPUT = "self_attn.o_proj"
 
 
 def are_fused(context: Context, modules: LayerModules, names: Iterable[str]) -> bool:
-    """Whether Unsloth replaces these modules: without dropout, if each has an update and no bias."""
+    """Return whether Unsloth replaces these modules.
+
+    It does if there is no dropout, and each of them has an update and no bias.
+    """
     return not getattr(context.method, "lora_dropout", 0.0) and all(is_fused(modules[name]) for name in names)
 
 
@@ -46,12 +49,15 @@ def gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """Attention with FlashAttention or xformers. `norms`: whether each head of queries and keys has a norm."""
+    """Attention with FlashAttention or xformers.
+
+    `norms`: whether each head of queries and keys has a norm.
+    """
 
     norms: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run attention: (batch, sequence, hidden_size) to the same."""
         query, key, value = self._project(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}self_attn: ")
         query, key = _rotated(context, query, key)
@@ -73,7 +79,7 @@ class Attention:
 
 
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate queries and keys in place, or copies of them where the row has positions of its own."""
+    """Rotate queries and keys in place, or copies of them if the row has positions of its own."""
     copies = context.training.is_highest
     node = Node(query.tape, _rotated_back, (query.edge, key.edge), copies, outputs=2)
     if copies:
@@ -91,7 +97,7 @@ def _rotated_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]
 
 
 def _attended(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run FlashAttention; xformers takes keys and values that are repeated for every head."""
+    """Run FlashAttention, or xformers with keys and values that are repeated for every head."""
     if context.training.is_highest and context.training.attention != "flash_attention_2":
         key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
     return flash(query, key, value)

@@ -19,19 +19,19 @@ FACTORS = ("lora_A.weight", "lora_B.weight")
 
 
 def is_fused(bound: BoundModule) -> bool:
-    """Whether a module has the two factors of an update and no bias."""
+    """Return whether a module has the two factors of an update and no bias."""
     return all(name in bound.added for name in FACTORS) and "bias" not in bound.own
 
 
 def product(x: Tensor, bound: BoundModule) -> Tensor:
-    """Return x · W + x · A · B without a graph. A weight in 4 bits is dequantised into a buffer of the process."""
+    """Return x · W + x · A · B without a graph. A 4-bit weight is dequantised into a buffer of the process."""
     out = x.tape.new((*x.shape[:-1], bound.module.out_features), x.dtype, "output")
     add_update(x, bound)
     return out
 
 
 def add_update(x: Tensor, bound: BoundModule) -> None:
-    """Add the update to an output in place: both factors are cast to the input's dtype."""
+    """Add the update to an output in place. Both factors are cast to the input's dtype."""
     a, b = (bound.added[name] for name in FACTORS)
     cast = cast_factor(a, x)
     after_a = x.tape.scratch((*x.shape[:-1], a.shape[0]), x.dtype, "A·x")
@@ -41,7 +41,7 @@ def add_update(x: Tensor, bound: BoundModule) -> None:
 
 
 def cast_factor(factor: Tensor, x: Tensor) -> Tensor | None:
-    """Return a copy of a factor in the dtype of x, if it has another one."""
+    """Return a copy of a factor in the dtype of x, if its dtype differs."""
     if factor.dtype == x.dtype:
         return None
     return x.tape.scratch(factor.shape, x.dtype, "factor in the input's dtype")
@@ -65,7 +65,7 @@ def fill_gradients(bound: BoundModule, x: Tensor) -> None:
 
 
 def add_input_gradient(bound: BoundModule, grad: Tensor) -> None:
-    """Add a module's part of the input's gradient in place. A weight in 4 bits is dequantised into a new tensor."""
+    """Add a module's part of the input's gradient in place. A 4-bit weight is dequantised into a new tensor."""
     quantization = bound.module_spec.quantization
     dense = None
     if isinstance(quantization, Quantization):

@@ -1,4 +1,4 @@
-"""What an answer says about Unsloth: what it assumes, and what the two ends of its interval are."""
+"""The sentences of an answer about Unsloth: what it assumes, and what the two ends of its interval are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUFFERS = (
 
 
 def reasons(prepared: Subject) -> Iterator[str]:
-    """Yield what decides each part of the interval."""
+    """Yield what determines each part of the interval."""
     yield LOSS
     if prepared.training.attention != "flash_attention_2":
         yield ATTENTION
@@ -61,7 +61,7 @@ def assumptions(prepared: Subject) -> Iterator[str]:
 
 
 def warnings(prepared: Subject) -> Iterator[str]:
-    """Yield where the request differs from Unsloth's own defaults."""
+    """Yield Unsloth's own defaults that differ from the request."""
     if getattr(prepared.method, "target_modules", ()) is None:
         yield (
             "get_peft_model of Unsloth adapts all seven projections of a layer by default. Without target_modules, the"
