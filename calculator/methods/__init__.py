@@ -90,7 +90,7 @@ Method = (
 #: Every method by the name that a request gives.
 METHODS: dict[MethodName, type[Method]] = {cls.name: cls for cls in get_args(Method)}
 
-#: The methods whose quality is documented: a plan tries them, and a comparison lists them if a request names none.
+#: The methods whose quality is documented. A plan tries them, and a comparison lists them if a request names none.
 USUAL_METHODS: tuple[MethodName, ...] = tuple(
     name for name, cls in METHODS.items() if cls.facts.quality_tier is not None
 )

@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 
 
 class Method:
-    """A fine-tuning method. A subclass overrides the hooks of what it changes; by default nothing changes."""
+    """A fine-tuning method.
+
+    A subclass overrides the hooks for what it changes. By default, nothing changes.
+    """
 
     __slots__ = ()
     name: ClassVar[MethodName]
     facts: ClassVar[MethodFacts]
-    #: The name of the trained copy of a classifier's head; None if the head itself is trained.
+    #: The name of the trained copy of a classifier's head. None if the head itself is trained.
     classifier_copy: ClassVar[CopyName | None] = "modules_to_save"
 
-    #: Why the size of a checkpoint is not modelled, if it is not.
+    #: Why the size of a checkpoint is not modelled. None if it is.
     refuses_checkpoint: ClassVar[str | None] = None
 
     @property
@@ -65,22 +68,28 @@ class Method:
 
     @property
     def keeps_inputs(self) -> bool:
-        """Whether quantized layers refer to their inputs until the graph is freed, which checkpointing does not see."""
+        """Whether quantized layers refer to their inputs until the graph is freed. Checkpointing does not see that."""
         return False
 
     @property
     def couples_layers(self) -> bool:
-        """Whether layers share a trained tensor, to whose gradient each layer adds: every layer is interpreted."""
+        """Whether layers share a trained tensor.
+
+        Each layer adds to the tensor's gradient, so every layer is interpreted.
+        """
         return False
 
     @property
     def binds_forward(self) -> bool:
-        """Whether PEFT keeps calling the model's forward as it was, whatever a trainer replaces it with."""
+        """Whether PEFT keeps calling the forward that the model had when PEFT wrapped it.
+
+        A trainer's replacement of the forward then has no effect.
+        """
         return False
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether only steps of the reference loop, transformers' Trainer and SFTTrainer are modelled."""
+        """Whether only steps of the reference loop, of transformers' Trainer and of SFTTrainer are modelled."""
         return self.facts.plain_steps_only
 
     @property
@@ -90,17 +99,17 @@ class Method:
 
     @property
     def trains_biases(self) -> bool:
-        """Whether biases of the base model are trained, which PEFT allows for a single adapter only."""
+        """Whether biases of the base model are trained. PEFT allows that for a single adapter only."""
         return False
 
     @property
     def rank_multiple(self) -> int:
-        """What the method's `r` has to be a multiple of."""
+        """The number that the method's `r` must be a multiple of."""
         return 1
 
     @property
     def label_parts(self) -> tuple[str, ...]:
-        """The settings that decide the method's size, for a plan's label."""
+        """The settings that determine the method's size, for a plan's label."""
         return ()
 
     def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
@@ -108,7 +117,7 @@ class Method:
         return self.facts.quality_tier or 0
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse what the real stack refuses.
+        """Refuse settings that the real libraries refuse.
 
         Raises:
             PlanError: with the reason.
@@ -116,15 +125,15 @@ class Method:
 
     @property
     def refuses_unmerged(self) -> str | None:
-        """Why serving it without merging is refused, if it is."""
+        """Why serving the method without merging is refused. None if it is not."""
         return self.facts.refuses_unmerged
 
     def refuses_4_bits(self, model: Model) -> str | None:  # noqa: ARG002
-        """Why the method is refused over a base in 4 bits, if it is."""
+        """Return why the method is refused over a 4-bit base, or None."""
         return self.facts.refuses_4_bits
 
     def nearest_targets(self, model: Model) -> Literal["all-linear"] | tuple[str, ...] | None:  # noqa: ARG002
-        """The accepted `target_modules` nearest to refused ones; None where there are none."""
+        """Return the accepted `target_modules` nearest to refused ones, or None if there are none."""
         return None
 
     def for_model(self, model: Model) -> Self:  # noqa: ARG002
@@ -133,11 +142,11 @@ class Method:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the figures assume of the method's settings, in sentences."""
+        """Sentences on what the figures assume about the method's settings."""
         return ()
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
-        """Risks of the method's settings with a model and a training, in sentences."""
+        """Return sentences on the risks of the method's settings with a model and a training."""
         return ()
 
     @property
@@ -150,26 +159,32 @@ class Method:
         return model
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """How one module is stored and trained; `path` is its full name. A classifier's head is trained too."""
+        """Return how one module is stored and trained. `path` is its full name.
+
+        A classifier's head is trained too.
+        """
         if not is_saved(path, model.task.trained_heads):
             return ModuleSpec(dtype=training.dtype)
         trained = tuple(parameter.name for parameter in module.parameters)
         return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)
 
     def base_quantization(self, training: Training) -> StoredWeight | None:  # noqa: ARG002
-        """How the base model's linear layers are stored in 4 or 8 bits, if they are."""
+        """Return how the base model's linear layers are stored in 4 or 8 bits, or None."""
         return None
 
     def copy_name(self, path: str) -> CopyName | None:  # noqa: ARG002
-        """The name of the copy of a module and its buffers, if it is copied, alone or inside a copied module."""
+        """Return the name of the copy of a module and its buffers, or None if the module is not copied.
+
+        It may be copied alone or inside a copied module.
+        """
         return None
 
     def hidden_dtype(self, training: Training) -> DType:
-        """The dtype of hidden states: that of the embeddings and norms."""
+        """Return the dtype of hidden states, which is that of the embeddings and norms."""
         return training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """Parameters of the whole model that no module owns."""
+        """Return parameters of the whole model that belong to no module."""
         return ()
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
@@ -179,15 +194,18 @@ class Method:
         return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
 
     def saved_name(self, name: str) -> str:
-        """The name under which PEFT's `save_pretrained` writes a parameter. A copy has the name of its original."""
+        """Return the name under which PEFT's `save_pretrained` writes a parameter.
+
+        A copy has the name of its original.
+        """
         own = name.replace(".modules_to_save.", ".").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
         return f"base_model.model.{own}"
 
     def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
-        """The tensors that `save_pretrained` writes, from every parameter by its name.
+        """Return the tensors that `save_pretrained` writes, from every parameter by its name.
 
-        A parameter of a module that PEFT wraps is the `base_layer`'s. A weight that a wrapped module shares with
-        another one is written under the name of the wrapped one.
+        The parameters of a module that PEFT wraps belong to its `base_layer`. A weight that a wrapped module shares
+        with another module is written under the name of the wrapped one.
         """
         base = self.saved_base_weights(model)
         wrapped = {
@@ -211,18 +229,21 @@ class Method:
         return [*saved, *self.saved_again(parameters, model)]
 
     def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
-        """Yield what `save_pretrained` writes in addition to trained parameters: buffers of a whole model."""
+        """Yield what `save_pretrained` writes in addition to trained parameters.
+
+        For a whole model, these are buffers.
+        """
         for buffer in model.named_buffers() if self.facts.trains_base else ():
             if buffer.persistent:
                 dtype = parameters[0][1].dtype if buffer.dtype == "model" else buffer.dtype
                 yield SavedTensor(buffer.name, buffer.shape, dtype)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Whether `save_pretrained` writes an added tensor that is not trained."""
+        """Return whether `save_pretrained` writes an added tensor that is not trained."""
         return False
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:  # noqa: ARG002
-        """Frozen parameters of the base that `save_pretrained` writes too."""
+        """Return frozen parameters of the base that `save_pretrained` writes too."""
         return frozenset()
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
@@ -230,18 +251,18 @@ class Method:
         return bound.base(x)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
-        """The table that an embedding looks its rows up in."""
+        """Return the table in which an embedding looks up its rows."""
         return bound.own["weight"]
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
         """Run an embedding with added parameters.
 
-        `rows` are its own rows of the ids, multiplied by `scale` where it has one.
+        `rows` are its own rows for the ids. If it has a `scale`, they are multiplied by it.
         """
         return rows
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:  # noqa: ARG002
-        """The parameters of fused experts or of their router as they run, by name."""
+        """Return the parameters of running fused experts or of their router, by name."""
         return bound.own
 
     def after_sublayer(
@@ -255,30 +276,30 @@ class Method:
         return hidden_states
 
     def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:  # noqa: ARG002
-        """Run what attention is wrapped in, given its input and what it returned, before `after_sublayer`."""
+        """Run what wraps attention, given its input and its output. This precedes `after_sublayer`."""
         return output
 
     def cut_to_windows(self, model: Model) -> bool:  # noqa: ARG002
-        """Whether a cache filled before the model runs is cut to the windows of sliding layers."""
+        """Return whether a cache that is filled before the model runs is cut to the windows of sliding layers."""
         return False
 
     def before_forward(self, context: Context) -> None:
-        """Run what comes before the model's forward."""
+        """Run what precedes the model's forward."""
 
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the first layer's input, made from the input embeddings."""
+        """Return the first layer's input, computed from the input embeddings."""
         return embeddings
 
     def after_loss(self, context: Context, loss: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the loss with what PEFT's model adds to it."""
+        """Return the loss plus what PEFT's model adds to it."""
         return loss
 
     def statistics(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
-        """What the method keeps of parameters from step to step, in addition to the optimizer's states."""
+        """Return what the method keeps of parameters from step to step, in addition to the optimizer's states."""
         return ()
 
     def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
-        """The temporaries of what the method runs after the optimizer's step, while gradients are alive."""
+        """Return the temporaries of what the method runs after the optimizer's step, while gradients are alive."""
         return ()
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
@@ -286,13 +307,16 @@ class Method:
         return len(tensor.shape) > 1
 
     def is_read(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Whether each generated token reads an added parameter whole."""
+        """Return whether each generated token reads an added parameter in full."""
         return True
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
-        """A generated token's operations with the added parameters that are not matrix products."""
+        """Return a generated token's operations with added parameters that are not matrix products."""
         return OtherOperations()
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:  # noqa: ARG002
-        """What merging a module's added parameters allocates; None where it has none, or that is not modelled."""
+        """Return what merging a module's added parameters allocates.
+
+        Return None if the module has none, or if that is not modelled.
+        """
         return None

@@ -1,4 +1,4 @@
-"""What a trainer compares the model with: a second model, the model without adapters, or with copies of them."""
+"""The reference model of a trainer: a second model, the model without adapters, or the model with copies of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.trainers.loop import Compared
 
-#: What the names of a second model's tensors begin with.
+#: The prefix of the names of a second model's tensors.
 REFERENCE = "ref_model."
 
 
 def is_second(tensor: ResidentTensor) -> bool:
-    """Whether it is of a second model."""
+    """Return whether a tensor belongs to a second model."""
     return tensor.name.startswith(REFERENCE)
 
 
 def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel:
-    """The model that runs in place of the prepared one.
+    """Return the model that runs in place of the prepared one.
 
-    TRL freezes no second model: its weights require a gradient, though none is computed.
+    TRL does not freeze a second model. Its weights require a gradient, although none is computed.
     """
     match compared:
         case "model":
@@ -43,7 +43,10 @@ def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel
 
 
 class _WithoutAdapters(PreparedModel):
-    """The model inside PEFT's `disable_adapter`: modules that are copied run as they were, biases as they are."""
+    """The model inside PEFT's `disable_adapter`.
+
+    Copied modules run as the originals. Trained biases keep their values.
+    """
 
     __slots__ = ("adapted",)
 
@@ -52,7 +55,7 @@ class _WithoutAdapters(PreparedModel):
         self.adapted = prepared
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
-        """How the module is stored, with nothing added."""
+        """Return how the module is stored, without added parameters."""
         spec = self.adapted.module_spec(path, module)
         if not spec.added and spec.copied is None:
             return spec
@@ -69,7 +72,7 @@ class _WithCopies(PreparedModel):
         self.adapted = prepared
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
-        """How the module is stored, with float32 adapters."""
+        """Return how the module is stored, with float32 adapters."""
         spec = self.adapted.module_spec(path, module)
         if not spec.added:
             return spec
@@ -77,7 +80,7 @@ class _WithCopies(PreparedModel):
 
 
 def compared_tensors(prepared: PreparedModel, compared: Compared | None) -> Iterator[ResidentTensor]:
-    """Yield what stays in memory to compare the model with: no parameters of the model that is trained."""
+    """Yield the tensors that stay in memory for the reference. They do not include parameters of the trained model."""
     if compared == "model":
         for tensor in resident_tensors(compared_model(prepared, compared)):
             yield _untrained(tensor, f"{REFERENCE}{tensor.name}", base=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def config_arguments(method: Method | LowRank) -> dict[str, Any]:
-    """The arguments of `facts.config_class` but the task."""
+    """Return the arguments of `facts.config_class`, without the task."""
     arguments = {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
     if arguments.get("init_lora_weights") == "loftq":
         arguments["loftq_config"] = dict(LOFTQ_CONFIG)  # LoraConfig requires it
@@ -21,7 +21,10 @@ def config_arguments(method: Method | LowRank) -> dict[str, Any]:
 
 
 def argument_names(cls: type) -> tuple[str, ...]:
-    """The names of these arguments; LoRA's and QLoRA's further settings are of the base's storage."""
+    """Return the names of these arguments.
+
+    Further settings of LoRA and QLoRA are about the storage of the base.
+    """
     of: Any = LowRank if issubclass(cls, LowRank) else cls
     return tuple(field.name for field in fields(of))
 
@@ -30,5 +33,5 @@ def _listed(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _listed(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return dict(value)  # PEFT adds ranks to it
+        return dict(value)  # a copy, because PEFT adds ranks to it
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""What added parameters cost in operations, and what merging them allocates."""
+"""The operations that added parameters cost, and the tensors that merging them allocates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Allocated = tuple[str, "Shape", "DType"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherOperations:
-    """A token's operations that are not matrix products: their formula and number."""
+    """A token's operations that are not matrix products: their formula, and their number."""
 
     formula: str = ""
     count: int = 0
@@ -25,8 +25,8 @@ class OtherOperations:
 class MergeStep:
     """Merging one module."""
 
-    #: The tensors that are alive in addition to the model at the peak.
+    #: The tensors that are alive at the peak in addition to the model.
     allocated: tuple[Allocated, ...]
-    #: What the merged weight loses, in words.
+    #: What precision the merged weight loses, in words.
     loss: str
     source: str

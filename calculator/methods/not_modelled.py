@@ -1,6 +1,6 @@
 """The methods of PEFT that are refused, each with the reason."""
 
-#: By PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
+#: The reasons by PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
 NOT_MODELLED: dict[str, str] = {
     "ADAMSS": "its subspaces are clusters of a weight's singular vectors, whose sizes depend on the weight",
     "CARTRIDGE": "it trains a cache that a script makes of a text first",

@@ -57,19 +57,19 @@ class PreparedModel:
         model = trainer_of(training).model(model, stack)
         self.method = method.for_model(model)
         self.model = self.method.with_layers(model)
-        #: The training in the request, which the method is applied with.
+        #: The training in the request, which the method is applied to.
         self.given = training
         #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
         self.adapter_dtype = training.adapter_dtype
         #: The training that the step runs.
         self.training = precision.of_step(training, device, method)
-        #: The dtype that every parameter is cast to after the method is applied, if they are.
+        #: The dtype that every parameter is cast to after the method is applied. None if they are not cast.
         self.cast_to = precision.cast_to(training, device)
         self.device = device
         self.stack = stack
-        #: The dtype in which a sharding gathers every parameter; None for each in its own.
+        #: The dtype in which a sharding gathers every parameter. None if each has its own.
         self.param_dtype: DType | None = None
-        #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
+        #: Cached specs by path and identity. Two kinds of layers may have different modules at the same path.
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
         #: The passes without a graph of the last micro-batch.
         self.known_passes = KnownPasses()
@@ -83,12 +83,12 @@ class PreparedModel:
 
     @property
     def hidden_dtype(self) -> DType:
-        """The dtype of hidden states: that of the embeddings."""
+        """The dtype of hidden states, which is that of the embeddings."""
         return self.param_dtype or self.cast_to or trainer_of(self.training).hidden_dtype(self)
 
     @property
     def sequences_per_row(self) -> int:
-        """The sequences in each row of a micro-batch: two in one of pairs."""
+        """The number of sequences in each row of a micro-batch: two if a row is a pair."""
         return trainer_of(self.training).facts.sequences
 
     @property
@@ -103,11 +103,14 @@ class PreparedModel:
 
     @property
     def offloads_inputs(self) -> bool:
-        """Whether checkpointing keeps the layers' inputs in host memory, but for the last layer's."""
+        """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
         return trainer_of(self.training).offloads_inputs(self)
 
     def config(self, dropout_modules: Collection[str]) -> Config:
-        """The model's config, without the probabilities of its dropout modules where the trainer sets those to 0."""
+        """Return the model's config.
+
+        If the trainer sets the probabilities of the dropout modules to 0, they are left out.
+        """
         config = self.model.config
         if not self.disables_dropout:
             return config
@@ -115,7 +118,7 @@ class PreparedModel:
 
     @property
     def older(self) -> frozenset[ChangeName]:
-        """What the stack does differently from the default one."""
+        """How the releases of the request differ from the default ones."""
         return older_behaviour(self.stack, self.model.model_type)
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
@@ -130,7 +133,7 @@ class PreparedModel:
 
     @property
     def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
-        """Every module with its path and how it is treated, in the model's order; layers one after another."""
+        """Every module with its path and its spec, in the model's order. Layers follow one another."""
         for part in self.model.parts:
             if not isinstance(part, Stack):
                 yield part.name, part, self.module_spec(part.name, part)
@@ -141,10 +144,10 @@ class PreparedModel:
                     yield path, module, self.module_spec(path, module)
 
     def for_run(self, training: Training, device: Device) -> PreparedModel:
-        """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
+        """Return the same model for a run with another batch, length, accumulation or device. The specs are shared."""
         prepared = PreparedModel(self.model, self.method, training, device, self.stack)
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
-        prepared.cast_to = self.cast_to  # the training that the step runs has no autocast
+        prepared.cast_to = self.cast_to  # because the training that the step runs has no autocast
         prepared.known_passes = self.known_passes
         return prepared
 
@@ -154,7 +157,7 @@ class PreparedModel:
         return self.for_run(self.training.first_micro_batch, self.device)
 
     def gathered_in(self, dtype: DType, training: Training) -> PreparedModel:
-        """The same model with every parameter gathered in a dtype, for a training without autocast."""
+        """Return the same model with every parameter gathered in a dtype, for a training without autocast."""
         prepared = PreparedModel(self.model, self.method, training, self.device, self.stack)
         prepared.param_dtype, prepared.adapter_dtype = dtype, self.adapter_dtype
         return prepared

@@ -20,7 +20,7 @@ def tokens_of(x: Tensor) -> int:
 
 
 def permuted(x: Tensor, shape: Shape) -> Tensor:
-    """A permuted view of a reshaped tensor, whose gradient is copied where it is reshaped back."""
+    """Return a permuted view of a reshaped tensor. Its gradient is copied when it is reshaped back."""
     node = Node(x.tape, _copied_back, (x.edge,), x.shape) if x.edge else None
     out = ops.view(x.detach(), shape)
     out.edge = None if node is None else (node, 0, shape, x.dtype)
@@ -28,7 +28,7 @@ def permuted(x: Tensor, shape: Shape) -> Tensor:
 
 
 def copied(x: Tensor, shape: Shape, name: str, *, copies_gradient: bool = False) -> Tensor:
-    """A copy of a permuted view in another shape; its gradient is a view, or a copy too."""
+    """Return a copy of a permuted view in another shape. Its gradient is a view, or a copy too."""
     node = Node(x.tape, _copied_back if copies_gradient else _viewed_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def solved(left: Tensor, right: Tensor) -> Tensor:
-    """torch.linalg.solve(left, right, left=False): the first matrix, its factors, the pivots and the result are saved.
+    """Return torch.linalg.solve(left, right, left=False).
+
+    The first matrix, its factors, the pivots and the result are saved.
 
     Source: derivatives.yaml, _linalg_solve_ex; FunctionsManual.cpp, linalg_solve_backward.
     """

@@ -1,7 +1,7 @@
 """Trained rows of the word embeddings (peft.tuners.trainable_tokens.layer.TrainableTokensLayer).
 
 Each pass copies the table and writes the rows into the copy. A head that is tied to the embeddings has the rows too,
-and makes a copy of its own.
+and makes its own copy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
 
-#: The names of the rows within the module, and of the rows that they replace.
+#: The names within the module of the trained rows, and of the rows that they replace.
 DELTA, ORIGINAL = "trainable_tokens_delta", "trainable_tokens_original"
 
 
 def problems(loc: str, tokens: tuple[int, ...], model: Model) -> Iterator[Problem]:
-    """Tokens that the model does not have."""
+    """Yield tokens that the model does not have."""
     rows = int(model.embedding.in_features)
     odd = next((token for token in tokens if not -rows <= token < rows), None)
     if odd is not None:
@@ -37,7 +37,10 @@ def problems(loc: str, tokens: tuple[int, ...], model: Model) -> Iterator[Proble
 
 
 def tied(model: Model, inside: str = "") -> Model:
-    """The model whose tied head has the rows of the embeddings; `inside` is what is before their name in a module."""
+    """Return the model whose tied head has the rows of the embeddings.
+
+    `inside` is the prefix of their names in a module.
+    """
     table, head = model.embedding.name, model.head
     own = f"{head}.{inside}{DELTA}"
     if head is None or model.tied.get(f"{head}.weight") != f"{table}.weight" or own in model.tied:
@@ -46,7 +49,7 @@ def tied(model: Model, inside: str = "") -> Model:
 
 
 def added(path: str, tokens: tuple[int, ...], model: Model, dtype: DType, inside: str = "") -> tuple[Added, ...]:
-    """The rows that a module gets: the embeddings also a buffer with the original ones."""
+    """Return the rows that are added to a module. For embeddings, there is also a buffer with the original rows."""
     shape = (named(len(tokens), "tokens"), model.embedding.out_features)
     rows = Added(name=f"{inside}{DELTA}", shape=shape, dtype=dtype)
     if path == model.embedding.name:
@@ -55,12 +58,15 @@ def added(path: str, tokens: tuple[int, ...], model: Model, dtype: DType, inside
 
 
 def product(bound: BoundModule, x: Tensor, inside: str = "") -> Tensor:
-    """The product with the table, of a tied head."""
+    """Return the product of a tied head with the table."""
     return products.matmul(x, merged(bound, inside), None, bound.module.out_features, "output")
 
 
 def merged(bound: BoundModule, inside: str = "") -> Tensor:
-    """Run TrainableTokensLayer.get_merged_weights: a copy of the table, whose gradient is that of the whole table."""
+    """Run TrainableTokensLayer.get_merged_weights.
+
+    It returns a copy of the table, whose gradient is that of the whole table.
+    """
     weight, rows = bound.own["weight"], bound.added[f"{inside}{DELTA}"]
     tape = rows.tape
     index = tape.new((rows.shape[0],), "int64", "token indices")

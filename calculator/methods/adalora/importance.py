@@ -1,4 +1,4 @@
-"""The importance of each element, which PEFT keeps (peft.tuners.adalora.layer.RankAllocator.update_ipt)."""
+"""The importance of each element, which PEFT stores (peft.tuners.adalora.layer.RankAllocator.update_ipt)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
 
-#: What is kept of each parameter, as PEFT's attributes are called.
+#: The tensors that are stored for each parameter, with the names of PEFT's attributes.
 _KEPT = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
-#: The tensors of a parameter's size that are alive at once while its importance is updated.
+#: The number of tensors of a parameter's size that are alive while its importance is updated.
 _TEMPORARIES = 3
 
 
@@ -26,12 +26,12 @@ def _factors(tensors: Sequence[ResidentTensor]) -> list[ResidentTensor]:
 
 
 def statistics(tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:
-    """The importance of every factor and its averages."""
+    """Return the importance of every factor, and its averages."""
     return (PerParameter(_factors(tensors), _KEPT, "optimizer_states"),)
 
 
 def update(tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:
-    """The temporaries of the largest factor's update; one is updated after the other."""
+    """Return the temporaries of the largest factor's update. The factors are updated one after the other."""
     largest = max(_factors(tensors), key=lambda each: each.bytes // each.count)
     one = replace(largest, count=1, bytes=largest.bytes // largest.count)
     return (PerParameter((one,), ("importance, updated",), "workspace", _TEMPORARIES),)

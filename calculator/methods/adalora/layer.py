@@ -18,7 +18,7 @@ A, B, E, RANKS = "lora_A", "lora_B", "lora_E", "ranknum"
 
 
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    """The frozen module's product, to which the update is added in place."""
+    """Run the frozen module, and add the update to its output in place."""
     result = bound.base(x)
     ranks = ops.shift(bound.added[RANKS], "number of ranks")
     x = ops.cast(x, bound.added[A].dtype, "input in the factors' dtype")
@@ -38,7 +38,7 @@ def _scaled(bound: BoundModule) -> Tensor:
 
 
 def _divided(x: Tensor, ranks: Tensor) -> Tensor:
-    """The quotient with a tensor of one number, which is saved."""
+    """Divide by a tensor with one number, which is saved."""
     node = Node(x.tape, _divided_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(ranks)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
 
-#: The longest run.
+#: The most steps of a run.
 _STEPS = 10**9
 
 
@@ -38,7 +38,7 @@ def _step(default: int, label: str, text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaLoRA(AdaptedLinear):
-    """init_r · (in_features + out_features + 1) parameters for each adapted matrix."""
+    """AdaLoRA: init_r · (in_features + out_features + 1) parameters for each adapted matrix."""
 
     name = "adalora"
     facts = FACTS
@@ -69,17 +69,17 @@ class AdaLoRA(AdaptedLinear):
 
     @property
     def couples_layers(self) -> bool:
-        """The loss has the factors of every layer."""
+        """True: the loss depends on the factors of every layer."""
         return True
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Who calls update_and_allocate, and what is not counted of it."""
+        """What calls update_and_allocate, and what is not counted of it."""
         called = "The step calls AdaLoRA's update_and_allocate, as PEFT's documentation does; trainers do not."
         return (called, "The scores by which AdaLoRA prunes ranks, some kilobytes, are not counted.")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """A schedule without steps that prune."""
+        """Yield a schedule without steps that prune."""
         if self.tinit >= self.total_step - self.tfinal:
             message = f"must be below total_step - tfinal ({self.total_step - self.tfinal:,})"
             yield Problem(loc="method.tinit", msg=message, input=self.tinit)
@@ -94,7 +94,7 @@ class AdaLoRA(AdaptedLinear):
             raise refusal("method.target_modules", message, idle)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The singular values and vectors, and the number of ranks, which is not trained."""
+        """Return the singular values and vectors, and the number of ranks, which is not trained."""
         r, dtype = named(self.init_r, "init_r"), training.added_dtype
         return (
             Added(name=layer.E, shape=(r, 1), dtype=dtype),
@@ -104,21 +104,21 @@ class AdaLoRA(AdaptedLinear):
         )
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(bound, x, self.lora_dropout)
 
     def after_loss(self, context: Context, loss: Tensor) -> Tensor:
-        """The loss with that of vectors that are not orthogonal."""
+        """Return the loss plus the loss of vectors that are not orthogonal."""
         return regularization.add_to(context, loss)
 
     def statistics(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:
-        """The importance of every element, from the first step on."""
+        """Return the importance of every element, which exists from the first step on."""
         return importance.statistics(tensors) if training.trainer is None else ()
 
     def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:
-        """What updating the importance of the largest parameter allocates."""
+        """Return what updating the importance of the largest parameter allocates."""
         return importance.update(tensors) if training.trainer is None else ()
 
     def is_read(self, tensor: ResidentTensor) -> bool:
-        """All but the number of ranks."""
+        """Return whether it is not the number of ranks."""
         return not tensor.name.endswith(layer.RANKS)

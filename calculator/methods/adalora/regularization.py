@@ -1,7 +1,7 @@
 """The loss of singular vectors that are not orthogonal (peft.tuners.adalora.model.AdaLoraModel.forward).
 
-It is made after the model's own loss, so its backward pass comes first: the gradients of all factors are alive while
-the model's backward pass runs.
+It is computed after the model's own loss, so its backward pass comes first. The gradients of all factors are alive
+while the model's backward pass runs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _difference(product: Tensor, identity: Tensor) -> Tensor:
 
 
 def _with_itself(factor: Tensor) -> Tensor:
-    """A·Aᵀ or Bᵀ·B: (r, r)."""
+    """Return A·Aᵀ or Bᵀ·B: (r, r)."""
     autocast = factor.tape.autocast
     transposed = ops.view(factor, factor.shape[::-1])
     if autocast is not None:
@@ -59,7 +59,7 @@ def _with_itself_back(node: Node, grad: Tensor) -> list[Tensor]:
 
 
 def _norm(x: Tensor) -> Tensor:
-    """torch.norm(x, p="fro"): x and the norm are saved."""
+    """Return torch.norm(x, p="fro"). x and the norm are saved."""
     node = Node(x.tape, _norm_back, (x.edge,)) if x.edge else None
     out = x.tape.new((), x.dtype, "norm", node)
     if node is not None:
@@ -69,7 +69,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _norm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """grad · (x / norm), where the norm is not 0."""
+    """Return grad · (x / norm), where the norm is not 0."""
     tape, (x, _) = grad.tape, node.saved
     direction = tape.scratch(x.shape, x.dtype, "x / norm")
     zero = tape.scratch((), "bool", "norm is 0")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter(Method):
-    """up(act(down(x))) with biases, added to its input: 2·d·r + r + d parameters each."""
+    """Bottleneck adapters: up(act(down(x))) with biases, added to x. Each has 2·d·r + r + d parameters."""
 
     name = "adapter"
     facts = FACTS
@@ -48,7 +48,7 @@ class Adapter(Method):
         return (f"bottleneck {self.bottleneck_size}",)
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse a model whose layers have two sublayers in the place of an MLP, or of attention."""
+        """Refuse a model whose layers have two sublayers in place of an MLP, or of attention."""
         names = {module.name.partition(".")[0] for layer in set(model.decoder.layers) for module in layer.modules}
         if {"block_sparse_moe", "shared_mlp"} <= names:
             message = f"an adapter after the experts and the shared MLP of {model.model_type} is not modelled"
@@ -63,7 +63,10 @@ class Adapter(Method):
         return {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """Two matrices and two biases after each adapted sublayer of every layer. Cross-attention gets none."""
+        """Return two matrices and two biases after each adapted sublayer of every layer.
+
+        Cross-attention gets none.
+        """
         sublayers = ("mlp",) if self.placement == "pfeiffer" else ("attention", "mlp")
         return tuple(
             ResidentTensor(
@@ -84,7 +87,7 @@ class Adapter(Method):
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
-        """Run the adapter after a sublayer, in the adapter's dtype, and add its own residual."""
+        """Run the adapter after a sublayer, in the adapter's dtype, and add the adapter's input."""
         if sublayer == "attention" and self.placement == "pfeiffer":
             return hidden_states
         dtype = context.training.added_dtype

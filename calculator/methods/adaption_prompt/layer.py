@@ -1,6 +1,6 @@
-"""Attention over a prompt next to a layer's own (peft.tuners.adaption_prompt.layer).
+"""Attention to a prompt in addition to a layer's own attention (peft.tuners.adaption_prompt.layer).
 
-Each class wraps the attention of a family, and computes the queries again, which that does not return.
+Each class wraps the attention of a family. It recomputes the queries, which the wrapped attention does not return.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 def of_rotary(
     context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor
 ) -> Tensor:
-    """AdaptedAttention.forward, of Llama and Mistral: `x` is the input of the attention, `output` what it returned."""
+    """Run AdaptedAttention.forward, of Llama and Mistral.
+
+    `x` is the input of the attention, and `output` is its output.
+    """
     key = modules["self_attn.k_proj"](prompt)
     value = modules["self_attn.v_proj"](prompt)
     adapter_k = _repeated(context, key, "prompt's key")
@@ -38,7 +41,10 @@ def of_rotary(
 
 
 def of_gpt2(context: Context, modules: LayerModules, x: Tensor, output: Tensor, prompt: Tensor, gate: Tensor) -> Tensor:
-    """AdaptedAttentionGPT.forward: queries are a part of the fused projection; nothing projects the output."""
+    """Run AdaptedAttentionGPT.forward.
+
+    The queries are a part of the fused projection. There is no output projection.
+    """
     _, key, value = _split(modules, prompt)
     adapter_k = _repeated(context, key, "prompt's key")
     adapter_v = _repeated(context, value, "prompt's value")
@@ -54,7 +60,7 @@ def _split(modules: LayerModules, x: Tensor) -> list[Tensor]:
 
 
 def _repeated(context: Context, x: Tensor, name: str) -> Tensor:
-    """A prompt's keys or values by heads, copied for each sequence: (batch, heads, adapter_len, head_dim)."""
+    """Return a prompt's keys or values by heads, copied for each sequence: (batch, heads, adapter_len, head_dim)."""
     _, length, width = x.shape
     head_dim = context.config["head_dim"]
     heads = width // head_dim
@@ -64,7 +70,7 @@ def _repeated(context: Context, x: Tensor, name: str) -> Tensor:
 
 
 def _interleaved(context: Context, x: Tensor, name: str) -> Tensor:
-    """torch.repeat_interleave over the heads, which copies even where each is taken once."""
+    """Run torch.repeat_interleave over the heads. It copies even if each head is taken once."""
     batch, heads, length, head_dim = x.shape
     factor = context.config["num_attention_heads"] // heads
     one = ops.view(x, (batch, heads, 1, length, head_dim))
@@ -73,7 +79,7 @@ def _interleaved(context: Context, x: Tensor, name: str) -> Tensor:
 
 
 def _rotated_queries(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """llama_compute_query_states, whose values are not used."""
+    """Run llama_compute_query_states. The values that it computes are not used."""
     query_states = split_heads(context, modules["self_attn.q_proj"](x), context.config["num_attention_heads"])
     _unused = modules["self_attn.v_proj"](x)
     context.set_scope(f"{modules.prefix}self_attn: ")

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Forward = Callable[[Context, LayerModules, Tensor, Tensor, Tensor, Tensor], Tensor]
 
-#: What wraps the attention of a family, and the name of its module.
-#: Source: peft 0.21, tuners/adaption_prompt/config.py, TRANSFORMERS_MODEL_CONFIG.
+#: The function that wraps the attention of a family, and the name of the attention module. Source: peft 0.21,
+#: tuners/adaption_prompt/config.py, TRANSFORMERS_MODEL_CONFIG.
 FAMILIES: dict[str, tuple[str, Forward]] = {
     "llama": ("self_attn", layer.of_rotary),
     "mistral": ("self_attn", layer.of_rotary),
@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[str, Forward]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptionPrompt(Method):
-    """A prompt and a gate in each of the topmost layers."""
+    """Adaption prompts: a prompt and a gate in each of the topmost layers."""
 
     name = "adaption_prompt"
     facts = FACTS
@@ -59,12 +59,15 @@ class AdaptionPrompt(Method):
 
     @property
     def binds_forward(self) -> bool:
-        """PEFT's model binds it. Source: peft 0.21, tuners/adaption_prompt/model.py, AdaptionPromptModel.__init__."""
+        """True: PEFT's model binds it.
+
+        Source: peft 0.21, tuners/adaption_prompt/model.py, AdaptionPromptModel.__init__.
+        """
         return True
 
     @property
     def differs_between_layers(self) -> bool:
-        """Whether layers below the topmost ones have no prompt."""
+        """True if some layers are below the topmost ones and have no prompt."""
         return True
 
     def check(self, model: Model, training: Training) -> None:
@@ -83,7 +86,7 @@ class AdaptionPrompt(Method):
         Method.check(self, model, training)
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
-        """That `adapter_dtype` changes nothing."""
+        """Return the warning that `adapter_dtype` has no effect."""
         if training.added_dtype == training.dtype:
             return ()
         return (
@@ -91,7 +94,7 @@ class AdaptionPrompt(Method):
         )
 
     def with_layers(self, model: Model) -> Model:
-        """The model with a kind of its own for each kind of layer that has a prompt."""
+        """Return the model with a separate kind for each kind of layer that has a prompt."""
         stack = model.decoder
         if any(module.layer is not None for each in stack.layers for module in each.modules):
             return model
@@ -106,7 +109,10 @@ class AdaptionPrompt(Method):
         return {"adaption_prompt": prompt, "adaption_gate": (1,)}
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The prompts and gates, in the dtype of the base whatever `adapter_dtype` is; none where PEFT has none."""
+        """Return the prompts and gates, in the dtype of the base whatever `adapter_dtype` is.
+
+        Where PEFT adds none, there are none.
+        """
         if model.model_type not in FAMILIES:
             return ()
         return tuple(
@@ -138,12 +144,15 @@ class AdaptionPrompt(Method):
 
 
 def _own(kind: Layer, index: int) -> Layer:
-    """A kind of layer whose modules have the number of the first layer with a prompt."""
+    """Return a kind of layer whose modules have the number of the first layer with a prompt."""
     return replace(kind, modules=tuple(replace(module, layer=index) for module in kind.modules))
 
 
 def _divides_heads(model: Model) -> None:
-    """Refuse heads that PEFT counts wrongly: it takes how often keys are shared from the widths of the projection."""
+    """Refuse heads that PEFT counts wrongly.
+
+    It computes how often keys are shared from the widths of the projections.
+    """
     config = model.config
     if "num_key_value_heads" not in config:
         return

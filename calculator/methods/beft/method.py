@@ -29,7 +29,7 @@ _BIAS = "beft_bias"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BEFT(AdaptedLinear):
-    """out_features parameters for each adapted matrix."""
+    """BEFT: out_features parameters for each adapted matrix."""
 
     name = "beft"
     facts = FACTS
@@ -39,15 +39,15 @@ class BEFT(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The bias."""
+        """Return the bias."""
         return (Added(name=_BIAS, shape=(1, module.out_features), dtype=training.added_dtype),)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A bias is added."""
+        """Return False: a bias is added."""
         return False
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
-        """One sum for each element."""
+        """Return one sum for each element."""
         count = sum(tensor.parameters * tensor.count for tensor in added)
         return OtherOperations(formula="added weights", count=count)
 

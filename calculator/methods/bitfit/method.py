@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitFit(Method):
-    """The biases of the base model are trained, and a classifier's head; nothing is added."""
+    """BitFit: the biases of the base model are trained, and a classifier's head. Nothing is added."""
 
     name = "bitfit"
     facts = FACTS
@@ -40,17 +40,17 @@ class BitFit(Method):
             raise refusal("method.name", message, self.name)
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """The biases in the model's dtype; of a classifier's head, the weight too."""
+        """Return the biases as trained in the model's dtype. The weight of a classifier's head is trained too."""
         if is_saved(path, model.task.head_names):
             return Method.module_spec(self, path, module, model, training)
         return ModuleSpec(dtype=training.dtype, trained=_biases(module))
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether it is a parameter: the model is saved whole."""
+        """Return whether it is a parameter, since the model is saved whole."""
         return tensor.parameters > 0
 
     def saved_name(self, name: str) -> str:
-        """The model's own name: transformers writes it."""
+        """Return the model's own name, since transformers writes it."""
         return name
 
 

@@ -1,6 +1,6 @@
 """A linear layer whose input is multiplied by a dense rotation and whose output is scaled (peft.tuners.boft.layer).
 
-This is the path without PEFT's compiled kernel, where PEFT has one butterfly factor.
+This is the path without PEFT's compiled kernel and with one butterfly factor.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _scaled(bound: BoundModule, result: Tensor, scale: Tensor) -> Tensor:
-    """The output times the scale, without the bias, which is added again."""
+    """Return the output times the scale.
+
+    The bias is left out, then added again.
+    """
     bias = bound.own.get("bias")
     if bias is not None:
         result = ops.subtract(result, bias, "output - bias")
@@ -51,7 +54,7 @@ def _scaled(bound: BoundModule, result: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rotations(parameter: Tensor) -> Tensor:
-    """The Cayley transform of each block, with an identity matrix in float32."""
+    """Return the Cayley transform of each block, with an identity matrix in float32."""
     shape = parameter.shape[1:]
     data = ops.view(parameter, shape)
     skew = ops.scale(ops.subtract(data, ops.view(data, shape), "block - its transpose"), "skew-symmetric matrices")
@@ -61,7 +64,10 @@ def _rotations(parameter: Tensor) -> Tensor:
 
 
 def _block_diagonal(rotations: Tensor, n: int) -> Tensor:
-    """torch.block_diag of all rotations; the gradients of the blocks are views, which unbind's backward pass stacks."""
+    """Run torch.block_diag over all rotations.
+
+    The gradients of the blocks are views, which the backward pass of unbind stacks.
+    """
     node = Node(rotations.tape, _stacked, (rotations.edge,), rotations.shape) if rotations.edge else None
     return rotations.tape.new((n, n), rotations.dtype, "block-diagonal matrix", node)
 
@@ -71,7 +77,10 @@ def _stacked(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _permutation(bound: BoundModule, x: Tensor) -> Tensor:
-    """The permutation in the input's dtype: a copy from the host, or of the buffer in float32 on the GPU."""
+    """Return the permutation in the input's dtype.
+
+    It is a copy from the host, or a copy of the float32 buffer on the GPU.
+    """
     buffer = bound.added.get(PERMUTATION)
     if buffer is not None:
         return ops.cast(buffer, x.dtype, "permutation in the input's dtype")

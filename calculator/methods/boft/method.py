@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.resident.tensors import ResidentTensor
 
-#: Where the permutations are.
+#: The sentence on where the permutations are stored.
 PERMUTATIONS = (
     "BOFT's permutations, float32 matrices of in_features × in_features, stay on the host if the model was on the GPU"
     " when PEFT added the adapter, as in the exported script, and are copied in each forward pass. A Trainer moves them"
@@ -35,7 +35,7 @@ PERMUTATIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BOFT(AdaptedLinear):
-    """Blocks that make a rotation of the whole input of each adapted matrix, and a scale of its output."""
+    """BOFT: blocks that form a rotation of the whole input of each adapted matrix, and a scale of its output."""
 
     name = "boft"
     facts = FACTS
@@ -61,11 +61,11 @@ class BOFT(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Where the permutations are, and that no kernel is compiled."""
+        """Where the permutations are stored, and that no kernel is compiled."""
         return (PERMUTATIONS, "The figures are for BOFT without its compiled kernel (fbd_cuda).")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """What BOFTConfig and update_layer refuse, and several factors."""
+        """Yield what BOFTConfig and update_layer refuse, and several butterfly factors."""
         if (self.boft_block_size == 0) == (self.boft_block_num == 0):
             message = "set either boft_block_size or boft_block_num, and the other one to 0"
             yield Problem(loc="method.boft_block_size", msg=message, input=self.boft_block_size)
@@ -81,7 +81,7 @@ class BOFT(AdaptedLinear):
             yield Problem(loc=f"method.{name}", msg=message, input=number)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The blocks and the scale; with a Trainer also the permutation, a buffer."""
+        """Return the blocks and the scale. With a Trainer, the permutation is a buffer too."""
         size = self.boft_block_size or int(module.in_features) // self.boft_block_num
         blocks, size = named(int(module.in_features) // size, "blocks"), named(size, "boft_block_size")
         dtype, n = training.added_dtype, module.in_features
@@ -95,9 +95,9 @@ class BOFT(AdaptedLinear):
         return (*trained, permutation)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Blocks make a rotation, and the scale is read."""
+        """Return False: the blocks form a rotation, and the scale is read."""
         return False
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product with the rotated input, scaled."""
+        """Return the scaled output of the frozen module for the rotated input."""
         return layer.forward(bound, x)

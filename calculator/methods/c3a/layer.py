@@ -23,7 +23,7 @@ KERNEL = "c3a_kernel"
 
 
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product, to which the convolution is added in place."""
+    """Run the frozen module, and add the convolution to its output in place."""
     result = bound.base(x)
     x = ops.cast(x, "float32", "input in float32")
     kernel = ops.cast(bound.added[KERNEL], "float32", "kernel in float32")
@@ -50,7 +50,7 @@ def _convolved(x: Tensor, kernel: Tensor, width: int) -> Tensor:
 
 
 def _transform(tape: Tape, shape: Shape, name: str) -> Tensor:
-    """torch.fft.fft or ifft of real numbers, which a complex copy holds."""
+    """Run torch.fft.fft or ifft on real numbers. A complex copy holds them."""
     copy = tape.new((*shape, 2), "float32", f"{name}, complex")
     out = tape.new((*shape, 2), "float32", f"{name}, transformed")
     del copy
@@ -58,7 +58,9 @@ def _transform(tape: Tape, shape: Shape, name: str) -> Tensor:
 
 
 def _product(factors: tuple[Tensor, Tensor], left: Shape, right: Shape) -> Tensor:
-    """torch.einsum of complex factors, whose layouts cuBLAS does not read: torch.bmm copies them.
+    """Return torch.einsum of complex factors.
+
+    cuBLAS does not read their layouts, so torch.bmm copies them.
 
     Source: ATen/native/cuda/Blas.cpp, prepare_batch_matrix_for_cublas.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class C3A(AdaptedLinear):
-    """A kernel for each adapted matrix, of which each vector is a circulant block of the update."""
+    """C3A: a kernel for each adapted matrix. Each vector of it is a circulant block of the update."""
 
     name = "c3a"
     facts = FACTS
@@ -51,7 +51,7 @@ class C3A(AdaptedLinear):
         return ("The workspace of cuFFT, which computes C3A's transforms, is not counted.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Sizes that the blocks do not divide."""
+        """Yield sizes that the blocks do not divide."""
         for path, module in found.items():
             sides = (int(module.in_features), int(module.out_features))
             if module.kind == "linear" and any(side % self.block_size for side in sides):
@@ -59,11 +59,11 @@ class C3A(AdaptedLinear):
                 yield Problem(loc="method.block_size", msg=message, input=self.block_size)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The kernel."""
+        """Return the kernel."""
         size = named(self.block_size, "block_size")
         shape = (module.out_features // size, module.in_features // size, size)
         return (Added(name=layer.KERNEL, shape=shape, dtype=training.added_dtype),)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the convolution."""
+        """Return the output of the frozen module plus the convolution."""
         return layer.forward(bound, x)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DEFT(AdaptedLinear):
-    """A direction to remove, and what is injected there, for each adapted matrix."""
+    """DEFT: a direction to remove, and an injected part in its place, for each adapted matrix."""
 
     name = "deft"
     facts = FACTS
@@ -47,13 +47,13 @@ class DEFT(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """The decomposition whose scratch memory on a GPU is not known."""
+        """Yield the decomposition whose scratch memory on a GPU is not known."""
         if self.decomposition_method == "qr":
             message = "the memory of the QR decomposition on a GPU is not modelled: use relu"
             yield Problem(loc="method.decomposition_method", msg=message, input="qr")
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The direction P, and what is injected, R."""
+        """Return the direction P, and the injected part R."""
         r, dtype = named(min(self.r, module.out_features), "r"), training.added_dtype
         direction = Added(name=layer.P, shape=(module.out_features, r), dtype=dtype)
         if self.para:
@@ -61,5 +61,5 @@ class DEFT(AdaptedLinear):
         return (direction, Added(name=layer.R, shape=(r, module.in_features), dtype=dtype))
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product without its removed part, plus what is injected."""
+        """Return the output of the frozen module without its removed part, plus the injected part."""
         return layer.forward(bound, x, self.deft_dropout)

@@ -18,7 +18,7 @@ A, B, LAMBDA, NORM = "delora_A", "delora_B", "delora_lambda", "delora_w_norm"
 
 
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    """The frozen module's product plus a scaled low-rank update."""
+    """Return the output of the frozen module plus a scaled low-rank update."""
     dtype = x.dtype
     result = bound.base(x)
     total = x.tape.new(result.shape, result.dtype, "zeros")
@@ -30,7 +30,7 @@ def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
 
 
 def _add_to(zeros: Tensor, update: Tensor) -> Tensor:
-    """Zeros, to which the update is added in place in their dtype."""
+    """Add the update in place to zeros, in their dtype."""
     if zeros.dtype == update.dtype:
         return in_place.add_(zeros, update)
     node = Node(zeros.tape, _second, (None, update.edge)) if update.edge else None
@@ -57,7 +57,7 @@ def _thin(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, dim: int) -> Tensor:
-    """x.norm(dim): x and the result are saved."""
+    """Return x.norm(dim). x and the result are saved."""
     node = Node(x.tape, _norm_back, (x.edge,)) if x.edge else None
     out = x.tape.new((x.shape[1 - dim],), x.dtype, "norms", node)
     if node is not None:
@@ -67,7 +67,7 @@ def _norm(x: Tensor, dim: int) -> Tensor:
 
 
 def _norm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """grad · (x / norm), where the norm is 0 filled with 0 (torch/csrc/autograd/FunctionsManual.cpp, norm_backward)."""
+    """Return grad · (x / norm), with 0 where the norm is 0 (torch/csrc/autograd/FunctionsManual.cpp, norm_backward)."""
     tape, (x, norm) = grad.tape, node.saved
     direction = tape.scratch(x.shape, x.dtype, "x / norm")
     zero = tape.scratch(norm.shape, "bool", "norm = 0")
@@ -78,7 +78,7 @@ def _norm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:
-    """a / b for a of one element."""
+    """Return a / b, for a of one element."""
     node = Node(a.tape, _divided_back, (a.edge, b.edge)) if a.edge else None
     if node is not None:
         node.save(a)

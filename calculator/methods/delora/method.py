@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeLoRA(AdaptedLinear):
-    """r · (in_features + out_features) + 1 parameters for each adapted matrix."""
+    """DeLoRA: r · (in_features + out_features) + 1 parameters for each adapted matrix."""
 
     name = "delora"
     facts = FACTS
@@ -42,7 +42,7 @@ class DeLoRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """A, B, λ, and the norms of the weight's columns, a buffer."""
+        """Return A, B, λ, and the norms of the weight's columns, which are a buffer."""
         r, dtype = named(self.r, "r"), training.added_dtype
         return (
             Added(name=layer.A, shape=(r, module.in_features), dtype=dtype),
@@ -52,5 +52,5 @@ class DeLoRA(AdaptedLinear):
         )
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(bound, x, self.module_dropout)

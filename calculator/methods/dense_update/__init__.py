@@ -1,1 +1,1 @@
-"""What methods share whose update is a dense matrix, as LyCORIS has them."""
+"""The parts that methods share whose update is a dense matrix, as in LyCORIS."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def forward(bound: BoundModule, x: Tensor, delta: Callable[[BoundModule], Tensor]) -> Tensor:
-    """The frozen module's product plus that with the update, (out_features, in_features)."""
+    """Return the output of the frozen module plus the product with the update, (out_features, in_features)."""
     dtype = x.dtype
     result = bound.base(x)
     result = ops.add(result, _product(bound, x, delta), "result + update")
@@ -56,9 +56,9 @@ def _drop_rows_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def dense_operations(matrices: Iterable[tuple[int, int, int]], batch: int) -> OtherOperations:
-    """A token's product with each update, and its share of computing it.
+    """Return a token's product with each update, and its share of computing it.
 
-    `matrices` are the number of alike ones, the elements of each, and the operations that compute one.
+    `matrices` are the number of alike matrices, the elements of each, and the operations that compute one.
     """
     count = sum(number * (2 * elements + forming // batch) for number, elements, forming in matrices)
     return OtherOperations(formula="2 × updates + computing them ÷ batch", count=count)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class DenseUpdate(AdaptedLinear):
-    """A method that multiplies the input with the matrix that its factors make; a subclass computes that."""
+    """A method that multiplies the input with a matrix computed from its factors.
+
+    A subclass computes that matrix.
+    """
 
     __slots__ = ()
     adaptable = ("linear",)
@@ -25,9 +28,9 @@ class DenseUpdate(AdaptedLinear):
         """Compute the update of a module, of shape (out_features, in_features)."""
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus that with the update."""
+        """Return the output of the frozen module plus the product with the update."""
         return layer.forward(bound, x, self.update)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A token is multiplied with the update that the factors make."""
+        """Return False: a token is multiplied with the update that the factors give."""
         return False

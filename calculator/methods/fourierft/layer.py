@@ -21,7 +21,7 @@ SPECTRUM = "fourierft_spectrum"
 
 
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product plus that with the dense update."""
+    """Return the output of the frozen module plus the product with the dense update."""
     dtype = x.dtype
     result = bound.base(x)
     update = _update(bound)
@@ -33,7 +33,7 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _update(bound: BoundModule) -> Tensor:
-    """The real part of the inverse transform, scaled: (out_features, in_features)."""
+    """Return the real part of the inverse transform, scaled: (out_features, in_features)."""
     spectrum = bound.added[SPECTRUM]
     indices = spectrum.tape.new((2, spectrum.shape[0]), "int64", "positions of the frequencies")
     dense = _dense(bound, ops.cast(spectrum, "float32", "spectrum in float32"), indices)
@@ -42,7 +42,7 @@ def _update(bound: BoundModule) -> Tensor:
 
 
 def _dense(bound: BoundModule, values: Tensor, indices: Tensor) -> Tensor:
-    """Zeros with the frequencies at their positions."""
+    """Return zeros with the frequencies at their positions."""
     node = None
     if values.edge:
         node = Node(values.tape, _allocated, (values.edge,), (values.shape, "frequencies: gradient"))
@@ -51,7 +51,7 @@ def _dense(bound: BoundModule, values: Tensor, indices: Tensor) -> Tensor:
 
 
 def _transformed(x: Tensor) -> Tensor:
-    """The inverse transform of a copy in complex numbers."""
+    """Return the inverse transform of a complex copy."""
     copy = _complex(x, "dense spectrum, complex", (x.shape, "dense spectrum: gradient"))
     return _complex(copy, "inverse transform", (copy.shape, "inverse transform: gradient"))
 
@@ -62,7 +62,7 @@ def _complex(x: Tensor, name: str, gradient: tuple[Shape, str]) -> Tensor:
 
 
 def _real(x: Tensor) -> Tensor:
-    """The real part, a view; its gradient is written into complex zeros."""
+    """Return the real part, which is a view. Its gradient is written into complex zeros."""
     node = Node(x.tape, _allocated, (x.edge,), (x.shape, "real part: gradient")) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape[:2], x.dtype, node)
 

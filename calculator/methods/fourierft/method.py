@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FourierFT(TrainedSpectrum):
-    """n_frequency trained frequencies for each adapted matrix, whose transform is a dense update."""
+    """FourierFT: n_frequency trained frequencies for each adapted matrix. Their transform is a dense update."""
 
     name = "fourierft"
     facts = FACTS
@@ -42,5 +42,5 @@ class FourierFT(TrainedSpectrum):
         return ("The workspace of cuFFT, which computes FourierFT's transforms, is not counted.",)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update's."""
+        """Return the output of the frozen module plus that of the update."""
         return layer.forward(bound, x)

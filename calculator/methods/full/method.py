@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Full(Method):
-    """Every weight of the base model is trained; nothing is added."""
+    """Full fine-tuning: every weight of the base model is trained, and nothing is added."""
 
     name = "full"
     facts = FACTS
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
-        """Every parameter of every module is trained in the model's dtype, unless the model's class freezes it."""
+        """Return the module with every parameter trained in the model's dtype, unless the model's class freezes it."""
         trained = tuple(parameter.name for parameter in module.parameters if not parameter.frozen)
         return ModuleSpec(dtype=training.dtype, trained=trained)
 
     def saved_name(self, name: str) -> str:
-        """The model's own name: transformers writes it."""
+        """Return the model's own name, since transformers writes it."""
         return name

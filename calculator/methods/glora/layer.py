@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
-    """The product with the changed weight; the frozen product is added and subtracted again."""
+    """Return the product with the changed weight.
+
+    The frozen product is added and subtracted again.
+    """
     base = bound.base(x)
     a, b, c, d, e = (_path(bound, f"glora_{name}") for name in "ABCDE")
     weight = _weight(bound, a, b)
@@ -25,7 +28,7 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _path(bound: BoundModule, name: str) -> Tensor:
-    """A path in the weight's dtype."""
+    """Return a path in the weight's dtype."""
     added, dtype = bound.added, bound.own["weight"].dtype
     if f"{name}.zeros" in added:
         return added[f"{name}.zeros"]

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.resident.tensors import ResidentTensor
 
-#: The output of torch.nn.MultiheadAttention in vision towers, a subclass of Linear.
+#: The output projection of torch.nn.MultiheadAttention in vision towers, whose class is a subclass of Linear.
 _OF_TORCH = "head.attention.out_proj"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GLoRA(AdaptedLinear):
-    """Paths A to E for each adapted matrix: W + W · A + B, and a bias b + b · D + E + W · C."""
+    """GLoRA: paths A to E for each adapted matrix. The weight becomes W + W · A + B, the bias b + b · D + E + W · C."""
 
     name = "glora"
     facts = FACTS
@@ -54,7 +54,7 @@ class GLoRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
-        """Paths of which none is trained, and a module that PEFT's GLoRA does not take for a linear layer."""
+        """Yield paths of which none is trained, and a module that PEFT's GLoRA does not treat as a linear layer."""
         if not self.modules_to_save and not self._trains_any(model, found):
             message = "no path is trained: PEFT has paths C, D and E only where a layer has a bias"
             yield Problem(loc="method.config_A_B", msg=message, input="none")
@@ -64,13 +64,13 @@ class GLoRA(AdaptedLinear):
                 yield Problem(loc="method.target_modules", msg=message, input=path)
 
     def _trains_any(self, model: Model, found: dict[str, Module]) -> bool:
-        """Whether a path or a bias is trained."""
+        """Return whether a path or a bias is trained."""
         kinds = (self.config_C, self.config_D_E, self.bias)
         biased = set(kinds) != {"none"} and any(module.bias for module in found.values())
         return self.config_A_B != "none" or biased or (self.bias == "all" and any(each.bias for _, each in model.paths))
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The paths; those of a bias are zeros where there is none."""
+        """Return the paths. The paths of a missing bias are zeros."""
         rows, columns = module.out_features, module.in_features
         biased = module.bias is not None
         of_c, of_d = (self.config_C, self.config_D_E) if biased else ("none", "none")
@@ -97,9 +97,9 @@ class GLoRA(AdaptedLinear):
             yield Added(name=f"{prefix}.X", shape=(1,) if kind == "constant" else vector, dtype=dtype)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether it is a path of zeros."""
+        """Return whether it is a path of zeros."""
         return not tensor.base and tensor.name.endswith(".zeros")
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The product with the changed weight."""
+        """Return the product with the changed weight."""
         return layer.forward(bound, x)

@@ -19,7 +19,7 @@ PLAIN_A, PLAIN_B = "gralora_A_general.weight", "gralora_B_general.weight"
 
 
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    """The frozen module's product, to which the updates are added in place."""
+    """Run the frozen module, and add the updates to its output in place."""
     dtype = x.dtype
     result = bound.base(x)
     output = _blocks(bound, x, dropout)

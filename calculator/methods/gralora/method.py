@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraLoRA(AdaptedLinear):
-    """r · (in_features + out_features) parameters for each adapted matrix."""
+    """GraLoRA: r · (in_features + out_features) parameters for each adapted matrix."""
 
     name = "gralora"
     facts = FACTS
@@ -47,11 +47,11 @@ class GraLoRA(AdaptedLinear):
 
     @property
     def rank_multiple(self) -> int:
-        """The blocks of a side."""
+        """The number of blocks along a side of the matrix."""
         return self.gralora_k
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Blocks that do not divide the rank or a side."""
+        """Yield numbers of blocks that do not divide the rank or a side of the matrix."""
         if self.r % self.gralora_k:
             message = f"r must be divisible by gralora_k ({self.gralora_k:,})"
             yield Problem(loc="method.r", msg=message, input=self.r)
@@ -63,7 +63,7 @@ class GraLoRA(AdaptedLinear):
                 yield Problem(loc="method.gralora_k", msg=message, input=self.gralora_k)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The stacked factors of the blocks, and those of a plain update."""
+        """Return the stacked factors of the blocks, and those of a plain update."""
         k, r, dtype = named(self.gralora_k, "gralora_k"), named(self.r, "r"), training.added_dtype
         rows, columns = module.out_features, module.in_features
         added = [
@@ -77,5 +77,5 @@ class GraLoRA(AdaptedLinear):
         return tuple(added)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the updates."""
+        """Return the output of the frozen module plus the updates."""
         return layer.forward(bound, x, self.gralora_dropout)

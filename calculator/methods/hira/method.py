@@ -35,7 +35,7 @@ _A, _B = "hira_A", "hira_B"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HiRA(AdaptedLinear):
-    """Two thin matrices for each adapted one, whose product multiplies it elementwise."""
+    """HiRA: two thin matrices for each adapted matrix, whose product multiplies it elementwise."""
 
     name = "hira"
     facts = FACTS
@@ -48,7 +48,7 @@ class HiRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """A and B."""
+        """Return A and B."""
         r, dtype = named(self.r, "r"), training.added_dtype
         return (
             Added(name=_A, shape=(r, module.in_features), dtype=dtype),
@@ -56,11 +56,11 @@ class HiRA(AdaptedLinear):
         )
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A token is multiplied with the weight times the product of the factors."""
+        """Return False: a token is multiplied with the weight times the product of the factors."""
         return False
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
-        """The product of the factors, that with the weight, and a token's product with it."""
+        """Return the product of the factors, its product with the weight, and a token's product with the result."""
         columns = {each.name.rpartition(".")[0]: int(each.shape[1]) for each in added if each.name.endswith(_A)}
         rows = [(each, columns[each.name.rpartition(".")[0]]) for each in added if each.name.endswith(_B)]
         sizes = [(each.count, int(each.shape[0]) * width) for each, width in rows]
@@ -85,7 +85,10 @@ def _update(bound: BoundModule, x: Tensor, product: Tensor) -> Tensor:
 
 
 def _product(bound: BoundModule) -> Tensor:
-    """A.T @ B.T, as (out_features, in_features). Autocast casts views of parameters without keeping the copies."""
+    """Return A.T @ B.T: (out_features, in_features).
+
+    Autocast casts views of parameters without caching the copies.
+    """
     a, b = bound.added[_A], bound.added[_B]
     autocast = a.tape.autocast
     if autocast is not None:

@@ -18,7 +18,7 @@ VECTORS = "hra_u"
 
 
 def forward(bound: BoundModule, x: Tensor, r: int) -> Tensor:
-    """The product with W · (I - 2 u₁ u₁ᵀ) · (I - 2 u₂ u₂ᵀ) · ..."""
+    """Return the product with W · (I - 2 u₁ u₁ᵀ) · (I - 2 u₂ u₂ᵀ) · ..."""
     dtype = x.dtype
     width = bound.module.in_features
     eye = x.tape.scratch((width, width), "float32", "identity matrix")
@@ -48,7 +48,7 @@ def _reflections(bound: BoundModule, r: int) -> Tensor:
 
 
 def _reflection(weight: Tensor, column: Tensor) -> Tensor:
-    """2 · weight @ u @ u.T."""
+    """Return 2 · weight @ u @ u.T."""
     width = weight.shape[0]
     return products.matmul(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
 
@@ -58,12 +58,15 @@ def _seen(weight: Tensor, column: Tensor) -> Tensor:
 
 
 def _column(vectors: Tensor) -> Tensor:
-    """vectors[:, i] as a column; its gradient is written into zeros."""
+    """Return vectors[:, i] as a column. Its gradient is written into zeros."""
     return ops.slice_from_end(vectors, (vectors.shape[0], 1))
 
 
 def _normalised(vectors: Tensor) -> Tensor:
-    """vectors / vectors.norm(dim=0). Autocast takes the norm in float32, which the quotient is in then."""
+    """Return vectors / vectors.norm(dim=0).
+
+    Autocast computes the norm in float32, so the quotient is float32 too.
+    """
     tape, dtype = vectors.tape, reduction_dtype(vectors)
     node = Node(tape, _normalised_back, (vectors.edge,)) if vectors.edge else None
     copy = None if dtype == vectors.dtype else tape.new(vectors.shape, dtype, f"vectors in {dtype}")

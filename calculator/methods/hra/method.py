@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HRA(AdaptedLinear):
-    """r vectors for each adapted matrix, each of which reflects its input."""
+    """HRA: r vectors for each adapted matrix, each of which reflects its input."""
 
     name = "hra"
     facts = FACTS
@@ -43,16 +43,16 @@ class HRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Orthogonal vectors."""
+        """Yield orthogonal vectors, which are not modelled."""
         if self.apply_GS:
             message = "the steps of Gram–Schmidt are not modelled: use false"
             yield Problem(loc="method.apply_GS", msg=message, input=True)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The vectors, as columns."""
+        """Return the vectors as columns."""
         shape = (module.in_features, named(self.r, "r"))
         return (Added(name=layer.VECTORS, shape=shape, dtype=training.added_dtype),)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The product with the reflected weight."""
+        """Return the product with the reflected weight."""
         return layer.forward(bound, x, self.r)

@@ -36,7 +36,7 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def merge_step(module: Module, module_spec: ModuleSpec) -> MergeStep:
-    """The product of the weight and the vector, and its copy in the weight's dtype where that differs."""
+    """Return the product of the weight and the vector, and its copy in the weight's dtype if that differs."""
     shape, dtype = module.weight.shape, module_spec.dtype
     product = result_type(dtype, module_spec.added[0].dtype)
     allocated: list[Allocated] = [("weight · vector", shape, product)]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IA3(AdaptedLinear):
-    """out_features parameters for each adapted matrix, in_features for a feed-forward one."""
+    """IA³: out_features parameters for each adapted matrix, in_features for a feed-forward one."""
 
     name = "ia3"
     facts = FACTS
@@ -51,7 +51,7 @@ class IA3(AdaptedLinear):
     )
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Feed-forward modules that PEFT refuses, and names of single layers."""
+        """Yield feed-forward modules that PEFT refuses, and names of single layers."""
         names, loc = self.feedforward_modules, "method.feedforward_modules"
         if names is None:
             if model.model_type not in DEFAULT_FEEDFORWARD:
@@ -66,29 +66,29 @@ class IA3(AdaptedLinear):
             yield Problem(loc=loc, msg=message, input=list(names))
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:
-        """A vector."""
+        """Return a vector."""
         feedforward = self._is_feedforward(path, model)
         shape = (1, module.in_features) if feedforward else (module.out_features, 1)
         return (Added(name=layer.VECTOR, shape=shape, dtype=training.added_dtype),)
 
     def _is_feedforward(self, path: str, model: Model) -> bool:
-        """Whether PEFT treats a module as feed-forward, by how its path ends (IA3Model)."""
+        """Return whether PEFT treats a module as feed-forward, by the end of its path (IA3Model)."""
         names = self.feedforward_modules
         return path.endswith(DEFAULT_FEEDFORWARD.get(model.model_type, ()) if names is None else names)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """Run the frozen module with its output, or its input, scaled."""
+        """Run the frozen module, and scale its output or its input."""
         return layer.forward(bound, x)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Vectors are factors of elementwise products."""
+        """Return False: vectors are factors of elementwise products."""
         return False
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
-        """One product for each element of a vector."""
+        """Return one product for each element of a vector."""
         count = sum(tensor.parameters * tensor.count for tensor in added)
         return OtherOperations(formula="added weights", count=count)
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep:
-        """The weight multiplied by its vector."""
+        """Return what multiplying the weight by its vector allocates."""
         return layer.merge_step(module, module_spec)

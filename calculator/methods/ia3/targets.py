@@ -1,4 +1,4 @@
-"""Which modules IA³ adapts by default, and whose input it scales."""
+"""The modules that IA³ adapts by default, and those whose input it scales."""
 
 #: The modules that `target_modules=None` adapts, by model_type.
 #: Source: peft 0.21, peft/utils/constants.py, TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product plus the update."""
+    """Return the output of the frozen module plus the update."""
     result = bound.base(x)
     a, b, router = _matrix(bound, A), _matrix(bound, B), bound.added[ROUTER]
     x = ops.cast(x, a.dtype, "input in the matrices' dtype")
@@ -38,7 +38,7 @@ def _matrix(bound: BoundModule, name: str) -> Tensor:
 
 
 def _mean_of_tokens(probabilities: Tensor) -> Tensor:
-    """The mean over all tokens: (num_B)."""
+    """Return the mean over all tokens: (num_B)."""
     number = probabilities.shape[-1]
     flat = ops.view(probabilities, (tokens_of(probabilities), number))
     node = Node(flat.tape, _mean_back, (flat.edge,), flat.shape) if flat.edge else None
@@ -50,7 +50,7 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _mixed(weights: Tensor, b: Tensor, r: int) -> Tensor:
-    """torch.einsum("e,eio->io", weights, B): (r, out_features)."""
+    """Return torch.einsum("e,eio->io", weights, B): (r, out_features)."""
     number, width = weights.shape[0], b.shape[1]
     rows, matrices = ops.view(weights, (1, 1, number)), ops.view(b, (1, number, r * width))
     return ops.view(products.bmm(rows, matrices, (1, 1, r * width), "mixed B"), (r, width))

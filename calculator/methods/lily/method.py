@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lily(AdaptedLinear):
-    """A for each block of layers, num_B matrices for all layers, and a router for each adapted matrix."""
+    """Lily: A for each block of layers, num_B matrices for all layers, and a router for each adapted matrix."""
 
     name = "lily"
     facts = FACTS
@@ -61,28 +61,34 @@ class Lily(AdaptedLinear):
 
     @property
     def couples_layers(self) -> bool:
-        """Whether every layer adds to the gradients of shared matrices."""
+        """True: every layer adds to the gradients of shared matrices."""
         return True
 
     @property
     def differs_between_layers(self) -> bool:
-        """Whether blocks of layers have matrices of their own."""
+        """Whether blocks of layers have their own matrices."""
         return self.stride_A > 1
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """All linear layers, whose names PEFT shortens or not before it groups them (_find_minimal_target_modules)."""
+        """Yield `all-linear`.
+
+        PEFT may or may not shorten the names of linear layers before it groups them (_find_minimal_target_modules).
+        """
         if self.target_modules == "all-linear":
             names = ", ".join(sorted({path.rpartition(".")[2] for path in found}))
             message = f"which layers share matrices with all-linear is not modelled: list names ({names})"
             yield Problem(loc="method.target_modules", msg=message, input="all-linear")
 
     def names(self, model: Model) -> tuple[str, ...]:
-        """The names that targets are grouped by; where PEFT's default is a pattern, one ending that all have."""
+        """Return the names by which targets are grouped.
+
+        If PEFT's default is a pattern, this is one ending that all names share.
+        """
         is_pattern = self.target_modules is None and model.model_type in DEFAULT_PATTERNS
         return ("",) if is_pattern else matching.target_names(self, model)
 
     def with_layers(self, model: Model) -> Model:
-        """The model with the names of the shared matrices."""
+        """Return the model with the names of the shared matrices."""
         return sharing.with_sharing(self, model)
 
     def _shapes(self, module: Module) -> dict[str, Shape]:
@@ -90,7 +96,7 @@ class Lily(AdaptedLinear):
         return {sharing.A: (r, module.in_features), sharing.B: (number * r, module.out_features)}
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """A, B and the router."""
+        """Return A, B and the router."""
         dtype = training.added_dtype
         matrices = (
             Added(name=sharing.own_name(name, module), shape=shape, dtype=dtype)
@@ -100,7 +106,7 @@ class Lily(AdaptedLinear):
         return (*matrices, Added(name=sharing.ROUTER, shape=router, dtype=dtype))
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The shared matrices."""
+        """Return the shared matrices."""
         shared = sharing.groups(self, model)
         found: dict[str, Shape] = {}
         for each in sharing.targets(self, model) if shared else ():
@@ -120,7 +126,7 @@ class Lily(AdaptedLinear):
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """Those of every layer's matrices, since PEFT writes shared ones once for each layer."""
+        """Return the bytes of every layer's matrices. PEFT writes shared ones once for each layer."""
         matrices = (f".{sharing.A}.", f".{sharing.B}.")
         others = tuple(each for each in state if each.base or not any(name in each.name for name in matrices))
         itemsize = next(ITEMSIZE[each.dtype] for each in state if sharing.ROUTER in each.name)
@@ -128,5 +134,5 @@ class Lily(AdaptedLinear):
         return AdaptedLinear.saved_bytes(self, others, model) + sum(map(elements, shapes)) * itemsize
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(bound, x)

@@ -1,4 +1,4 @@
-"""Which targets of Lily share a matrix: A in blocks of layers, B in all layers of a kind of module.
+"""The targets of Lily that share a matrix: A in blocks of layers, B in all layers of a kind of module.
 
 Source: peft 0.21, tuners/lily/model.py, LilyModel._post_injection_hook.
 """
@@ -22,7 +22,7 @@ A, B, ROUTER = "lily_A", "lily_B", "lily_router.weight"
 
 
 class Shares(Protocol):
-    """What sharing depends on."""
+    """The settings that sharing depends on."""
 
     @property
     def stride_A(self) -> int:  # noqa: N802  PEFT's name
@@ -30,7 +30,7 @@ class Shares(Protocol):
 
     @property
     def target_modules(self) -> TargetModules:
-        """The names of the targets. Which share with `all-linear` is not modelled."""
+        """The names of the targets. Sharing with `all-linear` is not modelled."""
 
     def names(self, model: Model) -> tuple[str, ...]:
         """Return the names that targets are grouped by."""
@@ -40,7 +40,7 @@ class Shares(Protocol):
 
 
 class Group(NamedTuple):
-    """The names of a target's matrices in the whole model; None for one of its own."""
+    """The names of a target's matrices in the whole model. None for a matrix of its own."""
 
     a: str | None
     b: str | None
@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A module of one layer: its whole name, and its path with `*` in place of the layer's number."""
+    """A module of one layer: its whole name, and its path with `*` for the layer's number."""
 
     name: str
     path: str
@@ -56,17 +56,23 @@ class Place:
 
 
 def own_name(matrix: str, module: Module) -> str:
-    """The name of a matrix within its module, which says the first layer of the kind if there are several."""
+    """Return the name of a matrix within its module.
+
+    If there are several layers of the kind, the name contains the first layer.
+    """
     return f"{matrix}.weight" if module.layer is None else f"{matrix}.from_layer_{module.layer}.weight"
 
 
 def targets(method: Shares, model: Model) -> list[Place]:
-    """Every target of every layer, in the model's order."""
+    """Return every target of every layer, in the model's order."""
     return [each for each in _places(model) if method.is_target(each.path, each.module, model)]
 
 
 def groups(method: Shares, model: Model) -> dict[str, Group]:
-    """The matrices of each target by its whole name: those with the same last name and shape share them."""
+    """Return the matrices of each target, by its whole name.
+
+    Targets with the same last name and shape share them.
+    """
     if method.target_modules == "all-linear":
         return {}
     names, kinds = method.names(model), defaultdict[tuple[str, int, int], list[Place]](list)
@@ -84,12 +90,12 @@ def groups(method: Shares, model: Model) -> dict[str, Group]:
 
 
 def _owner(places: list[Place], model: Model) -> str:
-    """The name of the first module of those that the step runs; of the first one if it runs none."""
+    """Return the name of the first of these modules that the step runs, or of the first one if it runs none."""
     return next((each.name for each in places if not model.is_idle(each.path)), places[0].name)
 
 
 def with_sharing(method: Shares, model: Model) -> Model:
-    """The model with a kind of layer for each set of shared matrices, and with their names in `tied`."""
+    """Return the model with a kind of layer for each set of shared matrices, and with their names in `tied`."""
     shared = groups(method, model)
     if not shared or any(module.layer is not None for module in model.modules):
         return model

@@ -16,6 +16,6 @@ FACTS = MethodFacts(
     config_class="LNTuningConfig",
     default_targets=DEFAULT_TARGETS,
     trains_copies=True,
-    # A product and a sum for the copy's gradient; the rest is the base module's own work.
+    # A product and a sum for the copy's gradient. The rest is the base module's own work.
     backward_operations=2,
 )

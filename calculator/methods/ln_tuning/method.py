@@ -31,7 +31,7 @@ _MERGE = "peft, tuners/ln_tuning/layer.py, LNTuningLayer.merge"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LNTuning(TargetedMethod):
-    """A trained copy of each targeted module, which runs in its place; the frozen original stays in memory."""
+    """LN Tuning: a trained copy of each targeted module replaces it. The frozen original stays in memory."""
 
     name = "ln_tuning"
     facts = FACTS
@@ -44,7 +44,7 @@ class LNTuning(TargetedMethod):
         label="Target modules",
         help="Names of the modules to copy and train, all-linear, or null for PEFT's default for the family.",
         example=("input_layernorm", "post_attention_layernorm", "norm"),
-        # all-linear, usual for low-rank methods, copies and trains nearly the whole model here.
+        # all-linear, the usual choice for low-rank methods, would copy and train nearly the whole model here.
         own=True,
     )
     modules_to_save: tuple[str, ...] | None = setting(
@@ -76,7 +76,7 @@ class LNTuning(TargetedMethod):
         return isinstance(self.target_modules, tuple) and is_named(path, self.target_modules)
 
     def refused_names(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002
-        """None: a copied router returns its tuple as before."""
+        """Return nothing: a copied router returns its tuple as before."""
         return ()
 
     def usual_targets(self, model: Model) -> tuple[str, ...]:
@@ -89,7 +89,10 @@ class LNTuning(TargetedMethod):
         return "norms"
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Targets, PEFT's own for the family among them, that hold other modules, which PEFT copies whole."""
+        """Yield targets that contain other modules, which PEFT copies whole.
+
+        They may be among PEFT's own targets for the family.
+        """
         names = self.target_modules if isinstance(self.target_modules, tuple) else ()
         if self.target_modules is None:
             names = DEFAULT_TARGETS.get(model.model_type, ())
@@ -107,7 +110,10 @@ class LNTuning(TargetedMethod):
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """Frozen, or a trained copy in the original's dtype (LNTuningModel._cast_adapter_dtype does nothing)."""
+        """Return the module as frozen, or as a trained copy in the original's dtype.
+
+        LNTuningModel._cast_adapter_dtype does nothing.
+        """
         copied: CopyName | None = "modules_to_save" if self.is_saved(path) else None
         if self.is_target(path, module, model):
             copied = "ln_tuning_layers"
@@ -115,21 +121,21 @@ class LNTuning(TargetedMethod):
         return ModuleSpec(dtype=training.dtype, trained=trained, copied=copied)
 
     def copy_name(self, path: str) -> CopyName | None:
-        """The name of a module's copy with its buffers, if the method names it: linear layers and norms have none."""
+        """Return the name of a copied module that has buffers. Linear layers and norms have none."""
         if self.is_saved(path):
             return "modules_to_save"
         names = self.target_modules if isinstance(self.target_modules, tuple) else ()
         return "ln_tuning_layers" if is_named(path, names) else None
 
     def refuses_4_bits(self, model: Model) -> str | None:
-        """Copies of quantised modules, which have a packed weight that can't be trained."""
+        """Return why copies of quantised modules are refused: their packed weights can't be trained."""
         for path, module in model.paths:
             if converted(path, module, model) and (self.is_saved(path) or self.is_target(path, module, model)):
                 return f"LN Tuning with {path} over a base in 4 bits is not modelled: its copy can't be trained there"
         return None
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep:  # noqa: ARG002
-        """Nothing: the copy and the original are swapped."""
+        """Return nothing: the copy and the original are swapped."""
         return MergeStep(
             allocated=(), loss="The trained copy replaces the original: nothing is rounded.", source=_MERGE
         )

@@ -18,7 +18,7 @@ FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 def hada_weight(factors: Sequence[Tensor], shape: Shape) -> Tensor:
-    """((w1a @ w1b) * (w2a @ w2b)) * scale: (out_features, in_features)."""
+    """Return ((w1a @ w1b) * (w2a @ w2b)) * scale: (out_features, in_features)."""
     first = factors[0]
     tape = first.tape
     node = None
@@ -34,7 +34,7 @@ def hada_weight(factors: Sequence[Tensor], shape: Shape) -> Tensor:
 
 
 def _cast(factors: Sequence[Tensor]) -> tuple[list[Tensor], DType]:
-    """The factors as torch.matmul takes them: under autocast, as copies that it keeps."""
+    """Return the factors for torch.matmul. Under autocast they are copies, which it saves."""
     autocast = factors[0].tape.autocast
     if autocast is None:
         return [*factors], factors[0].dtype

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoHa(DenseUpdate):
-    """Four thin matrices for each adapted one."""
+    """LoHa: four thin matrices for each adapted matrix."""
 
     name = "loha"
     facts = FACTS
@@ -42,21 +42,21 @@ class LoHa(DenseUpdate):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The factors of two low-rank matrices."""
+        """Return the factors of two low-rank matrices."""
         r, rows, columns = named(self.r, "r"), module.out_features, module.in_features
         shapes = ((rows, r), (r, columns), (rows, r), (r, columns))
         dtype = training.added_dtype
         return tuple(Added(name=name, shape=shape, dtype=dtype) for name, shape in zip(FACTORS, shapes, strict=True))
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
-        """Two products of factors, their elementwise product, and a token's product with it."""
+        """Return two products of factors, their elementwise product, and a token's product with it."""
         rows = {each.name.rpartition(".")[0]: each for each in added if each.name.endswith(FACTORS[0])}
         columns = {each.name.rpartition(".")[0]: each for each in added if each.name.endswith(FACTORS[1])}
         sizes = ((each.count, int(each.shape[0]) * int(columns[name].shape[1])) for name, each in rows.items())
         return layer.dense_operations(((n, size, (4 * self.r + 2) * size) for n, size in sizes), batch)
 
     def update(self, bound: BoundModule) -> Tensor:
-        """The elementwise product of two low-rank matrices."""
+        """Return the elementwise product of two low-rank matrices."""
         factors = [bound.added[name] for name in FACTORS]
         weight = hada_weight(factors, (factors[0].shape[0], factors[1].shape[1]))
         return layer.drop_rows(weight, self.rank_dropout, weight.dtype)

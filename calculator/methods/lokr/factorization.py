@@ -1,12 +1,13 @@
-"""How LoKr divides a side of a matrix into two factors (peft.tuners.lokr.layer.factorization)."""
+"""The division of a side of a matrix into two factors, as LoKr does it (peft.tuners.lokr.layer.factorization)."""
 
 from __future__ import annotations
 
 
 def factorization(size: int, factor: int) -> tuple[int, int]:
-    """Two factors of a size, the smaller one first: the one given if it divides the size, else one up to it.
+    """Return two factors of a size, the smaller one first.
 
-    -1 stands for the pair with the smallest sum.
+    It is the given factor if that divides the size, else the largest divisor up to it. -1 stands for the pair with the
+    smallest sum.
     """
     if factor > 0 and size % factor == 0:
         return factor, size // factor

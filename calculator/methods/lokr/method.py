@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoKr(DenseUpdate):
-    """Two matrices for each adapted one, of which the larger has a low rank, or both have."""
+    """LoKr: two matrices for each adapted matrix. The larger one has a low rank, or both have."""
 
     name = "lokr"
     facts = FACTS
@@ -55,7 +55,7 @@ class LoKr(DenseUpdate):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """W1 and W2, each whole or as two factors."""
+        """Return W1 and W2, each whole or as two factors."""
         r, dtype = named(self.r, "r"), training.added_dtype
         (a, b), (c, d) = (
             factorization(int(side), self.decompose_factor) for side in (module.out_features, module.in_features)
@@ -72,7 +72,7 @@ class LoKr(DenseUpdate):
         return tuple(Added(name=name, shape=shape, dtype=dtype) for name, shape in shapes.items())
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
-        """The Kronecker product, its scaling, and a token's product with it."""
+        """Return the Kronecker product, its scaling, and a token's product with it."""
         sides: dict[str, dict[str, ResidentTensor]] = {}
         for each in added:
             owner, _, name = each.name.rpartition(".lokr_")
@@ -81,14 +81,14 @@ class LoKr(DenseUpdate):
         return layer.dense_operations(((number, size, 2 * size) for number, size in sizes), batch)
 
     def update(self, bound: BoundModule) -> Tensor:
-        """The Kronecker product of W1 and W2."""
+        """Return the Kronecker product of W1 and W2."""
         weight = _kronecker(_factor(bound, "lokr_w1"), _factor(bound, "lokr_w2"))
         weight = ops.view(weight, (bound.module.out_features, bound.module.in_features))
         return layer.drop_rows(weight, self.rank_dropout, "float32")
 
 
 def _update_size(factors: dict[str, ResidentTensor]) -> int:
-    """The elements of the Kronecker product of W1 and W2, each whole or as two factors."""
+    """Return the elements of the Kronecker product of W1 and W2, each whole or as two factors."""
     size = 1
     for name in ("w1", "w2"):
         first, second = (factors[name],) * 2 if name in factors else (factors[f"{name}_a"], factors[f"{name}_b"])
@@ -104,7 +104,7 @@ def _factor(bound: BoundModule, name: str) -> Tensor:
 
 
 def _kronecker(first: Tensor, second: Tensor) -> Tensor:
-    """torch.kron(w1, w2) * scale, as the product of two views that broadcast."""
+    """Return torch.kron(w1, w2) * scale, as the product of two views that broadcast."""
     (a, c), (b, d) = first.shape, second.shape
     first, second = ops.view(first, (a, 1, c, 1)), ops.view(second, (1, b, 1, d))
     return ops.scale(ops.mul(first, second, "Kronecker product"), "update")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoRA(LowRank):
-    """r · (in_features + out_features) parameters for each adapted matrix."""
+    """LoRA: r · (in_features + out_features) parameters for each adapted matrix."""
 
     name = "lora"
     facts = FACTS
@@ -52,7 +52,7 @@ class LoRA(LowRank):
 
     @property
     def base(self) -> Base | None:
-        """How linear layers of the base model are stored, if not in the model's dtype."""
+        """How linear layers of the base model are stored. None if they are stored in the model's dtype."""
         return base_of(self.quantization_config, load_in_8bit=self.load_in_8bit)
 
     @property
@@ -73,7 +73,7 @@ class LoRA(LowRank):
 
     @property
     def title(self) -> str:
-        """The label, with the storage of the base, what freezes B, or blocks."""
+        """The label, with the storage of the base, what freezes B, or the blocks."""
         if self.load_in_8bit:
             title = f"{self.facts.label} with load_in_8bit"
         elif self.base is not None:
@@ -92,22 +92,25 @@ class LoRA(LowRank):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the initialisation takes before the first step, and what is assumed of the base."""
+        """What the initialisation takes before the first step, and what is assumed about the base."""
         return (*before_the_steps(self), *(() if self.base is None else self.base.assumptions()))
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
-        """Names that PEFT ignores, and the risks of a quantized base."""
+        """Return names that PEFT ignores, and the risks of a quantized base."""
         own = LowRank.warnings(self, model, training)
         return own if self.base is None else (*own, *self.base.warnings(model, training))
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse to train weights that are quantized, and what the base refuses."""
+        """Refuse to train quantized weights, and what the base refuses."""
         LowRank.check(self, model, training)
         if self.base is not None:
             stored.check(self, self.base, model, training)
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """Frozen, quantized where the base's library converts the module, with A and B added to each target."""
+        """Return the module as frozen, with A and B added to each target.
+
+        It is quantized if the base's library converts it.
+        """
         dtype, base = self.hidden_dtype(training), self.base
         if base is None:
             return ModuleSpec(dtype=dtype, **layer.adapted(self, path, module, model, training, dtype))
@@ -120,11 +123,11 @@ class LoRA(LowRank):
         return ModuleSpec(dtype=dtype, quantization=weight, runs=model.runs(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
-        """The dtype of hidden states: that of the embeddings and norms."""
+        """Return the dtype of hidden states, which is that of the embeddings and norms."""
         if self.base is None:
             return training.dtype
         return self.base.hidden_dtype(training, is_prepared=self.prepare_model_for_kbit_training)
 
     def base_quantization(self, training: Training) -> StoredWeight | None:
-        """How the base model's linear layers are stored, if not in the model's dtype."""
+        """Return how the base model's linear layers are stored, or None if in the model's dtype."""
         return None if self.base is None else self.base.stored(self.hidden_dtype(training))

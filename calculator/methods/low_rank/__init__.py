@@ -1,1 +1,1 @@
-"""What LoRA and QLoRA share."""
+"""The parts that LoRA and QLoRA share."""

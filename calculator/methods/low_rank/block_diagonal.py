@@ -1,4 +1,4 @@
-"""BD-LoRA: A or B of each target is block-diagonal (peft.tuners.lora.variants.BdLoraLinearVariant)."""
+"""BD-LoRA, in which A or B of each target is block-diagonal (peft.tuners.lora.variants.BdLoraLinearVariant)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.targeted.method import TargetedMethod
 
-    #: The rank of a module's update, from its path.
+    #: Returns the rank of a module's update, from its path.
     Rank = Callable[[str, Module], int]
 
 #: Initialisations that keep the shapes of A and B.
@@ -55,7 +55,7 @@ class BdLoraConfig:
     )
 
     def side(self, path: str) -> Literal["A", "B"] | None:
-        """Which matrix of a module is block-diagonal, by its own name."""
+        """Return which matrix of a module is block-diagonal, by the module's own name."""
         name = path.rpartition(".")[2]
         for side, parts in (("A", self.target_modules_bd_a), ("B", self.target_modules_bd_b)):
             if any(part in name for part in parts or ()):
@@ -66,7 +66,7 @@ class BdLoraConfig:
 def added(
     config: BdLoraConfig, path: str, module: Module, r: Dim, dtype: DType, *, trains_a: bool
 ) -> tuple[Added, ...]:
-    """A and B, of which only the blocks are stored: (out_features, in_features / nblocks)."""
+    """Return A and B. Only their blocks are stored: (out_features, in_features / nblocks)."""
     side = config.side(path)
     into, among = module.in_features, r
     if side == "A":
@@ -80,7 +80,7 @@ def added(
 
 
 def update(config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
-    """B(A(x)) before it is scaled: (..., in_features) to (..., out_features)."""
+    """Return B(A(x)) before it is scaled: (..., in_features) to (..., out_features)."""
     side = config.side(bound.name)
     for own, factor in (("A", bound.added["lora_A.weight"]), ("B", bound.added["lora_B.weight"])):
         product = f"{own} of the update"
@@ -92,9 +92,10 @@ def update(config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _by_blocks(x: Tensor, weight: Tensor, blocks: int, name: str) -> Tensor:
-    """BlockDiagonalLinear.forward: torch.einsum over blocks is one torch.bmm, whose result and gradients are copied.
+    """Run BlockDiagonalLinear.forward.
 
-    A copy puts the blocks of a row next to each other; with a single row or column in each block, it is a view.
+    Its torch.einsum over blocks is one torch.bmm, whose result and gradients are copied. The copy puts the blocks of a
+    row next to each other. With a single row or column in each block, it is a view.
     """
     rows = _rows(x.shape)
     m, n = weight.shape[1], weight.shape[0] // blocks
@@ -121,7 +122,7 @@ def _rows(shape: Shape) -> int:
 def problems(
     method: TargetedMethod, config: BdLoraConfig | None, found: Mapping[str, Module], rank: Rank
 ) -> Iterator[Problem]:
-    """What PEFT refuses with block-diagonal matrices, or breaks."""
+    """Yield what PEFT refuses or breaks with block-diagonal matrices."""
     if config is None:
         return
     if method.quantizes_base:
@@ -139,7 +140,7 @@ def problems(
 
 
 def _settings(method: TargetedMethod, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """Modules and settings of LoRA for which PEFT has no block-diagonal matrices."""
+    """Yield modules and settings of LoRA for which PEFT has no block-diagonal matrices."""
     if any(module.kind == "embedding" for module in found.values()):
         message = "PEFT has no block-diagonal LoRA of an embedding: leave the embedding out"
         yield Problem(loc="method.target_modules", msg=message, input=None)
@@ -147,14 +148,14 @@ def _settings(method: TargetedMethod, found: Mapping[str, Module]) -> Iterator[P
         value = getattr(method, name)
         if value:
             yield Problem(loc=f"method.{name}", msg=f"PEFT has none with use_bdlora: use {usual}", input=value)
-    kind = getattr(method, "init_lora_weights")  # noqa: B009  LoRA's own
+    kind = getattr(method, "init_lora_weights")  # noqa: B009  a setting of LoRA alone
     if kind not in _KEEPING_SHAPES:
         message = "gives A and B the shapes of whole matrices: use true or gaussian with use_bdlora"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
 
 
 def _module(config: BdLoraConfig, path: str, module: Module, rank: Rank) -> Iterator[Problem]:
-    """A target that both lists or none match, and sizes that are no multiples of the blocks."""
+    """Yield a target that both lists or neither list match, and sizes that the number of blocks does not divide."""
     name = path.rpartition(".")[2]
     in_a, in_b = (
         any(part in name for part in parts or ()) for parts in (config.target_modules_bd_a, config.target_modules_bd_b)

@@ -1,5 +1,8 @@
 """EVA: incremental singular vectors of the inputs of modules, which forward hooks compute in passes of samples.
 
+The figures are those of a pass after the second. From then on, the vectors are in float64, because the row that
+corrects the mean is. cuSOLVER's workspaces are not counted.
+
 The figures are of a pass after the second, from which on the vectors are in float64: the row that corrects the mean is.
 cuSOLVER's workspaces are not counted.
 
@@ -24,10 +27,10 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.layers.bound_module import BoundModule
 
-#: The rounds of torch.svd_lowrank.
+#: The number of iterations of torch.svd_lowrank.
 _NITER = 4
 
-#: The parameter that modules with an update have.
+#: A parameter that only modules with an update have.
 UPDATE = "lora_A.weight"
 
 
@@ -41,10 +44,10 @@ class Call(NamedTuple):
 
 
 class HookedInputs(Method):
-    """The model with its adapters disabled, whose modules with an update pass their inputs to forward hooks.
+    """The model with its adapters disabled. Modules with an update pass their inputs to forward hooks.
 
-    `counts` are the singular vectors that the hook of each call looks for, by the call's number in the pass; other
-    calls have none. `tokens` are those of a batch.
+    `counts` has the number of singular vectors that the hook of a call looks for, by the number of the call in the
+    pass. Calls without a hook have none. `tokens` is the number of tokens of a batch.
     """
 
     __slots__ = ("calls", "counts", "tokens")
@@ -56,11 +59,11 @@ class HookedInputs(Method):
 
     @property
     def couples_layers(self) -> bool:
-        """Every layer is interpreted, since each call has a hook of its own."""
+        """True: every layer is interpreted, because each call has a hook of its own."""
         return True
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product, and then its hook."""
+        """Run the frozen module, and then its hook."""
         out, update = bound.base_layer(x), bound.added.get(UPDATE)
         if update is not None:
             number = len(self.calls)
@@ -79,7 +82,7 @@ def kept_bytes(features: int, count: int, tokens: int) -> int:
 
 
 def _asked(count: int) -> int:
-    """The singular vectors that IncrementalPCA asks torch.svd_lowrank for, to keep `count`."""
+    """Return how many singular vectors IncrementalPCA requests from torch.svd_lowrank, to keep `count`."""
     return 2 * count
 
 
@@ -95,7 +98,7 @@ def _hook(x: Tensor, count: int, tokens: int) -> None:
 
 
 def _partial_fit(x: Tensor, count: int) -> list[Tensor]:
-    """Run IncrementalPCA.partial_fit, and return what it keeps."""
+    """Run IncrementalPCA.partial_fit, and return the tensors that it keeps."""
     tape, (tokens, features) = x.tape, x.shape
     x = tape.new(x.shape, "float32", "inputs, copied")
     statistics = _mean_and_variance(tape, int(tokens), int(features))
@@ -152,7 +155,10 @@ def _svd_lowrank(tape: Tape, rows: int, columns: int, asked: int) -> tuple[Tenso
 
 
 def _basis(tape: Tape, tall: int, wide: int, asked: int) -> Tensor:
-    """Run torch._lowrank.get_approximate_basis: a matrix has no more columns than the one before had rows."""
+    """Run torch._lowrank.get_approximate_basis.
+
+    A matrix has no more columns than the previous one has rows.
+    """
     random = tape.new((wide, asked), "float64", "random vectors")
     product = tape.new((tall, asked), "float64", "matrix · vectors")
     basis = _qr(tape, product)
@@ -166,7 +172,7 @@ def _basis(tape: Tape, tall: int, wide: int, asked: int) -> Tensor:
 
 
 def _qr(tape: Tape, matrix: Tensor) -> Tensor:
-    """The orthogonal factor of a matrix."""
+    """Return the orthogonal factor of a matrix."""
     rows, columns = matrix.shape
     found = min(rows, columns)
     factor = tape.new((rows, found), "float64", "Q")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Their names.
+#: The names of these settings.
 SETTINGS = ("rho",)
 
 
 def rho_of(config: Mapping[str, float] | None) -> float:
-    """The most that a rank grows by: `rho` of EvaConfig."""
+    """Return `rho` of EvaConfig, the factor by which a rank may grow."""
     return (config or {}).get("rho", 2.0)
 
 
 def components(r: int, rho: float) -> int:
-    """The singular vectors that EVA looks for to choose a rank from."""
+    """Return the number of singular vectors from which EVA chooses a rank."""
     return round(r * rho)

@@ -1,7 +1,10 @@
-"""The tensors that an initialisation of A and B allocates for one module, and those of the moment with the most bytes.
+"""The tensors that an initialisation of A and B allocates for one module, and the moment with the most bytes.
 
-Each function follows the method of the same name of LoraLayer. `torch.linalg.svd` copies what it decomposes;
-cuSOLVER's workspaces, whose sizes it states at run time, are not counted.
+Each function follows the method of the same name of LoraLayer. `torch.linalg.svd` copies what it decomposes. The
+workspaces of cuSOLVER, which reports their sizes at run time, are not counted.
+
+Each function follows the method of the same name of LoraLayer. `torch.linalg.svd` copies what it decomposes; cuSOLVER's
+workspaces, whose sizes it states at run time, are not counted.
 
 Sources: peft 0.21, tuners/lora/layer.py and utils/loftq_utils.py; bitsandbytes.functional.quantize_4bit;
 aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLib.cpp (svd_cusolver) and native/BatchLinearAlgebra.cpp
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 SOURCE = "peft, tuners/lora/layer.py, LoraLayer.update_layer"
 
-#: The weights that share one constant of LoftQ's 4-bit form. Source: bitsandbytes.nn.Params4bit.
+#: The number of weights that share one constant of LoftQ's 4-bit form. Source: bitsandbytes.nn.Params4bit.
 _BLOCKSIZE = 64
 
 
@@ -51,7 +54,7 @@ class Weight(NamedTuple):
 
 
 class Temporaries:
-    """Tensors by name, of which the most bytes alive at once are kept."""
+    """Tensors by name. The moment with the most bytes is kept."""
 
     def __init__(self) -> None:
         self._alive: dict[str, Allocated] = {}
@@ -73,7 +76,7 @@ class Temporaries:
             self._bytes -= _size(self._alive.pop(name))
 
     def svd(self, shape: Shape) -> None:
-        """Allocate singular vectors and values, and meanwhile the copy that cuSOLVER overwrites."""
+        """Allocate singular vectors and values. A copy that cuSOLVER overwrites is alive meanwhile."""
         rows, columns = shape
         smaller = min(shape)
         self.new("left singular vectors", (rows, smaller))
@@ -85,14 +88,17 @@ class Temporaries:
 
 
 def pissa(on: Temporaries, weight: Weight) -> None:
-    """The principal singular vectors become A and B, and the weight loses their product."""
+    """Decompose the weight.
+
+    The principal singular vectors become A and B, and their product is subtracted from the weight.
+    """
     _in_float32(on, weight)
     on.svd(weight.shape)
     _subtract(on, weight)
 
 
 def pissa_niter(on: Temporaries, weight: Weight) -> None:
-    """The same with `torch.svd_lowrank`, which multiplies by matrices with as many columns as the rank."""
+    """Run PiSSA with `torch.svd_lowrank`, which multiplies by matrices with as many columns as the rank."""
     _in_float32(on, weight)
     on.new("left singular vectors", (weight.rows, weight.rank))
     on.new("singular values", (weight.rank,))
@@ -101,7 +107,10 @@ def pissa_niter(on: Temporaries, weight: Weight) -> None:
 
 
 def olora(on: Temporaries, weight: Weight) -> None:
-    """Q and R become B and A, and the weight loses their product, of which autograd saves a factor."""
+    """Decompose the weight. Q and R become B and A, and their product is subtracted from the weight.
+
+    Autograd saves a factor of the product.
+    """
     _in_float32(on, weight)
     on.new("Q", (weight.rows, weight.smaller))
     on.new("R", (weight.smaller, weight.columns))
@@ -114,7 +123,7 @@ def olora(on: Temporaries, weight: Weight) -> None:
 
 
 def mica(on: Temporaries, weight: Weight) -> None:
-    """The minor left singular vectors become B."""
+    """Decompose the weight. The minor left singular vectors become B."""
     _in_float32(on, weight)
     on.svd(weight.shape)
     on.free("singular values")
@@ -124,7 +133,7 @@ def mica(on: Temporaries, weight: Weight) -> None:
 
 
 def loftq(on: Temporaries, weight: Weight) -> None:
-    """The error of the 4-bit form is decomposed, once, as LoftQConfig has it by default."""
+    """Decompose the error of the 4-bit form once, which is the default of LoftQConfig."""
     _in_float32(on, weight)
     on.new("residual", weight.shape)
     on.new("residual, back from the CPU", weight.shape)
@@ -147,7 +156,7 @@ def loftq(on: Temporaries, weight: Weight) -> None:
         on.new("weight, dequantised, in its dtype", weight.shape, weight.dtype)
 
 
-#: What allocates for each initialisation that reads the weight and nothing else.
+#: The function for each initialisation that reads the weight and nothing else.
 OF_WEIGHTS: dict[str, Callable[[Temporaries, Weight], None]] = {
     "pissa": pissa,
     "pissa_niter_4": pissa_niter,
@@ -164,7 +173,7 @@ def _in_float32(on: Temporaries, weight: Weight) -> None:
 
 
 def _subtract(on: Temporaries, weight: Weight) -> None:
-    """Make A and B from singular vectors, and the weight without their product."""
+    """Compute A and B from singular vectors, and the weight without their product."""
     on.new("A", (weight.rank, weight.columns))
     on.new("B", (weight.rows, weight.rank))
     on.new("B·A", weight.shape)

@@ -1,4 +1,4 @@
-"""Initialization of A and B. Only MiCA changes a step's memory, since it freezes B.
+"""The initialization of A and B. Only MiCA changes a step's memory, because it freezes B.
 
 Source: peft 0.21, tuners/lora/layer.py, LoraLayer.update_layer and the methods that it calls.
 """
@@ -29,13 +29,13 @@ Initialization = Literal[
     "mica",
 ]
 
-#: What to use instead of values that PEFT has too.
+#: What to use instead of values that PEFT also accepts.
 INSTEAD = {f"pissa_niter_{n}": "pissa_niter_16 has the same memory" for n in (1, 2, 8, 32, 64)}
 
 #: The defaults of PEFT's LoftQConfig.
 LOFTQ_CONFIG = {"loftq_bits": 4, "loftq_iter": 1}
 
-#: Those that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
+#: The initialisations that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
 DENSE_ONLY = ("pissa", "pissa_niter_4", "pissa_niter_16", "corda", "loftq", "lora_ga", "mica")
 
 _OF_WEIGHTS = (
@@ -74,13 +74,13 @@ _SENTENCES = {
 
 
 def before_the_steps(method: LowRank) -> tuple[str, ...]:
-    """What the initialisation does before the first step, in sentences."""
+    """Yield sentences on what the initialisation does before the first step."""
     kind = method.init_lora_weights
     return (_SENTENCES[kind],) if isinstance(kind, str) and kind in _SENTENCES else ()
 
 
 def problems(method: LowRank) -> Iterator[Problem]:
-    """What PEFT refuses of an initialisation, and what it breaks."""
+    """Yield what PEFT refuses of an initialisation, and what fails."""
     kind = method.init_lora_weights
     if kind in DENSE_ONLY and method.quantizes_base:
         message = f"PEFT initialises {kind} over weights in 16 or 32 bits only: use gaussian, or true"
@@ -104,7 +104,7 @@ def problems(method: LowRank) -> Iterator[Problem]:
 
 
 def _of_eva(method: LowRank) -> Iterator[Problem]:
-    """What EvaConfig and EVA's hooks refuse, and settings of EvaConfig that change no memory."""
+    """Yield what EvaConfig and EVA's hooks refuse, and settings of EvaConfig that do not change memory."""
     others = [name for name in method.eva_config or () if name not in SETTINGS]
     if others:
         message = f"only {', '.join(SETTINGS)} changes memory: leave {', '.join(others)} out"

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def adapted(
     method: LowRank, path: str, module: Module, model: Model, training: Training, base: DType
 ) -> dict[str, Any]:
-    """The parameters that are added to a module and its own that are trained, as fields of a `ModuleSpec`.
+    """Return the parameters that are added to a module, and its own trained parameters, as fields of a `ModuleSpec`.
 
-    `base` is the dtype that the module computes in; where its weight is dense, it is the weight's.
+    `base` is the dtype that the module computes in. If its weight is dense, it is the weight's dtype.
     """
     if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
@@ -86,7 +86,10 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _block_diagonal(method: LowRank, config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
-    """Run BdLoraLinearVariant.forward, which adds to the output in place; its caller keeps the cast input."""
+    """Run BdLoraLinearVariant.forward.
+
+    It adds to the output in place. Its caller keeps the cast input.
+    """
     result = bound.base_layer(x)
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
     dropped = _dropped(method, x)
@@ -114,7 +117,7 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
 
 
 def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    """Run peft.tuners.lora.bnb.Linear4bit.forward, or one like it that does not clone the output."""
+    """Run peft.tuners.lora.bnb.Linear4bit.forward, or a similar one that does not clone the output."""
     result = bound.base_layer(x)
     stored = bound.module_spec.quantization
     if stored is not None and stored.clones_output:
@@ -133,7 +136,7 @@ def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor
 
 
 def _cast_update(method: LowRank, bound: BoundModule, x: Tensor, dtype: DType | None) -> Tensor:
-    """Compute the update, cast to a dtype if there is one, before or after it is scaled."""
+    """Compute the update. If a dtype is given, cast it before or after it is scaled."""
     stored = bound.module_spec.quantization
     if stored is None or not stored.scales_after_cast:
         output = update(method, bound, x)
@@ -160,7 +163,10 @@ def _dropped(method: LowRank, x: Tensor) -> Tensor:
 
 
 def _product(bound: BoundModule, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
-    """Compute B(A(x)). Where the layer's code refers to A(x) for longer, `kept` gets it."""
+    """Compute B(A(x)).
+
+    If the layer's code refers to A(x) for longer, it is added to `kept`.
+    """
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
     path = f"{bound.name}.lora_A"
     x = leave(path, products.matmul(enter(path, x), a, None, a.shape[0], "A·x"))
@@ -214,7 +220,9 @@ def _dense(bound: BoundModule) -> Tensor:
 
 
 def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:
-    """Transpose a Conv1D's weight into a parameter of its own, whose gradient nothing uses; not where it was cast.
+    """Transpose a Conv1D's weight into a parameter of its own, whose gradient is not used.
+
+    A cast weight is not transposed like this.
 
     Source: peft/utils/other.py, transpose.
     """

@@ -1,7 +1,9 @@
-"""Which layers LoRA adapts, and with which rank: `layers_to_transform`, `layers_pattern` and `rank_pattern`.
+"""The layers that LoRA adapts, and their ranks: `layers_to_transform`, `layers_pattern` and `rank_pattern`.
 
-Layers of a kind that are adapted differently become kinds of their own.
-Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists; utils/other.py, get_pattern_key.
+Layers of one kind that are adapted differently become separate kinds.
+
+Layers of a kind that are adapted differently become kinds of their own. Source: peft 0.21, tuners/tuners_utils.py,
+check_target_module_exists; utils/other.py, get_pattern_key.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.methods.low_rank.method import LowRank
 
-#: The index of a layer in a module's name, where no pattern says what is before it.
+#: The index of a layer in a module's name, if no pattern gives the text before it.
 _INDEX = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
 
 
 def full_name(path: str, module: Module) -> str:
-    """The name of a module in the first layer that has it."""
+    """Return the name of a module in the first layer that has it."""
     return path if module.layer is None else path.replace("*", str(module.layer), 1)
 
 
 def is_transformed(method: LowRank, name: str) -> bool:
-    """Whether `layers_to_transform` selects the layer of a module; all modules if it is not set.
+    """Return whether `layers_to_transform` selects the layer of a module. If it is not set, all are selected.
 
     A module whose whole name is a target is adapted too, such as `lm_head`.
     """
@@ -41,21 +43,21 @@ def is_transformed(method: LowRank, name: str) -> bool:
 
 
 def rank(method: LowRank, name: str) -> int:
-    """The rank of a module: that of the first name in `rank_pattern` that matches, else `r`."""
+    """Return the rank of a module: that of the first name in `rank_pattern` that matches, else `r`."""
     keys = tuple(method.rank_pattern)
     key = first_match(keys, name)
     return method.r if key is None else int(method.rank_pattern[key])
 
 
 def first_match(keys: Iterable[str], name: str) -> str | None:
-    """The first key that matches the end of a name, as a regular expression."""
+    """Return the first key that matches the end of a name, as a regular expression."""
     return next((key for key in keys if _pattern(key).match(name)), None)
 
 
 def with_layers(method: LowRank, model: Model) -> Model:
-    """The model with a kind of layer for each way in which the method treats layers of a kind.
+    """Return the model with a kind of layer for each way in which the method treats layers of a kind.
 
-    The model itself, if it treats all layers of a kind alike, or if it was split before.
+    Return the model unchanged if it treats all layers of a kind alike, or if it was already split.
     """
     if method.layers_to_transform is None and not method.rank_pattern:
         return model
@@ -66,7 +68,7 @@ def with_layers(method: LowRank, model: Model) -> Model:
 
 
 def names_layers(key: str) -> bool:
-    """Whether a key of `rank_pattern` may name single layers."""
+    """Return whether a key of `rank_pattern` may name single layers."""
     return any(part.isdigit() for part in re.split(r"\W", key)) or "[" in key or "\\d" in key
 
 

@@ -1,7 +1,7 @@
 """Merging a low-rank update into one module's weight (peft's merge_and_unload).
 
 A dense weight is updated in place. A 4-bit weight is dequantised, added to, moved to the CPU and back, and quantised
-again, while every intermediate tensor is still alive.
+again. Every intermediate tensor is still alive then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROUNDED = "PEFT warns: “Merge lora module to 4-bit linear may get different g
 
 
 def merge_step(module: Module, module_spec: ModuleSpec) -> MergeStep:
-    """The tensors that are alive in addition to the model while a module is merged."""
+    """Return the tensors that are alive in addition to the model while a module is merged."""
     shape, dtype = module.weight.shape, module_spec.added[0].dtype
     if not isinstance(module_spec.quantization, Quantization):
         return MergeStep(allocated=(("B·A", shape, dtype), ("update", shape, dtype)), loss=_KEPT, source=DENSE)

@@ -135,21 +135,21 @@ class LowRank(TargetedMethod):
 
     @property
     def trains_biases(self) -> bool:
-        """Whether `bias` selects any."""
+        """Whether `bias` selects any biases."""
         return self.bias != "none"
 
     def for_model(self, model: Model) -> Self:
-        """The method with the names of fused experts as parameters, and the head of the model's task."""
+        """Return the method with the names of fused experts as parameters, and the head of the model's task."""
         changes = converted(self, model)
         return TargetedMethod.for_model(replace(self, **changes) if changes else self, model)
 
     @property
     def needs_modules(self) -> bool:
-        """Whether modules must be adapted: not where parameters are."""
+        """Whether modules must be adapted. They need not if parameters are adapted."""
         return not self.target_parameters
 
     def has_default(self, model: Model) -> bool:
-        """Whether PEFT has default names for the model's family: none where experts are fused."""
+        """Return whether PEFT has default names for the model's family. It has none if experts are fused."""
         return TargetedMethod.has_default(self, model) and model.model_type not in FUSED_EXPERTS
 
     @property
@@ -164,46 +164,46 @@ class LowRank(TargetedMethod):
         return f"r {self.r} on {where}"
 
     def quality_tier(self, parameters: int) -> int:
-        """The best tier where every linear layer is adapted, else the next."""
+        """Return the best tier if every linear layer is adapted, else the next one."""
         return TargetedMethod.quality_tier(self, parameters) + (self.target_modules != "all-linear")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
-        """Fused experts, and settings that exclude one another."""
+        """Yield fused experts, and settings that exclude one another."""
         yield from problems(self, model, found)
 
     def with_layers(self, model: Model) -> Model:
-        """The model with a kind for each way in which layers are adapted."""
+        """Return the model with a kind for each way in which layers are adapted."""
         model = layers.with_layers(self, model)
         return token_rows.tied(model, tokens.INSIDE) if self.trainable_token_indices else model
 
     @property
     def differs_between_layers(self) -> bool:
-        """Whether layers are chosen, or a rank is that of one layer."""
+        """Whether layers are chosen, or a rank applies to one layer."""
         return self.layers_to_transform is not None or any(map(layers.names_layers, self.rank_pattern))
 
     def in_chosen_layers(self, path: str, module: Module) -> bool:
-        """Whether `layers_to_transform` selects the module's layer."""
+        """Return whether `layers_to_transform` selects the module's layer."""
         name = layers.full_name(path, module)
         return "*" in name or layers.is_transformed(self, name)
 
     def refused_names(self, model: Model) -> tuple[str, ...]:
-        """Fused experts as well as routers."""
+        """Return the names of fused experts and of routers."""
         return (*FUSED_EXPERTS.get(model.model_type, ()), *TargetedMethod.refused_names(self, model))
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return token_rows.product(bound, x, tokens.INSIDE) if tokens.has(bound) else layer.forward(self, bound, x)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
-        """The table, with trained rows if it has any."""
+        """Return the table, with trained rows if it has any."""
         return token_rows.merged(bound, tokens.INSIDE) if tokens.has(bound) else bound.own["weight"]
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
-        """The frozen rows plus the update; rows of a table with trained ones as they are."""
+        """Return the frozen rows plus the update. Rows of a table with trained rows are returned unchanged."""
         return rows if tokens.has(bound) else layer.embedding_forward(bound, ids, rows, scale)
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
-        """The weights of experts or of a router with their updates, where they are adapted."""
+        """Return the weights of experts or of a router, with their updates if they are adapted."""
         if not bound.added:
             return bound.own
         if bound.module.kind != "experts":
@@ -212,24 +212,29 @@ class LowRank(TargetedMethod):
         return parameters.Folded(self, path, bound, transposed=parameters.is_transposed(context.model.model_type))
 
     def rank_of(self, name: str) -> int:
-        """The rank of a parameter's update."""
+        """Return the rank of a parameter's update."""
         return layers.rank(self, name)
 
     def is_scaled(self, name: str) -> bool:
-        """Whether a parameter's update is multiplied by another number than 1."""
+        """Return whether a parameter's update is multiplied by a number other than 1."""
         key, r = layers.first_match(self.alpha_pattern, name), layers.rank(self, name)
         alpha = self.lora_alpha if key is None else self.alpha_pattern[key]
         return alpha != (sqrt(r) if self.use_rslora else r)
 
     def saved_name(self, name: str) -> str:
-        """The name under which PEFT writes a parameter: that of a wrapper, of which the inner ones are `base_layer`."""
+        """Return the name under which PEFT writes a parameter.
+
+        If modules are wrapped several times, the inner ones are `base_layer`.
+        """
         return TargetedMethod.saved_name(self, parameters.wrapped_name(self.target_parameters, name))
 
     def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
-        """Yield the biases of a copied head with `bias` "all": those of both copies, which have "bias" in their names.
+        """Yield the biases of a copied head with `bias` "all": those of both copies, whose names contain "bias".
 
-        A head of several modules has the adapter's name in those of its copy.
-        Source: peft/utils/save_and_load.py, get_peft_model_state_dict.
+        The copy of a head with several modules has the adapter's name in those of its modules.
+
+        A head of several modules has the adapter's name in those of its copy. Source: peft/utils/save_and_load.py,
+        get_peft_model_state_dict.
         """
         dtypes = {name: each.dtype for name, each in parameters}
         for name, each in parameters if self.bias == "all" else ():
@@ -245,7 +250,7 @@ class LowRank(TargetedMethod):
             yield SavedTensor(f"base_model.model.{head}.original_module.{last_of_copy}", each.shape, own)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether it is a B that MiCA freezes."""
+        """Return whether it is a B that MiCA freezes."""
         return not tensor.base and tensor.name.endswith(("lora_B.weight", "lora_embedding_B"))
 
     @property
@@ -256,24 +261,27 @@ class LowRank(TargetedMethod):
         return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
-        """Matrices are factors of products; rows of the embeddings are looked up."""
+        """Return whether it is a factor of a product. The rows of embeddings are looked up instead."""
         return TargetedMethod.is_matmul(self, tensor) and not tensor.name.endswith(token_rows.DELTA)
 
     def is_read(self, tensor: ResidentTensor) -> bool:
-        """A and B are; an embedding's A is looked up."""
+        """Return whether each generated token reads A or B in full. An embedding's A is looked up instead."""
         return not tensor.name.endswith(NO_PRODUCT)
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
-        """DoRA's norms."""
+        """Return the operations of DoRA's norms."""
         return dora_norms(added, batch)
 
     @property
     def rank_multiple(self) -> int:
-        """The blocks of BD-LoRA."""
+        """The number of blocks of BD-LoRA."""
         return self.use_bdlora.nblocks if self.use_bdlora else 1
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
-        """B·A added to the weight; of DoRA, a bias, tokens, or a format but bitsandbytes' 4 bits it is not modelled."""
+        """Return what adding B·A to the weight allocates.
+
+        Merging with DoRA, a bias, tokens, or a format other than bitsandbytes' 4 bits is not modelled.
+        """
         other = module_spec.quantization is not None and not isinstance(module_spec.quantization, Quantization)
         unknown = self.use_dora or self.use_bdlora or self.lora_bias or other or self.trainable_token_indices
         return None if unknown else merge.merge_step(module, module_spec)

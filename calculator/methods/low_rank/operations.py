@@ -1,4 +1,4 @@
-"""Operations of low-rank updates when a token is generated."""
+"""The operations of low-rank updates when a token is generated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from calculator.resident.tensors import ResidentTensor
 
-#: Endings of parameters that are looked up, or that scale; no token is multiplied with them.
+#: How the names of parameters end that are looked up, or that scale. No token is multiplied with them.
 NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
 
 
 def dora_norms(added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
-    """A token's share of DoRA's norms, for which each pass multiplies an identity matrix with A and B."""
+    """Return a token's share of DoRA's norms. Each pass multiplies an identity matrix with A and B to compute them."""
     by_name = {tensor.name: tensor for tensor in added}
     total = 0
     for name, first in by_name.items():

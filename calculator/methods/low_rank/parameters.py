@@ -1,7 +1,8 @@
 """Fused experts and routers that LoRA adapts as whole parameters: `target_parameters` (peft's ParamWrapper).
 
 PEFT registers a parametrization of each parameter in every forward pass: W + scaling · B·A of all experts in one
-tensor, which the products save for the backward pass in place of W. Registering it computes that tensor once more.
+tensor. The products save that tensor instead of W for the backward pass. Registering the parametrization computes it
+once more.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ if TYPE_CHECKING:
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
-#: The experts' weights; PEFT wraps the second last.
+#: The weights of experts. PEFT wraps the second one last.
 _INNER, _OUTER = "gate_up_proj", "down_proj"
 
 
 class Adapting(Protocol):
-    """What a method states of the parameters that it adapts."""
+    """The settings of a method that adapts parameters."""
 
     @property
     def target_parameters(self) -> tuple[str, ...] | None:
-        """The ends of their names."""
+        """The ends of the names of adapted parameters."""
 
     def rank_of(self, name: str) -> int:
         """Return the rank of the update of a parameter."""
 
     def is_scaled(self, name: str) -> bool:
-        """Return whether the update is multiplied by another number than 1."""
+        """Return whether the update is multiplied by a number other than 1."""
 
 
 def targeted(names: tuple[str, ...] | None, path: str, module: Module) -> tuple[Parameter, ...]:
-    """The parameters of a module that are adapted, in its order."""
+    """Return the adapted parameters of a module, in the module's order."""
     if not names:
         return ()
     return tuple(each for each in module.parameters if is_named(f"{path}.{each.name}", names))
@@ -55,7 +56,10 @@ def is_transposed(model_type: str) -> bool:
 
 
 def updates(method: Adapting, name: str, module: Module, own: DType, *, transposed: bool) -> tuple[Added, ...]:
-    """A and B of every adapted parameter of a module, for all experts; `name` is the module's in its first layer."""
+    """Return A and B of every adapted parameter of a module, for all experts.
+
+    `name` is the module's name in its first layer.
+    """
     found: list[Added] = []
     for parameter in targeted(method.target_parameters, name, module):
         *among, rows, columns = parameter.shape
@@ -68,7 +72,7 @@ def updates(method: Adapting, name: str, module: Module, own: DType, *, transpos
 
 
 def wrapped_name(names: tuple[str, ...] | None, name: str) -> str:
-    """What PEFT calls a parameter of an update of experts' weights; of other parameters, the same name."""
+    """Return PEFT's name of a parameter of an update of experts' weights. Other names are returned unchanged."""
     owner, dot, last = name.rpartition(".lora_")
     module, _, parameter = owner.rpartition(".")
     if not dot or not is_named(owner, names or ()):
@@ -78,7 +82,7 @@ def wrapped_name(names: tuple[str, ...] | None, name: str) -> str:
 
 
 class Folded:
-    """The weights of experts as they run, each with its update, which is computed once in a call."""
+    """The weights of running experts, each with its update. An update is computed once in a call."""
 
     __slots__ = ("_cached", "_factors", "_own")
 
@@ -87,13 +91,16 @@ class Folded:
         self._cached: dict[str, Tensor] = {}
         self._factors: dict[str, tuple[Tensor, Tensor, bool]] = {}
         adapted = [name.removesuffix(_A) for name in bound.added if name.endswith(_A)]
-        for name in reversed(adapted):  # what is wrapped last is the outermost
+        for name in reversed(adapted):  # the parameter that is wrapped last is the outermost
             left, right = _factors(bound, name, transposed=transposed)
             self._factors[name] = left, right, method.is_scaled(f"{path}.{name}")
             _folded(self._own[name], self._factors[name], name)
 
     def get(self, name: str) -> Tensor | None:
-        """A parameter with its update, or the module's own; None if the module has none of that name."""
+        """Return a parameter with its update, or the module's own.
+
+        Return None if the module has none with that name.
+        """
         if name not in self._factors:
             return self._own.get(name)
         if name not in self._cached:
@@ -101,14 +108,14 @@ class Folded:
         return self._cached[name]
 
     def __getitem__(self, name: str) -> Tensor:
-        """The same of a name that the module has."""
+        """Return a parameter that the module has, with its update."""
         return self.get(name) or self._own[name]
 
 
 class FoldedMatrix:
-    """The weight of a router as it runs, with its update (ParamWrapper._activate_lora with one matrix).
+    """The weight of a running router, with its update (ParamWrapper._activate_lora with one matrix).
 
-    B·A is scaled and cast first; the sum is computed when it is registered, and once in a call.
+    B·A is scaled and cast first. The sum is computed when it is registered, and once in a call.
     """
 
     __slots__ = ("_cached", "_own", "_update")
@@ -122,19 +129,20 @@ class FoldedMatrix:
         ops.add(self._own, self._update, "weight with its update")
 
     def get(self, name: str) -> Tensor | None:
-        """The weight; a router has no other parameter."""
+        """Return the weight. A router has no other parameter."""
         return self[name] if name == "weight" else None
 
     def __getitem__(self, name: str) -> Tensor:
-        """The weight with its update."""
+        """Return the weight with its update."""
         self._cached = self._cached or ops.add(self._own, self._update, f"{name} with its update")
         return self._cached
 
 
 def _factors(bound: BoundModule, name: str, *, transposed: bool) -> tuple[Tensor, Tensor]:
-    """Both factors of every expert's update, cast to the weight's dtype: (experts, rows, r) and (experts, r, columns).
+    """Return both factors of every expert's update, cast to the weight's dtype.
 
-    B is stored as (out, r · experts): it is permuted, and so is A where the weight is (experts, in, out).
+    They are (experts, rows, r) and (experts, r, columns). B is stored as (out, r · experts) and permuted. A is permuted
+    too if the weight is (experts, in, out).
     """
     a, b, weight = bound.added[f"{name}{_A}"], bound.added[f"{name}{_B}"], bound.own[name]
     among, rows, columns = weight.shape
@@ -148,7 +156,7 @@ def _factors(bound: BoundModule, name: str, *, transposed: bool) -> tuple[Tensor
 
 
 def _folded(weight: Tensor, factors: tuple[Tensor, Tensor, bool], name: str) -> Tensor:
-    """torch.baddbmm(W, B, A, alpha=scaling), which saves the factors."""
+    """Return torch.baddbmm(W, B, A, alpha=scaling), which saves the factors."""
     left, right, scaled = factors
     node = Node(left.tape, _folded_back, (left.edge, right.edge), scaled) if left.edge or right.edge else None
     if node is not None:

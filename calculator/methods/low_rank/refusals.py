@@ -1,4 +1,4 @@
-"""Settings of LoRA that PEFT refuses together, and those that are not modelled."""
+"""Combinations of LoRA's settings that PEFT refuses, and those that are not modelled."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module, Parameter
     from calculator.methods.low_rank.method import LowRank
 
-#: The initialisations that read no weight, which a parametrized module has under another name.
+#: The initialisations that read no weight. A parametrized module has its weight under another name.
 _WITHOUT_WEIGHTS = (True, False, "gaussian")
 
-#: What a key of `rank_pattern` may be: names, dots and classes of characters, one group, and two repetitions, so that
-#: no key takes long to match.
+#: The allowed form of a key of `rank_pattern`: names, dots and classes of characters, one group, and two repetitions.
+#: Such a key does not take long to match.
 _KEY = re.compile(r"\^?(?:[\w.|()$-]|\[[\w-]+\]|\\[.dw]|[*+?])+")
 _LONGEST_KEY, _MOST_KEYS, _MOST_REPETITIONS = 200, 1_000, 2
 
 
 def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """Fused experts, DoRA and biases on an embedding, keys that can't be read, and layers that do not exist."""
+    """Yield fused experts, DoRA and biases on an embedding, unreadable keys, and layers that do not exist."""
     yield from expert_problems(method, model)
     yield from _parameters(method, model)
     embedding = any(module.kind == "embedding" for module in found.values())
@@ -66,7 +66,7 @@ def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
 
 
 def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
-    """What PEFT refuses of parameters (ParamWrapper.__init__), and parameters that are not modelled."""
+    """Yield what PEFT refuses of parameters (ParamWrapper.__init__), and parameters that are not modelled."""
     names = method.target_parameters
     if not names:
         return
@@ -92,13 +92,13 @@ def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
 
 
 def is_modelled(path: str, module: Module, parameter: Parameter, model: Model) -> bool:
-    """Whether a parameter is the fused weight of experts, or of a router whose module has no other."""
+    """Return whether a parameter is the fused weight of experts, or that of a router without other parameters."""
     if module.kind == "experts":
         return len(parameter.shape) == 3
     return model.model_type in ROUTED and path.endswith(".gate") and parameter.name == "weight"
 
 
-#: Families whose experts are no grouped products.
+#: Families whose experts are not grouped products.
 _OWN_PRODUCTS = ("llama4_text", "llama4")
 
 
@@ -133,7 +133,7 @@ def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[
 
 
 def _bias(method: LowRank, *, embedding: bool) -> Iterator[Problem]:
-    """What PEFT refuses with a bias of B (LoraConfig.__post_init__; Embedding.update_layer)."""
+    """Yield what PEFT refuses with a bias of B (LoraConfig.__post_init__; Embedding.update_layer)."""
     if method.use_dora:
         yield Problem(loc="method.lora_bias", msg="PEFT has no bias of B with DoRA: use false", input=True)
     if embedding:
@@ -168,7 +168,7 @@ def _is_readable(key: str) -> bool:
 
 
 def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """What PEFT refuses of chosen layers (LoraConfig.__post_init__), and choices that leave no module."""
+    """Yield what PEFT refuses of chosen layers (LoraConfig.__post_init__), and choices that leave no module."""
     chosen, pattern = method.layers_to_transform, method.layers_pattern
     if chosen is None:
         if pattern is not None:
@@ -193,7 +193,7 @@ def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Itera
 
 
 def _full_names(model: Model, found: Mapping[str, Module]) -> Iterator[str]:
-    """The names of modules outside the layers, and of those in every layer that has them."""
+    """Return the names of modules outside the layers, and of those in every layer that has them."""
     yield from (path for path in found if "*" not in path)
     for part in model.parts:
         if isinstance(part, Stack):

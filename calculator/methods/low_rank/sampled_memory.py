@@ -1,4 +1,7 @@
-"""The tensors of initialisations that keep what samples gave for each module until its A and B are made.
+"""The tensors of initialisations that keep results of samples for each module until its A and B are computed.
+
+The samples' own passes belong to the caller and are not counted. CorDA is assumed to invert each covariance matrix at
+its first try. cuSOLVER's workspaces are not counted.
 
 The samples' own passes are the caller's and not counted. CorDA is taken to invert each covariance matrix at its first
 try, and cuSOLVER's workspaces are not counted.
@@ -22,37 +25,40 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.methods.low_rank.initial_memory import Temporaries, Weight
 
-#: LoRA-GA decomposes a gradient into this many times the rank.
+#: The multiple of the rank to which LoRA-GA decomposes a gradient.
 _SINGULAR_VECTORS = 4
 
 
 def covariance_bytes(weight: Weight) -> int:
-    """The matrix of a module's inputs, which CorDA keeps until all are decomposed."""
+    """Return the bytes of the covariance matrix of a module's inputs. CorDA keeps it until all are decomposed."""
     return _size((weight.columns, weight.columns))
 
 
 def singular_bytes(weight: Weight) -> int:
-    """The singular values of a module, which CorDA keeps on the device."""
+    """Return the bytes of a module's singular values, which CorDA keeps on the device."""
     return _size((weight.smaller,))
 
 
 def offloaded_bytes(weight: Weight) -> int:
-    """The singular vectors of a module, which CorDA keeps in host memory until all modules are decomposed."""
+    """Return the bytes of a module's singular vectors.
+
+    CorDA keeps them in host memory until all modules are decomposed.
+    """
     return 4 * weight.smaller * (weight.rows + weight.columns)
 
 
 def cropped_bytes(weight: Weight) -> int:
-    """The singular values and vectors of a module as far as its rank needs them."""
+    """Return the bytes of a module's singular values and vectors, cropped to its rank."""
     return _size((weight.rank,)) + _size((weight.rows, weight.rank)) + _size((weight.columns, weight.rank))
 
 
 def gradient_bytes(weight: Weight) -> int:
-    """The gradient of a module's weight, in the weight's dtype."""
+    """Return the bytes of the gradient of a module's weight, in the weight's dtype."""
     return _size(weight.shape, weight.dtype)
 
 
 def corda_eigens(on: Temporaries, weight: Weight) -> None:
-    """The weight times the covariance matrix is decomposed, and the result moves to the host."""
+    """Decompose the weight times the covariance matrix, and move the result to the host."""
     square = (weight.columns, weight.columns)
     if weight.dtype != "float32":
         on.new("weight in float32", weight.shape)
@@ -74,7 +80,7 @@ def corda_eigens(on: Temporaries, weight: Weight) -> None:
 
 
 def corda(on: Temporaries, weight: Weight) -> None:
-    """The singular vectors become A and B, and the weight loses their product."""
+    """Compute A and B from the singular vectors, and subtract their product from the weight."""
     if weight.dtype != "float32":
         on.new("weight in float32", weight.shape)
     on.new("A", (weight.rank, weight.columns))
@@ -87,9 +93,9 @@ def corda(on: Temporaries, weight: Weight) -> None:
 
 
 def lora_ga(on: Temporaries, weight: Weight) -> None:
-    """Singular vectors of the gradient become A and B, and the weight loses their product.
+    """Compute A and B from singular vectors of the gradient, and subtract their product from the weight.
 
-    A is a view of the right singular vectors of a tall matrix, and a copy of those of a wide one, which are transposed.
+    A is a view of the right singular vectors of a tall matrix. For a wide matrix they are transposed, and A is a copy.
     """
     kept, is_wide, casts = _singular_vectors(weight), weight.rows < weight.columns, weight.dtype != "float32"
     if casts:
@@ -118,7 +124,7 @@ def lora_ga(on: Temporaries, weight: Weight) -> None:
 
 
 def shared_bytes(weight: Weight) -> int:
-    """The rest of A's storage where A is a view of all right singular vectors: over tall float32 weights."""
+    """Return the rest of A's storage if A is a view of all right singular vectors, over tall float32 weights."""
     if weight.dtype != "float32" or weight.rows < weight.columns:
         return 0
     return _size((weight.columns, _singular_vectors(weight))) - _size((weight.rank, weight.columns))
@@ -128,7 +134,8 @@ def _singular_vectors(weight: Weight) -> int:
     return min(_SINGULAR_VECTORS * weight.rank, weight.smaller)
 
 
-#: What makes A and B from what is kept of each module, and the bytes that are kept until then.
+#: By initialisation, the function that computes A and B from what is kept of each module, and the bytes that are kept
+#: until then.
 OF_SAMPLES: dict[str, tuple[Callable[[Temporaries, Weight], None], Callable[[Weight], int]]] = {
     "corda": (corda, cropped_bytes),
     "lora_ga": (lora_ga, gradient_bytes),

@@ -1,4 +1,4 @@
-"""Quantized bases of LoRA: what of them can't be trained, and what they refuse."""
+"""Quantized bases of LoRA: what can't be trained over them, and what they refuse."""
 
 from __future__ import annotations
 
@@ -67,6 +67,6 @@ def check_saved(method: LowRank, model: Model, bits: str, converts: Converts = c
 
 
 def _saved(method: LowRank, path: str, module: Module, model: Model, converts: Converts) -> tuple[str, ...]:
-    """The names in `modules_to_save` that match a module, where that is packed."""
+    """Return the names in `modules_to_save` that match a packed module."""
     names = method.modules_to_save if method.is_saved(path) and converts(path, module, model) else None
     return tuple(name for name in names or () if is_saved(path, (name,)))

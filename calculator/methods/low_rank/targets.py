@@ -1,4 +1,4 @@
-"""Names of experts in `target_modules`, which PEFT turns into `target_parameters` where transformers fuses experts.
+"""Names of experts in `target_modules`. PEFT turns them into `target_parameters` if transformers fuses experts.
 
 Source: peft 0.21, peft/utils/transformers_weight_conversion.py, _convert_peft_config_moe.
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
     from calculator.methods.targeted.method import TargetedMethod
 
-#: The router, both halves of gate_up_proj, and down_proj.
+#: The names of the router, of both halves of gate_up_proj, and of down_proj.
 _EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
 _MIXTRAL = ("gate", "w1", "w3", "w2")
 
-#: The fused weights, and the pattern of the first one's rank and alpha, which are those of both halves.
+#: The fused weights, and the pattern of the rank and alpha of the first one, which apply to both halves.
 _ROUTER, _GATE_UP, _DOWN, _PATTERN = "gate.weight", "gate_up_proj", "down_proj", r".*\.gate_up_proj"
 
 #: Names that PEFT turns into whole parameters, because experts and routers are not linear layers in transformers 5.
@@ -46,11 +46,11 @@ ROUTED = ("deepseek_v3", "mixtral", "qwen3_moe")
 
 
 class Named(Protocol):
-    """What LoRA states of the modules that it names, and of their ranks."""
+    """The settings of LoRA that name modules and their ranks."""
 
     @property
     def target_modules(self) -> Literal["all-linear"] | tuple[str, ...] | None:
-        """The ends of their names."""
+        """The ends of the names of modules."""
 
     @property
     def target_parameters(self) -> tuple[str, ...] | None:
@@ -66,21 +66,22 @@ class Named(Protocol):
 
     @property
     def lora_alpha(self) -> float:
-        """What scales the update."""
+        """The numerator of the update's scale."""
 
     @property
     def rank_pattern(self) -> WholeNumbersByName:
-        """The ranks of some."""
+        """The ranks of some modules."""
 
     @property
     def alpha_pattern(self) -> DecimalsByName:
-        """The alphas of some."""
+        """The alphas of some modules."""
 
 
 def converted(method: Named, model: Model) -> dict[str, Any]:
-    """The settings that PEFT changes where `target_modules` names fused experts; empty if it does not, or is refused.
+    """Return the settings that PEFT changes if `target_modules` names fused experts.
 
-    The rank and alpha of a weight that fuses two are twice theirs.
+    The result is empty if they do not, or if the conversion is refused. The rank and alpha of a weight that fuses two
+    weights are doubled.
     """
     fused, requested = FUSED_EXPERTS.get(model.model_type), method.target_modules
     if fused is None or requested is None or method.quantizes_base:
@@ -105,12 +106,12 @@ def converted(method: Named, model: Model) -> dict[str, Any]:
 
 
 def _named(requested: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The requested names that PEFT takes for a module's."""
+    """Return the requested names that PEFT matches with a module's name."""
     return tuple(each for each in requested if each == name or each.endswith(f".{name}"))
 
 
 def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:
-    """Experts in names that are not converted; without names PEFT finds no module at all."""
+    """Yield names of experts that are not converted, and targets without names, in which PEFT finds no module."""
     fused = FUSED_EXPERTS.get(model.model_type, ())
     requested = method.target_modules
     if (

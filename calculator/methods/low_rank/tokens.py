@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.resident.module_spec import Added
 
-#: What is before the names of the rows within a module.
+#: The prefix of the names of the rows within a module.
 INSIDE = "token_adapter."
 
 REFUSES_UNMERGED = "with trainable_token_indices the copy of the table for each token is not counted"
 
 
 class TrainsTokens(Protocol):
-    """What a method states of the tokens that it trains."""
+    """The settings of a method that trains tokens."""
 
     @property
     def trainable_token_indices(self) -> tuple[int, ...] | None:
-        """Their numbers, if there are any."""
+        """The indices of the trained tokens, if there are any."""
 
     def is_saved(self, path: str) -> bool:
         """Return whether the module at a path is trained in full."""
 
 
 def rows(method: TrainsTokens, path: str, model: Model, own: DType) -> tuple[Added, ...]:
-    """The trained rows of a module that is no target."""
+    """Return the trained rows of a module that is not a target."""
     indices = method.trainable_token_indices
     return token_rows.added(path, indices, model, own, INSIDE) if indices else ()
 
 
 def titled(method: TrainsTokens, title: str) -> str:
-    """The title of a method, with what else it trains."""
+    """Return the title of a method, with what else it trains."""
     return f"{title} with trainable_token_indices" if method.trainable_token_indices else title
 
 
 def has(bound: BoundModule) -> bool:
-    """Whether a module has trained rows."""
+    """Return whether a module has trained rows."""
     return f"{INSIDE}{token_rows.DELTA}" in bound.added
 
 
 def problems(method: TrainsTokens, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """Tokens that the model does not have, and word embeddings that are adapted or copied too."""
+    """Yield tokens that the model does not have, and word embeddings that are also adapted or copied."""
     indices = method.trainable_token_indices
     if not indices:
         return

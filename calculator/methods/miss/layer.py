@@ -21,7 +21,10 @@ BLOCK = "miss_block"
 
 
 def forward(method: MiSS, bound: BoundModule, x: Tensor) -> Tensor:
-    """Add a product with the sum of the input's blocks, or change each block of the weight (`bat`)."""
+    """Run the layer.
+
+    The update is a product with the sum of the input's blocks, or a change of each block of the weight (`bat`).
+    """
     dtype = x.dtype
     if method.init_weights == "bat":
         return ops.cast(_changed_weight(bound, x), dtype, "output")
@@ -43,7 +46,7 @@ def _product(method: MiSS, x: Tensor, block: Tensor, width: int) -> Tensor:
 
 
 def _sum_of_blocks(x: Tensor, r: int) -> Tensor:
-    """x.reshape(..., in_features / r, r).sum(-2). The expanded gradient is copied where it is reshaped."""
+    """Return x.reshape(..., in_features / r, r).sum(-2). The expanded gradient is copied when it is reshaped."""
     node = Node(x.tape, _sum_of_blocks_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((*x.shape[:-1], r), reduction_dtype(x), "sum of blocks", node)
 
@@ -53,7 +56,7 @@ def _sum_of_blocks_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _tiled(block: Tensor, shape: tuple[int, int]) -> Tensor:
-    """block.repeat(1, out_features / mini_r); the gradient of the copies is summed."""
+    """Return block.repeat(1, out_features / mini_r). The gradient of the copies is summed."""
     node = Node(block.tape, _tiled_back, (block.edge,), block.shape) if block.edge else None
     return block.tape.new(shape, block.dtype, "block, repeated", node)
 
@@ -63,7 +66,7 @@ def _tiled_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _changed_weight(bound: BoundModule, x: Tensor) -> Tensor:
-    """The product with W + (W · block + block), in the dtype of the block."""
+    """Return the product with W + (W · block + block), in the dtype of the block."""
     weight = ops.clone(bound.own["weight"].detach(), "weight, copied")
     weight = ops.add(weight, _change(bound, weight), "changed weight")
     x = ops.cast(x, weight.dtype, "input in the block's dtype")
@@ -81,7 +84,7 @@ def _change(bound: BoundModule, weight: Tensor) -> Tensor:
 
 
 def _blocks_product(weight: Tensor, block: Tensor) -> Tensor:
-    """Each r × r block of the weight times the block of its rows: both are copied for torch.bmm."""
+    """Multiply each r × r block of the weight with the block of its rows. Both are copied for torch.bmm."""
     blocks, r, _ = block.shape
     columns = weight.shape[1] // r
     if weight.tape.autocast is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiSS(AdaptedLinear):
-    """One matrix, multiplied with the sum of the input's blocks."""
+    """MiSS: one matrix for each adapted matrix, multiplied with the sum of the input's blocks."""
 
     name = "miss"
     facts = FACTS
@@ -54,7 +54,7 @@ class MiSS(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Sizes that the blocks do not divide."""
+        """Yield sizes that the blocks do not divide."""
         for path, module in found.items():
             if module.kind != "linear":
                 continue
@@ -70,7 +70,7 @@ class MiSS(AdaptedLinear):
         return Problem(loc=f"method.{name}", msg=message, input=getattr(self, name))
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """One block."""
+        """Return one block."""
         return (Added(name=layer.BLOCK, shape=self._shape(module), dtype=training.added_dtype),)
 
     def _shape(self, module: Module) -> Shape:
@@ -80,5 +80,5 @@ class MiSS(AdaptedLinear):
         return (r, named(self.mini_r, "mini_r") if self.init_weights == "mini" else module.out_features)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update, or the product with the changed weight."""
+        """Return the output of the frozen module plus the update, or the product with the changed weight."""
         return layer.forward(self, bound, x)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.oft.method import OFT
 
-#: The names of the parameter, and of the buffers with its elements' indices, within a module.
+#: The names within a module of the parameter, and of the buffers with the indices of its elements.
 WEIGHT, ROWS, COLUMNS = "oft_R.weight", "oft_R.rows", "oft_R.cols"
 
 
 def forward(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product with the rotated input."""
+    """Return the output of the frozen module for the rotated input."""
     dtype = x.dtype
     x = ops.cast(x, bound.added[WEIGHT].dtype, "input in the rotations' dtype")
     x = _rotated(method, bound, x)
@@ -41,7 +41,7 @@ def _rotated(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _rotations(bound: BoundModule, terms: int) -> Tensor:
-    """The Cayley transform by a Neumann series: I + 2Q + 2Q² + ... + Qⁿ."""
+    """Return the Cayley transform by a Neumann series: I + 2Q + 2Q² + ... + Qⁿ."""
     skew = _skew_symmetric(bound)
     tape, shape = skew.tape, skew.shape
     eye = tape.scratch(shape[1:], skew.dtype, "identity matrix")
@@ -55,7 +55,7 @@ def _rotations(bound: BoundModule, terms: int) -> Tensor:
 
 
 def _solved(bound: BoundModule) -> Tensor:
-    """The Cayley transform (I + Q)⁻¹ (I - Q), with an identity matrix in float32."""
+    """Return the Cayley transform (I + Q)⁻¹ (I - Q), with an identity matrix in float32."""
     skew = _skew_symmetric(bound)
     eye = skew.tape.scratch(skew.shape[1:], "float32", "identity matrix")
     identities = ops.expand(eye, skew.shape)
@@ -74,7 +74,7 @@ def _higher_powers(total: Tensor, skew: Tensor, terms: int) -> Tensor:
 
 
 def _add_doubled(total: Tensor, term: Tensor) -> Tensor:
-    """total.add_(term, alpha=2)."""
+    """Compute total.add_(term, alpha=2)."""
     node = Node(total.tape, _add_doubled_back, (total.edge, term.edge)) if term.edge else None
     out = ops.view(total.detach(), total.shape)
     out.edge = None if node is None else (node, 0, total.shape, total.dtype)
@@ -86,7 +86,7 @@ def _add_doubled_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _skew_symmetric(bound: BoundModule) -> Tensor:
-    """Zeros with the parameter above the diagonal, less its transpose."""
+    """Return zeros with the parameter above the diagonal, less its transpose."""
     weight = bound.added[WEIGHT]
     size = named(round((1 + (1 + 8 * weight.shape[1]) ** 0.5) / 2), "oft_block_size")
     shape = (weight.shape[0], size, size)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OFT(AdaptedLinear):
-    """A rotation of each block of the input of each adapted matrix."""
+    """OFT: a rotation of each block of the input of each adapted matrix."""
 
     name = "oft"
     facts = FACTS
@@ -61,7 +61,7 @@ class OFT(AdaptedLinear):
     )
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Neither or both sizes, and blocks of 1, which have no elements to train."""
+        """Yield neither or both sizes, and blocks of size 1, which have no elements to train."""
         if (self.r == 0) == (self.oft_block_size == 0):
             message = "set either r or oft_block_size, and the other one to 0"
             yield Problem(loc="method.oft_block_size", msg=message, input=self.oft_block_size)
@@ -74,7 +74,7 @@ class OFT(AdaptedLinear):
                 yield Problem(loc=f"method.{name}", msg=message, input=getattr(self, name))
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The elements above the diagonal of each block, and their indices, which are buffers."""
+        """Return the elements above the diagonal of each block, and their indices, which are buffers."""
         blocks, size = self._blocks(int(module.in_features))
         elements = named(size * (size - 1) // 2, "b · (b − 1) / 2")
         shape = (1 if self.block_share else named(blocks, "blocks"), elements)
@@ -85,7 +85,7 @@ class OFT(AdaptedLinear):
         )
 
     def _blocks(self, width: int) -> tuple[int, int]:
-        """The number of blocks and their size."""
+        """Return the number of blocks and their size."""
         if self.oft_block_size:
             size = _divisor(width, self.oft_block_size)
             return width // size, size
@@ -93,7 +93,7 @@ class OFT(AdaptedLinear):
         return blocks, width // blocks
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product with the rotated input."""
+        """Return the output of the frozen module for the rotated input."""
         return layer.forward(self, bound, x)
 
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 #: The names of the trained singular vectors and values within a module.
 U, S, V = (f"osf_svd_params.{name}_low" for name in "USV")
-#: Of their frozen first values, and of the larger singular vectors that those do not span.
+#: The names of the frozen first values, and of the larger singular vectors that the first values do not span.
 U_INIT, S_INIT, V_INIT = (f"_osf_{name}_low_init" for name in "USV")
 U_HIGH, V_HIGH = "_osf_U_high", "_osf_V_high"
 
 
 def forward(bound: BoundModule, x: Tensor, *, projects: bool) -> Tensor:
-    """The frozen module's product plus A · B · x, where A and B have the trained factors next to their first values.
+    """Return the output of the frozen module plus A · B · x. A and B join the trained factors with their first values.
 
     `projects`: whether hooks make the gradients orthogonal to the larger singular vectors.
     """
@@ -49,14 +49,18 @@ def _factors(bound: BoundModule, *, projects: bool) -> tuple[Tensor, Tensor]:
 
 
 def _hooked(x: Tensor, inner: tuple[int, int], *, is_square: bool) -> Tensor:
-    """A parameter whose gradient a hook projects, by a product of the shape `inner`."""
+    """Return a parameter whose gradient a hook projects, by a product with the shape `inner`."""
     if x.edge is None:
         return x
     return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _project, (x.edge,), (inner, is_square)))
 
 
 def _project(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Of square singular vectors the part that the trained ones span, else the gradient without the others' part."""
+    """Return the projected gradient.
+
+    For square singular vectors, it is the part that the trained ones span. Otherwise it is the gradient without the
+    others' part.
+    """
     inner, is_square = node.context
     product = grad.tape.new(inner, grad.dtype, "gradient · singular vectors")
     part = grad.tape.new(grad.shape, grad.dtype, "gradient, projected")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OSF(AdaptedLinear):
-    """The smaller singular values and vectors of each adapted matrix."""
+    """OSF: the smaller singular values and vectors of each adapted matrix are trained."""
 
     name = "osf"
     facts = FACTS
@@ -59,11 +59,11 @@ class OSF(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What comes before the first step."""
+        """What happens before the first step."""
         return ("OSF decomposes each adapted weight before the first step. The figures are of steps after that.",)
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
-        """That a cast drops the hooks."""
+        """Return the warning that a cast drops the hooks."""
         own = AdaptedLinear.warnings(self, model, training)
         if training.added_dtype == training.dtype:
             return own
@@ -74,7 +74,7 @@ class OSF(AdaptedLinear):
         return (*own, lost)
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse weights in float32, whose decomposition stays in memory."""
+        """Refuse float32 weights, whose decomposition stays in memory."""
         if training.dtype == "float32":
             message = (
                 "of weights in float32, OSF's V_low keeps the memory of all singular vectors, which is not modelled:"
@@ -84,14 +84,14 @@ class OSF(AdaptedLinear):
         AdaptedLinear.check(self, model, training)
 
     def for_model(self, model: Model) -> Self:
-        """The method with every linear layer of a family for which PEFT has no default."""
+        """Return the method with every linear layer as target, for a family for which PEFT has no default."""
         changed = AdaptedLinear.for_model(self, model)
         if self.target_modules is None and not self.has_default(model):
             return replace(changed, target_modules="all-linear")
         return changed
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Names of single layers, and numbers that leave nothing to freeze or to train."""
+        """Yield names of single layers, and numbers that leave nothing to freeze or to train."""
         for key in self.rank_pattern or ():
             if not re.fullmatch(r"[\w.]+", key) or any(part.isdigit() for part in key.split(".")):
                 message = f"{key} is not read: use a part of modules' names in every layer, such as q_proj"
@@ -107,7 +107,7 @@ class OSF(AdaptedLinear):
                 return
 
     def _frozen(self, path: str, module: Module) -> int:
-        """How many singular values of a module are frozen (OSFModel._create_and_replace)."""
+        """Return how many singular values of a module are frozen (OSFModel._create_and_replace)."""
         keys = (key for key in self.rank_pattern or () if re.search(key, path))
         key = next(keys, None)
         value = self.effective_rank if key is None or self.rank_pattern is None else self.rank_pattern[key]
@@ -118,9 +118,10 @@ class OSF(AdaptedLinear):
         return max(min(most, int(most * value) if share else int(value)), 0)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The trained factors, their first values, and the larger singular vectors that those do not span.
+        """Return the trained factors, their first values, and the larger singular vectors that those do not span.
 
-        A ParameterDict sorts the names of a dict. Without a hook, the gradient of V is a view of that of the factor B.
+        A ParameterDict sorts the names of a dict. Without a hook, the gradient of V is a view of the gradient of the
+        factor B.
         """
         rows, columns, dtype = module.out_features, module.in_features, training.added_dtype
         frozen = self._frozen(path, module)
@@ -141,6 +142,9 @@ class OSF(AdaptedLinear):
         )
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update. Hooks stay where PEFT casts no parameter."""
+        """Return the output of the frozen module plus the update.
+
+        The hooks stay if PEFT casts no parameter.
+        """
         projects = bound.added[layer.U].dtype == bound.module_spec.dtype
         return layer.forward(bound, x, projects=projects)

@@ -1,4 +1,4 @@
-"""Which modules OSF adapts by default."""
+"""The modules that OSF adapts by default."""
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
 _GATED = (*_ATTENTION, "o_proj", "gate_proj", "down_proj", "up_proj")

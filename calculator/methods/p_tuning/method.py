@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PTuning(Prompt):
-    """Embeddings and an MLP of three layers; only what the MLP computes is saved and served."""
+    """P-tuning: embeddings and an MLP with three layers. Only the output of the MLP is saved and served."""
 
     name: ClassVar[MethodName] = "p_tuning"
     facts = FACTS
@@ -45,7 +45,7 @@ class PTuning(Prompt):
         return 0
 
     def _shapes(self, width: Dim) -> dict[str, Shape]:
-        """The encoder's parameters (peft.tuners.p_tuning.model.PromptEncoder)."""
+        """Return the shapes of the encoder's parameters (peft.tuners.p_tuning.model.PromptEncoder)."""
         hidden = named(self.encoder_hidden_size or width, "encoder_hidden_size")
         return {
             "mlp_head.0.weight": (hidden, width),
@@ -57,7 +57,7 @@ class PTuning(Prompt):
         }
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The table of embeddings and the encoder, in float32 whatever `adapter_dtype` is."""
+        """Return the table of embeddings and the encoder, in float32 whatever `adapter_dtype` is."""
         (table,) = Prompt.added(self, model, training)
         layers = self._shapes(Dim(model.embedding.out_features, "hidden_size")).items()
         return table, *(
@@ -66,12 +66,12 @@ class PTuning(Prompt):
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
-        """The embeddings that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
+        """Return the bytes of the embeddings that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
         table = next(each for each in state if each.name == "prompt_encoder.embedding.weight")
         return elements(table.shape) * ITEMSIZE[table.dtype]
 
     def encoded(self, context: Context, p: Dim, width: int) -> Tensor:
-        """The encoder's output, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
+        """Return the encoder's output, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
         context.set_scope("prompt_encoder: ")
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
         weights = [
@@ -85,7 +85,7 @@ class PTuning(Prompt):
 
 
 def _mlp(x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Three linear layers, with ReLU in between."""
+    """Run three linear layers with ReLU in between."""
     for index in range(0, len(weights), 2):
         if index:
             x = ops.unary(x, "ReLU", saves="result")

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.peanut.method import PEANuT
 
-#: The names of the first and the last matrix within a module, and of those between.
+#: The names within a module of the first and the last matrix, and of those in between.
 A, B = "peanut_A.weight", "peanut_B.weight"
 ENCODERS, DECODERS = "peanut_encoders", "peanut_decoders"
 
 
 def forward(method: PEANuT, bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product plus that with the dense update."""
+    """Return the output of the frozen module plus the product with the dense update."""
     result = bound.base(x)
     update = _update(method, bound)
     x = ops.cast(x, update.dtype, "input in the update's dtype")
@@ -28,7 +28,10 @@ def forward(method: PEANuT, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _update(method: PEANuT, bound: BoundModule) -> Tensor:
-    """The dense update, a transposed view: (out_features, in_features). Its locals stay until it is computed."""
+    """Return the dense update, a transposed view: (out_features, in_features).
+
+    Its local variables stay until it is computed.
+    """
     act, first = activation(method.act_fn), bound.added[A]
     weight = bound.own["weight"].detach()
     transposed = ops.cast(ops.view(weight, weight.shape[::-1]), first.dtype, "weight in the matrices' dtype")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PEANuT(AdaptedLinear):
-    """A network for each adapted matrix, whose input is the matrix."""
+    """PEANuT: a network for each adapted matrix, whose input is the matrix."""
 
     name = "peanut"
     facts = FACTS
@@ -45,7 +45,7 @@ class PEANuT(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The matrices of the network."""
+        """Return the matrices of the network."""
         r, dtype = named(self.r, "r"), training.added_dtype
         between = [
             f"{kind}.{number}.weight" for kind in (layer.ENCODERS, layer.DECODERS) for number in range(self.depth)
@@ -57,5 +57,5 @@ class PEANuT(AdaptedLinear):
         )
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update's."""
+        """Return the output of the frozen module plus that of the update."""
         return layer.forward(self, bound, x)

@@ -1,4 +1,4 @@
-"""A prefix of an encoder-decoder: keys and values for the decoder's attention to its own tokens.
+"""The prefix of an encoder-decoder: keys and values for the decoder's self-attention.
 
 Source: peft/peft_model.py, PeftModel.get_prompt (num_transformer_submodules of 2); transformers/cache_utils.py,
 EncoderDecoderCache and DynamicCache.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check(model: Model) -> None:
-    """Refuse a decoder with other layers or heads than those that PEFT reads from the config, the encoder's.
+    """Refuse a decoder whose layers or heads differ from the encoder's, which PEFT reads from the config.
 
     Raises:
         PlanError: naming both numbers.
@@ -45,7 +45,7 @@ def check(model: Model) -> None:
 
 
 def fill(context: Context, doubled: Tensor, count: int, layer: Shape, p: Dim) -> None:
-    """Make the decoder's cache of the prefix, which PEFT concatenates with itself, for both attentions of each layer.
+    """Create the decoder's cache of the prefix, which PEFT concatenates with itself for both attentions of each layer.
 
     `layer` is the shape of one layer's keys and values. Those for cross-attention are copied too, then dropped.
     """
@@ -54,7 +54,7 @@ def fill(context: Context, doubled: Tensor, count: int, layer: Shape, p: Dim) ->
     own = [_copied(chunk, layer) for chunk in chunks]
     crossing = [_copied(chunk, layer) for chunk in chunks]
     del crossing
-    # each layer of the decoder asks the cache for its own attention, then for that to the encoder
+    # Each layer of the decoder reads the cache for its self-attention, then for its cross-attention.
     before = [pair for each in own for pair in (each, [])]
     context.decoder_cache = Cache(before, windowed=False)
     context.decoder_past = p

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix(VirtualTokens):
-    """2 · num_virtual_tokens · (num_key_value_heads · head_dim) · num_hidden_layers parameters."""
+    """Prefix tuning: 2 · num_virtual_tokens · (num_key_value_heads · head_dim) · num_hidden_layers parameters."""
 
     name = "prefix"
     facts = FACTS
@@ -46,7 +46,7 @@ class Prefix(VirtualTokens):
     )
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse checkpointing, which switches off the cache that PEFT keeps the prefix in (PeftModel.add_adapter)."""
+        """Refuse checkpointing, which disables the cache that contains PEFT's prefix (PeftModel.add_adapter)."""
         _of_task(model)
         heads.check(model)
         _fits(model)
@@ -60,7 +60,7 @@ class Prefix(VirtualTokens):
             raise refusal("training.gradient_checkpointing", message, training.gradient_checkpointing)
 
     def _tensors(self, model: Model) -> dict[str, tuple[int, ...]]:
-        """The encoder's parameters (peft.tuners.prefix_tuning.PrefixEncoder)."""
+        """Return the encoder's parameters (peft.tuners.prefix_tuning.PrefixEncoder)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), _width(model)
         out = len(model.decoder.layers) * 2 * width
         if not self.prefix_projection:
@@ -74,7 +74,7 @@ class Prefix(VirtualTokens):
         }
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """The encoder's parameters, in float32 whatever `adapter_dtype` is."""
+        """Return the encoder's parameters, in float32 whatever `adapter_dtype` is."""
         return tuple(
             ResidentTensor(
                 name=f"prompt_encoder.{name}",
@@ -117,12 +117,12 @@ class Prefix(VirtualTokens):
         context.fill_cache([ops.split(chunk, [layer[1:], layer[1:]], stacks=True) for chunk in chunks], p)
 
     def encoded(self, context: Context, p: Dim) -> Tensor:
-        """The encoder's output: (batch, num_virtual_tokens, num_hidden_layers · 2 · width) in float32."""
+        """Return the encoder's output: (batch, num_virtual_tokens, num_hidden_layers · 2 · width) in float32."""
         weights = {
             name: context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
             for name, shape in self._tensors(context.model).items()
         }
-        # Of an encoder-decoder, numbers for both stacks are moved to the GPU, and the first half is used.
+        # For an encoder-decoder, the indices for both stacks are moved to the GPU, and the first half is used.
         numbers = 2 * p if context.model.encoder_layers else p
         indices = ops.narrow(context.tape.new((context.batch, numbers), "int64", "indices"), (context.batch, p))
         table = weights["embedding.weight"]
@@ -137,7 +137,7 @@ class Prefix(VirtualTokens):
         return products.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
 
 
-#: Families whose config.json spells num_key_value_heads differently, so that PEFT does not find it.
+#: Families whose config.json spells num_key_value_heads in a way that PEFT does not read.
 _UNNAMED_GROUPS = ("falcon",)
 
 
@@ -145,7 +145,7 @@ def _of_task(model: Model) -> None:
     """Refuse classifiers, to which PEFT cannot pass a prefix.
 
     Source: peft 0.21, peft_model.py, PeftModelForSequenceClassification._prefix_tuning_forward, which looks for an
-    argument `past_key_values`; transformers 5.24 calls it `cache`.
+    argument `past_key_values`. transformers 5.24 calls it `cache`.
     """
     if model.task.trains_head:
         message = (
@@ -156,11 +156,10 @@ def _of_task(model: Model) -> None:
 
 
 def _fits(model: Model) -> None:
-    """Refuse a family that caches something else than a head of keys and values for each head of PEFT's prefix.
+    """Refuse a family that does not cache one head of keys and values for each head of PEFT's prefix.
 
-    Source: peft 0.21, peft_model.py, get_prompt.
-    Source: transformers' modeling_falcon.py (multi-query keys are cached once), modeling_deepseek_v3.py (the cache is
-    compressed), cache_utils.py, Cache.get_conv_state.
+    Source: peft 0.21, peft_model.py, get_prompt. Source: transformers' modeling_falcon.py (multi-query keys are cached
+    once), modeling_deepseek_v3.py (the cache is compressed), cache_utils.py, Cache.get_conv_state.
     """
     config = model.config
     if is_recurrent(model):
@@ -184,7 +183,7 @@ def _fits(model: Model) -> None:
 
 
 def _width(model: Model) -> int:
-    """The width of one layer's keys, or values (peft.utils.other._prepare_prompt_learning_config)."""
+    """Return the width of one layer's keys, or values (peft.utils.other._prepare_prompt_learning_config)."""
     config = model.config
     if model.model_type in _UNNAMED_GROUPS:
         return int(config["hidden_size"])

@@ -3,7 +3,7 @@
 from calculator.methods.facts import MethodFacts
 from calculator.methods.virtual_tokens.candidates import TOKENS
 
-#: The number of parameters from which prompt tuning keeps up with full fine-tuning. Source: rule prompt_scale.
+#: The number of parameters from which on prompt tuning is as good as full fine-tuning. Source: rule prompt_scale.
 LARGE_MODEL = 10_000_000_000
 
 FACTS = MethodFacts(

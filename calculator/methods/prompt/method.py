@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt(VirtualTokens):
-    """num_virtual_tokens · hidden_size parameters."""
+    """Prompt tuning: num_virtual_tokens · hidden_size parameters."""
 
     name: ClassVar[MethodName] = "prompt"
     facts = FACTS
@@ -39,15 +39,15 @@ class Prompt(VirtualTokens):
 
     @property
     def embeds_inputs(self) -> bool:
-        """PEFT does, to concatenate the prompt with the embeddings."""
+        """True: PEFT embeds the inputs, to concatenate the prompt with the embeddings."""
         return True
 
     def quality_tier(self, parameters: int) -> int:
-        """The facts' tier on a large model, the next on a smaller one."""
+        """Return the facts' tier for a large model, and the next tier for a smaller one."""
         return VirtualTokens.quality_tier(self, parameters) + (parameters < LARGE_MODEL)
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
-        """Refuse configs whose number of heads PEFT can't read, labels of tokens, and embeddings of another width."""
+        """Refuse configs whose number of heads PEFT can't read, token labels, and embeddings of another width."""
         heads.check(model)
         if model.task.name == "token_cls":
             message = "PEFT lengthens the input by the virtual tokens and not the labels, and the loss fails: use lora"
@@ -58,7 +58,7 @@ class Prompt(VirtualTokens):
             raise refusal("method.name", message, self.name)
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """One table of embeddings, in float32 whatever `adapter_dtype` is."""
+        """Return one table of embeddings, in float32 whatever `adapter_dtype` is."""
         shape = (self._rows(model), model.embedding.out_features)
         table = ResidentTensor(
             name="prompt_encoder.embedding.weight",
@@ -72,7 +72,9 @@ class Prompt(VirtualTokens):
         return (table,)
 
     def _rows(self, model: Model) -> Dim:
-        """The rows of the table: PEFT makes those of the decoder of an encoder-decoder too, but uses the encoder's.
+        """Return the number of rows of the table.
+
+        For an encoder-decoder, PEFT adds those of the decoder, but only uses the encoder's.
 
         Source: peft/peft_model.py, _setup_prompt_encoder (num_transformer_submodules).
         """
@@ -104,7 +106,7 @@ class Prompt(VirtualTokens):
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:
-    """Lengthen the sequence by the prompt; return the labels that this allocates for tokens in training."""
+    """Lengthen the sequence by the prompt. Return the labels that this allocates for tokens in training."""
     model = context.model
     labels_tokens = context.tape.trains and model.task.name == "causal_lm" and model.head != SCORE
     labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if labels_tokens else []

@@ -19,7 +19,7 @@ A, B = "_psoft_A_cache", "_psoft_B_cache"
 
 
 def forward(method: PSOFT, bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product plus B·(R - I)·A·x."""
+    """Return the output of the frozen module plus B·(R - I)·A·x."""
     result = bound.base(x)
     dtype, width = result.dtype, bound.module.out_features
     x = ops.cast(x, "float32", "input in float32")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PSOFT(AdaptedLinear):
-    """A rotation of r dimensions for each adapted matrix."""
+    """PSOFT: a rotation of r dimensions for each adapted matrix."""
 
     name = "psoft"
     facts = FACTS
@@ -56,14 +56,14 @@ class PSOFT(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What comes before the first step, and what is not counted."""
+        """What happens before the first step, and what is not counted."""
         before = "PSOFT decomposes each adapted weight before the first step. The figures are of steps after that."
         if not self.psoft_orth or self.use_cayley_neumann:
             return (before,)
         return (before, "The workspace of cuSOLVER, which solves PSOFT's linear equations, is not counted.")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """More dimensions than a weight has."""
+        """Yield more dimensions than a weight has."""
         for path, module in found.items():
             most = min(module.in_features, module.out_features)
             if module.kind in self.adaptable and self.r > most:
@@ -72,7 +72,7 @@ class PSOFT(AdaptedLinear):
                 )
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The entries of the rotation, its scalings, and the frozen singular vectors in float32."""
+        """Return the entries of the rotation, its scalings, and the frozen singular vectors in float32."""
         r, dtype, columns = named(self.r, "r"), training.added_dtype, module.in_features
         entries = named(self.r * (self.r - 1) // 2, "r(r-1)/2")
         rows = min(columns, module.out_features) if self.psoft_svd == "full" else r
@@ -91,5 +91,5 @@ class PSOFT(AdaptedLinear):
         )
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(self, bound, x)

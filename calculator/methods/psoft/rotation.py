@@ -20,7 +20,7 @@ ROWS, COLUMNS = "psoft_R.rows", "psoft_R.cols"
 
 
 def matrix(method: PSOFT, bound: BoundModule) -> Tensor:
-    """The rotation, scaled: (r, r)."""
+    """Return the rotation, scaled: (r, r)."""
     weight, r = bound.added[WEIGHT], method.r
     rotation = _rotation(method, weight) if method.psoft_orth else weight
     if VECTOR_B in bound.added:
@@ -40,7 +40,7 @@ def _rotation(method: PSOFT, weight: Tensor) -> Tensor:
 
 
 def _skew_symmetric(weight: Tensor, r: int) -> Tensor:
-    """Q - Qᵀ, where Q has the trained entries above its diagonal."""
+    """Return Q - Qᵀ, where Q has the trained entries above its diagonal."""
     zeros = weight.tape.new((r, r), weight.dtype, "zeros")
     node = Node(weight.tape, _entries_back, (weight.edge,), weight.shape) if weight.edge else None
     upper = weight.tape.new((r, r), weight.dtype, "Q", node)
@@ -53,7 +53,7 @@ def _entries_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _series(skew: Tensor, identity: Tensor, terms: int) -> Tensor:
-    """I + 2 Q + 2 Q² + ... + Qⁿ, added in place to a copy of the identity matrix."""
+    """Return I + 2 Q + 2 Q² + ... + Qⁿ, added in place to a copy of the identity matrix."""
     total = ops.clone(identity, "rotation")
     if terms > 1:
         total = _add_(total, skew, doubled=True)
@@ -72,7 +72,7 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _add_(total: Tensor, power: Tensor, *, doubled: bool) -> Tensor:
-    """`total.add_(power, alpha)`: the gradient of a doubled power is a doubled copy."""
+    """Compute `total.add_(power, alpha)`. The gradient of a doubled power is a doubled copy."""
     node = Node(total.tape, _add_back, (total.edge, power.edge), doubled) if total.edge or power.edge else None
     return Tensor(total.tape, total.storage, total.shape, total.dtype, node)
 

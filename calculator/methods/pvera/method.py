@@ -30,7 +30,7 @@ _B, _D = "pvera_lambda_b", "pvera_lambda_d"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PVeRA(SharedMatrices):
-    """Two vectors for each adapted matrix, and one pair of frozen random matrices."""
+    """PVeRA: two vectors for each adapted matrix, and one pair of frozen random matrices."""
 
     name = "pvera"
     facts = FACTS
@@ -43,7 +43,7 @@ class PVeRA(SharedMatrices):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The vectors λ_b and λ_d, of which the latter has means and variances."""
+        """Return the vectors λ_b and λ_d. The latter has means and variances."""
         dtype = training.added_dtype
         return (
             Added(name=_B, shape=(module.out_features,), dtype=dtype),
@@ -51,7 +51,7 @@ class PVeRA(SharedMatrices):
         )
 
     def shared_shapes(self, rows: int, columns: int) -> dict[str, Shape]:
-        """The pair of frozen matrices."""
+        """Return the pair of frozen matrices."""
         r = named(self.r, "r")
         return {"pvera_A": (2 * r, columns), "pvera_B": (rows, r)}
 
@@ -82,7 +82,7 @@ class PVeRA(SharedMatrices):
 
 
 def _drawn(mean: Tensor, variance: Tensor) -> Tensor:
-    """mean + noise · exp(variance / 2); in eval mode the mean alone."""
+    """Return mean + noise · exp(variance / 2), or the mean alone in eval mode."""
     if not mean.tape.trains:
         return mean
     deviation = ops.unary(ops.scale(variance, "variance / 2"), "deviation", saves="result")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QLoRA(LowRank):
-    """LoRA over linear layers that bitsandbytes stores in 4 bits and dequantises for each product."""
+    """QLoRA: LoRA over linear layers that bitsandbytes stores in 4 bits and dequantises for each product."""
 
     name = "qlora"
     facts = FACTS
@@ -60,7 +60,7 @@ class QLoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether tokens are trained, which is modelled on one GPU."""
+        """Whether tokens are trained, which is modelled on one GPU only."""
         return bool(self.trainable_token_indices)
 
     @property
@@ -70,7 +70,7 @@ class QLoRA(LowRank):
         return (self.rank_and_targets, *prepared)
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse to train weights stored in 4 bits, and block sizes that bitsandbytes lacks."""
+        """Refuse to train weights that are stored in 4 bits, and block sizes that bitsandbytes does not have."""
         check_blocksize("method.blocksize", self.blocksize)
         self._check_classifier(model)
         self._check_last_layer(model)
@@ -79,7 +79,7 @@ class QLoRA(LowRank):
 
     @staticmethod
     def _check_classifier(model: Model) -> None:
-        """Refuse to train a classifier's head that is stored in 4 bits: one with a bias is not left out.
+        """Refuse to train a classifier's head that is stored in 4 bits. A head with a bias is converted too.
 
         Source: transformers/quantizers/base.py, get_keys_to_not_convert.
         """
@@ -92,7 +92,9 @@ class QLoRA(LowRank):
 
     @staticmethod
     def _check_last_layer(model: Model) -> None:
-        """Refuse a model without a head whose last weight is a linear layer's, as OLMo's: that layer is left out.
+        """Refuse a model without a head whose last weight belongs to a linear layer, like OLMo's.
+
+        That layer is not converted.
 
         Source: transformers/quantizers/base.py, get_keys_to_not_convert.
         """
@@ -105,7 +107,7 @@ class QLoRA(LowRank):
             raise refusal("method.name", message, "qlora")
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """In 4 bits where bitsandbytes converts the module, with A and B added to each target."""
+        """Return the module in 4 bits if bitsandbytes converts it, with A and B added to each target."""
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
         quantization = self.base_quantization(training) if converted(path, module, model) else None
         base = quantization.compute_dtype if quantization else dense
@@ -113,17 +115,17 @@ class QLoRA(LowRank):
         return ModuleSpec(dtype=dense, quantization=quantization, runs=model.runs(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
-        """The dtype of hidden states: that of the embeddings and norms."""
+        """Return the dtype of hidden states, which is that of the embeddings and norms."""
         return "float32" if self.prepare_model_for_kbit_training else training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The code book of nested constants, where bitsandbytes makes one. torchtune's 4 bits are torchao's."""
+        """Return the code book of nested constants, if bitsandbytes creates one. torchtune's 4 bits are torchao's."""
         if training.trainer == "torchtune":
             return ()
         return code_book(model, self.base_quantization(training))
 
     def base_quantization(self, training: Training) -> Quantization:
-        """How the base model's linear layers are stored."""
+        """Return how the base model's linear layers are stored."""
         return four_bits(
             self.quant_type,
             self.blocksize,

@@ -20,7 +20,7 @@ SHARED_A, SHARED_B = "randlora_A", "randlora_B"
 
 
 def forward(method: RandLoRA, bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product plus two products of full rank."""
+    """Return the output of the frozen module plus two products of full rank."""
     dtype = x.dtype
     result = bound.base(x)
     scaled = _scaled_bases(bound)
@@ -43,7 +43,7 @@ def _products(x: Tensor, first: Tensor, second: Tensor, widths: tuple[int, int])
 
 
 def _shared(bound: BoundModule) -> Tensor:
-    """A slice of the larger shared matrix, (most, bases · r)."""
+    """Return a slice of the larger shared matrix: (most, bases · r)."""
     factor = bound.added[LAMBDA]
     r, bases = factor.shape
     most = max(bound.module.in_features, bound.module.out_features)
@@ -51,7 +51,7 @@ def _shared(bound: BoundModule) -> Tensor:
 
 
 def _scaled_bases(bound: BoundModule) -> Tensor:
-    """λ · A · γ for each base, flattened: (r · bases, least)."""
+    """Return λ · A · γ for each base, flattened: (r · bases, least)."""
     factor, gamma = bound.added[LAMBDA], bound.added[GAMMA]
     tape, (r, bases) = factor.tape, factor.shape
     shape = (r, bases, gamma.shape[1])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandLoRA(AdaptedLinear):
-    """Two scalings of frozen random matrices for each adapted one."""
+    """RandLoRA: two scalings of frozen random matrices for each adapted matrix."""
 
     name = "randlora"
     facts = FACTS
@@ -51,11 +51,11 @@ class RandLoRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def _bases(self, least: int) -> Dim:
-        """The number of random matrices for a smaller side."""
+        """Return the number of random matrices, from the size of the smaller side."""
         return named(ceil_div(least, self.r), "bases")
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The scalings λ and γ."""
+        """Return the scalings λ and γ."""
         least, r, dtype = min(module.in_features, module.out_features), named(self.r, "r"), training.added_dtype
         bases = self._bases(least)
         return (
@@ -64,7 +64,7 @@ class RandLoRA(AdaptedLinear):
         )
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The shared matrices, for the largest sides of the adapted ones; they are buffers."""
+        """Return the shared matrices, which are buffers with the sizes of the largest adapted sides."""
         targets = [module for path, module in model.paths if self.is_target(path, module, model)]
         rows = max(module.out_features for module in targets)
         columns = max(module.in_features for module in targets)
@@ -77,11 +77,11 @@ class RandLoRA(AdaptedLinear):
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """Those of the scalings, and of the matrices if they are saved."""
+        """Return the bytes of the scalings, and of the matrices if they are saved."""
         names = (layer.SHARED_A, layer.SHARED_B) if self.save_projection else ()
         shared = sum(elements(each.shape) * ITEMSIZE[each.dtype] for each in state if each.name in names)
         return AdaptedLinear.saved_bytes(self, state, model) + shared
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(self, bound, x)

@@ -17,7 +17,7 @@ THETA, ALPHA = "road_theta", "road_alpha"
 
 
 def forward(method: RoAd, bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product, rotated."""
+    """Return the rotated output of the frozen module."""
     result = bound.base(x)
     dtype = result.dtype
     result = ops.cast(result, bound.added[THETA].dtype, "output in the angles' dtype")
@@ -34,7 +34,7 @@ def _rotated(method: RoAd, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Both halves of each group, as views."""
+    """Return both halves of each group as views."""
     shape = (*x.shape[:-1], x.shape[-1] // 2)
     return ops.slice_from_end(x, shape), ops.slice_from_end(x, shape)
 
@@ -45,7 +45,7 @@ def _turned(halves: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
 
 
 def _columns(method: RoAd, bound: BoundModule) -> tuple[Tensor, Tensor]:
-    """α · cos θ and α · sin θ for each output."""
+    """Return α · cos θ and α · sin θ for each output."""
     theta, alpha, width = bound.added[THETA], bound.added[ALPHA], bound.module.out_features
     if method.variant == "road_1":
         theta, alpha = (_repeated(each, width) for each in (theta, alpha))
@@ -62,7 +62,7 @@ def _columns(method: RoAd, bound: BoundModule) -> tuple[Tensor, Tensor]:
 
 
 def _repeated(x: Tensor, width: int) -> Tensor:
-    """Each half group twice; the gradient of the copies is summed."""
+    """Return each half group twice. The gradient of the copies is summed."""
     node = Node(x.tape, _repeated_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((width,), x.dtype, "repeated", node)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoAd(AdaptedLinear):
-    """An angle and a length for each pair of outputs, or for each output."""
+    """RoAd: an angle and a length for each pair of outputs, or for each output."""
 
     name = "road"
     facts = FACTS
@@ -44,7 +44,7 @@ class RoAd(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Groups that have no halves or do not divide the output."""
+        """Yield groups that have no halves or do not divide the output."""
         if self.group_size % 2:
             yield Problem(loc="method.group_size", msg="must be even", input=self.group_size)
         for path, module in found.items():
@@ -53,21 +53,21 @@ class RoAd(AdaptedLinear):
                 yield Problem(loc="method.group_size", msg=message, input=self.group_size)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """Angles and lengths."""
+        """Return angles and lengths."""
         width = module.out_features
         size = {"road_1": width // 2, "road_2": width, "road_4": width * 2}[self.variant]
         return tuple(Added(name=name, shape=(size,), dtype=training.added_dtype) for name in (layer.THETA, layer.ALPHA))
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Angles and lengths are factors of elementwise products."""
+        """Return False: angles and lengths are factors of elementwise products."""
         return False
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
-        """Two products and a sum for each output, of which road_1 has half as many angles."""
+        """Return two products and a sum for each output. road_1 has half as many angles."""
         share = {"road_1": 2, "road_2": 1, "road_4": 0.5}[self.variant]
         angles = sum(tensor.parameters * tensor.count for tensor in added if tensor.name.endswith(layer.THETA))
         return OtherOperations(formula="3 × outputs", count=round(3 * share * angles))
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product, rotated."""
+        """Return the rotated output of the frozen module."""
         return layer.forward(self, bound, x)

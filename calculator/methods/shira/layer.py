@@ -1,5 +1,8 @@
 """A linear layer whose weight is copied and changed at some elements (peft.tuners.shira.layer.Linear).
 
+The update is a sparse COO tensor. On CUDA, PyTorch adds it to the copy in the common dtype of both. Its gradient has
+the elements of the dense gradient at the indices.
+
 The update is a sparse COO tensor. On CUDA, PyTorch adds it to the copy in the dtype that both have in common, and its
 gradient is what the dense one has at the indices.
 
@@ -25,7 +28,7 @@ WEIGHT, INDICES = "shira_weight", "shira_indices"
 
 
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
-    """The product with the changed copy of the weight."""
+    """Return the product with the changed copy of the weight."""
     weight = _changed(bound)
     return products.matmul(x, weight, bound.own.get("bias"), bound.module.out_features, "product")
 
@@ -46,7 +49,7 @@ def _changed(bound: BoundModule) -> Tensor:
 
 
 def _add_in_common_dtype(weight: Tensor, values: Tensor) -> None:
-    """What the sum allocates: copies in the common dtype, and one index for each element."""
+    """Allocate the temporaries of the sum: copies in the common dtype, and one index for each element."""
     tape, dtype = weight.tape, ops.result_type(weight.dtype, values.dtype)
     copies = []
     if weight.dtype != dtype:
@@ -58,7 +61,7 @@ def _add_in_common_dtype(weight: Tensor, values: Tensor) -> None:
 
 
 def _masked(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """The elements of the dense gradient at the indices, times ones."""
+    """Return the elements of the dense gradient at the indices, times ones."""
     tape, (indices, values) = grad.tape, node.saved
     one = tape.scratch((1,), values.dtype, "one")
     found = tape.scratch(values.shape, grad.dtype, "gradient at the indices")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.resident.tensors import ResidentTensor
 
-#: What an estimate with SHiRA says of its source.
+#: What an answer with SHiRA says about its source.
 FROM_SOURCE = (
     "What sums of dense and sparse tensors allocate on a GPU is from PyTorch's source: the meta device, on which steps"
     " are traced, has no kernel for them. The indices of SHiRA's elements are counted on the GPU."
@@ -34,7 +34,7 @@ FROM_SOURCE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SHiRA(AdaptedLinear):
-    """Single trained elements of each adapted matrix, as many as LoRA of that rank would have."""
+    """SHiRA: single trained elements of each adapted matrix, as many as LoRA with that rank would have."""
 
     name = "shira"
     facts = FACTS
@@ -53,11 +53,11 @@ class SHiRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is known from sources only."""
+        """What is only known from source code."""
         return (FROM_SOURCE,)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """More elements than a matrix has (ShiraLayer.update_layer)."""
+        """Yield more elements than a matrix has (ShiraLayer.update_layer)."""
         for path, module in found.items():
             most = module.in_features * module.out_features // (module.in_features + module.out_features)
             if module.kind in self.adaptable and self.r > most:
@@ -66,7 +66,7 @@ class SHiRA(AdaptedLinear):
                 yield Problem(loc="method.r", msg=message, input=self.r)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The elements and their positions."""
+        """Return the elements and their positions."""
         count = named(self.r, "r") * (module.in_features + module.out_features)
         return (
             Added(name=layer.WEIGHT, shape=(count,), dtype=training.added_dtype),
@@ -74,13 +74,13 @@ class SHiRA(AdaptedLinear):
         )
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether it is the positions of elements, which PEFT writes (ShiraModel._get_adapter_state_dict)."""
+        """Return whether it has the positions of elements, which PEFT writes (ShiraModel._get_adapter_state_dict)."""
         return tensor.name.endswith(layer.INDICES)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A token is multiplied with the changed weight."""
+        """Return False: a token is multiplied with the changed weight."""
         return False
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The product with the changed copy of the weight."""
+        """Return the product with the changed copy of the weight."""
         return layer.forward(bound, x)

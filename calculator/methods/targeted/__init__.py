@@ -1,1 +1,1 @@
-"""What methods share that adapt modules by name, as PEFT's tuners do."""
+"""The parts that methods share which adapt modules by name, as PEFT's tuners do."""

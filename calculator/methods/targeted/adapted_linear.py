@@ -20,44 +20,47 @@ if TYPE_CHECKING:
 
 
 def dropped(x: Tensor, probability: float) -> Tensor:
-    """The input after a torch.nn.Dropout module, if it drops anything."""
+    """Return the input after a torch.nn.Dropout module, if it drops anything."""
     return ops.dropout(x, probability, "dropout") if x.tape.module_dropout else x
 
 
 def add_to_output_(bound: BoundModule, result: Tensor, update: Tensor) -> Tensor:
-    """`result += update`, where `result` is what the frozen module returned.
+    """Compute `result += update`, where `result` is the output of the frozen module.
 
-    A product of sequences with a bias is a view of one of matrices (ATen/native/Linear.cpp, _flatten_nd_linear).
+    A product of sequences with a bias is a view of a product of matrices (ATen/native/Linear.cpp, _flatten_nd_linear).
     """
     viewed = bound.module.bias is not None and not bound.module.separate_bias and len(result.shape) > 2
     return in_place.add_view_(result, update) if viewed else in_place.add_(result, update)
 
 
 class AdaptedLinear(TargetedMethod, ABC):
-    """A method that replaces linear layers by PEFT's own, with added parameters; a subclass states what those do."""
+    """A method that replaces linear layers by PEFT's own, with added parameters.
+
+    A subclass defines the parameters and their forward.
+    """
 
     __slots__ = ()
 
     @property
     def bias(self) -> str:
-        """Which biases of the base are trained too: `none`, `all`, or those of the adapted modules (`..._only`)."""
+        """The biases of the base that are trained too: `none`, `all`, or those of the adapted modules (`..._only`)."""
         return "none"
 
     @property
     def trains_biases(self) -> bool:
-        """Whether `bias` selects any."""
+        """Whether `bias` selects any biases."""
         return self.bias != "none"
 
     @abstractmethod
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:
-        """The parameters that are added to a target."""
+        """Return the parameters that are added to a target."""
 
     @abstractmethod
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run PEFT's layer: (..., in_features) to (..., out_features)."""
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """Frozen, with the method's parameters added to each target."""
+        """Return the module as frozen, with the method's parameters added to each target."""
         dtype = training.dtype
         if self.is_saved(path):
             return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied="modules_to_save")

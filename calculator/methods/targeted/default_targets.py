@@ -34,15 +34,15 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "xlm-roberta": ("query", "value"),
 }
 
-#: The model types whose default is a pattern in PEFT, which leaves out the towers: "language_model" and these names.
+#: The model types whose default in PEFT is a pattern that leaves out the towers: "language_model" and these names.
 DEFAULT_PATTERNS = ("gemma4",)
 
-#: The same of methods that adapt only attention in phi.
-#: Source: peft/utils/constants.py, the mappings of VeRA and SHiRA.
+#: The default targets of methods that only adapt attention in phi. Source: peft/utils/constants.py, the mappings of
+#: VeRA and SHiRA.
 ATTENTION_TARGETS: dict[str, tuple[str, ...]] = DEFAULT_TARGETS | {"phi": ("q_proj", "v_proj")}
 
-#: The same of methods that adapt no Conv1D.
-#: Source: peft/utils/constants.py, the mappings of FourierFT and C3A.
+#: The default targets of methods that do not adapt a Conv1D. Source: peft/utils/constants.py, the mappings of FourierFT
+#: and C3A.
 TARGETS_WITHOUT_CONV1D: dict[str, tuple[str, ...]] = DEFAULT_TARGETS | {
     "gpt2": ("mlp.c_proj",),
     "gpt_bigcode": ("mlp.c_proj",),

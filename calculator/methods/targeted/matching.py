@@ -1,4 +1,4 @@
-"""Which modules PEFT adapts, by their names."""
+"""The modules that PEFT adapts, matched by name."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.methods.targeted.method import TargetedMethod
 
-#: Linear layers whose class returns a tuple, which PEFT's layers can't adapt, by model_type.
-#: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
+#: By model_type, linear layers whose class returns a tuple. PEFT's layers can't adapt them. Source:
+#: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter; llama4/modeling_llama4.py, Llama4Router.
 ROUTERS: dict[str, str] = {"jamba": "router", "llama4": "router", "llama4_text": "router", "phimoe": "router"}
 
-#: The ends of linear layers whose module PEFT can't adapt, only the layer inside it, by model_type.
-#: Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4ClippableLinear.
+#: By model_type, the ends of the names of linear layers that are inside a module that PEFT can't adapt. Source:
+#: transformers/models/gemma4/modeling_gemma4.py, Gemma4ClippableLinear.
 WRAPPED: dict[str, str] = {"gemma4": ".linear"}
 
-#: The models of Mamba, the methods and the names of modules that PEFT refuses to adapt.
-#: Source: peft 0.21, peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba.
+#: The Mamba models, the methods, and the names of modules that PEFT refuses to adapt. Source: peft 0.21,
+#: peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba.
 _MAMBA_MODELS = ("falcon_h1", "mamba2", "nemotron_h")
 _MAMBA_METHODS = ("LORA", "ADALORA", "RANDLORA")
 _MAMBA_NAMES = ("out_proj", "conv1d")
 
-#: The linear layers of models whose code multiplies with their weight itself, unless they are quantized.
-#: Source: transformers/models/jamba/modeling_jamba.py, JambaMambaMixer.
+#: The linear layers whose weight the model's code multiplies with itself, unless they are quantized. Source:
+#: transformers/models/jamba/modeling_jamba.py, JambaMambaMixer.
 UNCALLED: dict[str, tuple[str, ...]] = {"jamba": ("dt_proj",)}
 
 #: The names of attention modules in the families: self_attn, attention, SelfAttention, attn, ...
@@ -38,10 +38,10 @@ _PROJECTION = re.compile("[qkvo]_proj")
 
 
 def target_names(method: TargetedMethod, model: Model) -> tuple[str, ...]:
-    """The names that a module's path is compared with; empty for `all-linear`.
+    """Return the names that a module's path is compared with, which are empty for `all-linear`.
 
     Raises:
-        PlanError: where the family has no default.
+        PlanError: if the family has no default.
     """
     if method.target_modules == "all-linear":
         return ()
@@ -57,7 +57,7 @@ def target_names(method: TargetedMethod, model: Model) -> tuple[str, ...]:
 
 
 def attention_projections(model: Model) -> tuple[str, ...]:
-    """The names of the linear layers in a model's attention to text, in order."""
+    """Return the names of the linear layers in a model's attention to text, in order."""
     paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
     named = [parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1])]
     named = named or [parts[-1] for parts in paths if _PROJECTION.fullmatch(parts[-1])]
@@ -65,7 +65,7 @@ def attention_projections(model: Model) -> tuple[str, ...]:
 
 
 def mamba_projections(model: Model) -> tuple[str, ...]:
-    """The names of the linear layers in the layers of Mamba that every method of PEFT adapts."""
+    """Return the names of the linear layers in Mamba layers that every method of PEFT adapts."""
     if model.model_type not in _MAMBA_MODELS:
         return ()
     names = (path.rpartition(".")[2] for path, module in model.running if module.kind == "linear")
@@ -73,18 +73,18 @@ def mamba_projections(model: Model) -> tuple[str, ...]:
 
 
 def names_of_mamba(method: TargetedMethod, model: Model) -> tuple[str, ...]:
-    """The names of modules that PEFT refuses because the model is one of Mamba."""
+    """Return the names of modules that PEFT refuses in a Mamba model."""
     refused = model.model_type in _MAMBA_MODELS and method.facts.peft_type in _MAMBA_METHODS
     return _MAMBA_NAMES if refused else ()
 
 
 def uncalled(method: TargetedMethod, model: Model) -> tuple[str, ...]:
-    """The names of layers that the model does not call, so that what a method adds to them is not used."""
+    """Return the names of layers that the model does not call, so that what a method adds to them is not used."""
     return () if method.quantizes_base else UNCALLED.get(model.model_type, ())
 
 
 def wrapped(names: Iterable[str], model: Model) -> tuple[str, ...]:
-    """The modules with one of the names that PEFT can't adapt, only the linear layer inside."""
+    """Return the modules with one of the names that PEFT can't adapt. It can only adapt the linear layer inside."""
     end = WRAPPED.get(model.model_type)
     if end is None:
         return ()
@@ -93,13 +93,13 @@ def wrapped(names: Iterable[str], model: Model) -> tuple[str, ...]:
 
 
 def proposed(method: TargetedMethod, model: Model) -> str:
-    """The names of this model that a refusal proposes, and what they are."""
+    """Return the names in this model that a refusal proposes, and what they are."""
     names = method.usual_targets(model)
     return f"name {method.usual(model)} ({', '.join(names)})" if names else "use another method"
 
 
 def way_out(method: TargetedMethod, model: Model) -> str:
-    """What a refusal proposes: names of this model, and `all-linear` where that is accepted."""
+    """Return what a refusal proposes: names in this model, and `all-linear` if that is accepted."""
     if wrapped(method.usual_targets(model), model):
         return 'use "all-linear"'
     named = proposed(method, model)
@@ -107,7 +107,7 @@ def way_out(method: TargetedMethod, model: Model) -> str:
 
 
 def is_named(path: str, names: tuple[str, ...]) -> bool:
-    """Whether a module's path is one of the names or ends in one (peft.tuners.tuners_utils)."""
+    """Return whether a module's path is one of the names or ends in one (peft.tuners.tuners_utils)."""
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.resident.module_spec import CopyName
 
-#: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
+#: The names of embedding layers. Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
 _EMBEDDINGS = ("embed_tokens", "lm_head")
 
-#: What `target_modules` may be.
+#: The type of `target_modules`.
 TargetModules = Literal["all-linear"] | tuple[str, ...] | None
 
 
@@ -32,7 +32,7 @@ class TargetedMethod(Method, ABC):
     __slots__ = ()
     #: The kinds of modules that the method can adapt.
     adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
-    #: Whether PEFT adapts embeddings by the method too, where that is not modelled.
+    #: Whether PEFT also adapts embeddings by the method, although that is not modelled.
     adapts_embeddings: ClassVar[bool] = False
     #: Whether a refusal may propose `all-linear`.
     adapts_linear: ClassVar[bool] = True
@@ -40,16 +40,16 @@ class TargetedMethod(Method, ABC):
     @property
     @abstractmethod
     def target_modules(self) -> TargetModules:
-        """Names of the modules to adapt, `all-linear`, or None for PEFT's default for the family."""
+        """The names of the modules to adapt, `all-linear`, or None for PEFT's default for the family."""
 
     @property
     @abstractmethod
     def modules_to_save(self) -> tuple[str, ...] | None:
-        """Names of the modules that are copied and trained in full."""
+        """The names of the modules that are copied and trained in full."""
 
     @property
     def exclude_modules(self) -> tuple[str, ...] | None:
-        """Names of modules that are not adapted, although `target_modules` matches them."""
+        """The names of modules that are not adapted even if `target_modules` matches them."""
         return None
 
     @property
@@ -58,11 +58,11 @@ class TargetedMethod(Method, ABC):
         return True
 
     def has_default(self, model: Model) -> bool:
-        """Whether PEFT has default names for the model's family."""
+        """Return whether PEFT has default names for the model's family."""
         return model.model_type in self.facts.default_targets
 
     def for_model(self, model: Model) -> Self:
-        """The method with the head that PEFT trains for the model's task in `modules_to_save`."""
+        """Return the method with the head that PEFT trains for the model's task in `modules_to_save`."""
         if not model.task.trains_head:
             return self
         names = model.task.head_names
@@ -75,43 +75,46 @@ class TargetedMethod(Method, ABC):
         refusals.check(self, model)
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
-        """Names that PEFT ignores."""
+        """Return names that PEFT ignores."""
         unused = modules_to_save.unused_names(self.modules_to_save, model)
         return tuple(f"PEFT ignores {name} in method.modules_to_save: no module's name ends in it." for name in unused)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Refusals of this method alone; `found` has the modules that its targets name and that it can adapt."""
+        """Yield refusals of this method alone.
+
+        `found` has the modules that its targets name and that it can adapt.
+        """
         yield from ()
 
     def refused_names(self, model: Model) -> tuple[str, ...]:
-        """Names that are refused although PEFT or the model has modules of that name."""
+        """Return names that are refused although PEFT or the model has modules with that name."""
         router = matching.ROUTERS.get(model.model_type)
         return (*((router,) if router else ()), *matching.names_of_mamba(self, model), *matching.uncalled(self, model))
 
     def usual_targets(self, model: Model) -> tuple[str, ...]:
-        """Names that a refusal proposes."""
+        """Return the names that a refusal proposes."""
         return matching.attention_projections(model) or matching.mamba_projections(model)
 
     def usual(self, model: Model) -> str:
-        """What the names of `usual_targets` are."""
+        """Return what the names of `usual_targets` are, in words."""
         without_attention = not matching.attention_projections(model) and matching.mamba_projections(model)
         return "the input projection of Mamba's layers" if without_attention else "the attention's projections"
 
     def is_target(self, path: str, module: Module, model: Model) -> bool:
-        """Whether the module at a path is adapted."""
+        """Return whether the module at a path is adapted."""
         requested = not self.is_saved(path) and matching.is_requested(path, module, self, model)
         return requested and self.in_chosen_layers(path, module)
 
     def in_chosen_layers(self, path: str, module: Module) -> bool:  # noqa: ARG002
-        """Whether the module is in a layer that is adapted."""
+        """Return whether the module is in a layer that is adapted."""
         return True
 
     def is_saved(self, path: str) -> bool:
-        """Whether the module at a path is one of `modules_to_save` or inside one."""
+        """Return whether the module at a path is one of `modules_to_save` or inside one."""
         return modules_to_save.is_saved(path, self.modules_to_save)
 
     def copy_name(self, path: str) -> CopyName | None:
-        """The name of a module's copy: `modules_to_save` are copied."""
+        """Return the name of a module's copy. `modules_to_save` are copied."""
         return "modules_to_save" if self.is_saved(path) else None
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:
@@ -124,9 +127,9 @@ class TargetedMethod(Method, ABC):
         return frozenset(model.tied.get(name, name) for name in names)
 
     def nearest_targets(self, model: Model) -> TargetModules:
-        """The accepted targets nearest to the requested ones, if there are any.
+        """Return the accepted targets nearest to the requested ones, if there are any.
 
-        Those requested names that can be adapted; else every linear layer; else the usual targets.
+        They are the requested names that can be adapted, else every linear layer, else the usual targets.
         """
         requested = self.target_modules if isinstance(self.target_modules, tuple) else ()
         kept = tuple(name for name in requested if self._accepts((name,), model))

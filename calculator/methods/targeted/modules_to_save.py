@@ -1,4 +1,4 @@
-"""Modules that PEFT copies and trains in full: `modules_to_save`, matched with how a module's name ends.
+"""Modules that PEFT copies and trains in full: `modules_to_save`, matched with the end of a module's name.
 
 Source: peft/utils/other.py, _set_trainable; tuners/tuners_utils.py, check_target_module_exists.
 """
@@ -26,7 +26,7 @@ def is_saved(path: str, names: tuple[str, ...] | None) -> bool:
 
 
 def problems(names: tuple[str, ...] | None, model: Model, targets: Sequence[str]) -> Iterator[Problem]:
-    """Names that are part of a target's name, and modules inside one another."""
+    """Yield names that are part of a target's name, and modules inside one another."""
     if not names:
         return
     owners = {owner for path, _ in model.paths for owner in accumulate(path.split("."), _joined)}
@@ -36,14 +36,14 @@ def problems(names: tuple[str, ...] | None, model: Model, targets: Sequence[str]
 
 
 def unused_names(names: tuple[str, ...] | None, model: Model) -> tuple[str, ...]:
-    """The names without a module, which PEFT ignores (peft.utils.other, _set_trainable)."""
+    """Return the names without a module, which PEFT ignores (peft.utils.other, _set_trainable)."""
     return tuple(name for name in names or () if not any(is_saved(path, (name,)) for path, _ in model.paths))
 
 
 def _in_part(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -> Iterator[str]:
-    """Names that are only the end of a module's name.
+    """Return names that are only the end of a module's name.
 
-    PEFT copies that module, but excludes from its targets only modules whose whole name is given.
+    PEFT copies that module. From its targets, it only excludes modules whose whole name is given.
     """
     for name in names:
         ends = {owner for owner in owners if owner.endswith(name) and not _is(owner, name)}

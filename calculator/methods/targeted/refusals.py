@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from calculator.methods.targeted.method import TargetedMethod
 
 
-#: The dimensions of a linear layer's weight; a convolution's has more.
+#: The number of dimensions of a linear layer's weight. A convolution's weight has more.
 _MATRIX = 2
 
-#: The number of methods that a model remembers to have accepted.
+#: The number of accepted methods that a model caches.
 MAX_ACCEPTED = 64
 
 
@@ -62,7 +62,7 @@ def check(method: TargetedMethod, model: Model) -> None:
 
 
 def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> Problem:
-    """No module has any of the names."""
+    """Yield names that no module has."""
     known = {path.rpartition(".")[2] for path, module in model.paths if module.kind in method.adaptable}
     adaptable = ", ".join(sorted(known.difference(method.refused_names(model))))
     message = f"no module is named {' or '.join(names)}; those that can be adapted are {adaptable}"
@@ -72,7 +72,7 @@ def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> 
 
 
 def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator[Problem]:
-    """Targets that PEFT can't adapt, and convolutions, which some of its methods can."""
+    """Yield targets that PEFT can't adapt, and convolutions, which only some methods can."""
     adaptable = [path for path, module in found.items() if module.kind in method.adaptable]
     others = sorted({".".join(path.split(".")[-2:]) for path in adaptable})
     for path, module in found.items():
@@ -93,7 +93,7 @@ def _is_convolution(module: Module) -> bool:
 
 
 def _head(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
-    """A head among the targets, of which PEFT can't make a copy once it is adapted.
+    """Yield a head among the targets that PEFT can't copy once it is adapted.
 
     Source: peft/peft_model.py: PeftModelForTokenClassification and PeftModelForQuestionAnswering add the head to
     `modules_to_save` after the model is adapted. `all-linear` includes it.
@@ -106,7 +106,7 @@ def _head(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Ite
 
 
 def _copied(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
-    """Targets that PEFT copies with a classifier's head, because their names end in its name."""
+    """Yield targets that PEFT copies with a classifier's head, because their names end in its name."""
     heads = model.task.head_names
     if not heads:
         return
@@ -118,7 +118,10 @@ def _copied(method: TargetedMethod, model: Model, requested: Iterable[str]) -> I
 
 
 def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
-    """Targets outside the graph of a batch of text, where nothing else is trained: `backward` raises an error."""
+    """Yield targets outside the graph of a batch of text.
+
+    If nothing else is trained, `backward` raises an error.
+    """
     if not model.idle or any(method.is_saved(path) for path, _ in model.running):
         return
     if all(map(model.is_idle, requested)):
@@ -130,7 +133,7 @@ def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Ite
 
 
 def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
-    """A router that PEFT treats as a linear layer, although it returns a tuple."""
+    """Yield a router that PEFT treats as a linear layer, although it returns a tuple."""
     router = ROUTERS.get(model.model_type)
     if router in method.refused_names(model) and any(is_named(path, (router,)) for path in found):
         message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"
@@ -138,7 +141,10 @@ def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iter
 
 
 def _wrapped(method: TargetedMethod, model: Model) -> Iterator[Problem]:
-    """Names that also match modules around linear layers. PEFT's default matches the language model alone."""
+    """Yield names that also match modules around linear layers.
+
+    PEFT's default matches the language model alone.
+    """
     names = method.target_modules if isinstance(method.target_modules, tuple) else ()
     paths = [path for path in wrapped(names, model) if not is_named(path, method.exclude_modules or ())]
     if paths:
@@ -149,7 +155,7 @@ def _wrapped(method: TargetedMethod, model: Model) -> Iterator[Problem]:
 
 
 def _of_mamba(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
-    """A module of Mamba that its kernels read without calling it, so that PEFT refuses it."""
+    """Yield a Mamba module that its kernels read without calling it. PEFT refuses it."""
     refused = names_of_mamba(method, model)
     names = [name for name in refused if any(is_named(path, (name,)) for path in found)]
     if names:
@@ -158,7 +164,7 @@ def _of_mamba(method: TargetedMethod, model: Model, found: Iterable[str]) -> Ite
 
 
 def _uncalled(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
-    """A layer that the model does not call, for which PEFT makes an adapter that is not trained."""
+    """Yield a layer that the model does not call. PEFT creates an adapter for it that is not trained."""
     names = [name for name in uncalled(method, model) if any(is_named(path, (name,)) for path in found)]
     if names:
         reason = f"{model.model_type} multiplies with the weight of {', '.join(names)} itself"
@@ -174,7 +180,7 @@ def _numbered(method: TargetedMethod) -> Iterator[Problem]:
 
 
 def names_one_layer(loc: str, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Names that select single layers: all layers of a kind are planned alike."""
+    """Yield names that select single layers. All layers of a kind are planned alike."""
     for name in names:
         if any(part.isdigit() for part in name.split(".")):
             message = f"{name} picks one layer; plans that treat layers differently are not modelled"
@@ -182,5 +188,5 @@ def names_one_layer(loc: str, names: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def listed(names: str | tuple[str, ...] | None) -> str | list[str] | None:
-    """Names as JSON has them."""
+    """Return names in JSON notation."""
     return list(names) if isinstance(names, tuple) else names

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SharedMatrices(AdaptedLinear, ABC):
-    """A method with buffers of the whole model, which are saved with the adapter if `save_projection` is set."""
+    """A method with buffers of the whole model. They are saved with the adapter if `save_projection` is set."""
 
     __slots__ = ()
 
@@ -31,7 +31,7 @@ class SharedMatrices(AdaptedLinear, ABC):
 
     @abstractmethod
     def shared_shapes(self, rows: int, columns: int) -> dict[str, Shape]:
-        """The matrices by name, for the largest sides of the targets."""
+        """Return the matrices by name, for the largest sides of the targets."""
 
     def _shapes(self, model: Model) -> dict[str, Shape]:
         targets = [module for path, module in model.paths if self.is_target(path, module, model)]
@@ -39,7 +39,7 @@ class SharedMatrices(AdaptedLinear, ABC):
         return self.shared_shapes(rows, max(module.in_features for module in targets))
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The shared matrices; they are buffers."""
+        """Return the shared matrices, which are buffers."""
         dtype = training.added_dtype
         return tuple(
             ResidentTensor(name=name, shape=shape, dtype=dtype, component="adapter_weights", base=False)
@@ -47,13 +47,13 @@ class SharedMatrices(AdaptedLinear, ABC):
         )
 
     def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
-        """Those of the trained vectors, and the matrices if they are saved."""
+        """Return the trained vectors, and the matrices if they are saved."""
         own = AdaptedLinear.saved_tensors(self, parameters, model)
         shared = self._shapes(model).items() if self.save_projection else ()
         return [*own, *(SavedTensor(f"base_model.{name}", shape, own[0].dtype) for name, shape in shared)]
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """Those of the trained vectors, and of the matrices if they are saved."""
+        """Return the bytes of the trained vectors, and of the matrices if they are saved."""
         names = self._shapes(model).keys() if self.save_projection else ()
         shared = sum(elements(each.shape) * ITEMSIZE[each.dtype] for each in state if each.name in names)
         return AdaptedLinear.saved_bytes(self, state, model) + shared

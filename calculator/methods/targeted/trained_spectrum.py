@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TrainedSpectrum(AdaptedLinear):
-    """A method with `n_frequency` coefficients for each adapted matrix; a subclass transforms them to an update."""
+    """A method with `n_frequency` coefficients for each adapted matrix. A subclass transforms them into an update."""
 
     __slots__ = ()
     #: PEFT's name of the parameter.
@@ -28,16 +28,16 @@ class TrainedSpectrum(AdaptedLinear):
     @property
     @abstractmethod
     def n_frequency(self) -> int:
-        """How many coefficients of each matrix are trained."""
+        """The number of trained coefficients of each matrix."""
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """More coefficients than a matrix has elements."""
+        """Yield more coefficients than a matrix has elements."""
         for path, module in found.items():
             if module.kind in self.adaptable and self.n_frequency > module.weight.elements:
                 message = f"{path} has {module.weight.elements:,} elements: use at most that many"
                 yield Problem(loc="method.n_frequency", msg=message, input=self.n_frequency)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The coefficients."""
+        """Return the coefficients."""
         shape = (named(self.n_frequency, "n_frequency"),)
         return (Added(name=self.spectrum, shape=shape, dtype=training.added_dtype),)

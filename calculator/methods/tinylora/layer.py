@@ -17,7 +17,7 @@ V, A, B, P = "tinylora_v", "tinylora_A", "tinylora_B", "tinylora_P"
 
 
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    """The frozen module's product plus B·R·A·x."""
+    """Return the output of the frozen module plus B·R·A·x."""
     dtype = x.dtype
     result = bound.base(x)
     mixed = _mixed(bound)
@@ -31,7 +31,7 @@ def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
 
 
 def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, dropout: float) -> Tensor:
-    """The frozen rows plus rows of B times R·A."""
+    """Return the frozen rows plus rows of B times R·A."""
     mixed = _mixed(bound)
     a, b = (ops.cast(bound.added[name], result.dtype, "singular vectors in the rows' dtype") for name in (A, B))
     mixed = ops.cast(mixed, result.dtype, "R in the rows' dtype")
@@ -42,7 +42,10 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, dropout: 
 
 
 def _mixed(bound: BoundModule) -> Tensor:
-    """The sum of the random matrices, weighted: (r, r). Autocast casts the parameter, as torch.einsum receives it."""
+    """Return the weighted sum of the random matrices: (r, r).
+
+    Autocast casts the parameter, because torch.einsum receives it directly.
+    """
     vector, matrices = bound.added[V], bound.added[P]
     if vector.tape.autocast is not None:
         vector = vector.tape.autocast.cached_cast(vector, "vector")

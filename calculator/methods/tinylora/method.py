@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinyLoRA(AdaptedLinear):
-    """u numbers for each adapted matrix, or for all of them."""
+    """TinyLoRA: u numbers for each adapted matrix, or for all of them together."""
 
     name = "tinylora"
     facts = FACTS
@@ -53,24 +53,24 @@ class TinyLoRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What comes before the first step."""
+        """What happens before the first step."""
         return ("TinyLoRA decomposes each adapted weight before the first step. The figures are of steps after that.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Vectors that some targets share."""
+        """Yield vectors that only some targets share."""
         if self.weight_tying not in (0, 1):
             message = "vectors that some layers share are not modelled: use 0 or 1"
             yield Problem(loc="method.weight_tying", msg=message, input=self.weight_tying)
 
     def with_layers(self, model: Model) -> Model:
-        """The model whose targets share a vector, if they do."""
+        """Return the model with a vector that all targets share, if they do."""
         if not self.couples_layers:
             return model
         targets = [path for path, module in model.paths if self.is_target(path, module, model)]
         return replace(model, tied={**model.tied, **{f"{path}.{layer.V}": layer.V for path in targets}})
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The trained vector, and the buffers."""
+        """Return the trained vector, and the buffers."""
         sides = (module.in_features, module.out_features)
         rows, columns = sides if module.kind == "embedding" else sides[::-1]
         r, u, dtype = named(min(self.r, *sides), "r"), named(self.u, "u"), training.added_dtype
@@ -84,7 +84,7 @@ class TinyLoRA(AdaptedLinear):
         )
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """The vector that all targets share, if they do."""
+        """Return the vector that all targets share, if they do."""
         if not self.couples_layers:
             return ()
         return (
@@ -100,14 +100,17 @@ class TinyLoRA(AdaptedLinear):
         )
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether it is one of the buffers, of which the random matrices are drawn again unless they are saved."""
+        """Return whether it is one of the buffers.
+
+        The random matrices are drawn again unless they are saved.
+        """
         names = (layer.A, layer.B, *((layer.P,) if self.save_projection else ()))
         return not tensor.base and tensor.name.endswith(names)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(bound, x, self.tinylora_dropout)
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The frozen rows plus the update."""
+        """Return the frozen rows plus the update."""
         return layer.embedding_forward(bound, ids, rows, self.tinylora_dropout)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainableTokens(Method):
-    """The rows of some tokens. A head that is tied to the embeddings has them too."""
+    """Trainable tokens: the rows of some tokens. A head that is tied to the embeddings has them too."""
 
     name = "trainable_tokens"
     facts = FACTS
@@ -42,22 +42,22 @@ class TrainableTokens(Method):
             raise PlanError(*problems)
 
     def with_layers(self, model: Model) -> Model:
-        """The model whose tied head has the rows of the embeddings."""
+        """Return the model whose tied head has the rows of the embeddings."""
         return token_rows.tied(model)
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
-        """Frozen, with the rows added to the embeddings and to a tied head."""
+        """Return the module as frozen, with the rows added to the embeddings and to a tied head."""
         added = token_rows.added(path, self.token_indices, model, training.added_dtype)
         return ModuleSpec(dtype=training.dtype, added=added)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
-        """The table with the trained rows."""
+        """Return the table with the trained rows."""
         return token_rows.merged(bound) if bound.added else bound.own["weight"]
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The product with the table, of a tied head."""
+        """Return the product of a tied head with the table."""
         return token_rows.product(bound, x)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Rows are looked up."""
+        """Return False: rows are looked up."""
         return False

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
 
-#: The name of the vector within a module, and of what each factor's elements are looked up and scaled with.
+#: The names within a module of the vector, and of the tensors with which each factor's elements are looked up and
+#: scaled.
 THETA = "unilora_theta_d"
 INDICES_A, INDICES_B = "unilora_indices_A", "unilora_indices_B"
 SCALES_A, SCALES_B = "unilora_scales_A", "unilora_scales_B"
 
 
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    """The frozen module's product plus the low-rank update."""
+    """Return the output of the frozen module plus the low-rank update."""
     dtype = x.dtype
     result = bound.base(x)
     first, second = _factor(bound, INDICES_A, SCALES_A), _factor(bound, INDICES_B, SCALES_B)

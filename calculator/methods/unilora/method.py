@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniLoRA(AdaptedLinear):
-    """One trained vector, of which each factor's elements are scaled copies."""
+    """UniLoRA: one trained vector. The elements of each factor are scaled copies of its elements."""
 
     name = "unilora"
     facts = FACTS
@@ -47,7 +47,7 @@ class UniLoRA(AdaptedLinear):
 
     @property
     def couples_layers(self) -> bool:
-        """Every layer adds to the vector's gradient."""
+        """True: every layer adds to the vector's gradient."""
         return True
 
     @property
@@ -56,12 +56,12 @@ class UniLoRA(AdaptedLinear):
         return ("The scratch memory with which CUDA sorts UniLoRA's indices is not counted.",)
 
     def with_layers(self, model: Model) -> Model:
-        """The model whose targets share the vector."""
+        """Return the model whose targets share the vector."""
         targets = [path for path, module in model.paths if self.is_target(path, module, model)]
         return replace(model, tied={**model.tied, **{f"{path}.{layer.THETA}": layer.THETA for path in targets}})
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The vector that all targets share, and the indices and scales of both factors, which are buffers."""
+        """Return the vector that all targets share, and the indices and scales of both factors, which are buffers."""
         r, length = named(self.r, "r"), named(self.theta_d_length, "theta_d_length")
         first, second = (r, module.in_features), (module.out_features, r)
         return (
@@ -73,7 +73,7 @@ class UniLoRA(AdaptedLinear):
         )
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """The vector."""
+        """Return the vector."""
         return (
             ResidentTensor(
                 name=layer.THETA,
@@ -87,13 +87,13 @@ class UniLoRA(AdaptedLinear):
         )
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether the indices and scales are saved."""
+        """Return whether the indices and scales are saved."""
         return self.save_indices and not tensor.base
 
     def saved_name(self, name: str) -> str:
-        """The name under which PEFT writes a parameter: the vector belongs to no module."""
+        """Return the name under which PEFT writes a parameter. The vector belongs to no module."""
         return f"base_model.{name}" if name == layer.THETA else AdaptedLinear.saved_name(self, name)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(bound, x, self.unilora_dropout)

@@ -20,7 +20,7 @@ BANK = "vblora_vector_bank"
 
 
 def forward(method: VBLoRA, bound: BoundModule, x: Tensor) -> Tensor:
-    """The frozen module's product plus the low-rank update."""
+    """Return the output of the frozen module plus the low-rank update."""
     dtype = x.dtype
     result = bound.base(x)
     first, second = _factor_a(method, bound), _factor_b(method, bound)
@@ -35,13 +35,13 @@ def _update(method: VBLoRA, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _factor_a(method: VBLoRA, bound: BoundModule) -> Tensor:
-    """(r, in_features), a view."""
+    """Return A, a view: (r, in_features)."""
     logits = bound.added[A]
     return ops.view(_mixed(method, bound, logits), (logits.shape[0], bound.module.in_features))
 
 
 def _factor_b(method: VBLoRA, bound: BoundModule) -> Tensor:
-    """(out_features, r), a copy."""
+    """Return B, a copy: (out_features, r)."""
     logits = bound.added[B]
     shape = (bound.module.out_features, logits.shape[1])
     return copied(_mixed(method, bound, logits), shape, "B", copies_gradient=True)

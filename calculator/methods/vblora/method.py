@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VBLoRA(AdaptedLinear):
-    """Logits for each adapted matrix, which choose vectors of one bank."""
+    """VB-LoRA: logits for each adapted matrix, which choose vectors from one bank."""
 
     name = "vblora"
     facts = FACTS
@@ -48,7 +48,7 @@ class VBLoRA(AdaptedLinear):
 
     @property
     def couples_layers(self) -> bool:
-        """Every layer adds to the bank's gradient."""
+        """True: every layer adds to the bank's gradient."""
         return True
 
     @property
@@ -57,7 +57,7 @@ class VBLoRA(AdaptedLinear):
         return ("The scratch memory with which CUDA sorts indices of VB-LoRA's vectors is not counted.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Vectors that do not divide a side, and more chosen ones than there are."""
+        """Yield vectors that do not divide a side, and more chosen vectors than there are."""
         if self.topk > self.num_vectors:
             message = f"the bank has {self.num_vectors:,} vectors: choose at most that many"
             yield Problem(loc="method.topk", msg=message, input=self.topk)
@@ -68,7 +68,7 @@ class VBLoRA(AdaptedLinear):
                 yield Problem(loc="method.vector_length", msg=message, input=self.vector_length)
 
     def with_layers(self, model: Model) -> Model:
-        """The model whose targets share the bank."""
+        """Return the model whose targets share the bank."""
         targets = [path for path, module in model.paths if self.is_target(path, module, model)]
         return replace(model, tied={**model.tied, **{f"{path}.{layer.BANK}": layer.BANK for path in targets}})
 
@@ -76,7 +76,7 @@ class VBLoRA(AdaptedLinear):
         return named(self.num_vectors, "num_vectors"), named(self.vector_length, "vector_length")
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The logits of both factors, and the bank that all targets share."""
+        """Return the logits of both factors, and the bank that all targets share."""
         r, dtype, (vectors, length) = named(self.r, "r"), training.added_dtype, self._bank()
         shapes = {
             layer.A: (r, module.in_features // length, vectors),
@@ -86,7 +86,7 @@ class VBLoRA(AdaptedLinear):
         return tuple(Added(name=name, shape=shape, dtype=dtype) for name, shape in shapes.items())
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """The bank."""
+        """Return the bank."""
         bank = self._bank()
         return (
             ResidentTensor(
@@ -101,9 +101,9 @@ class VBLoRA(AdaptedLinear):
         )
 
     def saved_name(self, name: str) -> str:
-        """The name under which PEFT writes a parameter: the bank belongs to no module."""
+        """Return the name under which PEFT writes a parameter. The bank belongs to no module."""
         return f"base_model.{name}" if name == layer.BANK else AdaptedLinear.saved_name(self, name)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update."""
+        """Return the output of the frozen module plus the update."""
         return layer.forward(self, bound, x)

@@ -34,7 +34,7 @@ _B, _D = "vera_lambda_b", "vera_lambda_d"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VeRA(SharedMatrices):
-    """Two vectors for each adapted matrix, and one pair of frozen random matrices."""
+    """VeRA: two vectors for each adapted matrix, and one pair of frozen random matrices."""
 
     name = "vera"
     facts = FACTS
@@ -47,7 +47,7 @@ class VeRA(SharedMatrices):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The vectors λ_b and λ_d."""
+        """Return the vectors λ_b and λ_d."""
         dtype = training.added_dtype
         return (
             Added(name=_B, shape=(module.out_features,), dtype=dtype),
@@ -55,12 +55,12 @@ class VeRA(SharedMatrices):
         )
 
     def shared_shapes(self, rows: int, columns: int) -> dict[str, Shape]:
-        """The pair of frozen matrices."""
+        """Return the pair of frozen matrices."""
         r = named(self.r, "r")
         return {"vera_A": (r, columns), "vera_B": (rows, r)}
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
-        """The products with the shared matrices, of which A is taken whole, and the scalings."""
+        """Return the products with the shared matrices, of which A is multiplied in full, and the scalings."""
         columns = sum(int(tensor.shape[1]) for tensor in added if tensor.name == "vera_A")
         sides = sum((columns + int(each.shape[0])) * each.count for each in added if each.name.endswith(_B))
         scalings = sum(tensor.parameters * tensor.count for tensor in added)

@@ -1,1 +1,1 @@
-"""What prefix and prompt tuning share."""
+"""The parts that prefix and prompt tuning share."""

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def lengthen_mask(context: Context, p: Dim) -> None:
-    """Where padding is masked, make a mask for the virtual tokens and one for all: float32, alive through forward."""
+    """Create a mask for the virtual tokens and one for all tokens, if padding is masked.
+
+    Both are float32 and alive until the forward pass ends.
+    """
     if context.training.passes_mask:
         tape = context.tape
         ones = tape.new((context.batch, p), "float32", "mask of the virtual tokens")

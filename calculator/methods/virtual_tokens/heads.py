@@ -15,7 +15,7 @@ UNREAD = {"mpt": "number of heads", "distilbert": "width of the embeddings"}
 
 
 def check(model: Model) -> None:
-    """Refuse a family of which PEFT can't read a size.
+    """Refuse a family whose sizes PEFT can't read.
 
     Raises:
         PlanError: naming the family.

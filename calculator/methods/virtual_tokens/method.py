@@ -24,11 +24,11 @@ class VirtualTokens(Method, ABC):
     @property
     @abstractmethod
     def num_virtual_tokens(self) -> int:
-        """The number of virtual tokens, as PEFT's setting is called."""
+        """The number of virtual tokens, under the name of PEFT's setting."""
 
     @property
     def virtual_tokens(self) -> int:
-        """All of them are in front of each sequence."""
+        """The number of tokens in front of each sequence: all virtual tokens."""
         return self.num_virtual_tokens
 
     @property
@@ -37,16 +37,16 @@ class VirtualTokens(Method, ABC):
         return (f"{self.num_virtual_tokens} virtual tokens",)
 
     def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
-        """One tensor of a row for each virtual token (peft.utils.save_and_load.get_peft_model_state_dict)."""
+        """Return one tensor with a row for each virtual token (peft.utils.save_and_load.get_peft_model_state_dict)."""
         added = [each for _, each in parameters if not each.base]
         dtype, saved = added[0].dtype, self.saved_bytes(tuple(added), model)
         width = saved // (self.num_virtual_tokens * ITEMSIZE[dtype])
         return [SavedTensor("prompt_embeddings", (self.num_virtual_tokens, width), dtype)]
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Virtual tokens are looked up."""
+        """Return False: virtual tokens are looked up."""
         return False
 
     def is_read(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A generated token reads the cache that they fill, not the table."""
+        """Return False: a generated token reads the cache that they fill, not the table."""
         return False

@@ -22,9 +22,9 @@ SPECTRUM = "waveft_spectrum"
 
 
 def forward(bound: BoundModule, x: Tensor, filter_length: int | None) -> Tensor:
-    """The frozen module's product plus that with the dense update.
+    """Return the output of the frozen module plus the product with the dense update.
 
-    Without a filter's length, the coefficients are elements of the update.
+    Without a filter length, the coefficients are elements of the update.
     """
     dtype, module, spectrum = x.dtype, bound.module, bound.added[SPECTRUM]
     result = bound.base(x)
@@ -38,16 +38,16 @@ def forward(bound: BoundModule, x: Tensor, filter_length: int | None) -> Tensor:
 
 
 def _elements(spectrum: Tensor, shape: Shape) -> Tensor:
-    """Zeros with the coefficients at their positions, scaled: (out_features, in_features)."""
+    """Return zeros with the coefficients at their positions, scaled: (out_features, in_features)."""
     positions = spectrum.tape.new((2, *spectrum.shape), "int64", "positions of the coefficients")
     dense = spectrum.tape.new(shape, spectrum.dtype, "dense coefficients")
     return ops.scale(_put_(dense, spectrum, positions), "update")
 
 
 def _transformed(spectrum: Tensor, shape: Shape, filter_length: int) -> Tensor:
-    """The inverse wavelet transform of the coefficients, scaled: (out_features, in_features).
+    """Return the inverse wavelet transform of the coefficients, scaled: (out_features, in_features).
 
-    They are in a matrix of even sizes with room for what the transform cuts off.
+    They are in a matrix of even sizes, which has room for the margin that the transform cuts off.
     """
     tape, count = spectrum.tape, spectrum.shape
     rows, columns = (named(_even(int(size) + filter_length - 2), "size of the transform") for size in shape)
@@ -68,7 +68,7 @@ def _even(size: int) -> int:
 
 
 def _mask_within(positions: Tensor) -> Tensor:
-    """Which positions are within the padded matrix: all."""
+    """Return the mask of the positions within the padded matrix, which are all."""
     tape, count = positions.tape, positions.shape[1:]
     of_rows = tape.new(count, "bool", "rows within the matrix")
     of_columns = tape.new(count, "bool", "columns within the matrix")
@@ -78,7 +78,7 @@ def _mask_within(positions: Tensor) -> Tensor:
 
 
 def _selected(positions: Tensor, mask: Tensor) -> Tensor:
-    """positions[:, mask], by the numbers of the positions that are selected."""
+    """Return positions[:, mask], computed with the indices of the selected positions."""
     numbers = positions.tape.scratch((*mask.shape, 1), "int64", "numbers of the positions")
     selected = positions.tape.new(positions.shape, "int64", "positions that are selected")
     del numbers
@@ -86,7 +86,7 @@ def _selected(positions: Tensor, mask: Tensor) -> Tensor:
 
 
 def _masked(spectrum: Tensor, mask: Tensor) -> Tensor:
-    """spectrum[mask]."""
+    """Return spectrum[mask]."""
     numbers = spectrum.tape.scratch((*mask.shape, 1), "int64", "numbers of the coefficients")
     values = indexing.masked_rows(spectrum, mask, mask.shape[0], "coefficients that are selected")
     del numbers
@@ -94,7 +94,7 @@ def _masked(spectrum: Tensor, mask: Tensor) -> Tensor:
 
 
 def _put_(dense: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """`dense[rows, columns] = values`: the positions are saved."""
+    """Compute `dense[rows, columns] = values`. The positions are saved."""
     node = Node(values.tape, _put_back, (values.edge,), values.shape) if values.edge else None
     if node is not None:
         node.save(positions)
@@ -106,7 +106,7 @@ def _put_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _reconstructed(dense: Tensor, filter_length: int) -> Tensor:
-    """waverec2d of the matrix's quarters: a transposed convolution, of which a margin is cut off."""
+    """Run waverec2d on the matrix's quarters. It is a transposed convolution whose margin is cut off."""
     tape, (rows, columns), length = dense.tape, dense.shape, named(filter_length, "filter length")
     half = (named(int(rows) // 2, "half the rows"), named(int(columns) // 2, "half the columns"))
     quarters = [ops.view(ops.narrow(ops.narrow(dense, (half[0], columns)), half), (1, *half)) for _ in range(4)]
@@ -122,14 +122,14 @@ def _reconstructed(dense: Tensor, filter_length: int) -> Tensor:
 
 
 def _filter_bank(filters: list[Tensor]) -> Tensor:
-    """The outer products of both filters: (4, 1, length, length)."""
+    """Return the outer products of both filters: (4, 1, length, length)."""
     (length,) = filters[0].shape
     outer = [ops.mul(ops.view(filters[0], (length, 1)), filters[0], "outer product") for _ in range(4)]
     return ops.view(ops.cat(outer, (4, length, length), "filters"), (4, 1, length, length))
 
 
 def _cropped(image: Tensor, shape: Shape) -> Tensor:
-    """The image without its margin: a slice at each side, unless there is none."""
+    """Return the image without its margin. Each side is a slice, unless it has no margin."""
     if image.shape == shape:
         return image
     (rows, columns), height = image.shape, shape[0]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveFT(TrainedSpectrum):
-    """n_frequency trained wavelet coefficients for each adapted matrix, whose transform is a dense update."""
+    """WaveFT: n_frequency trained wavelet coefficients for each adapted matrix. Their transform is a dense update."""
 
     name = "waveft"
     facts = FACTS
@@ -50,5 +50,5 @@ class WaveFT(TrainedSpectrum):
         return (counted,) if self.use_idwt else ()
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the update's."""
+        """Return the output of the frozen module plus that of the update."""
         return layer.forward(bound, x, filter_length(self.wavelet_family) if self.use_idwt else None)

@@ -1,4 +1,4 @@
-"""The wavelets that PEFT has, and the lengths of their filters.
+"""The wavelets that PEFT supports, and the lengths of their filters.
 
 Source: peft 0.21, tuners/waveft/constants.py, WAVELET_REDUCTIONS, each of which is its filter's length - 2.
 """
@@ -85,11 +85,11 @@ Wavelet = Literal[
     "coif17",
 ]
 
-#: The coefficients of a filter for each order: of Daubechies' wavelets, symlets and coiflets.
+#: For each order, the number of coefficients of a filter: of Daubechies wavelets, symlets and coiflets.
 _LENGTHS = {"db": 2, "sym": 2, "coif": 6}
 
 
 def filter_length(wavelet: Wavelet) -> int:
-    """The number of coefficients of a wavelet's filters."""
+    """Return the number of coefficients of a wavelet's filters."""
     family, order, _ = re.split(r"(\d+)", wavelet)
     return _LENGTHS[family] * int(order)
