@@ -33,9 +33,10 @@ def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> T
 def matmul_4bit(
     x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None, *, keeps_input: bool = False
 ) -> Tensor:
-    """bitsandbytes.matmul_4bit: dequantise, multiply, free the dense copy; the backward pass dequantises again.
+    """Dequantise, multiply, and free the dense copy (bitsandbytes.matmul_4bit).
 
-    `keeps_input`: whether the node refers to its input as an attribute, which checkpointing does not see.
+    The backward pass dequantises again. `keeps_input`: whether the node refers to its input as an attribute, which
+    checkpointing does not see.
     """
     node = None
     bias_edge = None if bias is None else bias.edge

@@ -45,9 +45,9 @@ def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
 
 
 def masked_elements(x: Tensor, count: Dim, name: str) -> Tensor:
-    """x[mask] with a mask of x's shape: its `count` elements where the mask is true, after their places; no graph.
+    """Return x[mask] with a mask of x's shape: the `count` elements where the mask is true.
 
-    Source: ATen/native/IndexingUtils.h, expandTensors, which calls nonzero.
+    Their indices are allocated first. No graph is recorded.
     """
     places = x.tape.new((count, len(x.shape)), "int64", f"{name}: places")
     out = x.tape.new((count,), x.dtype, name)

@@ -149,7 +149,7 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
 
 
 def _completions(training: Training, tokens: int, sequences: int) -> Iterator[Problem]:
-    """Prompts of a token and the tokens of images, after which too few of a sequence are left."""
+    """Yield prompts with a token and the tokens of images that leave too few tokens of a sequence for completions."""
     left = training.sequence_length - 1 - tokens
     if left < 1:
         message = f"a prompt of a token and its images has {1 + tokens:,} tokens: set more, for a completion after it"

@@ -147,13 +147,16 @@ class Chunks(NamedTuple):
 
 
 def _row(lengths: Sequence[int], start: int) -> int:
-    """The number of chunks until the first one's length comes again after another length; 1 if it does not."""
+    """Return the number of chunks until the first chunk's length occurs again after another length.
+
+    Return 1 if it does not occur again.
+    """
     change = next((at for at in range(start, len(lengths)) if lengths[at] != lengths[start]), len(lengths))
     return next((at - start for at in range(change, len(lengths)) if lengths[at] == lengths[start]), 1)
 
 
 def _times(lengths: Sequence[int], start: int, period: int) -> int:
-    """How often the chunks of a period follow each other."""
+    """Return how often the chunks of a period are repeated."""
     alike = range(start, len(lengths) - period)
     end = next((at for at in alike if lengths[at] != lengths[at + period]), alike.stop)
     return 1 + max(0, end - start) // period

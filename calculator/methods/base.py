@@ -94,7 +94,7 @@ class Method:
 
     @property
     def plain_shardings(self) -> tuple[str, ...]:
-        """The shardings under which the reference step is modelled too, where only plain steps are."""
+        """The shardings under which the reference step is modelled, for a method with plain steps only."""
         return self.facts.plain_shardings
 
     @property
@@ -113,7 +113,10 @@ class Method:
         return ()
 
     def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
-        """The method's place in a plan's order of quality on a model of that many parameters, 0 being the best."""
+        """Return the method's rank in a plan's order of quality, for a model of that many parameters.
+
+        0 is the best.
+        """
         return self.facts.quality_tier or 0
 
     def check(self, model: Model, training: Training) -> None:
@@ -188,7 +191,7 @@ class Method:
         return ()
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """The bytes that `save_pretrained` writes of the trained parameters, without the file's header."""
+        """Return the bytes that `save_pretrained` writes of the trained parameters, without the file's header."""
         base = self.saved_base_weights(model)
         saved = (tensor for tensor in state if tensor.trained or tensor.name in base or self.saves_frozen(tensor))
         return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
@@ -303,7 +306,7 @@ class Method:
         return ()
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
-        """Whether an added parameter is a factor of a matrix product."""
+        """Return whether an added parameter is a factor of a matrix product."""
         return len(tensor.shape) > 1
 
     def is_read(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002

@@ -122,7 +122,7 @@ class PreparedModel:
         return older_behaviour(self.stack, self.model.model_type)
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
-        """How the method stores and trains one module."""
+        """Return how the method stores and trains one module."""
         known = self.module_specs.get((path, id(module)))
         if known is None:
             known = self.method.module_spec(path, module, self.model, self.given)

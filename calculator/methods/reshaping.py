@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tokens_of(x: Tensor) -> int:
-    """The number of tokens of hidden states, whether they are flattened or not."""
+    """Return the number of tokens of hidden states, whether they are flattened or not."""
     return reduce(mul, x.shape[:-1])
 
 

@@ -46,7 +46,10 @@ def drop_rows(weight: Tensor, probability: float, dtype: DType) -> Tensor:
 
 
 def _drop_rows_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """The gradient of a view that was changed in place (torch/csrc/autograd/functions/tensor.cpp, CopySlices)."""
+    """Return the gradient of a view that was changed in place.
+
+    Source: torch/csrc/autograd/functions/tensor.cpp, CopySlices.
+    """
     out = grad.tape.new(grad.shape, grad.dtype, "rows that are kept: gradient")
     copy = grad.tape.scratch(grad.shape, grad.dtype, "rows that are kept: gradient, copied")
     dtype = ops.result_type(grad.dtype, node.saved[0].dtype)

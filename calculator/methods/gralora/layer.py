@@ -44,7 +44,10 @@ def _product(bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _blocks(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    """Each block of the input times its A, shuffled, times each B: (..., in_features) to (..., out_features)."""
+    """Return the sum of the blocks' updates: (..., in_features) to (..., out_features).
+
+    Each block of the input is multiplied with its A, shuffled, then multiplied with each B.
+    """
     out = _times_b(bound, _times_a(bound, x, dropout))
     return copied(out, (*x.shape[:-1], bound.module.out_features), "update")
 

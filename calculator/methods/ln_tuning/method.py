@@ -80,12 +80,12 @@ class LNTuning(TargetedMethod):
         return ()
 
     def usual_targets(self, model: Model) -> tuple[str, ...]:
-        """The names of the norms that the model runs."""
+        """Return the names of the norms that the model runs."""
         named = (path.rpartition(".")[2] for path, module in model.running if module.kind == "norm")
         return tuple(dict.fromkeys(named))
 
     def usual(self, model: Model) -> str:  # noqa: ARG002
-        """Norms."""
+        """Return "norms"."""
         return "norms"
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002

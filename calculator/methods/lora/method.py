@@ -67,7 +67,7 @@ class LoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether a setting is modelled on one GPU alone: a quantized base, a frozen B, parameters, tokens, blocks."""
+        """Whether a setting is modelled on one GPU only: a quantized base, a frozen B, parameters, tokens, blocks."""
         others = self.target_parameters or self.trainable_token_indices or self.use_bdlora
         return self.quantizes_base or self.init_lora_weights == "mica" or bool(others)
 

@@ -74,7 +74,10 @@ class HookedInputs(Method):
 
 
 def kept_bytes(features: int, count: int, tokens: int) -> int:
-    """What a hook that looks for `count` singular vectors keeps between two passes, with values and statistics."""
+    """Return the bytes that a hook for `count` singular vectors keeps between two passes.
+
+    They include the singular values and statistics.
+    """
     found = min(_asked(count), tokens + count + 1, features)
     scalars = _size((1,), "int64") + _size((), "float64")
     values = 3 * _size((found,), "float64") + _size((count,), "bool")

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def groups(model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:
-    """A with other matrices, the updates of embeddings, B with other vectors, and what has no weight decay."""
+    """Return the parameter groups.
+
+    They are A with other matrices, the updates of embeddings, B with other vectors, and parameters without weight
+    decay.
+    """
     layer_norms = {path for path, module in model.paths if module.kind == "norm" and len(module.parameters) > 1}
     found: dict[str, list[ResidentTensor]] = {name: [] for name in ("a", "embedding", "b", "b_without_decay")}
     for tensor in trained:

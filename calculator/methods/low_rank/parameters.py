@@ -51,7 +51,10 @@ def targeted(names: tuple[str, ...] | None, path: str, module: Module) -> tuple[
 
 
 def is_transposed(model_type: str) -> bool:
-    """Whether experts' weights are (experts, in, out) (transformers, `use_experts_implementation(is_transposed)`)."""
+    """Return whether experts' weights are (experts, in, out).
+
+    Source: transformers, `use_experts_implementation(is_transposed)`.
+    """
     return model_type == "gpt_oss"
 
 

@@ -54,7 +54,10 @@ def _rank(method: LowRank, path: str, module: Module) -> int:
 
 
 def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """Initialisations that fail for a kind of module (LoraLayer.olora_init and loftq_init; Embedding.update_layer)."""
+    """Yield initialisations that fail for a kind of module.
+
+    Source: LoraLayer.olora_init and loftq_init; Embedding.update_layer.
+    """
     kind = method.init_lora_weights
     label = {"olora": "OLoRA", "loftq": "LoftQ"}.get(str(kind))
     if label is not None and any(module.kind == "conv1d" for module in found.values()):
@@ -116,7 +119,10 @@ def _fused(module: Module) -> Iterator[Parameter]:
 
 
 def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """More singular vectors than a weight has (LoraLayer.mica_init), or an input features (IncrementalPCA)."""
+    """Yield more singular vectors than a weight has, or than an input has features.
+
+    Source: LoraLayer.mica_init; IncrementalPCA.
+    """
     for path, module in found.items() if method.init_lora_weights == "eva" else ():
         asked = components(_rank(method, path, module), rho_of(method.eva_config))
         if module.kind != "embedding" and asked > module.in_features:

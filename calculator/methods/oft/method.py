@@ -98,7 +98,10 @@ class OFT(AdaptedLinear):
 
 
 def _divisor(width: int, wanted: int) -> int:
-    """The divisor of a width nearest to the wanted one, of two the smaller (OFTLayer.adjust_oft_parameters)."""
+    """Return the divisor of a width that is nearest to the wanted one, the smaller of two.
+
+    Source: OFTLayer.adjust_oft_parameters.
+    """
     if wanted >= width:
         return width
     higher = next(each for each in range(wanted, width + 1) if width % each == 0)

@@ -41,7 +41,7 @@ class PTuning(Prompt):
     )
 
     def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
-        """None is known."""
+        """Return 0, because no tier is known."""
         return 0
 
     def _shapes(self, width: Dim) -> dict[str, Shape]:

@@ -89,14 +89,17 @@ class Prefix(VirtualTokens):
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
-        """The keys and values that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
+        """Return the bytes of the encoder's keys and values (PeftModel.get_prompt_embedding_to_save)."""
         last = "transform.2.weight" if self.prefix_projection else "embedding.weight"
         encoder = next(tensor for tensor in state if tensor.name == f"prompt_encoder.{last}")
         out = encoder.shape[0 if self.prefix_projection else 1]
         return self.num_virtual_tokens * int(out) * ITEMSIZE[encoder.dtype]
 
     def cut_to_windows(self, model: Model) -> bool:
-        """Whether PEFT makes the cache from the model's config, as it does in these families (PeftModel.get_prompt)."""
+        """Return whether PEFT creates the cache from the model's config (PeftModel.get_prompt).
+
+        It does in some families.
+        """
         return model.model_type in ("gemma2", "gemma3_text")
 
     def before_forward(self, context: Context) -> None:

@@ -96,7 +96,7 @@ class Prompt(VirtualTokens):
         return inputs_embeds
 
     def encoded(self, context: Context, p: Dim, width: int) -> Tensor:
-        """The learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
+        """Return the learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size), float32."""
         context.set_scope("prompt_encoder: ")
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
         indices = context.tape.new((context.batch, p), "int64", "indices")

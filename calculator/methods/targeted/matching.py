@@ -112,7 +112,10 @@ def is_named(path: str, names: tuple[str, ...]) -> bool:
 
 
 def is_requested(path: str, module: Module, method: TargetedMethod, model: Model) -> bool:
-    """Whether `target_modules` matches a module and `exclude_modules` does not, whatever `modules_to_save` is."""
+    """Return whether `target_modules` matches a module and `exclude_modules` does not.
+
+    `modules_to_save` does not matter.
+    """
     if method.exclude_modules and is_named(path, method.exclude_modules):
         return False
     if method.target_modules == "all-linear":

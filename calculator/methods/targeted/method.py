@@ -118,7 +118,10 @@ class TargetedMethod(Method, ABC):
         return "modules_to_save" if self.is_saved(path) else None
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:
-        """An adapted embedding's or head's own weight and bias, which PEFT writes too (get_peft_model_state_dict)."""
+        """Return an adapted embedding's or head's own weight and bias, which PEFT writes too.
+
+        Source: get_peft_model_state_dict.
+        """
         if not isinstance(self.target_modules, tuple):
             return frozenset()
         named = set(_EMBEDDINGS).intersection(self.target_modules)

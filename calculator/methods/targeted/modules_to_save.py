@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def is_saved(path: str, names: tuple[str, ...] | None) -> bool:
-    """Whether the module at a path is one of the names or inside one, by how a path ends (peft.utils.other)."""
+    """Return whether the module at a path is one of the names or inside one.
+
+    The end of the path is compared (peft.utils.other).
+    """
     if not names:
         return False
     parts = path.split(".")

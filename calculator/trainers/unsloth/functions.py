@@ -92,7 +92,10 @@ def _w_back(node: Node, grad: Tensor) -> list[Any]:
 
 
 def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its shape is read, which is the input's
-    """h, and the gradients of gate and up, overwrite what is saved and the gradient of h."""
+    """Compute the gradients.
+
+    h, and the gradients of gate and up, overwrite the saved tensors and the gradient of h.
+    """
     (x, e, g), (gate, up, down) = node.saved, node.context
     casts = [cast_factors(each, x) for each in (gate, up, down)]
     h = x.tape.new(e.shape, x.dtype, "activated gate · up: gradient")
