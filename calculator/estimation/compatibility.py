@@ -292,8 +292,8 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
     training, device, name = request.training, request.device, model.model_type
     if not forward_of(model).couples_layers(model.config):
         return
-    if device.sharding != "none":
-        message = f"layers of {name} share tensors, which is modelled on one GPU only: use none, and device.count 1"
+    if device.sharding not in ("none", "ddp", "zero1", "zero2"):
+        message = f"layers of {name} share tensors, which is not modelled under {device.sharding}: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     if training.gradient_checkpointing and training.use_reentrant:
         message = f"layers of {name} share tensors, whose gradients re-entrant checkpointing drops: use false"

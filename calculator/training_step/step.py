@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
 from calculator.resident.tensor_group import TensorGroup
+from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
@@ -22,7 +23,7 @@ from calculator.training_step.zero.peaks import FlatPeaks
 from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterator
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
@@ -134,7 +135,7 @@ class TrainingStep:
         elif self.partitioned is not None:
             always = TensorGroup(self.partitioned.in_generation)
         throughout = _bytes(always, self.carried)
-        return Peak(
+        peak = Peak(
             phase="generation",
             bytes=throughout + highest.moment.bytes,
             throughout=throughout,
@@ -142,6 +143,27 @@ class TrainingStep:
             left=self.carried,
             deferred=Deferred(partial(highest.recording.alive, highest.moment, always, self.carried)),
         )
+        return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
+
+    def _before_generation(self, always: TensorGroup) -> Iterator[Peak]:
+        """The peak while weights are gathered from the host, for the prompts on the device; none without offload."""
+        training = self.resident.prepared.training
+        batch, copied = (
+            trainer_of(training).generation(training),
+            self.partitioned and self.partitioned.copied_to_generate,
+        )
+        if batch is None or not copied:
+            return
+        prompts = ResidentTensor(
+            name="prompt_ids, prompt_mask",
+            shape=(batch.rows, batch.prompt),
+            dtype="int64",
+            component="activations",
+            count=2,
+            base=False,
+        )
+        state = TensorGroup((*always, *copied, prompts))
+        yield _last("deepspeed: gather for generate", state, self.carried)._replace(phase="generation")
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Return the peaks of the forward pass, the backward pass and the optimizer step."""

@@ -86,10 +86,11 @@ class Coordinator:
         self._mode, self._recorded, self._skipped = RECORD, [*modules], [*skipped]
 
     def _clean(self) -> None:
-        """Release parameters that were gathered for modules that were not called."""
+        """Release what was gathered for modules that were not called. Every buffer lives until the last is released."""
         for each, gather in self._in_flight.items():
             gather.wait()
             self._release(each)
+        for gather in self._in_flight.values():
             gather.drop()
         self._in_flight = {}
 
@@ -387,6 +388,32 @@ class Coordinator:
             self._drop_order()
         for each in self.parameters:
             each.active.clear()
+        self._partition()
+
+    def read_whole(self, *, one_by_one: bool) -> None:
+        """Gather weights that vLLM reads, one after the other or all at once, and partition each again.
+
+        Those that persist are partitioned too. The order of modules stays.
+
+        Source: trl/generation/vllm_generation.py, _iter_named_params.
+        """
+        if not one_by_one:
+            self.gather_all()
+            self._partition()
+            return
+        live = self._live
+        for each in self.parameters:
+            if each.state == PARTITIONED:
+                self.sent += self._payload(each)
+                live.in_copies = True  # one copy after the other
+                own = Storage(live, each.with_padding)
+                upload(live, [each], self._sizes)
+                own.drop()
+                live.in_copies = False
+            each.release()
+
+    def _partition(self) -> None:
+        for each in self.parameters:
             each.release()
 
 

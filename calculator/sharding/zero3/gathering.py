@@ -10,33 +10,27 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import pairwise
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
-from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.parameters import Live, Partitioned
-from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH, Program, leaves_of
+from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH
 from calculator.sharding.zero3.steady import Steady
 from calculator.sharding.zero3.used_elements import used
-from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
-    from calculator.engine.memory_curve import Window
-    from calculator.engine.repetition import Repetition
-    from calculator.engine.tape import Tape
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.parameters import Module, Parameters, Storage
-    from calculator.sharding.zero3.program import Event, Segment
+    from calculator.sharding.zero3.program import Event, Program, Segment
     from calculator.sharding.zero3.sizes import Sizes
-    from calculator.sharding.zero3.state import PartitionedState
 
-#: The number of micro-batches of a step that differ.
-MICRO_BATCHES = 3
+#: The number of micro-batches of a step that differ, and that of a step whose first one does more than the others.
+MICRO_BATCHES, WITH_LONGER_FIRST = 3, 4
 
 
 class Moment(NamedTuple):
@@ -58,6 +52,9 @@ class Moment(NamedTuple):
         return self._replace(most=self.most + size, after=self.after + size)
 
 
+#: How the weights that vLLM reads are gathered: TRL merges adapters into all of them at once.
+Syncs = Literal["one by one", "all at once"]
+
 #: The number of a view, and the parameter that it is a view of.
 Pin = tuple[str, Partitioned]
 
@@ -65,13 +62,16 @@ Pin = tuple[str, Partitioned]
 class Track(NamedTuple):
     """The gathered bytes in a segment: at its start, at its end, and at its moments.
 
-    `moments` are the events that gather or release something, and those at which a gradient is ready.
+    `moments` are the events that gather or release something, and those at which a gradient is ready. In a run without
+    a graph, `run` is its number, and `rows_left` the micro-batches whose rows are still to come in it.
     """
 
     segment: Segment
     before: int
     after: int
     moments: list[Moment]
+    run: int = 0
+    rows_left: int = 0
 
     def every(self) -> Iterator[Moment]:
         """Yield the moments of all events."""
@@ -91,7 +91,9 @@ class Gathering:
 
     `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next loss. A trainer does so until
     the optimizer's step has ended, which is part of the last backward pass. `generates`: whether each step begins with
-    `generate`, for which TRL gathers all weights.
+    `generate`, for which TRL gathers all weights, and `syncs` how it gathers them for vLLM. `first` is the first of
+    several micro-batches where it does more than the others: each of its runs without a graph is of the rows of one
+    micro-batch after the other.
     """
 
     def __init__(
@@ -104,9 +106,13 @@ class Gathering:
         *,
         keeps_loss: bool,
         generates: bool = False,
+        syncs: Syncs | None = None,
+        first: Program | None = None,
     ) -> None:
-        self.program, self.followed = program, followed
-        self._roots = program.root, program.second_root
+        self.program, self.followed, self.first = program, followed, first
+        #: The micro-batch that runs, and the one that runs every model of the step.
+        self._running_program, self._longest = program, first or program
+        self._roots = self._longest.root, self._longest.second_root
         self._live = self._started()
         self._coordinator = Coordinator(sizes[0], self._live, parameters.own)
         #: The coordinator of a second model, and the coordinator of the model that is running.
@@ -120,9 +126,11 @@ class Gathering:
         #: to.
         self._kept: list[Storage] = []
         self._kept_before: list[Storage] = []
-        self._keeps_loss, self._generates = keeps_loss, generates
-        #: The bytes of gathered weights while the trainer generates.
-        self.in_generation = 0
+        self._keeps_loss, self._generates, self._syncs = keeps_loss, generates, syncs
+        #: The bytes of gathered weights while the trainer generates, and the most while vLLM reads them.
+        self.in_generation = self.in_sync = 0
+        #: The bytes of offloaded partitions that are copied to the GPU while weights are gathered to generate.
+        self.copied = 0
         #: Whether the skipped copies behave like those next to them.
         self.is_steady = True
         #: What each segment gathers, in each micro-batch of the last step.
@@ -148,8 +156,10 @@ class Gathering:
         gathered then, or a second model keeps parameters that the first recorded order releases. A model that also runs
         without its adapters drops each recorded order.
         """
-        count, program = min(MICRO_BATCHES, micro_batches), self.program
-        longer = program.second_root is not None or program.keeps
+        program = self.program
+        most = MICRO_BATCHES if self.first is None else WITH_LONGER_FIRST
+        count = min(most, micro_batches)
+        longer = self._longest.second_root is not None or program.keeps
         is_single = count == 1 and program.runs == 1 and not self._generates
         started = 0
         for step in range(2 + longer):
@@ -158,9 +168,9 @@ class Gathering:
                 self._record()
             else:
                 started = self._live.bytes
-                # In the first step, the order of modules is known after one micro-batch, and what is released after
-                # two.
-                is_enough = step == 0 and self._reuses and program.runs == 1 and not program.keeps
+                # In the first step, the order of modules is known after a micro-batch, and what is released after two.
+                is_alike = program.runs == 1 and self.first is None
+                is_enough = step == 0 and self._reuses and is_alike and not program.keeps
                 self._micro_batches(min(count, 2) if is_enough else count, micro_batches)
             if not self.is_steady:
                 return
@@ -217,24 +227,32 @@ class Gathering:
             before, found_before = self._gathered_bytes, found
             if not self._keeps_loss:
                 _free(self._kept)
-            if number == 0 and self._generates:
-                self._generate()
+            if number == 0:
+                self._complete()
             found = self._coordinator.found() if number and self._reuses and not self.program.keeps else None
             if found is not None and found == found_before:
                 self.passes.append(self.passes[-1])
             else:
-                self.passes.append(self._pass())
+                program = self.first if number == 0 and self.first is not None else self.program
+                self.passes.append(self._pass(program, micro_batches))
                 sent = self._gathered_bytes - before
             if not self.is_steady:
                 return
-            alike = micro_batches - 2 if number == 1 and micro_batches > MICRO_BATCHES else 1
+            alike = 1 + micro_batches - count if number == count - 2 else 1
             self.sent += alike * sent
 
-    def _generate(self) -> None:
-        """Gather all weights for `generate`, and partition them again."""
-        self._coordinator.gather_all()
-        self.in_generation = self._live.bytes
-        self._coordinator.partition_all()
+    def _complete(self) -> None:
+        """Gather the weights for what generates completions, if a step begins with any, and partition them again."""
+        live, coordinator = self._live, self._coordinator
+        if self._generates:
+            live.reset()
+            coordinator.gather_all()
+            self.in_generation, self.copied = live.bytes, live.most - live.bytes
+            coordinator.partition_all()
+        elif self._syncs is not None:
+            live.reset()
+            coordinator.read_whole(one_by_one=self._syncs == "one by one")
+            self.in_sync = live.most
 
     @property
     def _gathered_bytes(self) -> int:
@@ -250,11 +268,39 @@ class Gathering:
         coordinator.gather_persistent()
         self.sent += coordinator.sent - before
 
-    def _pass(self) -> list[Track]:
-        self._kept, self._kept_before = [], self._kept
-        tracks = []
+    def _pass(self, program: Program, micro_batches: int) -> list[Track]:
+        """Run a micro-batch.
+
+        In a step's first one, a run without a graph is repeated for the rows of each micro-batch.
+        """
+        self._kept, self._kept_before, self._running_program = [], self._kept, program
+        tracks: list[Track] = []
+        *without_graph, last = program.model_runs
+        for number, segments in enumerate(without_graph):
+            tracks += self._without_graph(number, segments, micro_batches if program is self.first else 1)
+        tracks += self._run_model(last)
+        self._live.in_copies = False
+        self._live.reset()
+        self._coordinator.end_backward()
+        self.is_steady = self.is_steady and not (self._coordinator.is_apart or self._second.is_apart)
+        return tracks
+
+    def _without_graph(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
+        """Run a model for the rows of one micro-batch after the other, of which those in the middle are alike."""
+        most = WITH_LONGER_FIRST
+        for each in range(min(most, times)):
+            is_last = each == min(most, times) - 1
+            of_others = times > most and each == most - 2
+            before = self._gathered_bytes
+            for track in self._run_model(segments):
+                yield track._replace(run=number, rows_left=0 if is_last else 1 if of_others else times - 1 - each)
+            if of_others:
+                self._running.sent += (times - most) * (self._gathered_bytes - before)
+
+    def _run_model(self, segments: Sequence[Segment]) -> list[Track]:
+        tracks: list[Track] = []
         steady = Steady(self)
-        for segment in self.program.segments:
+        for segment in segments:
             self._live.in_copies = segment.copy is not None
             running = self._running
             before, at, sent, available = self._live.bytes, running.place, running.sent, running.available
@@ -273,14 +319,10 @@ class Gathering:
                 running.sent += count * (running.sent - sent)
                 kept = count * (running.available - available)
                 running.skip(running.used_since(at).times(count), kept)
-        self._live.in_copies = False
-        self._live.reset()
-        self._coordinator.end_backward()
-        self.is_steady = not (self._coordinator.is_apart or self._second.is_apart)
         return tracks
 
     def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
-        live, backward = self._live, self.program.backward
+        live, backward = self._live, self._running_program.backward
         found: list[Moment] = []
         for number in range(len(events)) if active is None else active:
             position, kind, module, parameter, serial = events[number]
@@ -326,9 +368,9 @@ class Gathering:
             parameter.storage.references += 1
             pin = serial, parameter
             self._pins[pin] = parameter.storage
-            if position > self.program.backward:
+            if position > self._running_program.backward:
                 self._recomputed[pin] = None
-        elif position <= self.program.backward:
+        elif position <= self._running_program.backward:
             parameter.storage.references += 1
             self._kept.append(parameter.storage)
 
@@ -355,7 +397,7 @@ class Gathering:
         An order begins where its model begins.
         """
         ends, places = {}, [0, 0]
-        for segment, following in pairwise(self.program.segments):
+        for segment, following in pairwise(self._longest.segments):
             second = bool(segment.fetched) and segment.fetched[-1].of_second
             if segment.copy is None:
                 for _, kind, module, _, _ in segment.events:
@@ -374,32 +416,3 @@ def _free(of_graph: list[Storage]) -> None:
     for each in of_graph:
         each.drop()
     of_graph.clear()
-
-
-def gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
-    """Return what the steps of a run gather.
-
-    It is cached for runs with other batch sizes that call modules alike.
-    """
-    known = state.gatherings
-    if not known or known[0].program.marks != tape.marks:
-        known[:] = [_gathering_of(state, tape, repetition, windows)]
-    return known[0]
-
-
-def _gathering_of(state: PartitionedState, tape: Tape, repetition: Repetition, windows: Sequence[Window]) -> Gathering:
-    training = state.prepared.training
-    for followed in choices(repetition, state.reach(repetition, leaves_of(tape))):
-        parameters = state.parameters(followed)
-        found = Gathering(
-            Program(tape, windows, followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),
-            followed,
-            parameters,
-            (state.sizes, state.sizes_of_second),
-            training.gradient_accumulation_steps,
-            keeps_loss=training.trainer is None,
-            generates=trainer_of(training).generation(training) is not None,
-        )
-        if found.is_steady:
-            break
-    return found

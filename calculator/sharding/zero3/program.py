@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -132,6 +134,7 @@ class Program:
         followed: Followed,
         parameters: Sequence[Partitioned],
         tied: Mapping[str, str],
+        modules: dict[Name, Module] | None = None,
     ) -> None:
         self.marks, self._followed = tape.marks, followed
         #: The parameters by their names and layers.
@@ -141,31 +144,43 @@ class Program:
         parts = [*_parts(tape, self.end, windows, followed)]
         leaves = leaves_of(tape)
         #: The modules by their paths and layers.
-        self.modules = _modules(self._called(parts), parameters, leaves)
-        for model in ("", SECOND):
-            for name, of in tied.items():
-                owner = model + name.rpartition(".")[0]
-                path = next((path for path in (f"{owner}.{WRAPPED}", owner) if (path, None) in self.modules), None)
-                if path is not None:
-                    self.modules[path, None].parameters.append(self.by_name[model + of, None])
-        for each in (each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL):
-            path, _, name = each.text.partition(": ")
-            own, model = self.modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
-            if (parameter := self.by_name[model + name, None]) not in own:
-                own.append(parameter)
-        for module in self.modules.values():
-            module.parameters.sort(key=attrgetter("order"))  # DeepSpeed sorts them by their ids (ds_id)
+        self.modules = self._with_parameters(parts, parameters, tied, leaves) if modules is None else modules
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
+        root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
-        self.runs = begun.count(begun[0])
+        self.runs = begun.count(root)
         self.keeps = any(each.kind == module_calls.KEPT for _, marks in parts for each in marks)
         #: The outermost modules: of the model, and of a second model.
-        self.root = self.modules[begun[0], None]
+        self.root = self.modules[root, None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
         self.segments = [*self._segments(parts, windows)]
         if leaves:
             _look_inside(self.segments)
+
+    def _with_parameters(
+        self,
+        parts: Sequence[tuple[int | None, list[Placed]]],
+        parameters: Sequence[Partitioned],
+        tied: Mapping[str, str],
+        leaves: set[str],
+    ) -> dict[Name, Module]:
+        """Return the called modules with their own parameters and those that they read of other modules."""
+        modules = _modules(self._called(parts), parameters, leaves)
+        for model in ("", SECOND):
+            for name, of in tied.items():
+                owner = model + name.rpartition(".")[0]
+                path = next((path for path in (f"{owner}.{WRAPPED}", owner) if (path, None) in modules), None)
+                if path is not None:
+                    modules[path, None].parameters.append(self.by_name[model + of, None])
+        for each in (each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL):
+            path, _, name = each.text.partition(": ")
+            own, model = modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
+            if (parameter := self.by_name[model + name, None]) not in own:
+                own.append(parameter)
+        for module in modules.values():
+            module.parameters.sort(key=attrgetter("order"))  # DeepSpeed sorts them by their ids (ds_id)
+        return modules
 
     def module(self, path: str, layer: int | None) -> Module:
         """Return a module.
@@ -203,7 +218,11 @@ class Program:
             marks = [each for mark in own for each in self._wrapped(mark)] if any(each.wraps for each in own) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
-                yield Segment(at, end, None, tuple(repeats), None, 0, *self._events(marks)(0))
+                *before_runs, rest = self._by_run(marks)
+                for own_run, following in pairwise((*before_runs, rest)):
+                    yield Segment(at, following[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
+                    at = following[0].position
+                yield Segment(at, end, None, tuple(repeats), None, 0, *self._events(rest)(0))
                 at = end
                 continue
             events, backward = self._events(marks), window == BACKWARD
@@ -214,6 +233,28 @@ class Program:
                 start, end = windows[window].start, windows[window].end
                 yield Segment(start, end, window, tuple(repeats), copy, skipped, *events(copy))
             at = windows[window].end
+
+    def _by_run(self, marks: Sequence[Placed]) -> list[Sequence[Placed]]:
+        """Divide the marks outside of the windows where a model begins to run again."""
+        roots = {each.key for each in (self.root, self.second_root) if each is not None}
+        begins = [
+            at
+            for at, each in enumerate(marks)
+            if at and each.kind == module_calls.BEFORE_FORWARD and (each.text, each.layer) in roots
+        ]
+        return [marks[start:end] for start, end in pairwise((0, *begins, len(marks)))]
+
+    @cached_property
+    def model_runs(self) -> list[list[Segment]]:
+        """The segments of each run of a model: those without a graph, and that of the loss, which is the last."""
+        roots = (self.root, self.second_root)
+        found: list[list[Segment]] = []
+        for segment in self.segments:
+            _, kind, module, *_ = segment.events[0] if segment.events else (0, "", None)
+            if not found or (kind in {module_calls.BEFORE_FORWARD, WITHOUT_GRAPH} and module in roots):
+                found.append([])
+            found[-1].append(segment)
+        return found
 
     def _events(self, marks: Iterable[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
         """Return a function that lists, for a copy, the events of marks, the fetched modules, and the active events."""

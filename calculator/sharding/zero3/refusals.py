@@ -14,7 +14,6 @@ from calculator.trainers import trainer_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
 
 #: The families whose modules are known to be called in the order of the real model.
@@ -92,7 +91,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     if trainer_of(training).facts.generates:
-        yield from _of_generation(training)
+        yield from _of_generation(prepared)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
@@ -104,22 +103,14 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=None)
 
 
-def _of_generation(training: Training) -> Iterator[Problem]:
-    if training.use_vllm:
-        message = f"which weights are gathered for vLLM is not modelled under zero3: use false, or {_INSTEAD}"
-        yield Problem(loc="training.use_vllm", msg=message, input=True)
-    if training.gradient_accumulation_steps > 1 and trainer_of(training).runs_to_score(training):
+def _of_generation(prepared: PreparedModel) -> Iterator[Problem]:
+    training = prepared.training
+    if training.use_vllm and prepared.method.quantizes_base:
         message = (
-            "which weights are gathered in a first micro-batch that runs the model or its reference on the completions"
-            f" of all is not modelled under zero3: use 1, trl-grpo with beta 0, or {_INSTEAD}"
+            "for vLLM, TRL merges adapters into the base's weights, which PEFT replaces by new ones where they have 4 "
+            f"bits, and stage 3 does not partition these: use false, the method lora, or {_INSTEAD}"
         )
-        yield Problem(
-            loc="training.gradient_accumulation_steps", msg=message, input=training.gradient_accumulation_steps
-        )
-    offload = training.zero.offload_param
-    if offload is not None and offload.device == "cpu":
-        message = "gathering offloaded weights for generate is not modelled: leave it out"
-        yield Problem(loc="training.deepspeed.zero_optimization.offload_param.device", msg=message, input="cpu")
+        yield Problem(loc="training.use_vllm", msg=message, input=True)
 
 
 def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:

@@ -68,7 +68,7 @@ class GeneratingTrainer(ComparingTrainer):
         yield from ComparingTrainer.assumptions(self, prepared)
         yield generated.lengths(prepared.training)
         if prepared.training.use_vllm:
-            yield from vllm.sentences(prepared.training)
+            yield from vllm.sentences(prepared)
         else:
             yield generated.by_generate(prepared.training)
 
@@ -185,8 +185,11 @@ class GeneratingTrainer(ComparingTrainer):
         others = training.micro_batches - 1
         times, rows = (1, others * shape[0]) if others > MOST_LISTED else (others, shape[0])
         dtype = context.hooks.param_dtype or "float32"
+        tape.mark(OTHER_ROWS)
         earlier = [tape.new((rows, shape[1]), dtype, "log-probabilities of other rows") for _ in range(times)]
+        tape.mark(OTHER_OUTPUTS)
         returned = self._returned(context, shape, reference=reference) if others else []
+        tape.mark(OWN_ROWS)
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
             loss, outputs = forward.without_graph(name, reference=reference)
@@ -210,6 +213,9 @@ class GeneratingTrainer(ComparingTrainer):
             tape.new((), dtype, "loss of other rows"),
         ]
 
+
+#: Marks around what earlier passes over other rows have left: their log-probabilities, and outputs of the last one.
+OTHER_ROWS, OTHER_OUTPUTS, OWN_ROWS = "other rows", "other rows: outputs", "own rows"
 
 #: The fewest completions of a prompt.
 LEAST_GROUP = 2

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.inputs.training import Training
+    from calculator.trainers.subject import Subject
 
 #: Settings of vLLM on the trainer's GPU, with the values that have no effect.
 OF_COLOCATED: dict[str, object] = {"vllm_gpu_memory_utilization": None, "vllm_enable_sleep_mode": False}
@@ -30,8 +31,16 @@ def problems(training: Training) -> Iterator[Problem]:
             yield Problem(loc=f"training.{name}", msg=message, input=given)
 
 
-def sentences(training: Training) -> Iterator[str]:
-    """Yield what vLLM occupies of the GPU."""
+def sentences(prepared: Subject) -> Iterator[str]:
+    """Yield what vLLM occupies of the GPU, and which weights are gathered for it."""
+    yield from _share(prepared.training)
+    if prepared.device.sharding == "zero3" and prepared.method.facts.config_class:
+        yield "As each step begins, TRL gathers all weights on every GPU to merge the adapters, and vLLM reads them."
+    elif prepared.device.sharding == "zero3":
+        yield "As each step begins, TRL gathers one weight after the other, and vLLM reads them."
+
+
+def _share(training: Training) -> Iterator[str]:
     colocated = training.colocated
     if colocated is None:
         yield "vLLM runs as a server on other GPUs, and takes nothing of this one (vllm_mode server)."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.engine.live_tensors import StorageCounts
+from calculator.engine.live_tensors import LiveKinds, StorageCounts
 from calculator.engine.memory_curve import Moment
 
 if TYPE_CHECKING:
@@ -76,4 +77,9 @@ class Curve:
             of_row = recording.storages.kinds.of_row
             left = StorageCounts(recording.storages, {of_row[row]: -1 for row in recording.retained_at(moment.event)})
         at = Moment(event=moment.event, bytes=moment.bytes, repeats=moment.repeats)
-        return recording.alive(at, resident_tensors, left)
+        found = recording.alive(at, resident_tensors, left)
+        if moment.missing is not None:
+            own = Counter(found.live_kinds.counts)
+            own.subtract(moment.missing.counts)
+            found.live_kinds = LiveKinds(own, {})
+        return found

@@ -11,28 +11,38 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.sharding.zero3.parameters import Live
 from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.reduction import Bucket
+from calculator.training_step.zero3.other_rows import counted
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
     from calculator.common.dtype import DType
+    from calculator.engine.live_tensors import StorageCounts
     from calculator.sharding.zero3.gathering import Gathering, Track
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.sizes import Sizes
+    from calculator.training_step.peak import MicroBatchRun
     from calculator.training_step.zero3.curve import Curve
+    from calculator.training_step.zero3.other_rows import OtherRows
 
 #: The number of copies of the repeated layers that came before, one for each pass.
 Repeats = tuple[int, ...]
 
 
 class Fullest(NamedTuple):
-    """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds."""
+    """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
+
+    `in_first` is whether it is in a first micro-batch that does more than the others, and `missing` what does not exist
+    yet of what is on its tape.
+    """
 
     bytes: int
     event: int
     gathered: int
     reducing: int
     repeats: Repeats = ()
+    in_first: bool = False
+    missing: StorageCounts | None = None
 
 
 #: The value before any moment is recorded.
@@ -77,40 +87,73 @@ class Batch(NamedTuple):
     skipped: list[Skipped]
 
 
+class First(NamedTuple):
+    """The first of several micro-batches, and what earlier passes over other rows have left in it."""
+
+    batch: MicroBatchRun
+    curve: Curve
+    rows: list[OtherRows]
+
+    def missing(self, track: Track) -> StorageCounts:
+        """Return what does not exist yet in a segment of a run without a graph."""
+        return counted(self.batch, self.rows[track.run].missing(track.rows_left))
+
+
 class Passes:
-    """The micro-batches of a step in the steady state.
+    """The micro-batches of a step in the steady state. `first` is the first one where it does more than the others.
 
     `keeps_moments`: whether to store all moments, for the peak of each layer, or only the fullest ones.
     """
 
     def __init__(
-        self, gathering: Gathering, curve: Curve, sizes: Sizes, dtype: DType, *, keeps_moments: bool = False
+        self,
+        gathering: Gathering,
+        curve: Curve,
+        first: First | None,
+        sizes: Sizes,
+        dtype: DType,
+        *,
+        keeps_moments: bool = False,
     ) -> None:
         self._keeps_moments = keeps_moments
-        self._program, self._curve = gathering.program, curve
         self._period = gathering.followed.period
         self._reducing = Live()
         self._bucket = Bucket(sizes, self._reducing, dtype)
         #: The fullest moments of the forward and the backward pass.
         self.forward = self.backward = EMPTY
+        #: The micro-batches that are alike.
         self.batches: list[Batch] = []
         self._repeats: Repeats = ()
+        self._first: First | None = None
+        #: What does not exist yet in a segment, and its bytes.
+        self._missing: StorageCounts | None = None
+        self._less = 0
         #: The fullest moments of ranges of events, which all copies share: a position, an event, and the bytes.
         self._fullest: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
         for number, tracks in enumerate(gathering.passes):
-            self.batches.append(Batch([], []))
+            self._batch, self._first = Batch([], []), None
+            if number == 0 and gathering.first is not None and first is not None:
+                self._program, self._curve, self._first = gathering.first, first.curve, first
+            else:
+                self._program, self._curve = gathering.program, curve
+                self.batches.append(self._batch)
+            if number == 0 and gathering.in_sync:
+                begin, self._repeats = self._program.forward, tracks[0].segment.repeats
+                self._note(begin, begin, self._curve.at(begin, self._repeats) + gathering.in_sync, gathering.in_sync)
             self._bucket.is_last = number == len(gathering.passes) - 1
             for track in tracks:
                 self._follow(track)
             self._reducing.reset()
             self._bucket.reduce()
             end, left = self._program.end, tracks[-1].after
-            self._note(end, end, curve.at(end, self._repeats) + left, left)
+            self._note(end, end, self._curve.at(end, self._repeats) + left, left)
 
     def _follow(self, track: Track) -> None:
         """Read a segment, and the skipped copies after it."""
         segment = track.segment
         self._repeats = segment.repeats
+        self._missing = self._first.missing(track) if self._first is not None and track.rows_left else None
+        self._less = 0 if self._missing is None else self._missing.bytes
         if not (self._keeps_moments or segment.skipped or segment.start <= self._program.backward < segment.end):
             self._read_fullest(track)
             return
@@ -122,7 +165,7 @@ class Passes:
             gathered = track.after - track.before
             growth = self._curve.growth[window] + gathered
             alike = self._skip(readings, window, segment.skipped, growth, gathered) if window == BACKWARD else None
-            self.batches[-1].skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
+            self._batch.skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
 
     def _read_fullest(self, track: Track) -> None:
         """Read the gradients of a segment, and the fullest moments before, between and after them."""
@@ -248,12 +291,14 @@ class Passes:
     def _note(self, position: int, event: int, size: int, gathered: int) -> None:
         """Record the bytes at a moment with those of the reduction, then reset the reduction's maximum."""
         reducing = self._reducing
-        total = size + reducing.most
+        total = size + reducing.most - self._less
         if self._keeps_moments:
-            self.batches[-1].moments.append((self._repeats, position, total))
+            self._batch.moments.append((self._repeats, position, total))
         fullest = self.forward if position <= self._program.backward else self.backward
         if total > fullest.bytes:
-            found = Fullest(total, event, gathered, reducing.most, self._repeats)
+            found = Fullest(
+                total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
+            )
             if position <= self._program.backward:
                 self.forward = found
             else:

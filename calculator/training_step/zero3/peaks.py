@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from calculator.common.deferred import Deferred
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.live_tensors import LiveTensors
-from calculator.engine.module_calls import BEFORE_FORWARD
 from calculator.sharding.zero.state import row
-from calculator.sharding.zero3.gathering import gathering_of
+from calculator.sharding.zero3.steps import Called, gathering_of
 from calculator.training_step.peak import Peak
 from calculator.training_step.zero3.curve import Curve
 from calculator.training_step.zero3.line import line
 from calculator.training_step.zero3.optimizer import fullest
-from calculator.training_step.zero3.passes import Fullest, Passes
+from calculator.training_step.zero3.other_rows import other_rows
+from calculator.training_step.zero3.passes import First, Fullest, Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class PartitionedPeaks:
 
     `left` is what the step leaves alive, without gradients. `carried` is the part of it that lives until the next
     forward pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several
-    micro-batches. It is None if it does no more than the others before it calls the model.
+    micro-batches. It is None if it does no more than the others.
     """
 
     def __init__(
@@ -49,18 +49,19 @@ class PartitionedPeaks:
         first: MicroBatchRun | None = None,
     ) -> None:
         run, recording = last
-        self._state, self._recording, self._left, self._carried = state, recording, left, carried
-        self._own, self._kept, self._first = own, (*state.kept, *own), first
+        self._state, self._left, self._carried = state, left, carried
+        self._own, self._kept = own, (*state.kept, *own)
         self._windows = recording.windows
         #: The weights that the step gathers.
-        self.gathering = gathering_of(state, run.tape, run.repetition, run.copies.windows)
-        self._curve = Curve(recording)
-        self.passes = Passes(self.gathering, self._curve, state.sizes, state.dtype)
+        self.gathering = gathering_of(state, _called(last), None if first is None else _called(first), run.repetition)
+        self._recording, self._curve = recording, Curve(recording)
+        self._first = None if first is None else First(first, Curve(first.recording), other_rows(first))
+        self.passes = Passes(self.gathering, self._curve, self._first, state.sizes, state.dtype)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Return the peaks of the forward pass, the backward pass and the optimizer step."""
         return (
-            self._forward_peak(),
+            self._peak("forward", self.passes.forward, self._carried),
             self._peak("backward", self.passes.backward, None),
             self._step_peak(),
         )
@@ -73,13 +74,21 @@ class PartitionedPeaks:
     def blocks(self) -> tuple[ResidentTensors, ...]:
         """The most that the passes gather and reduce, and the temporaries of the optimizer's step."""
         forward, backward = self.passes.forward, self.passes.backward
-        most = Fullest(0, 0, max(forward.gathered, backward.gathered), max(forward.reducing, backward.reducing))
+        gathered = max(forward.gathered, backward.gathered, self.gathering.in_sync)
+        most = Fullest(0, 0, gathered, max(forward.reducing, backward.reducing))
         return (*self._added(most), *self._temporaries)
 
     @property
     def in_generation(self) -> tuple[ResidentTensors, ...]:
         """The tensors on the device while the trainer generates, including all gathered weights."""
         return (*self._kept, *self._added(Fullest(0, 0, self.gathering.in_generation, 0)))
+
+    @property
+    def copied_to_generate(self) -> tuple[ResidentTensors, ...]:
+        """The offloaded partitions that are on the device while all weights are gathered; none without offload."""
+        dtype, size = self._state.dtype, self.gathering.copied
+        elements = size // ITEMSIZE[dtype]
+        return (row("copies of partitions", elements, "parameters / count", dtype, "base_weights"),) if size else ()
 
     @property
     def sizes_in_generation(self) -> Counter[int]:
@@ -104,7 +113,8 @@ class PartitionedPeaks:
     @cached_property
     def _of_layers(self) -> Passes:
         """The passes with all of their moments."""
-        return Passes(self.gathering, self._curve, self._state.sizes, self._state.dtype, keeps_moments=True)
+        state = self._state
+        return Passes(self.gathering, self._curve, self._first, state.sizes, state.dtype, keeps_moments=True)
 
     @property
     def host_bytes(self) -> int | None:
@@ -120,35 +130,19 @@ class PartitionedPeaks:
         if moment.reducing:
             yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
 
-    def _forward_peak(self) -> Peak:
-        """Return the peak of a forward pass, or of what the first one does before it calls the model.
-
-        Nothing is gathered before the call.
-        """
-        peak, first = self._peak("forward", self.passes.forward, self._carried), self._first
-        if first is None:
-            return peak
-        called = next(at for at, label in first.run.tape.marks if label.startswith(BEFORE_FORWARD))
-        moment = first.recording.curve.peak(first.marks["forward"], called)
-        if peak.throughout + moment.bytes <= peak.bytes:
-            return peak
-        return peak._replace(
-            bytes=peak.throughout + moment.bytes,
-            operation=first.recording.operation(moment.event),
-            deferred=Deferred(partial(first.recording.alive, moment, self._kept, self._carried)),
-        )
-
     def _peak(self, phase: PhaseName, moment: Fullest, carried: StorageCounts | None) -> Peak:
-        recording, kept = self._recording, self._kept
+        kept, recording, curve = self._kept, self._recording, self._curve
+        if moment.in_first and self._first is not None:
+            recording, curve = self._first.batch.recording, self._first.curve
         state: Sequence[ResidentTensors] = (*kept, *self._added(moment))
         rest = sum([tensor.bytes for tensor in kept]) + (0 if carried is None else carried.bytes)
         return Peak(
             phase=phase,
             bytes=rest + moment.bytes,
             throughout=rest,
-            operation=recording.operation(self._curve.last_event(moment)),
+            operation=recording.operation(curve.last_event(moment)),
             left=carried,
-            deferred=Deferred(partial(self._curve.alive, moment, state, carried)),
+            deferred=Deferred(partial(curve.alive, moment, state, carried)),
         )
 
     def _step_peak(self) -> Peak:
@@ -162,3 +156,7 @@ class PartitionedPeaks:
             left=self._left,
             deferred=Deferred(partial(LiveTensors, state, left=self._left)),
         )
+
+
+def _called(batch: MicroBatchRun) -> Called:
+    return Called(batch.run.tape, batch.run.copies.windows)

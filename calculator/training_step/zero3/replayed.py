@@ -86,9 +86,9 @@ class LoggedGathering(Gathering):
         self.of_passes = []
         super()._micro_batches(count, micro_batches)
 
-    def _pass(self) -> list[Track]:
+    def _pass(self, program: Program, micro_batches: int) -> list[Track]:
         self._log.changes = []
-        tracks = super()._pass()
+        tracks = super()._pass(program, micro_batches)
         self.of_passes.append(self._log.changes)
         return tracks
 

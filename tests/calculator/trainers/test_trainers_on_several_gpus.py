@@ -82,20 +82,11 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
         (
-            "training.gradient_accumulation_steps",
-            {
-                "sharding": "zero3",
-                "trainer": "trl-rloo",
-                "micro_batch_size": 8,
-                "autocast": "bfloat16",
-                "gradient_accumulation_steps": 2,
-            },
-        ),
-        (
             "training.use_vllm",
             {
                 "sharding": "zero3",
                 "trainer": "trl-rloo",
+                "method": {"name": "qlora", "target_modules": "all-linear", "prepare_model_for_kbit_training": False},
                 "micro_batch_size": 8,
                 "autocast": "bfloat16",
                 "use_vllm": True,

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import GenerationConfig, GenerationMixin
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.distributed import DistributedBackend
+from trl.generation.vllm_generation import VLLMGeneration
 
 from calculator.common.errors import refusal
 from calculator.trainers.trl import generated
@@ -152,6 +155,19 @@ def _generates(trainer: Any, prompts: list[list[int]], longest: int) -> None:
             trainer._generate_single_turn(prompts, **{name: others[name] for name in names if name in others})
 
 
+def _gathers_for_vllm(trainer: Any) -> None:
+    """Gather the weights that vLLM reads, as a process does that sends none. Adapters are not merged into them."""
+    engine = object.__new__(VLLMGeneration)
+    engine.model, engine.accelerator = trainer.model, trainer.accelerator
+    engine._dist = DistributedBackend(trainer.accelerator)
+    with ExitStack() as stack:
+        if is_peft_model(trainer.model):
+            for name in ("merge_adapter", "unmerge_adapter"):
+                stack.enter_context(mock.patch.object(trainer.model.base_model, name))
+        for _ in engine._iter_named_params():
+            pass
+
+
 def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     """A replacement of `_generate`: it generates, and then gives completions of the labelled tokens to the prompts.
 
@@ -159,6 +175,7 @@ def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     one token shorter, so that every row has padding.
     """
     counts, longest = _completions(recipe), _longest(recipe)
+    sharding = recipe.request.device.sharding
     prompt = recipe.request.training.sequence_length - longest
 
     def generate(prompts: list[Any]) -> tuple[Any, ...]:
@@ -167,6 +184,8 @@ def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
         given = [[3] * (prompt - each) for each in shorter]
         if not recipe.use_vllm:
             _generates(trainer, given, longest)
+        elif sharding == "zero3":
+            _gathers_for_vllm(trainer)
         fields = list(kind.fields)
         if recipe.use_vllm and kind.logps is not None:
             fields[kind.logps] = [[0.0] * count for count in rows]

@@ -1,0 +1,72 @@
+"""The weights that the steps of a request gather, with as few copies of its layers followed as are needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.sharding.zero3.followed import choices
+from calculator.sharding.zero3.gathering import Gathering
+from calculator.sharding.zero3.program import Program, leaves_of
+from calculator.trainers import trainer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.engine.memory_curve import Window
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.tape import Tape
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.zero3.gathering import Syncs
+    from calculator.sharding.zero3.state import PartitionedState
+
+
+class Called(NamedTuple):
+    """A micro-batch that marks the calls of modules, and the windows of its repeated layers."""
+
+    tape: Tape
+    windows: Sequence[Window]
+
+
+def gathering_of(state: PartitionedState, last: Called, first: Called | None, repetition: Repetition) -> Gathering:
+    """Return what the steps of a run gather.
+
+    It is cached for runs with other batch sizes that call modules alike.
+    """
+    known = state.gatherings
+    if not known or not _calls_alike(known[0], last, first):
+        known[:] = [_gathering_of(state, last, first, repetition)]
+    return known[0]
+
+
+def _syncs(prepared: PreparedModel) -> Syncs | None:
+    """Return how a trainer gathers the weights that vLLM reads; None without vLLM."""
+    if not prepared.training.use_vllm:
+        return None
+    return "all at once" if prepared.method.facts.config_class else "one by one"
+
+
+def _calls_alike(known: Gathering, last: Called, first: Called | None) -> bool:
+    of_first = None if known.first is None else known.first.marks
+    return known.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
+
+
+def _gathering_of(state: PartitionedState, last: Called, first: Called | None, repetition: Repetition) -> Gathering:
+    training, tied = state.prepared.training, state.prepared.model.tied
+    for followed in choices(repetition, state.reach(repetition, leaves_of(last.tape))):
+        parameters = state.parameters(followed)
+        every = [*parameters.own, *parameters.of_second]
+        longer = None if first is None else Program(*first, followed, every, tied)
+        found = Gathering(
+            Program(*last, followed, every, tied, None if longer is None else longer.modules),
+            followed,
+            parameters,
+            (state.sizes, state.sizes_of_second),
+            training.gradient_accumulation_steps,
+            keeps_loss=training.trainer is None,
+            generates=trainer_of(training).generation(training) is not None,
+            syncs=_syncs(state.prepared),
+            first=longer,
+        )
+        if found.is_steady:
+            break
+    return found
