@@ -103,7 +103,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, _of_loaded_whole(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
-    return max(of_step, of_generation(step, workspaces)) if step.generation else of_step
+    return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
 
 
 def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
@@ -131,18 +131,26 @@ def _of_loaded_whole(resident: ResidentState) -> int:
     return whole_segments(loaded) + gathered
 
 
-def of_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
+def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
     """Return the rule's estimate while a trainer generates, in bytes.
 
-    It counts what the run keeps and the blocks of the passes.
+    It counts what the run keeps and the blocks of the passes. If it is at most `least`, what is returned may be less.
     """
-    passes = max(in_segments(peak_counts(each.recording)) for each in step.generation)
+    kept = _kept_in_generation(step, workspaces)
+    passes = 0
+    for each in step.generation:
+        if each.bound is None or in_segments(each.bound()) > max(passes, least - kept):
+            passes = max(passes, in_segments(peak_counts(each.recording)))
+    return kept + passes
+
+
+def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
     partitioned = step.partitioned
     if partitioned is None:
-        return between_steps(step.resident, workspaces) + passes
+        return between_steps(step.resident, workspaces)
     kept = _kept_by_rank(partitioned.kept, workspaces)
     kept.update(partitioned.sizes_in_generation)
-    return whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + passes
+    return whole_segments(_buffer_bytes(step.resident)) + in_segments(kept)
 
 
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
@@ -163,7 +171,8 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(flattened, of_step, of_generation(step, workspaces) if step.generation else 0)
+    of_step = max(flattened, of_step)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
 
 
 def _frozen_bytes(resident: ResidentState) -> int:
@@ -188,7 +197,7 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
     kept = _kept_by_rank(partitioned.kept, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(of_step, of_generation(step, workspaces) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
 
 
 def _buffer_bytes(resident: ResidentState) -> int:

@@ -62,10 +62,17 @@ class SymSizes(Sizes):
     def kinds(self, rows: Sequence[Allocation]) -> list[Kind]:
         """Return the key of the kind of each row."""
         numbers = self._by_identity
-        for identity, shape in {id(row[1]): row[1] for row in rows}.items():
+        shapes = [row[1] for row in rows]
+        for identity, shape in dict(zip(map(id, shapes), shapes, strict=True)).items():
             if identity not in numbers:
                 self._number(shape)
         return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
+
+    def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
+        """The index of the bytes of each kind."""
+        layouts = [kind[1:3] for kind in kinds]
+        sizes = {layout: self.size(*layout) for layout in {*layouts}}
+        return [*map(sizes.__getitem__, layouts)]
 
     def size(self, number: int, dtype: DType) -> int:
         """Return the index of the bytes of a tensor, given the number of its shape and its dtype."""

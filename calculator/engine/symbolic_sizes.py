@@ -7,9 +7,10 @@ its guards, as in torch.fx.experimental.symbolic_shapes.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from functools import partial
 from itertools import chain, zip_longest
-from operator import add, eq, floordiv, ge, gt, le, lt, mod, mul, ne, sub
+from operator import add, eq, floordiv, ge, gt, itemgetter, le, lt, mod, mul, ne, sub
 from typing import TYPE_CHECKING, Any, Self
 
 from calculator.architecture.dimension import Dim, ceil_div
@@ -52,6 +53,13 @@ class ShapeEnv:
     def create_symint(self, size: int) -> SymInt:
         """Make a size symbolic. Create all of them before any other value has an index."""
         return SymInt(self, self._append(size), None)
+
+    def alias(self, size: Dim) -> SymInt:
+        """A size of this value and name for which `with_alias` puts another. What depends on it is recorded after it."""
+        source = self.index(size)
+        index = self._append(self.values[source])
+        self.expressions.append((index, _first, source, source))
+        return SymInt(self, index, size.name_parts if isinstance(size, SymInt) else size.name)
 
     def index(self, number: int) -> int:
         """Return the index of a number. A constant gets one when it is first used."""
@@ -108,9 +116,25 @@ class ShapeEnv:
             return None
         return values if all(values[index] == traced[index] for index in self.guards) else None
 
+    def with_alias(self, values: Sequence[int], alias: int, source: int) -> list[int] | None:
+        """The same values where an alias has that of a source, both by index; None where a guard fails."""
+        found, traced = [*values], self.values
+        found[alias] = found[source]
+        start = bisect_right(self.expressions, alias, key=itemgetter(0))
+        try:
+            for index, function, left, right in self.expressions[start:]:
+                found[index] = function(found[left], found[right])
+        except ZeroDivisionError:
+            return None
+        return found if all(found[index] == traced[index] for index in self.guards) else None
+
     def _append(self, value: int) -> int:
         self.values.append(int(value))
         return len(self.values) - 1
+
+
+def _first(value: int, _: int) -> int:
+    return value
 
 
 class Digits(dict[int, str]):

@@ -22,9 +22,12 @@ from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.tape import Tape
+from calculator.engine.symbolic_sizes import SymInt
 from calculator.families import forward_of
+from calculator.layers import masks
 from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
+from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.registry import generation_hooks
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
@@ -32,7 +35,6 @@ from calculator.trainers.transformers.loop import in_float32
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
 from calculator.training_step.next_token import Sampling, of_positions
 from calculator.training_step.run import Interpretation
-from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,27 +83,6 @@ def rolled_out(prepared: PreparedModel, *, trains: bool = True, is_first: bool =
     return tuple([each.measured(each.interpretation.run()) for each in passes])
 
 
-class RolloutTrace:
-    """A trace of the passes with symbolic sizes."""
-
-    __slots__ = ("_passes", "_shape_env", "_traces")
-
-    def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel) -> None:
-        batch = trainer_of(prepared.training).generation(prepared.training)
-        self._shape_env = shape_env
-        self._passes = Rollout(prepared, batch, shape_env).passes() if batch is not None else ()
-        self._traces = [SymbolicTrace(SymSizes(shape_env), each.interpretation) for each in self._passes]
-        shape_env.eliminate_dead_code(index for trace in self._traces for index in trace.outputs)
-
-    def with_sizes(self, sizes: Sequence[int]) -> tuple[PassPeak, ...] | None:
-        """Return the passes with other sizes, or None if a guard fails."""
-        values = self._shape_env.evaluate(sizes)
-        if values is None:
-            return None
-        passes = zip(self._passes, self._traces, strict=True)
-        return tuple([each.measured(trace.with_values(values)) for each, trace in passes])
-
-
 class Rollout:
     """The generation of the completions of a step.
 
@@ -141,28 +122,41 @@ class Rollout:
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return three passes: that of the prompts, that of the second token, and that of the last token."""
-        prefill = self._prefill()
-        passes, prompt, tokens = [prefill], self.batch.prompt, self.batch.completion
+        prefill = self.prefill()
+        passes, tokens = [prefill], self.batch.completion
         if tokens > 1:
-            passes.append(self._decode(prompt, prefill.cache, first=True))
+            passes.append(self.decode(self.batch.prompt, prefill.cache, first=True))
         if tokens > 2:
-            last = prompt + named(tokens - 2, "C - 2")
-            passes.append(self._decode(last, prefill.cache, first=False))
+            passes.append(self.decode(self.last_past, prefill.cache, first=False))
         return tuple(passes)
+
+    @property
+    def last_past(self) -> Dim:
+        """The tokens that the cache has before the last pass of three or more."""
+        return self.batch.prompt + named(self.batch.completion - 2, "C - 2")
+
+    @property
+    def decodes_alike(self) -> bool:
+        """Whether there are passes of a second and of a last token, and neither a layer nor a sharding tells which."""
+        types = masks.attention_types(self.prepared.model.layers)
+        return self.batch.completion > 2 and "sliding_attention" not in types and self.hooks("later token") is NO_HOOKS
 
     def hooks(self, which: PassOf) -> Hooks:
         """Return the hooks of a sharding in a pass."""
         return generation_hooks(self.prepared, which, is_first=self.is_first)
 
     @without_frame_snapshots
-    def _prefill(self) -> RolledOut:
-        context = self._context("prompts")
+    def prefill(self) -> RolledOut:
+        """Return the pass of the prompts."""
+        context = self._context("prompts", self.shape_env)
         context.cache = Cache(windowed=True, component="kv_cache")
         return self._run(context, self.loop(context))
 
     @without_frame_snapshots
-    def _decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
-        context = self._context("second token" if first else "later token")
+    def decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
+        """Return the pass of a token after `past` others; the `first` has the cache that the prompts' pass filled."""
+        shape_env = past.shape_env if isinstance(past, SymInt) else self.shape_env
+        context = self._context("second token" if first else "later token", shape_env)
         windowed = _windowed(context.layers) if prefilled.windows else 0
         windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
         context.cache = Cache(windowed=True, given=windows, component="kv_cache")
@@ -175,10 +169,10 @@ class Rollout:
         loop.after_first_token(context)
         return self._run(context, loop)
 
-    def _context(self, which: PassOf) -> Context:
+    def _context(self, which: PassOf, shape_env: ShapeEnv | None) -> Context:
         tape = Tape(trains=self.trains)
-        if self.shape_env is not None:
-            tape.sizes = SymSizes(self.shape_env)
+        if shape_env is not None:
+            tape.sizes = SymSizes(shape_env)
         tape.grad_enabled = False
         hooks = self.hooks(which)
         forward = forward_for(self.prepared.model, self.prepared.training)

@@ -14,7 +14,7 @@ from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
 from calculator.training_step.peak import MicroBatchRun, Peak
-from calculator.training_step.rollout import RolloutTrace, rolled_out
+from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
-    from calculator.training_step.generation import PassPeak
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.run import Run
 
 
@@ -114,13 +114,13 @@ class TrainingStep:
         return TrainingStep(self.resident, traces=self.traces, whole=True)
 
     @cached_property
-    def generation(self) -> tuple[PassPeak, ...]:
+    def generation(self) -> tuple[StepPass, ...]:
         """The passes in which the trainer generates a step's completions. None if it does not generate."""
         prepared = self.resident.prepared
         if trainer_of(prepared.training).generation(prepared.training) is None:
             return ()
         known = self.traces.generation_of(prepared)
-        return known.of(prepared, rolled_out, RolloutTrace) or rolled_out(prepared)
+        return known.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""
@@ -141,7 +141,7 @@ class TrainingStep:
             throughout=throughout,
             operation=highest.operation,
             left=self.carried,
-            deferred=Deferred(partial(highest.recording.alive, highest.moment, always, self.carried)),
+            deferred=Deferred(lambda: highest.recording.alive(highest.moment, always, self.carried)),
         )
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 

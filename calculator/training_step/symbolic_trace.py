@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.training_step.generation import PassPeak
+    from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.run import Interpretation
 
 #: The most patterns of equal shapes for which a trace caches what runs share.
@@ -210,7 +210,7 @@ class TraceCache:
             partial(BySizes, traces_first=traces_first)
         )
         #: The passes in which the trainer generates completions.
-        self.generation: BySizes[tuple[PassPeak, ...]] = BySizes(traces_first=traces_first)
+        self.generation: BySizes[tuple[StepPass, ...]] = BySizes(traces_first=traces_first)
         self._of_first: TraceCache | None = None
 
     @property
@@ -237,7 +237,7 @@ class TraceCache:
 
         return self.runs[whole, reduces].of(prepared, plain, traced)
 
-    def generation_of(self, prepared: PreparedModel) -> BySizes[tuple[PassPeak, ...]]:
+    def generation_of(self, prepared: PreparedModel) -> BySizes[tuple[StepPass, ...]]:
         """Return the passes in which the trainer generates, for requests like this one."""
         self._serve(prepared)
         return self.generation
