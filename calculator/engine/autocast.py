@@ -32,7 +32,7 @@ class Autocast:
 
     def __init__(self, dtype: DType, outer: Autocast | None = None) -> None:
         self.dtype = dtype
-        self.copies: dict[AccumulateGrad, Tensor] = {} if outer is None else outer.copies
+        self.copies: dict[object, Tensor] = {} if outer is None else outer.copies
 
     def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
         """Return a tensor in the region's dtype.
@@ -61,13 +61,13 @@ def state(tape: Tape) -> tuple[DType | None, int]:
     return (None, 0) if tape.autocast is None else (tape.autocast.dtype, len(tape.autocast.copies))
 
 
-def has_copy(tape: Tape, leaf: AccumulateGrad | None) -> bool:
+def has_copy(tape: Tape, leaf: object) -> bool:
     """Whether the region that runs keeps a copy of a leaf tensor."""
     return tape.autocast is not None and leaf in tape.autocast.copies
 
 
-def leaf_of(x: Tensor) -> AccumulateGrad | None:
-    """Return the AccumulateGrad node of a leaf tensor.
+def leaf_of(x: Tensor) -> object:
+    """Return what stands for a leaf tensor among cached copies: its AccumulateGrad node, if it is in a graph.
 
     A leaf is a trained parameter, or the embeddings after enable_input_require_grads.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.names import ComponentName
     from calculator.engine.autocast import Autocast
-    from calculator.engine.autograd import AccumulateGrad, LeafModule, Node
+    from calculator.engine.autograd import LeafModule, Node
     from calculator.engine.loops import Loop
 
 if sys.implementation.name != "cpython":
@@ -232,6 +232,7 @@ class LeafTensor(Tensor):
 
     __slots__ = ("leaf",)
 
-    def __init__(self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, leaf: AccumulateGrad) -> None:
+    def __init__(self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType) -> None:
         super().__init__(tape, storage, shape, dtype, None)
-        self.leaf = leaf
+        #: What stands for it where autocast keeps copies, in place of the AccumulateGrad that it has in a graph.
+        self.leaf = object()

@@ -95,7 +95,7 @@ class Parameters:
 
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         if trained and not self.graph and not self.tape.calls_modules:
-            return LeafTensor(self.tape, None, shape, dtype, AccumulateGrad(self.tape, name))
+            return LeafTensor(self.tape, None, shape, dtype)
         if not trained or not self.tape.trains or not self.graph:
             return self.plain(name, shape, dtype, None)
         key = (self.layer if self.tower_layer is None else self.tower_layer), name

@@ -58,6 +58,7 @@ class Context:
         "dtype",
         "encoder_mask",
         "encoder_states",
+        "first_may_represent",
         "forward",
         "forward_locals",
         "generates",
@@ -362,9 +363,9 @@ class Context:
 
     def input_requiring_grad(self, embeddings: Tensor, name: str = "input embeddings") -> Tensor:
         """Return embeddings that get a gradient even if nothing before them is trained (enable_input_require_grads)."""
-        leaf = AccumulateGrad(self.tape, name, "activations")
         if not self.parameters.graph:
-            return LeafTensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
+            return LeafTensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype)
+        leaf = AccumulateGrad(self.tape, name, "activations")
         leaf.context = embeddings
         return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
 

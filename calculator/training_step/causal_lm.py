@@ -122,7 +122,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         del first
     layers, known = context.layer_loop, KnownLayers.of(context, _layer)
     run = _layer if known is None else known.run
-    entered = (hidden_states.dtype, leaf_of(hidden_states)) if context.may_repeat_first_period else None
+    may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
+    entered = (hidden_states.dtype, leaf_of(hidden_states)) if may_repeat else None
     position = 0
     while position < len(context.repetition.numbers):
         if position == context.repetition.start:
@@ -153,7 +154,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     return hidden_states
 
 
-def _repeats(x: Tensor, dtype: DType, leaf: AccumulateGrad | None) -> bool:
+def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:
     """Whether layers that return `x` do as those after them, from the dtype and the leaf of what they received."""
     return x.dtype == dtype and not has_copy(x.tape, leaf)
 

@@ -142,7 +142,7 @@ class ResidentState:
     @cached_property
     def _states(self) -> tuple[ResidentTensors, ...]:
         optimizer = self.optimizer
-        overrides = self.trainer.embeddings_in_32_bits and not optimizer.projects
+        overrides = self.trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
         in_32_bits = embeddings(self.prepared.model, self.tensors) if overrides else ()
         if optimizer.early and self.trainer.moves_states and not optimizer.in_backward:
             optimizer = replace(optimizer, step_on_device=True)

@@ -98,8 +98,9 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
         elif trainer_of(context.training).facts.grads_inputs and context.training.autocast is None:
             context.repetition = context.repetition.from_first_period()
-        elif trainer_of(context.training).facts.grads_inputs:
-            # What a layer does under autocast depends on its input, which is known when the first one has run.
+        else:
+            # What a layer does under autocast depends on its input, and whether the first one is like the others on
+            # whether a gradient flows to it; both are known when it has run.
             is_reentrant = trainer_of(context.training).is_reentrant(context)
             context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
     context.tape.folds_loops = not context.may_skip_first_layer
