@@ -55,7 +55,7 @@ class ShapeEnv:
         return SymInt(self, self._append(size), None)
 
     def alias(self, size: Dim) -> SymInt:
-        """A size of this value and name for which `with_alias` puts another. What depends on it is recorded after it."""
+        """A size of this value and name, for which `with_alias` puts another. What depends on it must come later."""
         source = self.index(size)
         index = self._append(self.values[source])
         self.expressions.append((index, _first, source, source))

@@ -58,7 +58,6 @@ class Context:
         "dtype",
         "encoder_mask",
         "encoder_states",
-        "first_may_represent",
         "forward",
         "forward_locals",
         "generates",

@@ -27,7 +27,7 @@ from calculator.training_step.known_layers import KnownLayers
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
-    from calculator.engine.autograd import AccumulateGrad, Node
+    from calculator.engine.autograd import Node
     from calculator.layers.context import Context
     from calculator.trainers import Loop
 

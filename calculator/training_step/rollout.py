@@ -21,8 +21,8 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.sym_sizes import SymSizes
-from calculator.engine.tape import Tape
 from calculator.engine.symbolic_sizes import SymInt
+from calculator.engine.tape import Tape
 from calculator.families import forward_of
 from calculator.layers import masks
 from calculator.layers.cache import Cache, entries_by_layer

@@ -1,0 +1,69 @@
+"""The passes of a step in which a trainer generates are those that are recorded as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from calculator.engine.counts_by_size import peak_counts
+from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
+from calculator.training_step.by_sizes import BySizes
+from calculator.training_step.rollout import rolled_out
+from calculator.training_step.rollout_trace import RolloutTrace, StepPass, rolled_out_in_step
+
+if TYPE_CHECKING:
+    from calculator.methods.prepared_model import PreparedModel
+
+
+def _prepared(model: str, **training: Any) -> PreparedModel:
+    settings = {"trainer": "trl-grpo", "micro_batch_size": 2, "sequence_length": 700, **training}
+    request = parse_request({"model": model, "method": {"name": "lora"}, "training": settings, "reserved": "rule"})
+    return resident_state(request).prepared
+
+
+def _compare(passes: tuple[StepPass, ...], prepared: PreparedModel) -> None:
+    whole = rolled_out(prepared)
+    for own, each in zip(passes, whole, strict=True):
+        counts = peak_counts(each.recording)
+        assert (own.moment.bytes, own.operation) == (each.moment.bytes, each.operation)
+        assert peak_counts(own.recording) == counts
+        if own.bound is not None:
+            assert all(own.bound()[size] >= count for size, count in counts.items())
+    highest = max(range(len(whole)), key=lambda number: whole[number].moment.bytes)
+    own, each = passes[highest], whole[highest]
+    assert own.recording.alive(own.moment).kinds() == each.recording.alive(each.moment).kinds()
+
+
+@pytest.mark.parametrize("completion", [1, 2, 3, 400])
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "google/gemma-2-2b", "Qwen/Qwen3-0.6B"])
+def test_passes_of_a_step_are_those_that_are_recorded(model: str, completion: int) -> None:
+    prepared = _prepared(model, max_completion_length=completion)
+    _compare(rolled_out_in_step(prepared), prepared)
+
+
+def test_passes_of_a_trace_are_those_of_each_length() -> None:
+    known: BySizes[tuple[StepPass, ...]] = BySizes(traces_first=True)
+    for length in (700, 1300):
+        prepared = _prepared("meta-llama/Llama-3.2-1B", sequence_length=length, max_completion_length=400)
+        found = known.of(prepared, rolled_out_in_step, RolloutTrace)
+        assert found is not None
+        _compare(found, prepared)
+    assert len(known.traces) == 1
+
+
+def test_values_of_an_alias_fail_where_a_guard_does() -> None:
+    env = ShapeEnv()
+    size = env.create_symint(8)
+    alias = env.alias(size + 2)
+    double, is_long = (2 * alias).index, alias > 5
+    assert is_long
+    values = env.evaluate([7])
+    assert values is not None
+    assert values[double] == 2 * (7 + 2)
+    other = env.with_alias(values, alias.index, size.index)
+    assert other is not None
+    assert other[double] == 2 * 7
+    assert env.with_alias(env.evaluate([4]) or [], alias.index, size.index) is None
