@@ -22,31 +22,32 @@ if TYPE_CHECKING:
     from calculator.methods import Method
     from calculator.planning.evaluator import Evaluator
 
-#: alpha over r. Source: Biderman et al. 2024, appendix.
+#: The ratio of alpha to r. Source: Biderman et al. 2024, appendix.
 ALPHA = 2
 
 
 def candidates(name: MethodName, evaluator: Evaluator) -> tuple[Candidate, ...]:
-    """A method's candidates, the preferred one first and the one that needs least memory last.
+    """Return a method's candidates, the preferred one first and the one that needs least memory last.
 
-    There are none where each would train too large a share.
+    There are none if each would train too large a share of the parameters.
 
     Raises:
-        PlanError: where the method can't be applied to the model.
+        PlanError: if the method can't be applied to the model.
     """
     found = CANDIDATES[name](evaluator) if name in CANDIDATES else _of_sizes(evaluator, METHODS[name]())
     return tuple(found)
 
 
 def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> LoRA | QLoRA:
-    """LoRA or QLoRA of a rank, with its alpha."""
+    """Return LoRA or QLoRA of a rank, with its alpha."""
     return cls(r=r, lora_alpha=ALPHA * r, target_modules=targets, **settings)
 
 
 def targets(evaluator: Evaluator) -> tuple[Any, ...]:
-    """What low-rank methods may adapt, best first: every linear layer where PEFT can, and attention's projections.
+    """Return what low-rank methods may adapt, the best first.
 
-    The layers of a base that PEFT's all-linear does not find are listed.
+    The best is every linear layer, if PEFT can adapt them. Attention's projections follow. The layers of a base that
+    PEFT's all-linear does not find are listed by name.
     """
     base, model = evaluator.lora.base, evaluator.model
     if base is not None and not base.is_linear:
@@ -59,14 +60,14 @@ def targets(evaluator: Evaluator) -> tuple[Any, ...]:
 
 
 def attention_names(model: Model) -> tuple[str, ...]:
-    """The names of the linear layers in attention to text, as PEFT matches them."""
+    """Return the names of the linear layers in attention to text, as PEFT matches them."""
     paths = [path for path, module in model.running if module.kind in ("linear", "conv1d")]
     inside = [path for path in paths if "att" in path.lower()]
     return tuple(dict.fromkeys(_unambiguous(path, paths, inside) for path in inside))
 
 
 def _unambiguous(path: str, paths: list[str], inside: list[str]) -> str:
-    """The shortest end of a path that matches no module outside attention."""
+    """Return the shortest end of a path that matches no module outside attention."""
     parts = path.split(".")
     for length in range(1, len(parts) + 1):
         name = ".".join(parts[-length:])
@@ -76,7 +77,7 @@ def _unambiguous(path: str, paths: list[str], inside: list[str]) -> str:
 
 
 def preferred(method: Method, evaluator: Evaluator) -> Method:
-    """The method with the settings that a plan tries first where the needs leave it free."""
+    """Return the method with the settings that a plan tries first, as far as the needs leave them open."""
     sizes = method.facts.candidate_sizes
     if isinstance(method, LowRank):
         return low_rank_of(method, sizes.usual[0] if sizes else method.r, targets(evaluator)[0])
@@ -84,7 +85,7 @@ def preferred(method: Method, evaluator: Evaluator) -> Method:
 
 
 def low_rank_of(method: LoRA | QLoRA, r: int, where: Any) -> LoRA | QLoRA:
-    """The method with another rank, its alpha, and other targets."""
+    """Return the method with another rank, its alpha, and other targets."""
     return replace(method, r=r, lora_alpha=ALPHA * r, target_modules=where)
 
 
@@ -118,7 +119,10 @@ def _qlora(evaluator: Evaluator) -> Iterator[Candidate]:
 
 
 def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
-    """Every admitted rank on the best targets; other targets only where none of those is admitted and fits."""
+    """Yield every admitted rank on the best targets.
+
+    Other targets follow only if none of those is admitted and fits.
+    """
     sizes = cls.facts.candidate_sizes
     assert sizes is not None
     found: list[Method] = []
@@ -133,7 +137,7 @@ def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> l
 
 
 def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
-    """A method in each of its candidate sizes; a method without sizes once, by its defaults."""
+    """Yield a method in each of its candidate sizes, or once with its defaults if it has no sizes."""
     sizes = method.facts.candidate_sizes
     usual = [_sized(method, sizes.setting, size) for size in sizes.usual] if sizes else [method]
     smaller = [_sized(method, sizes.setting, size) for size in sizes.smaller] if sizes else []
@@ -143,12 +147,12 @@ def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
         yield from _with_smallest_states(evaluator, methods)
 
 
-#: The optimizer that keeps least on the card.
+#: The optimizer that keeps the least memory on the card.
 PAGED: OptimizerName = "paged_adamw_8bit"
 
 
 def smallest_states(evaluator: Evaluator) -> OptimizerName:
-    """The optimizer that needs least on the device. Those of bitsandbytes fail on FSDP's shards."""
+    """Return the optimizer that needs the least memory on the device. Those of bitsandbytes fail on FSDP's shards."""
     return "adamw_torch_fused" if evaluator.device.sharding == "fsdp" else PAGED
 
 
@@ -157,9 +161,9 @@ def _with_smallest_states(evaluator: Evaluator, methods: Iterable[Method]) -> It
 
 
 def _admitted(evaluator: Evaluator, usual: Iterable[Method], smaller: Iterable[Method]) -> list[Method]:
-    """Of the usual sizes, or else the largest of the smaller ones, those that the needs admit.
+    """Return the sizes that the needs admit: the usual sizes, or else the largest of the smaller ones.
 
-    Where every task must fit at once and no size does, the smallest of all.
+    If every task must fit at once and no size does, return the smallest of all.
     """
     few, fewer = _few_enough(evaluator, usual), _few_enough(evaluator, smaller)
     smallest = [*few, *fewer][-1:]
@@ -171,7 +175,7 @@ def _admitted(evaluator: Evaluator, usual: Iterable[Method], smaller: Iterable[M
 
 
 def _fits_every_task(evaluator: Evaluator, method: Method) -> bool:
-    """Whether the card has room for every task at once, or need not have."""
+    """Return whether the card has room for every task at once, or need not have."""
     if not evaluator.needs.switches:
         return True
     checkpointing = not method.facts.refuses_checkpointing
@@ -180,12 +184,12 @@ def _fits_every_task(evaluator: Evaluator, method: Method) -> bool:
 
 
 def _few_enough(evaluator: Evaluator, methods: Iterable[Method]) -> list[Method]:
-    """The methods that train no larger a share of all parameters than the needs allow."""
+    """Return the methods that train no larger a share of all parameters than the needs allow."""
     most = evaluator.needs.max_trainable_fraction
     return [method for method in methods if most is None or evaluator.trained_share(method) <= most]
 
 
-#: What makes a method's candidates where they are not its sizes alone.
+#: The functions that list candidates, for methods whose candidates differ in more than size.
 CANDIDATES: dict[MethodName, Callable[[Evaluator], Iterator[Candidate]]] = {
     "full": _full,
     "lora": _lora,

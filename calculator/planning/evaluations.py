@@ -1,4 +1,4 @@
-"""A candidate with its estimate, its cost and its price, by which configurations are ranked."""
+"""A candidate with its estimate, its cost and its price. Configurations are ranked by these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def evaluated(candidate: Candidate, evaluator: Evaluator) -> Evaluation:
-    """Evaluate a candidate by the estimate that the search has of it; there must be one."""
+    """Evaluate a candidate by the estimate that the search has of it. There must be one."""
     answer = evaluator.answer(candidate)
     assert answer is not None
     request = evaluator.request(candidate)

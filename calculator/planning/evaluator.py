@@ -43,7 +43,7 @@ MARGIN = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What a plan chooses: a method with its settings, and the training settings that the needs leave open."""
+    """A choice of a plan: a method with its settings, and the training settings that the needs leave open."""
 
     method: Method
     optimizer: OptimizerName = "adamw_torch"
@@ -52,12 +52,12 @@ class Candidate:
 
 
 def divisors(number: int) -> tuple[int, ...]:
-    """The divisors of a number, smallest first."""
+    """Return the divisors of a number, the smallest first."""
     return tuple(size for size in range(1, number + 1) if number % size == 0)
 
 
 def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
-    """The micro-batch sizes that divide the effective batch evenly over the cards, smallest first."""
+    """Return the micro-batch sizes that divide the effective batch evenly over the cards, the smallest first."""
     share, left = divmod(effective_batch_size, cards)
     return () if left else divisors(share)
 
@@ -65,8 +65,9 @@ def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
 class Evaluator:
     """Evaluates candidates for one model on one device.
 
-    With `reserved` replay, reserved memory is by the rule while it decides; candidates near the device's limit, and
-    those that the answer states, are replayed. `by_rule_alone`: whether those near the limit are not, for now.
+    With `reserved` replay, decisions are made with reserved memory by the rule. Candidates near the device's limit, and
+    those that the answer contains, are replayed. `by_rule_alone`: whether candidates near the limit are not replayed
+    for now.
     """
 
     def __init__(
@@ -95,17 +96,17 @@ class Evaluator:
         )
         least = trainer_of(self.training).least("micro_batch_size", one_by_one)
         sizes = micro_batches(needs.effective_batch_size, device.count)
-        #: The smallest micro-batch that the trainer accepts, of those that divide the batch; 1 if there is none.
+        #: The smallest micro-batch that the trainer accepts, among those that divide the batch. 1 if there is none.
         self.least_rows = next((size for size in sizes if size >= least), 1)
-        #: How many estimates were computed.
+        #: The number of estimates that were computed.
         self.estimates = 0
-        #: Why the real stack refuses a candidate.
+        #: Why the real libraries refuse a candidate.
         self.problems: dict[Candidate, tuple[Problem, ...]] = {}
         self.by_rule_alone = False
         self._ruled: dict[Candidate, Estimate | None] = {}
         self._stated: dict[Candidate, Estimate | None] = {}
         self._requests: dict[bool, int] = {}
-        #: Answers for serving the merged model, which needs the same memory whichever method was merged.
+        #: Answers for serving the merged model. They need the same memory whichever method was merged.
         self.merged: dict[Serving, Inference] = {}
 
     def other(
@@ -116,7 +117,7 @@ class Evaluator:
         needs: Needs | None = None,
         length_given: bool = False,
     ) -> Evaluator:
-        """An evaluator for another model, device or needs; `length_given` if these set a length."""
+        """Return an evaluator for another model, device or needs. `length_given`: whether these set a length."""
         return Evaluator(
             reference or self.reference,
             device or self.device,
@@ -128,7 +129,7 @@ class Evaluator:
         )
 
     def request(self, candidate: Candidate) -> Request:
-        """The candidate's complete request."""
+        """Return the candidate's complete request."""
         rows = max(candidate.micro_batch_size, self.least_rows)
         accumulated = self.needs.effective_batch_size // (rows * self.device.count)
         training = replace(
@@ -154,11 +155,11 @@ class Evaluator:
 
     @property
     def has_bfloat16(self) -> bool:
-        """Whether the card supports bfloat16 natively; a card without a name is assumed to."""
+        """Whether the card supports bfloat16 natively. A card without a name is assumed to."""
         return self.card is None or bool(self.card.bf16_native)
 
     def _dtype(self, method: Method) -> Literal["bfloat16", "float16", "float32"]:
-        """The dtype of the base (rules no_bfloat16 and base_in_float16)."""
+        """Return the dtype of the base (rules no_bfloat16 and base_in_float16)."""
         if self.lora.base is not None and not self.lora.base.takes_bfloat16:
             return "float16"
         if self.has_bfloat16:
@@ -167,7 +168,10 @@ class Evaluator:
 
     @property
     def _autocast(self) -> Literal["bfloat16"] | None:
-        """DeepSpeed trains float32 weights, or bfloat16 ones with float32 masters (Trainer's bf16=True)."""
+        """The dtype of autocast.
+
+        DeepSpeed trains float32 weights, or bfloat16 weights with float32 masters (Trainer's bf16=True).
+        """
         return "bfloat16" if self._is_zero and self.has_bfloat16 else None
 
     @property
@@ -175,7 +179,7 @@ class Evaluator:
         return self.device.sharding in STAGES
 
     def answer(self, candidate: Candidate) -> Estimate | None:
-        """The candidate's estimate; None where the real stack refuses it, for the reasons in `problems`."""
+        """Return the candidate's estimate, or None if the real libraries refuse it. `problems` has the reasons."""
         if candidate in self._stated:
             return self._stated[candidate]
         ruled = self._by_rule(candidate)
@@ -184,7 +188,7 @@ class Evaluator:
         return self.stated(candidate)
 
     def stated(self, candidate: Candidate) -> Estimate | None:
-        """The candidate's estimate as the answer states it; from then on it is its `answer` too."""
+        """Return the candidate's estimate in the form of the answer. From then on, it is also its `answer`."""
         if candidate not in self._stated:
             ruled = self._by_rule(candidate)
             replays = ruled is not None and self.reserved == "replay"
@@ -205,16 +209,19 @@ class Evaluator:
             return None
 
     def trains(self, candidate: Candidate) -> bool:
-        """Whether the candidate has an estimate and its training fits the device."""
+        """Return whether the candidate has an estimate and its training fits the device."""
         answer = self.answer(candidate)
         return answer is not None and answer.fit is not None and answer.fit.verdict is Verdict.FITS
 
     def fits(self, candidate: Candidate) -> bool:
-        """Whether the training fits the device and, where tasks switch per request, all tasks at once do too."""
+        """Return whether the training fits the device and, if tasks switch per request, all tasks at once do too."""
         return self.trains(candidate) and self.fits_every_task(candidate)
 
     def footprint(self, candidate: Candidate) -> MultiAdapterFootprint | None:
-        """All tasks of a candidate on the device; None where tasks don't switch per request, or without an estimate."""
+        """Return the footprint of all tasks of a candidate on the device.
+
+        Return None if tasks don't switch per request, or without an estimate.
+        """
         answer = self.answer(candidate) if self.needs.switches else None
         if answer is None or answer.fit is None:
             return None
@@ -233,19 +240,19 @@ class Evaluator:
         )
 
     def is_confirmed(self, candidate: Candidate) -> bool:
-        """Whether a candidate that fits does so by its stated estimate too."""
+        """Return whether a candidate that fits also fits by its stated estimate."""
         self.stated(candidate)
         return self.fits(candidate)
 
     def fits_every_task(self, candidate: Candidate) -> bool:
-        """Whether all tasks of a candidate fit the device at once, or need not."""
+        """Return whether all tasks of a candidate fit the device at once, or need not."""
         if not self._has_room_for_modules(candidate):
             return False
         footprint = self.footprint(candidate)
         return footprint is None or footprint.fits
 
     def _has_room_for_modules(self, candidate: Candidate) -> bool:
-        """Whether the base and the modules of all tasks fit the device, without a request."""
+        """Return whether the base and the modules of all tasks fit the device, without a request."""
         answer = self.answer(candidate) if self.needs.switches else None
         if answer is None or answer.fit is None:
             return True
@@ -253,7 +260,10 @@ class Evaluator:
         return modules + cuda_context(self.card).bytes <= answer.fit.usable_bytes
 
     def short_bytes(self, candidate: Candidate) -> int:
-        """The bytes that the device lacks for a candidate's training or all its tasks; it must have an estimate."""
+        """Return the bytes that the device lacks for a candidate's training or all its tasks.
+
+        The candidate must have an estimate.
+        """
         answer, footprint = self.answer(candidate), self.footprint(candidate)
         assert answer is not None
         assert answer.fit is not None
@@ -261,15 +271,16 @@ class Evaluator:
         return max(short, footprint.short_bytes) if footprint else short
 
     def is_close(self, candidate: Candidate) -> bool:
-        """Whether the device has little memory to spare."""
+        """Return whether the device has little memory to spare."""
         answer = self.answer(candidate)
         fit = answer.fit if answer else None
         return fit is not None and fit.headroom_bytes < MARGIN * fit.usable_bytes
 
     def largest_micro_batch(self, candidate: Candidate) -> Candidate | None:
-        """The candidate with the largest micro-batch that leaves a margin, else with the largest that fits, if any.
+        """Return the candidate with the largest micro-batch that leaves a margin, or else that fits.
 
-        The whole batch as one micro-batch is tried separately: it keeps no gradients from one to the next.
+        Return None if none fits. The whole batch as one micro-batch is tried separately, because it accumulates no
+        gradients.
         """
         sizes = micro_batches(self.needs.effective_batch_size, self.device.count)
         sized = [replace(candidate, micro_batch_size=size) for size in sizes]
@@ -279,10 +290,10 @@ class Evaluator:
         return _largest(sized, lambda each: self.fits(each) and not self.is_close(each)) or fitting
 
     def trained_share(self, method: Method) -> float:
-        """The share of all parameters that a method trains, 0 to 1.
+        """Return the share of all parameters that a method trains, from 0 to 1.
 
         Raises:
-            PlanError: where the method can't be applied to the model.
+            PlanError: if the method can't be applied to the model.
         """
         method.check(self.model, Training())
         resident = ResidentState(PreparedModel(self.model, method, Training(), self.device))
@@ -290,7 +301,7 @@ class Evaluator:
 
 
 def _largest(sized: list[Candidate], suits: Callable[[Candidate], bool]) -> Candidate | None:
-    """The last suitable candidate, by bisection; the very last is tried first, because it may suit alone."""
+    """Return the last suitable candidate, by bisection. The very last one is tried first, because it may suit alone."""
     if suits(sized[-1]):
         return sized[-1]
     low, high = -1, len(sized) - 1

@@ -1,4 +1,4 @@
-"""A method with the settings that a plan chooses, in words."""
+"""The label of a method with the settings that a plan chooses."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 
 
 def label(method: Method) -> str:
-    """A method's name and size: LoRA, r 16 on every linear layer."""
+    """Return a method's name and size, such as "LoRA, r 16 on every linear layer"."""
     return ", ".join((method.facts.label, *method.label_parts))

@@ -23,21 +23,24 @@ if TYPE_CHECKING:
 class SearchResult:
     """The result of searching one method.
 
-    Without a smallest candidate and without problems, every setting would train too large a share.
+    If it has neither a smallest candidate nor problems, every setting would train too large a share.
     """
 
     #: The candidates that fit.
     candidates: tuple[Candidate, ...] = ()
-    #: All that were tried, the preferred one first.
+    #: All candidates that were tried, the preferred one first.
     tried: tuple[Candidate, ...] = ()
-    #: The candidate that needs least memory of those tried.
+    #: The candidate that needs the least memory of those tried.
     smallest: Candidate | None = None
     #: Why the method is refused.
     problems: tuple[Problem, ...] = ()
 
 
 def search(name: MethodName, evaluator: Evaluator, *, confirm: bool = False) -> SearchResult:
-    """Search a method's candidates for those that fit the device; with `confirm`, by their stated estimates too."""
+    """Search a method's candidates for those that fit the device.
+
+    With `confirm`, they must fit by their stated estimates too.
+    """
     try:
         tried = candidates(name, evaluator)
     except PlanError as error:
@@ -61,9 +64,9 @@ def _chosen(tried: tuple[Candidate, ...], evaluator: Evaluator, smallest: Iterab
 
 
 def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: bool) -> Iterator[Candidate]:
-    """The first candidate that fits, with its largest micro-batch.
+    """Yield the first candidate that fits, with its largest micro-batch.
 
-    Where memory comes first, also the one of the preferred size with the smallest states and a micro-batch of 1.
+    If memory comes first, also yield the one of the preferred size with the smallest states and a micro-batch of 1.
     """
     each = [replace(candidate, gradient_checkpointing=checkpointing) for candidate in tried]
     if not _has_room(each[-1], evaluator):
@@ -77,7 +80,10 @@ def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: 
 
 
 def _has_room(candidate: Candidate, evaluator: Evaluator) -> bool:
-    """Whether any micro-batch fits: the smallest, or the whole batch, which keeps no gradients during its forward."""
+    """Return whether any micro-batch fits: the smallest, or the whole batch.
+
+    The whole batch keeps no gradients during its forward pass.
+    """
     if evaluator.fits(candidate):
         return True
     answer = evaluator.answer(candidate)
@@ -89,7 +95,7 @@ def _has_room(candidate: Candidate, evaluator: Evaluator) -> bool:
 
 
 def larger_rank(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
-    """The low-rank candidate with the largest of the larger ranks that is admitted and fits with a margin."""
+    """Return the low-rank candidate with the largest rank that is admitted and fits with a margin."""
     method = candidate.method
     sizes = method.facts.candidate_sizes
     if not isinstance(method, LowRank) or sizes is None:
@@ -104,7 +110,7 @@ def larger_rank(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
 
 
 def unprepared(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
-    """A QLoRA candidate without `prepare_model_for_kbit_training`, which needs less memory."""
+    """Return a QLoRA candidate without `prepare_model_for_kbit_training`, which needs less memory."""
     method = candidate.method
     if not isinstance(method, QLoRA) or not method.prepare_model_for_kbit_training:
         return None
@@ -114,7 +120,7 @@ def unprepared(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
 
 
 def attention_only(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
-    """The low-rank candidate on attention's projections only, where it adapts more than those."""
+    """Return the low-rank candidate on attention's projections only, if it adapts more than those."""
     method = candidate.method
     names = targets(evaluator)[-1]
     sizes = method.facts.candidate_sizes

@@ -1,4 +1,4 @@
-"""Where nothing fits: the configuration that misses by least, and the smallest card that it fits."""
+"""The configuration that misses the device by least if nothing fits, and the smallest card that it fits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.planning.sharding_search import MethodResult
     from calculator.speed.step_cost import StepCost
 
-#: The cards that a configuration is tried on where it fits none of the request's: those that the figures are for.
+#: The cards that a configuration is tried on if it fits none of the request's cards. The figures are valid for them.
 AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"
 
 #: Fields whose change makes the nearest miss itself fit.
@@ -40,14 +40,14 @@ class NearestMiss:
     estimate: Estimate
     cost: StepCost
     task_bytes: int
-    #: The bytes that the device lacks: for its training, or for all tasks where those lack more.
+    #: The bytes that the device lacks: for its training, or for all tasks if these lack more.
     short_bytes: int
     #: Why no shorter sequence and no smaller number of tasks makes it fit.
     why_no_shorter_sequence: str | None
-    #: All tasks on the device, where they switch per request.
+    #: The footprint of all tasks on the device, if tasks switch per request.
     footprint: MultiAdapterFootprint | None
-    #: The smallest card of the catalogue that it fits, of those that the figures are for, as many as the request has;
-    #: None where there is none.
+    #: The smallest card of the catalogue that it fits, with as many cards as in the request. None if there is none.
+    #: Only cards that the figures are valid for are tried.
     card: GPU | None
     #: The request on that card, in a dtype that the card supports.
     card_request: Request | None
@@ -60,9 +60,9 @@ class NearestMiss:
 
 
 def nearest_candidate(tried: Iterable[MethodResult]) -> tuple[Evaluator, Candidate, Estimate] | None:
-    """The candidate among the methods' smallest that misses by least, with its estimate and what evaluated it.
+    """Return the smallest candidate of a method that misses by least, with its estimate and its evaluator.
 
-    Candidates that train, and only miss by their tasks, come first.
+    Candidates whose training fits, and that only miss by their tasks, come first.
     """
     known = [
         (each.evaluator, smallest, answer)
@@ -75,7 +75,7 @@ def nearest_candidate(tried: Iterable[MethodResult]) -> tuple[Evaluator, Candida
 def nearest_miss(
     evaluator: Evaluator, candidate: Candidate, answer: Estimate, relaxations: Iterable[Relaxation]
 ) -> NearestMiss:
-    """Describe a candidate that does not fit; `relaxations` are the changes with which something fits."""
+    """Describe a candidate that does not fit. `relaxations` are the changes with which something fits."""
     there = smallest_card(evaluator, candidate)
     on_card = there.stated(candidate) if there else None
     return NearestMiss(
@@ -95,10 +95,10 @@ def nearest_miss(
 
 
 def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
-    """An evaluator on the smallest card that a candidate fits, of those that the figures are for.
+    """Return an evaluator on the smallest card that a candidate fits, among those that the figures are valid for.
 
-    Such cards use the same kernels, so that the candidate needs about the same memory on all of them. Several GPUs stay
-    as many, with their sharding.
+    Such cards use the same kernels, so the candidate needs about the same memory on all of them. The number of GPUs and
+    their sharding stay the same.
     """
     modelled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
     first = _on(modelled[0], evaluator)
@@ -112,13 +112,13 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
 
 
 def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
-    """An evaluator on another card, whose price is not the one given, and on as many of it."""
+    """Return an evaluator on another card with the same number of GPUs. The given price does not apply to it."""
     device = replace(evaluator.device, gpu=card.id, memory_bytes=None, price_per_hour=None)
     return evaluator.other(device=device)
 
 
 def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str | None:
-    """Why no shorter sequence makes a candidate fit: what it needs with the shortest one that is proposed."""
+    """Return why no shorter sequence makes a candidate fit: what it needs with the shortest one that is proposed."""
     length = min(SHORTEST, evaluator.needs.sequence_length)
     shortest = evaluator.other(needs=replace(evaluator.needs, sequence_length=length), length_given=True)
     answer = shortest.stated(candidate)

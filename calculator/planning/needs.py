@@ -104,7 +104,7 @@ class Needs:
 
 
 def excluded_by_needs(name: MethodName, needs: Needs, model: Model) -> tuple[str, str] | None:
-    """The rule by which the needs exclude a method, and why; None where they don't."""
+    """Return the rule by which the needs exclude a method, and why, or None."""
     facts = METHODS[name].facts
     label = facts.label
     if needs.must_merge and facts.mergeable is False:

@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from calculator.speed.step_cost import StepCost
     from calculator.speed.token_cost import TokenCost
 
-#: What the relative costs omit.
+#: What the relative costs leave out.
 COSTS = (
     "Costs weigh operations and bytes at the card's rated speeds, which no run reaches. The optimizer step, "
     "normalisations, data loading and float32 products are not counted."
 )
 
 
-#: How a sharding is chosen, where a request of several GPUs names none.
+#: How a sharding is chosen if a request for several GPUs names none.
 CHOICE = (
     "A method's sharding is the one that ranks first; zero3, which divides what fsdp divides and sends more, is tried "
     "where no other fits, and listed for the first configuration's method. They are compared by the rule for reserved "
@@ -66,14 +66,14 @@ class Configuration:
     request: Request
     estimate: Estimate
     cost: StepCost
-    #: The money for a token; None if cost is no priority, or no published run is near.
+    #: The price of a token. None if cost is no priority, or if no published run is comparable.
     token_cost: TokenCost | None
-    #: What one task adds to the base; for full fine-tuning, a whole model.
+    #: The bytes that one task adds to the base. For full fine-tuning, they are a whole model.
     task_bytes: int
     reasons: tuple[Reason, ...]
-    #: Single changes that leave more of the card, where this leaves little.
+    #: Single changes that free memory, if the configuration leaves little.
     roomier: tuple[Suggestion, ...]
-    #: The smallest number of GPUs that fits it, of those that divide the batch and are no more than there are.
+    #: The smallest number of GPUs that it fits, among those that divide the batch and are not more than requested.
     fewest_gpus: int
 
     @property
@@ -84,7 +84,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePlan:
-    """What is proposed for one model on one device, best first; or the nearest miss, and what would make it fit."""
+    """The proposals for one model on one device, the best first; or the nearest miss, and what would make it fit."""
 
     #: The model's id, or its family.
     model: str
@@ -94,9 +94,9 @@ class DevicePlan:
     ruled_out: tuple[RuledOut, ...]
     miss: NearestMiss | None
     changes: tuple[Relaxation, ...]
-    #: The first configuration's method under each sharding that the plan chose from; empty where it had no choice.
+    #: The first configuration's method under each sharding that the plan chose from. Empty if it had no choice.
     shardings: tuple[ShardingOption, ...]
-    #: How many estimates were computed.
+    #: The number of estimates that were computed.
     estimates: int
 
     @property
@@ -106,7 +106,7 @@ class DevicePlan:
         return tuple(warning for warning in first if all(warning in other for other in others))
 
     def warnings_of(self, configuration: Configuration) -> tuple[str, ...]:
-        """A configuration's other warnings."""
+        """Return the warnings of a configuration that the others do not share."""
         return tuple(warning for warning in configuration.estimate.warnings if warning not in self.warnings)
 
 
@@ -122,13 +122,13 @@ def plan(request: PlanRequest) -> Plan:
     """Answer a plan request.
 
     Raises:
-        PlanError: where a model is not known, the batch can't be divided, or every method is refused.
+        PlanError: if a model is not known, the batch can't be divided, or every method is refused.
     """
     return answer_of(request, parts(request))
 
 
 def parts(request: PlanRequest) -> Iterator[DevicePlan]:
-    """The parts of the answer to a plan request, each computed when it is read.
+    """Yield the parts of the answer to a plan request, each computed when it is read.
 
     Raises:
         PlanError: as `plan`, for the part that is read.
@@ -138,14 +138,14 @@ def parts(request: PlanRequest) -> Iterator[DevicePlan]:
 
 
 def answer_of(request: PlanRequest, plans: Iterable[DevicePlan]) -> Plan:
-    """The answer to a plan request, of its parts."""
-    computed = tuple(plans)  # refused at its own place where a device has no price
+    """Return the answer to a plan request, from its parts."""
+    computed = tuple(plans)  # the plan itself refuses a device without a price
     chooses = any(len(device.options) > 1 for device in request.devices)
     return Plan(plans=computed, assumptions=(ORDER, COSTS, *((CHOICE,) if chooses else ()), *_prices(request)))
 
 
 def _prices(request: PlanRequest) -> Iterator[str]:
-    """The price of each device, where cost is a priority."""
+    """Return the price of each device, if cost is a priority."""
     if "cost" in request.needs.priorities:
         for device in request.devices:
             price = hour_price(device.requested)
@@ -178,7 +178,7 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
 
 
 def _placed(problem: Problem, places: dict[str, str]) -> Problem:
-    """An estimate's problem, at its place in the plan request."""
+    """Return an estimate's problem with its place in the plan request."""
     head, dot, rest = problem.loc.partition(".")
     if head == "training" and rest in SETTINGS:
         return problem
@@ -192,7 +192,10 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 
 
 def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
-    """The plan of a model on a device, with an evaluator for each sharding that it chooses from."""
+    """Return the plan of a model on a device.
+
+    `evaluators` has one for each sharding that it chooses from.
+    """
     first = evaluators[0]
     needs, model = first.needs, first.model
     problems = (*_of_the_batch(first), *_of_the_base(first))
@@ -224,7 +227,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
 
 
 def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
-    """A batch of which the cards cannot have the same number of sequences each."""
+    """Yield a batch that cannot be divided evenly over the cards."""
     batch, cards = evaluator.needs.effective_batch_size, evaluator.device.count
     if batch % cards:
         message = f"{batch:,} sequences do not divide equally among {cards:,} GPUs: use a multiple of {cards:,}"
@@ -232,7 +235,7 @@ def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
 
 
 def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
-    """Needs that a quantized base refuses, or that are not modelled over it."""
+    """Yield needs that a quantized base refuses, or that are not modelled over it."""
     base, needs = evaluator.lora.base, evaluator.needs
     if base is None:
         return
@@ -245,7 +248,10 @@ def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
 
 
 def _refused(tried: dict[MethodName, MethodResult]) -> None:
-    """Raise the problems where every method is refused: those at places that all methods share, if there are any."""
+    """Raise the problems if every method is refused.
+
+    Problems at places that all methods share come first.
+    """
     if not tried or not all(each.result.problems for each in tried.values()):
         return
     first, *others = [each.result.problems for each in tried.values()]
@@ -257,7 +263,7 @@ def _refused(tried: dict[MethodName, MethodResult]) -> None:
 
 
 def _of_the_model(tried: MethodResult, problem: Problem) -> Problem:
-    """A method's problem, placed at the model: a plan request has no method."""
+    """Return a method's problem, placed at the model, because a plan request has no method."""
     if not problem.loc.startswith("method"):
         return problem
     message, model = f"{METHODS[tried.name].facts.label} is refused: {problem.msg}", tried.evaluator.model

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from calculator.planning.reasons.reason import Evaluation
     from calculator.planning.sharding_search import MethodResult
 
-#: The largest number of configurations that are proposed for one model on one device: room for the best of each method.
+#: The most configurations that are proposed for one model on one device. It leaves room for the best of each method.
 MOST_CONFIGURATIONS = len(USUAL_METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuledOut:
-    """A method that is not proposed: by which rule, and why. Without a rule, the real stack refuses it."""
+    """A method that is not proposed, with the rule and the reason. Without a rule, the real libraries refuse it."""
 
     method: MethodName
     rule: Rule | None
@@ -41,7 +41,7 @@ class RuledOut:
 
 
 def proposals(tried: dict[MethodName, MethodResult]) -> tuple[list[Evaluation], list[RuledOut]]:
-    """The best of each method, then others that are better in some respect, up to MOST_CONFIGURATIONS."""
+    """Return the best of each method, then others that are better in some respect, up to MOST_CONFIGURATIONS."""
     evaluation = {
         name: sorted((_stated(candidate, each.evaluator) for candidate in each.result.candidates), key=place)
         for name, each in tried.items()
@@ -55,13 +55,13 @@ def proposals(tried: dict[MethodName, MethodResult]) -> tuple[list[Evaluation], 
 
 
 def _stated(candidate: Candidate, evaluator: Evaluator) -> Evaluation:
-    """A candidate with the estimate that the answer states."""
+    """Return a candidate with the estimate that the answer contains."""
     evaluator.stated(candidate)
     return evaluated(candidate, evaluator)
 
 
 def _drop_dominated_qlora(evaluation: dict[MethodName, list[Evaluation]]) -> list[RuledOut]:
-    """Drop QLoRA where LoRA needs no more memory; they are compared with the same micro-batch."""
+    """Drop QLoRA if LoRA needs no more memory. They are compared with the same micro-batch."""
     lora, qlora = evaluation.get("lora"), evaluation.get("qlora")
     if not lora or not qlora:
         return []
@@ -84,7 +84,10 @@ def _drop_dominated_qlora(evaluation: dict[MethodName, list[Evaluation]]) -> lis
 
 
 def _variants(best: Iterable[Evaluation]) -> Iterator[Evaluation]:
-    """Variants of the best low-rank configuration: a larger rank, no preparation, a smaller adapter for many tasks."""
+    """Yield variants of the best low-rank configuration.
+
+    They have a larger rank, no preparation, or a smaller adapter for many tasks.
+    """
     first = next((evaluation for evaluation in best if isinstance(evaluation.method, LowRank)), None)
     if first is None:
         return
@@ -97,7 +100,7 @@ def _variants(best: Iterable[Evaluation]) -> Iterator[Evaluation]:
 
 
 def _dominated(evaluation: Evaluation, other: Evaluation) -> bool:
-    """Whether another configuration costs no more and needs no more memory."""
+    """Return whether another configuration costs no more and needs no more memory."""
     return (
         other.cost.relative <= evaluation.cost.relative
         and other.answer.memory.required_bytes <= evaluation.answer.memory.required_bytes

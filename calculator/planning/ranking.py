@@ -1,4 +1,4 @@
-"""The order of configurations: by the priorities, each on its own figure."""
+"""The order of configurations, by the priorities. Each priority has its own figure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.planning.reasons.reason import Evaluation
 
-#: How configurations are ordered, for the answer's assumptions.
+#: How configurations are ordered, for the assumptions in the answer.
 ORDER = (
     "Configurations are ordered by the priorities. Quality is a tier: full fine-tuning and LoRA on every linear "
     "layer, then adapters and LoRA on attention only, then prefixes, IA³, LN Tuning and prompts on large models, then"
@@ -20,7 +20,7 @@ ORDER = (
     "little_room)."
 )
 
-#: The same of cost, where it is a priority; the price follows.
+#: How configurations are ordered if cost is a priority. The price follows.
 BY_COST = (
     "Cost is the money for a token: the geometric mean of the interval that published runs near the configuration give."
     " Configurations without such runs come last. The price is"
@@ -28,7 +28,7 @@ BY_COST = (
 
 
 def place(evaluation: Evaluation) -> tuple[float, ...]:
-    """The key by which configurations are sorted."""
+    """Return the key by which configurations are sorted."""
     figures: dict[str, tuple[float, ...]] = {
         "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),
         "speed": (
@@ -45,6 +45,6 @@ def place(evaluation: Evaluation) -> tuple[float, ...]:
 
 
 def _sent(evaluation: Evaluation) -> int:
-    """What each GPU sends in a step, in twentieths of the base's parameters in 16 bits."""
+    """Return what each GPU sends in a step, in twentieths of the base's parameters in 16 bits."""
     answer = evaluation.answer
     return round(answer.sent_bytes / (2 * answer.parameters.base) * 20)

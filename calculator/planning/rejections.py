@@ -1,4 +1,4 @@
-"""Why a method is not proposed: it is refused, trains too much, is too large, or has no room for every task."""
+"""Why a method is not proposed: it is refused, trains too much, does not fit, or has no room for every task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def rejections(tried: Iterable[MethodResult]) -> Iterator[RuledOut]:
-    """The methods that are refused or of which nothing fits."""
+    """Yield the methods that are refused or do not fit."""
     return (rejection(each) for each in tried if not each.result.candidates)
 
 
 def rejection(tried: MethodResult) -> RuledOut:
-    """Why nothing of a method is proposed."""
+    """Return why nothing of a method is proposed."""
     name, evaluator, result = tried.name, tried.evaluator, tried.result
     if result.problems:
         sentence = "; ".join(problem.msg for problem in result.problems)
@@ -47,7 +47,10 @@ def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
 
 
 def _too_large(candidate: Candidate, evaluator: Evaluator) -> str:
-    """What a candidate needs; if not even its live tensors fit, they say it without a replay."""
+    """Return what a candidate needs.
+
+    If not even its live tensors fit, their size is given without a replay.
+    """
     answer = evaluator.answer(candidate)
     assert answer is not None
     assert answer.fit is not None

@@ -1,4 +1,4 @@
-"""Changes to the needs, and a smaller model of the same series, with which something fits where nothing does."""
+"""Changes with which something fits if nothing does: relaxed needs, or a smaller model of the same series."""
 
 from __future__ import annotations
 
@@ -42,13 +42,16 @@ class Relaxation:
 
 
 def relaxations(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Relaxation, ...]:
-    """What would make something fit on such a card: relaxed needs, more GPUs, or a smaller model."""
+    """Return what would make something fit on such a card: relaxed needs, more GPUs, or a smaller model."""
     smaller = _smaller_needs(evaluator, candidate) if candidate else ()
     return (*smaller, *_relaxed(evaluator), *_more_gpus(evaluator), *_smaller_model(evaluator))
 
 
 def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Relaxation]:
-    """The longest sequence and the largest number of tasks with which the candidate fits, within the limits above."""
+    """Yield the longest sequence and the largest number of tasks with which the candidate fits.
+
+    They are not below the limits above.
+    """
     needs, footprint = evaluator.needs, evaluator.footprint(candidate)
     words, sets = [], {}
     if not evaluator.trains(candidate):
@@ -66,7 +69,7 @@ def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Relax
 
 
 def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
-    """Each need that, left out, makes a method fit."""
+    """Yield each need without which a method fits."""
     usual = Needs()
     for need in ("must_merge", "frozen_base", "switch_per_request", "max_trainable_fraction"):
         if getattr(evaluator.needs, need) == getattr(usual, need):
@@ -83,7 +86,10 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
 
 
 def _more_gpus(evaluator: Evaluator) -> Iterator[Relaxation]:
-    """The smallest number of GPUs, of those that divide the batch, on which a usual method fits under FSDP2."""
+    """Yield the smallest number of GPUs on which a usual method fits under FSDP2.
+
+    It must divide the batch.
+    """
     device = evaluator.device
     for count in divisors(evaluator.needs.effective_batch_size):
         if count < max(device.count, 2) or (count, "fsdp") == (device.count, device.sharding):
@@ -101,7 +107,7 @@ def _more_gpus(evaluator: Evaluator) -> Iterator[Relaxation]:
 
 
 def _smaller_model(evaluator: Evaluator) -> Iterator[Relaxation]:
-    """The largest smaller model of the same series that fits with a low-rank method."""
+    """Yield the largest smaller model of the same series that fits with a low-rank method."""
     series, count = _series(evaluator.model.id), evaluator.model.parameters
     family = sorted(
         (entry for entry in catalogue.models() if series and _series(entry.id) == series and entry.parameters < count),
@@ -125,6 +131,9 @@ def _smaller_model(evaluator: Evaluator) -> Iterator[Relaxation]:
 
 
 def _series(id: str | None) -> str:  # noqa: A002  the API's word
-    """A model's id up to its size: meta-llama/Llama-3.1 for meta-llama/Llama-3.1-70B; empty without a size."""
+    """Return a model's id up to its size: meta-llama/Llama-3.1 for meta-llama/Llama-3.1-70B.
+
+    It is empty without a size.
+    """
     name, *rest = _SIZE.split(id or "", maxsplit=1)
     return name if rest else ""

@@ -1,4 +1,4 @@
-"""A plan's request: decoded JSON in, typed values out, every problem named."""
+"""A plan's request, parsed from decoded JSON. Every problem is named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_OF_A_KIND = 8
 #: The largest number of pairs of a model and a device in one request.
 MOST_PAIRS = 12
 
-#: The shardings that a plan chooses from, where a request of several GPUs names none.
+#: The shardings that a plan chooses from if a request for several GPUs names none.
 SHARDINGS = tuple(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
 
 KNOWN = ("model", "models", "device", "devices", "training", "needs", "stack", "reserved")
@@ -40,8 +40,8 @@ class PlannedDevice:
     """A device of a plan request.
 
     Attributes:
-        requested: As the request has it.
-        options: The same with each sharding that the plan chooses from; one, unless several GPUs have no sharding.
+        requested: The device in the request.
+        options: The device with each sharding to choose from. Only one, unless several GPUs have no sharding.
     """
 
     requested: Device
@@ -50,7 +50,7 @@ class PlannedDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """A shortlist of models, the devices at hand, and the needs; `length_given` as an estimate's request has it."""
+    """A shortlist of models, the devices at hand, and the needs. `length_given` is that of an estimate's request."""
 
     models: tuple[ModelReference, ...]
     devices: tuple[PlannedDevice, ...]
@@ -105,7 +105,7 @@ def parse_plan(body: Any) -> PlanRequest:
 
 
 def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> tuple[Any, ...]:
-    """The values of `model` or `models`, one of which is required; null counts as absent."""
+    """Return the values of `model` or `models`. One of the two is required. null counts as absent."""
     several = f"{one}s"
     single, listed = body.get(one), body.get(several)
     if (single is None) == (listed is None):

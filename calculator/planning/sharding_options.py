@@ -1,4 +1,4 @@
-"""What each sharding that a plan chooses from makes of a method."""
+"""The result of a method under each sharding that a plan chooses from."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardingOption:
-    """A method's best configuration under a sharding; or why there is none."""
+    """A method's best configuration under a sharding, or why there is none."""
 
     sharding: ShardingName
-    #: Why the method is refused or does not fit; empty where it fits.
+    #: Why the method is refused or does not fit. Empty if it fits.
     sentence: str = ""
     request: Request | None = None
     estimate: Estimate | None = None
@@ -35,7 +35,7 @@ class ShardingOption:
 
 
 def sharding_options(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> Iterator[ShardingOption]:
-    """Yield a method's option under each sharding, where there are several; the chosen one first."""
+    """Yield a method's option under each sharding, the chosen one first. Yield nothing if there is no choice."""
     if len(evaluators) == 1:
         return
     for each in sorted(under_each(chosen, evaluators), key=lambda each: each is not chosen):
@@ -49,5 +49,5 @@ def sharding_options(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> I
 
 
 def _best(each: MethodResult) -> Evaluation | None:
-    """The evaluation of the candidate that ranks first."""
+    """Return the evaluation of the candidate that ranks first."""
     return min((evaluated(one, each.evaluator) for one in each.result.candidates), key=place, default=None)

@@ -1,4 +1,4 @@
-"""The search of a method over the shardings that a plan chooses from, and what each sharding makes of it."""
+"""The search of a method over the shardings that a plan chooses from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.planning.evaluator import Candidate, Evaluator
 
 
-#: The sharding that is tried where no other fits. It divides what fsdp divides, and sends more.
+#: The sharding that is tried if no other fits. It divides what fsdp divides, and sends more.
 LAST: ShardingName = "zero3"
 
 
@@ -33,10 +33,11 @@ class MethodResult:
 
 
 def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodResult:
-    """Search a method under each sharding, and return the result that ranks first; else that which misses by least.
+    """Search a method under each sharding. Return the result that ranks first, or else the one that misses by least.
 
-    ZeRO-3 is searched where no other fits. Shardings are compared by the rule for reserved memory, and by replays near
-    the device's limit where none fits by the rule: a replay under each takes longer than the rest of a plan.
+    ZeRO-3 is only searched if no other fits. Shardings are compared by the rule for reserved memory. If none fits by
+    the rule, they are compared by replays near the device's limit: a replay under each would take longer than the rest
+    of a plan.
     """
     if len(evaluators) == 1:
         return _confirmed(name, evaluators[0])
@@ -55,14 +56,15 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
 
 
 def under_each(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> tuple[MethodResult, ...]:
-    """What each sharding makes of a method, confirmed by the estimates that the answer states."""
+    """Return the result of a method under each sharding, confirmed by the estimates in the answer."""
     return tuple(chosen if each is chosen.evaluator else _confirmed(chosen.name, each) for each in evaluators)
 
 
 def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:
-    """The smallest number of GPUs that fits a candidate, of those that divide the batch and are no more than there are.
+    """Return the smallest number of GPUs that fits a candidate.
 
-    One GPU has no sharding. Sequences that fewer GPUs share are accumulated.
+    It divides the batch and is not more than requested. One GPU has no sharding. Sequences that fewer GPUs share are
+    accumulated.
     """
     device, smallest = evaluator.device, replace(candidate, micro_batch_size=1)
     for count in divisors(evaluator.needs.effective_batch_size):
@@ -80,9 +82,9 @@ def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
 
 
 def _place(each: MethodResult) -> tuple[float, ...]:
-    """The place of the method's best candidate, by the estimates that the search has.
+    """Return the rank of the method's best candidate, by the estimates of the search.
 
-    Where quality comes first, a candidate that a search prefers ranks before others: a larger r, states in 32 bits.
+    If quality comes first, a candidate that a search prefers ranks before others: a larger r, or states in 32 bits.
     """
     result, evaluator = each.result, each.evaluator
     by_preference = evaluator.needs.order[0] == "quality"
@@ -93,13 +95,13 @@ def _place(each: MethodResult) -> tuple[float, ...]:
 
 
 def _preference(candidate: Candidate, result: SearchResult) -> int:
-    """The position of a candidate's settings among those that were tried."""
+    """Return the index of a candidate's settings among those that were tried."""
     settings = [(each.method, each.optimizer) for each in result.tried]
     return settings.index((candidate.method, candidate.optimizer))
 
 
 def _shortfall(each: MethodResult) -> float:
-    """The bytes that the smallest candidate lacks; results without one come last."""
+    """Return the bytes that the smallest candidate lacks. Results without one come last."""
     smallest = each.result.smallest
     if smallest is not None:
         return each.evaluator.short_bytes(smallest)

@@ -1,4 +1,4 @@
-"""Single changes to a configuration that save memory: how much, what they give up, and what the step then costs."""
+"""Single changes to a configuration that save memory: how much they save, what they give up, and their cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHORTEST = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idea:
-    """Settings to change, by their paths in the request, and the rule that states what this gives up."""
+    """Settings to change, by their paths in the request, and the rule that states what the change gives up."""
 
     rule: str
     changes: Mapping[str, Any]
@@ -49,23 +49,24 @@ class Suggestion:
     rule: Rule
     request: Request
     estimate: Estimate
-    #: Of the required memory.
+    #: The saved bytes of required memory.
     saved_bytes: int
-    #: The cost of a step over that of the present configuration.
+    #: The cost of a step relative to that of the present configuration.
     cost: float
 
 
 def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
-    """What saves memory, the most first. `answer` is the request's estimate; textbook accounting gets none.
+    """Return changes that save memory, the largest saving first.
 
-    Where micro-batches differ in length, the savings are those of the longest.
+    `answer` is the request's estimate. Textbook accounting gets no suggestions. If micro-batches differ in length, the
+    savings are those of the longest one.
     """
     if answer.accounting == "textbook":
         return ()
     model = model_of(request.model)
     request = within_positions(request, model)
     if answer.memory.history is not None:
-        # The order of lengths is left out: each idea would replay histories of its own.
+        # The order of lengths is left out, because each idea would replay its own histories.
         answer = estimate(of_one_length(request))
     before = step_cost(model, request, answer).relative
     found = [each for idea in ideas(request, model) if (each := _suggestion(idea, request, answer, model, before))]
@@ -73,7 +74,7 @@ def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
 
 
 def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, before: float) -> Suggestion | None:
-    """Try an idea; None where it is refused or saves too little."""
+    """Try an idea. Return None if it is refused or saves too little."""
     changed = with_changes(request, idea.changes)
     try:
         after = estimate(of_one_length(changed))
@@ -93,7 +94,10 @@ def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, be
 
 
 def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
-    """The request with settings changed, by their paths; a new method keeps the settings that both methods have."""
+    """Return the request with settings changed, by their paths.
+
+    A new method keeps the settings that both methods have.
+    """
     training, changed, stack = (_of(changes, part) for part in ("training.", "method.", "stack."))
     name = changed.pop("name", request.method.name)
     kind: type = METHODS[name]
@@ -115,7 +119,7 @@ def _of(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 
 def ideas(request: Request, model: Model) -> Iterator[Idea]:
-    """Every change that might save memory."""
+    """Yield every change that might save memory."""
     yield from _of_training(request.training)
     for rule, changes in trainer_ideas(request):
         yield Idea(rule=rule, changes=changes)

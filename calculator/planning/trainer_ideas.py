@@ -1,4 +1,7 @@
-"""Changes to a trainer's settings that might save memory. The estimate refuses those that the trainer lacks."""
+"""Changes to a trainer's settings that might save memory.
+
+The estimate refuses those that the trainer does not have.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def trainer_ideas(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rule and the changes of each idea; none for the reference step."""
+    """Yield the rule and the changes of each idea. The reference step has none."""
     training = request.training
     if training.trainer is None:
         return

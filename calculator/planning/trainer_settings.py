@@ -1,4 +1,4 @@
-"""What a plan's request sets of the training: the trainer and its own settings. The plan decides the others."""
+"""The part of the training that a plan's request sets: the trainer and its own settings. The plan decides the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = (
     "cut_cross_entropy",
 )
 
-#: Where a plan's request sets what it decides itself from the needs.
+#: The needs that replace settings of the training, by setting.
 _IN_NEEDS = {"sequence_length": "needs.sequence_length", "micro_batch_size": "needs.effective_batch_size"}
 
 

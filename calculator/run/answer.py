@@ -22,17 +22,17 @@ class RunPhase:
     """A phase of a run.
 
     Attributes:
-        gpu_bytes: The live tensors at its peak; each is rounded up to 512 bytes.
-        operation: What runs at the peak.
+        gpu_bytes: The bytes of live tensors at its peak. Each tensor is rounded up to 512 bytes.
+        operation: The operation at the peak.
         required_bytes: Reserved memory and the CUDA context.
-        resident_bytes: The part of `gpu_bytes` that the phase finds: weights, states, the last batch.
-        rows: What it adds at its peak.
-        host_bytes: What it adds to the process's resident set (RSS).
-        host_file_bytes: The part of them that is mapped files, which the system can drop.
-        host: Where they come from.
-        disk_bytes: What is on the disk at its end, or at most within it.
-        fit: Its verdict on the GPU.
-        ends_by: What it runs out of, if the run ends in it.
+        resident_bytes: The part of `gpu_bytes` that exists before the phase: weights, states, the last batch.
+        rows: The tensors that it adds at its peak.
+        host_bytes: The bytes that it adds to the process's resident set (RSS).
+        host_file_bytes: The part of `host_bytes` that is mapped files, which the system can drop.
+        host: Where `host_bytes` come from.
+        disk_bytes: The bytes on the disk when the phase ends, or the most during the phase.
+        fit: The verdict on the GPU.
+        ends_by: What the phase runs out of. None if the run does not end in it.
     """
 
     name: RunPhaseName
@@ -56,7 +56,7 @@ class RunPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnansweredPhase:
-    """A phase that the run has and that has no figures, and why."""
+    """A phase of the run that has no figures, and why."""
 
     name: RunPhaseName
     reason: str
@@ -75,8 +75,8 @@ class SavedFile:
 class WholeRun:
     """The answer: every phase in order, the files of a checkpoint, the verdict and the time.
 
-    The verdict is that of `phases`; those in `unanswered` have no figures.
-    `time` is None where the speed is not known, and `time_refusal` states why.
+    The verdict is that of `phases`. Those in `unanswered` have no figures. `time` is None if the speed is not known.
+    `time_refusal` then says why.
     """
 
     estimate: Estimate

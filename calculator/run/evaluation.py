@@ -41,21 +41,21 @@ _BATCH = "transformers/trainer.py, prediction_step"
 
 
 def listed(alive: LiveTensors) -> tuple[Row, ...]:
-    """What is alive, as rows, the largest first."""
+    """Return live tensors as rows, the largest first."""
     found = [row for of_component in rows(alive).values() for row in of_component]
     return tuple(sorted(found, key=lambda row: -row.bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasePeak:
-    """The bytes that a phase adds to what it finds on the GPU, as rows, and the operation at its peak."""
+    """The rows that a phase adds to what exists on the GPU before it, and the operation at its peak."""
 
     rows: tuple[Row, ...]
     operation: str
 
     @property
     def bytes(self) -> int:
-        """All of them."""
+        """The bytes of all rows."""
         return sum(row.bytes for row in self.rows)
 
 
@@ -64,9 +64,9 @@ class Evaluation:
 
     def __init__(self, resident: ResidentState, run: RunSettings) -> None:
         self.resident, self.run = resident, run
-        #: A forward pass of a number of rows.
+        #: Returns the forward pass of a number of rows.
         self.passed = cache(self._passed)
-        #: The passes of `generate` on a number of rows.
+        #: Returns the passes of `generate` on a number of rows.
         self.generated = cache(self._generated)
 
     @cached_property
@@ -89,12 +89,12 @@ class Evaluation:
 
     @property
     def length(self) -> int:
-        """The tokens of a row, which is as long as one of the training."""
+        """The number of tokens of a row, which is that of the training."""
         return self.resident.prepared.given.sequence_length
 
     @cached_property
     def gathered(self) -> Gathered:
-        """What the loop keeps."""
+        """The loop, with what it keeps."""
         outputs, labels = self._kept
         return Gathered(
             rows=self.run.per_device_eval_batch_size,
@@ -108,7 +108,7 @@ class Evaluation:
 
     @property
     def _kept(self) -> tuple[tuple[OfRow, ...], tuple[OfRow, ...]]:
-        """What the loop keeps of each row for compute_metrics: outputs, or generated tokens, and labels."""
+        """The tensors that the loop keeps of each row for compute_metrics: outputs or generated tokens, and labels."""
         if self.run.generates:
             return (generation.generated_tokens(self.run),), generation.padded(self._labels())
         if self.run.gathers_logits:
@@ -117,7 +117,7 @@ class Evaluation:
 
     @property
     def _samples(self) -> int:
-        """The rows of the evaluation. A trainer that generates has several completions of each prompt."""
+        """The number of rows of the evaluation. A trainer that generates has several completions of each prompt."""
         training = self.resident.prepared.given
         if not trainer_of(training).facts.generates:
             return self.run.eval_samples
@@ -126,7 +126,7 @@ class Evaluation:
         return self.run.eval_samples * generated.completions_in_evaluation(training, together, ranks)
 
     def _outputs(self) -> Iterator[OfRow]:
-        """The model's outputs but the loss."""
+        """Return the model's outputs without the loss."""
         prepared = self.resident.prepared
         found = self.passed(self.run.per_device_eval_batch_size, is_first=True).outputs
         for name, (shape, dtype) in zip(output_names(prepared.model.task.name), found, strict=True):
@@ -140,18 +140,18 @@ class Evaluation:
 
     @property
     def is_of_trl(self) -> bool:
-        """Whether a trainer of TRL evaluates, each of which has a prediction_step of its own."""
+        """Whether a trainer of TRL evaluates. Each of them has its own prediction_step."""
         return self.resident.prepared.given.trainer != "transformers"
 
     @property
     def _counts_labels(self) -> bool:
-        """Whether prediction_step counts them: the Trainer's own does, if their name is labels."""
+        """Whether prediction_step counts the labels. The Trainer's own does if their name is `labels`."""
         return (
             not self.run.generates and not self.is_of_trl and self.resident.prepared.model.task.name != "question_ans"
         )
 
     def peak(self) -> PhasePeak:
-        """The peak of the loop."""
+        """Return the peak of the loop."""
         return max((self._at(moment) for moment in self.gathered.moments()), key=lambda peak: peak.bytes)
 
     def _at(self, moment: Moment) -> PhasePeak:
@@ -165,7 +165,7 @@ class Evaluation:
         return max(peaks, key=lambda peak: peak.bytes)
 
     def _of_loss(self, moment: Moment) -> PhasePeak:
-        """The peak of the pass of the loss, with what stage 3 gathers in it."""
+        """Return the peak of the loss pass, including what stage 3 gathers."""
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         if self._stage_3 is None:
             return PhasePeak(rows=listed(passed.alive), operation=passed.operation)
@@ -173,42 +173,42 @@ class Evaluation:
         return self._with_gathered(passed.recording, batches)
 
     def _with_gathered(self, recording: Recording, batches: Sequence[Batch]) -> PhasePeak:
-        """The peak of a pass in which stage 3 gathers."""
+        """Return the peak of a pass in which stage 3 gathers weights."""
         at, gathered = fullest_of(recording, batches)
         rows = (*listed(recording.alive(at)), *self._gathered_by_stage_3(gathered))
         return PhasePeak(rows=rows, operation=recording.operation(at.event))
 
     def in_concatenation(self, moment: Moment) -> tuple[Row, ...]:
-        """What is alive while a batch is added to those before, without what stage 3 gathers."""
+        """Return what is alive while a batch is appended to earlier ones, without what stage 3 gathers."""
         return (*moment.kept, *self.batch(moment.batch), *self._padded(moment.batch), *self._weights())
 
     def given(self, count: int) -> tuple[Row, ...]:
-        """What the model is run with: the batch, and the number of its labels or what was generated for it."""
+        """Return the inputs of the model: the batch, and the number of its labels or the tokens generated for it."""
         more = [_count_of_labels()] if self._counts_labels else []
         if self.run.generates:
             more.append(generation.of_batch(self.gathered.outputs[0], count))
         return (*self.batch(count), *more)
 
     def _padded(self, count: int) -> Iterator[Row]:
-        """The labels of a batch, of which those that are padded are copies."""
+        """Return the labels of a batch. Padded labels are copies."""
         if self.run.generates:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
             yield from (generation.of_batch(of_row, count) for of_row, own in pairs if of_row.shape != own.shape)
 
     def rolled_out(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
-        """The passes in which a trainer of TRL generates the completions of a batch."""
+        """Return the passes in which a trainer of TRL generates the completions of a batch."""
         prepared = self._for_batch(count, self.resident.prepared.given)
         return tuple(rolled_out(prepared, trains=False, is_first=is_first))
 
     @property
     def left_by_generation(self) -> int:
-        """The bytes that the model keeps of the last batch that it generated for, after the evaluation."""
+        """The bytes that the model still keeps, after the evaluation, of the last batch that it generated for."""
         rows = self.run.per_device_eval_batch_size
         last = self._samples % rows if self.gathered.ranks == 1 else 0
         return sum(row.bytes for row in generation.rope_deltas(self.resident.prepared, last or rows))
 
     def batch(self, count: int) -> tuple[Row, ...]:
-        """The tensors of a batch, and what the model keeps of having generated for it."""
+        """Return the tensors of a batch, and what the model keeps of generating for it."""
         kept = generation.rope_deltas(self.resident.prepared, count) if self.run.generates else ()
         return (*self._fetched(count), *kept)
 
@@ -219,7 +219,7 @@ class Evaluation:
             yield Row.of(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 
     def _weights(self) -> Iterator[Row]:
-        """The weights that FSDP leaves gathered after a batch."""
+        """Return the weights that FSDP leaves gathered after a batch."""
         prepared = self.resident.prepared
         for unit, count in left_gathered(prepared, self._left_gathered) if prepared.device.sharding == "fsdp" else ():
             for each, shape, dtype in unit.gathered:
@@ -228,15 +228,15 @@ class Evaluation:
 
     @property
     def _left_gathered(self) -> frozenset[str]:
-        """The units outside the layers that FSDP leaves gathered after the first batch, and after each that follows."""
+        """The units outside the layers that FSDP leaves gathered after the first batch, and after each later one."""
         return self.passed(self.run.per_device_eval_batch_size, is_first=True).left_gathered
 
     def _left(self, moment: Moment) -> int:
-        """The bytes that the batch of a moment leaves gathered under stage 3."""
+        """Return the bytes that the batch of a moment leaves gathered under stage 3."""
         return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
 
     def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
-        """The weights that stage 3 has gathered, in addition to those that stay gathered."""
+        """Return the weights that stage 3 has gathered in addition to persistent ones."""
         dtype, more = self.resident.prepared.cast_to or "float32", size - self.resident_bytes
         if more:
             shape = (named(more // ITEMSIZE[dtype], "gathered parameters"),)
@@ -246,7 +246,7 @@ class Evaluation:
         given = self.resident.prepared.given
         again = self.run.gathers_logits and self.is_of_trl
         loop = LossOfLabels() if self.run.generates else None
-        # Units that FSDP2 gathered for the completions stay gathered, as after another batch.
+        # Units that FSDP2 gathered for the completions stay gathered, as after any other batch.
         generates = self.run.generates or trainer_of(given).generation(given) is not None
         return evaluation_pass(
             self._for_batch(count, given),
@@ -257,13 +257,13 @@ class Evaluation:
         )
 
     def _for_batch(self, count: int, training: Training) -> PreparedModel:
-        """The model for a batch of the evaluation."""
+        """Return the model for a batch of the evaluation."""
         prepared = self.resident.prepared
         return prepared.for_run(self._training(count, training), prepared.device)
 
     @staticmethod
     def _training(count: int, training: Training) -> Training:
-        """The settings of a batch."""
+        """Return the settings of a batch."""
         return replace(
             training,
             micro_batch_size=count,
@@ -273,7 +273,7 @@ class Evaluation:
         )
 
     def generation(self) -> PhasePeak:
-        """The peak of `generate` on a batch, with what the loop keeps."""
+        """Return the peak of `generate` on a batch, including what the loop keeps."""
         return max(self._generating(), key=lambda peak: peak.bytes)
 
     def _generating(self) -> Iterator[PhasePeak]:
@@ -283,11 +283,11 @@ class Evaluation:
                 yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
 
     def _passes(self, moment: Moment) -> tuple[PassPeak, ...]:
-        """The passes of `generate` on the batch of a moment."""
+        """Return the passes of `generate` on the batch of a moment."""
         return self.generated(moment.batch, is_first=moment.is_first) if moment.in_forward else ()
 
     def _of_generate(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
-        """The peak of a pass of `generate`, with what stage 3 gathers in it."""
+        """Return the peak of a pass of `generate`, including what stage 3 gathers."""
         if self._stage_3 is None:
             return _peak(ran)
         loss = self.passed(moment.batch, is_first=moment.is_first).recording.copies.tape
@@ -302,9 +302,10 @@ def _peak(ran: PassPeak) -> PhasePeak:
 
 
 def _labels_of(count: int, training: Training) -> int | None:
-    """The labels of a batch of `count` rows: those of the training that have the most, if they are as equal as can be.
+    """Return the number of labels of a batch of `count` rows.
 
-    The sequences of a row have as many each.
+    They are the rows of a training batch with the most labels, if labels are distributed as evenly as possible. All
+    sequences of a row have the same number.
     """
     if training.completion_tokens is None:
         return None
@@ -315,5 +316,5 @@ def _labels_of(count: int, training: Training) -> int | None:
 
 
 def _count_of_labels() -> Row:
-    """What the Trainer's own prediction_step counts before it runs the model."""
+    """Return what the Trainer's own prediction_step allocates to count labels before it runs the model."""
     return Row.of(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)

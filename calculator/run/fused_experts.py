@@ -1,7 +1,7 @@
-"""The weights of experts that transformers fuses while it reads a model: its files have those of each expert.
+"""The weights of experts that transformers fuses while it reads a model whose files have each expert's weights.
 
 Source: transformers 5.24, conversion_mapping.py and core_model_loading.py. MergeModulelist stacks the experts' weights
-and frees them, and Concatenate joins the stacks of two weights. Transpose copies weights that the files have fused, but
+and frees them. Concatenate joins the stacks of two weights. Transpose copies weights that the files have fused, but
 transposed.
 """
 
@@ -20,30 +20,31 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.resident.tensors import ResidentTensor
 
-#: The weights of all experts together, the models whose files have them so, and those whose files have them transposed.
+#: The names of the weights of all experts together; the models whose files have each expert's; and the models whose
+#: files have them transposed.
 FUSED = (".gate_up_proj", ".up_proj", ".down_proj")
 FUSED_IN_FILES = frozenset(
     {"gemma4", "gemma4_text", "gpt_oss", "granitemoe", "granitemoehybrid", "llama4", "llama4_text"}
 )
 TRANSPOSED_IN_FILES = frozenset({"qwen3_vl_moe"})
 
-#: The names in the files of models that do not have those of their modules, which order what is read.
+#: Names in the files of models that differ from the names of the modules. They determine the order of reading.
 NAMES_IN_FILES = {".mlp.": ".block_sparse_moe.", ".gate_up_proj": ".0.w1", ".down_proj": ".0.w2"}
 OTHER_NAMES_IN_FILES = frozenset({"mixtral", "phimoe"})
 
 #: The row of the weights that are alive in addition to the new tensor.
 STACKED = "weights of experts before they are fused"
 
-#: What the host has of them.
+#: The sentence on the weights in host memory.
 TWICE = "Weights of experts are fused into new tensors."
 CAST = "Weights of experts are cast one by one, then fused: the largest fused tensor exists twice meanwhile."
-#: The largest block that glibc's malloc may keep: larger ones are always mapped, and returned when they are freed.
+#: The largest block that glibc's malloc may keep. Larger blocks are always mapped, and returned when they are freed.
 #: Source: glibc, malloc/malloc.c, DEFAULT_MMAP_THRESHOLD_MAX on 64 bits.
 MOST_KEPT = 32 << 20
 
 
 def kept_by_malloc(size: int) -> str:
-    """What the resident set may have in addition to the figure where experts' weights are cast on the host."""
+    """Return the sentence on what the resident set may have in addition if experts' weights are cast on the host."""
     return (
         "Threads cast the weights of experts, and glibc's malloc may keep what is freed of them: loading may need up to"
         f" {size:,} bytes more host memory in a process than its figure. MALLOC_MMAP_THRESHOLD_=131072 in the"
@@ -52,36 +53,39 @@ def kept_by_malloc(size: int) -> str:
 
 
 def is_fused(name: str, model_type: str) -> bool:
-    """Whether transformers fuses a weight from those of each expert, or transposes it."""
+    """Return whether transformers fuses a weight from each expert's, or transposes it."""
     return ".experts." in name and name.endswith(FUSED) and model_type not in FUSED_IN_FILES
 
 
 def parts_of(tensor: ResidentTensor, model_type: str) -> int:
-    """The tensors of the files that a fused weight comes from."""
+    """Return the tensors in the files that a fused weight comes from."""
     if model_type in TRANSPOSED_IN_FILES:
         return 1
     return int(tensor.shape[0]) * (2 if joins(tensor, model_type) else 1)
 
 
 def from_parts(tensor: ResidentTensor, model_type: str) -> bool:
-    """Whether a tensor is fused from those of the files."""
+    """Return whether a tensor is fused from tensors in the files."""
     return bool(tensor.parameters) and not tensor.in_checkpoint and is_fused(tensor.name, model_type)
 
 
 def joins(tensor: ResidentTensor, model_type: str) -> bool:
-    """Whether two stacks are joined to it."""
+    """Return whether two stacks are joined to form it."""
     return tensor.name.endswith(".gate_up_proj") and model_type not in TRANSPOSED_IN_FILES
 
 
 def name_in_files(name: str, model_type: str) -> list[str]:
-    """The parts of a name in the files, in whose order the weights are read. For fused weights, those of the first."""
+    """Return the parts of a name in the files, in whose order the weights are read.
+
+    For fused weights, they are those of the first weight.
+    """
     for own, in_files in NAMES_IN_FILES.items() if model_type in OTHER_NAMES_IN_FILES else ():
         name = name.replace(own, in_files)
     return name.split(".")
 
 
 class Fused(NamedTuple):
-    """Bytes of a fused weight on a GPU: the parts that are read, what the last operation reads, and its result."""
+    """The bytes of a fused weight on a GPU: the parts that are read, the last operation's input, and its result."""
 
     parts: int
     read: int
@@ -89,14 +93,14 @@ class Fused(NamedTuple):
 
 
 def fused(tensor: ResidentTensor, model_type: str, dtype: DType) -> Fused:
-    """The bytes that one weight requests while it is fused."""
+    """Return the bytes that one weight requests while it is fused."""
     count, size = parts_of(tensor, model_type), tensor.parameters * ITEMSIZE[dtype]
     parts = count * rounded(size // count)
     return Fused(parts, 2 * rounded(size // 2) if joins(tensor, model_type) else parts, rounded(size))
 
 
 class FusesExperts(Loading):
-    """A load that quantises: it reads the weights one by one, in the order of the files' names, and fuses experts'."""
+    """A load that quantises. It reads the weights one by one, in the order of the files' names, and fuses experts'."""
 
     __slots__ = ("_model_type",)
 
@@ -105,7 +109,7 @@ class FusesExperts(Loading):
         super().__init__(state, training)
 
     def _key(self, tensor: ResidentTensor) -> list[str]:
-        # bitsandbytes makes its own code book for the first weight.
+        # bitsandbytes creates its own code book for the first weight.
         is_book = tensor.name.startswith("name2qmap.")
         return [] if is_book else name_in_files(tensor.name, self._model_type)
 
@@ -120,9 +124,9 @@ class FusesExperts(Loading):
 def read_ahead(
     base: Iterable[ResidentTensor], training: Training, model_type: str
 ) -> tuple[list[tuple[str, int]], str] | None:
-    """What is alive on the GPU at the peak of fusing, and the weight, where threads have read all before the first.
+    """Return what is alive on the GPU at the peak of fusing, and the weight, if threads have read all parts before.
 
-    `base` are the tensors of the files. None where nothing is fused.
+    `base` are the tensors of the files. Return None if nothing is fused.
     """
     weights = sorted(base, key=lambda each: name_in_files(each.name, model_type))
     of_each = {each: fused(each, model_type, training.dtype) for each in weights if from_parts(each, model_type)}
@@ -141,23 +145,23 @@ def read_ahead(
 
 
 def _size(tensor: ResidentTensor, training: Training) -> int:
-    """The bytes of all tensors of a kind as they are read."""
+    """Return the bytes of all tensors of a kind as they are read."""
     dense = rounded(tensor.parameters * ITEMSIZE[training.dtype]) * tensor.count
     return dense if tensor.parameters and not tensor.packed else tensor.bytes
 
 
 class FusedOnHost(NamedTuple):
-    """Bytes of host memory while a model with such experts is loaded: of mapped files, and of new tensors."""
+    """The bytes of host memory while a model with fused experts is loaded: of mapped files, and of new tensors."""
 
     mapped: int
     new: int
 
 
 def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> FusedOnHost:
-    """The most bytes from the first fused weight until the model is on the GPU, where nothing is cast.
+    """Return the most bytes from the first fused weight until the model is on the GPU, if nothing is cast.
 
-    Weights have `size` bytes an element. The experts' are read from the mapped files to be fused, the others while they
-    move to the GPU one by one, which frees the fused tensors.
+    Weights have `size` bytes per element. The experts' weights are read from the mapped files to be fused. The others
+    are read while they move to the GPU one by one, which frees the fused tensors.
     """
     mapped = new = sum(each.parameters * each.count for each in base if from_parts(each, model_type)) * size
     moments = [_at_last_join(base, model_type, size, mapped)]
@@ -172,9 +176,9 @@ def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> F
 
 
 def _at_last_join(base: Iterable[ResidentTensor], model_type: str, size: int, total: int) -> FusedOnHost:
-    """While the last two stacks are joined to a third tensor, where all fused weights have `total` bytes.
+    """Return the bytes while the last two stacks are joined to a third tensor.
 
-    Weights whose names follow are not read yet.
+    All fused weights have `total` bytes. Weights whose names follow are not read yet.
     """
     last = {each.name: each for each in base if from_parts(each, model_type)}
     joined = [each for each in last.values() if joins(each, model_type)]

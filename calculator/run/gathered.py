@@ -1,4 +1,4 @@
-"""What the Trainer's evaluation keeps from batch to batch: losses, logits and labels, concatenated.
+"""The losses, logits and labels that the Trainer's evaluation keeps from batch to batch, concatenated.
 
 Source: transformers 5.24, trainer.py (evaluation_loop, prediction_step) and trainer_pt_utils.py (EvalLoopContainer,
 nested_concat, nested_numpify).
@@ -24,7 +24,7 @@ SOURCE = "transformers/trainer.py, evaluation_loop; trainer_pt_utils.py, nested_
 
 
 class OfRow(NamedTuple):
-    """What a row of the evaluation set has of an output of the model, or of its labels."""
+    """The part of an output of the model, or of its labels, that belongs to a row of the evaluation set."""
 
     name: str
     shape: Shape
@@ -37,15 +37,15 @@ class OfRow(NamedTuple):
 
     @property
     def array_bytes(self) -> int:
-        """Its bytes as a NumPy array. NumPy has no bfloat16, so that it becomes float32."""
+        """Its bytes as a NumPy array. NumPy has no bfloat16, so it becomes float32."""
         return prod(self.shape) * 4 if self.dtype == "bfloat16" else self.bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What the loop keeps at a moment in addition to the batch, the batch's rows, and whether the model runs then.
+    """What the loop keeps at a moment in addition to the batch, the batch's rows, and whether the model is running.
 
-    `is_first`: whether no batch ran before it. `number` is that of the batch in the evaluation, from 0 on.
+    `is_first`: whether no batch ran before it. `number` is the index of the batch in the evaluation.
     """
 
     kept: tuple[Row, ...]
@@ -61,7 +61,7 @@ class Gathered:
 
     Attributes:
         rows: The rows of a batch.
-        samples: Those of the evaluation set.
+        samples: The rows of the evaluation set.
         steps: The batches after which what was gathered is moved to the host; None for all.
         outputs: The model's outputs but the loss: logits, and what else a model returns. Empty if none are gathered.
         labels: The labels, which are gathered with them.
@@ -80,16 +80,19 @@ class Gathered:
 
     @property
     def together(self) -> int:
-        """The rows that are gathered at a time."""
+        """The number of rows that are gathered at a time."""
         return self.rows * self.ranks
 
     @property
     def batches(self) -> int:
-        """The batches of the evaluation, on each GPU."""
+        """The number of batches of the evaluation on each GPU."""
         return -(-self.samples // self.together)
 
     def moments(self) -> Iterator[Moment]:
-        """The moments that may be the peak: in the first group, the last forward passes and the last concatenation."""
+        """Yield the moments that may be the peak.
+
+        In the first group, they are the last forward passes and the last concatenation.
+        """
         yield from self._on_one_gpu() if self.ranks == 1 else self._on_several()
 
     def _on_several(self) -> Iterator[Moment]:
@@ -110,9 +113,10 @@ class Gathered:
             yield Moment(kept=kept, batch=self.rows, in_forward=False, is_first=is_first, number=int(not is_first))
 
     def _later(self, group: int) -> list[int]:
-        """The numbers of later batches that may be the fullest: the last of a group, and those that find other things.
+        """Return the numbers of later batches that may be the fullest.
 
-        From the last one that is followed on, it is the last of a group again, or the last of all.
+        They are the last of a group, and those that find other things on the GPUs. From the last one that is followed
+        on, it is the last of a group again, or the last of all.
         """
         numbers = {group - 1 or 1, *range(1, self.followed - 1)}
         if self.followed > 2:
@@ -121,7 +125,7 @@ class Gathered:
         return sorted(number for number in numbers if 0 < number < self.batches)
 
     def _in_gather(self) -> Iterator[Row]:
-        """What is kept while the outputs of the first batch of each GPU are gathered."""
+        """Return what is kept while the outputs of the first batch of each GPU are gathered."""
         yield self._losses("losses of the batch", self.together)
         yield from _rows(self.outputs, "{} of the batch", self.rows)
         yield from _rows(self.outputs, "{} of the batch of every GPU", self.together)
@@ -139,21 +143,24 @@ class Gathered:
 
     @property
     def in_group(self) -> int:
-        """The rows that are gathered before they are moved to the host."""
+        """The number of rows that are gathered before they are moved to the host."""
         return min(self.samples, self.together * (self.steps or self.batches))
 
     def rows_after(self, batches: int) -> int:
-        """The rows of the first batches of a group."""
+        """Return the number of rows of the first batches of a group."""
         return min(batches * self.together, self.in_group)
 
     def concatenations(self, batches: int) -> tuple[Moment, ...]:
-        """The moments at which the outputs and the labels of a batch are added to those of some batches before it."""
+        """Yield the moments at which the outputs and labels of a batch are appended to those of earlier batches."""
         kept = self.rows_after(batches)
         new = self.rows_after(batches + 1) - kept
         return tuple(self._in_concat(kept, new, batch=new if self.ranks == 1 else self.rows))
 
     def before_forward(self, batches: int) -> Iterator[Row]:
-        """What is kept while a batch runs after some of its group: that of the batch before, and of all before it."""
+        """Return what is kept while a batch runs after some batches of its group.
+
+        It is the previous batch, and the outputs of all earlier ones.
+        """
         if not batches:
             return
         yield self._losses("losses of the batch before", self.together)
@@ -163,7 +170,7 @@ class Gathered:
             yield from _rows((*self.outputs, *self.labels), "gathered {}", batches * self.together)
 
     def _in_concat(self, kept: int, new: int, *, batch: int) -> Iterator[Moment]:
-        """The moments at which outputs, and then labels, are added to those of the batches before."""
+        """Yield the moments at which outputs, and then labels, are appended to those of earlier batches."""
         several = self.ranks > 1
         of_batch = (
             self._losses("losses of the batch", self.together),
@@ -184,13 +191,13 @@ class Gathered:
 
     @property
     def host_bytes(self) -> int:
-        """The most bytes of arrays on the host: outputs are moved and concatenated, and then labels."""
+        """The most bytes of arrays on the host. Outputs are moved and concatenated, and then labels."""
         if not self.outputs:
             return 0
         return max(most for before, new in self._moves for most in self._on_host(before, new))
 
     def _on_host(self, before: int, new: int) -> Iterator[int]:
-        """The bytes of arrays while rows are moved to the host, and while they are added to those before."""
+        """Return the bytes of arrays while rows are moved to the host, and while they are appended to earlier ones."""
         outputs, labels = (sum(each.array_bytes for each in part) for part in (self.outputs, self.labels))
         yield (outputs + labels) * before + new * _most_in_move(self.outputs)
         copies = 2 if before else 1
@@ -199,7 +206,7 @@ class Gathered:
 
     @property
     def _moves(self) -> Iterator[tuple[int, int]]:
-        """The rows that are on the host, and those that are moved, at moments that may have the most arrays."""
+        """The rows on the host, and the rows that are moved, at moments that may have the most arrays."""
         most = self.together * (self.steps or self.batches)
         whole, rest = divmod(self.samples, most)
         yield 0, min(most, self.samples)
@@ -210,7 +217,7 @@ class Gathered:
 
 
 def _most_in_move(outputs: tuple[OfRow, ...]) -> int:
-    """The most bytes of a row while one output after another is copied to the host and converted."""
+    """Return the most bytes of a row while the outputs are copied to the host and converted one by one."""
     done = most = 0
     for each in outputs:
         most = max(most, done + each.bytes + (each.array_bytes if each.array_bytes != each.bytes else 0))
@@ -219,7 +226,7 @@ def _most_in_move(outputs: tuple[OfRow, ...]) -> int:
 
 
 def _rows(parts: tuple[OfRow, ...], name: str, rows: int) -> Iterator[Row]:
-    """A tensor for each part; its name has that of the part in place of the braces."""
+    """Return a tensor for each part. In its name, the name of the part replaces the braces."""
     return (_row(name.format(each.name), (Dim(rows, "rows"), *each.shape), each.dtype) for each in parts)
 
 

@@ -1,4 +1,4 @@
-"""Generation in an evaluation: the tokens of each batch, and the passes that make them.
+"""Generation in an evaluation: the tokens of each batch, and the passes that generate them.
 
 Source: transformers 5.24, trainer_seq2seq.py, Seq2SeqTrainer.prediction_step.
 """
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 SOURCE = "transformers/trainer_seq2seq.py, prediction_step"
 
-#: The tokens to which shorter targets and labels are padded: max_length of a GenerationConfig that sets none.
-#: Source: transformers/generation/configuration_utils.py, _get_default_generation_params.
+#: The length to which shorter targets and labels are padded: max_length of a GenerationConfig that sets none. Source:
+#: transformers/generation/configuration_utils.py, _get_default_generation_params.
 DEFAULT_LENGTH = 20
 
 
 class LossOfLabels(Transformers):
-    """The call of the model with a batch's labels, which nobody counts."""
+    """A call of the model with a batch's labels, which are not counted."""
 
     __slots__ = ()
 
@@ -54,7 +54,7 @@ class LossOfLabels(Transformers):
 
 
 def most_tokens(run: RunSettings) -> int:
-    """The most tokens of a generated sequence, which a request of generation states."""
+    """Return the most tokens of a generated sequence. A request with generation sets it."""
     assert run.generation_max_length is not None
     return run.generation_max_length
 
@@ -64,30 +64,30 @@ def _padded(tokens: int) -> Dim:
 
 
 def generated_tokens(run: RunSettings) -> OfRow:
-    """What a row has of the generated tokens."""
+    """Return a row's generated tokens."""
     return OfRow("generated tokens", (_padded(most_tokens(run)),), "int64")
 
 
 def padded(labels: Iterable[OfRow]) -> tuple[OfRow, ...]:
-    """What a row has of its labels."""
+    """Return a row's labels."""
     return tuple(each._replace(shape=(_padded(int(each.shape[0])),)) for each in labels)
 
 
 def of_batch(part: OfRow, rows: int) -> Row:
-    """The tensor of a batch."""
+    """Return the tensor of a batch."""
     shape = (named(rows, "rows"), *part.shape)
     size = allocated(part.bytes * rows, 1)
     return Row.of(name=f"{part.name} of the batch", count=1, bytes=size, shape=shape, dtype=part.dtype, source=SOURCE)
 
 
 def rope_deltas(prepared: PreparedModel, rows: int) -> Iterator[Row]:
-    """Yield what a model whose positions have axes keeps of the rows that it generated for last."""
+    """Yield what a model whose positions have axes keeps of the rows that it last generated for."""
     if forward_of(prepared.model).positions_of_token > 1:
         yield of_batch(OfRow("rope_deltas", (1,), "int64"), rows)
 
 
 def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tuple[PassPeak, ...]:
-    """Run `generate` on a batch, whose rows and tokens the prepared model's training states.
+    """Run `generate` on a batch. The prepared model's training has the rows and tokens.
 
     `is_first`: whether no other batch of the evaluation ran before it.
     """

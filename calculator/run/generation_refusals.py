@@ -1,4 +1,4 @@
-"""What of generation in evaluation is not modelled, or is refused by the libraries."""
+"""Checks for generation in evaluation that the libraries refuse, or that is not modelled."""
 
 from __future__ import annotations
 

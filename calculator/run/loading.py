@@ -1,9 +1,9 @@
 """The peak of loading a model: on the GPU, and in the host memory of the process.
 
 Sources: transformers 5.24, core_model_loading.py (_materialize_copy, spawn_materialize, GLOBAL_WORKERS) and
-modeling_utils.py (_load_pretrained_model), which maps the files into memory and makes every model on the meta device,
-and integrations/deepspeed.py (_load_state_dict_into_zero3_model);
-safetensors 0.8, whose tensors are views of the mapped file.
+modeling_utils.py (_load_pretrained_model), which maps the files into memory and creates every model on the meta device,
+and integrations/deepspeed.py (_load_state_dict_into_zero3_model); safetensors 0.8, whose tensors are views of the
+mapped file.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 #: The dtypes of a checkpoint, by their names in a config.
 _DTYPES: dict[str, DType] = {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
 
-#: The threads that read weights; a single one where they are quantised.
+#: The number of threads that read weights. A single thread reads them if they are quantised.
 WORKERS = 4
 
-#: What the host has where the model is there when its adapter is initialised.
+#: The sentence on host memory if the model is there when its adapter is initialised.
 ON_HOST = (
     "The adapter is initialised on the host: the weights that it replaces and the largest decomposition are counted,"
     " without LAPACK's workspaces."
 )
 
-#: What the host has where CorDA runs on the GPU.
+#: The sentence on host memory if CorDA runs on the GPU.
 OFFLOADED = "CorDA keeps the singular vectors of every adapted weight in host memory until all are decomposed."
 
 _SOURCE = "transformers/core_model_loading.py; safetensors"
@@ -58,7 +58,7 @@ _SOURCE = "transformers/core_model_loading.py; safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPeak:
-    """What a phase adds to the resident set of the process, the part of it in mapped files, and where it comes from.
+    """What a phase adds to the resident set of the process, the part that is in mapped files, and the source.
 
     `of_first`: whether the other processes of the node add nothing.
     """
@@ -70,7 +70,7 @@ class HostPeak:
 
 
 class ModelLoading:
-    """`from_pretrained`, then the move to the GPU where the weights are read into host memory."""
+    """`from_pretrained`, then the move to the GPU if the weights are read into host memory."""
 
     def __init__(self, resident: ResidentState, run: RunSettings, config: dict[str, Any] | None) -> None:
         self.resident, self.run = resident, run
@@ -87,11 +87,11 @@ class ModelLoading:
 
     @property
     def reads_onto_gpu(self) -> bool:
-        """Whether weights are read onto the GPU. transformers sets device_map for a model in 4 bits."""
+        """Whether weights are read onto the GPU. transformers sets device_map for a 4-bit model."""
         return self.quantizes or self.run.device_map is not None
 
     def peak(self, usable: int | None) -> PhasePeak:
-        """The most bytes alive on the GPU, and what is alive then."""
+        """Return the most bytes alive on the GPU, and the tensors alive then."""
         if self.prepared.device.sharding in ("none", "ddp"):
             return max(self._on_gpu(usable), key=lambda moment: moment.bytes)
         if broadcasts(self.prepared):
@@ -102,7 +102,7 @@ class ModelLoading:
         return max(moments, key=lambda moment: moment.bytes)
 
     def _on_gpu(self, usable: int | None) -> list[PhasePeak]:
-        """The peaks until the whole model is on the GPU, and of adding an adapter to it there."""
+        """Yield the peaks until the whole model is on the GPU, and of adding an adapter to it there."""
         added = initialization_peak(self.resident) if self.reads_onto_gpu else None
         moments = [self._of_reading(usable)]
         if added is not None:
@@ -110,14 +110,14 @@ class ModelLoading:
         return moments
 
     def _of_reading(self, usable: int | None) -> PhasePeak:
-        """The peak until the whole model is on the GPU."""
+        """Return the peak until the whole model is on the GPU."""
         if not self.reads_onto_gpu:
             rows = [_row(tensor.name, tensor.count, tensor.bytes) for tensor in self.resident.tensors]
             return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation="model.to(device)")
         return max(self._of_reading_onto_gpu(usable), key=lambda moment: moment.bytes)
 
     def _of_reading_onto_gpu(self, usable: int | None) -> Iterator[PhasePeak]:
-        """The peak of reading the weights, and that of fusing experts' where threads have read all."""
+        """Yield the peak of reading the weights, and that of fusing experts if threads have read all parts."""
         tensors, training, model_type = self.resident.tensors, self.prepared.training, self.prepared.model.model_type
         if self.quantizes:
             yield _peak_of(FusesExperts(tensors, training, model_type), usable)
@@ -129,7 +129,7 @@ class ModelLoading:
 
     @property
     def _in_files(self) -> Iterator[ResidentTensor]:
-        """The model's own tensors that its files have: weights, and buffers of the state dict."""
+        """The model's own tensors that are in its files: weights, and buffers of the state dict."""
         decoder = self.prepared.model.decoder
         buffers = (each for layer in decoder.layers for each in layer.buffers if each.persistent)
         names = {f"{decoder.name}.*.{each.name}" for each in buffers}
@@ -137,7 +137,7 @@ class ModelLoading:
 
     @property
     def host(self) -> HostPeak:
-        """The most bytes of the process."""
+        """The most bytes of the process in host memory."""
         heads = self.prepared.model.task.head_names
         weights = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
         base = [tensor for tensor in weights if tensor.name.split(".")[0] not in heads]
@@ -151,7 +151,7 @@ class ModelLoading:
         return HostPeak(bytes=read.bytes + new, file_bytes=read.file_bytes, sentence=sentence)
 
     def _with_adapter(self, read: HostPeak) -> HostPeak:
-        """The same with what an initialisation of the adapter adds, where it runs on the host."""
+        """Return the peak with what an initialisation of the adapter adds, if it runs on the host."""
         added = offloaded_to_host(self.resident) if self.reads_onto_gpu else replaced_on_host(self.resident)
         if not added:
             return read
@@ -159,7 +159,7 @@ class ModelLoading:
         return HostPeak(bytes=read.bytes + added, file_bytes=read.file_bytes, sentence=sentence)
 
     def _of_files(self, base: list[ResidentTensor]) -> HostPeak:
-        """The bytes for weights that the files have."""
+        """Return the bytes for weights from the files."""
         count = sum(tensor.parameters * tensor.count for tensor in base if not tensor.in_checkpoint)
         mapped = count * ITEMSIZE[self.stored] + self._packed_bytes
         casts = self.stored != self.dtype
@@ -180,7 +180,7 @@ class ModelLoading:
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
 
     def _of_views(self, base: list[ResidentTensor], mapped: int) -> HostPeak:
-        """The bytes where nothing is cast: views of the files, and experts' weights that are fused."""
+        """Return the bytes if nothing is cast: views of the files, and experts' weights that are fused."""
         sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
         fused = sum(each.parameters * each.count for each in self._fused(base)) * ITEMSIZE[self.dtype]
         if not fused:
@@ -192,7 +192,7 @@ class ModelLoading:
         return HostPeak(bytes=sum(most), file_bytes=most.mapped, sentence=sentence)
 
     def _of_cast(self, base: list[ResidentTensor], count: int, mapped: int) -> HostPeak:
-        """The bytes where all `count` elements are cast on the host."""
+        """Return the bytes if all `count` elements are cast on the host."""
         fused = max((each.parameters for each in self._fused(base)), default=0) * ITEMSIZE[self.dtype]
         sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
         sentence += f" {CAST}" * (fused > 0)
@@ -210,16 +210,16 @@ class ModelLoading:
         return sum(each.parameters * each.count for each in small) * size
 
     def _parts(self, tensor: ResidentTensor) -> int:
-        """The tensors of the files that a weight is read from."""
+        """Return the tensors in the files that a weight is read from."""
         model_type = self.prepared.model.model_type
         return parts_of(tensor, model_type) if from_parts(tensor, model_type) else 1
 
     def _fused(self, base: Iterable[ResidentTensor]) -> Iterator[ResidentTensor]:
-        """The weights of experts that are fused."""
+        """Return the weights of experts that are fused."""
         return (each for each in base if from_parts(each, self.prepared.model.model_type))
 
     def _under_zero_init(self, base: list[ResidentTensor]) -> HostPeak:
-        """The bytes where the first process alone reads the files, onto its GPU, from which the others get weights."""
+        """Return the bytes if only the first process reads the files onto its GPU, and broadcasts the weights."""
         mapped = sum(each.parameters * each.count for each in base) * ITEMSIZE[self.stored]
         dtype = self.prepared.cast_to or "float32"
         sentence = "The mapped files, which the first process alone reads (deepspeed.zero.Init)."
@@ -234,7 +234,10 @@ class ModelLoading:
         return "accelerate" if self.prepared.device.sharding == "fsdp" else "DeepSpeed"
 
     def _cast_by_sharding(self, base: Iterable[ResidentTensor]) -> int:
-        """The bytes of the model on the host once its weights are cast for FSDP or DeepSpeed, without mapped ones."""
+        """Return the bytes of the model on the host after its weights are cast for FSDP or DeepSpeed.
+
+        Mapped files are not included.
+        """
         if self.prepared.device.sharding in ("none", "ddp") or self.prepared.given.autocast is None:
             return 0
         whole = sum(each.parameters * each.count * ITEMSIZE[each.dtype] for each in base if each.dtype != self.dtype)
@@ -243,7 +246,7 @@ class ModelLoading:
 
     @property
     def _packed_bytes(self) -> int:
-        """The bytes of weights that the checkpoint has in their format, and of their constants."""
+        """The bytes of weights that the checkpoint has in their stored format, and of their constants."""
         tensors = self.resident.tensors
         if not any(tensor.in_checkpoint for tensor in tensors):
             return 0
@@ -252,7 +255,7 @@ class ModelLoading:
 
 
 def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:
-    """The peak of some allocations."""
+    """Return the peak of some allocations."""
     sizes, events = loading.on(usable)
     alive = [*accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in events)]
     at = max(range(len(alive)), key=alive.__getitem__)
@@ -267,7 +270,7 @@ def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:
 
 
 def _dtype_of(config: dict[str, Any]) -> DType | None:
-    """The dtype of a checkpoint, as its config states it."""
+    """Return the dtype of a checkpoint, according to its config."""
     text = config.get("text_config")
     own = text if isinstance(text, dict) else {}
     for value in (config.get("dtype"), config.get("torch_dtype"), own.get("dtype"), own.get("torch_dtype")):
@@ -278,7 +281,7 @@ def _dtype_of(config: dict[str, Any]) -> DType | None:
 
 
 def _merged(alive: Iterable[tuple[str, int]]) -> tuple[Row, ...]:
-    """A row for each name, the largest first."""
+    """Return one row for each name, the largest first."""
     merged: dict[str, list[int]] = {}
     for name, size in alive:
         merged.setdefault(name, []).append(size)

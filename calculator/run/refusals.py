@@ -1,4 +1,4 @@
-"""What of a whole run is not modelled, or is refused by the libraries."""
+"""Checks for whole runs that the libraries refuse, or that are not modelled."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.run.request import RunRequest
 
-#: Families whose weights transformers names otherwise in its files, or that have buffers there.
-#: Source: transformers 5.24, conversion_mapping.py; modeling_apertus.py, whose activation saves two buffers.
+#: Families whose weights have other names in transformers' files, or whose files have buffers. Source: transformers
+#: 5.24, conversion_mapping.py; modeling_apertus.py, whose activation saves two buffers.
 OTHER_NAMES = frozenset({"apertus", "baichuan", "exaone", "gpt_neox", "internlm2", "vit"})
 
-#: The libraries whose loaders and file formats are modelled in one release.
+#: The libraries whose loaders and file formats are modelled for one release.
 _LIBRARIES = ("transformers", "peft", "bitsandbytes")
 
 
@@ -102,7 +102,7 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
 
 
 def _of_trainer(request: RunRequest) -> Iterator[Problem]:
-    """Yield what of a trainer's own evaluation is not modelled."""
+    """Yield what is not modelled of a trainer's own evaluation."""
     run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
     if trainer is None or trainer.name == "transformers":
@@ -131,7 +131,7 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
 
 
 def _of_groups(request: RunRequest) -> Iterator[Problem]:
-    """Yield a batch that is no whole groups of completions to one prompt, which TRL refuses."""
+    """Yield a batch that does not consist of whole groups of completions to one prompt. TRL refuses it."""
     run, group = request.run, request.estimate.training.num_generations
     together = run.per_device_eval_batch_size * request.estimate.device.count
     if group is not None and together % group:
@@ -190,7 +190,7 @@ def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
 
 
 def whole_model_files(model: Model) -> str | None:
-    """Why the size of a whole model's files is not modelled, if it is not."""
+    """Return why the size of a whole model's files is not modelled, or None if it is."""
     if "experts" in model.kinds:
         return "transformers splits fused experts when it saves a whole model, which is not modelled"
     if model.idle or model.towers or model.model_type in OTHER_NAMES:

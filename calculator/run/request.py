@@ -1,4 +1,4 @@
-"""A request about a whole run: that of an estimate, and what the run does in addition to its training steps."""
+"""The request about a whole run: that of an estimate, and what the run does in addition to its training steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calculator.inputs.settings import parse
 if TYPE_CHECKING:
     from calculator.estimation.request import Request
 
-#: The trainer of a request that names none: a run is a Trainer's.
+#: The trainer of a request that names none, since a run belongs to a Trainer.
 TRAINER = "transformers"
 
 
@@ -49,7 +49,7 @@ def parse_run(body: Any) -> RunRequest:
 
 
 def _with_trainer(body: dict[str, Any]) -> dict[str, Any]:
-    """The request of the estimate, with transformers' Trainer where none is named."""
+    """Return the request of the estimate, with transformers' Trainer if none is named."""
     own = {key: value for key, value in body.items() if key != "run"}
     training = own.get("training", {})
     if isinstance(training, dict) and training.get("trainer") is None:

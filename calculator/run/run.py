@@ -1,4 +1,4 @@
-"""The whole run of a request: every phase in order, and the one that ends it."""
+"""The whole run of a request: every phase in order, and the phase in which it ends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from calculator.run.answer import Resource, RunPhaseName, SavedFile, UnansweredPhase
     from calculator.run.request import RunRequest
 
-#: Scalars that the Trainer does not have yet in its first step; the second only where a step has one micro-batch.
+#: Scalars that the Trainer does not have yet in its first step. The second one is missing only if a step has one
+#: micro-batch.
 NOT_IN_FIRST_STEP = ("grad_norm", "tr_loss_step")
 
 
@@ -58,7 +59,7 @@ def whole_run(request: RunRequest) -> WholeRun:
     """Answer a request.
 
     Raises:
-        PlanError: if the model is not known, the real stack refuses the combination, or a phase is not modelled.
+        PlanError: if the model is not known, the real libraries refuse the combination, or a phase is not modelled.
     """
     check_request(request)
     model = model_of(request.estimate.model)
@@ -68,7 +69,7 @@ def whole_run(request: RunRequest) -> WholeRun:
 
 
 def between_steps(resident: ResidentState) -> int:
-    """The bytes alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
+    """Return the bytes alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
     zero = resident.flat or resident.partitioned
     if zero is not None:
         return sum(each.bytes for each in (*zero.kept, *resident.of_loop))
@@ -88,7 +89,7 @@ class _Run:
         self.saving = saving_of(self.resident, self.run)
 
     def answer(self) -> WholeRun:
-        """Every phase, and the verdict."""
+        """Return every phase, and the verdict."""
         phases = tuple(self._ended(phase) for phase in self._phases())
         time, refusal = time_of(self.request, self.estimate)
         return WholeRun(
@@ -114,19 +115,19 @@ class _Run:
 
     @property
     def _of_several(self) -> Iterator[str]:
-        """What a run on several GPUs means for the figures."""
+        """The sentences on what a run on several GPUs means for the figures."""
         return several_gpus(self.device, self.run, broadcasts=broadcasts(self.prepared))
 
     @property
     def _of_files(self) -> Iterator[str]:
-        """What is assumed of the files that are loaded."""
+        """The sentences on what is assumed about the files that are loaded."""
         loading = ModelLoading(self.resident, self.run, self._config)
         if not loading.states_dtype:
             yield of_checkpoint(loading.stored)
 
     @property
     def _of_experts(self) -> Iterator[str]:
-        """What loading experts may need in addition to its figure."""
+        """The sentences on what loading experts may need in addition to its figure."""
         size = ModelLoading(self.resident, self.run, self._config).kept_by_malloc
         if size:
             yield kept_by_malloc(size)
@@ -155,7 +156,7 @@ class _Run:
 
     @cached_property
     def between_steps(self) -> int:
-        """What is alive between two steps."""
+        """The tensors alive between two steps."""
         return between_steps(self.resident)
 
     def _phases(self) -> Iterator[RunPhase]:
@@ -187,7 +188,7 @@ class _Run:
 
     @property
     def _processes(self) -> int:
-        """The processes of a node, one for each GPU."""
+        """The number of processes of a node, one for each GPU."""
         return self.device.count // self.device.nodes
 
     @property
@@ -196,7 +197,7 @@ class _Run:
         return config_of(reference)
 
     def _first_step(self) -> RunPhase:
-        """The first step: forward and backward pass without the states that the optimizer creates at its end."""
+        """Return the first step: forward and backward pass, without the states that it creates at its end."""
         missing = self.resident.prepared.training.gradient_accumulation_steps == 1
         names = NOT_IN_FIRST_STEP[: 2 if missing else 1]
         later = sum(
@@ -213,7 +214,7 @@ class _Run:
 
     @property
     def _created_in_a_step(self) -> tuple[ResidentTensors, ...]:
-        """The optimizer's states and the loop's numbers, of which a step creates some."""
+        """The optimizer's states and the loop's scalars. A step creates some of them."""
         resident = self.resident
         zero = resident.flat or resident.partitioned
         if zero is not None:
@@ -275,7 +276,7 @@ class _Run:
         )
 
     def _phase(self, name: RunPhaseName, peak: PhasePeak, *, resident: int | None = None, **host: Any) -> RunPhase:
-        """A phase that adds rows to what it finds."""
+        """Return a phase that adds rows to what exists before it."""
         resident = self.between_steps + self._left_by_generation if resident is None else resident
         size = resident + peak.bytes
         return RunPhase(
@@ -332,7 +333,10 @@ class _Run:
         return "disk" if run.disk_bytes is not None and phase.disk_bytes > run.disk_bytes else None
 
     def _ends_on_gpu(self, phase: RunPhase) -> bool:
-        """Whether the phase ends out of GPU memory. A replay of the steps tells in which of them the run ends."""
+        """Return whether the phase ends because it runs out of GPU memory.
+
+        A replay of the steps tells in which of them the run ends.
+        """
         if phase.fit is None or phase.fit.verdict is not Verdict.DOES_NOT_FIT:
             return False
         ended = phase.fit.out_of_memory if phase.name in ("first_step", "training_step") else None
@@ -342,7 +346,7 @@ class _Run:
 
 
 def _verdict(phases: tuple[RunPhase, ...]) -> Verdict | None:
-    """The verdict on the run: the worst of its phases."""
+    """Return the verdict on the run, which is the worst of its phases."""
     if any(phase.ends_by for phase in phases):
         return Verdict.DOES_NOT_FIT
     verdicts = [phase.fit.verdict for phase in phases if phase.fit is not None]

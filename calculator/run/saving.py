@@ -34,7 +34,7 @@ _SAFETENSORS = "safetensors 0.8: an 8-byte length, a JSON header, and the tensor
 _TORCH = "torch.save of the optimizer's state dict: a pickle and the storages in a ZIP archive"
 _INDEX = "transformers' index of the weights' files"
 
-#: What else a checkpoint has, in total some kilobytes and the tokenizer.
+#: What else a checkpoint contains: the tokenizer, and files of some kilobytes in total.
 NOT_COUNTED = (
     "Files of a checkpoint that are not counted: config.json, generation_config.json or adapter_config.json, README.md,"
     " trainer_state.json, training_args.bin, scheduler.pt and rng_state.pth, which are a few kilobytes each, and the"
@@ -43,7 +43,7 @@ NOT_COUNTED = (
 
 
 class Saving:
-    """What a run writes."""
+    """The files that a run writes."""
 
     def __init__(self, resident: ResidentState) -> None:
         self.resident = resident
@@ -74,7 +74,7 @@ class Saving:
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
-        """The files that a run needs to be resumed, in addition to the model's: that of the optimizer's states."""
+        """The files that a run needs to be resumed, besides the model's: that of the optimizer's states."""
         model, facts = self.prepared.model, self.resident.trainer
         in_32_bits = embeddings(model, self.resident.tensors) if facts.embeddings_in_32_bits else ()
         size = torch_file.file_bytes(state_dict(self.groups, self.resident.optimizer, in_32_bits), "optimizer")
@@ -82,32 +82,38 @@ class Saving:
 
     @property
     def gpu_rows(self) -> tuple[Row, ...]:
-        """What saving allocates on a GPU."""
+        """The tensors that saving allocates on a GPU."""
         return ()
 
     @property
     def largest_state(self) -> int:
-        """The bytes of the largest optimizer state, which `torch.save` copies to the host by itself."""
+        """The bytes of the largest optimizer state. `torch.save` copies each state to the host by itself."""
         states = (each for each in tensors(self.resident.optimizer_states) if each.component == "optimizer_states")
         return max((state.bytes // state.count for state in states), default=0)
 
     def host_bytes(self, *, optimizer: bool) -> int:
-        """What saving adds to the host memory of all processes; `optimizer`: with the optimizer's states."""
+        """Return what saving adds to the host memory of all processes.
+
+        `optimizer`: whether the optimizer's states are saved too.
+        """
         return max(self.host_bytes_of_model, self.largest_state if optimizer else 0)
 
     def host_sentence(self, *, optimizer: bool) -> str:
-        """Where this memory comes from."""
+        """Return the sentence on where this memory comes from."""
         of_state = optimizer and self.largest_state > self.host_bytes_of_model
         return LARGEST_STATE if of_state else SAFETENSORS
 
     @property
     def host_bytes_of_model(self) -> int:
-        """The tensors of the largest file: safetensors copies all of a file's to the host before it writes."""
+        """The bytes of the largest file's tensors.
+
+        safetensors copies all tensors of a file to the host before it writes.
+        """
         return max(sum(each.bytes for each in shard) for shard in shards(self.saved))
 
 
 def whole_model(saved: Sequence[SavedTensor]) -> tuple[SavedFile, ...]:
-    """The files of a whole model: one, or several with an index."""
+    """Return the files of a whole model: one, or several with an index."""
     split = shards(saved)
     if len(split) == 1:
         return (_weights("model.safetensors", saved),)
@@ -125,7 +131,7 @@ def whole_model(saved: Sequence[SavedTensor]) -> tuple[SavedFile, ...]:
 
 
 def shards(saved: Sequence[SavedTensor]) -> list[list[SavedTensor]]:
-    """The tensors of each file, in order. A tensor that does not fit the file begins another one."""
+    """Return the tensors of each file in order. A tensor that does not fit a file begins another one."""
     split: list[list[SavedTensor]] = [[]]
     size = 0
     for each in saved:

@@ -1,4 +1,4 @@
-"""What an answer about a whole run says about its host memory, its assumptions and its risks."""
+"""The sentences of an answer about a whole run: its host memory, its assumptions and its risks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 
 def of_checkpoint(dtype: str) -> str:
-    """What is assumed of the files that are loaded where neither the config nor the request states their data type."""
+    """Return what is assumed about the loaded files if neither the config nor the request states their data type."""
     return (
         f"The config states no torch_dtype: the files that are loaded are taken to be in {dtype}, the run's precision."
         " run.checkpoint_dtype states another one, in which host memory differs."
@@ -67,7 +67,10 @@ OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all
 
 
 def several_gpus(device: Device, run: RunSettings, *, broadcasts: bool) -> Iterator[str]:
-    """Yield what a run on several GPUs means for the figures; `broadcasts`: whether accelerate does so to load."""
+    """Yield what a run on several GPUs means for the figures.
+
+    `broadcasts`: whether accelerate broadcasts the weights when it loads.
+    """
     if device.count > 1:
         yield SEVERAL_GPUS
     if device.sharding in STAGES and run.saves and not run.save_only_model:
@@ -84,8 +87,8 @@ GENERATES = (
     "Seq2SeqTrainer generates by greedy search, until every sequence has generation_max_length tokens. Beams and other"
     " settings of the checkpoint's generation_config.json are not counted."
 )
-#: transformers/trainer_seq2seq.py, prediction_step (synced_gpus); transformers/distributed/fsdp.py,
-#: is_fsdp_managed_module, which looks for what apply_fsdp2 sets, and accelerate does not.
+#: Source: transformers/trainer_seq2seq.py, prediction_step (synced_gpus); transformers/distributed/fsdp.py,
+#: is_fsdp_managed_module, which looks for what apply_fsdp2 sets. accelerate does not set it.
 GENERATES_UNDER_FSDP = (
     "Under fsdp, each token gathers every layer again, and transformers does not keep a GPU running whose sequences"
     " have ended before another's: the others wait for it without end. The figures are of sequences that all reach"
@@ -114,7 +117,7 @@ def of_generation(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
 
 
 def host_of_evaluation(gathered: Gathered) -> str:
-    """Where the host memory of an evaluation comes from."""
+    """Return the sentence on where the host memory of an evaluation comes from."""
     if not gathered.outputs:
         return "No logits are gathered."
     names = " and ".join(each.name for each in gathered.outputs)
@@ -123,7 +126,7 @@ def host_of_evaluation(gathered: Gathered) -> str:
     return f"The {names} of all {gathered.samples:,} samples are gathered for compute_metrics{converted}."
 
 
-#: Where the host memory of writing files comes from.
+#: The sentence on where the host memory of writing files comes from.
 SAFETENSORS = "safetensors copies all tensors of a file to the host before it writes them."
 LARGEST_STATE = "torch.save copies the optimizer's states to the host one by one; the largest is counted."
 WHOLE_STATE = (
@@ -137,7 +140,7 @@ CLONES = "Every process clones the whole model to the host (clone_tensors_for_to
 
 
 def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
-    """Risks of the run's settings."""
+    """Return risks of the run's settings."""
     ranks = prepared.device.count
     if run.gathers_logits and ranks > 1:
         yield f"Each GPU gathers the logits of all {ranks:,}: evaluation keeps {ranks:,} times those of its own rows."

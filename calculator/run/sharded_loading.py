@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
 
-#: What is alive at a moment: names of tensors, and their bytes.
+#: The tensors alive at a moment: names and bytes.
 Alive = list[tuple[str, int]]
 
 
 def sharding_moments(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
-    """What is alive at the moments that may be the peak, and what runs then."""
+    """Yield the moments that may be the peak: the tensors alive, and the operation."""
     if resident.flat is not None:
         return _flattened(resident, resident.flat)
     if resident.partitioned is not None:
@@ -45,10 +45,10 @@ def sharding_moments(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
 
 
 def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
-    """The moments after each of FSDP's units is sharded, before its whole weights are freed.
+    """Yield the moments after each of FSDP's units is sharded, before its whole weights are freed.
 
-    The state dict of the whole model lives to the end. It is on the GPU if the model is in 4 bits, with copies of the
-    code books of nested constants (bitsandbytes 0.50, functional.py, QuantState.as_dict).
+    The state dict of the whole model lives to the end. For a 4-bit model, it is on the GPU, with copies of the code
+    books of nested constants (bitsandbytes 0.50, functional.py, QuantState.as_dict).
     """
     prepared, offloads = resident.prepared, resident.host_bytes is not None
     if prepared.method.facts.quantizes_base:
@@ -74,7 +74,10 @@ def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:
 
 
 def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Alive, str]]:
-    """The moments at which DeepSpeed flattens a group's weights, casts its masters, and makes zeros for gradients."""
+    """Yield the moments at which DeepSpeed flattens a group's weights, casts masters, and creates zeros.
+
+    The zeros are for gradients.
+    """
     groups = [group.names for group in state.partitions.groups]
     whole = [*_named(resident.tensors)]
     flat: Alive = []
@@ -93,7 +96,10 @@ def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Aliv
 
 
 def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
-    """The moments of loading a model for stage 3. Under deepspeed.zero.Init, only adapters are partitioned later."""
+    """Yield the moments of loading a model for stage 3.
+
+    Under deepspeed.zero.Init, only adapters are partitioned later.
+    """
     buffers = [*_named(each for each in resident.tensors if not each.parameters)]
     parts, later = _partitions(state), state.every
     if state.is_built_partitioned:
@@ -108,7 +114,7 @@ def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tu
 
 
 def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tuple[Alive, str]:
-    """The fullest moment while stage 3 partitions parameters that are whole on the GPU, one after another."""
+    """Yield the fullest moment while stage 3 partitions parameters one by one that are whole on the GPU."""
     whole = [(each.key.name, each.whole) for each in parameters]
     added = accumulate(size for _, size in parts)
     freed = accumulate((size for _, size in whole), initial=0)
@@ -118,14 +124,14 @@ def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tu
 
 
 def _partitions(state: PartitionedState) -> Alive:
-    """The partition of each parameter on the GPU, where none is if parameters are offloaded."""
+    """Return the partition of each parameter on the GPU. There are none if parameters are offloaded."""
     if state.sizes.offloads_parameters:
         return [(f"{each.key.name}: partition", 0) for each in state.every]
     return [(f"{each.key.name}: partition", allocated(each.partition, ITEMSIZE[each.dtype])) for each in state.every]
 
 
 def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
-    """The moments while stage 3 makes masters, zeros for gradients, its bucket and partitions of gradients.
+    """Yield the moments while stage 3 creates masters, zeros for gradients, its bucket and partitions of gradients.
 
     Then it gathers each trained parameter to add hooks to it.
     """
@@ -136,7 +142,7 @@ def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[
         kept.append(("inf_or_nan_tracker", 512))
         before: Alive = []
         for master in map(state.like_sub_group, numbers, repeat("master weights")):
-            # A master is a copy of the partition, which is then cast.
+            # A master is a cast copy of the partition.
             copied = [] if state.dtype == "float32" else [(f"{master.name}: cast", master.bytes)]
             yield [*kept, *masters, *before, *copied], "_create_fp32_partitions"
             masters += _named([master])

@@ -1,4 +1,4 @@
-"""What of a whole run on several GPUs is not modelled, or is refused by the libraries."""
+"""Checks for whole runs on several GPUs that the libraries refuse, or that are not modelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from calculator.run.request import RunRequest
 
-#: The optimizers whose states are modelled in DeepSpeed's checkpoints: those of PyTorch.
+#: The optimizers whose states are modelled in DeepSpeed's checkpoints, which are those of PyTorch.
 _SAVED_BY_DEEPSPEED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 

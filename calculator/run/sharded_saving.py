@@ -1,4 +1,4 @@
-"""The files of a checkpoint of several GPUs, and what writing them takes on the host and on a GPU.
+"""The files of a checkpoint of several GPUs, and the memory that writing them takes on the host and on a GPU.
 
 Sources: transformers 5.24, trainer.py (save_model, _save_optimizer_and_scheduler); accelerate 1.15, accelerator.py
 (get_state_dict) and utils/fsdp_utils.py; PyTorch 2.13, distributed/_state_dict_utils.py (_gather_state_dict); deepspeed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _FULL = "torch.save of tensors that are gathered on the first process"
 _SHARDED = "torch.distributed.checkpoint: an archive of torch.save for each tensor of a process"
 _ZERO = "deepspeed/runtime/engine.py; the tensors in the file"
-#: What PEFT's LoRA adds to a module, and the same with the name of the adapter.
+#: The text that PEFT's LoRA adds to a module's name, without and with the name of the adapter.
 _OWN = re.compile(r"\.(lora_\w+|modules_to_save)\b")
 DEFAULT_ADAPTER = r".\1.default"
 
@@ -43,7 +43,7 @@ _GATHERED = "torch/distributed/_state_dict_utils.py, _gather_state_dict"
 
 
 class FSDPSaving(Saving):
-    """What a run under FSDP2 writes."""
+    """The files that a run under FSDP2 writes."""
 
     def __init__(self, resident: ResidentState, *, is_full: bool) -> None:
         super().__init__(resident)
@@ -53,7 +53,7 @@ class FSDPSaving(Saving):
 
     @property
     def _in_model_file(self) -> list[Named]:
-        """What the state dict of the model has: trained parameters, and tied ones once more under their other names."""
+        """The tensors in the model's state dict: trained parameters, and tied ones again under their other names."""
         names = {each.name: each for each in self.parameters}
         tied = [Named(alias, names[of].kind) for alias, of in self.prepared.model.tied.items() if of in names]
         return [*(each for each in self.parameters if each.kind.trained), *tied]
@@ -68,12 +68,12 @@ class FSDPSaving(Saving):
 
     @property
     def model_files(self) -> tuple[SavedFile, ...]:
-        """Those of `save_pretrained`, which the Trainer calls with a full state dict only."""
+        """The files of `save_pretrained`, which the Trainer only calls with a full state dict."""
         return super().model_files if self._is_full else ()
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
-        """The model and the optimizer, as accelerate saves them."""
+        """The files of the model and the optimizer that accelerate saves."""
         count, optimizer, name_of = self.prepared.device.count, self.resident.optimizer, self._name
         if self._is_full:
             model = fsdp_files.model_bytes(self._in_model_file, name_of)
@@ -90,14 +90,14 @@ class FSDPSaving(Saving):
         )
 
     def _name(self, name: str) -> str:
-        """The name of a parameter in the model: PEFT's have that of the adapter in theirs."""
+        """Return the name of a parameter in the model. PEFT's names contain the name of the adapter."""
         if self.prepared.method.facts.trains_base:
             return name
         return f"base_model.model.{_OWN.sub(DEFAULT_ADAPTER, name)}"
 
     @property
     def gpu_rows(self) -> tuple[Row, ...]:
-        """The largest tensor, whole, which every process gathers; with offload, its shard too."""
+        """The largest tensor, which every process gathers whole. With offload, its shard too."""
         sharded = [each.kind for each in self.parameters if is_sharded(each.kind)]
         if not self._is_full or not sharded:
             return ()
@@ -120,7 +120,10 @@ class FSDPSaving(Saving):
         )
 
     def host_bytes(self, *, optimizer: bool) -> int:
-        """The first process's state dicts: of the whole model, then of the optimizer; or the largest shard."""
+        """Return the bytes of the first process's state dicts, or of the largest shard.
+
+        The state dicts are that of the whole model, then that of the optimizer.
+        """
         if not self._is_full:
             count = self.prepared.device.count
             largest = max(elements(shard_shape(each.shape, count)) * ITEMSIZE[each.dtype] for each in self._in_shards)
@@ -136,12 +139,12 @@ class FSDPSaving(Saving):
         return max(model, whole if optimizer else 0)
 
     def host_sentence(self, *, optimizer: bool) -> str:  # noqa: ARG002  a hook's signature
-        """Where this memory comes from."""
+        """Return the sentence on where this memory comes from."""
         return WHOLE_STATE if self._is_full else SHARDS
 
 
 class PartitionedSaving(Saving):
-    """What a run under ZeRO's stage 3 writes."""
+    """The files that a run under ZeRO's stage 3 writes."""
 
     def __init__(self, resident: ResidentState, state: PartitionedState) -> None:
         super().__init__(resident)
@@ -149,13 +152,13 @@ class PartitionedSaving(Saving):
 
     @property
     def model_files(self) -> tuple[SavedFile, ...]:
-        """Those of `save_pretrained`. A whole model has some only if DeepSpeed gathers it."""
+        """The files of `save_pretrained`. There are files of a whole model only if DeepSpeed gathers it."""
         gathers = self._state.zero.stage3_gather_16bit_weights_on_model_save
         return super().model_files if gathers or not self.prepared.method.facts.trains_base else ()
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
-        """The partitions of all processes: of masters, which are the weights, and of states."""
+        """The partitions of all processes: masters, which are the weights, and states."""
         kind = "" if self._state.dtype == "float32" else "bf16_"
         size = zero_files.sub_groups_bytes(self._state) * self.prepared.device.count
         name = f"global_step*/{kind}zero_pp_rank_*_mp_rank_00_optim_states.pt"
@@ -163,9 +166,9 @@ class PartitionedSaving(Saving):
 
     @property
     def gpu_rows(self) -> tuple[Row, ...]:
-        """What every process gathers: the weights of the largest module, or at the end those that stay gathered.
+        """The weights that every process gathers: those of the largest module, or at the end the persistent ones.
 
-        Weights that stay gathered between steps are partitioned before (checkpoint_event_prologue in stage3.py).
+        Persistent weights are partitioned before saving (checkpoint_event_prologue in stage3.py).
         """
         if not self.model_files:
             return ()
@@ -187,19 +190,22 @@ class PartitionedSaving(Saving):
         )
 
     def host_bytes(self, *, optimizer: bool) -> int:
-        """The weights that the first process gathers on the host; or the copies that torch.save makes of a tensor."""
+        """Return the bytes of the weights that the first process gathers on the host.
+
+        If they are fewer, return those of torch.save's copies of a tensor.
+        """
         local = self.prepared.device.count // self.prepared.device.nodes
         largest = self.largest_state * local if optimizer else 0
         return max(super().host_bytes_of_model if self.model_files else 0, largest)
 
     def host_sentence(self, *, optimizer: bool) -> str:
-        """Where this memory comes from."""
+        """Return the sentence on where this memory comes from."""
         gathered = super().host_bytes_of_model if self.model_files else 0
         return PARTITIONS if self.host_bytes(optimizer=optimizer) > gathered else GATHERED_WEIGHTS
 
 
 class ZeroSaving(Saving):
-    """What a run under ZeRO's stages 1 and 2 writes."""
+    """The files that a run under ZeRO's stages 1 and 2 writes."""
 
     def __init__(self, resident: ResidentState, flat: FlatState) -> None:
         super().__init__(resident)
@@ -207,7 +213,7 @@ class ZeroSaving(Saving):
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
-        """The trained weights once more, and the partitions of all processes."""
+        """The trained weights again, and the partitions of all processes."""
         count, kind = self.prepared.device.count, "" if self._flat.dtype == "float32" else "bf16_"
         weights, partitions = zero_files.weights_bytes(self._flat), zero_files.partition_bytes(self._flat) * count
         return (
@@ -218,17 +224,17 @@ class ZeroSaving(Saving):
         )
 
     def host_bytes(self, *, optimizer: bool) -> int:  # noqa: ARG002  a hook's signature
-        """Every process clones the whole model to the host."""
+        """Return the bytes of the whole model, which every process clones to the host."""
         local = self.prepared.device.count // self.prepared.device.nodes
         return local * sum(elements(each.kind.shape) * ITEMSIZE[each.kind.dtype] for each in self.parameters)
 
     def host_sentence(self, *, optimizer: bool) -> str:  # noqa: ARG002  a hook's signature
-        """Where this memory comes from."""
+        """Return the sentence on where this memory comes from."""
         return CLONES
 
 
 def saving_of(resident: ResidentState, run: RunSettings) -> Saving:
-    """What a run writes."""
+    """Return the files that a run writes."""
     if resident.flat is not None:
         return ZeroSaving(resident, resident.flat)
     if resident.partitioned is not None:

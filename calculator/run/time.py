@@ -1,4 +1,4 @@
-"""How long the training steps of a run take, and what they cost."""
+"""The duration and the cost of a run's training steps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTime:
-    """The time and the cost of the training steps; loading, evaluation, checkpoints and merging are not in it.
+    """The time and the cost of the training steps. Loading, evaluation, checkpoints and merging are not included.
 
     Attributes:
         speed: The interval of their speed, and the published runs that it comes from.
-        steps: How many optimizer steps the run has.
-        hours: How long they take.
-        cost: What they cost at the price of the request; None without one.
-        list_costs: What they cost at the list prices of some clouds.
+        steps: The number of optimizer steps of the run.
+        hours: Their duration.
+        cost: Their cost at the price in the request. None without a price.
+        list_costs: Their cost at the list prices of some clouds.
     """
 
     speed: Speed
@@ -41,7 +41,7 @@ class RunTime:
 
 
 def time_of(request: RunRequest, own: Estimate) -> tuple[RunTime | None, str]:
-    """The time of a run; or why it is not known."""
+    """Return the time of a run, or why it is not known."""
     device = request.estimate.device
     cost = step_cost(model_of(request.estimate.model), request.estimate, own)
     try:

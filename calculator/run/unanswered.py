@@ -1,4 +1,4 @@
-"""The phases of a run that have no figures, while the others have."""
+"""The phases of a run that have no figures, while the others do."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.state import PartitionedState
 
-#: What is alive at a moment: names of tensors, and their bytes.
+#: The tensors alive at a moment: names and bytes.
 Alive = list[tuple[str, int]]
 
-#: A moment: how many parameters have their partitions, what else is alive, and what runs.
+#: A moment: how many parameters are partitioned, what else is alive, and what runs.
 _Moment = tuple[int, Alive, str]
 
 
@@ -36,7 +36,8 @@ class LoadingUnderZeroInit:
         base = {each.name for each in state.tensors if each.base}
         own = [each for each in state.every if each.key.name in base]
         named = {each.key.name: each for each in own}
-        #: The parameters in the order in which they are made: tied ones too, which are tied once the files are read.
+        #: The parameters in the order in which they are created, including tied ones, which are tied after the files
+        #: are read.
         self._made = [(each.key.name, each) for each in own]
         self._made += [(alias, named[of]) for alias, of in model.tied.items() if of in named]
         self._tied, self._heads = model.tied, model.task.head_names
@@ -45,19 +46,19 @@ class LoadingUnderZeroInit:
         self._sums = [*accumulate((size for _, size in self._parts), initial=0)]
 
     def moments(self) -> Iterator[tuple[Alive, str]]:
-        """The fullest moment while the model is built, and while its weights are read."""
+        """Yield the fullest moments while the model is built, and while its weights are read."""
         for found in (self._building(), self._reading()):
             count, alive, what = max(found, key=lambda each: self._sums[each[0]] + _sum(each[1]))
             yield [*self._parts[:count], *alive], what
 
     @property
     def partitions(self) -> Alive:
-        """The partition of each parameter on the GPU, where none is if parameters are offloaded."""
+        """The partition of each parameter on the GPU. There are none if parameters are offloaded."""
         on_gpu = not self._state.sizes.offloads_parameters
         return [(f"{name}: partition", _bytes(each.partition, each.dtype) * on_gpu) for name, each in self._made]
 
     def _building(self) -> Iterator[_Moment]:
-        """Each module makes its parameters, which are partitioned one after another."""
+        """Yield the moments at which each module creates its parameters, which are partitioned one by one."""
         done = 0
         for _, group in _modules(self._made):
             whole: Alive = []
@@ -70,12 +71,15 @@ class LoadingUnderZeroInit:
                 yield done, [*self._before(done), *whole[at:]], f"partition: {name}"
 
     def _before(self, done: int) -> Alive:
-        """The buffers, which the model has once its last layer is built."""
+        """Return the buffers, which exist after the last layer is built."""
         last = max((at for at, (name, _) in enumerate(self._made) if ".*." in name), default=-1)
         return self._buffers if done > last + 1 else []
 
     def _reading(self) -> Iterator[_Moment]:
-        """Each module's parameters are gathered and filled, and then those that are not in the files, all at once."""
+        """Yield the moments at which parameters are gathered and filled.
+
+        Those of each module come first, then those that are not in the files, all at once.
+        """
         done = len(self._made)
         in_files = [each for each in self._made if each[0] not in self._tied]
         new = [each for each in in_files if each[0].split(".")[0] in self._heads]
@@ -90,7 +94,10 @@ class LoadingUnderZeroInit:
 
 
 def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedState) -> Alive:
-    """Named parameters while they are gathered, with their partitions, which are copied to the GPU if offloaded."""
+    """Return named parameters while they are gathered, with their partitions.
+
+    Offloaded partitions are copied to the GPU.
+    """
     found = [(f"{name}: gathered", each.with_padding) for name, each in parameters]
     if state.sizes.offloads_parameters:
         found += [(f"{name}: copy of the partition", _bytes(each.partition, each.dtype)) for name, each in parameters]
@@ -98,7 +105,7 @@ def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedSt
 
 
 def _modules(parameters: Iterable[tuple[str, Partitioned]]) -> Iterator[tuple[str, list[tuple[str, Partitioned]]]]:
-    """The parameters of each module."""
+    """Return the parameters of each module."""
     for module, group in groupby(parameters, key=lambda each: each[0].rpartition(".")[0]):
         yield module, [*group]
 

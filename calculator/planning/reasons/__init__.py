@@ -1,1 +1,1 @@
-"""Why a configuration is proposed."""
+"""The reasons why a configuration is proposed."""

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from calculator.inference.multi_adapter import MultiAdapterFootprint
 
-#: Bytes per parameter of a merged or fully fine-tuned model when it is served.
+#: Bytes per parameter of a served model that was merged or fully fine-tuned.
 SERVED_ITEMSIZE = 2
 
 
 def serving_reasons(evaluation: Evaluation) -> Iterator[Reason]:
-    """Reasons from merging, from many tasks, and from a base that stays unchanged."""
+    """Yield reasons from merging, from many tasks, and from a base that stays unchanged."""
     yield from _merging(evaluation)
     if evaluation.needs.tasks > 1:
         yield from _tasks(evaluation)
@@ -80,7 +80,7 @@ def _tasks(evaluation: Evaluation) -> Iterator[Reason]:
 
 
 def at_once(footprint: MultiAdapterFootprint) -> str:
-    """The footprint of every task in words, with its sum."""
+    """Return the footprint of every task in words, with its sum."""
     modules = footprint.tasks * footprint.task_bytes
     return (
         f"{footprint.tasks:,} of them {size(modules)}, the base as in training {size(footprint.base_bytes)}, the CUDA"
@@ -90,7 +90,7 @@ def at_once(footprint: MultiAdapterFootprint) -> str:
 
 
 def _preferred_does_not_fit(evaluation: Evaluation) -> Iterator[Reason]:
-    """Why the preferred configuration is not chosen, where its tasks would not fit."""
+    """Yield why the preferred configuration is not chosen, if its tasks would not fit."""
     larger = preferred(evaluation.method, evaluation.evaluator)
     footprint = evaluation.evaluator.footprint(replace(evaluation.candidate, method=larger))
     if footprint is not None and not footprint.fits:

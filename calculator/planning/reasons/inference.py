@@ -1,4 +1,4 @@
-"""Reasons that come from the cost of serving, by the figures of POST /api/v1/inference."""
+"""Reasons that come from the cost of serving, with the figures of POST /api/v1/inference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def unmerged(evaluation: Evaluation) -> Reason:
-    """What stays unmerged, and what it costs."""
+    """Yield what stays unmerged, and what it costs."""
     facts, added = evaluation.method.facts, millions(evaluation.answer.parameters.added)
     products, share = _products(evaluation), percent(added_operations(evaluation))
     if evaluation.method.facts.trains_copies:
@@ -42,14 +42,14 @@ def unmerged(evaluation: Evaluation) -> Reason:
 
 
 def mixed_batch(evaluation: Evaluation) -> Reason:
-    """Requests for several tasks in one batch."""
+    """Yield reasons from requests for several tasks in one batch."""
     tasks, share = evaluation.needs.tasks, percent(added_operations(evaluation))
     sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations a token."
     return speaks_for("mixed_batch", sentence)
 
 
 def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
-    """Where the merged model in 16 bits does not fit the card: what serving it needs, in 16 and in 4 bits."""
+    """Yield what serving the merged model needs in 16 and in 4 bits, if it does not fit the card in 16 bits."""
     whole = _merged(evaluation, "dtype")
     if whole.fit is None or whole.fit.verdict is Verdict.FITS:
         return
@@ -67,21 +67,21 @@ def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
 
 
 def added_operations(evaluation: Evaluation) -> float:
-    """The operations that the method adds to a token, as a share of the base's."""
+    """Yield the operations that the method adds to a token, as a share of the base's."""
     serving = _serving(evaluation, max_new_tokens=1)
     evaluator, method = evaluation.evaluator, served(evaluation.method, serving)
     resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device.alone))
-    # No operation depends on the contents of the cache.
+    # Operations do not depend on the contents of the cache.
     return Costs(resident, serving, Cache(windowed=False)).operations().share
 
 
 def _products(evaluation: Evaluation) -> int:
-    """The matrix products that the method adds to a token."""
+    """Return the matrix products that the method adds to a token."""
     return sum(tensor.count for tensor in _added(evaluation) if evaluation.method.is_matmul(tensor))
 
 
 def _elementwise(evaluation: Evaluation) -> int:
-    """The elementwise products that the method adds to a token, where it adds no matrix products."""
+    """Return the elementwise products that the method adds to a token, if it adds no matrix products."""
     return sum(tensor.count for tensor in _added(evaluation))
 
 
@@ -91,7 +91,7 @@ def _added(evaluation: Evaluation) -> list[ResidentTensor]:
 
 
 def _merged(evaluation: Evaluation, storage: str) -> Inference:
-    """The answer for serving the merged model in a storage; its memory does not depend on the method."""
+    """Return the answer for serving the merged model in a storage. Its memory does not depend on the method."""
     serving, known = _serving(evaluation, merged=True, storage=storage), evaluation.evaluator.merged
     if serving not in known:
         request = InferenceRequest(
@@ -106,6 +106,6 @@ def _merged(evaluation: Evaluation, storage: str) -> Inference:
 
 
 def _serving(evaluation: Evaluation, **settings: Any) -> Serving:
-    """Serving one request as long as a training sequence."""
+    """Return the settings for serving one request that is as long as a training sequence."""
     training = evaluation.evaluator.request(evaluation.candidate).training
     return Serving(context_length=training.sequence_length, dtype=training.dtype, **settings)

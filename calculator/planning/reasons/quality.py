@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def quality_reasons(evaluation: Evaluation) -> Iterator[Reason]:
-    """What the method was measured to learn and to forget."""
+    """Yield what the method was measured to learn and to forget."""
     if evaluation.method.name in QUALITY:
         yield from QUALITY[evaluation.method.name](evaluation)
 
@@ -77,7 +77,7 @@ def _ln_tuning(evaluation: Evaluation) -> Iterator[Reason]:
     )
 
 
-#: What gives the reasons of each method that plans try.
+#: The function that gives the reasons of each method that plans try.
 QUALITY: dict[MethodName, Callable[[Evaluation], Iterator[Reason]]] = {
     "full": _full,
     "lora": _low_rank,

@@ -36,7 +36,7 @@ class Evaluation:
     candidate: Candidate
     answer: Estimate
     cost: StepCost
-    #: The money for a token; None if cost is no priority, or no published run is near.
+    #: The price of a token. None if cost is no priority, or if no published run is comparable.
     token_cost: TokenCost | None = None
 
     @property
@@ -51,7 +51,7 @@ class Evaluation:
 
     @property
     def task_bytes(self) -> int:
-        """The bytes that one task adds: its adapter, or for full fine-tuning a model."""
+        """The bytes that one task adds: its adapter, or a model for full fine-tuning."""
         return task_bytes(self.answer)
 
     @property
@@ -60,33 +60,33 @@ class Evaluation:
         return self.answer.base_bytes
 
     def component_bytes(self, component: str) -> int:
-        """A component's bytes at the peak."""
+        """Return a component's bytes at the peak."""
         return component_bytes(self.answer, component)
 
     def cost_of(self, term: str) -> float:
-        """One term of the step's cost, relative to the reference."""
+        """Return one term of the step's cost, relative to the reference."""
         return sum(each.relative for each in self.cost.terms if each.name == term)
 
 
 def speaks_for(rule: str, sentence: str) -> Reason:
-    """A reason for a configuration."""
+    """Return a reason for a configuration."""
     return Reason(rule=RULES[rule], stance="for", sentence=sentence)
 
 
 def speaks_against(rule: str, sentence: str) -> Reason:
-    """A reason against a configuration."""
+    """Return a reason against a configuration."""
     return Reason(rule=RULES[rule], stance="against", sentence=sentence)
 
 
 def size(count: float) -> str:
-    """Bytes for a sentence: 12.3 GiB, 41.9 MiB, 81,920 bytes."""
+    """Format bytes for a sentence: 12.3 GiB, 41.9 MiB, 81,920 bytes."""
     if count >= GIB / 10:
         return f"{count / GIB:,.1f} GiB"
     return f"{count / MIB:,.1f} MiB" if count >= MIB / 10 else f"{count:,} bytes"
 
 
 def millions(count: int) -> str:
-    """A parameter count for a sentence: 8.03 billion, 41.9 million, 81,920."""
+    """Format a parameter count for a sentence: 8.03 billion, 41.9 million, 81,920."""
     for scale, word in ((10**9, "billion"), (10**6, "million")):
         if count >= scale:
             return f"{count / scale:.3g} {word}"
@@ -94,10 +94,10 @@ def millions(count: int) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A share for a sentence: 34 %, 0.52 %."""
+    """Format a share for a sentence: 34 %, 0.52 %."""
     return f"{fraction * 100:.0f} %" if fraction >= 0.0995 else f"{fraction * 100:.2g} %"
 
 
 def times(relative: float) -> str:
-    """A relative cost: 1.49 times."""
+    """Format a relative cost: 1.49 times."""
     return f"{relative:.2f} times"

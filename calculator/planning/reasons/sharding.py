@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def sharding_reasons(evaluation: Evaluation, fewest: int) -> Iterator[Reason]:
-    """What sharding divides and sends; `fewest` is the smallest number of GPUs that the configuration fits."""
+    """Yield what sharding divides and sends.
+
+    `fewest` is the smallest number of GPUs that the configuration fits.
+    """
     device = evaluation.evaluator.device
     if device.count == 1:
         return
@@ -32,7 +35,7 @@ def sharding_reasons(evaluation: Evaluation, fewest: int) -> Iterator[Reason]:
 
 
 def _divided(sharding: ShardingName) -> str:
-    """What the GPUs divide."""
+    """Return what the GPUs divide."""
     match sharding:
         case "none" | "ddp":
             return ""
