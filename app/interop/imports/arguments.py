@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports import other_runs
 from app.interop.imports.generation import generation
 from app.interop.imports.trainer_keys import optimizer, unpadded
 from calculator.inputs.settings import declared, mismatch
@@ -86,6 +87,7 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         **_loss(keys, trainer),
     }
     if not TRAINERS[trainer].facts.generates:
+        other_runs.warn_of(keys, other_runs.VLLM)
         keys.forget(["beta", "max_prompt_length", "max_completion_length"])  # a sequence has max_length tokens at most
     return unpadded(keys, "padding", {**training, **_declared(keys, training)})
 

@@ -27,16 +27,17 @@ _NAMES = "sft|dpo|kto|reward|orpo|grpo|rloo"
 #: The scripts of TRL's examples: `gspo.py` has a loss of GRPOTrainer, and `dpo_online.py` a trainer of its own.
 _SCRIPTS = rf"(?:({_NAMES})(?!_online)|gspo)(?:_\w{{1,40}})?\.py"
 _COMMAND = re.compile(
-    rf"(?m)^(?:[^#\n]*[ \t!])?(?:trl[ \t]+(?:{_NAMES})|(?:[\w./-]*/)?{_SCRIPTS})(?=\s|$)"
+    rf"(?m)^(?:[^#\n]*[ \t!])?(?:trl[ \t]+(?:{_NAMES})|[\"']?(?:[\w:./-]*/)?{_SCRIPTS}[\"']?)(?=\s|$)"
     r"|^[ \t!$]*(?:python3?|torchrun|deepspeed|accelerate[ \t]+launch)[ \t](?:[^#\n\\]|\\.|\\\n)*\.py(?=\s|$)"
 )
+_COMMENT = re.compile(r"(?m)^[ \t]*#.*$")
 _SCRIPT = re.compile(rf"(?:.*/)?{_SCRIPTS}")
 
 
 def is_command(text: str) -> bool:
     """Whether a text is a command line that runs a trainer of TRL, or another script."""
     found = _COMMAND.search(text[:LONGEST])
-    return found is not None and ":" not in text[: found.start()].replace("://", "")
+    return found is not None and ":" not in _COMMENT.sub("", text[: found.start()]).replace("://", "")
 
 
 def keys_of(text: str) -> dict[str, Any]:
@@ -47,8 +48,9 @@ def keys_of(text: str) -> dict[str, Any]:
     """
     if len(text) > LONGEST:
         raise refusal("content", f"is longer than {LONGEST:,} characters", shortened(text))
+    line = _one_command(text)
     try:
-        words = shlex.split(re.sub(r"\\\s*\n", " ", text), comments=True)
+        words = shlex.split(line, comments=True)
     except ValueError as error:
         raise refusal("content", f"is not a command line: {str(error).lower()}", shortened(text)) from error
     name, options = _split(words)
@@ -59,13 +61,29 @@ def keys_of(text: str) -> dict[str, Any]:
     return {SUBCOMMAND: name, **keys}
 
 
+def _one_command(text: str) -> str:
+    """Return the only command line of a text that runs a trainer, with the lines that go on.
+
+    Raises:
+        PlanError: if there are several.
+    """
+    lines = re.sub(r"\\[ \t]*\n", " ", text).split("\n")
+    found = [line for line in lines if _COMMAND.search(line)]
+    if len(found) > 1:
+        raise refusal("content", f"has {len(found)} commands that run a trainer: paste one", shortened(found[1]))
+    return found[0] if found else "\n".join(lines)
+
+
 def _split(words: list[str]) -> tuple[str, list[str]]:
     """Return the subcommand, and the options before it (the launcher's) and after it."""
     for place, word in enumerate(words):
         script = _SCRIPT.fullmatch(word)
         if script:
             images = [f"--{SCRIPT}={word.rpartition('/')[2]}"] if "_vlm" in script[0] else []
-            return script[1] or "grpo", [*words[:place], *words[place + 1 :], *images]
+            launcher = (
+                [] if words[0] == "hf" else words[:place]
+            )  # a job's machine and secrets, not accelerate's options
+            return script[1] or "grpo", [*launcher, *words[place + 1 :], *images]
         if word.lstrip("!") == "trl" and place + 1 < len(words):
             return words[place + 1], [*words[:place], *words[place + 2 :]]
     script_of = next((word for word in words if word.endswith(".py")), None)

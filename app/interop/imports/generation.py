@@ -25,6 +25,17 @@ _FIXED = {"num_iterations": 1, "cast_lm_head_to_fp32": False, "disable_dropout":
 _VLLM = ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode")
 
 
+#: Where vLLM runs, and what it computes there.
+_OF_ENGINE = (
+    *("vllm_group_port", "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout"),
+    *("vllm_guided_decoding_regex", "vllm_max_model_length", "vllm_model_impl", "vllm_structured_outputs_regex"),
+    *("vllm_sync_interval", "vllm_tensor_parallel_size"),
+)
+
+#: How tokens are drawn, which allocates on the GPU where `generate` draws them.
+_SAMPLING = ("generation_kwargs", "min_p", "repetition_penalty", "temperature", "top_k", "top_p")
+
+
 def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
     """Return lengths and numbers of completions. The longest sequence that a model is loaded for has no effect."""
     keys.forget(["max_seq_length"])
@@ -66,7 +77,9 @@ def _warn_of_rewards(keys: Keys) -> None:
 def _vllm(keys: Keys) -> dict[str, Any]:
     """Return the vLLM settings; none if vLLM does not generate, since its other settings have no effect then."""
     given = {name: value for name in _VLLM if (value := keys.take(name)) is not None}
+    keys.forget(_OF_ENGINE)
     if not given.get("use_vllm"):
         return {}
+    keys.forget(_SAMPLING)
     unused = _VLLM[2:] if given.get("vllm_mode") == "server" else ()
     return {name: value for name, value in given.items() if name not in unused}

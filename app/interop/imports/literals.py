@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from operator import add, floordiv, mul, sub
+from operator import add, floordiv, ge, gt, le, lt, mul, sub
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ _HAS_BFLOAT16 = frozenset({"is_bfloat16_supported", "is_bf16_supported", "is_tor
 #: The largest number that arithmetic yields.
 _LARGEST = 1 << 40
 
+#: The major compute capability from which on a GPU has bfloat16.
+_CAPABILITY = 8
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {ast.Gt: gt, ast.GtE: ge, ast.Lt: lt, ast.LtE: le}
+
 _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: add,
     ast.Sub: sub,
@@ -55,6 +60,12 @@ def value_of(node: ast.expr, names: Values) -> Any:
             return values.get(key, UNREAD) if isinstance(values, dict) else UNREAD
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _HAS_BFLOAT16:
             return True
+        case ast.Call(func=ast.Attribute(value=ast.Attribute(attr=owner), attr="is_available")):
+            return {"cuda": True, "mps": False}.get(owner, UNREAD)
+        case ast.Subscript(
+            value=ast.Call(func=ast.Attribute(attr="get_device_capability")), slice=ast.Constant(value=0)
+        ):
+            return _CAPABILITY
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             value = value_of(operand, names)
             return UNREAD if value is UNREAD else not value
@@ -69,6 +80,10 @@ def value_of(node: ast.expr, names: Values) -> Any:
         case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq() as test], comparators=[right]):
             sides = value_of(left, names), value_of(right, names)
             return UNREAD if UNREAD in sides else (sides[0] == sides[1]) is isinstance(test, ast.Eq)
+        case ast.Compare(left=left, ops=[ast.Gt() | ast.GtE() | ast.Lt() | ast.LtE() as test], comparators=[right]):
+            sides = value_of(left, names), value_of(right, names)
+            known = all(isinstance(side, int) for side in sides)
+            return _COMPARISONS[type(test)](*sides) if known else UNREAD
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             values = [value_of(part, names) for part in parts]
             return UNREAD if any(value is UNREAD for value in values) else values

@@ -54,11 +54,13 @@ _TRL = (
         effect="TRL moves every saved tensor of 1 kB or more to pinned host memory, on a CUDA stream of its own.",
         modelled="one that keeps them on the GPU",
     ),
-    Feature(
-        keys=("use_vllm", "fast_inference"),
-        effect="vLLM reserves memory of its own.",
-        modelled="one without it",
-    ),
+)
+
+#: vLLM where it is not modelled: in Unsloth's process, and with trainers that generate nothing.
+VLLM = Feature(
+    keys=("use_vllm", "fast_inference"),
+    effect="vLLM reserves memory of its own.",
+    modelled="one without it",
 )
 
 #: The features of each format.
@@ -183,17 +185,18 @@ def warn(keys: Keys, format: str) -> None:  # noqa: A002  the API's word
     """Take the keys of features that are not modelled, with a warning for each feature that is switched on."""
     for feature in FEATURES[format]:
         if not feature.reads_itself:
-            _warn(keys, feature)
+            warn_of(keys, feature)
 
 
 def warn_about(keys: Keys, format: str, plugin: str) -> None:  # noqa: A002  the API's word
     """Take the keys of the feature with a plugin, with a warning if it is switched on."""
     for feature in FEATURES[format]:
         if feature.plugin == plugin:
-            _warn(keys, feature)
+            warn_of(keys, feature)
 
 
-def _warn(keys: Keys, feature: Feature) -> None:
+def warn_of(keys: Keys, feature: Feature) -> None:
+    """Take the keys of a feature, with a warning if it is switched on."""
     settings = [*_settings(keys, feature), *_plugins(keys, feature)]
     if settings:
         keys.warn(", ".join(settings), feature.effect, feature.modelled)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+from app.interop.imports import other_runs
 from app.interop.imports.generation import generation
 from app.interop.imports.other_runs import text_of
+from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.names import LossType
 from calculator.trainers import TRAINERS
 
@@ -68,9 +70,14 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
     if trainer == "transformers":
         return {}
     of_trl = keys.take("trl", {})
-    keys.left |= {key: value for key, value in of_trl.items() if key not in keys.left} if _is_map(of_trl) else {}
-    if not TRAINERS[trainer].facts.generates and keys.take("use_vllm"):
-        keys.warn("trl.use_vllm: true", "vLLM reserves memory of its own.", "one without it")
+    if _is_map(of_trl):
+        keys.left |= {key: value for key, value in of_trl.items() if key not in keys.left}
+        keys.forget(key for key in WITHOUT_EFFECT["trl"] if key in of_trl)
+    engine = keys.take("vllm", {})
+    if TRAINERS[trainer].facts.generates:
+        _colocated(keys, engine)
+    else:
+        other_runs.warn_of(keys, other_runs.VLLM)
     keys.rename("rl_beta", "beta")
     own: dict[str, Any] = {"padding": training["micro_batch_size"] * TRAINERS[trainer].facts.sequences > 1}
     losses = keys.take("loss_type", keys.take("dpo_loss_type"))
@@ -91,6 +98,16 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
     if TRAINERS[trainer].facts.compares and keys.flag("precompute_ref_log_probs"):
         own["precompute_ref_log_probs"] = True
     return own
+
+
+def _colocated(keys: Keys, engine: Any) -> None:
+    """Read vLLM's share of the GPU, which axolotl takes from the settings of its server. Others have no effect.
+
+    Source: axolotl's core/trainers/grpo/__init__.py, GRPOStrategy.set_training_args_kwargs.
+    """
+    share = engine.get("gpu_memory_utilization") if _is_map(engine) else None
+    if share is not None and keys.left.get("vllm_mode") == "colocate":
+        keys.left.setdefault("vllm_gpu_memory_utilization", share)
 
 
 def _is_map(value: Any) -> bool:

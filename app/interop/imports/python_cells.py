@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import textwrap
 import warnings
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: What documentation leaves out of a call: a line of its own, or the last arguments.
+_ELLIPSES = re.compile(r"(?m)^[ \t]*\.\.\.,?[ \t]*(?=#|$)|,[ \t]*\.\.\.(?=,?\s*\))")
+
 
 def parsed(code: str) -> ast.Module:
     """Return the syntax tree of a cell.
@@ -23,7 +27,11 @@ def parsed(code: str) -> ast.Module:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(_plain_python(code))
+        plain = _plain_python(code)
+        try:
+            return ast.parse(plain)
+        except SyntaxError:
+            return ast.parse(_ELLIPSES.sub("", plain))
 
 
 def is_notebook(text: str) -> bool:

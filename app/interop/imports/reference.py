@@ -42,12 +42,12 @@ def reference(keys: Keys, key: str, given: Any) -> Any:
 
 
 #: Suffixes that copies of a model append to its name.
-_SUFFIXES = re.compile(r"(?:-unsloth)?-bnb-4bit$|-instruct$|-it$|-chat$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(?:-unsloth)?-bnb-4bit$|-instruct$|-it$|-chat$|-base$", re.IGNORECASE)
 
 
 def _original(named: str) -> str | None:
     """Return the catalogue's model whose name, without its owner, a copy has; None if there is none."""
-    name = named.rsplit("/", 1)[-1]
+    name = named.rstrip("/").rsplit("/", 1)[-1].replace("___", ".")  # as ModelScope names its folders
     for _ in range(3):
         for spelling in (name, name.removeprefix("Meta-")):
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import base_storage, tasks, unsloth
+from app.interop.imports import base_storage, other_runs, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
@@ -53,6 +53,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
     task = {"task": "feature_extraction"} if embeds else tasks.task_of(keys)
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
+    if is_unsloth:
+        other_runs.warn_of(keys, other_runs.VLLM)
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
     if is_unsloth and unsloth.is_modelled(calls, trainer, method, model):
         training = unsloth.training(keys, training, arguments(keys, "unsloth", defaults))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 from typing import Any
 
@@ -13,6 +14,9 @@ from calculator.common.errors import PlanError, refusal
 
 #: The longest text that is read, in characters; a long configuration is a fraction of it.
 LONGEST = 1 << 14
+
+#: A line by which documentation leaves keys out; in YAML it ends a document.
+_LEFT_OUT = re.compile(r"(?m)^[ \t]*\.\.\.[ \t]*$")
 
 #: How deep lists and objects may lie in each other.
 MAX_DEPTH = 16
@@ -36,7 +40,9 @@ def _read(text: str, loc: str) -> Any:
     if len(text) > LONGEST:
         raise refusal(loc, f"is longer than {LONGEST:,} characters", shortened(text))
     try:
-        return decode_json(text.encode()) if text.lstrip().startswith("{") else yaml.load(text, _Loader)  # noqa: S506
+        if text.lstrip().startswith("{"):
+            return decode_json(text.encode())
+        return yaml.load(_LEFT_OUT.sub("", text), _Loader)  # noqa: S506
     except HTTPProblem as error:
         raise refusal(loc, error.detail.replace("the body", "it"), shortened(text)) from error
     except yaml.MarkedYAMLError as error:
