@@ -41,6 +41,10 @@ class SameUnits(Hooks):
         #: The units in the order in which the pass with a graph ran them.
         self.order = [*trained.order]
 
+    def batch(self, x: Tensor) -> Tensor:
+        """Cast a tensor of the batch as the root of the trained model does."""
+        return self.trained.batch(x)
+
     def begin(self, parameters: Parameters) -> None:  # noqa: ARG002  a hook's signature
         """Do nothing, because the root's parameters are already gathered."""
         if self.trained.root.of.parameters:
@@ -133,6 +137,10 @@ class SecondModel(Hooks):
         )
         self.unit = FSDPUnit(trained, of, reshards=trained.reshards)
         self.unit.is_entered = True
+
+    def batch(self, x: Tensor) -> Tensor:
+        """Cast a tensor of the batch as the root of the trained model does."""
+        return self.trained.batch(x)
 
     def begin(self, parameters: Parameters) -> None:
         """Gather the model."""

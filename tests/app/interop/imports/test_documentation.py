@@ -36,14 +36,14 @@ def test_axolotl_takes_vllms_share_from_the_settings_of_its_server():
     [
         "SFTTrainer(\n    'gpt2',\n    ...\n    args=SFTConfig(max_length=77, ...),\n    ...\n)",
         "model_name_or_path: gpt2\n...\nstage: sft\ncutoff_len: 77\n...\n",
-        "# A job:\nhf jobs uv run --flavor l4 \\\n 'https://a.co/sft.py' \\\n --model_name_or_path gpt2 --max_length 77",
+        "# A job:\nhf jobs uv run --with a \\\n 'https://a.co/sft.py' \\\n --model_name_or_path gpt2 --max_length 77",
         "pip install trl\nexport A=1\ntrl sft --model_name_or_path gpt2 --max_length 77\n",
     ],
 )
 def test_parts_around_the_settings_are_left_out(text):
     found = read(text)
     assert (found.request["model"], found.request["training"]["sequence_length"]) == ("openai-community/gpt2", 77)
-    assert "flavor" not in {each.key for each in found.not_understood}
+    assert "with" not in {each.key for each in found.not_understood}
 
 
 def test_several_commands_are_refused():
