@@ -25,7 +25,7 @@ class PassPeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingMemory:
-    """The memory at the peak of all passes, and what it needs on a card."""
+    """The memory at the peak of all passes, and the memory that serving needs on a card."""
 
     components: tuple[Component, ...]
     passes: tuple[PassPeak, ...]
@@ -40,7 +40,7 @@ class ServingMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """Parameters on the card: the base's, those that one task adds, and the total."""
+    """The parameters on the card: those of the base, those that one task adds, and the total."""
 
     base: int
     added_per_task: int
@@ -49,20 +49,20 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """A cost of serving: the base model's, and how much the fine-tuned model adds."""
+    """A cost of serving: that of the base model, and how much the fine-tuned model adds."""
 
     name: str
     unit: str
     base: int
     added: int
-    #: The formula of `added`, and the same with numbers.
+    #: The formula of `added`, with names and with numbers.
     formula: str
     substituted: str
     source: str
 
     @property
     def share(self) -> float:
-        """`added` over `base`."""
+        """The ratio of `added` to `base`."""
         return self.added / self.base if self.base else 0.0
 
 
@@ -75,7 +75,7 @@ class Merge:
     module: str
     #: The tensors alive at the peak in addition to the model and its adapter.
     rows: tuple[Row, ...]
-    #: What the merged weights lose to rounding, in words.
+    #: The precision that the merged weights lose, in words.
     loss: str
     source: str
 
@@ -92,7 +92,7 @@ class Inference:
     costs: tuple[Cost, ...]
     merge: Merge | None
     fit: Fit | None
-    #: How reserved memory was found, and why by the rule where a replay was requested.
+    #: How reserved memory was computed, and why by the rule if a replay was requested.
     reserved: ReservedBy
     reserved_reason: str | None
     assumptions: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a fine-tuned model costs over its base when it generates: operations, bytes read, bytes of the cache."""
+"""The costs of a fine-tuned model over its base when it generates: operations, bytes read, bytes of the cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _RESIDENT = "each task's added parameters, rounded up to 512 bytes a tensor"
 
 
 class Costs:
-    """The costs of the last generated token. `resident` has one task; `cache` is the prompt's."""
+    """The costs of the last generated token.
+
+    `resident` has one task. `cache` is that of the prompt.
+    """
 
     def __init__(self, resident: ResidentState, serving: Serving, cache: Cache) -> None:
         prepared = resident.prepared
@@ -40,11 +43,11 @@ class Costs:
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
     def every(self) -> tuple[Cost, ...]:
-        """Every cost, of the base and of the added parameters."""
+        """Return every cost, of the base and of the added parameters."""
         return self.operations(), self._read(), self._cached(), self._resident()
 
     def operations(self) -> Cost:
-        """A token's operations, with the weights and in attention."""
+        """Return a token's operations: with the weights, and in attention."""
         matmuls = products(self.model)
         multiplied = self._multiplied()
         attended = 2 * matmuls.attention * self.virtual
@@ -109,7 +112,10 @@ class Costs:
         )
 
     def _added(self) -> Iterator[ResidentTensor]:
-        """A task's parameters in the graph of a token; a saved module's copy replaces its original."""
+        """Return a task's parameters in the graph of a token.
+
+        The copy of a saved module replaces its original.
+        """
         return (tensor for tensor in self.in_graph if not tensor.base and not is_of_copy(tensor.name))
 
     def _read_whole(self) -> Iterator[ResidentTensor]:
@@ -123,13 +129,16 @@ class Costs:
         return sum(tensor.bytes for tensor in self._read_whole())
 
     def _weights_read(self) -> int:
-        """The base's weights that a pass reads: of experts the chosen ones; input embeddings are looked up."""
+        """Return the base's weights that a pass reads.
+
+        Of experts, it reads the chosen ones. Input embeddings are looked up.
+        """
         tied = set(self.model.tied.values())
         tables = {f"{part.name}.weight" for part in self.model.outer.values() if part.kind == "embedding"} - tied
         return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.in_graph if tensor.name not in tables)
 
     def _share(self, tensor: ResidentTensor) -> float:
-        """The share of a base tensor that a pass reads, 0 to 1."""
+        """Return the share of a base tensor that a pass reads, from 0 to 1."""
         if not tensor.base:
             return 0.0
         config = self.model.config
@@ -141,7 +150,7 @@ class Costs:
         return {path for path, module in self.model.paths if module.kind == "experts"}
 
     def _cache_bytes(self, positions: int) -> int:
-        """The cache's bytes for that many positions of every sequence; sliding layers keep only their window."""
+        """Return the cache's bytes for that many positions of every sequence. Sliding layers keep only their window."""
         window = self.model.config.get("sliding_window")
         total = 0
         for layer, pair in pairs_by_layer(self.model.decoder.layers, self.cache.kept):
@@ -151,7 +160,7 @@ class Costs:
         return total
 
     def _state_bytes(self) -> int:
-        """The bytes of recurrent layers' states, whose size does not depend on the positions."""
+        """Return the bytes of recurrent layers' states. Their size does not depend on the positions."""
         states = [entry[0] for entry in self.cache.kept if len(entry) == 1]
         return sum(int(elements(state.shape)) * ITEMSIZE[state.dtype] for state in states)
 

@@ -1,4 +1,4 @@
-"""The inference endpoint's computation: from a request to its answer."""
+"""The computation behind the inference endpoint: from a request to its answer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inference(request: InferenceRequest) -> Inference:
     """Answer a request.
 
     Raises:
-        PlanError: where the model is not known, or the real stack refuses the combination.
+        PlanError: if the model is not known, or the real libraries refuse the combination.
     """
     model = model_of(request.model)
     request = _within_positions(request, model)
@@ -77,7 +77,7 @@ def inference(request: InferenceRequest) -> Inference:
 
 
 def _merge(resident: ResidentState, plan: ServedMethod) -> Merge | None:
-    """The memory for merging, which starts from the unmerged model; None where nothing is merged."""
+    """Return the memory for merging, which starts from the unmerged model. Return None if nothing is merged."""
     if not plan.merged:
         return None
     merged, unmerged = resident.prepared, replace(plan, merged=False)
@@ -98,7 +98,7 @@ def _resident(resident: ResidentState, plan: ServedMethod, request: InferenceReq
 def _replay(
     request: InferenceRequest, plan: ServedMethod, resident: ResidentState, peaks: tuple[Peak, ...]
 ) -> ServingReplay:
-    """The answer, to be replayed."""
+    """Return the answer for replays."""
     card, serving = card_of(request.device), request.serving
     workspace = library_workspace(card)[0].bytes
     return ServingReplay(
@@ -113,7 +113,7 @@ def _replay(
 
 
 def _memory(device: Device, peaks: tuple[Peak, ...], replay: ServingReplay | None) -> tuple[ServingMemory, Fit | None]:
-    """The memory that the peak needs on a card, and the verdict."""
+    """Return the memory that the peak needs on a card, and the verdict."""
     card = card_of(device)
     workspace, context = library_workspace(card)[0], cuda_context(card)
     highest = max(peaks, key=lambda peak: peak.bytes)
@@ -170,7 +170,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
 
 
 def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterator[Problem]:
-    """Combinations of the method and `serving` that are refused."""
+    """Yield combinations of the method and `serving` that are refused."""
     serving, facts = request.serving, request.method.facts
     if has_no_length(model):
         message = "no layer attends, and transformers finds no length of the cache: use another model"
@@ -194,7 +194,10 @@ def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterato
 
 
 def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
-    """Refuse padding with the routers' loss: each pass computes it from all tokens' mask and its own tokens' logits."""
+    """Yield padding with the routers' loss.
+
+    Each pass would compute it from all tokens' mask and its own tokens' logits.
+    """
     if request.serving.padding and request.serving.max_new_tokens > 1 and model.adds_router_loss:
         yield Problem(
             loc="serving.padding",
@@ -204,7 +207,7 @@ def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
 
 
 def _within_positions(request: InferenceRequest, model: Model) -> InferenceRequest:
-    """The request, its default context length cut to the model's positions where it named none."""
+    """Return the request. If it names no context length, the default is cut to the model's positions."""
     most = compatibility.most_positions(model)
     if request.length_given or most is None:
         return request
@@ -214,13 +217,16 @@ def _within_positions(request: InferenceRequest, model: Model) -> InferenceReque
 
 
 def _window(request: InferenceRequest, model: Model) -> int | None:
-    """The window of sliding layers; None without such layers, or where no mask is a tensor."""
+    """Return the window of sliding layers.
+
+    Return None without such layers, or if no mask is a tensor.
+    """
     slides = "sliding_attention" in attention_types(model.decoder.layers)
     return model.config.get("sliding_window") if slides and request.serving.attention != "flash_attention_2" else None
 
 
 def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:
-    """Refuse generated tokens beyond the table of learned positions."""
+    """Yield generated tokens beyond the table of learned positions."""
     most, serving = compatibility.most_positions(model), request.serving
     virtual = request.method.virtual_tokens
     needed = serving.context_length + virtual + serving.max_new_tokens - 1
@@ -232,12 +238,12 @@ def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:
         )
 
 
-#: Training settings that `serving` names differently.
+#: Training settings that have another name in `serving`.
 _SERVING_NAMES = {"sequence_length": "context_length", "micro_batch_size": "batch_size"}
 
 
 def _of_serving(problem: Problem) -> Problem:
-    """A problem of a training setting, at the setting's place in this request."""
+    """Return a problem of a training setting, with the setting's place in this request."""
     part, _, name = problem.loc.partition(".")
     if part == "task":
         return Problem(loc="model", msg="only models of causal_lm are served: use another model", input=problem.input)

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Products:
-    """The weights that each token is multiplied with, in elements."""
+    """The number of weights that each token is multiplied with."""
 
     layers: int
     head: int
-    #: Times the number of positions, the forward operations of attention's two causal products.
+    #: Multiplied by the number of positions, the forward operations of attention's two causal products.
     attention: int
 
     @property
     def weights(self) -> int:
-        """The elements of layers and head."""
+        """The number of weights of layers and head."""
         return self.layers + self.head
 
 
 def products(model: Model) -> Products:
-    """Count the products of one token's forward pass; of experts, those that the token is routed to."""
+    """Count the products of one token's forward pass. Of experts, those that the token is routed to count."""
     config = model.config
     share = config["num_experts_per_tok"] / config["num_experts"] if config.get("num_experts") else 1.0
     return Products(
@@ -42,7 +42,7 @@ def products(model: Model) -> Products:
 
 
 def _width(config: Config, kind: LayerKind) -> int:
-    """The width of all heads of a layer's queries; 0 for a layer without attention."""
+    """Return the width of all heads of a layer's queries, or 0 for a layer without attention."""
     if kind.attention in RECURRENT_TYPES or kind.attention == "mlp":
         return 0
     heads = int(config["num_attention_heads"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False) -> Merge | None:
-    """What merging one task needs at its peak; None where that is not modelled.
+    """Return what merging one task needs at its peak, or None if that is not modelled.
 
     `in_run`: whether an optimizer still refers to added parameters, so that those of merged modules are not freed.
     """
@@ -47,7 +47,10 @@ def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = Fal
 def merge_steps(
     unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False
 ) -> Iterator[tuple[int, str, MergeStep | None]]:
-    """What is alive before each module is merged, its path, and its merge; None for one that is not modelled."""
+    """Yield what is alive before each module is merged, its path, and its merge.
+
+    The merge is None if it is not modelled.
+    """
     alive = sum(tensor.bytes for tensor in unmerged.tensors)
     for path, module, module_spec in _targets(unmerged.prepared):
         yield alive, path, served.method.merge_step(module, module_spec)
@@ -56,12 +59,12 @@ def merge_steps(
 
 
 def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
-    """Every module that is merged, in the model's order."""
+    """Yield every module that is merged, in the model's order."""
     return (each for each in prepared.modules if merges(each[2]))
 
 
 def merges(module_spec: ModuleSpec) -> bool:
-    """Whether PEFT merges the module: one of `modules_to_save` replaces its original without a merge."""
+    """Return whether PEFT merges the module. A module in `modules_to_save` replaces its original without a merge."""
     return bool(module_spec.added) or module_spec.copied == "ln_tuning_layers"
 
 
@@ -71,6 +74,6 @@ def _bytes(tensor: Allocated) -> int:
 
 
 def merged_row(tensor: Allocated, source: str) -> Row:
-    """A tensor that merging allocates, as a row."""
+    """Return a tensor that merging allocates, as a row."""
     name, shape, dtype = tensor
     return Row.of(name=name, count=1, bytes=_bytes(tensor), shape=shape, dtype=dtype, source=source)

@@ -27,7 +27,7 @@ class MultiAdapterFootprint:
     tasks: int
     #: The request's length.
     tokens: int
-    #: The base model as it is stored in training.
+    #: The base model in the storage that it has in training.
     base_bytes: int
     #: One task's adapter.
     task_bytes: int
@@ -49,7 +49,7 @@ class MultiAdapterFootprint:
 
     @property
     def short_bytes(self) -> int:
-        """The bytes missing on the card; zero or negative where it fits."""
+        """The bytes missing on the card. Zero or negative if it fits."""
         return self.bytes - self.usable_bytes
 
     @property
@@ -59,12 +59,15 @@ class MultiAdapterFootprint:
 
     @property
     def max_tasks(self) -> int:
-        """The largest number of tasks that fits the card; 0 where the base alone fills it."""
+        """The largest number of tasks that fits the card. 0 if the base alone fills it."""
         return max(0, (self.usable_bytes - self.fixed_bytes) // self.task_bytes)
 
 
 def request_bytes(reference: ModelReference, device: Device, training: Training, *, four_bits: bool) -> int:
-    """What a request as long as a training sequence needs in addition to the base's weights and the CUDA context."""
+    """Return what a request as long as a training sequence needs.
+
+    It does not include the base's weights and the CUDA context.
+    """
     answer = inference(
         InferenceRequest(
             model=reference,
@@ -84,10 +87,10 @@ def request_bytes(reference: ModelReference, device: Device, training: Training,
 
 
 def task_bytes(answer: Estimate) -> int:
-    """The bytes that one task adds to a served base: its adapter, or for full fine-tuning a model."""
+    """Return the bytes that one task adds to a served base: its adapter, or a model for full fine-tuning."""
     return answer.base_bytes if answer.method.facts.trains_base else answer.added_bytes
 
 
 def component_bytes(answer: Estimate | Inference, component: str) -> int:
-    """A component's bytes at the peak."""
+    """Return a component's bytes at the peak."""
     return sum(each.bytes for each in answer.memory.components if each.name == component)

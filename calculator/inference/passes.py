@@ -29,7 +29,7 @@ class Peak:
 
     @property
     def operation(self) -> str:
-        """The operation at which it is reached."""
+        """The operation at the peak."""
         return self.ran.operation
 
     @property
@@ -44,7 +44,10 @@ class Peak:
 
 
 def state(resident: ResidentState, served: ServedMethod, serving: Serving) -> tuple[ResidentTensor, ...]:
-    """The resident weights, constants and added parameters of all tasks; merged tasks have a model each."""
+    """Return the resident weights, constants and added parameters of all tasks.
+
+    Merged tasks have one model each.
+    """
     whole = served.merged or served.method.facts.trains_base
     return tuple(
         [_for_tasks(tensor, serving.tasks) if whole or not tensor.base else tensor for tensor in resident.tensors]
@@ -56,7 +59,7 @@ def _for_tasks(tensor: ResidentTensor, tasks: int) -> ResidentTensor:
 
 
 def peaks(resident: ResidentState, served: ServedMethod, serving: Serving) -> tuple[Peak, ...]:
-    """The peaks of prefill, of the first decoding pass, and of the last one where there is another."""
+    """Return the peaks of prefill, of the first decoding pass, and of the last one if there is another."""
     tensors = state(resident, served, serving)
     generation = Generation(resident.prepared)
     prefill = generation.prefill()
@@ -71,6 +74,6 @@ def peaks(resident: ResidentState, served: ServedMethod, serving: Serving) -> tu
 
 
 def positions(served: ServedMethod, serving: Serving) -> Dim:
-    """The cache's length after the prompt."""
+    """Return the cache's length after the prompt."""
     prompt = Dim(serving.context_length, "S")
     return Dim(served.virtual_tokens, "num_virtual_tokens") + prompt if served.virtual_tokens else prompt

@@ -58,7 +58,10 @@ def assumptions(
     replayed: bool,
     reason: str | None,
 ) -> tuple[str, ...]:
-    """What the figures assume. `reason` is why reserved memory is not replayed, if a replay was requested."""
+    """Yield what the figures assume.
+
+    `reason` is why reserved memory is not replayed, if a replay was requested.
+    """
     serving = request.serving
     sentences = [
         f"The figures are for {named(request.stack)}.",
@@ -93,7 +96,7 @@ def assumptions(
 def warnings(
     request: InferenceRequest, model: Model, served: ServedMethod, merge: Merge | None, usable: int | None, cache: Cache
 ) -> tuple[str, ...]:
-    """What may go wrong."""
+    """Yield what may go wrong."""
     serving = request.serving
     sentences: list[str] = []
     if served.quantization is not None:
@@ -122,7 +125,7 @@ def warnings(
 
 
 def _rotary_table_bytes(request: InferenceRequest, model: Model) -> int:
-    """The bytes by which a rotary table per sequence exceeds one for all."""
+    """Return by how many bytes a rotary table per sequence exceeds one for all sequences."""
     serving, config = request.serving, model.config
     kinds = {layer.kind.attention for layer in model.decoder.layers}
     tables_for = forward_of(model).tables
@@ -132,7 +135,9 @@ def _rotary_table_bytes(request: InferenceRequest, model: Model) -> int:
 
 
 def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]:
-    """Warn of a cache whose blocks outgrow their segments: the allocator keeps the old ones until the card is full.
+    """Yield a warning of a cache whose blocks outgrow their segments.
+
+    The allocator keeps the old segments until the card is full.
 
     Source: calculator/allocator/caching_allocator.py; tests/calculator/inference/replays.py shows how much.
     """

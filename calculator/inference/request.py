@@ -1,4 +1,4 @@
-"""The inference request: reads decoded JSON into typed values and collects every problem."""
+"""The inference request, parsed from decoded JSON. Every problem is collected."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class InferenceRequest:
 
 
 def parse_inference(body: Any) -> InferenceRequest:
-    """Read an inference request from decoded JSON.
+    """Parse an inference request from decoded JSON.
 
     Raises:
         PlanError: with every problem, each at its dotted path.

@@ -1,4 +1,4 @@
-"""A method in eval mode: nothing is trained, and the added parameters are separate or merged."""
+"""A method in eval mode. Nothing is trained, and the added parameters are separate or merged."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
 
 
-#: Weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers uses.
+#: The number of weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers uses.
 BLOCKSIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedMethod(Method):
-    """A method in eval mode, over a base that is stored in 4 bits where `quantization` is given."""
+    """A method in eval mode. The base is stored in 4 bits if `quantization` is given."""
 
     method: Trained
     quantization: Quantization | None
@@ -43,7 +43,7 @@ class ServedMethod(Method):
 
     @property
     def virtual_tokens(self) -> int:
-        """The method's."""
+        """The number of virtual tokens of the method."""
         return self.method.virtual_tokens
 
     @property
@@ -57,11 +57,11 @@ class ServedMethod(Method):
         return self.method.facts.mergeable is True
 
     def with_layers(self, model: Model) -> Model:
-        """The model with the method's kinds of layers."""
+        """Return the model with the method's kinds of layers."""
         return self.method.with_layers(model)
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """Frozen, and in 4 bits where bitsandbytes converts the module."""
+        """Return the module as frozen, in 4 bits if bitsandbytes converts it."""
         quantization = self.quantization if converted(path, module, model) else None
         own = self.method.module_spec(path, module, model, training)
         if self.merged:
@@ -69,20 +69,20 @@ class ServedMethod(Method):
         return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
 
     def copy_name(self, path: str) -> CopyName | None:
-        """The name of a module's copy next to its original, which merging replaces."""
+        """Return the name of a module's copy beside its original, which merging replaces."""
         return None if self.merged else self.method.copy_name(path)
 
     def hidden_dtype(self, training: Training) -> DType:
-        """The dtype of the embeddings and norms."""
+        """Return the dtype of the embeddings and norms."""
         return training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """The method's parameters that no module owns, and the code book of nested constants."""
+        """Return the method's parameters that belong to no module, and the code book of nested constants."""
         own = () if self.merged or self.method.facts.quantizes_base else self.method.added(model, training)
         return own + (code_book(model, self.quantization) if self.quantization else ())
 
     def base_quantization(self, training: Training) -> Quantization | None:  # noqa: ARG002
-        """The 4-bit format that the base is served in, if it is."""
+        """Return the 4-bit format that the base is served in, or None."""
         return self.quantization
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class ServedMethod(Method):
         return self.method.forward(bound, x)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
-        """The method's table."""
+        """Return the method's table."""
         return self.method.embedding_weight(bound) if bound.added else bound.own["weight"]
 
     def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
@@ -98,7 +98,7 @@ class ServedMethod(Method):
         return self.method.embedding_forward(bound, ids, rows, scale)
 
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
-        """The method's weights of experts."""
+        """Return the method's weights of experts."""
         return self.method.expert_weights(context, bound) if bound.added else bound.own
 
     def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
@@ -116,34 +116,34 @@ class ServedMethod(Method):
         self.method.before_forward(context)
 
     def cut_to_windows(self, model: Model) -> bool:
-        """Whether the method's prefix is cut to the windows of sliding layers."""
+        """Return whether the method's prefix is cut to the windows of sliding layers."""
         return self.method.cut_to_windows(model)
 
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
-        """Return the prompt's embeddings from the method; those of a later token unchanged."""
+        """Return the prompt's embeddings from the method, or those of a later token unchanged."""
         return embeddings if context.past else self.method.prepare_inputs_embeds(context, embeddings)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
-        """Whether the method's parameter is a factor of a matrix product."""
+        """Return whether the method's parameter is a factor of a matrix product."""
         return self.method.is_matmul(tensor)
 
     def is_read(self, tensor: ResidentTensor) -> bool:
-        """Whether each generated token reads the method's parameter whole."""
+        """Return whether each generated token reads the method's parameter in full."""
         return self.method.is_read(tensor)
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
-        """The method's operations that are not matrix products."""
+        """Return the method's operations that are not matrix products."""
         return self.method.other_operations(added, batch)
 
 
 def served(method: Trained, serving: Serving) -> ServedMethod:
-    """The method over a base in the requested storage."""
+    """Return the method over a base in the requested storage."""
     quantization = quantized(method, serving)
     return ServedMethod(method=_loaded(method, quantization), quantization=quantization, merged=serving.merged)
 
 
 def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
-    """The method as PEFT loads it over a base in that storage."""
+    """Return the method as PEFT loads it over a base in that storage."""
     match method:
         case LoRA() | QLoRA():
             return _low_rank(method, quantization)
@@ -157,7 +157,7 @@ def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
 
 
 def quantized(method: Trained, serving: Serving) -> Quantization | None:
-    """The 4-bit format that the base is served in, if it is."""
+    """Return the 4-bit format that the base is served in, or None."""
     if serving.storage == "as_trained":
         stored = method.base_quantization(serving.training)
         return stored if isinstance(stored, Quantization) else None

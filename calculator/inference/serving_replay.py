@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 #: The most allocations and frees of an answer that is replayed.
 MOST_EVENTS = 1_000_000
-#: How close the smallest memory is found, as a part of the live tensors.
+#: The precision of the smallest memory, as a fraction of the live tensors.
 CLOSE = 128
 
 
 class ServingReplay(DeviceReplay):
-    """The replay of an answer of some tokens; `state` are the resident tensors of all tasks."""
+    """The replay of an answer with some tokens. `state` are the resident tensors of all tasks."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ServingReplay(DeviceReplay):
 
     @property
     def refusal(self) -> str | None:
-        """Why the answer is not replayed, if it is not."""
+        """Why the answer is not replayed. None if it is."""
         if self.conf not in {DEFAULT, EXPANDABLE}:
             return "Answers are replayed with the allocator's default settings, or with expandable_segments:True."
         passes = self._answer.passes
@@ -59,7 +59,7 @@ class ServingReplay(DeviceReplay):
         return None
 
     def outcome(self, usable_bytes: int) -> Outcome:
-        """What the answer does on a device."""
+        """Return the outcome of the answer on a device."""
         return replace(super().outcome(usable_bytes), passes=True)
 
     def _capped(self, conf: AllocConf) -> CappedAnswers:
@@ -86,7 +86,10 @@ class ServingReplay(DeviceReplay):
         return self._once(("minimum", conf), lambda: self._least(conf)) + self.context_bytes
 
     def _least(self, conf: AllocConf) -> int:
-        """A capacity on which the answer runs, close to the least: bisected from the live tensors on."""
+        """Return a capacity on which the answer runs, close to the smallest one.
+
+        It is bisected from the live tensors on.
+        """
         fails = whole_pages(self.live_bytes) - SMALL_SEGMENT
         runs, step = self._capped(conf).at_ease(self._device), whole_pages(self.live_bytes // CLOSE)
         while self._ends(conf, runs):

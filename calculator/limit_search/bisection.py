@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: The factor by which the step past the interpolated zero grows while the zero is not crossed.
+#: The factor by which the step past the interpolated zero grows until the zero is crossed.
 STEP_FACTOR = 2
 
 
 def crossing(excess: Callable[[int], float], low: int, high: int, *, near: float = 0) -> tuple[int, int]:
     """Return two consecutive values, the first without excess and the second with some.
 
-    With `near`, they may be up to `near` times the lower value apart. `excess(low)` must not be positive and
-    `excess(high)` must be. If `excess` is monotonic there is one such pair; otherwise this is one of several.
+    With `near`, the higher value may be up to `near` times the lower one above it. `excess(low)` must not be positive
+    and `excess(high)` must be. If `excess` is monotonic there is one such pair. Otherwise this is one of several.
 
-    The next value is the zero of the line through both ends. If it moves the same end again, the next one goes past the
-    zero to move the other end too, and further each time until it does.
+    The next value is the zero of the line through both ends. If it moves the same end again, the next value goes past
+    the zero to move the other end too, and further each time until it does.
     """
     below, above = excess(low), excess(high)
     side = step = 0

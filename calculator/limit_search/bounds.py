@@ -29,7 +29,10 @@ SolveFor = Literal[SizeName, "count"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """An upper bound and its reason. `limit` is in bytes if memory bounds, else a value of the setting."""
+    """An upper bound and its reason.
+
+    `limit` is in bytes if memory is the bound. Otherwise it is a value of the setting.
+    """
 
     by: BoundedBy
     limit: int
@@ -37,7 +40,7 @@ class Bound:
 
 
 def solved(request: Request, name: SizeName) -> Declared:
-    """The declaration of the setting that is solved for.
+    """Return the declaration of the setting that is solved for.
 
     Raises:
         PlanError: if the method has no such setting.
@@ -50,7 +53,7 @@ def solved(request: Request, name: SizeName) -> Declared:
 
 
 def without_length(request: Request, model: Model, name: SizeName) -> None:
-    """Refuse the length of audio, which the model's config decides.
+    """Refuse the length of audio, which the model's config determines.
 
     Raises:
         PlanError: if it is solved for.
@@ -61,7 +64,10 @@ def without_length(request: Request, model: Model, name: SizeName) -> None:
 
 
 def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Declared]:
-    """The sizes of a method and its training that a limit can be requested for; images have no length to choose."""
+    """Return the sizes of a method and its training that a limit can be requested for.
+
+    Images have no length to choose.
+    """
     kinds: tuple[type, ...] = (type(method), Training)
     known = {field.name: field for kind in kinds for field in declared(kind)}
     fixed = ("sequence_length",) if task == "image_cls" else ()
@@ -69,7 +75,7 @@ def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Dec
 
 
 def bound(request: Request, model: Model, name: SizeName) -> Bound:
-    """The lowest bound on a setting, apart from memory."""
+    """Return the lowest bound on a setting, apart from memory."""
     return min(_bounds(request, model, name), key=lambda each: each.limit)
 
 
@@ -105,7 +111,10 @@ def _context_length(request: Request, context: int, name: SizeName, reason: str)
 
 
 def _matrix(request: Request, model: Model) -> Bound:
-    """The largest of the adapted matrices' smaller sides: the rank of B·A can't exceed it in any matrix."""
+    """Return the largest of the adapted matrices' smaller sides.
+
+    The rank of B·A can't exceed it in any matrix.
+    """
     sides = _smaller_sides(request, model)
     name = max(sides, key=lambda each: sides[each])
     reason = f"the smaller side of {name} is {sides[name]:,}, the largest of all adapted matrices: rank is at most that"
@@ -113,7 +122,7 @@ def _matrix(request: Request, model: Model) -> Bound:
 
 
 def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
-    """A warning if a rank exceeds the smaller side of some adapted matrices."""
+    """Yield a warning if a rank exceeds the smaller side of some adapted matrices."""
     sides = _smaller_sides(request, model)
     names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
     warning = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"
@@ -121,7 +130,7 @@ def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
 
 
 def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
-    """The smaller side of each adapted matrix that runs, by the last part of its name."""
+    """Return the smaller side of each adapted matrix that runs, by the last part of its name."""
     return {
         path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
         for path, module in model.running

@@ -1,9 +1,10 @@
-"""The fewest GPUs on which a sharded run fits: the smallest `device.count`, everything else fixed.
+"""The fewest GPUs on which a sharded run fits: the smallest `device.count`, with everything else fixed.
 
-What a GPU requires is not monotonic in their number: shards are padded to equal sizes, ranks' parts of ZeRO end
-within tensors, and fragmentation varies. The live tensors have a bound. In each phase they are a constant and a part
-that is divided by the number of GPUs, and the peak is the largest of the phases: it is convex in one over the number.
-So the line through the peaks of two numbers is a lower bound for every number that is not between them.
+What a GPU requires is not monotonic in the number of GPUs. Shards are padded to equal sizes, ZeRO's partitions end
+within tensors, and fragmentation varies. The live tensors have a bound, however. In each phase they have a constant
+part and a part that is divided by the number of GPUs. The peak is the largest of the phases, so it is convex in one
+over the number. The line through the peaks of two numbers is therefore a lower bound for every number that is not
+between them.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ MOST = 4096
 #: The numbers that are tried first: powers of two, and three times these.
 FIRST = sorted(count for step in (2, 3) for power in range(12) if (count := step << power) <= MOST)
 
-#: How far below its lower bound a peak may be, as a fraction of what the card offers: shards of the numbers that the
-#: bound follows from may be padded more than those of the others.
+#: By what fraction of the card's memory a peak may be below its lower bound. The numbers from which the bound follows
+#: may have more padding than the others.
 PADDED = 1 / 16
 
-#: Up to this many numbers are all tried; of more, multiples of one of these.
+#: Up to this many numbers are all tried. Of more numbers, only multiples of one of these are tried.
 ALL = 128
 MULTIPLES = (1, 8, 64)
 
-#: What reduces the memory of a run that no number of GPUs fits, by sharding.
+#: By sharding, what reduces the memory of a run that fits on no number of GPUs.
 _GATHERS = (
     "each GPU still gathers whole layers and has its own activations: reduce these (training.gradient_checkpointing, "
     "micro_batch_size, sequence_length), or use a card with more memory"
@@ -56,8 +57,9 @@ WAYS_OUT: dict[ShardingName, str] = {
     "fsdp": _GATHERS,
 }
 
-#: The same for a model in 4 bits that ends out of memory while it is loaded. Source: accelerate/utils/fsdp_utils.py,
-#: fsdp2_prepare_model, whose state dict refers to the whole weights until all of them are sharded.
+#: What reduces the memory of a 4-bit model that runs out of memory while it is loaded. Source:
+#: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model, whose state dict refers to the whole weights until all of them
+#: are sharded.
 WHILE_LOADED = (
     "accelerate keeps the whole 4-bit model on each GPU until all of it is sharded, so that more GPUs do not help: use "
     "a card with more memory"
@@ -65,12 +67,12 @@ WHILE_LOADED = (
 
 
 def on_one_node(request: Request) -> Request:
-    """The request with all GPUs in one node, which needs the same memory of each."""
+    """Return the request with all GPUs in one node. It needs the same memory on each of them."""
     return replace(request, device=replace(request.device, nodes=1))
 
 
 def fewest(request: Request) -> Limit:
-    """The smallest number of GPUs that fits.
+    """Return the smallest number of GPUs that fits.
 
     Raises:
         PlanError: if the run is not sharded, or refused.
@@ -102,7 +104,7 @@ def _least(search: Probes | Replays, sharding: ShardingName) -> Limit:
 
 
 def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Limit:
-    """No number fits: the answer has the run that requires the least of each card."""
+    """Return the answer if no number fits. It contains the run that requires the least memory on each card."""
     value = min(search.ruled.tried.values(), key=lambda probe: (probe.excess, probe.value)).value
     least = search.point(value)
     required, usable = least.estimate.memory.required_bytes, search.ruled.usable
@@ -117,7 +119,10 @@ def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Li
 
 
 def _first_fit(search: Probes | Replays) -> int | None:
-    """The first of some numbers that fits; None if none does, or if with no larger one the live tensors fit."""
+    """Return the first number that fits.
+
+    Return None if none does, or if the live tensors don't fit with any larger number.
+    """
     for count in FIRST:
         if search.fits(count):
             return count
@@ -135,13 +140,13 @@ def _without_end(probes: Probes) -> str:
 
 
 def _may_fit(probes: Probes, count: int | None) -> bool:
-    """Whether the live tensors may fit with a number of GPUs, or with any larger than those tried."""
+    """Return whether the live tensors may fit with a number of GPUs, or with any larger than those tried."""
     room = probes.usable * (1 + PADDED)
     return all(least <= room for least in _least_live(probes, count))
 
 
 def _least_live(probes: Probes, count: int | None) -> Iterator[float]:
-    """Lower bounds of a card's live tensors with a number of GPUs, or with any larger than those tried."""
+    """Yield lower bounds of a card's live tensors with a number of GPUs, or with any larger than those tried."""
     tried = [probes.tried[count] for count in FIRST if count in probes.tried and _is_power_of_two(count)]
     part = 1 / count if count else 0.0
     for few, many in pairwise(tried):
@@ -152,12 +157,12 @@ def _least_live(probes: Probes, count: int | None) -> Iterator[float]:
 
 
 def _is_power_of_two(count: int) -> bool:
-    """Shards of these are padded least."""
+    """Return whether a number is a power of two. Its shards are padded the least."""
     return count.bit_count() == 1
 
 
 def _between(search: Probes | Replays, end: int) -> Limit:
-    """The smallest number that fits; `end` fits, and none of the first ones below it does."""
+    """Return the smallest number that fits. `end` fits, and none of the first numbers below it does."""
     probes = search.ruled
     possible = [count for count in range(LEAST, end) if count not in probes.tried and _may_fit(probes, count)]
     multiple = next(each for each in MULTIPLES if each == MULTIPLES[-1] or len(possible) <= ALL * each)

@@ -1,7 +1,7 @@
-"""Which batches and sequences fit a card: an estimate for every pair of micro-batch and sequence length.
+"""The batches and sequence lengths that fit a card: an estimate for every pair of micro-batch and sequence length.
 
-Reserved memory is by the rule where the card has far more or far less than that. The pairs near the card's limit, and
-the request's own, are replayed.
+Reserved memory is by the rule if it is far from the card's limit. The pairs near the limit, and the request's own pair,
+are replayed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 MAX_LENGTHS = 8
 MAX_BATCHES = 8
 
-#: The most pairs that are replayed in addition to the request's own; and of shardings with more pairs near the limit.
+#: The most pairs that are replayed in addition to the request's own; and the most for shardings with more pairs near
+#: the limit.
 MAX_REPLAYED = 12
 MAX_REPLAYED_OF: dict[ShardingName, int] = {"fsdp": 36}
 
@@ -38,7 +39,7 @@ MIN_LENGTH = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The estimate for one pair. If the request is refused, `estimate` is None and `reason` states why."""
+    """The estimate for one pair. If the request is refused, `estimate` is None and `reason` says why."""
 
     micro_batch_size: int
     sequence_length: int
@@ -50,7 +51,7 @@ class Cell:
 class FitMap:
     """Rows by sequence length and columns by micro-batch, both ascending. `own` is the request's own pair.
 
-    `near` is the number of pairs near the limit that are by the rule all the same, because there are too many.
+    `near` is the number of pairs near the limit that are by the rule nonetheless, because there are too many.
     """
 
     own: tuple[int, int]
@@ -61,7 +62,7 @@ class FitMap:
 
 
 def fit_map(request: Request) -> FitMap:
-    """The map around a request, which is one of its cells.
+    """Return the map around a request, which is one of its cells.
 
     Raises:
         PlanError: if the request names no device.
@@ -96,14 +97,17 @@ def _fit(cell: Cell) -> Fit | None:
 
 
 def _distance(cell: Cell) -> int:
-    """How far the rule's requirement is from what the card offers."""
+    """Return how far the rule's requirement is from what the card offers."""
     fit = _fit(cell)
     assert fit is not None
     return abs(fit.headroom_bytes)
 
 
 def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
-    """Up to `count` halves and doubles of a value from `least` to `most`, ascending, with the value near the middle."""
+    """Return up to `count` halves and doubles of a value from `least` to `most`, ascending.
+
+    The value is near the middle.
+    """
     below: list[int] = []
     half = value
     while half % 2 == 0 and half // 2 >= least and len(below) < (count - 1) // 2:
@@ -114,7 +118,7 @@ def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
 
 
 def _lengths(request: Request, model: Model) -> tuple[int, ...]:
-    """The lengths of a map: doublings of the request's, or that of an image alone."""
+    """Return the lengths of a map: doublings of the request's length, or that of an image alone."""
     length = request.training.sequence_length
     if "sequence_length" not in solvable(request.method, request.task):
         return (length,)

@@ -1,4 +1,4 @@
-"""The largest value of a setting that still fits the device, everything else fixed."""
+"""The largest value of a setting that still fits the device, with everything else fixed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from calculator.trainers import trainer_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRequest:
-    """A request for an estimate, and its setting whose limit is wanted."""
+    """A request for an estimate, and the setting whose limit is wanted."""
 
     request: Request
     solve_for: SolveFor
@@ -91,10 +91,10 @@ def _check(limit_request: LimitRequest) -> None:
 
 
 def _within_memory(search: Probes | Replays, lowest: int, highest: int) -> Limit:
-    """The limit that memory sets; the upper bound does not fit.
+    """Return the limit that memory sets. The upper bound does not fit.
 
-    Required memory is not monotonic in the value, because fragmentation may shrink. The live tensors are: from some
-    value on, not even they fit.
+    Required memory is not monotonic in the value, because fragmentation may shrink. The live tensors are monotonic:
+    from some value on, not even they fit.
     """
     probes = search.ruled
     if probes.at(lowest).least_excess > 0:

@@ -2,7 +2,7 @@
 
 Required memory grows with a setting, except where fragmentation shrinks. Tensors of equal size share segments, and
 blocks if they are never alive together. Kernels copy unaligned tensors. So the likely values are those at which two
-tensors have the same size, and the multiples of what kernels align to.
+tensors have the same size, and multiples of what kernels align to.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
     from calculator.limit_search.probes import Probes
 
-#: What kernels align to, in elements or tokens.
+#: The multiples that kernels align to, in elements or tokens.
 ALIGNMENTS = (4, 8, 16, 32, 64, 128, 256, 512)
 
-#: Up to this many values are all candidates; of more, a number at equal distances.
+#: Up to this many values are all candidates. Of more values, this many at equal distances are.
 ALL = 96
 SPREAD = 24
 
-#: How many values after one that does not fit are tried: fragmentation may shrink by little.
+#: How many values after one that does not fit are tried, because fragmentation may shrink a little.
 NEXT = 12
 
 #: How many of the likeliest values come before those next to the edge.
 LIKELIEST = 12
 
-#: The largest difference of two sizes that count as equal, in bytes: each is rounded up to 512.
+#: The largest difference in bytes of two sizes that count as equal, because each is rounded up to 512.
 ROUNDED = 1024
 
 
 def higher(probes: Probes, best: int, end: int) -> int:
-    """The largest value below `end` that fits among those at which less may be required; else `best`."""
+    """Return the largest value below `end` that fits, among those at which less may be required.
+
+    Otherwise return `best`.
+    """
     candidates = likely(probes, best + 1, end)
     while True:
         values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
@@ -45,9 +48,9 @@ def higher(probes: Probes, best: int, end: int) -> int:
 
 
 def likely(probes: Probes, low: int, high: int) -> list[int]:
-    """Values strictly between two at which less may be required than at `low`, the likeliest first.
+    """Return values strictly between two at which less may be required than at `low`, the likeliest first.
 
-    If they are few, all of them.
+    If they are few, return all of them.
     """
     between = range(low + 1, high)
     if len(between) <= min(ALL, probes.budget):
@@ -62,14 +65,14 @@ def likely(probes: Probes, low: int, high: int) -> list[int]:
 
 
 def following(probes: Probes, low: int, high: int) -> list[int]:
-    """Values soon after `low` and below `high`: the next aligned ones, and the next ones."""
+    """Return values soon after `low` and below `high`: the next aligned values, and the next values."""
     aligned = {-(-(low + 1 + offset) // each) * each - offset for each in ALIGNMENTS for offset in (0, probes.offset)}
     values = dict.fromkeys((*sorted(aligned), *range(low + 1, low + 1 + NEXT)))
     return [value for value in values if low < value < high]
 
 
 def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[int]:
-    """Values between two at which tensors have equal sizes, interpolated from three odd multiples of `aligned`."""
+    """Return values at which tensors have equal sizes, interpolated from three odd multiples of `aligned`."""
     first, last = -(-(low + 1) // aligned), (high - 1) // aligned
     if last - first < 6:
         return
@@ -82,7 +85,7 @@ def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[i
 
 
 def _zeros_between(values: Sequence[int], differences: Sequence[int]) -> Iterator[int]:
-    """Integers near the zeros of the parabola through the differences at three values."""
+    """Return integers near the zeros of the parabola through the differences at three values."""
     if min(differences) > 0 or max(differences) < 0:
         return
     (start, middle, end), (at_start, at_middle, at_end) = values, differences
@@ -97,7 +100,7 @@ def _zeros_between(values: Sequence[int], differences: Sequence[int]) -> Iterato
 
 
 def _zeros(square: float, linear: float, constant: float) -> tuple[float, ...]:
-    """The zeros of a parabola, which may be a line, without loss of digits to cancellation."""
+    """Return the zeros of a parabola, which may be a line, without loss of digits to cancellation."""
     under = linear * linear - 4 * square * constant
     if under < 0:
         return ()

@@ -30,7 +30,7 @@ NEAR = 1 / 16
 MAX_TENSORS = 50_000
 MIN_TRIED = 24
 
-#: Search for the last multiple of these that fits, if one does.
+#: If one of these multiples fits, search for the last one that does.
 STRIDES = (512, 64, 8)
 
 
@@ -48,13 +48,13 @@ class ProbeResult:
 
     @property
     def excess(self) -> int:
-        """Required bytes beyond those that the card offers."""
+        """The required bytes beyond those that the card offers."""
         assert self.estimate.fit is not None
         return -self.estimate.fit.headroom_bytes
 
     @property
     def least_excess(self) -> int:
-        """The excess without fragmentation: of live tensors, workspaces and context."""
+        """The excess without fragmentation: that of live tensors, workspaces and context."""
         memory = self.estimate.memory
         fragmentation = memory.peak_reserved_bytes - memory.peak_allocated_bytes - memory.library_workspace_bytes
         assert self.estimate.fit is not None
@@ -74,9 +74,8 @@ class Probe(NamedTuple):
 class Probes:
     """The estimated values of a setting by the rule, each estimated once.
 
-    Values are counted in `unit`, which is more than 1 for a rank that has to be a multiple of something.
-
-    Only the figures of an estimate are kept: it has thousands of storages, which the garbage collector would traverse
+    Values are counted in `unit`, which is more than 1 for a rank that must be a multiple of something. Only the figures
+    of an estimate are kept, because an estimate has thousands of storages that the garbage collector would traverse
     again and again.
     """
 
@@ -84,13 +83,13 @@ class Probes:
         self.request, self.name = request, name
         self.series = SeriesCache(replays_several=True)
         self.tried: dict[int, Probe] = {}
-        #: The bytes that the card offers, known from the first estimate on.
+        #: The bytes that the card offers, known after the first estimate.
         self.usable = 0
-        #: What the setting has to be a multiple of.
+        #: The number that the setting must be a multiple of.
         self.unit = request.method.rank_multiple if name == "r" else 1
         #: The value in the request.
         self.requested = requested(request, name) // self.unit
-        #: Tokens that are added to the value: virtual tokens to a sequence, or the other way round.
+        #: Tokens that are added to the value: virtual tokens to a sequence, or a sequence to virtual tokens.
         self.offset = _tokens(request) - self.requested if name in ("sequence_length", "num_virtual_tokens") else 0
 
     @property
@@ -99,7 +98,7 @@ class Probes:
         return self
 
     def point(self, value: int) -> ProbeResult:
-        """The estimate with a value of the setting.
+        """Return the estimate with a value of the setting.
 
         Raises:
             PlanError: if it is refused.
@@ -113,11 +112,11 @@ class Probes:
         return point
 
     def with_value(self, request: Request, value: int) -> Request:
-        """A request with a value of the setting, in units."""
+        """Return a request with a value of the setting, in units."""
         return with_value(request, self.name, value * self.unit)
 
     def at(self, value: int) -> Probe:
-        """The figures of a value.
+        """Return the figures of a value.
 
         Raises:
             PlanError: if it is refused.
@@ -127,48 +126,54 @@ class Probes:
         return self.tried[value]
 
     def edge(self, low: int, high: int) -> int:
-        """A value from `low` that fits and whose successor does not; `low` fits and `high` does not."""
+        """Return a value from `low` on that fits and whose successor does not.
+
+        `low` fits and `high` does not.
+        """
         tried = sorted(self.tried.values())
         low = max(probe.value for probe in tried if low <= probe.value < high and probe.fits)
         high = min((probe.value for probe in tried if low < probe.value < high and not probe.fits), default=high)
         return crossing(lambda value: self.at(value).excess, low, high)[0]
 
     def largest_below(self, low: int, high: int) -> int:
-        """The largest value found that fits, from `low` on; below `low` if none does.
+        """Return the largest value found that fits, from `low` on, or a value below `low` if none does.
 
-        The live tensors of `low` fit, and `high` does not fit. If required memory is not monotonic, those values are
-        tried at which less may be required.
+        The live tensors of `low` fit, and `high` does not fit. If required memory is not monotonic, values at which
+        less may be required are tried too.
         """
         best = self.edge(low, high) if self.at(low).fits else low - 1
         return higher(self, best, high) if self.request.accounting == "exact" else best
 
     def first_without_room(self, low: int, high: int) -> int:
-        """A value from which on not even the live tensors fit, close to the first such value; `high` if there is none.
+        """Return a value from which on not even the live tensors fit, close to the first such value.
 
-        The live tensors of `low` fit, and `high` does not fit.
+        Return `high` if there is none. The live tensors of `low` fit, and `high` does not fit.
         """
         if self.at(high).least_excess <= 0:
             return high
         return crossing(lambda value: self.at(value).least_excess, low, high, near=NEAR)[1]
 
     def fits(self, value: int) -> bool:
-        """Whether the memory that a value requires is available."""
+        """Return whether the memory that a value requires is available."""
         return self.at(value).fits
 
     @cached_property
     def budget(self) -> int:
-        """How many values one search may estimate."""
+        """The number of values that one search may estimate."""
         return max(MIN_TRIED, MAX_TENSORS // len(self.sizes(max(self.tried))[1]))
 
     def largest(self, likely: Iterable[int]) -> int | None:
-        """The largest of some values that fits. The likeliest come first, and only `budget` of them are estimated."""
+        """Return the largest of some values that fits.
+
+        The likeliest values come first, and only `budget` of them are estimated.
+        """
         untried = list(dict.fromkeys(value for value in likely if value not in self.tried))[: self.budget]
         return next((value for value in sorted(untried, reverse=True) if self.fits(value)), None)
 
     def climb(self, low: int, high: int) -> int:
-        """A value from `low` on that fits while the next does not; `low` fits and `high` does not.
+        """Return a value from `low` on that fits while the next one does not. `low` fits and `high` does not.
 
-        It climbs by strides first: multiples of what kernels align to.
+        It first climbs in strides: multiples of what kernels align to.
         """
         for stride in STRIDES:
             for offset in {0, self.offset}:
@@ -183,7 +188,10 @@ class Probes:
         return low + stride * crossing(lambda step: self.at(low + step * stride).excess, 0, steps)[0]
 
     def sizes(self, value: int) -> tuple[list[int], list[int]]:
-        """The sizes of all tensors with a value of the setting: of a step, and of resident ones but for the base."""
+        """Return the sizes of all tensors with a value of the setting.
+
+        They are those of a step, and resident ones without the base.
+        """
         step = training_step(self.with_value(self.request, value), self.series)
         resident = step.resident
         added = [tensor for tensor in resident.tensors if not tensor.base]
@@ -194,14 +202,17 @@ class Probes:
 
 
 def _each(resident: Iterable[ResidentTensors]) -> Iterator[int]:
-    """The size of one tensor of each kind."""
+    """Yield the size of one tensor of each kind."""
     for each in resident:
         for tensor in each.of if isinstance(each, PerParameter) else (each,):
             yield tensor.bytes // tensor.count
 
 
 def with_value(request: Request, name: str, value: Any) -> Request:
-    """The request with another value of one setting, of its training or its method, or another number of GPUs."""
+    """Return the request with another value of one setting.
+
+    It is a setting of the training or of the method, or the number of GPUs.
+    """
     change: dict[str, Any] = {name: value}
     if name == "count":
         return replace(request, device=replace(request.device, **change))
@@ -212,11 +223,11 @@ def with_value(request: Request, name: str, value: Any) -> Request:
 
 
 def requested(request: Request, name: str) -> int:
-    """The value of one setting in a request."""
+    """Return the value of one setting in a request."""
     owner = next(each for each in (request.training, request.method, request.device) if hasattr(each, name))
     return int(getattr(owner, name))
 
 
 def _tokens(request: Request) -> int:
-    """The tokens of a sequence, virtual tokens included."""
+    """Return the number of tokens of a sequence, including virtual tokens."""
     return request.training.sequence_length + int(getattr(request.method, "num_virtual_tokens", 0))

@@ -1,4 +1,4 @@
-"""Replays of a request at several values of one setting, of as few values as its limit needs."""
+"""Replays of a request at several values of one setting. Only the values that its limit needs are replayed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.limit_search.bounds import SolveFor
 
-#: The first step of a search is this part of its range.
+#: The first step of a search, as a fraction of its range.
 NEAR = 16
 
-#: Of the values that may fit above one that does not: a multiple of this, and the number of values at equal distances.
+#: Which values above one that does not fit are tried: the next multiple of this, and this many values at equal
+#: distances.
 ALIGNED = 8
 PARTS = 2
 
-#: The most values that are replayed to find the largest that runs at all.
+#: The most values that are replayed to find the largest one that runs at all.
 RETRIED = 4
 
 
 class Replays:
-    """The values of a setting that are replayed. What is certain without a replay comes from the rule's probes.
+    """The values of a setting that are replayed.
 
-    If not even the live tensors of a value fit, it does not run. The others are compared by what they reserve on a
-    device that never fills. The search begins at the largest value that fits by the rule.
+    What is certain without a replay comes from the rule's probes. If not even the live tensors of a value fit, it does
+    not run. The others are compared by what they reserve on an unlimited device. The search begins at the largest value
+    that fits by the rule.
     """
 
     def __init__(self, ruled: Probes) -> None:
@@ -40,11 +42,11 @@ class Replays:
         self.request = replace(ruled.request, reserved="replay")
         #: The excess of each value that was replayed.
         self.tried: dict[int, int] = {}
-        #: Bytes reserved beyond the live tensors, of the last replay.
+        #: The bytes reserved beyond the live tensors in the last replay.
         self._fragmented = 0
 
     def point(self, value: int) -> ProbeResult:
-        """The estimate with a value of the setting.
+        """Return the estimate with a value of the setting.
 
         Raises:
             PlanError: if it is refused.
@@ -53,7 +55,7 @@ class Replays:
         return ProbeResult(value=value * self.ruled.unit, estimate=estimate(request, self.ruled.series))
 
     def fits(self, value: int) -> bool:
-        """Whether a value runs and no cached block is freed for a request.
+        """Return whether a value runs without a retry.
 
         Raises:
             PlanError: if it is refused.
@@ -61,7 +63,10 @@ class Replays:
         return self.excess(value) <= 0
 
     def excess(self, value: int) -> int:
-        """Bytes beyond those that the card offers; an approximation where not even the live tensors fit."""
+        """Return the bytes beyond those that the card offers.
+
+        It is an approximation if not even the live tensors fit.
+        """
         live = self.ruled.at(value).least_excess
         if value not in self.tried:
             if live > 0:
@@ -73,16 +78,16 @@ class Replays:
     def _replayed(self, value: int) -> int:
         replay, usable = self._replay(value), self.ruled.usable
         excess = replay.peak_reserved_bytes + replay.context_bytes - usable
-        # A small device changes what the load requests, and settings of the allocator when it frees.
+        # On a small device, the load requests something else, and the allocator's settings determine when it frees.
         if excess <= 0 and replay.outcome(usable).verdict is not Verdict.FITS:
             return 1
         return excess
 
     def largest_below(self, low: int, high: int) -> int:
-        """The largest value found that fits, from `low` on; below `low` if none does.
+        """Return the largest value found that fits, from `low` on, or a value below `low` if none does.
 
-        The live tensors of `low` fit, and `high` does not fit. What a run reserves is mostly monotonic in the value;
-        some of the values where it may not be are tried as well.
+        The live tensors of `low` fit, and `high` does not fit. What a run reserves is mostly monotonic in the value.
+        Some of the values at which it may not be are tried too.
         """
         best = self._edge(low, high)
         higher = next((value for value in sorted(self._others(best, high), reverse=True) if self.fits(value)), None)
@@ -91,7 +96,7 @@ class Replays:
         return crossing(self.excess, higher, min(self._without_room(higher), high))[0]
 
     def _edge(self, low: int, high: int) -> int:
-        """A value that fits and whose successor does not; below `low` if that does not fit."""
+        """Return a value that fits and whose successor does not, or a value below `low` if `low` does not fit."""
         start = self.ruled.edge(low, high) if self.ruled.at(low).fits else low
         step = max(1, (start - low) // NEAR)
         while not self.fits(start):
@@ -102,9 +107,9 @@ class Replays:
         return crossing(self.excess, start, high)[0]
 
     def _others(self, best: int, high: int) -> set[int]:
-        """Values between the next one and `high` that may fit though the next one does not.
+        """Return values between the next one and `high` that may fit although the next one does not.
 
-        They are the request's own, the next one that kernels align to, and some at equal distances.
+        They are the request's own value, the next one that kernels align to, and some at equal distances.
         """
         probes = self.ruled
         values = {-(-(best + 2 + offset) // ALIGNED) * ALIGNED - offset for offset in (0, probes.offset)}
@@ -112,14 +117,14 @@ class Replays:
         return {value for value in values if best + 1 < value < high and probes.at(value).least_excess <= 0}
 
     def _without_room(self, value: int) -> int:
-        """The first larger value that was replayed and does not fit."""
+        """Return the first larger value that was replayed and does not fit."""
         return min((tried for tried, excess in self.tried.items() if tried > value and excess > 0), default=1 << 62)
 
     def largest_with_retries(self, fits: int, high: int) -> int:
-        """The largest value found that runs, with cached blocks freed or without, from the largest that fits on.
+        """Return the largest value found that runs, with or without retries, from the largest that fits on.
 
         Not even the live tensors of `high` fit, or it is the largest possible value. At most `RETRIED` values are
-        replayed in addition to the next one, which may be too few to find one whose successor does not run.
+        replayed in addition to the next one. They may be too few to find a value whose successor does not run.
         """
         if self.runs(high):
             return high
@@ -136,7 +141,7 @@ class Replays:
         return low
 
     def runs(self, value: int) -> bool:
-        """Whether a value runs, with cached blocks freed or without."""
+        """Return whether a value runs, with or without retries."""
         live = self.ruled.at(value).least_excess
         return live <= 0 and self._replay(value).outcome(self.ruled.usable).verdict is not Verdict.DOES_NOT_FIT
 
@@ -147,7 +152,7 @@ class Replays:
 
 
 def search_of(request: Request, name: SolveFor) -> Probes | Replays:
-    """What finds the limit. Textbook accounting has no run to replay."""
+    """Return the search for the limit. Textbook accounting has no run to replay."""
     probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
     replayed = (
         reserved_by(request.reserved, request.device, request.training) == "replay" and request.accounting == "exact"

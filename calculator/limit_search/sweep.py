@@ -30,7 +30,7 @@ MAX_POINTS = 10_000
 class Sweep:
     """A request as decoded JSON, and the values for dotted paths into it.
 
-    The last path's values change fastest. Reserved memory is by the rule, unless the request or the grid sets it.
+    The values of the last path change fastest. Reserved memory is by the rule, unless the request or the grid sets it.
     """
 
     request: Mapping[str, Any]
@@ -42,11 +42,14 @@ class Sweep:
         return prod(len(values) for values in self.grid.values())
 
     def points(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
-        """The values of each point by path; of a part of the points, from `start` to before `stop`."""
+        """Yield the values of each point by path.
+
+        `start` and `stop` select a part of the points. `stop` is excluded.
+        """
         return (self._point(index) for index in range(self.count)[start:stop])
 
     def _point(self, index: int) -> dict[str, Any]:
-        """The values of one point, found without those before it."""
+        """Return the values of one point, without computing those before it."""
         values = []
         for listed in reversed(tuple(self.grid.values())):
             index, place = divmod(index, len(listed))
@@ -54,7 +57,7 @@ class Sweep:
         return dict(zip(self.grid, reversed(values), strict=True))
 
     def body(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """The request of a point."""
+        """Return the request of a point."""
         body = {"reserved": "rule", **self.request}
         for path, value in point.items():
             body = _with(body, path.split("."), value)
@@ -98,7 +101,10 @@ def parse_sweep(body: Any, *, most: int | None = MAX_POINTS) -> Sweep:
 
 
 def answers(sweep: Sweep, start: int = 0, stop: int | None = None) -> Iterator[Swept]:
-    """Answer the points in order, each when it is read; or a part of them. Consecutive points share work."""
+    """Yield the answers to the points in order, each computed when it is read. Consecutive points share work.
+
+    `start` and `stop` select a part of the points.
+    """
     series = SeriesCache()
     for point in sweep.points(start, stop):
         try:
@@ -120,7 +126,7 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
 
 
 def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
-    """The reason why a path can't have a list, or None."""
+    """Return the reason why a path can't have a list, or None."""
     parts = path.split(".")
     if len(parts) > MAX_DEPTH:
         return f"leads through {len(parts):,} objects; a request is at most {MAX_DEPTH} levels deep"
@@ -135,7 +141,7 @@ def _unlisted(values: Any) -> str | None:
 
 
 def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
-    """Values of the request that must be objects because a path leads into them."""
+    """Yield values of the request that must be objects because a path leads into them."""
     found: dict[str, Problem] = {}
     for path in paths:
         inner: Any = request
@@ -149,7 +155,7 @@ def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem,
 
 
 def _above(parts: list[str]) -> Iterator[str]:
-    """The paths of the objects that contain a value, the outermost first."""
+    """Return the paths of the objects that contain a value, the outermost first."""
     return accumulate(parts[:-1], "{}.{}".format)
 
 
@@ -169,7 +175,7 @@ def _known(path: str, request: dict[str, Any]) -> bool:
 
 
 def _is_setting(kind: type, path: str) -> bool:
-    """Whether a dotted path leads to a setting of a dataclass of settings."""
+    """Return whether a dotted path leads to a setting of a dataclass of settings."""
     first, _, rest = path.partition(".")
     found = next((each for each in declared(kind) if each.name == first), None)
     if found is None or not rest:
@@ -178,7 +184,7 @@ def _is_setting(kind: type, path: str) -> bool:
 
 
 def _checked(sweep: Sweep, most: int | None) -> Sweep:
-    """The sweep, if it is not too large and the fixed parts of its request are valid."""
+    """Return the sweep, if it is not too large and the fixed parts of its request are valid."""
     if most is not None and sweep.count > most:
         message = f"has {sweep.count:,} points; a request may have {most:,}: send it in parts, with shorter lists"
         raise refusal("grid", message, {path: len(values) for path, values in sweep.grid.items()})
@@ -193,6 +199,6 @@ def _checked(sweep: Sweep, most: int | None) -> Sweep:
 
 
 def _with(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """The object with a value at a path; missing objects on the path are created."""
+    """Return the object with a value at a path. Missing objects on the path are created."""
     first, *rest = path
     return {**body, first: _with(body.get(first, {}), rest, value) if rest else value}

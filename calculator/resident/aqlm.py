@@ -1,4 +1,4 @@
-"""AQLM's storage: codes that name vectors of code books, and a scale for each output."""
+"""AQLM's storage: codes that refer to vectors of code books, and a scale for each output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.resident.stored_weight import Constant
 
-#: The inputs that one code stands for.
+#: The number of inputs that one code stands for.
 GROUP = 8
 
 
@@ -35,17 +35,17 @@ class AQLMWeight(StoredWeight):
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the products."""
+        """The dtype of the products."""
         return self.dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The codes, (out_features, in_features / 8, num_codebooks)."""
+        """Return the codes: (out_features, in_features / 8, num_codebooks)."""
         outputs, inputs = shape
         groups = Dim(inputs // GROUP, lambda: f"{dim_name(inputs)} / {GROUP}")
         return (outputs, groups, self.codebooks), "int8" if self.bits <= 8 else "int16"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """The code books of the layer, and the scale of each output."""
+        """Return the code books of the layer, and the scale of each output."""
         return (
             ("codebooks", (self.codebooks, 2**self.bits, 1, GROUP), self.dtype),
             ("scales", (shape[0], 1, 1, 1), self.dtype),
@@ -54,5 +54,5 @@ class AQLMWeight(StoredWeight):
 
 @cache
 def aqlm_weight(dtype: DType, codebooks: int, bits: int) -> AQLMWeight:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return AQLMWeight(dtype=dtype, codebooks=codebooks, bits=bits)

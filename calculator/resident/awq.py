@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
 
-#: Weights of 4 bits in an integer of 32 bits.
+#: The number of 4-bit weights in a 32-bit integer.
 IN_A_WORD = 8
 
 
@@ -32,21 +32,21 @@ class AWQWeight(StoredWeight):
 
     #: The dtype of the product, to which the first run casts scales and bias (_ensure_runtime_dtype).
     compute_dtype: DType
-    #: The inputs that share a scale; None for all.
+    #: The number of inputs that share a scale. None for all.
     group_size: int | None
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the product."""
+        """The dtype of the product."""
         return self.compute_dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, (in_features, out_features / 8)."""
+        """Return the weight: (in_features, out_features / 8)."""
         outputs, inputs = shape
         return (inputs, Dim(ceil(outputs / IN_A_WORD), lambda: f"{dim_name(outputs)} / {IN_A_WORD}")), "int32"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """Zero points and scales."""
+        """Return the zero points and scales."""
         outputs, inputs = shape
         size = self.group_size
         groups = 1 if size is None else Dim(ceil(inputs / size), lambda: f"{dim_name(inputs)} / {size}")
@@ -56,5 +56,5 @@ class AWQWeight(StoredWeight):
 
 @cache
 def awq_weight(compute_dtype: DType, group_size: int | None) -> AWQWeight:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return AWQWeight(compute_dtype=compute_dtype, group_size=group_size)

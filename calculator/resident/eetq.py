@@ -23,20 +23,20 @@ class EETQWeight(StoredWeight):
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the products."""
+        """The dtype of the products."""
         return "float16"
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, one byte for each element, (in_features, out_features)."""
+        """Return the weight, one byte for each element: (in_features, out_features)."""
         outputs, inputs = shape
         return (inputs, outputs), "int8"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """The scale of each output."""
+        """Return the scale of each output."""
         return (("weight_scales", (shape[0],), "float16"),)
 
 
 @cache
 def eetq_weight() -> EETQWeight:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return EETQWeight()

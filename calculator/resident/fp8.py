@@ -24,22 +24,22 @@ class FP8Weight(StoredWeight):
 
     #: The dtype of the rest of the model.
     dtype: DType
-    #: The outputs and inputs that share a scale; None for all.
+    #: The numbers of outputs and inputs that share a scale. None for all.
     block: tuple[int, int] | None
     #: Whether a scale for the layer's input is stored.
     static: bool = False
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the model: biases are not quantised."""
+        """The dtype of the model, because biases are not quantised."""
         return self.dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, one byte for each element."""
+        """Return the weight, one byte for each element."""
         return shape, "float8_e4m3fn"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """The scales of blocks, and that of the input."""
+        """Return the scales of blocks, and the scale of the input."""
         scales = () if self.block is None else tuple(map(_blocks, shape, self.block))
         own: tuple[Constant, ...] = (("weight_scale_inv", scales, "float32"),)
         return (*own, ("activation_scale", (), "float32")) if self.static else own
@@ -51,5 +51,5 @@ def _blocks(side: int, block: int) -> int:
 
 @cache
 def fp8_weight(dtype: DType, block: tuple[int, int] | None, *, static: bool) -> FP8Weight:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return FP8Weight(dtype=dtype, block=block, static=static)

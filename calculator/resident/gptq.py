@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
 
-#: Bits of an integer that holds packed weights.
+#: The number of bits of an integer that holds packed weights.
 WORD = 32
 
 
@@ -31,24 +31,24 @@ class GPTQWeight(StoredWeight):
     casts: ClassVar[Casts] = "sum"
 
     bits: int
-    #: The inputs that share a scale; None for all.
+    #: The number of inputs that share a scale. None for all.
     group_size: int | None
-    #: Whether the dense weight is (in_features, out_features), as Conv1D's.
+    #: Whether the dense weight is (in_features, out_features), like Conv1D's.
     transposed: bool = False
 
     def _sides(self, shape: Shape) -> tuple[int, int]:
-        """The inputs and outputs of a weight of this shape."""
+        """Return the inputs and outputs of a weight with this shape."""
         first, second = shape
         return (first, second) if self.transposed else (second, first)
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, (in_features · bits / 32, out_features)."""
+        """Return the weight: (in_features · bits / 32, out_features)."""
         inputs, outputs = self._sides(shape)
         rows = Dim(ceil(inputs * self.bits / WORD), lambda: f"{dim_name(inputs)} · {self.bits} / {WORD}")
         return (rows, outputs), "int32"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """Zero points, scales, each input's group, and a range of shifts."""
+        """Return the zero points, scales, each input's group, and a range of shifts."""
         inputs, outputs = self._sides(shape)
         size = self.group_size
         groups = 1 if size is None else Dim(ceil(inputs / size), lambda: f"{dim_name(inputs)} / {size}")
@@ -57,16 +57,16 @@ class GPTQWeight(StoredWeight):
             ("qzeros", (groups, words), "int32"),
             ("scales", (groups, outputs), "float16"),
             ("g_idx", (inputs,), "int32"),
-            ("wf_unsqueeze_zero", (1, 1, WORD // self.bits), "int32"),  # wf_unsqueeze_neg_one is a view of the same
+            ("wf_unsqueeze_zero", (1, 1, WORD // self.bits), "int32"),  # wf_unsqueeze_neg_one is a view of it
         )
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the buffer, whatever the model's dtype is."""
+        """The dtype of the buffer, whatever the model's dtype is."""
         return "float16"
 
 
 @cache
 def gptq_weight(bits: int, group_size: int | None, *, transposed: bool = False) -> GPTQWeight:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return GPTQWeight(bits=bits, group_size=group_size, transposed=transposed)

@@ -1,4 +1,4 @@
-"""HQQ's storage: rows of packed integers, one row for each group of inputs, with a scale and a zero point each."""
+"""HQQ's storage: rows of packed integers, one row for each group of inputs, with a scale and a zero point for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
 
-#: The rows of integers in one row of packed ones, for each number of bits. Source: hqq 0.2.8, core/bitpack.py.
+#: By number of bits, the rows of integers in one packed row. Source: hqq 0.2.8, core/bitpack.py.
 PACKED_ROWS = {8: 1, 4: 2, 3: 10, 2: 4}
 
 
@@ -29,16 +29,16 @@ class HQQWeight(StoredWeight):
     #: The dtype of the product, of scales and of zero points.
     compute_dtype: DType
     bits: int
-    #: The inputs that share a scale; None for all.
+    #: The number of inputs that share a scale. None for all.
     group_size: int | None
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the product."""
+        """The dtype of the product."""
         return self.compute_dtype
 
     def groups(self, shape: Shape) -> tuple[int, int]:
-        """How many groups a weight has, and how many elements each has."""
+        """Return the number of groups of a weight, and the number of elements of each."""
         outputs, inputs = shape
         if self.group_size is None:
             return outputs, inputs
@@ -46,19 +46,19 @@ class HQQWeight(StoredWeight):
         return Dim(outputs * inputs // size, lambda: f"{dim_name(outputs)} · {dim_name(inputs)} / {size}"), size
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, a row for as many groups as are packed together."""
+        """Return the weight, with one row for as many groups as are packed together."""
         rows, size = self.groups(shape)
         together = PACKED_ROWS[self.bits]
         packed = rows if together == 1 else Dim(ceil(rows / together), lambda: f"{dim_name(rows)} / {together}")
         return (packed, size), "int32" if self.bits == 3 else "uint8"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """The scale and the zero point of each group."""
+        """Return the scale and the zero point of each group."""
         rows = self.groups(shape)[0]
         return ("meta.scale", (rows, 1), self.compute_dtype), ("meta.zero", (rows, 1), self.compute_dtype)
 
 
 @cache
 def hqq_weight(compute_dtype: DType, bits: int, group_size: int | None) -> HQQWeight:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return HQQWeight(compute_dtype=compute_dtype, bits=bits, group_size=group_size)

@@ -21,24 +21,27 @@ class Int8(StoredWeight):
 
     #: The dtype of the inputs, to which biases are cast (Linear8bitLt.forward).
     compute_dtype: DType
-    #: Whether the dense weight is (in_features, out_features), as Conv1D's.
+    #: Whether the dense weight is (in_features, out_features), like Conv1D's.
     transposed: bool = False
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the inputs, to which the first run casts it (bitsandbytes/nn/modules.py, Linear8bitLt.forward)."""
+        """The dtype of the inputs, to which the first run casts the bias.
+
+        Source: bitsandbytes/nn/modules.py, Linear8bitLt.forward.
+        """
         return self.compute_dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, one byte per element (bitsandbytes.nn.Int8Params)."""
+        """Return the weight, one byte per element (bitsandbytes.nn.Int8Params)."""
         return shape, "int8"
 
     def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
-        """The scale of each output."""
+        """Return the scale of each output."""
         return (("SCB", (shape[1 if self.transposed else 0],), "float32"),)
 
 
 @cache
 def eight_bits(compute_dtype: DType, *, transposed: bool = False) -> Int8:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return Int8(compute_dtype=compute_dtype, transposed=transposed)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.resident.stored_weight import StoredWeight
 
-#: What PEFT calls a trained copy inside the module that replaces the original.
+#: PEFT's name of a trained copy, inside the module that replaces the original.
 CopyName = Literal["modules_to_save", "ln_tuning_layers"]
 
 
@@ -23,9 +23,9 @@ class Added:
     shape: Shape
     dtype: DType
     trained: bool = True
-    #: Whether it is a buffer, which counts as no parameter.
+    #: Whether it is a buffer, which does not count as a parameter.
     buffer: bool = False
-    #: The shape of the storage that its gradient is a view of, if that is not its own.
+    #: The shape of the storage that its gradient is a view of. None if its gradient has its own.
     gradient_base: Shape | None = None
 
 
@@ -39,23 +39,26 @@ class ModuleSpec:
     trained: tuple[str, ...] = ()
     #: The format of its weight, if it is not dense.
     quantization: StoredWeight | None = None
-    #: Parameters that the method adds to it.
+    #: The parameters that the method adds to it.
     added: tuple[Added, ...] = ()
     #: Whether the code of a low-rank update refers to A(x) until the update is scaled.
     keeps_after_a: bool = False
-    #: The name of its trained copy, which runs in its place; the frozen original stays in memory.
+    #: The name of its trained copy, which replaces it. The frozen original stays in memory.
     copied: CopyName | None = None
-    #: The dtype that the trained copy is cast to; None if it has that of the original.
+    #: The dtype that the trained copy is cast to. None if it has that of the original.
     copy_dtype: DType | None = None
     #: Whether the original of a trained copy is in a file, and only the copy in memory.
     original_in_file: bool = False
     #: Whether it runs in the step.
     runs: bool = True
-    #: The dtype that every parameter is cast to after the method is applied; None if each keeps its own.
+    #: The dtype that every parameter is cast to after the method is applied. None if each keeps its own.
     cast_to: DType | None = None
 
     def dtype_of(self, parameter: Parameter) -> DType:
-        """A parameter's dtype: its own if it has one, else the model's. A stored weight has that of the bias."""
+        """Return a parameter's dtype: its own if it has one, else the model's.
+
+        If the weight is stored in another format, it is the dtype of the bias.
+        """
         if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.bias_dtype
         if self.cast_to is not None:
@@ -63,16 +66,16 @@ class ModuleSpec:
         return self.dtype if parameter.dtype == "model" else parameter.dtype
 
     def trained_dtype_of(self, parameter: Parameter) -> DType:
-        """A parameter's dtype in the module that runs: the trained copy, if there is one."""
+        """Return a parameter's dtype in the module that runs, which is the trained copy if there is one."""
         return self.copy_dtype if self.copied and self.copy_dtype is not None else self.dtype_of(parameter)
 
 
 def owner_of(name: str) -> str:
-    """The path of the module that owns a parameter; of a copy's parameter, that of the original."""
+    """Return the path of the module that owns a parameter. For a parameter of a copy, it is the original."""
     owner = name.rpartition(".")[0]
     return owner.rpartition(".")[0] if is_of_copy(name) else owner
 
 
 def is_of_copy(name: str) -> bool:
-    """Whether a parameter belongs to a trained copy, by its name."""
+    """Return whether a parameter belongs to a trained copy, by its name."""
     return name.split(".")[-2:-1] in [[copy] for copy in get_args(CopyName)]

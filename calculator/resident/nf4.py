@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 
 def _float32(value: float) -> float:
-    """The nearest number of single precision."""
+    """Return the nearest single-precision number."""
     (rounded,) = struct.unpack("f", struct.pack("f", value))
     return float(rounded)
 
@@ -18,10 +18,12 @@ _GAUSSIAN = NormalDist()
 
 
 def levels() -> tuple[float, ...]:
-    """The 16 levels, from -1 to 1: eight quantiles above zero, seven below, and zero itself.
+    """Return the 16 levels from -1 to 1: eight quantiles above zero, seven below, and zero itself.
 
     Quantiles and levels are rounded to single precision, as in the table that bitsandbytes ships.
-    Source: bitsandbytes.functional.create_normal_map.
+
+    Quantiles and levels are rounded to single precision, as in the table that bitsandbytes ships. Source:
+    bitsandbytes.functional.create_normal_map.
     """
     above = [_GAUSSIAN.inv_cdf(q) for q in _quantiles(8)]
     below = [-_GAUSSIAN.inv_cdf(q) for q in _quantiles(7)]
@@ -30,12 +32,12 @@ def levels() -> tuple[float, ...]:
 
 
 def scale() -> float:
-    """Level 1 in standard deviations."""
+    """Return level 1 in standard deviations."""
     return _GAUSSIAN.inv_cdf(_OFFSET)
 
 
 def bin_masses() -> tuple[float, ...]:
-    """The share of a Gaussian that rounds to each level, where level 1 is the largest quantile."""
+    """Return the share of a Gaussian that rounds to each level, if level 1 is the largest quantile."""
     edges = [(low + high) / 2 * scale() for low, high in pairwise(levels())]
     below = [0.0, *(_GAUSSIAN.cdf(edge) for edge in edges), 1.0]
     return tuple(high - low for low, high in pairwise(below))

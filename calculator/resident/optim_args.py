@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: The most characters of the text.
 LONGEST = 500
-#: The largest number that an option takes.
+#: The largest number that an option accepts.
 LARGEST = 1_000_000
 
 
@@ -34,8 +34,8 @@ def _one_of(*choices: str) -> tuple[Callable[[str], bool], str]:
 
 _TYPES: tuple[ProjectionType, ...] = ("std", "reverse_std", "left", "right")
 
-#: By option: whether a value is one that is modelled, and the values in words.
-#: Source: transformers/trainer_optimizer.py, _get_galore_optimizer and _get_apollo_optimizer.
+#: By option, whether a value is modelled, and the accepted values in words. Source: transformers/trainer_optimizer.py,
+#: _get_galore_optimizer and _get_apollo_optimizer.
 _PROJECTED: dict[str, tuple[Callable[[str], bool], str]] = {
     "rank": (_is_number, f"a whole number from 1 to {LARGEST:,}"),
     "update_proj_gap": (_is_number, f"a whole number from 1 to {LARGEST:,}"),
@@ -46,13 +46,13 @@ _APOLLO = {**_PROJECTED, "proj": _one_of("random", "svd"), "scale_type": _one_of
 
 
 def options(text: str | None) -> dict[str, str]:
-    """The values by name. What is no assignment has an empty value."""
+    """Return the values by name. Text that is not an assignment gets an empty value."""
     parts = (part.partition("=") for part in (text or "").replace(" ", "").split(",") if part)
     return {name: value for name, _, value in parts}
 
 
 def problems(training: Training) -> Iterator[Problem]:
-    """Options and targets that the optimizer doesn't have, and values that it doesn't take."""
+    """Yield options and targets that the optimizer doesn't have, and values that it doesn't accept."""
     optimizer, text = OPTIMIZERS[training.optimizer], training.optim_args
     if not optimizer.projects:
         message = "only the optimizers that project gradients read it (galore_adamw, apollo_adamw, ...): leave it out"

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from calculator.common.names import OptimizerName
     from calculator.resident.projection import Projection
 
-#: Parameters of fewer elements keep 32-bit states. Source: bitsandbytes/optim/optimizer.py, min_8bit_size.
+#: Parameters with fewer elements keep 32-bit states. Source: bitsandbytes/optim/optimizer.py, min_8bit_size.
 SMALLEST_8BIT = 4096
-#: Elements that share one block constant. Source: bitsandbytes/optim/optimizer.py, init_state.
+#: The number of elements that share one block constant. Source: bitsandbytes/optim/optimizer.py, init_state.
 BLOCKSIZE_8BIT = 256
-#: States with at least this many elements are in managed memory.
-#: Source: bitsandbytes/optim/optimizer.py, get_state_buffer.
+#: Paged states with at least this many elements are in managed memory. Source: bitsandbytes/optim/optimizer.py,
+#: get_state_buffer.
 SMALLEST_PAGED = 100_000
 
 #: How states are stored.
@@ -33,60 +33,60 @@ State = tuple[str, Shape, DType]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
-    """The states that an optimizer has for each parameter, and what a step allocates."""
+    """The states that an optimizer keeps for each parameter, and the temporaries of a step."""
 
     name: OptimizerName
     #: The names of its full-size states.
     names: tuple[str, ...]
-    #: States in the parameter's dtype, in float32, in blocks of 8 bits, factored into rows and columns (Adafactor,
-    #: AdaLOMO), in torchao's blocks of 8 or 4 bits, or in host memory in the parameter's dtype.
+    #: Storage of the states: in the parameter's dtype, in float32, in blocks of 8 bits, factored into rows and columns
+    #: (Adafactor, AdaLOMO), in torchao's blocks of 8 or 4 bits, or in host memory in the parameter's dtype.
     storage: Storage
     source: str
-    #: The PyPI package that has it, where it is not one that every run needs.
+    #: The PyPI package that contains it. None if every run needs the package anyway.
     package: str = ""
     paged: bool = False
-    #: How many copies of a whole dtype group a foreach step allocates.
+    #: The number of copies of a whole dtype group that a foreach step allocates.
     temporaries: int = 0
     step_on_device: bool = False
     #: Whether the states are created with the optimizer, not at its first step.
     early: bool = False
-    #: Whether the temporaries of a parameter group stay alive until those of the next one exist.
+    #: Whether the temporaries of a parameter group stay alive until those of the next group exist.
     keeps_temporaries: bool = False
-    #: Further states of each parameter: their names and dtypes, or "parameter" for its dtype.
+    #: Further states of each parameter: their names and dtypes. "parameter" stands for the parameter's dtype.
     scalars: tuple[tuple[str, DType | Literal["parameter"]], ...] = ()
-    #: The further full-size state of parameters in half precision, and the number that those in float32 have instead.
+    #: The further full-size state of half-precision parameters, and the scalar that float32 parameters have instead.
     in_half: tuple[str, ...] = ()
     in_full: tuple[tuple[str, DType], ...] = ()
-    #: The numbers of each parameter group that a Trainer and its learning rate scheduler keep on the device.
+    #: The scalars of each parameter group that a Trainer and its learning rate scheduler keep on the device.
     of_groups: tuple[str, ...] = ()
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()
     #: Whether it updates each parameter in the backward pass and frees its gradient.
     in_backward: bool = False
-    #: Whether it has an optimizer for each parameter, made with the others when the training begins.
+    #: Whether there is an optimizer for each parameter, all created when the training begins.
     layerwise: bool = False
-    #: Whether parameters that are not trained have states too.
+    #: Whether frozen parameters have states too.
     for_frozen: bool = False
-    #: Whether it is modelled on one GPU, and under DDP unless `refuses_ddp` says why not, but under other shardings
-    #: only if `of_shards` says so.
+    #: Whether it is only modelled on one GPU. It is modelled under DDP too unless `refuses_ddp` says why not, and under
+    #: other shardings if `of_shards` says so.
     on_one_gpu: bool = False
     #: Whether the reference step is modelled under FSDP2 and ZeRO too, without offload.
     of_shards: bool = False
-    #: Why it does not run under DDP; empty if it does, with the same states on every rank.
+    #: Why it does not run under DDP. Empty if it does, with the same states on every rank.
     refuses_ddp: str = ""
-    #: Why it does not run on FSDP2's shards, or what it does there; empty if it is modelled, or if that is not known.
+    #: Why it does not run on FSDP2's shards, or what it does there. Empty if it is modelled, or if that is not known.
     refuses_fsdp: str = ""
-    #: Why it does not run on ZeRO's flat partitions; empty if it does, or if that is not known.
+    #: Why it does not run on ZeRO's flat partitions. Empty if it does, or if that is not known.
     refuses_zero: str = ""
     #: Whether `TrainingArguments.optim` has it.
     of_trainer: bool = True
-    #: What a parameter has if it is none that the optimizer itself updates; None if it updates all.
+    #: The optimizer of parameters that it does not update itself. None if it updates all.
     others: Optimizer | None = None
-    #: The names of the parameters that it updates itself; read only if it has others.
+    #: The names of the parameters that it updates itself. Only read if another optimizer updates the rest.
     targets: frozenset[str] = frozenset()
-    #: Whether it projects the gradients of these, onto singular vectors or at random.
+    #: Whether it projects the gradients of these, onto singular vectors or randomly.
     projects: Literal["", "svd", "random"] = ""
-    #: How it projects them, as a run sets it; None for an optimizer that projects none.
+    #: The projection, as a run sets it. None for an optimizer without projection.
     projection: Projection | None = None
 
     @property
@@ -98,24 +98,24 @@ class Optimizer:
 
     @property
     def in_32_bits(self) -> Optimizer:
-        """The optimizer with 32-bit states, as bitsandbytes' GlobalOptimManager overrides 8-bit ones."""
+        """The optimizer with 32-bit states. bitsandbytes' GlobalOptimManager overrides 8-bit states like this."""
         return replace(self, storage="float32") if self.storage == "8bit" else self
 
     def of(self, name: str) -> Optimizer:
-        """The optimizer that updates a parameter."""
+        """Return the optimizer that updates a parameter."""
         return self if self.others is None or name in self.targets else self.others
 
     def projection_of(self, name: str) -> Projection | None:
-        """How it projects the gradient of a parameter; None if it doesn't."""
+        """Return the projection of a parameter's gradient, or None."""
         return self.projection if name in self.targets else None
 
     def shape_of_states(self, name: str, shape: Shape) -> Shape:
-        """The shape of a parameter's states: its own, or that of its projected gradient."""
+        """Return the shape of a parameter's states: the parameter's own, or that of its projected gradient."""
         projection = self.projection_of(name)
         return shape if projection is None else projection.projected(shape)
 
     def states(self, shape: Shape, dtype: DType) -> list[State]:
-        """The states of one parameter that the caching allocator serves."""
+        """Return the states of one parameter that the caching allocator serves."""
         if self.storage == "host":
             return []
         if self.storage == "adalomo":
@@ -138,13 +138,13 @@ class Optimizer:
         return [(name, shape, stored) for name in names] + step
 
     def _projected(self, projection: Projection, shape: Shape, dtype: DType) -> list[State]:
-        """The projection, and the states of the projected gradient. Adafactor's gradients are in float32."""
+        """Return the projection, and the states of the projected gradient. Adafactor's gradients are in float32."""
         of_gradient = "float32" if self.storage == "factored" else dtype
         kept: State = ("projector", projection.kept(shape, of_gradient), of_gradient)
         return [kept, *replace(self, projection=None).states(projection.projected(shape), dtype)]
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:
-        """The states that all parameters share: code books of 8-bit states."""
+        """Return the states that all parameters share, which are code books of 8-bit states."""
         if self.storage == "8bit" and any(elements(shape) >= SMALLEST_8BIT for shape in shapes):
             yield from ((f"qmap of {name}", (256,), "float32") for name in self.names)
 
@@ -160,9 +160,10 @@ class Optimizer:
 
 
 def _factored(shape: Shape) -> Iterator[State]:
-    """Adafactor's second moment (Shazeer & Stern 2018): a row and a column for a matrix, full size for a vector.
+    """Return Adafactor's second moment (Shazeer & Stern 2018).
 
-    The parameter's root mean square is a state too. Source: transformers/optimization.py, Adafactor.step.
+    It has a row and a column for a matrix, and full size for a vector. The parameter's root mean square is a state too.
+    Source: transformers/optimization.py, Adafactor.step.
     """
     yield "RMS", (), "float32"
     if len(shape) < 2:
@@ -173,7 +174,10 @@ def _factored(shape: Shape) -> Iterator[State]:
 
 
 def _rows_and_columns(shape: Shape) -> Iterator[State]:
-    """AdaLOMO's second moment: the first two dimensions of a matrix, or a vector. Source: lomo_optim/adalomo.py."""
+    """Return AdaLOMO's second moment: the first two dimensions of a matrix, or a vector.
+
+    Source: lomo_optim/adalomo.py.
+    """
     if len(shape) < 2:
         yield "exp_avg_sq", shape, "float32"
     else:

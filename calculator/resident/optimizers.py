@@ -54,9 +54,9 @@ ON_HOST = (
 _BEFORE_REDUCTION = "its hooks update each weight with this GPU's gradient, before DDP has reduced it"
 #: Source: transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
 _NO_LAYERS = "transformers raises NotImplementedError for layerwise optimizers in several processes"
-#: What PyTorch says where they run on shards: "got mixed torch.Tensor and DTensor".
+#: PyTorch's error if they run on shards: "got mixed torch.Tensor and DTensor".
 _MIXED = "it computes with plain tensors next to FSDP2's DTensor shards, for which PyTorch raises an error"
-#: What these do on DTensor shards: both were run by two processes.
+#: What these optimizers do on DTensor shards. Both were run with two processes.
 _MUON_GATHERS = "on FSDP2's DTensor shards it runs, but its matrix products gather whole ones, which is not modelled"
 _GALORE_GATHERS = (
     "on FSDP2's DTensor shards it runs: torch.linalg.svd gathers whole gradients, and the states of tall and of wide "
@@ -70,13 +70,14 @@ UNCLIPPED = (
     "Gradients are freed as soon as their parameters are updated, so none is left to clip: max_grad_norm does nothing."
 )
 _GALORE_8BIT = "galore_torch/adamw8bit.py and galore_projector.py, over bitsandbytes/optim/optimizer.py"
-#: GaLore gives its percentile_clipping of 100 as max_unorm to bitsandbytes since 0.50, which keeps a norm for that.
+#: Since bitsandbytes 0.50, GaLore passes its percentile_clipping of 100 as max_unorm, for which a norm is kept.
 _UNORM: tuple[tuple[str, DType | Literal["parameter"]], ...] = (("unorm_vec", "float32"),)
 _LAYERWISE: tuple[tuple[OptimizerName, OptimizerName], ...] = (
     ("galore_adamw_layerwise", "galore_adamw"),
     ("apollo_adamw_layerwise", "apollo_adamw"),
 )
-#: Names, files, states, and how many lists of a parameter group's size a step allocates.
+#: The optimizers: their names, source files and states, and how many lists of a parameter group's size a step
+#: allocates.
 _SCHEDULE_FREE: tuple[tuple[OptimizerName, str, tuple[str, ...], int], ...] = (
     ("schedule_free_adamw", "adamw", ("z", "exp_avg_sq"), 1),
     ("schedule_free_sgd", "sgd", ("z",), 0),
@@ -272,7 +273,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def _layerwise(name: OptimizerName, of: Optimizer) -> Optimizer:
-    """An optimizer for each parameter, which updates it as soon as its gradient is ready.
+    """Return an optimizer for each parameter, which updates it as soon as its gradient is ready.
 
     Source: transformers/trainer_optimizer.py, _setup_low_rank_optimizer.
     """
@@ -295,10 +296,10 @@ OPTIMIZERS |= {name: _layerwise(name, OPTIMIZERS[of]) for name, of in _LAYERWISE
 if set(OPTIMIZERS) != set(get_args(OptimizerName)):
     raise AssertionError("every optimizer that a request may name has its entry")
 
-#: Those that a Trainer has, by themselves.
+#: The optimizers that a Trainer has.
 OF_TRAINERS: dict[str, OptimizerName] = {name: each.name for name, each in OPTIMIZERS.items() if each.of_trainer}
 
 
 def updates_in_backward(training: Training) -> bool:
-    """Whether a run updates each parameter in the backward pass and frees its gradient."""
+    """Return whether a run updates each parameter in the backward pass and frees its gradient."""
     return training.optimizer_in_bwd or OPTIMIZERS[training.optimizer].in_backward

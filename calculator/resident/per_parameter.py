@@ -30,7 +30,7 @@ class PerParameter:
         self.component = component
         self.times = times
         self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
-        #: Their rows in a ledger, kept by what lists them.
+        #: Their rows in a ledger, cached by the ledger.
         self.rows: Any = None
 
     def __iter__(self) -> Iterator[ResidentTensor]:
@@ -51,7 +51,7 @@ ResidentTensors = ResidentTensor | PerParameter
 
 
 def tensors(resident: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
-    """Every kind of resident tensor by itself."""
+    """Yield every kind of resident tensor by itself."""
     for each in resident:
         if isinstance(each, PerParameter):
             yield from each
@@ -60,7 +60,7 @@ def tensors(resident: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
 
 
 def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = None) -> dict[int, int]:
-    """The number of tensors by size in bytes, added to `more`."""
+    """Return the number of tensors by size in bytes, added to `more`."""
     counts = dict(more or ())
     for each in resident:
         of, times = (each.of, each.times * len(each.names)) if isinstance(each, PerParameter) else ((each,), 1)
@@ -73,10 +73,10 @@ def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = 
 def optimizer_states(
     tensors: Iterable[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
 ) -> Iterator[ResidentTensors]:
-    """The optimizer's states of every trained parameter, from its second step on.
+    """Return the optimizer's states of every trained parameter, from its second step on.
 
-    A parameter without a gradient has states only if the optimizer creates them early. Those named in `in_32_bits`
-    have no 8-bit states.
+    A parameter without a gradient has states only if the optimizer creates them early. Parameters in `in_32_bits` have
+    no 8-bit states.
     """
     tensors = tuple(tensors)
     trained = [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
@@ -105,7 +105,7 @@ def optimizer_states(
 
 
 def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
-    """The code books of all parameters but one, where each parameter has an optimizer of its own."""
+    """Return the code books of all parameters but one, for optimizers that update one parameter each."""
     counts = (
         tensor.count
         for tensor in tensors
@@ -118,7 +118,7 @@ def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) 
 
 
 def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
-    """The gradients of all trained parameters that get one, in the parameters' dtypes."""
+    """Return the gradients of all trained parameters that get one, in the parameters' dtypes."""
     trained = [tensor for tensor in tensors if tensor.gets_gradient]
     if any(tensor.gradient_base for tensor in trained):
         trained = [_base_of_gradient(tensor) for tensor in trained]
@@ -126,6 +126,6 @@ def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
 
 
 def _base_of_gradient(tensor: ResidentTensor) -> ResidentTensor:
-    """A tensor, or one with the shape of what its gradient is a view of."""
+    """Return a tensor, or one with the shape of the storage that its gradient is a view of."""
     base = tensor.gradient_base
     return tensor if base is None else replace(tensor, shape=base, bytes=0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim, Shape
     from calculator.common.dtype import DType
 
-#: Which side of a gradient is projected: its columns (`right`) or its rows (`left`).
+#: The side of a gradient that is projected: its columns (`right`) or its rows (`left`).
 Side = Literal["left", "right"]
 
 #: How the side follows from a gradient's shape.
@@ -26,10 +26,10 @@ class Projection:
     """The projection of a matrix's gradient to a rank.
 
     Attributes:
-        rank: The rank, as `optim_args` sets it.
-        proj_type: Which side is projected.
-        decomposes: Whether the projection is made of singular vectors, or else of random numbers.
-        by_channel: Whether APOLLO has a scaling factor for each channel, or else one for each matrix.
+        rank: The rank that `optim_args` sets.
+        proj_type: The side that is projected.
+        decomposes: Whether the projection consists of singular vectors. Otherwise it consists of random numbers.
+        by_channel: Whether APOLLO has a scaling factor for each channel. Otherwise it has one for each matrix.
     """
 
     rank: int
@@ -38,28 +38,34 @@ class Projection:
     by_channel: bool = True
 
     def side(self, shape: Shape) -> Side:
-        """The side of a gradient that is projected."""
+        """Return the side of a gradient that is projected."""
         if self.proj_type in ("left", "right"):
             return "left" if self.proj_type == "left" else "right"
         is_tall = shape[0] >= shape[1]
         return "right" if is_tall == (self.proj_type == "std") else "left"
 
     def rank_of(self, shape: Shape) -> Dim:
-        """The rank that a gradient's projection has: of singular vectors, there are no more than the smaller side."""
+        """Return the rank of a gradient's projection.
+
+        There are no more singular vectors than the smaller side has elements.
+        """
         return named(min(self.rank, *shape) if self.decomposes else self.rank, "rank")
 
     def projected(self, shape: Shape) -> Shape:
-        """The shape of a projected gradient."""
+        """Return the shape of a projected gradient."""
         rank = self.rank_of(shape)
         return (shape[0], rank) if self.side(shape) == "right" else (rank, shape[1])
 
     def matrix(self, shape: Shape) -> Shape:
-        """The shape of the projection."""
+        """Return the shape of the projection."""
         rank = self.rank_of(shape)
         return (rank, shape[1]) if self.side(shape) == "right" else (shape[0], rank)
 
     def kept(self, shape: Shape, dtype: DType) -> Shape:
-        """The shape of what stays of a projection: in float32 a view of all singular vectors, which it keeps alive."""
+        """Return the shape of the storage that a projection keeps alive.
+
+        In float32, the projection is a view of all singular vectors.
+        """
         if not self.decomposes or dtype != "float32":
             return self.matrix(shape)
         return (min(shape), shape[1]) if self.side(shape) == "right" else (shape[0], min(shape))

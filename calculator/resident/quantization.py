@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 #: The numbers of weights that can share one constant. Source: bitsandbytes/_ops.py, bitsandbytes::quantize_4bit.
 BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-#: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
+#: The number of constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit
+#: (blocksize=256).
 NESTED_BLOCKSIZE = 256
 
 
@@ -40,7 +41,7 @@ class Quantization(StoredWeight):
     storage: DType = "uint8"
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The packed weight: two elements per byte (bitsandbytes.nn.Params4bit)."""
+        """Return the packed weight, with two elements per byte (bitsandbytes.nn.Params4bit)."""
         per_element = 2 * ITEMSIZE[self.storage]
         return (
             Dim((elements(shape) + 1) // per_element, lambda: f"{symbolic(shape)} / {per_element}"),
@@ -48,7 +49,7 @@ class Quantization(StoredWeight):
         ), self.storage
 
     def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
-        """The constants of a weight of this shape (bitsandbytes.functional.QuantState)."""
+        """Return the constants of a weight with this shape (bitsandbytes.functional.QuantState)."""
         blocks = Dim(ceil(elements(shape) / self.blocksize), lambda: f"{symbolic(shape)} / {self.blocksize}")
         code: tuple[str, Shape, DType] = ("code", (16,), "float32")
         if not self.double_quant:
@@ -64,7 +65,7 @@ class Quantization(StoredWeight):
 
     @property
     def bias_dtype(self) -> DType:
-        """The compute dtype, to which the first run casts it (bitsandbytes/nn/modules.py, Linear4bit.forward)."""
+        """The compute dtype, to which the first run casts the bias (bitsandbytes/nn/modules.py, Linear4bit.forward)."""
         return self.compute_dtype
 
 
@@ -77,7 +78,7 @@ def four_bits(
     double_quant: bool,
     storage: DType = "uint8",
 ) -> Quantization:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return Quantization(
         quant_type=quant_type,
         blocksize=blocksize,
@@ -88,7 +89,7 @@ def four_bits(
 
 
 def blocksize_setting() -> Any:
-    """The input for the number of weights that share one constant."""
+    """Return the input for the number of weights that share one constant."""
     return setting(
         64,
         label="Block size",
@@ -110,12 +111,17 @@ def check_blocksize(loc: str, blocksize: int) -> None:
 
 
 def converted(path: str, module: Module, model: Model) -> bool:
-    """Whether bitsandbytes quantizes a module; modules of layers (`*`) are never in `modules_to_not_convert`."""
+    """Return whether bitsandbytes quantizes a module.
+
+    Modules of layers (`*`) are never in `modules_to_not_convert`.
+    """
     return module.quantizable and ("*" in path or path not in model.modules_to_not_convert)
 
 
 def code_book(model: Model, quantization: Quantization) -> tuple[ResidentTensor, ...]:
-    """The code book of nested constants: bitsandbytes caches one, and each constant has a copy of its own.
+    """Return the code book of nested constants.
+
+    bitsandbytes caches one, and each constant has its own copy.
 
     Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
     """

@@ -1,4 +1,4 @@
-"""How the weight of a frozen linear layer is stored, where it is not dense."""
+"""The storage format of a frozen linear layer's weight that is not dense."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
 
-#: How PEFT's LoRA layer over the weight casts: the input always and the sum last (sum), as over a dense weight; the
-#: same without autocast only (sum_without_autocast); the input and the update without autocast only (update).
+#: How PEFT's LoRA layer over the weight casts. sum: it always casts the input, and finally the sum, as over a dense
+#: weight. sum_without_autocast: the same without autocast only. update: it casts the input and the update without
+#: autocast only.
 Casts = Literal["sum", "sum_without_autocast", "update"]
 
 #: A further tensor of a weight: name, shape and dtype.
@@ -18,23 +19,23 @@ Constant = tuple[str, "Shape", "DType"]
 
 
 class StoredWeight(ABC):
-    """The format of a weight. Each subclass is one format of one library; all modules of a model share one value."""
+    """The format of a weight. Each subclass is one format of one library. All modules of a model share one object."""
 
     __slots__ = ()
 
     #: The name of the tensor that holds the weight, and whether its constants are named after it.
     tensor_name: ClassVar[str] = "weight"
     names_constants_after_it: ClassVar[bool] = True
-    #: Whether it is bitsandbytes', whose models trainers prepare and cast.
+    #: Whether the format belongs to bitsandbytes. Trainers prepare and cast such models.
     of_bitsandbytes: ClassVar[bool] = False
-    #: Whether the checkpoint is quantized; otherwise a dense weight is loaded and then quantized.
+    #: Whether the checkpoint is quantized. Otherwise a dense weight is loaded and then quantized.
     is_in_checkpoint: ClassVar[bool] = False
-    #: What PEFT's LoRA layer over it does.
+    #: How PEFT's LoRA layer over the weight casts.
     casts: ClassVar[Casts] = "update"
     clones_output: ClassVar[bool] = False
-    #: Whether that casts the update before it is scaled.
+    #: Whether PEFT's LoRA layer casts the update before it is scaled.
     scales_after_cast: ClassVar[bool] = False
-    #: Whether that adds the update to the output in place.
+    #: Whether PEFT's LoRA layer adds the update to the output in place.
     adds_in_place: ClassVar[bool] = False
 
     @property
@@ -44,8 +45,8 @@ class StoredWeight(ABC):
 
     @abstractmethod
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The shape and dtype of the stored weight of a dense one's shape."""
+        """Return the shape and dtype of the stored weight, from the shape of a dense weight."""
 
     @abstractmethod
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """What else is stored: scales, zero points, indices."""
+        """Return the further stored tensors: scales, zero points, indices."""

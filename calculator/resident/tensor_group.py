@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
 
 
-class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  what is cached needs a dictionary
-    """Resident tensors, whose bytes are added up once: runs that differ in batch or length have the same."""
+class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached properties need a __dict__
+    """Resident tensors whose bytes are added up once. Runs that differ in batch or length share a group."""
 
     @cached_property
     def bytes(self) -> int:
-        """The bytes of all of them."""
+        """The bytes of all tensors."""
         return sum([tensors.bytes for tensors in self])
 
     @cached_property
     def components(self) -> dict[ComponentName, Any]:
-        """Their rows and subtotals in a ledger, by component, kept by what lists them."""
+        """Their rows and subtotals in a ledger by component, cached by the ledger."""
         return {}
 
     @cached_property

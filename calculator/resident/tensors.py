@@ -27,39 +27,39 @@ if TYPE_CHECKING:
 class ResidentTensor:
     """One kind of tensor that stays on the device.
 
-    It is never changed. It is not frozen because a step has a hundred, and a frozen dataclass takes twice as long to
-    create.
+    It is never changed. The class is not frozen, because a step has a hundred of them and a frozen dataclass takes
+    twice as long to create.
     """
 
-    #: `*` replaces a layer's number.
+    #: The name. `*` replaces a layer's number.
     name: str
     shape: Shape
     dtype: DType
     component: ComponentName
     #: The number of tensors of this kind.
     count: int = 1
-    #: The number of model parameters in each; 0 for constants and buffers.
+    #: The number of model parameters in each tensor. 0 for constants and buffers.
     parameters: int = 0
     trained: bool = False
-    #: Whether it is the model's own; a method adds the others.
+    #: Whether it belongs to the model itself. A method adds the others.
     base: bool = True
-    #: Its dtype when the optimizer is created, if the first forward pass changes it.
+    #: Its dtype when the optimizer is created, if the first forward pass changes the dtype.
     dtype_at_optimizer_init: DType | None = None
     #: Whether the step uses it.
     in_graph: bool = True
-    #: Whether it holds weights in a format that is not dense, and whether the checkpoint has them so.
+    #: Whether it holds weights in a format that is not dense, and whether the checkpoint has them in that format.
     packed: bool = False
     in_checkpoint: bool = False
-    #: The shape of the storage that its gradient is a view of, if that is not its own.
+    #: The shape of the storage that its gradient is a view of. None if its gradient has its own.
     gradient_base: Shape | None = None
-    #: The bytes of all tensors, each rounded up to 512; computed if 0.
+    #: The bytes of all tensors, each rounded up to 512. Computed if 0.
     bytes: int = 0
-    #: Its row in a ledger, kept by what lists it.
+    #: Its row in a ledger, cached by the ledger.
     rows: Any = field(default=None, init=False, repr=False)
 
     @property
     def gets_gradient(self) -> bool:
-        """Whether it is trained, and the step gives it a gradient."""
+        """Whether it is trained and the step gives it a gradient."""
         return self.trained and self.in_graph
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class ResidentTensor:
 
 
 class AddsTensors(Protocol):
-    """A method, as far as it adds tensors that no module's spec states."""
+    """The part of a method that adds tensors which no module's spec contains."""
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the tensors that belong to no module."""
@@ -90,7 +90,7 @@ class Prepared(Protocol):
 
     @property
     def training(self) -> Training:
-        """The training that it is prepared for."""
+        """The training that the model is prepared for."""
 
     @property
     def given(self) -> Training:
@@ -98,15 +98,15 @@ class Prepared(Protocol):
 
     @property
     def sequences_per_row(self) -> int:
-        """The sequences in each row of a micro-batch: two in one of pairs."""
+        """The number of sequences in each row of a micro-batch: two if a row is a pair."""
 
     @property
     def cast_to(self) -> DType | None:
-        """The dtype that every parameter is cast to after the method is applied, if they are."""
+        """The dtype that every parameter is cast to after the method is applied. None if they are not cast."""
 
     @property
     def older(self) -> frozenset[ChangeName]:
-        """What the stack does differently from the default one."""
+        """How the releases of the request differ from the default ones."""
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""
@@ -129,7 +129,7 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
 
 
 def parameters(tensors: Iterable[ResidentTensor]) -> tuple[int, int, int]:
-    """The numbers of parameters of the base, of added ones, and of those that are trained."""
+    """Return the number of parameters of the base model, of added parameters, and of trained parameters."""
     base = added = trained = 0
     for tensor in tensors:
         count = tensor.parameters * tensor.count
@@ -143,12 +143,15 @@ def parameters(tensors: Iterable[ResidentTensor]) -> tuple[int, int, int]:
 
 
 def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
-    """A parameter in the dtype that all are cast to, if they are; constants keep theirs."""
+    """Return a parameter in the dtype that all are cast to, if they are cast. Constants keep theirs."""
     return replace(tensor, dtype=dtype, bytes=0) if dtype is not None and tensor.parameters else tensor
 
 
 def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[ResidentTensor]:
-    """List the parameters of a layer, those that the method adds included; `stack` is the decoder where it is empty."""
+    """List the parameters of a layer, including those that the method adds.
+
+    `stack` is the name of a stack. Empty for the decoder.
+    """
     tensors: list[ResidentTensor] = []
     stack = stack or prepared.model.decoder.name
     for module in layer.modules:
@@ -160,7 +163,7 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
 
 
 def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
-    """List the parameters outside the layers, those that the method adds included."""
+    """List the parameters outside the layers, including those that the method adds."""
     tensors: list[ResidentTensor] = []
     model = prepared.model
     for name, module in model.outer.items():
@@ -172,14 +175,14 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
 
 
 def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[ResidentTensor]:
-    """Note which tensors the batch does not use; returns all of them."""
+    """Mark the tensors that the batch does not use. Return all tensors."""
     for tensor in tensors if model.idle else ():
         tensor.in_graph = not model.is_idle(tensor.name)
     return tensors
 
 
 def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
-    """The buffers outside the layers, each with its name and count, and what older releases have instead."""
+    """Yield the buffers outside the layers, each with its name and count, and what older releases have instead."""
     older, decoder = prepared.older, prepared.model.decoder
     for buffer in prepared.model.buffers:
         if buffer.name == "model.rotary_emb.inv_freq":
@@ -197,7 +200,7 @@ def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
 
 
 def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
-    """Cosines and sines of every layer, in the model's dtype."""
+    """Return cosines and sines of every layer, in the model's dtype."""
     shape = (Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings"), model.config["head_dim"])
     for name in ("cos_cached", "sin_cached"):
         own = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
@@ -212,7 +215,7 @@ def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, 
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:
-    """A buffer, and its copy if its module is copied."""
+    """Yield a buffer, and its copy if its module is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
     own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
     yield own
@@ -243,7 +246,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
 
 
 def _added(added: Added, owner: str, count: int) -> ResidentTensor:
-    """A parameter that a method adds to a module."""
+    """Return a parameter that a method adds to a module."""
     size = elements(added.shape)
     return ResidentTensor(
         name=f"{owner}.{added.name}",
@@ -260,7 +263,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
 
 
 def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
-    """A parameter of the model itself: dense, or stored in another format with its constants."""
+    """Yield a parameter of the model itself: dense, or stored in another format with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
@@ -285,7 +288,7 @@ def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -
 def _packed(
     parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: StoredWeight
 ) -> list[ResidentTensor]:
-    """A stored weight and its constants."""
+    """Yield a stored weight and its constants."""
     owner = name.removesuffix(parameter.name)
     shape, dtype = quantization.packed(parameter.shape)
     packed = ResidentTensor(

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
 
-#: Parameters of fewer elements keep states in their own dtype.
+#: Parameters with fewer elements keep states in their own dtype.
 SMALLEST = 4096
-#: Elements that share a scale, as transformers sets it for 8 and for 4 bits.
-#: Source: transformers/trainer_optimizer.py, _get_torchao_optimizer.
+#: The number of elements that share a scale, as transformers sets it for 8 and for 4 bits. Source:
+#: transformers/trainer_optimizer.py, _get_torchao_optimizer.
 BLOCK_SIZE = 256
 
 
 def is_quantized(size: int) -> bool:
-    """Whether the states of that many elements are in blocks."""
+    """Return whether the states for that many elements are stored in blocks."""
     return size >= SMALLEST and size % BLOCK_SIZE == 0
 
 
 def states(names: tuple[str, ...], shape: Shape, dtype: DType, *, bits: int) -> Iterator[tuple[str, Shape, DType]]:
-    """The states of one parameter: codes, a scale for each block, and a code book of their own."""
+    """Return the states of one parameter: codes, a scale for each block, and a code book of their own."""
     size = elements(shape)
     if not is_quantized(size):
         yield from ((name, shape, dtype) for name in names)

@@ -1,4 +1,4 @@
-"""torchao's storage of weights in 8 bits, with a scale for each output: whole numbers or floats."""
+"""torchao's storage of weights in 8 bits, integers or floats, with a scale for each output."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class TorchAO8Bit(StoredWeight):
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the model: biases are not quantised."""
+        """The dtype of the model, because biases are not quantised."""
         return self.dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, one byte per element."""
+        """Return the weight, one byte per element."""
         return shape, self.stored
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """The scale of each output."""
+        """Return the scale of each output."""
         return (("scale", (shape[0], 1), "float32"),)
 
 
@@ -57,11 +57,11 @@ class TorchAOFloat8(TorchAO8Bit):
 
 @cache
 def torchao_int8(dtype: DType) -> TorchAOInt8:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return TorchAOInt8(dtype=dtype)
 
 
 @cache
 def torchao_float8(dtype: DType) -> TorchAOFloat8:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return TorchAOFloat8(dtype=dtype)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
 
-#: The weights that share a constant, and the constants that share one. Source: to_nf4.
+#: The number of weights that share a constant, and of constants that share one. Source: to_nf4.
 BLOCK_SIZE, SCALER_BLOCK_SIZE = 64, 256
 
-#: The weights of a matrix come in whole blocks of constants. Source: NF4Tensor.double_quantize_scalers.
+#: The number of a matrix's weights is a multiple of this. Source: NF4Tensor.double_quantize_scalers.
 MULTIPLE = BLOCK_SIZE * SCALER_BLOCK_SIZE
 
 
@@ -31,15 +31,15 @@ class TorchAONF4(StoredWeight):
 
     @property
     def bias_dtype(self) -> DType:
-        """That of the model: biases are not quantized."""
+        """The dtype of the model, because biases are not quantized."""
         return self.dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The weight, two elements per byte."""
+        """Return the weight, two elements per byte."""
         return (Dim(elements(shape) // 2, lambda: f"{symbolic(shape)} / 2"),), "uint8"
 
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
-        """The constant of each block, the constant of each 256 of these, their mean, and the values of the 4 bits."""
+        """Return the constants: that of each block, that of each 256 of these, their mean, and the values of NF4."""
         blocks = Dim(elements(shape) // BLOCK_SIZE, lambda: f"{symbolic(shape)} / {BLOCK_SIZE}")
         nested = Dim(elements(shape) // MULTIPLE, lambda: f"{symbolic(shape)} / {MULTIPLE:,}")
         return (
@@ -52,5 +52,5 @@ class TorchAONF4(StoredWeight):
 
 @cache
 def torchao_nf4(dtype: DType) -> TorchAONF4:
-    """A cached format: all modules of a model share it."""
+    """Return a cached format, which all modules of a model share."""
     return TorchAONF4(dtype=dtype)
