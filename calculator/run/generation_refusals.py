@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.families import has_no_length
+from calculator.inputs.sharding import FSDPConfig
 from calculator.layers.masks import is_recurrent
 from calculator.run.generation import most_tokens
+from calculator.sharding.fsdp.problems import GENERATION_FAILS
 from calculator.training_step.audio_generation import prompt_tokens
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
             " use false"
         )
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
+    if own.device.sharding == "fsdp" and (own.training.fsdp_config or FSDPConfig()).cpu_offload:
+        message = f"{GENERATION_FAILS}: set false, or run.predict_with_generate false"
+        yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
     if own.task not in ("causal_lm", "seq_2_seq_lm"):
         message = f"a model of {own.task} generates nothing: use false"
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)

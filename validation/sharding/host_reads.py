@@ -31,6 +31,9 @@ class HostReads(TorchDispatchMode):
             return args[0]
         if func is _ATEN._to_copy.default and _to_host(args[0], kwargs.get("device")):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        if func is _ATEN.embedding.default and _is_meta(args[0]) and args[1].device.type == "cpu":
+            # What a GPU raises; meta does not compare devices here.
+            raise RuntimeError("Expected all tensors to be on the same device: the token ids are on the host")
         return func(*args, **kwargs)
 
 

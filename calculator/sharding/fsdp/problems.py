@@ -43,6 +43,14 @@ MISSING_LAYERS = {
     "qwen3_5_text": "Qwen3_5VisionBlock",
 }
 
+#: Why `generate` fails with cpu_offload. Inside it, no forward pass is one of FSDP's root, which would move its inputs.
+#: Sources: transformers/generation/utils.py, prepare_inputs_for_generation; transformers/trainer.py,
+#: _prepare_for_training; torch/distributed/fsdp/_fully_shard/_fsdp_state.py, _root_pre_forward.
+GENERATION_FAILS = (
+    "generate moves token ids to the device of the sharded weights, the host, and PyTorch refuses to look them up in"
+    " embeddings on the GPU"
+)
+
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield the problems of a run under FSDP."""
@@ -72,6 +80,9 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_method(prepared)
     yield from _of_reference(prepared)
     yield from _of_head(prepared)
+    if config.cpu_offload and trainer_of(training).generation(training) is not None:
+        message = f"{GENERATION_FAILS}: set false, or training.use_vllm"
+        yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
     if config.cpu_ram_efficient_loading:
         yield from _of_broadcasts(prepared)
 

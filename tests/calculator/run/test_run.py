@@ -292,6 +292,14 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
             "run.predict_with_generate",
         ),
         ({"run": {"eval_strategy": "steps", **GENERATES}}, "run.generation_max_length"),
+        (
+            {
+                "run": {"eval_strategy": "steps", **GENERATES, "generation_max_length": 4096},
+                "training": {"autocast": "bfloat16", "fsdp_config": {"cpu_offload": True}},
+                "device": {"count": 2, "sharding": "fsdp"},
+            },
+            "training.fsdp_config.cpu_offload",
+        ),
         ({"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft", "packing": True}}, "run.eval_strategy"),
         (
             {"run": {"eval_strategy": "steps"}, "training": {"trainer": "trl-sft"}, "stack": {"trl": "1.9"}},

@@ -82,6 +82,16 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             {"sharding": "fsdp", "trainer": "trl-sft", "fsdp_config": {"cpu_offload": True}},
         ),
         (
+            "training.fsdp_config.cpu_offload",
+            {
+                "sharding": "fsdp",
+                "trainer": "trl-grpo",
+                "method": {"name": "full"},
+                "micro_batch_size": 8,
+                "fsdp_config": {"cpu_offload": True},
+            },
+        ),
+        (
             "training.use_vllm",
             {
                 "sharding": "zero3",
