@@ -51,7 +51,7 @@ def _lines(answer: WholeRun) -> Iterator[str]:
                 run_text.PHASES[phase.name],
                 run_text.size(phase.gpu_bytes),
                 run_text.size(phase.required_bytes),
-                run_text.size(phase.host_bytes),
+                run_text.host_size(phase),
                 run_text.size(phase.host_file_bytes),
                 run_text.size(phase.disk_bytes),
                 run_text.verdict_of(phase),

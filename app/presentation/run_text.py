@@ -71,10 +71,19 @@ def size(count: int) -> str:
     return f"{gib(count):,.2f}" if count else "–"
 
 
+def host_size(phase: RunPhase) -> str:
+    """Return the host memory in GiB: an interval where malloc may keep what is freed."""
+    if not phase.host_kept_bytes:
+        return size(phase.host_bytes)
+    return f"{size(phase.host_bytes)} to {size(phase.host_high_bytes)}"
+
+
 def verdict_of(phase: RunPhase) -> str:
     """Return the verdict on a phase in words."""
     if phase.ends_by is not None:
         return f"ends the run: {_RESOURCES[phase.ends_by]}"
+    if phase.may_end_by is not None:
+        return f"may run out of {_RESOURCES[phase.may_end_by]}"
     if phase.fit is None:
         return "–"
     return {Verdict.FITS: "fits", Verdict.TIGHT: "tight", Verdict.DOES_NOT_FIT: "does not fit"}[phase.fit.verdict]

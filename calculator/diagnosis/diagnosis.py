@@ -19,11 +19,13 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import of_one_length
 from calculator.run.request import RunRequest
+from calculator.trainers import trainer_of
 from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from calculator.common.errors import PlanError
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import Outcome, OutOfMemory
     from calculator.diagnosis.change import Change
@@ -178,12 +180,25 @@ def replayable(request: Request) -> Request:
         raise refusal("accounting", message, request.accounting)
     request = replace(of_one_length(request), reserved="replay")
     if reserved_by("replay", request.device, request.training) == "rule":
-        message = (
-            f"under {request.device.sharding}, steps with offload, with generation or with torch_empty_cache_steps are"
-            " not replayed: diagnose the run without them"
-        )
-        raise refusal("device.sharding", message, request.device.sharding)
+        raise _not_replayed(request)
     return request
+
+
+def _not_replayed(request: Request) -> PlanError:
+    """Why a run under ZeRO has no allocations in order, from which alone what is alive at an error is known."""
+    training, name = request.training, request.device.sharding
+    for part in ("offload_optimizer", "offload_param"):
+        if (offload := getattr(training.zero, part)) is not None and offload.device == "cpu":
+            message = (
+                f"the order in which DeepSpeed copies to and from the host is not modelled under {name}, only its peak:"
+                " leave it out, or use the estimate, which has the peak's tensors"
+            )
+            return refusal(f"training.deepspeed.zero_optimization.{part}.device", message, offload.device)
+    message = (
+        f"the order in which {trainer_of(training).facts.label} generates and scores completions is not modelled under"
+        f" {name}, only its peak: use ddp or fsdp, or the estimate, which has the peak's tensors"
+    )
+    return refusal("training.trainer", message, training.trainer)
 
 
 def replay_of(answer: Estimate) -> DeviceReplay:

@@ -211,7 +211,7 @@ def _no_message(flat: str) -> PlanError:
     for pattern, what in _OTHERS:
         if re.search(pattern, flat):
             return refusal(LOC, f"this is {what}: {_ADVICE}", flat[:200])
-    if re.search(r"out of memory", flat, re.IGNORECASE):
+    if re.search(r"out of memory|\bCUDA out of\b", flat, re.IGNORECASE):
         return refusal(LOC, f"the message is cut off where “Tried to allocate” is expected: {_ADVICE}", flat[:200])
     if re.search(r"[^\W\d_a-zA-Z]", flat) or re.search(r"\b(CUDA|GPU|[GM]i?B)\b", flat):
         what = "the text has no message in PyTorch's own English words; a translation is not read"

@@ -27,12 +27,14 @@ class RunPhase:
         required_bytes: Reserved memory and the CUDA context.
         resident_bytes: The part of `gpu_bytes` that exists before the phase: weights, states, the last batch.
         rows: The tensors that it adds at its peak.
-        host_bytes: The bytes that it adds to the process's resident set (RSS).
+        host_bytes: The bytes that it adds to the process's resident set (RSS). The least where `host_kept_bytes` is not 0.
+        host_kept_bytes: The bytes of freed tensors that glibc's malloc may keep in addition.
         host_file_bytes: The part of `host_bytes` that is mapped files, which the system can drop.
         host: Where `host_bytes` come from.
         disk_bytes: The bytes on the disk when the phase ends, or the most during the phase.
         fit: The verdict on the GPU.
         ends_by: What the phase runs out of. None if the run does not end in it.
+        may_end_by: The host if it has too little memory for what malloc may keep, else None.
     """
 
     name: RunPhaseName
@@ -42,11 +44,18 @@ class RunPhase:
     resident_bytes: int
     rows: tuple[Row, ...] = ()
     host_bytes: int = 0
+    host_kept_bytes: int = 0
     host_file_bytes: int = 0
     host: str = ""
     disk_bytes: int = 0
     fit: Fit | None = None
     ends_by: Resource | None = None
+    may_end_by: Resource | None = None
+
+    @property
+    def host_high_bytes(self) -> int:
+        """The most that it adds to the process's resident set."""
+        return self.host_bytes + self.host_kept_bytes
 
     @property
     def needed_host_bytes(self) -> int:

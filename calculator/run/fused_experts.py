@@ -46,9 +46,9 @@ MOST_KEPT = 32 << 20
 def kept_by_malloc(size: int) -> str:
     """Return the sentence on what the resident set may have in addition if experts' weights are cast on the host."""
     return (
-        "Threads cast the weights of experts, and glibc's malloc may keep what is freed of them: loading may need up to"
-        f" {size:,} bytes more host memory in a process than its figure. MALLOC_MMAP_THRESHOLD_=131072 in the"
-        " environment avoids it."
+        "Threads cast the weights of experts, and glibc's malloc may keep what is freed of them: loading needs between"
+        f" its figure of host memory and {size:,} bytes more in each process, which differs from run to run. With"
+        " MALLOC_MMAP_THRESHOLD_=131072 in the environment, it needs the figure."
     )
 
 

@@ -177,12 +177,14 @@ class _Run:
         given = self.estimate.fit
         host = loading.host
         processes = 1 if host.of_first else self._processes
+        kept = loading.kept_by_malloc * processes
         return self._phase(
             "load",
             loading.peak(given.usable_bytes - self._context if given else None),
             resident=0,
             host_bytes=host.file_bytes + processes * (host.bytes - host.file_bytes),
             host_file_bytes=host.file_bytes,
+            host_kept_bytes=kept,
             host=host.sentence,
         )
 
@@ -322,7 +324,10 @@ class _Run:
         return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, workspaces) + self._context)
 
     def _ended(self, phase: RunPhase) -> RunPhase:
-        return replace(phase, ends_by=self._ends_by(phase))
+        ends_by, limit = self._ends_by(phase), self.run.host_memory_bytes
+        high = phase.needed_host_bytes + phase.host_kept_bytes
+        may_end = ends_by is None and limit is not None and high > limit
+        return replace(phase, ends_by=ends_by, may_end_by="host" if may_end else None)
 
     def _ends_by(self, phase: RunPhase) -> Resource | None:
         run = self.run
@@ -350,6 +355,7 @@ def _verdict(phases: tuple[RunPhase, ...]) -> Verdict | None:
     if any(phase.ends_by for phase in phases):
         return Verdict.DOES_NOT_FIT
     verdicts = [phase.fit.verdict for phase in phases if phase.fit is not None]
+    verdicts += [Verdict.TIGHT for phase in phases if phase.may_end_by]
     if not verdicts:
         return None
     return Verdict.TIGHT if Verdict.TIGHT in verdicts else Verdict.FITS

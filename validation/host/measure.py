@@ -27,11 +27,12 @@ RETURNS_WHAT_IS_FREED = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A case: its name, what the child runs, and the bytes that are predicted."""
+    """A case: its name, what the child runs, the predicted bytes, and the freed ones that malloc may keep too."""
 
     name: str
     child: dict[str, Any]
     predicted: int
+    kept: int = 0
 
 
 def model_config(hidden_size: int, layers: int) -> dict[str, Any]:
@@ -72,11 +73,12 @@ def loading_cases(config: dict[str, Any], folder: Path) -> Iterator[Case]:
             "reserved": "rule",
             "run": {"checkpoint_dtype": "bfloat16", "save_strategy": "no"},
         }
-        predicted = whole_run(parse_run(body)).phases[0].host_bytes
+        load = whole_run(parse_run(body)).phases[0]
         yield Case(
             name=f"load bfloat16 as {dtype}, {config['model_type']}",
             child={"load": {"folder": str(folder), "dtype": dtype}},
-            predicted=predicted,
+            predicted=load.host_bytes,
+            kept=load.host_kept_bytes,
         )
 
 
@@ -111,9 +113,12 @@ def merging_case(config: dict[str, Any], folder: Path) -> Case:
     return Case(name="merge and save in float32", child=child, predicted=predicted)
 
 
-def measured(case: Case, tiny: Path) -> int:
-    """Run a case in a process of its own; the bytes by which its resident set grew at most."""
+def measured(case: Case, tiny: Path, *, keeps: bool = False) -> int:
+    """Run a case in a process of its own; the bytes by which its resident set grew at most.
+
+    `keeps`: whether glibc's malloc has its defaults, with which it keeps what threads free.
+    """
     command = [sys.executable, "-m", "validation.host.child", json.dumps(case.child), str(tiny)]
-    environment = {**os.environ, **RETURNS_WHAT_IS_FREED}
+    environment = {**os.environ, **({} if keeps else RETURNS_WHAT_IS_FREED)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603  our own
     return int(json.loads(ran.stdout.splitlines()[-1])["bytes"])

@@ -38,6 +38,11 @@ class RunPhaseAnswer(Answer):
     host_bytes: int = described(
         "What the phase adds to the resident set (RSS) of the process, mapped files included.", 16_060_522_496
     )
+    host_high_bytes: int = described(
+        "The most that host_bytes can be. It is larger only where experts' weights are cast while they are loaded:"
+        " glibc's malloc may keep what is freed of them.",
+        16_060_522_496,
+    )
     host_file_bytes: int = described(
         "The part of host_bytes that is mapped files, which the system drops if it needs memory.", 16_060_522_496
     )
@@ -47,6 +52,9 @@ class RunPhaseAnswer(Answer):
     )
     verdict: Verdict | None = described("The verdict on the GPU; null without a device.", "does_not_fit")
     ends_by: Resource | None = described("What the run runs out of in this phase; null if nothing.", "gpu")
+    may_end_by: Resource | None = described(
+        "The host, if its limit has room for host_bytes and not for host_high_bytes; the verdict is tight then.", None
+    )
 
 
 class SavedFileAnswer(Answer):

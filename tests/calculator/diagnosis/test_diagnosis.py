@@ -142,7 +142,14 @@ def test_another_length_explains_a_size_that_no_tensor_has():
                     "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
                 },
             },
-            "device.sharding",
+            "training.deepspeed.zero_optimization.offload_optimizer.device",
+        ),
+        (
+            {
+                "device": {"count": 2, "sharding": "zero2"},
+                "training": {"autocast": "bfloat16", "trainer": "trl-rloo", "micro_batch_size": 2},
+            },
+            "training.trainer",
         ),
     ],
 )

@@ -79,6 +79,7 @@ def test_a_use_beyond_the_device_is_nonsense_and_left_out():
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes", "host memory"),
         ("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes", "JAX"),
         ("| NVIDIA-SMI 550.54 | | 0 Tesla T4 | 14571MiB / 15360MiB |", "table of nvidia-smi"),
+        ("torch.OutOfMemoryError: CUDA out of mem", "cut off"),
         ("CUDA内存不足。尝试分配 2.00 GiB总容量 14.76 GiB", "translation"),
         ("CUDA : mémoire insuffisante. Tentative d'allouer 2,00 Gio", "translation"),
         ("Traceback (most recent call last):", "no out-of-memory message"),

@@ -362,7 +362,12 @@ def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
     casts = {**body, "training": {"dtype": "float32", "sequence_length": 8}, "run": {"checkpoint_dtype": "bfloat16"}}
     cast = whole_run(parse_run(casts))
     assert cast.phases[0].needed_host_bytes == 2 * cast.phases[0].host_file_bytes + 4 * (4 * 2 * 64 * 96)
-    assert any(f"up to {4 * experts:,} bytes more" in each for each in cast.warnings)
+    assert cast.phases[0].host_high_bytes - cast.phases[0].host_bytes == 4 * experts
+    assert any(f"{4 * experts:,} bytes more" in each for each in cast.warnings)
+    limits = [cast.phases[0].needed_host_bytes + room for room in (-1, 0, 4 * experts)]
+    ends = [whole_run(parse_run({**casts, "run": {**casts["run"], "host_memory_bytes": each}})) for each in limits]
+    found = [(run.verdict, run.phases[0].ends_by, run.phases[0].may_end_by) for run in ends]
+    assert found == [("does_not_fit", "host", None), ("tight", None, "host"), (None, None, None)]
     on_gpu = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "run": {"device_map": "auto"}})).phases[0]
     fused = [row for row in on_gpu.rows if row.name == "weights of experts before they are fused"]
     assert [row.bytes for row in fused] == [2 * (4 * 2 * 64 * 96)]

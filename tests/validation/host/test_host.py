@@ -24,6 +24,7 @@ def test_experts_that_are_cast_exist_twice_only_while_the_largest_is_fused(tmp_p
     write_model(model_config(16, 1), tiny)
     _, cast = loading_cases(config, fused)
     assert measured(cast, tiny) == pytest.approx(cast.predicted, rel=0.03)
+    assert 0.97 * cast.predicted < measured(cast, tiny, keeps=True) < cast.predicted + cast.kept
 
 
 def test_saving_a_merged_model_copies_all_weights_to_the_host(tmp_path):
