@@ -27,7 +27,7 @@ class RunPhase:
         required_bytes: Reserved memory and the CUDA context.
         resident_bytes: The part of `gpu_bytes` that exists before the phase: weights, states, the last batch.
         rows: The tensors that it adds at its peak.
-        host_bytes: The bytes that it adds to the process's resident set (RSS). The least where `host_kept_bytes` is not 0.
+        host_bytes: The bytes that it adds to the process's resident set (RSS). The least if `host_kept_bytes` is not 0.
         host_kept_bytes: The bytes of freed tensors that glibc's malloc may keep in addition.
         host_file_bytes: The part of `host_bytes` that is mapped files, which the system can drop.
         host: Where `host_bytes` come from.
