@@ -1,4 +1,4 @@
-"""GPUs: the memory that a process can use, what CUDA and its libraries need of it, and whether a run fits."""
+"""GPUs: the memory that a process can use, what CUDA and its libraries need, and whether a run fits."""
 
 from calculator.devices.gpus import GPU, Usable, caveats, gpu, gpus, usable
 from calculator.devices.outcome import Verdict

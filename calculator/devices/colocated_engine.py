@@ -1,4 +1,4 @@
-"""What an inference engine on the GPU of a training leaves to the training."""
+"""An inference engine on the GPU of a training, and the memory that it leaves to the training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColocatedEngine:
-    """An engine, and what the training keeps while it generates: reserved memory without cached blocks, and context."""
+    """The memory of a colocated engine, and what the training process keeps while the engine generates."""
 
     engine: Colocated
     kept_bytes: int
 
     def left(self, usable: Usable) -> Usable:
-        """What a process can use while it trains: all but the engine's share, unless that sleeps."""
+        """Return what a process can use while it trains: all but the engine's share, unless that sleeps."""
         if self.engine.sleeps:
             return usable
         taken = self.engine.bytes_of(usable.bytes)
@@ -27,5 +27,8 @@ class ColocatedEngine:
         return Usable(bytes=usable.bytes - taken, assumption=f"{usable.assumption}, {less}")
 
     def needed(self, usable_bytes: int) -> int:
-        """What the GPU needs while an engine that sleeps otherwise generates; 0 for one that does not sleep."""
+        """Return the bytes that the GPU needs while a sleeping engine generates.
+
+        It is 0 for an engine that does not sleep.
+        """
         return self.kept_bytes + self.engine.bytes_of(usable_bytes) if self.engine.sleeps else 0

@@ -55,12 +55,12 @@ class GPU:
 
     @property
     def compute_major(self) -> int | None:
-        """The major version of the compute capability; None for a card that is not NVIDIA's."""
+        """The major version of the compute capability. None for a card that is not NVIDIA's."""
         return int(self.compute_capability.split(".")[0]) if self.compute_capability else None
 
     @property
     def has_flash(self) -> bool:
-        """Whether PyTorch's flash attention runs on it: compute capability 8.0 and up (sdp_utils.cpp)."""
+        """Whether PyTorch's flash attention runs on it, which needs compute capability 8.0 (sdp_utils.cpp)."""
         return self.compute_major is None or self.compute_major >= 8
 
     @property
@@ -71,7 +71,7 @@ class GPU:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usable:
-    """The memory that a process can use on a card, and where that figure comes from."""
+    """The memory that a process can use on a card, and the source of that figure."""
 
     bytes: int
     assumption: str
@@ -96,14 +96,14 @@ def gpu(name: str, loc: str = "device.gpu") -> GPU:
 
 @cache
 def gpus() -> tuple[GPU, ...]:
-    """Every card of the catalogue, in its order."""
+    """Return every card of the catalogue, in its order."""
     catalogue = read("gpus.json")
     return tuple(_card(row, catalogue["sources"]) for row in catalogue["gpus"])
 
 
 @cache
 def usable(card: GPU) -> Usable:
-    """The memory that torch reports for a card, or an estimate from the driver's figure or the data sheet."""
+    """Return the memory that torch reports for a card, or an estimate from the driver's figure or the data sheet."""
     if card.memory_torch_mib is not None:
         reported = f"A process can use {card.memory_torch_mib:,} MiB of {card.name} ({card.memory_torch_source})"
         return Usable(bytes=card.memory_torch_mib * MIB, assumption=reported)
@@ -121,7 +121,7 @@ def usable(card: GPU) -> Usable:
 
 @cache
 def typical_reserve_mib() -> int:
-    """The MiB by which torch's figure is below nvidia-smi's: the median over the cards with both figures."""
+    """Return by how many MiB torch's figure is below nvidia-smi's: the median over cards with both figures."""
     return median_high(
         card.memory_driver_mib - card.memory_torch_mib
         for card in gpus()
@@ -130,7 +130,7 @@ def typical_reserve_mib() -> int:
 
 
 def caveats(card: GPU) -> tuple[str, ...]:
-    """How a card differs from the CUDA card of compute capability 8.0 or higher that the figures assume."""
+    """Return how a card differs from the CUDA card of compute capability 8.0 or higher that the figures assume."""
     if card.compute_capability is None:
         return (f"{card.name} is not a CUDA card: workspaces, context and kernels are those of an NVIDIA A100",)
     warnings = []
@@ -145,7 +145,10 @@ def caveats(card: GPU) -> tuple[str, ...]:
 
 
 def has_inline_ecc(card: GPU) -> bool:
-    """Whether error correction uses 1/16 of the memory, as on data-centre cards with GDDR (A10, A40, L4, L40S, T4)."""
+    """Return whether error correction uses 1/16 of the memory.
+
+    It does on data-centre cards with GDDR (A10, A40, L4, L40S, T4).
+    """
     return card.vendor == "NVIDIA" and card.segment == "data centre" and card.memory_type.startswith("GDDR")
 
 

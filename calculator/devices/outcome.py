@@ -1,4 +1,4 @@
-"""What a run does on a device of limited memory, by replay. The parts are computed when they are read."""
+"""The outcome of a run on a device of limited memory, by replay. Its parts are computed when they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from calculator.common.names import PhaseName
 if TYPE_CHECKING:
     from calculator.common.deferred import Deferred
 
-#: A part of a run: the load, a phase of a training step, or a pass of `generate`: the prompt's or a later token's.
+#: A part of a run: the load, a phase of a training step, or a pass of `generate` for the prompt or for a later token.
 ReplayPhase = Literal["load", "prefill", "decode"] | PhaseName
 
 
@@ -25,13 +25,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutOfMemory:
-    """Where a run ends with torch.OutOfMemoryError.
+    """Where a run fails with torch.OutOfMemoryError.
 
     Attributes:
-        step: The training step or the pass of `generate`, from 1; 0 while the model is loaded.
-        phase: What runs then.
+        step: The training step or the pass of `generate`, counted from 1. 0 while the model is loaded.
+        phase: The phase that runs then.
         tensor: The name of the tensor that is requested.
-        requested_bytes: Its block.
+        requested_bytes: The size of its block.
         message: PyTorch's own text.
     """
 
@@ -48,8 +48,8 @@ class Course:
 
     Attributes:
         retries: How often cached blocks are freed for a request, from the load to the steady state.
-        retries_per_step: The same in a step of the steady state; of an answer's passes, the most in one.
-        out_of_memory: Where the run ends, if it does not reach its steady state.
+        retries_per_step: The retries in a step of the steady state, or the most in a pass of an answer.
+        out_of_memory: Where the run fails. None if it reaches its steady state.
     """
 
     retries: int
@@ -58,7 +58,7 @@ class Course:
 
     @property
     def verdict(self) -> Verdict:
-        """Fits without a retry, tight with one, does not fit out of memory."""
+        """The verdict: fits without a retry, tight with retries, does not fit if it runs out of memory."""
         if self.out_of_memory is not None:
             return Verdict.DOES_NOT_FIT
         return Verdict.TIGHT if self.retries else Verdict.FITS
@@ -66,7 +66,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpandableSegments:
-    """The same run with expandable_segments:True."""
+    """The outcome of the same run with expandable_segments:True."""
 
     verdict: Verdict
     retries_per_step: int
@@ -75,16 +75,16 @@ class ExpandableSegments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The verdict on a run and a device, and what a replay tells about it.
+    """The verdict on a run and a device, and the details from a replay.
 
     Attributes:
         verdict: Whether the run fits.
-        course: How it goes.
-        minimum_bytes: The smallest usable memory on which it was found to run, CUDA context included.
-        with_expandable_segments: The run with expandable segments; None where it fits without, or has them already.
-        tensors_fit: Whether what is alive at once, the CUDA context included, is no more than the device offers.
+        course: The course of the run.
+        minimum_bytes: The smallest usable memory on which it was found to run, including the CUDA context.
+        with_expandable_segments: The run with expandable segments. None if it fits without, or already has them.
+        tensors_fit: Whether the live tensors and the CUDA context fit the device.
         passes: Whether the run is an answer of `generate`, whose steps are passes that differ.
-        drawn: Whether micro-batches differ: the course is that of the worst history, and all of it is replayed.
+        drawn: Whether micro-batches differ. The course is then that of the worst history, all of which is replayed.
     """
 
     verdict: Verdict

@@ -24,9 +24,10 @@ _CONTEXT = Sourced(
 
 @cache
 def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
-    """The cuBLAS workspaces of a training step: one for the main thread, one for autograd's.
+    """Return the cuBLAS workspaces of a training step: one for the main thread, one for autograd's thread.
 
-    The caching allocator allocates them, so `max_memory_allocated` includes them. Without a card, those of an A100.
+    The caching allocator allocates them, so `max_memory_allocated` includes them. Without a card, they are those of an
+    A100.
     """
     card = card or gpu(REFERENCE_GPU)
     large = card.compute_major in _LARGE_MAJORS
@@ -42,7 +43,7 @@ def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
 
 
 def cuda_context(card: GPU | None) -> Sourced:
-    """The memory that a process uses before its first tensor: kernels, driver and context.
+    """Return the memory that a process uses before its first tensor: kernels, driver and context.
 
     For a current stack there is one public measurement. It is used for every card, and `source` names its card.
     """

@@ -1,4 +1,4 @@
-"""Whether a run fits a card, and how many cards it needs."""
+"""The verdict whether a run fits a card, and the number of cards that it needs."""
 
 from __future__ import annotations
 
@@ -31,27 +31,28 @@ class Fit:
     usable_bytes: int
     verdict: Verdict
     headroom_bytes: int
-    #: Where `usable_bytes` comes from.
+    #: The source of `usable_bytes`.
     assumption: str
     #: What helps if the verdict is tight by the rule.
     advice: str | None = None
-    #: What the card needs while an engine on it generates that sleeps otherwise; 0 without one.
+    #: The bytes that the card needs while a sleeping engine on it generates. 0 without such an engine.
     awake_bytes: int = 0
-    #: What the run does on the card, by replay; None if the verdict is by the rule. The properties are None then too.
+    #: The outcome of the run on the card, by replay. None if the verdict is by the rule. The properties are then None
+    #: too.
     outcome: Outcome | None = field(default=None, compare=False, repr=False)
     gpus: Deferred[int | None] = field(default_factory=lambda: Deferred(lambda: None), compare=False, repr=False)
 
     @property
     def gpus_needed(self) -> int | None:
-        """For a run that does not fit, a lower bound; None where no number of such cards is enough.
+        """A lower bound on the number of GPUs for a run that does not fit. None if no number of such cards is enough.
 
-        More than one requires sharding; without it, each card needs all of `required_bytes`.
+        More than one requires sharding. Without sharding, each card needs all of `required_bytes`.
         """
         return self.gpus()
 
     @property
     def minimum_bytes(self) -> int | None:
-        """The smallest usable memory on which the run was found to run, CUDA context included."""
+        """The smallest usable memory on which the run was found to run, including the CUDA context."""
         return max(self.awake_bytes, self.outcome.minimum_bytes()) if self.outcome else None
 
     @property
@@ -66,22 +67,22 @@ class Fit:
 
     @property
     def retries_per_step(self) -> int | None:
-        """The same in each step of the steady state."""
+        """The number of retries in each step of the steady state."""
         return self.outcome.course().retries_per_step if self.outcome else None
 
     @property
     def out_of_memory(self) -> OutOfMemory | None:
-        """Where the run ends out of memory, if it does."""
+        """Where the run runs out of memory. None if it does not."""
         return self.outcome.course().out_of_memory if self.outcome else None
 
     @property
     def with_expandable_segments(self) -> ExpandableSegments | None:
-        """The run with expandable segments; None if it fits without them, or has them already."""
+        """The run with expandable segments. None if it fits without them, or already has them."""
         return self.outcome.with_expandable_segments() if self.outcome else None
 
 
 def card_of(device: Device) -> GPU | None:
-    """The card of the catalogue that a device names, if any."""
+    """Return the card of the catalogue that a device names, if any."""
     return gpu(device.gpu) if device.gpu is not None else None
 
 
@@ -144,7 +145,7 @@ def fit(
 
 
 def given_twice(card: GPU, memory_bytes: int, loc: str = "device") -> Problem:
-    """The problem of a device that gives both a card and a size."""
+    """Return the problem of a device that gives both a card and a size."""
     message = f"give either it or device.gpu ({card.name}), not both"
     return Problem(loc=f"{loc}.memory_bytes", msg=message, input=memory_bytes)
 
@@ -169,9 +170,9 @@ def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
 def _gpus_needed(
     device: Device, usable_bytes: int, needed: tuple[int, int], undivided: Callable[[], int], *, fits: bool
 ) -> int | None:
-    """A lower bound, from the live and the required bytes of a card. By replay a tight run needs no more than it has.
+    """Return a lower bound on the number of cards, from the live and the required bytes of one card.
 
-    What is not divided takes its part of every card.
+    By replay, a tight run needs no more cards than it has. Bytes that are not divided occupy every card.
     """
     least, required_bytes = needed
     shares = device.count if device.sharding in DIVIDED else 1

@@ -1,1 +1,1 @@
-"""Out-of-memory errors explained: the allocation that failed, what was alive there, and what ends it."""
+"""Explanations of out-of-memory errors: the failed allocation, the live tensors, and changes that end the error."""

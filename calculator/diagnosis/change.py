@@ -19,13 +19,13 @@ class Change:
 
     Attributes:
         changes: The settings, by their paths in the request.
-        request: The request with them.
-        run: The settings of the run with them, if they are some of these.
-        saved_bytes: What it saves of the required memory; of expandable segments, of the least memory.
-        verdict: How the changed run goes by replay where the error occurred.
-        ends: Whether it ends the error; None where the run does not end by replay without it either.
-        statement, source: What it gives up.
-        cost: The cost of a step over that of the present one.
+        request: The request with the changes.
+        run: The settings of the run with the changes, if these are settings of the run.
+        saved_bytes: The saved required memory. For expandable segments, the saved minimum memory.
+        verdict: The verdict on the changed run, by replay on the device of the error.
+        ends: Whether it ends the error. None if the replay has no error without it either.
+        statement, source: What it gives up, and the source of that.
+        cost: The cost of a step relative to the present one.
     """
 
     changes: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Single changes to a run that ended out of memory, each replayed on what its device offered."""
+"""Single changes to a run that ended out of memory, each replayed with the memory of its device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXPANDABLE = "expandable_segments:True"
 
-#: What expandable segments give up, and the source of this.
+#: What expandable segments give up, and the source of that.
 _EXPANDABLE_STATEMENT = (
     "Segments grow where cached blocks are too small, so that less memory is reserved and unused. Nothing else changes."
 )
@@ -27,7 +27,7 @@ _EXPANDABLE_SOURCE = "PyTorch, docs/source/notes/cuda.md: PYTORCH_CUDA_ALLOC_CON
 
 
 def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: int) -> tuple[Change, ...]:
-    """Single changes, those that end the error first, then by saving."""
+    """Return single changes. Those that end the error come first, then those that save the most."""
     reproduces = outcome.verdict is Verdict.DOES_NOT_FIT
     found = [
         *_of_segments(request, outcome, reproduces=reproduces),
@@ -53,7 +53,7 @@ def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: 
 
 
 def _of_segments(request: Request, outcome: Outcome, *, reproduces: bool) -> Iterator[Change]:
-    """Expandable segments, where they save memory."""
+    """Yield expandable segments, if they save memory."""
     expandable = outcome.with_expandable_segments()
     if expandable is None:
         return

@@ -1,4 +1,4 @@
-"""An out-of-memory error of a run: which allocation it is, what is alive there, and which single changes end it."""
+"""An out-of-memory error of a run: the failed allocation, the live tensors, and the single changes that end it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.run import RunSettings
 
-#: How many tensors of the run have the requested size.
+#: Whether several, one or no tensors of the run have the requested size.
 Found = Literal["one", "several", "none"]
 
 #: The most tensors that an answer lists as alive.
@@ -59,18 +59,18 @@ class Diagnosis:
     """An out-of-memory error explained.
 
     Attributes:
-        message: Its figures.
+        message: The figures of the error.
         estimate: The run's estimate.
-        found: Whether one, several or no tensors of the run have the requested size.
-        matches: Those of the load and the steps, the most likely first.
-        in_phases: Those of its evaluation and of merging, the most likely first; empty if the run states neither.
+        found: Whether several, one or no tensors of the run have the requested size.
+        matches: The tensors of that size in the load and the steps, the most likely first.
+        in_phases: The tensors of that size in evaluation and merging, the most likely first.
         alive: The largest tensors that are alive at the first of `matches`.
-        alive_by_component: The bytes of all of them.
-        other_lengths: Where no tensor has the size, those that have it at another sequence length.
-        is_fragmented: Whether the cached blocks together are as large as the request: none of them is large enough.
-        outcome: What the run does by replay on what the error's device offered.
-        every_change: Single changes, those that end the error first, then by saving; estimated when they are read.
-        usable_bytes: What the error's device offered this process, CUDA context included.
+        alive_by_component: The bytes of all tensors alive then.
+        other_lengths: If no tensor has the size, the tensors that have it at another sequence length.
+        is_fragmented: Whether the cached blocks together are as large as the request, although none of them is.
+        outcome: The outcome of the run by replay, with the memory of the error's device.
+        every_change: Single changes, those that end the error first, then by saving. Estimated when they are read.
+        usable_bytes: The bytes that the error's device offered this process, including the CUDA context.
         snapshot: The blocks of a snapshot next to the run's tensors, if one was given.
     """
 
@@ -95,7 +95,7 @@ class Diagnosis:
 
     @property
     def phase_match(self) -> PhaseMatch | None:
-        """The first tensor of another phase than the steps, if it is more likely than one of these."""
+        """The first match in a phase other than the steps, if it is more likely than any match in the steps."""
         if not self.in_phases:
             return None
         first = self.in_phases[0]
@@ -105,7 +105,7 @@ class Diagnosis:
 
     @property
     def predicted(self) -> OutOfMemory | None:
-        """Where the run ends by replay on that device, if it does."""
+        """Where the run runs out of memory by replay on that device. None if it does not."""
         return self.outcome.course().out_of_memory
 
     @property
@@ -117,7 +117,7 @@ class Diagnosis:
 def diagnose(
     request: Request, message: Message | None, snapshot: Snapshot | None = None, run: RunSettings | None = None
 ) -> Diagnosis:
-    """Explain an error of a run, by its message or by the request that failed in a snapshot.
+    """Explain an error of a run, from its message or from the request that failed in a snapshot.
 
     With `run`, the evaluation and merging of a whole run are searched too.
 
@@ -170,7 +170,7 @@ def diagnose(
 
 
 def replayable(request: Request) -> Request:
-    """The request with its longest micro-batch and a replay, without a device that limits it.
+    """Return the request with its longest micro-batch and a replay, without a device that limits it.
 
     Raises:
         PlanError: if the run is not replayed.
@@ -202,7 +202,7 @@ def _not_replayed(request: Request) -> PlanError:
 
 
 def replay_of(answer: Estimate) -> DeviceReplay:
-    """The replay of an estimate."""
+    """Return the replay of an estimate."""
     assert answer.memory.replay is not None
     return answer.memory.replay
 

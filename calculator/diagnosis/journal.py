@@ -1,4 +1,4 @@
-"""Every allocation of a run in order, from the load to its second step, with what is alive at each."""
+"""A journal of a run's allocations in order, from the load to its second step, with what is alive at each."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.unrolled import Events, Unrolled
 
-#: The steps that are recorded: the first creates the optimizer's states, and later ones repeat the second.
+#: The steps that are recorded. The first one creates the optimizer's states. Later ones repeat the second.
 STEPS = 2
 
 
-#: The components of allocations that are no tensor of the run; any other is one of DDP's buckets.
+#: The components of allocations that are not tensors of the run. Any other such allocation is one of DDP's buckets.
 _OTHERS: dict[str, ComponentName] = {WARMUP: "base_weights", WORKSPACE: "workspace"}
 
 
 class Kind(NamedTuple):
-    """A tensor's name, component, and shape and dtype where it is one of a micro-batch."""
+    """A tensor's name and component, and its shape and dtype if it belongs to a micro-batch."""
 
     name: str
     component: ComponentName
@@ -43,14 +43,14 @@ class Kind(NamedTuple):
 
 
 class Request(NamedTuple):
-    """An allocation: when it is requested, of what, and the blocks in use before it.
+    """An allocation: when it is requested, for what, and the blocks in use before it.
 
     Attributes:
         step: 0 while the model is loaded, 1 in the first step, 2 in every later one.
-        phase: What runs then.
+        phase: The phase that runs then.
         kind: The tensor.
         size: The request, rounded to a block, bytes.
-        segment: The segment that the device allocates for it where no cached block serves, bytes.
+        segment: The segment that the device allocates if no cached block serves it, bytes.
         allocated: What `torch.cuda.memory_allocated` reads before it, bytes.
     """
 
@@ -82,7 +82,7 @@ class Journal:
         self.owners: dict[int, int] = {}
 
     def alive_requests(self, events: int) -> list[int]:
-        """The requests whose blocks are in use after some events of the log."""
+        """Return the requests whose blocks are in use after some events of the log."""
         live: dict[int, None] = {}
         for event in self.log[:events]:
             if event >= 0:
@@ -92,7 +92,7 @@ class Journal:
         return [*live]
 
     def line(self) -> Iterator[tuple[int, int]]:
-        """Each event of the log, and the bytes in use after it."""
+        """Yield each event of the log, and the bytes in use after it."""
         allocated = 0
         for event in self.log:
             size = self.requests[max(event, ~event)].size
@@ -101,13 +101,13 @@ class Journal:
 
 
 class RecordedReplay(Replay):
-    """A replay that notes each allocation and each free."""
+    """A replay that records each allocation and each free."""
 
     __slots__ = ("_components", "_phases", "journal")
 
     def __init__(self, replay: DeviceReplay, allocator: CachingAllocator) -> None:
         self.journal = Journal()
-        #: The phases of a step under ZeRO, which is replayed as one micro-batch, by row.
+        #: By row, the phases of a step under ZeRO, which is replayed as one micro-batch.
         self._phases: Sequence[PhaseName] = ()
         super().__init__(allocator, replay.resident, replay.workspaces)
         named = _between_micro_batches(self.resident)
@@ -117,15 +117,15 @@ class RecordedReplay(Replay):
         self.last = _RecordedBatch(self, self.last.events) if self.last is not None else None
 
     def kind(self, name: str) -> Kind:
-        """The kind of a tensor that stays alive between micro-batches."""
+        """Return the kind of a tensor that stays alive between micro-batches."""
         return Kind(name, self._components.get(name) or _OTHERS.get(name, "gradients"))
 
     def phase_of(self, row: int) -> ReplayPhase:
-        """What runs while a row is allocated."""
+        """Return the phase that runs while a row is allocated."""
         return self._phases[row] if self._phases and self.phase in PASSES else self.phase
 
     def note(self, block: Block, size: int, kind: Kind, stream: int = 0, phase: ReplayPhase | None = None) -> None:
-        """Note an allocation, by default in the phase that the replay is in."""
+        """Record an allocation, by default in the phase of the replay."""
         journal = self.journal
         steps = 0 if self.phase == "load" else min(self.steps + 1, STEPS)
         number = len(journal.requests)
@@ -139,12 +139,12 @@ class RecordedReplay(Replay):
         journal.allocated += block.size
 
     def forget(self, block: Block) -> None:
-        """Note a free, before the block is merged with others."""
+        """Record a free, before the block is merged with others."""
         self.journal.log.append(~self.journal.owners.pop(id(block)))
         self.journal.allocated -= block.size
 
     def _micro_batches(self) -> StepBatches[Unrolled]:
-        """The micro-batches with the shapes of their rows, which a cache does without."""
+        """Return the micro-batches with the shapes of their rows. Cached micro-batches have no shapes."""
         if self.resident.flat is None and self.resident.partitioned is None:
             return step_batches(self.resident, unrolled)
         events = step_of(self.resident).events
@@ -166,7 +166,7 @@ class RecordedReplay(Replay):
 
 
 class _RecordedBatch(Batch):
-    """A micro-batch whose tensors are noted."""
+    """A micro-batch whose tensors are recorded."""
 
     def __init__(self, run: RecordedReplay, events: Events) -> None:
         self._run = run
@@ -183,7 +183,7 @@ class _RecordedBatch(Batch):
 
 
 class _RecordedTensors(Tensors):
-    """Tensors whose allocations and frees are noted."""
+    """Tensors whose allocations and frees are recorded."""
 
     __slots__ = ("_kind", "_run", "_streams")
 
@@ -194,7 +194,7 @@ class _RecordedTensors(Tensors):
         super().__init__(run.allocator, sizes, lambda row: kind(row).name, streams)
 
     def play(self, events: Sequence[int]) -> None:
-        """Allocate and free, and note each event."""
+        """Allocate and free, and record each event."""
         for event in events:
             if event < 0:
                 self._run.forget(self.blocks[~event])
@@ -206,14 +206,17 @@ class _RecordedTensors(Tensors):
 
 
 def _between_micro_batches(resident: ResidentState) -> tuple[ResidentTensors, ...]:
-    """The tensors that a run allocates outside its micro-batches."""
+    """Return the tensors that a run allocates outside its micro-batches."""
     zero = resident.flat or resident.partitioned
     kept = () if zero is None else zero.kept
     return (*resident.tensors, *kept, *resident.replayed_states, *resident.replayed_temporaries)
 
 
 def recorded(replay: DeviceReplay, total: int | None = None) -> RecordedReplay:
-    """A run, recorded on a device that refuses nothing; the load warms the allocator as on one of `total` bytes."""
+    """Return a run, recorded on an unlimited device.
+
+    The load warms the allocator up as on a device of `total` bytes.
+    """
     run = RecordedReplay(replay, CachingAllocator(replay.conf, total=total))
     run.load()
     for _ in range(STEPS):
@@ -222,5 +225,5 @@ def recorded(replay: DeviceReplay, total: int | None = None) -> RecordedReplay:
 
 
 def journal_of(replay: DeviceReplay, total: int | None = None) -> Journal:
-    """The journal of a run."""
+    """Return the journal of a run."""
     return recorded(replay, total).journal

@@ -1,4 +1,4 @@
-"""The allocations of a run that an out-of-memory error can be."""
+"""The allocations of a run that an out-of-memory error may refer to."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from calculator.diagnosis.message import Message, Stated
     from calculator.training_step.unrolled import Events
 
-#: The tokens of a sequence, as shapes name them.
+#: The name of a sequence's tokens in shapes.
 LENGTH = "S"
 
-#: How many tensors are named whose size another length explains.
+#: The most tensors that are named because another length explains their size.
 MOST_LENGTHS = 3
 
-#: The longest sequence that explains a size, in tokens.
+#: The longest sequence, in tokens, that may explain a size.
 LONGEST = 1 << 20
 
 
@@ -38,16 +38,16 @@ class Match:
         tensor: Its name; `*` stands for the number of the layer.
         component: What the memory is used for.
         step: 0 while the model is loaded, 1 in the first step, 2 in every later one.
-        phase: What runs then.
-        count: How often it is requested then: in each layer, for one.
+        phase: The phase that runs then.
+        count: How often it is requested then, for example once in each layer.
         formula, substituted: Its shape times its element size, with names and with numbers; empty for other tensors.
         requested_bytes: The request, rounded to a block.
-        segment_bytes: The segment that the device allocates for it.
-        allocated_bytes: The blocks in use before that request of it which is closest to the error's figure.
-        difference_bytes: This less the error's figure.
-        same_allocated: Whether the two are equal as the error writes them.
-        is_reached: Whether nothing before it needs more than the error's device offered, so that the run gets there.
-        request: The number of that request in the journal.
+        segment_bytes: The size of the segment that the device allocates for it.
+        allocated_bytes: The bytes in use before the request of it that is closest to the error's figure.
+        difference_bytes: `allocated_bytes` less the error's figure.
+        same_allocated: Whether the two are equal in the error's notation.
+        is_reached: Whether the run gets there: nothing before it needs more than the error's device offered.
+        request: The index of that request in the journal.
     """
 
     tensor: str
@@ -67,10 +67,10 @@ class Match:
 
 
 def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
-    """Every tensor whose segment is written as the error writes it.
+    """Return every tensor whose segment the error writes as its size.
 
-    Those of the optimizer come first where the error has a traceback through it, then those that the run reaches, and
-    of them those closest to the bytes that the error states as allocated.
+    Those of the optimizer come first if the error has a traceback through it, then those that the run reaches. Among
+    them, those closest to the error's allocated bytes come first.
     """
     requested, allocated = message.requested, message.allocated
     reached = _reached(journal, message)
@@ -90,7 +90,7 @@ def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
 
 
 def _reached(journal: Journal, message: Message) -> int:
-    """The first request that the run does not reach, as what is in use before needs more than the device offered."""
+    """Return the index of the first request that does not fit, as the run already uses what the device offered."""
     most = message.capacity_bytes + sum(
         each.rounding for each in (message.allocated, message.unallocated, message.free)
     )
@@ -139,7 +139,7 @@ class OtherLength:
 
 
 def other_lengths(micro_batches: Iterable[Events], requested: Stated, length: int) -> tuple[OtherLength, ...]:
-    """The largest tensors that have the requested size at another sequence length."""
+    """Return the largest tensors that have the requested size at another sequence length."""
     found: dict[str, OtherLength] = {}
     rows = {row[0]: row for events in micro_batches for row in events.rows}
     for name, shape, dtype, _, _ in sorted(rows.values(), key=lambda row: -row[4]):
@@ -153,7 +153,7 @@ def other_lengths(micro_batches: Iterable[Events], requested: Stated, length: in
 
 
 def _lengths(per_token: float, requested: Stated) -> tuple[int, int] | None:
-    """The lengths at which a tensor of some bytes a token has a segment as requested."""
+    """Return the lengths at which a tensor with some bytes per token has a segment of the requested size."""
     least = int(max(0, requested.bytes - requested.rounding - SMALL_SEGMENT) // per_token)
     most = int((requested.bytes + requested.rounding) // per_token) + 1
     if most > LONGEST or most - least > LONGEST >> 8:
@@ -167,7 +167,7 @@ def _segment_text(size: int) -> str:
 
 
 def alive(journal: Journal, match: Match) -> tuple[tuple[Kind, int, int], ...]:
-    """What is alive when a match is requested: each tensor, how many of it, and their bytes; the largest first."""
+    """Return what is alive when a match is requested: each tensor, its count, and their bytes, the largest first."""
     place = journal.log.index(match.request)
     counts: dict[Kind, list[int]] = {}
     for number in journal.alive_requests(place):

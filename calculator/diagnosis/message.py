@@ -1,7 +1,7 @@
 """PyTorch's out-of-memory message: its figures, in every wording since PyTorch 1.0.
 
-Source: DeviceCachingAllocator::malloc in c10/cuda/CUDACachingAllocator.cpp of PyTorch 1.0, 1.4, 1.8, 2.1 and 2.13. What
-1.0 to 1.3 call "cached" is without the blocks in use; what is later "reserved in total" is with them.
+Source: DeviceCachingAllocator::malloc in c10/cuda/CUDACachingAllocator.cpp of PyTorch 1.0, 1.4, 1.8, 2.1 and 2.13. In
+1.0 to 1.3, "cached" excludes the blocks in use. Later, "reserved in total" includes them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from calculator.common.errors import PlanError, refusal
 
 LOC = "message"
 
-#: The longest text that is searched for a message, in characters: the end of a log.
+#: The longest text that is searched for a message, in characters. It is the end of a log.
 LONGEST = 1 << 18
 
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-#: A size. More digits are of no GPU.
+#: A size. No GPU has a size with more digits.
 _SIZE = r"\d{1,15}(?:\.\d{1,9})? (?:bytes|[KMG]iB)"
 _START = re.compile(rf"\bCUDA out of memory\. Tried to allocate (?P<requested>{_SIZE})")
 
-#: The parts of each wording, in order: what a part is called in an error, its pattern, and whether it can be absent.
+#: The parts of each wording in order: the name of a part in an error, its pattern, and whether it can be absent.
 _Part = tuple[str, str, bool]
 _OLD: tuple[_Part, ...] = (
     ("total capacity", rf" ?\(GPU (?P<gpu>\d{{1,4}}); (?P<total>{_SIZE}) total capacity;", False),
@@ -49,13 +49,13 @@ _NEW: tuple[_Part, ...] = (
 #: Functions of the Trainer's evaluation in a traceback.
 _OF_EVALUATION = re.compile(r"\b(?:evaluation_loop|prediction_loop|prediction_step|nested_concat)\b")
 
-#: Lines of an optimizer of PyTorch in a traceback: its file, and the names of Adam's states.
+#: Lines of a PyTorch optimizer in a traceback: its file, and the names of Adam's states.
 _OF_OPTIMIZER = re.compile(r"\btorch/optim/\w+\.py|\bexp_avg")
 
-#: Colours and other sequences that a terminal interprets.
+#: Colours and other control sequences of a terminal.
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-#: Errors that are no message of the caching allocator, and what each is.
+#: Errors that are not messages of the caching allocator, and what each is.
 _OTHERS: tuple[tuple[str, str], ...] = (
     (r"HIP out of memory", "a message of PyTorch on an AMD GPU (HIP), and Headroom's figures are of CUDA"),
     (r"MPS backend out of memory", "a message of PyTorch on an Apple GPU (MPS), and Headroom's figures are of CUDA"),
@@ -82,11 +82,11 @@ class Stated:
 
     text: str
     bytes: int
-    #: Half of its last digit: the size is within this of `bytes`.
+    #: Half of its last digit. The size is within this distance of `bytes`.
     rounding: int
 
     def includes(self, size: int) -> bool:
-        """Whether a size is written so."""
+        """Return whether a size is written like this."""
         return abs(size - self.bytes) <= self.rounding
 
 
@@ -95,16 +95,16 @@ class Message:
     """The figures of an out-of-memory message.
 
     Attributes:
-        requested: The segment that the device was to allocate.
+        requested: The segment that the device should have allocated.
         gpu: The device's number.
-        total, free: The device's memory, and what was left of it.
+        total, free: The device's memory, and the free part of it.
         allocated: The blocks in use.
         unallocated: The cached blocks, as the message states or implies them.
-        in_use: What this process used; None where the message does not state it, or states nonsense.
+        in_use: The memory that this process used. None if the message does not state it, or states nonsense.
         allowed: The limit that `per_process_memory_fraction` sets, if there is one.
-        found: How many messages the text contains; this is the first.
+        found: The number of messages in the text. This is the first one.
         in_evaluation: Whether the text before it has a traceback through the Trainer's evaluation.
-        in_optimizer: Whether it has one through an optimizer of PyTorch.
+        in_optimizer: Whether the text before it has a traceback through an optimizer of PyTorch.
     """
 
     requested: Stated
@@ -126,20 +126,23 @@ class Message:
 
     @property
     def capacity_bytes(self) -> int:
-        """What the allocator could reserve: what it had reserved, and what was free."""
+        """The bytes that the allocator could reserve: what it had reserved, and what was free."""
         capacity = self.reserved_bytes + self.free.bytes
         return min(capacity, self.allowed.bytes) if self.allowed else capacity
 
     @property
     def elsewhere_bytes(self) -> int | None:
-        """What other processes and the driver used; None where the message does not state what this one used."""
+        """The bytes that other processes and the driver used.
+
+        None if the message does not state what this process used.
+        """
         if self.in_use is None:
             return None
         return max(0, self.total.bytes - self.free.bytes - self.in_use.bytes)
 
 
 def parse_message(text: str) -> Message:
-    """Read the first out-of-memory message of a text, which may be a whole log.
+    """Parse the first out-of-memory message of a text, which may be a whole log.
 
     Raises:
         PlanError: if there is none, it is cut off, or it is another error's.
@@ -180,7 +183,7 @@ def _parsed(flat: str, starts: list[re.Match[str]]) -> Message:
 
 
 def stated(text: str) -> Stated:
-    """A size from its text."""
+    """Return a size from its text."""
     number, unit = text.split()
     exact = unit == "bytes"
     return Stated(
@@ -189,7 +192,7 @@ def stated(text: str) -> Stated:
 
 
 def _fields(tail: str, parts: tuple[_Part, ...]) -> dict[str, str | None]:
-    """The named figures of a wording's parts.
+    """Return the named figures of a wording's parts.
 
     Raises:
         PlanError: if a part is missing, which is then named.
@@ -207,7 +210,7 @@ def _fields(tail: str, parts: tuple[_Part, ...]) -> dict[str, str | None]:
 
 
 def _no_message(flat: str) -> PlanError:
-    """The error for a text without a message of the caching allocator, by what it is."""
+    """Return the error for a text without a message of the caching allocator, by what the text is."""
     for pattern, what in _OTHERS:
         if re.search(pattern, flat):
             return refusal(LOC, f"this is {what}: {_ADVICE}", flat[:200])

@@ -1,4 +1,4 @@
-"""Single changes to an evaluation or a merge that ended out of memory, by its live tensors."""
+"""Single changes to an evaluation or a merge that ended out of memory. They are judged by live tensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TRAINER = "transformers/training_args.py"
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """Settings of a run, what they give up, and where it says so."""
+    """Settings of a run, what they give up, and the source of that."""
 
     settings: dict[str, Any]
     statement: str
@@ -37,9 +37,9 @@ class _Option:
 def phase_changes(
     request: RunRequest, resident: ResidentState, match: PhaseMatch, usable_bytes: int, fixed_bytes: int
 ) -> tuple[Change, ...]:
-    """Changes of the phase of a match, those that end the error first, then by saving.
+    """Return changes of the phase of a match. Those that end the error come first, then those that save the most.
 
-    `usable_bytes` is what the error's device offered, of which `fixed_bytes` are the CUDA context and workspaces.
+    `usable_bytes` is what the error's device offered. `fixed_bytes` of it are the CUDA context and workspaces.
     """
 
     def needed(run: RunSettings) -> int:
@@ -76,7 +76,7 @@ def phase_changes(
 
 
 def _live(resident: ResidentState, run: RunSettings) -> int:
-    """The live bytes of the evaluation, or between steps without one."""
+    """Return the live bytes of the evaluation, or those between steps if there is none."""
     resting = between_steps(resident)
     if not run.evaluates:
         return resting

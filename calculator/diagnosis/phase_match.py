@@ -1,4 +1,4 @@
-"""A tensor of a phase outside the training steps that an out-of-memory error can be."""
+"""A tensor of a phase outside the training steps that an out-of-memory error may refer to."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class PhaseMatch:
     Attributes:
         phase: The phase.
         tensor: Its name; `*` stands for the number of the layer.
-        batch: The number of the evaluation's batch, of those that are gathered together; None in other phases.
+        batch: The number of the evaluation's batch among those that are gathered together. None in other phases.
         count: How often it is requested there.
         formula, substituted: Its shape times its element size, with names and with numbers; empty if it has none.
-        segment_bytes: The segment that the device allocates for it.
-        allocated_bytes: The blocks in use before that request of it which is closest to the error's figure.
-        difference_bytes: This less the error's figure.
-        same_allocated: Whether the two are equal as the error writes them.
+        segment_bytes: The size of the segment that the device allocates for it.
+        allocated_bytes: The bytes in use before the request of it that is closest to the error's figure.
+        difference_bytes: `allocated_bytes` less the error's figure.
+        same_allocated: Whether the two are equal in the error's notation.
         alive: What the phase has allocated before it, the largest first.
     """
 

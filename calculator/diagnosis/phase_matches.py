@@ -1,6 +1,6 @@
-"""The allocations of an evaluation, of its generation, and of merging that an out-of-memory error can be.
+"""The allocations of evaluation, generation and merging that an out-of-memory error may refer to.
 
-The loop of an evaluation keeps more with each batch, so that the bytes in use tell after how many of them it ends.
+The loop of an evaluation keeps more with each batch. So the bytes in use tell after how many batches it fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Pass(NamedTuple):
-    """A pass of the model in a phase, what it is given, and the rows of the batch."""
+    """A pass of the model in a phase, with its inputs and the number of rows of the batch."""
 
     phase: RunPhaseName
     recording: Recording
@@ -45,9 +45,10 @@ class _Pass(NamedTuple):
 def phase_matches(
     request: RunRequest, resident: ResidentState, workspace_bytes: int, message: Message
 ) -> tuple[PhaseMatch, ...]:
-    """Every tensor of these phases whose segment is written as the error writes it, by the distance of what is in use.
+    """Return every tensor of these phases whose segment the error writes as its size.
 
-    `workspace_bytes` are the library's workspaces, which the steps before leave.
+    They are ordered by the distance between the bytes in use and the error's figure. `workspace_bytes` are the
+    library's workspaces, which earlier steps leave.
 
     Raises:
         PlanError: if a phase of the run is not modelled.
@@ -65,7 +66,7 @@ def phase_matches(
 
 
 class _Phases:
-    """The allocations of the phases of a run, next to an error."""
+    """The allocations of the phases of a run, compared with an error."""
 
     def __init__(self, request: RunRequest, resident: ResidentState, workspace_bytes: int, message: Message) -> None:
         self.request, self.run, self.message = request, request.run, message
@@ -74,7 +75,7 @@ class _Phases:
         self.gathered = self.evaluation.gathered
 
     def matches(self) -> Iterator[PhaseMatch]:
-        """The tensors of the requested size."""
+        """Yield the tensors of the requested size."""
         if self.run.evaluates:
             for each in self._passes():
                 yield from self._in_pass(each)
@@ -84,7 +85,7 @@ class _Phases:
             yield from self._in_merge()
 
     def _passes(self) -> Iterator[_Pass]:
-        """The passes of a whole batch, and of the last one if it has fewer rows."""
+        """Yield the passes of a whole batch, and those of the last batch if it has fewer rows."""
         evaluation, whole = self.evaluation, min(self.gathered.rows, self.gathered.in_group)
         last = self.gathered.in_group % self.gathered.rows if self.gathered.ranks == 1 else 0
         for rows in dict.fromkeys((whole, last or whole)):
@@ -116,11 +117,11 @@ class _Phases:
             yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(found))
 
     def _before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
-        """What is in use before an event of a pass, after some batches."""
+        """Return what is in use before an event of a pass, after some batches."""
         return given + ran.recording.curve.before(place) + _bytes(self.gathered.before_forward(batches))
 
     def _after_batches(self, ran: _Pass, given: int) -> int:
-        """The batches after which what is in use is closest to the error's figure."""
+        """Return the number of batches after which the bytes in use are closest to the error's figure."""
         whole = self.gathered.in_group // self.gathered.together
         if ran.rows == min(self.gathered.rows, self.gathered.in_group):
             numbers = range(max(1, whole))
@@ -131,7 +132,7 @@ class _Phases:
         )
 
     def _in_concatenation(self) -> Iterator[PhaseMatch]:
-        """The outputs and labels of all batches so far, each concatenated with those of one more."""
+        """Yield the outputs and labels of all batches so far, each concatenated with those of one more."""
         found = self.resting + self.evaluation.resident_bytes
         last = -(-self.gathered.in_group // self.gathered.together)
         for number, part in enumerate((*self.gathered.outputs, *self.gathered.labels)):
@@ -153,12 +154,12 @@ class _Phases:
 
     @property
     def _range(self) -> tuple[int, int]:
-        """The sizes between which a request has the segment that the error states."""
+        """The sizes of requests that have the segment in the error."""
         requested = self.message.requested
         return requested.bytes - requested.rounding - SMALL_SEGMENT, requested.bytes + requested.rounding + 1
 
     def _concatenated(self, batches: int, number: int) -> tuple[Row, tuple[Row, ...]]:
-        """One of the outputs and labels while it is concatenated, and what is in use before."""
+        """Return one of the outputs and labels while it is concatenated, and what is in use before."""
         outputs, labels = self.gathered.outputs, self.gathered.labels
         with_outputs, with_labels = self.gathered.concatenations(batches)
         of_kind, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
@@ -168,7 +169,7 @@ class _Phases:
         return own, tuple(each for each in rows if each.name not in later)
 
     def _in_merge(self) -> Iterator[PhaseMatch]:
-        """The tensors that merging each module allocates, in their order."""
+        """Yield the tensors that merging each module allocates, in order."""
         served = ServedMethod(method=self.request.estimate.method, quantization=None)
         for _, path, step in merge_steps(self.resident, served, in_run=True):
             before: list[Row] = []
@@ -188,7 +189,7 @@ class _Phases:
         count: int = 1,
         name: str = "",
     ) -> PhaseMatch:
-        """A match, with what the phase has in use before it."""
+        """Return a match, with what is in use in the phase before it."""
         allocated = self.resting + _bytes(alive)
         if phase != "merge":
             allocated += self.evaluation.resident_bytes
@@ -207,7 +208,7 @@ class _Phases:
         )
 
     def _alike(self, size: int) -> bool:
-        """Whether the segment of a request is written as the error writes its own."""
+        """Return whether the error's notation is the same for the segment of a request and for its own."""
         return format_size(segment_bytes(rounded(size))) == self.message.requested.text
 
     def _off(self, allocated: int) -> int:
@@ -224,7 +225,7 @@ def _bytes(rows: Iterable[Row]) -> int:
 
 
 def _closest(numbers: range, size_of: Callable[[int], int], size: int) -> int:
-    """The number whose size, which grows with it, is closest to a size."""
+    """Return the number whose size is closest to a size. The size grows with the number."""
     place = bisect_left(numbers, size, key=size_of)
     near = numbers[max(0, place - 1) : place + 1]
     return min(near, key=lambda n: abs(size_of(n) - size))

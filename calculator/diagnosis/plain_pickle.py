@@ -1,7 +1,7 @@
-"""A reader of pickles that hold nothing but lists, tuples, dictionaries, numbers and strings.
+"""A reader of pickles that contain nothing but lists, tuples, dictionaries, numbers and strings.
 
-It interprets the operations itself. Those that import, call or build an object are not among them, so that a pickle
-with one is refused and nothing runs. Source of the operations: Lib/pickletools.py of Python.
+It interprets the operations itself. Operations that import, call or build an object are not supported. A pickle with
+such an operation is refused, and nothing runs. Source of the operations: Lib/pickletools.py of Python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOC = "snapshot"
 #: The largest pickle that is read, in bytes.
 LARGEST = 1 << 28
 
-#: The longest whole number, in bytes: addresses and sizes have 8.
+#: The longest integer, in bytes. Addresses and sizes have 8.
 LONGEST_NUMBER = 16
 
 _MARK = object()
@@ -40,7 +40,7 @@ def plain(raw: bytes) -> Any:
     """Return the value of a pickle.
 
     Raises:
-        PlanError: if it is too large, truncated, or has an operation for anything but plain values.
+        PlanError: if it is too large or truncated, or has an operation that is not for plain values.
     """
     if len(raw) > LARGEST:
         raise refusal(LOC, f"the snapshot has {len(raw):,} bytes, more than {LARGEST:,}: record a shorter history")
@@ -56,7 +56,7 @@ def plain(raw: bytes) -> Any:
 
 
 class _Reader:
-    """The stack and the memo of a pickle that is read."""
+    """The stack and the memo of a pickle while it is read."""
 
     __slots__ = ("memo", "place", "raw", "stack")
 
@@ -67,7 +67,7 @@ class _Reader:
         self.memo: dict[int, Any] = {}
 
     def value(self) -> Any:
-        """Interpret operations up to the last."""
+        """Interpret the operations up to the last one. Return the value."""
         raw, stack = self.raw, self.stack
         while (code := raw[self.place]) != _STOP:
             self.place += 1
@@ -112,7 +112,7 @@ class _Reader:
             raise self._refused(code)
 
     def _close(self, code: int) -> None:
-        """Take what is on the stack down to the last mark, into a container before it or a tuple."""
+        """Move the items above the last mark into the container below it, or into a tuple."""
         stack = self.stack
         above = next((n for n, each in enumerate(reversed(stack)) if each is _MARK), None)
         if above is None:
@@ -174,7 +174,7 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 
 def _item(value: Any) -> Any:
-    """A value of a container, which a mark is not."""
+    """Return a value of a container. A mark is refused."""
     if value is _MARK:
         raise TypeError("a mark")
     return value

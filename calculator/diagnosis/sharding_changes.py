@@ -1,4 +1,4 @@
-"""Single changes to how ZeRO shards a run: the next stages, more GPUs, smaller buckets, and offload to host memory."""
+"""Single changes to how ZeRO shards a run: higher stages, more GPUs, smaller buckets, and offload to host memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OBJECT = "training.deepspeed.zero_optimization"
 
 _BY_MEMORY = "The verdict is by the required memory, since a run with offload is not replayed."
 
-#: What each stage divides in addition to what the one before it does.
+#: What each stage partitions in addition to the previous stage.
 _STAGES: dict[ShardingName, str] = {
     "zero2": "Stage 2 divides gradients too. GPUs send no more to each other than in stage 1.",
     "zero3": "Stage 3 divides the weights too, and gathers each module's before it runs: GPUs send half as much again.",
@@ -35,7 +35,7 @@ _STAGES: dict[ShardingName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A change, the request with it, what it gives up, and where it says so."""
+    """A change, the request with it, what it gives up, and the source of that."""
 
     changes: dict[str, Any]
     request: Request
@@ -44,7 +44,10 @@ class _Option:
 
 
 def sharding_changes(request: Request, answer: Estimate, usable_bytes: int, *, reproduces: bool) -> Iterator[Change]:
-    """Yield changes that save memory. A run with offload is not replayed: its verdict is by the required memory."""
+    """Yield changes that save memory.
+
+    A run with offload is not replayed. Its verdict is by the required memory.
+    """
     model = model_of(request.model)
     before = step_cost(model, request, answer).relative
     for option in _options(request, model.config.get("hidden_size")):
@@ -140,7 +143,7 @@ def _offloads(request: Request) -> Iterator[_Option]:
 
 
 def _with_zero(request: Request, **settings: Any) -> Request:
-    """The request with settings of zero_optimization."""
+    """Return the request with settings of zero_optimization."""
     own = request.training.deepspeed or DeepSpeedConfig()
     deepspeed = replace(own, zero_optimization=replace(own.zero, **settings))
     return replace(request, training=replace(request.training, deepspeed=deepspeed))

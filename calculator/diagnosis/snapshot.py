@@ -1,6 +1,6 @@
-"""A snapshot of PyTorch's allocator: its blocks, and what its history records.
+"""A snapshot of PyTorch's allocator: its blocks, and what its history contains.
 
-Source: torch/cuda/memory.py of PyTorch, _snapshot, for the fields. A snapshot without history has its blocks alone.
+Source: torch/cuda/memory.py of PyTorch, _snapshot, for the fields. A snapshot without history only has its blocks.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from calculator.diagnosis.plain_pickle import LOC, plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: The most blocks and events that are looked at.
+#: The most blocks and events that are read.
 MOST = 4_000_000
 
-#: How many points of its history a snapshot's line has.
+#: The number of points of a snapshot's line over its history.
 POINTS = 200
 
 _NO_SNAPSHOT = "the pickle is no snapshot of torch.cuda.memory._dump_snapshot()"
@@ -30,16 +30,16 @@ _NO_SNAPSHOT = "the pickle is no snapshot of torch.cuda.memory._dump_snapshot()"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a snapshot has of one device.
+    """The part of a snapshot that belongs to one device.
 
     Attributes:
         device: Its number.
-        blocks: How many blocks in use there are of each size, as requested and rounded to 512 bytes.
-        allocated_bytes: The blocks in use.
-        reserved_bytes: The segments.
-        line: The bytes in use over its history, the most of each of up to 200 parts; empty without history.
+        blocks: The number of blocks in use of each size, as requested and rounded to 512 bytes.
+        allocated_bytes: The bytes of blocks in use.
+        reserved_bytes: The bytes of segments.
+        line: The bytes in use over its history: the maximum in each of up to 200 parts. Empty without history.
         failed_bytes: The request that failed, if the history has one.
-        free_bytes: What the device had left then.
+        free_bytes: The free bytes of the device at that request.
     """
 
     device: int
@@ -51,7 +51,7 @@ class Snapshot:
     free_bytes: int
 
     def message(self) -> Message:
-        """The out-of-memory message of the request that failed.
+        """Return the out-of-memory message of the request that failed.
 
         Raises:
             PlanError: if the history has none.
@@ -81,7 +81,7 @@ def _exact(size: int) -> Stated:
 
 
 def read_snapshot(raw: bytes) -> Snapshot:
-    """Read a pickled snapshot: the device that reserves the most.
+    """Read a pickled snapshot, and return its device that reserves the most.
 
     Raises:
         PlanError: if the pickle holds more than plain values, or is no snapshot.
@@ -141,7 +141,7 @@ def _too_long() -> PlanError:
 
 
 def _line(trace: list[Any], allocated: int) -> tuple[int, ...]:
-    """The bytes in use over a history that ends with `allocated`."""
+    """Return the bytes in use over a history that ends with `allocated`."""
     steps = [
         _int(event["size"]) * (1 if event["action"] == "alloc" else -1)
         for event in trace

@@ -1,4 +1,4 @@
-"""The moment of a run whose live tensors are the blocks of a snapshot."""
+"""The moment of a run whose live tensors match the blocks of a snapshot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
-    """Blocks of a size, and the tensors of the run that have this size at the moment."""
+    """The blocks of one size, and the tensors of the run that have this size at the moment."""
 
     size: int
     blocks: int
@@ -28,14 +28,14 @@ class Matched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotMatch:
-    """A snapshot's blocks next to the tensors that are alive at the closest moment of the run.
+    """A snapshot's blocks, compared with the tensors that are alive at the closest moment of the run.
 
     Attributes:
         snapshot: The snapshot.
         step, phase, tensor: The moment: just after this tensor is requested or freed.
-        same_bytes: The blocks that tensors of the same size are matched to.
-        other_bytes: The blocks without a tensor of their size.
-        missing_bytes: The tensors without a block of their size.
+        same_bytes: The bytes of blocks that are matched with tensors of the same size.
+        other_bytes: The bytes of blocks without a tensor of their size.
+        missing_bytes: The bytes of tensors without a block of their size.
         matched: The largest sizes in common.
         others: The largest sizes of blocks without a tensor.
         missing: The largest tensors without a block.
@@ -84,7 +84,7 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
 
 
 def _closest(journal: Journal, blocks: Counter[int]) -> int:
-    """The position in the log after which the fewest bytes differ; the first of several."""
+    """Return the position in the log after which the fewest bytes differ, the first one if several are equal."""
     left = Counter(blocks)
     differing = sum(size * count for size, count in blocks.items())
     best, place = differing + 1, 0

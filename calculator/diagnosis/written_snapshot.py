@@ -1,4 +1,4 @@
-"""A snapshot of the replayed run, as PyTorch writes one: pytorch.org/memory_viz shows it.
+"""A snapshot of the replayed run in PyTorch's format, for pytorch.org/memory_viz.
 
 Source: torch/cuda/memory.py of PyTorch, _snapshot, for the fields.
 """
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from calculator.allocator.block_pool import Block
     from calculator.estimation.device_replay import DeviceReplay
 
-#: The file that a frame of a snapshot names: the tensors have no line of code.
+#: The file name in the frames of a snapshot, because the tensors belong to no line of code.
 FILE = "headroom"
 
 
 def written(replay: DeviceReplay, capacity: int, total: int) -> bytes:
-    """The pickled snapshot of a run on a device: where it ends out of memory, or after its second step."""
+    """Return the pickled snapshot of a run on a device: where it runs out of memory, or after its second step."""
     run = RecordedReplay(replay, CachingAllocator(replay.conf, capacity=capacity, total=total))
     failed = None
     try:
