@@ -227,12 +227,13 @@ def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training
 
 def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: Prepared) -> None:
     module_spec, tied = prepared.module_spec(name, module), prepared.model.tied
-    training = prepared.training.by_sequences(prepared.sequences_per_row)
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
             own = _own(parameter, full_name, count, module_spec)
-            if parameter.gradient_base is not None and parameter.is_single(training):
+            if parameter.gradient_base is not None and parameter.is_single(
+                prepared.training.by_sequences(prepared.sequences_per_row)
+            ):
                 own = [replace(each, gradient_base=parameter.gradient_base) for each in own]
             tensors += own
         if module_spec.copied:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from operator import neg
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,14 +22,14 @@ from calculator.training_step.rollout import Rollout, rolled_out
 from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from calculator.engine.memory_curve import Moment, Window
+    from calculator.engine.memory_curve import Moment
     from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.rollout import RolledOut
-    from calculator.training_step.run import Interpretation, Run
+    from calculator.training_step.run import Run
 
 
 class StepPass(NamedTuple):
@@ -103,97 +103,112 @@ class RolloutTrace:
 class _Pass:
     """A pass whose sizes are given."""
 
-    __slots__ = ("_ran", "_window")
+    __slots__ = ("_layout",)
 
     #: The indices of the values that its sizes are computed from.
     outputs: Sequence[int] = ()
 
     def __init__(self, ran: RolledOut) -> None:
-        self._ran = ran
-        self._window = _CountedWindow.of(ran.interpretation, ran.interpretation.tape.rows)
+        rows = ran.interpretation.tape.rows
+        self._layout = _Layout(ran, rows, [row[4] for row in rows])
 
     def with_values(self, values: Sequence[int]) -> StepPass:  # noqa: ARG002  none are symbolic
         """Return the pass."""
-        tape = self._ran.interpretation.tape
-        run = self._ran.interpretation.run
-        return _sized(self._ran, self._window, [row[0] for row in tape.rows], [row[4] for row in tape.rows], run)
+        return self._layout.sized(None, self._layout.ran.interpretation.run)
 
 
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_names", "_ran", "_shape_env", "_sizes", "_trace", "_window", "outputs")
+    __slots__ = ("_layout", "_trace", "outputs")
 
     def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
         symbols = SymSizes(shape_env)
         kinds = symbols.kinds(ran.interpretation.tape.rows)
-        self._ran = ran
-        self._names = [name for name, *_ in kinds]
-        self._window = _CountedWindow.of(ran.interpretation, kinds)
-        #: The index of the bytes of each row.
-        self._sizes = symbols.sizes_of(kinds)
-        self.outputs = [*self._sizes, *chain(*symbols.shapes)]
+        self._layout = _Layout(ran, kinds, symbols.sizes_of(kinds))
+        self.outputs = [*self._layout.sizes, *chain(*symbols.shapes)]
         self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
 
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
-        sizes = [*map(values.__getitem__, self._sizes)]
-        return _sized(self._ran, self._window, self._names, sizes, lambda: self._trace().with_values(values))
+        return self._layout.sized(values, lambda: self._trace().with_values(values))
 
 
-class _CountedWindow(NamedTuple):
-    """The layers of a pass that have copies, and the rows that each copy adds to those that are alive or frees.
+class _Layout:
+    """What decides the bytes that are alive in a pass, for any sizes of its rows.
 
-    `is_simple`: whether nothing that copies add is freed after them.
+    A size is in bytes, or the index of a value in bytes.
     """
 
-    windows: tuple[Window, ...]
-    gained: Sequence[int]
-    lost: Sequence[int]
-    is_simple: bool
+    __slots__ = ("_blocks", "_growth", "_is_simple", "_names", "_windows", "ran", "sizes")
 
-    @classmethod
-    def of(cls, interpretation: Interpretation, kinds: Sequence[tuple[Any, ...]]) -> _CountedWindow:
-        """Return those of a pass, with what tells the kinds of its rows apart: their name, and more."""
-        lifetimes = interpretation.lifetimes
-        for window in interpretation.without_graph:
+    def __init__(self, ran: RolledOut, kinds: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> None:
+        """`kinds` are what tells rows apart: their names, and more."""
+        self.ran = ran
+        self.sizes = sizes
+        self._names = [kind[0] for kind in kinds]
+        self._windows = ran.interpretation.without_graph
+        #: Storages that each copy of the repeated layers adds or frees, by size.
+        self._growth: Counter[int] = Counter()
+        #: Whether nothing that copies add is freed after them. If something is, the pass is recorded as a whole.
+        self._is_simple = True
+        lifetimes = ran.interpretation.lifetimes
+        for window in self._windows:
             gained = lifetimes.surviving(window.start, window.end)
             lost = lifetimes.freed_earlier_rows(0, window.start, window.end)
             added = Counter(map(kinds.__getitem__, gained))
             added.subtract(map(kinds.__getitem__, lost))
-            freed = {kinds[row][0] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
-            is_simple = not any(count for kind, count in added.items() if kind[0] in freed)
-            return cls((window,), gained, lost, is_simple)
-        return cls((), (), (), is_simple=True)
+            freed = {self._names[row] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
+            self._is_simple = not any(count for kind, count in added.items() if kind[0] in freed)
+            self._growth.update(map(sizes.__getitem__, gained))
+            self._growth.subtract(map(sizes.__getitem__, lost))
+        self._blocks = Deferred(self._most_blocks)
 
+    def sized(self, values: Sequence[int] | None, run: Callable[[], Run]) -> StepPass:
+        """Return the pass with sizes of these values; `run` makes all of it."""
+        if not self._is_simple:
+            return StepPass.of(self.ran.measured(run()))
+        events, sizes = self.ran.interpretation.tape.events, self.sizes
+        if values is not None:
+            sizes = [*map(values.__getitem__, sizes)]
+        both = [*sizes, *map(neg, reversed(sizes))]
+        growth = sum([(size if values is None else values[size]) * count for size, count in self._growth.items()])
+        curve = MemoryCurve([*map(both.__getitem__, events)], self._windows, (growth,) * len(self._windows), ())
+        moment = curve.peak(self.ran.start, len(events))
+        last = events[moment.event - 1] if moment.event else 0
+        return StepPass(
+            moment,
+            self._names[last if last >= 0 else ~last],
+            Deferred(lambda: run().recorded()),
+            Deferred(partial(self._bound, values)),
+        )
 
-def _sized(
-    ran: RolledOut, counted: _CountedWindow, names: Sequence[str], sizes: Sequence[int], run: Callable[[], Run]
-) -> StepPass:
-    """Return a pass whose rows have these names and sizes; `run` is all of it."""
-    if not counted.is_simple:
-        return StepPass.of(ran.measured(run()))
-    events = ran.interpretation.tape.events
-    both = [*sizes, *map(neg, reversed(sizes))]
-    added = [(sizes[row], 1) for row in counted.gained] + [(sizes[row], -1) for row in counted.lost]
-    growth = tuple([sum([size * count for size, count in added]) for _ in counted.windows])
-    curve = MemoryCurve([*map(both.__getitem__, events)], counted.windows, growth, ())
-    moment = curve.peak(ran.start, len(events))
-    last = events[moment.event - 1] if moment.event else 0
-    return StepPass(
-        moment,
-        names[last if last >= 0 else ~last],
-        Deferred(lambda: run().recorded()),
-        Deferred(partial(_most_blocks, counted, sizes)),
-    )
+    def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
+        blocks: dict[int, int] = {}
+        for size, count in self._blocks().items():
+            own = size if values is None else values[size]
+            blocks[own] = blocks.get(own, 0) + count
+        blocks.pop(0, None)
+        return blocks
 
+    def _most_blocks(self) -> Counter[int]:
+        """Return no fewer storages of each size than are alive at once.
 
-def _most_blocks(counted: _CountedWindow, sizes: Sequence[int]) -> Counter[int]:
-    """Return no fewer blocks of each size than are alive at once: all of the pass, and those that copies add."""
-    blocks = Counter(sizes)
-    for window in counted.windows:
-        added = Counter([sizes[row] for row in counted.gained])
-        added.subtract([sizes[row] for row in counted.lost])
-        blocks.update({size: count * window.copies for size, count in added.items() if count > 0})
-    del blocks[0]
-    return blocks
+        They are all that are allocated, of which those that a layer allocates and frees count for one layer, and what
+        the copies of layers add.
+        """
+        of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
+        blocks = Counter(self.sizes)
+        for each in of_layers:
+            blocks.subtract(each)
+        blocks.update({size: max(each[size] for each in of_layers) for size in {*chain(*of_layers)}})
+        for window in self._windows:
+            blocks.update({size: count * window.copies for size, count in self._growth.items() if count > 0})
+        return blocks
+
+    def _freed_by_layers(self) -> Iterator[list[int]]:
+        """Yield the rows that each layer both allocates and frees."""
+        lifetimes = self.ran.interpretation.lifetimes
+        marks = [position for position, _ in self.ran.interpretation.tape.marks]
+        for start, end in pairwise(marks):
+            yield lifetimes.freed(lifetimes.allocated(start, end), start, end)
