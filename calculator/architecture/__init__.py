@@ -1,1 +1,1 @@
-"""Models as their modules, read from a `config.json`."""
+"""Models as trees of modules, built from a `config.json`."""

@@ -1,4 +1,4 @@
-"""Reads a `config.json` strictly. Fields are declared as data and resolved as transformers' config class does."""
+"""The strict reader of a `config.json`. Fields are declared as data and resolved as transformers' config class does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from calculator.architecture.dimension import Dim
 from calculator.common.errors import PlanError, Problem, refusal
 
-#: Resolved values under their canonical names.
+#: Resolved values by canonical name.
 Config = Mapping[str, Any]
 
 #: size: a whole number from 1, read as a Dim; count: a whole number from 0; number: a finite number; flag: a boolean;
@@ -41,11 +41,11 @@ class Field:
     default: Any = REQUIRED
     #: Whether the field may be null.
     nullable: bool = False
-    #: The value for null, computed from the fields before it.
+    #: A function that computes the value for null from the fields before it.
     null: Callable[[Config], Any] | None = None
-    #: The config class's name for the field if it differs (`n_embd` for `hidden_size`).
+    #: The name of the field in the config class if it differs (`n_embd` for `hidden_size`).
     spelled: str | None = None
-    #: Further names that the config class accepts.
+    #: Other names that the config class accepts.
     aliases: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
@@ -53,13 +53,13 @@ class Field:
 
     @property
     def own_name(self) -> str:
-        """The config class's name for the field."""
+        """The name of the field in the config class."""
         return self.spelled or self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """A value that the config class computes from the fields before it; it may replace one of them."""
+    """A value that the config class computes from the fields before it. It may replace one of them."""
 
     name: str
     value: Callable[[Config], Any]
@@ -67,7 +67,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A consistency check between fields: `problem` returns what is wrong with the field `name`, or None."""
+    """A consistency check between fields. `problem` returns what is wrong with the field `name`, or None."""
 
     name: str
     problem: Callable[[Config], str | None]
@@ -77,7 +77,7 @@ Entry = Field | Computed | Check
 
 
 class ContradictionError(ValueError):
-    """Raised while a value is computed; it names the field at fault by its canonical name."""
+    """Raised by the function of a `Computed` value. `name` is the canonical name of the wrong field."""
 
     def __init__(self, name: str, message: str) -> None:
         self.name = name
@@ -85,12 +85,12 @@ class ContradictionError(ValueError):
 
 
 def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.config") -> Config:
-    """Resolve a `config.json`: check types and limits, fill in defaults, and make sizes Dims under canonical names.
+    """Resolve a `config.json`: check types and limits, fill in defaults, and convert sizes to Dims.
 
-    Keys that no entry declares are ignored.
+    The result has canonical names. Keys that no entry declares are ignored.
 
     Raises:
-        PlanError: with every invalid field, or if there is none, with every contradiction between fields.
+        PlanError: with every invalid field. If all fields are valid, with every contradiction between fields.
     """
     written = {entry.name: _written(entry, raw) for entry in entries if isinstance(entry, Field)}
     problems = [
@@ -116,7 +116,7 @@ def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.c
 
 
 def shown(value: Any) -> str:
-    """A value as messages quote it, shortened."""
+    """Return a value as messages quote it, shortened."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{int(value):,}" if value.bit_length() <= 128 else f"a number of {value.bit_length():,} bits"
     if isinstance(value, dict | list):
@@ -145,7 +145,7 @@ def _immutable(field: Field, value: Any) -> Any:
 
 
 def _written(field: Field, raw: Mapping[str, Any]) -> str:
-    """The name of the field in the file, or the config class's name for it."""
+    """Return the name of the field in the file, or the name in the config class if the file lacks it."""
     present = [name for name in (field.own_name, *field.aliases) if name in raw]
     return next((name for name in present if raw[name] is not None), present[0] if present else field.own_name)
 

@@ -1,4 +1,4 @@
-"""Named dimensions: integers that know what they count, so that formulas follow from shapes."""
+"""Named dimensions: integers with the name of what they count, so that formulas derive from shapes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 class Dim(int):
     """A size and its name, as in `config.json` or the papers.
 
-    Arithmetic gives a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`. A name
-    is built when it is first read; most never are.
+    Arithmetic returns a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`. A
+    name is built on first access; most names are never read.
     """
 
     _name: str | tuple[str, int, int] | Callable[[], str]
-    #: Kept once they are built, because many shapes have the same dimension.
+    #: Caches, because many shapes have the same dimension.
     _factor: str | None = None
     _digits: str | None = None
 
     def __new__(cls, size: int, name: str | tuple[str, int, int] | Callable[[], str]) -> Self:
-        """Wrap a size with its name, with an operator and two operands, or with a function that returns the name."""
+        """Create a dimension from a name, an operator with two operands, or a function that returns the name."""
         self = super().__new__(cls, size)
         self._name = name
         return self
 
     def renamed(self, name: str) -> Dim:
-        """The same size under another name."""
+        """Return the same size with another name."""
         return Dim(self, name)
 
     def divided(self, count: Dim) -> Dim:
-        """The largest of `count` equal parts, the last of which may be smaller."""
+        """Return the size of the largest of `count` equal parts. The last part may be smaller."""
         return Dim(ceil_div(self, count), ("/", self, count))
 
     @property
     def name(self) -> str:
-        """What it counts."""
+        """The name of what the size counts."""
         if isinstance(self._name, tuple):
             operator, left, right = self._name
             name = dim_name if operator == "+" else _factor
@@ -49,7 +49,7 @@ class Dim(int):
 
     @property
     def factor(self) -> str:
-        """The name as a factor of a product."""
+        """The name as a factor of a product, in parentheses if it is a sum."""
         if self._factor is None:
             self._factor = f"({self.name})" if " + " in self.name else self.name
         return self._factor
@@ -78,17 +78,17 @@ Shape = tuple[int, ...]
 
 
 def ceil_div(size: int, count: int) -> int:
-    """The quotient, rounded up."""
+    """Return the quotient, rounded up."""
     return (size + count - 1) // count
 
 
 def named(size: int, name: str) -> Dim:
-    """A size under a name; a name that it has is replaced."""
+    """Return a size with a name, which replaces any other name."""
     return size.renamed(name) if isinstance(size, Dim) else Dim(size, name)
 
 
 def dim_name(size: int) -> str:
-    """A dimension's name, or its digits if it has none."""
+    """Return the name of a dimension, or its digits if it has none."""
     return size.name if isinstance(size, Dim) else f"{size:,}"
 
 
@@ -101,17 +101,17 @@ def _digits(size: int) -> str:
 
 
 def elements(shape: Shape) -> int:
-    """The number of elements of a tensor of this shape."""
+    """Return the number of elements of a tensor with this shape."""
     if len(shape) < 2:
         return +shape[0] if shape else 1
     return prod(map(pos, shape))
 
 
 def symbolic(shape: Shape) -> str:
-    """The shape as a product of names: `B × S × hidden_size`."""
+    """Return a shape as a product of names: `B × S × hidden_size`."""
     return " × ".join(map(_factor, shape)) or "1"
 
 
 def substituted(shape: Shape) -> str:
-    """The shape as a product of numbers: `4 × 2,048 × 4,096`."""
+    """Return a shape as a product of numbers: `4 × 2,048 × 4,096`."""
     return " × ".join(map(_digits, shape)) or "1"

@@ -1,41 +1,41 @@
-"""What distinguishes the layers of one stack from each other."""
+"""The properties in which the layers of one stack differ."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-#: How a layer attends, as `layer_types` of a config.json spells it.
+#: The attention of a layer, as `layer_types` of a config.json spells it.
 AttentionType = Literal["full_attention", "sliding_attention"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 
-#: How a layer mixes tokens without attention: a short convolution, or gated DeltaNet or Mamba 2.
+#: A token mixer without attention: a short convolution ("conv"), or gated DeltaNet or Mamba 2 ("linear_attention").
 RecurrentType = Literal["conv", "linear_attention"]
 RECURRENT_TYPES: tuple[RecurrentType, ...] = get_args(RecurrentType)
 
-#: How a layer mixes tokens: by attention, by recurrence, by both at once, or not, if it is an MLP alone.
+#: A token mixer: attention, a recurrence, both in parallel ("hybrid"), or none in a layer that is only an MLP.
 MixerType = AttentionType | RecurrentType | Literal["hybrid", "mlp"]
 
-#: What a layer's feed-forward sublayer is, as `mlp_layer_types` of a config.json spells it.
+#: The feed-forward sublayer of a layer, as `mlp_layer_types` of a config.json spells it.
 MlpType = Literal["dense", "sparse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKind:
-    """The kind of a layer. Layers of one stack and one kind have the same modules."""
+    """The kind of a layer. The layers of one stack that have the same kind have the same modules."""
 
     attention: MixerType = "full_attention"
 
     mlp: MlpType = "dense"
 
-    #: Whether later layers attend to its keys and values, or it to those of an earlier layer of its type.
+    #: Whether later layers reuse its keys and values ("store"), or it reuses those of an earlier layer ("reuse").
     shares: Literal["store", "reuse"] | None = None
 
-    #: Whether rotary embeddings are applied, in a model that has them.
+    #: Whether the layer applies rotary embeddings, in a model that has them.
     rotated: bool = True
 
-    #: Whether the causal mask that it owns covers a local window, as in GPT-Neo's local layers.
+    #: Whether the layer has its own causal mask of a local window, as in the local layers of GPT-Neo.
     local_mask: bool = False
 
-    #: Whether it is the first or the last of its stack, if that layer's modules differ.
+    #: Whether the layer is the first or the last of its stack, if the modules of that layer differ.
     end: Literal["first", "last"] | None = None

@@ -18,44 +18,44 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import LayerKind
 
 
-#: The assumption about the batches of a model that reads images, unless they contain images.
+#: The assumption on the batches of a model that can read images, if they contain none.
 TEXT_ALONE = (
     "Batches contain text alone: the vision tower and its projection are on the card but do not run."
     " The activations of images are not counted."
 )
 
-#: The name of the head of a decoder for sequence classification.
+#: The name of the head that classifies sequences, in a decoder.
 SCORE = "score"
 
-#: The buffer with the cosine and the sine of every position, in torchtune's modules.
+#: The buffer with the cosine and the sine of every position in torchtune's modules.
 ROTARY_TABLE = "layers.attn.pos_embeddings.cache"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
-    """One kind of layer. Layers compare by identity, which makes counting them fast."""
+    """One kind of layer. Layers compare by identity, so that counting them is fast."""
 
     kind: LayerKind
-    #: Named relative to the layer.
+    #: Their names are relative to the layer.
     modules: tuple[Module, ...]
     buffers: tuple[Buffer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """A list of layers (`model.layers`); equal layers are one `Layer` object, repeated."""
+    """A list of layers, such as `model.layers`. Equal layers are the same `Layer` object."""
 
     name: str
     layers: tuple[Layer, ...]
 
     @cached_property
     def distinct(self) -> tuple[tuple[Layer, int], ...]:
-        """Each kind of layer, in order, and how many layers are of that kind."""
+        """Each kind of layer in order, with the number of layers of that kind."""
         return tuple(Counter(self.layers).items())
 
 
 def stack(name: str, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], tuple[Module | Buffer, ...]]) -> Stack:
-    """A stack with layers of these kinds, in order; `layer` returns the modules and buffers of a kind."""
+    """Build a stack with layers of these kinds, in order. `layer` returns the modules and buffers of a kind."""
     built = {kind: _layer(kind, layer(kind)) for kind in dict.fromkeys(kinds)}
     return Stack(name=name, layers=tuple(built[kind] for kind in kinds))
 
@@ -73,9 +73,9 @@ class Weight:
     shape: Shape
     kind: Kind
     dtype: OwnDType = "model"
-    #: Whether 4-bit quantisation converts it.
+    #: Whether 4-bit quantization converts it.
     quantizable: bool = False
-    #: The index of its layer in the stack.
+    #: The index of its layer in the stack. None outside the stacks.
     layer: int | None = None
 
 
@@ -87,37 +87,38 @@ class Model:
     """
 
     model_type: str
-    #: Every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults filled
-    #: in). Sizes are `Dim`s under their canonical names.
+    #: Every field that the family reads, resolved as transformers resolves it, with aliases followed and defaults
+    #: filled in. Sizes are `Dim`s. The names are canonical.
     config: Mapping[str, Any]
-    #: In the order of `named_parameters()`.
+    #: The stacks, and the modules outside the layers, in the order of `named_parameters()`.
     parts: tuple[Module | Stack, ...]
-    #: The name of the output projection, which quantisation and `all-linear` leave out.
+    #: The name of the output projection, which quantization and `all-linear` leave out.
     head: str | None
-    #: The name of the base model in a model with a head, with a dot, which names of a model without one do not have.
+    #: The prefix of the base model in the names of a model with a head ("model."). A model without a head has no
+    #: prefix.
     base: str = ""
-    #: From a parameter's name to the name of the one whose storage it shares. `weights()` lists only the latter.
+    #: The name of a parameter to the name of the parameter whose storage it shares. `weights()` lists only the latter.
     tied: Mapping[str, str] = field(default_factory=dict)
     #: The buffers outside the layers.
     buffers: tuple[Buffer, ...] = ()
     id: str | None = None
-    #: How the real model differs.
+    #: Differences from the real model.
     notes: tuple[str, ...] = ()
-    #: Prefixes of paths of modules that the batch does not use (a vision tower, for text alone).
+    #: Path prefixes of modules that the batch does not use, such as a vision tower for a batch of text.
     idle: tuple[str, ...] = ()
-    #: The same for a batch with images (the layers of a tower after the one whose output is used).
+    #: Path prefixes of modules that a batch with images does not use, such as the layers after the one that is read.
     idle_with_images: tuple[str, ...] = ()
-    #: Prefixes of paths of the modules that only images use, whether the batch has images or not.
+    #: Path prefixes of modules that only images use, whether the batch has images or not.
     towers: tuple[str, ...] = ()
-    #: Whether the model's code computes the routers' load-balancing loss if output_router_logits is set.
+    #: Whether the model's code computes the load-balancing loss of the routers if output_router_logits is set.
     has_router_loss: bool = False
-    #: Whether the loss includes it.
+    #: Whether the loss includes the load-balancing loss.
     adds_router_loss: bool = False
-    #: What it is trained for.
+    #: The task that the model is trained for.
     task: Task = CAUSAL_LM
 
     def weights(self) -> Iterator[Weight]:
-        """Every parameter once, in the order of `named_parameters()`."""
+        """Yield every parameter once, in the order of `named_parameters()`."""
         not_converted = self.modules_to_not_convert
         for module, path, layer in self._with_paths():
             converted = module.quantizable and path not in not_converted
@@ -134,7 +135,7 @@ class Model:
                     )
 
     def named_buffers(self) -> Iterator[Buffer]:
-        """Every buffer, in layers and outside, as `named_buffers()` lists them."""
+        """Yield every buffer, as `named_buffers()` lists them."""
         yield from self.buffers
         for part in self.parts:
             if isinstance(part, Stack):
@@ -143,28 +144,28 @@ class Model:
 
     @cached_property
     def accepted(self) -> set[Hashable]:
-        """Methods whose targets were checked and accepted, for those who check them."""
+        """A cache for the caller: the methods whose targets were checked and accepted."""
         return set()
 
     @cached_property
     def modules(self) -> tuple[Module, ...]:
-        """Each module once: those of each kind of layer, then those outside the layers."""
+        """Each module once: the modules of each kind of layer, then those outside the layers."""
         inner = [module for layer, _times in self.distinct_layers for module in layer.modules]
         return (*inner, *self.outer.values())
 
     @cached_property
     def kinds(self) -> frozenset[Kind]:
-        """The kinds of its modules."""
+        """The kinds of the model's modules."""
         return frozenset(module.kind for module in self.modules)
 
     @cached_property
     def paths(self) -> tuple[tuple[str, Module], ...]:
-        """Each module once, with its path; `*` is in place of the layer's number."""
+        """Each module once, with its path. `*` replaces the number of the layer."""
         return tuple(self._paths())
 
     @property
     def running(self) -> tuple[tuple[str, Module], ...]:
-        """Those of `paths` that the batch uses."""
+        """The part of `paths` that the batch uses."""
         return tuple((path, module) for path, module in self.paths if not self.is_idle(path))
 
     def _paths(self) -> Iterator[tuple[str, Module]]:
@@ -182,12 +183,12 @@ class Model:
 
     @cached_property
     def decoder(self) -> Stack:
-        """The decoder's layers: the first stack that text input uses."""
+        """The layers of the decoder: the first stack that text input uses."""
         return next(part for part in self.parts if isinstance(part, Stack) and self.reads_text(part.name))
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:
-        """The stacks whose layers run one after the other: that of the decoder, with an encoder's before it."""
+        """The stacks that run one after the other: the decoder's, after the encoder's if there is one."""
         running = [part for part in self.parts if isinstance(part, Stack) and self.reads_text(part.name)]
         return tuple(running if self.task.name == "seq_2_seq_lm" else running[:1])
 
@@ -198,34 +199,34 @@ class Model:
 
     @property
     def encoder_layers(self) -> int:
-        """How many of the layers are an encoder's."""
+        """The number of layers that belong to an encoder."""
         return len(self.stacks[0].layers) if len(self.stacks) > 1 else 0
 
     def is_idle(self, path: str) -> bool:
-        """Whether the batch does not use the module at a path."""
+        """Return whether the batch does not use the module at a path."""
         return path.startswith(self.idle)
 
     def runs(self, path: str) -> bool:
-        """Whether the forward pass calls the module at a path, if only for an output that is not used."""
+        """Return whether the forward pass calls the module at a path, even if its output is not used."""
         return self.idle == self.idle_with_images or not self.is_idle(path)
 
     def reads_text(self, path: str) -> bool:
-        """Whether text input uses the module at a path."""
+        """Return whether text input uses the module at a path."""
         return not path.startswith((*self.idle, *self.towers))
 
     @property
     def hears(self) -> bool:
-        """Whether its encoder reads audio, whose tokens its config decides."""
+        """Whether the encoder reads audio. The config then gives the number of tokens."""
         return "tokens_of_audio" in self.config
 
     @property
     def with_images(self) -> Model:
-        """The model for batches with images, which run its vision tower."""
+        """The model for batches with images, for which the vision tower runs."""
         return replace(self, idle=self.idle_with_images, notes=tuple(note for note in self.notes if note != TEXT_ALONE))
 
     @cached_property
     def parameters(self) -> int:
-        """The number of parameters; tied ones count once."""
+        """The number of parameters. Tied parameters count once."""
         layers = sum(
             sum(p.elements for module in layer.modules for p in module.parameters) * times
             for layer, times in self.distinct_layers
@@ -239,7 +240,7 @@ class Model:
 
     @cached_property
     def modules_to_not_convert(self) -> frozenset[str]:
-        """The paths of modules that quantisation skips: the head, tied ones, and the owner of the last weight.
+        """The paths of modules that quantization skips: the head, tied modules, and the module of the last weight.
 
         Source: transformers/quantizers/base.py, get_keys_to_not_convert.
         """
@@ -254,7 +255,7 @@ class Model:
 
     @property
     def embedding(self) -> Module:
-        """The word embeddings: the first embedding outside the layers that text input uses; there must be one."""
+        """The word embeddings: the first embedding outside the layers that text input uses. There must be one."""
         return next(self._embeddings)
 
     @property
@@ -268,15 +269,15 @@ class Model:
 
     @cached_property
     def reward(self) -> Model:
-        """The model that rates a sequence: a classifier with one label."""
+        """The model with a head that rates a sequence: a classifier with one label."""
         return self if self.head == SCORE else self.with_score(1)
 
     @cached_property
     def with_rotary_table(self) -> Model:
-        """The model with one table of every position and its frequencies as buffers, as torchtune's modules have them.
+        """The model with torchtune's buffers: one table with all positions, and its frequencies.
 
-        Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init; and, where the table
-        has both halves, torchtune/models/qwen2/_positional_embeddings.py.
+        Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init; and, where the table has
+        both halves, torchtune/models/qwen2/_positional_embeddings.py.
         """
         if any(each.name == ROTARY_TABLE for each in self.buffers):
             return self
@@ -288,14 +289,14 @@ class Model:
         return replace(self, buffers=(theta, table))
 
     def with_score(self, num_labels: int) -> Model:
-        """The model for sequence classification: `score` takes the place of the output projection.
+        """Return the model for sequence classification, in which `score` replaces the output projection.
 
         Source: transformers/modeling_layers.py, GenericForSequenceClassification.
         """
         return self.with_head(linear(SCORE, self.embedding.out_features, named(num_labels, "num_labels")))
 
     def with_head(self, head: Module) -> Model:
-        """The model with a head in place of the output projection."""
+        """Return the model with another head in place of the output projection."""
         parts = (*(part for part in self.parts if part.name != self.head), head)
         own = {f"{self.head}.weight", f"{self.head}.bias"}
         tied = {name: other for name, other in self.tied.items() if name not in own}
@@ -303,23 +304,23 @@ class Model:
 
     @cached_property
     def with_router_loss(self) -> Model:
-        """The model whose loss includes that of its routers."""
+        """The model whose loss includes the load-balancing loss of the routers."""
         return replace(self, adds_router_loss=True)
 
     @cached_property
     def without_router_loss(self) -> Model:
-        """The model whose loss leaves out that of its routers, whatever its config says."""
+        """The model whose loss excludes the load-balancing loss of the routers, whatever its config sets."""
         if not self.adds_router_loss:
             return self
         return replace(self, config={**self.config, "output_router_logits": False}, adds_router_loss=False)
 
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:
-        """Each kind of layer, and how many layers are of that kind."""
+        """Each kind of layer, with the number of layers of that kind."""
         return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct)
 
     def _with_paths(self) -> Iterator[tuple[Module, str, int | None]]:
-        """Every module with its path, and the index of its layer, if any."""
+        """Yield every module with its path, and with the index of its layer or None."""
         for part in self.parts:
             if isinstance(part, Stack):
                 for index, layer in enumerate(part.layers):
@@ -328,7 +329,7 @@ class Model:
                 yield part, part.name, None
 
     def _last_parameter(self) -> str:
-        """The last name of `named_parameters()`."""
+        """Return the last name of `named_parameters()`."""
         names = (
             f"{prefix}{module.name}.{parameter.name}"
             for modules, prefix in map(_tail, reversed(self.parts))
@@ -339,7 +340,7 @@ class Model:
 
 
 def _tail(part: Module | Stack) -> tuple[tuple[Module, ...], str]:
-    """The last modules of a part, and the prefix of their names."""
+    """Return the last modules of a part, and the prefix of their names."""
     if isinstance(part, Stack):
         return part.layers[-1].modules, f"{part.name}.{len(part.layers) - 1}."
     return (part,), ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 
 
-#: A dtype that does not depend on the model's, or "model" for the model's dtype.
+#: A data type that does not depend on the model's, or "model" for the model's data type.
 OwnDType = DType | Literal["model"]
 
 
@@ -31,10 +31,10 @@ class Parameter:
     name: str
     shape: Shape
     dtype: OwnDType = "model"
-    #: Of a parameter that is expanded over the batch and concatenated: the shape of what its gradient is a view of, in
-    #: a micro-batch of one, whose gradients are not summed.
+    #: The shape of the tensor of which the gradient is a view, if the parameter is expanded over the batch and then #:
+    #: concatenated. It applies to a micro-batch of one, whose gradients are not summed.
     gradient_base: Shape | None = None
-    #: Whether a training's micro-batch is such a one: of images or their tiles, in a tower.
+    #: Whether the micro-batch of a training has size one. In a tower it counts images or tiles of images.
     is_single: Callable[[Training], bool] = lambda training: training.micro_batch_size == 1
     #: Whether the model's class freezes it, so that full fine-tuning does not train it.
     frozen: bool = False
@@ -52,33 +52,36 @@ class Buffer:
     name: str
     shape: Shape
     dtype: OwnDType
-    #: Whether it is in the state dict.
+    #: Whether the state dict contains it.
     persistent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """An owner of parameters."""
+    """A module that owns parameters."""
 
     #: The dotted name relative to the parent.
     name: str
     kind: Kind
     #: In the order of `named_parameters()`.
     parameters: tuple[Parameter, ...]
-    #: Whether bitsandbytes stores its weight in 4 bits, unless `Model.modules_to_not_convert` lists the module: a
-    #: torch.nn.Linear, but no subclass, or a Conv1D.
+    #: Whether bitsandbytes stores its weight in 4 bits, unless `Model.modules_to_not_convert` lists the module. This
+    #: applies to torch.nn.Linear, but not to its subclasses, and to Conv1D.
     #: Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear.
     quantizable: bool = False
-    #: Whether bitsandbytes leaves it out for being the model's last weight alone.
+    #: Whether bitsandbytes leaves it out only because it owns the model's last weight.
     #: Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     is_last: bool = False
     #: Whether the forward pass is `x @ weight.T` and then `+ bias`, as two operations.
     separate_bias: bool = False
-    #: The index of the first layer that has it, where a method treats layers of a kind differently.
+    #: The index of the first layer with this module, for methods that treat layers of the same kind differently.
     layer: int | None = None
 
     def under(self, layer: str) -> str:
-        """Its path below a layer: the same as the layer where it has no name, since the layer owns its parameters."""
+        """Return the module's path below a layer.
+
+        If it has no name, the layer owns its parameters: the layer's path.
+        """
         return f"{layer}.{self.name}" if self.name else layer
 
     @cached_property
@@ -93,12 +96,12 @@ class Module:
 
     @cached_property
     def in_features(self) -> int:
-        """The input width of a linear or conv1d; the number of rows of an embedding."""
+        """The input width of a linear or conv1d. For an embedding, the number of rows."""
         return self.weight.shape[0 if self.kind in ("conv1d", "embedding") else 1]
 
     @cached_property
     def out_features(self) -> int:
-        """The output width of a linear or conv1d; the width of an embedding."""
+        """The output width of a linear or conv1d, or the width of an embedding."""
         return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]
 
 
@@ -112,7 +115,7 @@ def linear(
     separate_bias: bool = False,
     is_last: bool = False,
 ) -> Module:
-    """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
+    """Build a `torch.nn.Linear`, or a subclass, with the weight (out_features, in_features)."""
     weight = Parameter(name="weight", shape=(out_features, in_features))
     biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
     return Module(
@@ -126,33 +129,33 @@ def linear(
 
 
 def conv1d(name: str, in_features: int, out_features: int) -> Module:
-    """A `transformers.pytorch_utils.Conv1D`: weight (in_features, out_features) and a bias."""
+    """Build a `transformers.pytorch_utils.Conv1D` with the weight (in_features, out_features) and a bias."""
     weight = Parameter(name="weight", shape=(in_features, out_features))
     bias = Parameter(name="bias", shape=(out_features,))
     return Module(name=name, kind="conv1d", parameters=(weight, bias), quantizable=True)
 
 
 def conv1d_of_channels(name: str, channels: int, width: int, *, bias: bool) -> Module:
-    """A `torch.nn.Conv1d` with a filter for each channel: weight (channels, 1, width)."""
+    """Build a `torch.nn.Conv1d` with one filter per channel: the weight (channels, 1, width)."""
     biases = (Parameter(name="bias", shape=(channels,)),) if bias else ()
     return Module(name=name, kind="other", parameters=(Parameter(name="weight", shape=(channels, 1, width)), *biases))
 
 
 def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
-    """A `torch.nn.Embedding`: weight (num_embeddings, embedding_dim)."""
+    """Build a `torch.nn.Embedding` with the weight (num_embeddings, embedding_dim)."""
     return Module(
         name=name, kind="embedding", parameters=(Parameter(name="weight", shape=(num_embeddings, embedding_dim)),)
     )
 
 
 def norm(name: str, *shape: int, bias: bool = False) -> Module:
-    """A normalisation with a weight of this shape, and with `bias` a bias of the same shape."""
+    """Build a normalisation with a weight of this shape and, with `bias`, a bias of the same shape."""
     weight = Parameter(name="weight", shape=shape)
     biases = (Parameter(name="bias", shape=shape),) if bias else ()
     return Module(name=name, kind="norm", parameters=(weight, *biases))
 
 
 def bare(name: str, kind: Kind, dtype: OwnDType = "model", **shapes: Shape) -> Module:
-    """A module with bare parameters of these shapes, in order."""
+    """Build a module that owns parameters of these shapes, in order."""
     parameters = tuple(Parameter(name=each, shape=shape, dtype=dtype) for each, shape in shapes.items())
     return Module(name=name, kind=kind, parameters=parameters)

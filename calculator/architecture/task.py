@@ -1,4 +1,4 @@
-"""What a model is trained for."""
+"""The task that a model is trained for."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 class Task:
     """The task of a model, which decides its head and its loss.
 
-    `num_labels` is a classifier's, `problem_type` that of a classifier of sequences.
+    `num_labels` belongs to classifiers, `problem_type` to classifiers of sequences.
     """
 
     name: TaskName = "causal_lm"
     num_labels: int = 2
     problem_type: ProblemType | None = None
-    #: Whether batches contain images, so that a vision tower runs.
+    #: Whether batches contain images. A vision tower runs only then.
     has_images: bool = False
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """The names of heads that PEFT trains next to what a method adds.
+        """The names of heads that PEFT trains in addition to what a method adds.
 
         Source: peft/peft_model.py, PeftModelForSequenceClassification, PeftModelForTokenClassification and
         PeftModelForQuestionAnswering.
@@ -41,12 +41,12 @@ class Task:
 
     @property
     def trained_heads(self) -> tuple[str, ...]:
-        """The names of heads that are trained next to what a method outside PEFT adds."""
+        """The names of heads that are trained in addition to what a method outside PEFT adds."""
         return ("classifier",) if self.name == "image_cls" else self.head_names
 
     @property
     def embeds(self) -> bool:
-        """Whether the model has no head and computes no loss: the step embeds texts and compares them."""
+        """Whether the model has no head and no loss of its own: the step embeds texts and compares them."""
         return self.name == "feature_extraction"
 
     @property
@@ -61,7 +61,7 @@ class Task:
 
     @property
     def loss(self) -> ProblemType:
-        """The loss of a classifier of sequences, by its labels (transformers' ForSequenceClassificationLoss)."""
+        """The loss of a sequence classifier, by its labels (ForSequenceClassificationLoss in transformers)."""
         return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
 

@@ -1,4 +1,4 @@
-"""Numbers by name, such as the ranks of modules: an object in JSON."""
+"""Dictionaries of numbers as inputs, such as ranks by module name: an object in JSON."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import Any, ClassVar
 
 
 class NumbersByName(dict[str, Any]):
-    """An object of names and numbers. Settings are hashable, so it is too."""
+    """A hashable dictionary from names to numbers, since settings must be hashable."""
 
-    #: The type of its numbers.
+    #: The type of the numbers.
     number: ClassVar[type]
 
     def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
-        """Hash the names and numbers in their order."""
+        """Return the hash of the items, in their order."""
         return hash(tuple(self.items()))
 
 
 class WholeNumbersByName(NumbersByName):
-    """An object of names and whole numbers."""
+    """A hashable dictionary from names to integers."""
 
     number = int
 
 
 class DecimalsByName(NumbersByName):
-    """An object of names and numbers."""
+    """A hashable dictionary from names to numbers."""
 
     number = float
 
 
 def is_by_name(kind: Any) -> bool:
-    """Whether a type is one of numbers by name."""
+    """Return whether a type is a dictionary of numbers."""
     return isinstance(kind, type) and issubclass(kind, NumbersByName)

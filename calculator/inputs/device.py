@@ -66,10 +66,10 @@ class Device:
 
     @property
     def divided(self) -> tuple[ShardingName, int] | None:
-        """How GPUs divide the run's state, and how many they are; None if each has all of it."""
+        """The sharding and the number of GPUs. None if each GPU has the whole state of the run."""
         return None if self.sharding in ("none", "ddp") else (self.sharding, self.count)
 
     @property
     def alone(self) -> "Device":
-        """One such GPU, without the others."""
+        """The same device with one GPU."""
         return replace(self, count=1, sharding="none", nodes=1)

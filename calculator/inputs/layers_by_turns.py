@@ -1,11 +1,11 @@
-"""Optimizers that train layers by turns, and why they are not modelled.
+"""Optimizers that train a few layers at a time, and why they are not modelled.
 
 Sources: badam 1.4, block_optim.py (BlockOptimizer.switch_trainable_params); axolotl, utils/callbacks/lisa.py.
 """
 
 from __future__ import annotations
 
-#: Why each is not modelled, and the way out.
+#: Why each optimizer is not modelled, and what to use instead.
 BY_TURNS = {
     "badam": "BAdam trains one block at a time, in a copy in float32, and frees its states when the block changes: the"
     " memory of a step depends on the block, which is not modelled. lomo, or full with optimizer_in_bwd, trains all"

@@ -142,7 +142,7 @@ class RunSettings:
 
     @property
     def generates(self) -> bool:
-        """Whether evaluation generates, which it does for compute_metrics alone."""
+        """Whether evaluation generates text. It does so only for compute_metrics."""
         return self.evaluates and self.predict_with_generate and self.compute_metrics and not self.prediction_loss_only
 
     @property
@@ -152,14 +152,14 @@ class RunSettings:
 
     @property
     def checkpoints(self) -> int:
-        """How many checkpoints the run writes. With `steps`, the last step writes one too."""
+        """The number of checkpoints that the run writes. With `steps`, the last step writes one too."""
         if self.save_strategy == "epoch":
             return self.num_train_epochs
         return ceil(self.max_steps / self.save_steps) if self.saves else 0
 
     @property
     def checkpoints_on_disk(self) -> int:
-        """The most checkpoints on the disk at once: the new one is complete before an older one is deleted.
+        """The largest number of checkpoints on the disk at once: a new one is complete before an old one is deleted.
 
         Source: transformers 5.24, trainer_utils.py, rotate_checkpoints, which keeps the last and the best.
         """
@@ -167,7 +167,7 @@ class RunSettings:
 
     @property
     def checkpoints_kept(self) -> int:
-        """The most checkpoints that stay: at least the last one and, where the best one is kept, that too."""
+        """The largest number of checkpoints that remain: at least the last one, and the best one if it is kept."""
         if self.save_total_limit is None:
             return self.checkpoints
         return min(self.checkpoints, max(self.save_total_limit, 2 if self.load_best_model_at_end else 1))

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The most distinct lengths. What a replay costs does not depend on them, but the page and its address do.
+#: The largest number of distinct lengths. It limits the size of a page and of its address; a replay takes no longer.
 MOST_LENGTHS = 4_096
 
-#: The shortest and the longest sample, and the most samples of a length.
+#: The shortest and the longest sample in tokens, and the largest number of samples of one length.
 SHORTEST, LONGEST, MOST_SAMPLES = 2, 16_777_216, 10**12
 
 
 def problem_of_lengths(pairs: Sequence[tuple[int, int]]) -> str | None:
-    """What is wrong with a histogram, or None."""
+    """Return what is wrong with a histogram, or None."""
     if len(pairs) > MOST_LENGTHS:
         return f"has {len(pairs):,} pairs, at most {MOST_LENGTHS:,} are read: round lengths up to a multiple of 8 or 64"
     for length, count in pairs:

@@ -1,4 +1,4 @@
-"""Inputs declared once, with type, default, limits, label and help. Forms, schemas and docs are generated from them."""
+"""Inputs declared as dataclass fields with type, default, limits, label and help. Forms, schemas and docs use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A histogram.
+#: A histogram: pairs of a length and a count.
 PAIRS = tuple[tuple[int, int], ...]
 
 
@@ -34,11 +34,12 @@ class Setting:
     example: Any = None
     #: What a form shows for null.
     empty: str = "none"
-    #: Whether forms and the command line have a field for it.
+    #: Whether forms and the command line have a field for this input.
     form: bool = True
-    #: Whether the method has a form field of its own for it, since other methods' values would mean something else.
+    #: Whether the method has a form field of its own for this input, as the value means something else in other
+    #: methods.
     own: bool = False
-    #: What to do instead, for values that users try and that are none of the choices.
+    #: What to use instead of values that users try but that are not among the choices.
     instead: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -80,16 +81,16 @@ class Declared:
     """A declared input: its name, type, default and description."""
 
     name: str
-    #: Its place among the inputs of its class, from 0.
+    #: The index of the input in its class, from 0.
     position: int
     type: Any
     default: Any
     setting: Setting
-    #: Types all of whose values it accepts, but for limits.
+    #: The types whose values are all valid, except for limits.
     plain: frozenset[type]
-    #: The settings class of an input that is an object; None for other inputs.
+    #: The settings class of an input that is an object. None for other inputs.
     nested: type | None
-    #: The type of an input that is an object of names and numbers; None for other inputs.
+    #: The type of an input that is a dictionary of numbers. None for other inputs.
     by_name: Any
 
     @property
@@ -102,7 +103,7 @@ class Declared:
 
 @cache
 def declared(cls: type) -> tuple[Declared, ...]:
-    """Every input of a settings dataclass, in order."""
+    """Return every input of a settings dataclass, in the order of its fields."""
     hints = get_type_hints(cls)
     inputs = (each for each in dataclasses.fields(cls) if "setting" in each.metadata)
     return tuple(_declared(position, each, hints[each.name]) for position, each in enumerate(inputs))
@@ -131,7 +132,7 @@ def _by_name(cls: type) -> dict[str, Declared]:
 
 
 def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -> T:
-    """Build a settings dataclass from decoded JSON. Strict: no coercion, no unknown fields.
+    """Build a settings dataclass from decoded JSON, without coercion. Unknown fields are errors.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -169,12 +170,12 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
 
 @cache
 def _default(cls: type[T]) -> T:
-    """Settings none of which is given. They are never changed, so all requests have the same."""
+    """Return an instance with the defaults. Instances are immutable, so that all requests share it."""
     return cls()
 
 
 def _parsed(declaration: Declared, value: Any, loc: str) -> Any:
-    """A value as its dataclass has it: tuples for lists, settings for objects."""
+    """Return a value in the dataclass's types: tuples for lists, settings classes for objects."""
     if isinstance(value, list):
         return _frozen(value)
     if declaration.by_name is not None and isinstance(value, dict):
@@ -185,12 +186,12 @@ def _parsed(declaration: Declared, value: Any, loc: str) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """A list as a tuple, and so the lists in it."""
+    """Convert a list, and the lists in it, to tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def mismatch(kind: Any, value: Any) -> str | None:
-    """What a value must be instead, or None if it has the declared type."""
+    """Return what a value must be instead, or None if it has the declared type."""
     members = _members(kind)
     if any(_is(member, value) for member in members):
         return None
@@ -198,13 +199,13 @@ def mismatch(kind: Any, value: Any) -> str | None:
 
 
 def instead_of(declaration: Setting, value: Any) -> str:
-    """What to do instead of a value that users try, after the error; empty for other values."""
+    """Return a hint on what to use instead of a value that users try. Empty for other values."""
     hint = declaration.instead.get(value) if isinstance(value, str) else None
     return f". {hint}" if hint else ""
 
 
 def out_of_range(declaration: Setting, value: Any) -> str | None:
-    """The limit that a number exceeds, or one of the numbers by name; or None."""
+    """Return an error if a number, or a number of a dictionary, exceeds a limit. None otherwise."""
     if isinstance(value, dict):
         return next(filter(None, (out_of_range(declaration, number) for number in value.values())), None)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -236,14 +237,14 @@ def _is(kind: Any, value: Any) -> bool:
 
 
 def _are_items(kinds: tuple[Any, ...], values: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether a list has items of one kind, as many as there are, or as many as there are kinds."""
+    """Return whether every item has its type: one type for all items, or one type for each position."""
     if kinds[-1] is not Ellipsis:
         return len(values) == len(kinds) and all(map(_is, kinds, values))
     return all(_is_item(kinds[0], value) for value in values)
 
 
 def _is_item(kind: Any, value: Any) -> bool:
-    """Whether a list may contain a value: a name that is not empty, or one of the choices."""
+    """Return whether a list may contain a value. Names must not be empty."""
     return _is(kind, value) and value != ""
 
 

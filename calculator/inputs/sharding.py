@@ -17,10 +17,10 @@ QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 #: The shardings that an estimate models; it refuses the others.
 MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2", "zero3", "fsdp"})
 
-#: An integer, or transformers' value for the model's hidden size.
+#: An integer, or `auto`, for which transformers derives the value from the model's hidden size.
 OrAuto = int | Literal["auto"]
 
-#: ZeRO's stage by the name of the sharding.
+#: The stage of ZeRO by the name of the sharding.
 STAGES: dict[str, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
@@ -50,7 +50,7 @@ class DDPConfig:
 
     @property
     def copies_outputs(self) -> bool:
-        """Whether DDP copies the model's outputs: it searches the graph that ends in them."""
+        """Whether DDP copies the model's outputs, which it does to search the graph from them."""
         return self.find_unused_parameters and not self.static_graph
 
 
@@ -77,7 +77,7 @@ class FSDPConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offload:
-    """Where DeepSpeed keeps optimizer states (`offload_optimizer`) or weights (`offload_param`)."""
+    """Where DeepSpeed stores optimizer states (`offload_optimizer`) or weights (`offload_param`)."""
 
     device: Literal["none", "cpu"] = setting("none", label="Offload device", help="none, or cpu for host memory.")
     pin_memory: bool = setting(True, label="Pinned memory", help="Whether the host memory is page-locked.")
@@ -183,7 +183,7 @@ class ZeroOptimization:
     )
 
     def resolved(self, name: str, hidden_size: int) -> int:
-        """A size, with transformers' value for `auto`.
+        """Return a size in elements, with transformers' value for `auto`.
 
         References:
             transformers/integrations/deepspeed.py, `trainer_config_finalize`.
@@ -198,19 +198,19 @@ class ZeroOptimization:
 
 
 def offloads_optimizer(zero: ZeroOptimization) -> bool:
-    """Whether masters and optimizer states are in host memory."""
+    """Return whether master weights and optimizer states are in host memory."""
     return zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
 
 
 def pins(zero: ZeroOptimization) -> bool:
-    """Whether any host memory of an offload is page-locked."""
+    """Return whether any offload uses page-locked host memory."""
     offloads = [each for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
     return any(each.device == "cpu" and each.pin_memory for each in offloads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepSpeedConfig:
-    """The object of a DeepSpeed config that changes memory. `Training` gives the others."""
+    """The keys of a DeepSpeed config that change memory. `Training` has the others."""
 
     zero_optimization: ZeroOptimization | None = setting(
         None,
@@ -234,13 +234,13 @@ class DeepSpeedConfig:
         return self.zero_optimization or ZeroOptimization()
 
     def builds_partitioned(self, trainer: str | None) -> bool:
-        """Return whether the model is built under deepspeed.zero.Init: as set, else with a trainer only."""
+        """Return whether the model is built in deepspeed.zero.Init. Without a setting, only a trainer does so."""
         return trainer is not None if self.zero3_init_flag is None else self.zero3_init_flag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """The field of a 4-bit method that only counts for sharding."""
+    """The field of a 4-bit method that only matters for sharding."""
 
     quant_storage: QuantStorage = setting(
         "uint8",
@@ -251,7 +251,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """How many GPUs a run has, and how it is sharded over them."""
+    """The number of GPUs of a run, and how the run is sharded over them."""
 
     name: ShardingName = "none"
     count: int = 1
@@ -263,7 +263,7 @@ class Sharding:
 
     @property
     def stage(self) -> int:
-        """ZeRO's stage; 0 without ZeRO."""
+        """The stage of ZeRO. 0 without ZeRO."""
         return STAGES.get(self.name, 0)
 
     @property
@@ -275,7 +275,7 @@ class Sharding:
 
 
 def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Sharding:
-    """Parse a request's fields of sharding.
+    """Parse the fields of a request that describe its sharding.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -319,7 +319,7 @@ def _object(body: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-#: The sharding that each object of `training` configures.
+#: The shardings that each object of `training` configures.
 OWNERS: dict[str, tuple[ShardingName, ...]] = {
     "ddp": ("ddp",),
     "fsdp_config": ("fsdp",),
@@ -353,7 +353,7 @@ def parse_deepspeed(body: Any, stage: int | None) -> DeepSpeedConfig:
 
 
 def stage_problems(zero: ZeroOptimization, stage: int | None) -> Iterator[Problem]:
-    """What contradicts the stage of `device.sharding`."""
+    """Yield the settings that contradict the stage of `device.sharding`."""
     loc = "training.deepspeed.zero_optimization"
     if zero.stage is not None and stage is not None and zero.stage != stage:
         yield Problem(loc=f"{loc}.stage", msg=f"must be {stage}, the stage of device.sharding", input=zero.stage)

@@ -1,4 +1,4 @@
-"""Settings that are tensor sizes. Requests that differ only in these run the same operations."""
+"""Settings that are tensor sizes. Requests that differ only in these settings run the same operations."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
-#: Each of these changes tensor sizes only, not which operations run.
+#: Each setting changes the sizes of tensors, but not which operations run.
 SizeName = Literal["r", "sequence_length", "micro_batch_size", "num_virtual_tokens", "bottleneck_size"]
 
 _SIZES = frozenset(get_args(SizeName))
 
 
 def sizes(settings: object) -> list[int]:
-    """The size settings of a method or of the training settings, in order."""
+    """Return the size settings of a method or of a training, in order."""
     return [getattr(settings, name) for name in _named(settings)[0]]
 
 
 def other_settings(settings: object) -> tuple[object, ...]:
-    """The class of some settings and all their values except sizes."""
+    """Return the class of some settings and all values except the sizes."""
     return (type(settings), *_others(type(settings))(settings))  # type: ignore[arg-type]  # a class is hashable
 
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
-    """The same settings with each size changed."""
+    """Return a copy of the settings with each size changed."""
     changes = {name: change(getattr(settings, name)) for name in _named(settings)[0]}
     return replace(settings, **changes)  # type: ignore[type-var]  # a method and the training are dataclasses
 
@@ -40,13 +40,13 @@ def _named(settings: object) -> tuple[list[str], list[str]]:
 
 @cache
 def _others(kind: type) -> Callable[[object], tuple[object, ...]]:
-    """What reads all values of a dataclass except sizes."""
+    """Return a function that reads all values of a dataclass except the sizes."""
     _, names = _names(kind)
     return attrgetter(*names) if len(names) > 1 else lambda settings: tuple([getattr(settings, name) for name in names])
 
 
 @cache
 def _names(kind: type) -> tuple[list[str], list[str]]:
-    """The names of a dataclass's size settings, and of its other settings."""
+    """Return the names of a dataclass's size settings, and of its other settings."""
     names = [field.name for field in fields(kind)]
     return [name for name in names if name in _SIZES], [name for name in names if name not in _SIZES]

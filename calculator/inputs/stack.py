@@ -1,4 +1,4 @@
-"""The request's `stack` object: the versions of the libraries of a run."""
+"""The request's `stack` object: the versions of the libraries that a run uses."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from calculator.inputs.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackVersions:
-    """The releases of the libraries that a run uses. The defaults are those of the reference step."""
+    """The versions of the libraries that a run uses. The defaults are those of the reference step."""
 
     transformers: str = setting(
         "5.24",

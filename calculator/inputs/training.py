@@ -1,4 +1,4 @@
-"""The request's `training` object, and what follows from its fields."""
+"""The request's `training` object, and values that derive from its fields."""
 
 from dataclasses import dataclass, fields, replace
 from math import ceil
@@ -11,28 +11,28 @@ from calculator.inputs.training_settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Colocated:
-    """An inference engine on the GPU of a training.
+    """An inference engine on the GPU that also trains.
 
     Attributes:
-        share: The part of the GPU's memory that it takes.
-        sleeps: Whether it gives that back while the trainer trains.
+        share: The fraction of the GPU's memory that it reserves.
+        sleeps: Whether it frees that memory while the trainer trains.
     """
 
     share: float
     sleeps: bool
 
     def bytes_of(self, total_bytes: int) -> int:
-        """What it takes of a GPU. Source: vllm/v1/worker/utils.py, request_memory."""
+        """Return the bytes that the engine reserves of a GPU. Source: vllm/v1/worker/utils.py, request_memory."""
         return ceil(total_bytes * self.share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training(TrainingSettings):
-    """The settings of one training step, and what follows from them."""
+    """The settings of one training step, and values that derive from them."""
 
     @property
     def micro_batches(self) -> int:
-        """The micro-batches of a step."""
+        """The number of micro-batches of a step."""
         return self.gradient_accumulation_steps
 
     @property
@@ -42,7 +42,7 @@ class Training(TrainingSettings):
 
     @property
     def lowest(self) -> "Training":
-        """The same training for the low end."""
+        """The same training for the low end of an answer that is an interval."""
         return LowestTraining(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     @property
@@ -52,34 +52,34 @@ class Training(TrainingSettings):
 
     @property
     def image_count(self) -> int:
-        """The images of a micro-batch. They are run one by one, so a symbolic batch size is guarded."""
+        """The number of images of a micro-batch. Images run one by one, so a symbolic batch size gets a guard."""
         return 0 if self.images is None else int(self.micro_batch_size) * self.images.images_per_sequence
 
     @property
     def is_first_micro_batch(self) -> bool:
-        """Whether it is the training of a step's first micro-batch."""
+        """Whether this is the training of the first micro-batch of a step."""
         return self.gradient_accumulation_steps == 1
 
     @property
     def passes_mask(self) -> bool:
-        """Whether the model gets an attention mask. A trainer passes its collator's, padding or not."""
+        """Whether the model gets an attention mask. A trainer always passes the mask of its collator."""
         return self.padding or (self.trainer is not None and not self.flattened)
 
     @property
     def flattened(self) -> bool:
-        """Whether the sequences of a micro-batch are one row, in which each is kept apart from the others."""
+        """Whether the sequences of a micro-batch are one row, in which each attends only to itself."""
         return self.padding_free or (self.packing and self.packing_strategy != "wrapped")
 
     @property
     def samples(self) -> int:
-        """The samples in a flattened micro-batch. A packed row has more than one if it is the only row."""
+        """The number of samples in a flattened micro-batch. A single packed row has more than one sample."""
         if self.packing and self.micro_batch_size == 1 and self.packing_strategy != "wrapped":
             return 2
         return self.micro_batch_size
 
     @property
     def colocated(self) -> Colocated | None:
-        """The share that vLLM takes of the trainer's GPU; None if it takes none."""
+        """The vLLM engine on the trainer's GPU. None if there is none."""
         if not self.use_vllm or self.vllm_mode == "server":
             return None
         share = 0.3 if self.vllm_gpu_memory_utilization is None else self.vllm_gpu_memory_utilization
@@ -102,12 +102,12 @@ class Training(TrainingSettings):
 
     @property
     def zero3_init_flag(self) -> bool:
-        """Whether transformers knows of ZeRO-3 before it builds the model."""
+        """Whether transformers activates ZeRO-3 before it builds the model."""
         return (self.deepspeed or DeepSpeedConfig()).builds_partitioned(self.trainer)
 
     @property
     def first_micro_batch(self) -> "Training":
-        """The training of a step that ends after its first micro-batch, which leaves gradients for the later ones."""
+        """The training of a step that ends after the first micro-batch, whose gradients stay for the later ones."""
         if self.gradient_accumulation_steps == 1:
             return self
         ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
@@ -116,19 +116,19 @@ class Training(TrainingSettings):
         return FirstMicroBatch(**{**values, "gradient_accumulation_steps": 1, "ddp": ddp, **of})
 
     def by_sequences(self, count: int) -> "Training":
-        """The same training with a row for each of the `count` sequences of a row."""
+        """Return the training with one row for each of the `count` sequences of a sample."""
         return self if count == 1 else replace(self, micro_batch_size=count * self.micro_batch_size)
 
     def of_row(self, tokens: int, samples: int) -> "Training":
-        """The training whose micro-batches are one row of some samples' tokens."""
+        """Return the training whose micro-batch is one row with the tokens of some samples."""
         values = {field.name: getattr(self, field.name) for field in fields(Training)}
         sizes = {"micro_batch_size": 1, "sequence_length": tokens, "padding": False}
         return DrawnRow(**{**values, **sizes, "of_samples": samples})
 
     def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None) -> "Training":
-        """The training of a trainer's model while it generates from prompts of that length, within autocast or not.
+        """Return the training of a trainer's model while it generates from prompts of that length.
 
-        No prompt of one token is shorter than another: they have no padding.
+        `autocast` is the data type of the context in which it generates, or None. Prompts of one token have no padding.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changes = {"gradient_checkpointing": False, "autocast": autocast, "sequence_length": prompt}
@@ -145,24 +145,24 @@ class Training(TrainingSettings):
 class FirstMicroBatch(Training):
     """The training of the first of several micro-batches."""
 
-    #: The micro-batches of its step, and the samples of the micro-batch if they are flattened.
+    #: The number of micro-batches of the step, and of samples in the micro-batch if it is flattened (0 otherwise).
     of_step: int
     of_samples: int
 
     @property
     def samples(self) -> int:
-        """The samples in a flattened micro-batch."""
+        """The number of samples in a flattened micro-batch."""
         return self.of_samples
 
     @property
     def micro_batches(self) -> int:
-        """The micro-batches of a step."""
+        """The number of micro-batches of a step."""
         return self.of_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowestTraining(Training):
-    """The training of the low end, where the answer is an interval."""
+    """The training for the low end of an answer that is an interval."""
 
     @property
     def is_highest(self) -> bool:
@@ -172,14 +172,14 @@ class LowestTraining(Training):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnRow(Training):
-    """The training of a flattened micro-batch that is drawn from samples of many lengths."""
+    """The training of a flattened micro-batch, drawn from samples of many lengths."""
 
-    #: The samples of the row.
+    #: The number of samples in the row.
     of_samples: int
 
     @property
     def samples(self) -> int:
-        """The samples in a flattened micro-batch."""
+        """The number of samples in a flattened micro-batch."""
         return self.of_samples
 
 

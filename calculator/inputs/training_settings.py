@@ -9,7 +9,7 @@ from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig
 
-#: Tools that users name as a trainer, and what to do instead.
+#: Tools that users name as a trainer, and what to use instead.
 TOOLS = {
     "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
     "llama-factory": "LLaMA-Factory is a tool: import its file, start from its defaults with --tool llama-factory, or "
@@ -19,7 +19,7 @@ TOOLS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointingKwargs:
-    """What the trainer passes to `gradient_checkpointing_enable`."""
+    """The arguments that the trainer passes to `gradient_checkpointing_enable`."""
 
     use_reentrant: bool = setting(
         False,

@@ -1,1 +1,1 @@
-"""How fast a run is: its cost at rated speeds, divided by what published runs reached of them."""
+"""The speed of a run: its cost at rated speeds, divided by the efficiency that published runs reached."""

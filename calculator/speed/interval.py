@@ -1,7 +1,7 @@
-"""The interval of a run's speed: its cost at rated speeds, divided by the efficiencies of published runs near it.
+"""The interval of a run's speed: its cost at rated speeds, divided by the efficiencies of similar published runs.
 
-Near are runs whose micro-batch costs an eighth to eight times as much. If three sources have such runs on the same
-card, these alone count. With fewer than three sources there is no interval.
+A published run is similar if its micro-batch costs between 1/8 and 8 times as much. If three sources have similar runs
+on the same card, only those runs count. With fewer than three sources there is no interval.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.speed.step_cost import StepCost
 
-#: How many times as costly a micro-batch of a near run is at most, and at least one over it.
+#: The largest ratio between the costs of the micro-batches of similar runs.
 NEAR = 8
 
-#: The least number of sources of an interval.
+#: The smallest number of sources for an interval.
 SOURCES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast a run is, by the efficiency that a run of another source is predicted to have."""
+    """The speed of a run, from the efficiency that is predicted for a run of a new source."""
 
     efficiency: Interval
     tokens_per_second: Interval
@@ -42,17 +42,16 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How the intervals of some runs, made without the runs of their own source, contain what was published.
+    """How well intervals predict the published runs of sources that they were made without.
 
     Attributes:
-        source: The name of the source that is left out; empty for all of them, one after the other.
+        source: The name of the source that is left out. Empty for the total over all sources.
         runs: The runs with an interval.
-        covered: Those whose published speed is in it.
+        covered: The runs whose published speed is in the interval.
         refused: The runs without an interval.
-        width: The median of the most over the least of the intervals; None without any.
-        sources: Those with an interval.
-        share: The covered share of the runs of each of these sources, averaged: each source counts once, however many
-            runs it has. None without any.
+        width: The median ratio of the upper to the lower end. None without an interval.
+        sources: The sources of which a run has an interval.
+        share: The mean over these sources of the share of their runs that is covered. None without a source.
     """
 
     source: str
@@ -65,10 +64,10 @@ class Coverage:
 
 
 def speed_of(request: Request, cost: StepCost) -> Speed:
-    """The speed of a run with this cost of an optimizer step.
+    """Return the speed of a run, given the cost of its optimizer step.
 
     Raises:
-        PlanError: if the run has no card with a rated speed, is of a kind that is not published, or no run is near it.
+        PlanError: if the card has no rated speed, or no published run is similar.
     """
     card = _check(request)
     runs = near(published_runs(), cost.rated_seconds / request.training.gradient_accumulation_steps, card)
@@ -90,7 +89,7 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
 
 
 def near(runs: Iterable[PublishedRun], rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
-    """The published runs that are near a run; none if they have fewer sources than an interval needs."""
+    """Return the published runs that are similar to a run. Empty if they have fewer sources than an interval needs."""
     alike = [run for run in runs if run.counts and _is_near(run.rated_seconds, rated_seconds)]
     same = [run for run in alike if run.card == card]
     found = same if _sources(same) >= SOURCES else alike
@@ -98,7 +97,7 @@ def near(runs: Iterable[PublishedRun], rated_seconds: float, card: str) -> tuple
 
 
 def _interval(runs: Iterable[PublishedRun]) -> Interval:
-    """The interval of a further source's efficiency."""
+    """Return the predicted interval for the efficiency of a new source."""
     by_source: dict[str, list[float]] = {}
     for run in runs:
         by_source.setdefault(run.source.name, []).append(run.efficiency)
@@ -114,7 +113,7 @@ def _sources(runs: Iterable[PublishedRun]) -> int:
 
 
 def _check(request: Request) -> str:
-    """The id of the card of a run whose speed may be known."""
+    """Return the id of the card of a run, or raise an error if the speed cannot be known."""
     card, training = card_of(request.device), request.training
     if card is None:
         raise refusal("device.gpu", "a speed needs a card of the catalogue: name one", request.device.gpu)
@@ -140,13 +139,16 @@ def _check(request: Request) -> str:
 
 
 def refused_because(error: PlanError) -> str:
-    """Why a run has no speed, for an answer that has everything else."""
+    """Return why a run has no speed, for an answer that has all other figures."""
     return "; ".join(f"{problem.loc}: {problem.msg}" for problem in error.problems)
 
 
 @cache
 def coverage() -> tuple[Coverage, ...]:
-    """How many published speeds the intervals from the other sources contain: over all that count, then for each."""
+    """Return how many published speeds the intervals contain: first for all sources, then for each source.
+
+    Each interval is made without the runs of the source that it predicts.
+    """
     names = dict.fromkeys(run.source.name for run in published_runs() if run.counts)
     of_sources = {name: [*_left_out(name)] for name in names}
     every = [each for found in of_sources.values() for each in found]
@@ -154,7 +156,7 @@ def coverage() -> tuple[Coverage, ...]:
 
 
 def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
-    """Each run of a source, and the interval of efficiencies that the other sources give it."""
+    """Yield each run of a source, with the interval of efficiencies that the other sources predict."""
     others = [run for run in published_runs() if run.source.name != name]
     for run in published_runs():
         if run.source.name == name and run.counts:

@@ -1,8 +1,8 @@
-"""The prediction interval of a run from a new source, by the variance between known sources.
+"""The prediction interval for a run of a new source, from the variance between the known sources.
 
-The logarithm of an efficiency has an effect of its source, which all runs of it share, and one of the run. Sources are
-drawn again, so that their number bounds what is known, not that of their runs: ten runs of a source say little more
-about the next source than one.
+The logarithm of an efficiency is the sum of an effect of the source, which all its runs share, and an effect of the
+run. The number of sources limits what is known, not the number of runs: ten runs of one source say little more about
+the next source than one run does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The share of further sources whose run is in the interval.
+#: The probability that the run of a new source is in the interval.
 LEVEL = 0.8
 
 #: Student's t at 1 - (1 - LEVEL) / 2 for 1, 2, ... degrees of freedom, and for infinitely many.
@@ -25,21 +25,21 @@ _NORMAL = 1.282
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """The least and the most of a figure."""
+    """The lower and the upper end of a figure."""
 
     low: float
     high: float
 
     def times(self, factor: float) -> Interval:
-        """Both ends times a positive factor."""
+        """Return the interval with both ends multiplied by a positive factor."""
         return Interval(low=self.low * factor, high=self.high * factor)
 
 
 def predicted(by_source: Sequence[Sequence[float]]) -> Interval:
-    """The interval of a further source's efficiency, from those of two or more sources. The rated speed, 1, bounds it.
+    """Predict the interval for the efficiency of a new source from those of two or more sources, at most 1.
 
-    Source: Student's prediction interval of a normal variable, of the sources' means, with the variance of the runs
-    within a source added.
+    Source: Student's prediction interval for a normal variable, computed from the means of the sources, with the
+    variance of the runs within a source added.
     """
     logs = [[log(each) for each in efficiencies] for efficiencies in by_source]
     means = [mean(each) for each in logs]
@@ -49,7 +49,7 @@ def predicted(by_source: Sequence[Sequence[float]]) -> Interval:
 
 
 def _within(logs: Sequence[Sequence[float]]) -> float:
-    """The variance of the runs around the mean of their source."""
+    """Return the variance of the runs around the mean of their source."""
     freedom = sum(len(each) - 1 for each in logs)
     if not freedom:
         return 0.0

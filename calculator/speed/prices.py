@@ -1,4 +1,4 @@
-"""List prices of some clouds, with the date on which they were read, and what a run costs at a price."""
+"""List prices of some clouds with the date on which they were read, and the cost of a run at a price."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListPrice:
-    """What a cloud asks for an hour of one card, without a commitment."""
+    """The price of one card for an hour at a cloud, without a commitment."""
 
     cloud: str
     card: str
     per_hour: float
     currency: str
-    #: The day on which it was read.
+    #: The day on which the price was read.
     date: str
     source: str
     address: str
@@ -31,7 +31,7 @@ class ListPrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListCost:
-    """What a run costs at a list price."""
+    """The cost of a run at a list price."""
 
     price: ListPrice
     cost: Interval
@@ -39,7 +39,7 @@ class ListCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HourPrice:
-    """What an hour of one card costs, in a currency if it is known, and where that comes from."""
+    """The price of one card for an hour, its currency if it is known, and its origin."""
 
     per_hour: float
     currency: str
@@ -47,7 +47,7 @@ class HourPrice:
 
 
 def hour_price(device: Device, loc: str = "device") -> HourPrice:
-    """The price of a device: the request's, or the lowest list price of its card.
+    """Return the price of a device: that of the request, or the lowest list price of the card.
 
     Raises:
         PlanError: if neither is known.
@@ -66,7 +66,7 @@ def hour_price(device: Device, loc: str = "device") -> HourPrice:
 
 @cache
 def list_prices(card: str) -> tuple[ListPrice, ...]:
-    """The list prices of a card of the catalogue, the lowest first."""
+    """Return the list prices of a card of the catalogue, the lowest first."""
     file = catalogue.read("prices.json")
     sources = file["sources"]
     found = [

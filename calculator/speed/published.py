@@ -1,4 +1,4 @@
-"""Published runs on one GPU with their speed, and what each reached of its card's rated speed."""
+"""Published runs on one GPU, with their speed and their efficiency: the reached share of the card's rated speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.methods import Method
 
-#: What of the base model is trained or stored: all of it, nothing of it in 16 bits, or nothing of it in 4 bits.
+#: Whether the base model is trained, frozen in 16 bits, or frozen in 4 bits.
 Kind = Literal["full", "frozen in 16 bits", "frozen in 4 bits"]
 
 
@@ -24,7 +24,7 @@ Kind = Literal["full", "frozen in 16 bits", "frozen in 4 bits"]
 class SpeedSource:
     """A publication: what it ran, and how its figures become tokens per second.
 
-    `left_out` is why its runs count in no interval; empty if they do.
+    `left_out` says why its runs count in no interval. It is empty if they count.
     """
 
     name: str
@@ -43,13 +43,13 @@ class PublishedRun:
 
     Attributes:
         source: The publication.
-        place: Where in it the figure is.
+        place: Where in the publication the figure is.
         request: The request that describes the run.
         card: The id of its card.
-        kind: Its kind.
-        tokens_per_second: What it reached, as published or as the source states it.
-        rated_seconds: Seconds of one of its micro-batches at the card's rated speeds.
-        efficiency: Those seconds, divided by the measured ones.
+        kind: Whether its base model is trained, or how it is frozen.
+        tokens_per_second: The measured speed, converted to tokens per second as the source describes.
+        rated_seconds: The seconds of one micro-batch at the card's rated speeds.
+        efficiency: The rated seconds divided by the measured seconds.
         differs: Where the request differs from the run.
     """
 
@@ -65,31 +65,31 @@ class PublishedRun:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the run was no faster than its card's rated speed: otherwise a part of its description is wrong."""
+        """Whether the run was no faster than its card's rated speed. If it was, its description is wrong."""
         return self.efficiency <= 1
 
     @property
     def counts(self) -> bool:
-        """Whether it counts in intervals."""
+        """Whether the run counts in intervals."""
         return self.is_possible and not self.source.left_out
 
 
 def kind_of(method: Method) -> Kind:
-    """The kind of a run with a method."""
+    """Return whether a method trains the base model, or how it freezes it."""
     if method.facts.trains_base and not method.facts.trains_part:
         return "full"
     return "frozen in 4 bits" if method.facts.quantizes_base else "frozen in 16 bits"
 
 
 def tokens_of_step(request: Request) -> int:
-    """The tokens of one optimizer step, without virtual ones."""
+    """Return the tokens of one optimizer step, without virtual tokens."""
     training = request.training
     return training.micro_batch_size * training.gradient_accumulation_steps * training.sequence_length
 
 
 @cache
 def published_runs() -> tuple[PublishedRun, ...]:
-    """Every published run with a speed."""
+    """Return every published run with a speed."""
     file = catalogue.read("throughput.json")
     sources = {name: SpeedSource(name=name, **fields) for name, fields in file["sources"].items()}
     return tuple(_run(row, sources[row["source"]]) for row in file["rows"])

@@ -1,8 +1,8 @@
-"""The relative cost of a step: floating-point operations and bytes moved, at the card's rated speeds.
+"""The relative cost of a step: floating-point operations and moved bytes, at the card's rated speeds.
 
-A product of T tokens with a weight of n elements needs 2·n·T operations, and its backward as many for the inputs'
-gradient and as many again for the weight's (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A frozen weight has no
-gradient. The reference is one forward and backward over the frozen base, with everything kept.
+Multiplying T tokens by a weight of n elements takes 2·n·T operations. Its backward pass takes as many for the gradient
+of the inputs, and as many again for that of the weight (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A frozen
+weight has no gradient. The reference is one forward and backward pass over the frozen base without checkpointing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FLOAT32 = (
 )
 ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a product takes at least as long as its reads"
 
-#: The card whose speeds are used for one without a name or published speeds.
+#: The card that is assumed if the request names none, or if the speeds of its card are not published.
 USUAL_CARD = "a100-sxm4-80gb"
 
 REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations a weight and token"
@@ -53,28 +53,28 @@ class CostTerm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """An optimizer step's cost on one card, relative to the reference step of the same model and batch."""
+    """The cost of an optimizer step on one card, relative to the reference step of the same model and batch."""
 
     relative: float
-    #: Floating-point operations.
+    #: The number of floating-point operations.
     operations: int
-    #: Seconds of the step at the card's rated speeds.
+    #: The seconds of the step at the card's rated speeds.
     rated_seconds: float
     reference: str
-    #: The card whose rated speeds weigh bytes against operations.
+    #: The card whose rated speeds convert operations and bytes to seconds.
     card: str
     terms: tuple[CostTerm, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """A card's rated speeds: dense operations and bytes a second.
+    """The rated speeds of a card, in dense operations and in bytes per second.
 
     Attributes:
-        card: Its name.
-        operations: In half precision.
-        float32: In float32; where that is not known, those in half precision.
-        bytes: Of its memory.
+        card: The name of the card.
+        operations: Operations per second in half precision.
+        float32: Operations per second in float32, or in half precision if that is not known.
+        bytes: Bytes per second of its memory.
     """
 
     card: str
@@ -84,7 +84,7 @@ class Speeds:
 
 
 def speeds(card: GPU | None) -> Speeds:
-    """The card's rated speeds, or those of USUAL_CARD where they are not known."""
+    """Return the rated speeds of a card, or those of USUAL_CARD if they are not known."""
     rate = (card.bf16_tflops or card.fp16_tflops) if card else None
     if card is None or rate is None or card.bandwidth_gbs is None:
         return speeds(gpu(USUAL_CARD))
@@ -93,7 +93,7 @@ def speeds(card: GPU | None) -> Speeds:
 
 
 def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
-    """The cost of an optimizer step with all its micro-batches."""
+    """Return the cost of an optimizer step with all its micro-batches."""
     step = _Step(model, request, answer)
     terms = tuple(step.terms())
     relative = sum(term.relative for term in terms)
@@ -108,14 +108,14 @@ def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
 
 
 def computes_attention_in_float32(request: Request) -> bool:
-    """Whether hidden states are in float32 where the weights of a quantized base are multiplied in half precision."""
+    """Return whether hidden states are float32 while products with quantized weights are in half precision."""
     if request.training.autocast is not None or not request.method.facts.quantizes_base:
         return False
     return request.training.dtype != "float32" and resident_state(request).prepared.hidden_dtype == "float32"
 
 
 class _Step:
-    """The quantities from which one request's terms are computed."""
+    """The quantities from which the terms of one request are computed."""
 
     def __init__(self, model: Model, request: Request, answer: Estimate) -> None:
         training, method = request.training, request.method
@@ -133,13 +133,13 @@ class _Step:
         self.passes = 3 if training.gradient_checkpointing else 2
         attention = 3 * self.products.attention * training.sequence_length
         plain = sequences * training.sequence_length * (4 * self.products.weights + attention)
-        #: Whether the hidden states are in float32 while products with the 4-bit weights are in half precision.
+        #: Whether the hidden states are float32 while products with 4-bit weights are in half precision.
         self.float32 = computes_attention_in_float32(request)
-        #: Seconds of the reference step at the rated speed.
+        #: The seconds of the reference step at the rated speed.
         self.reference = plain / self.speeds.operations
 
     def terms(self) -> Iterator[CostTerm]:
-        """Every term that applies."""
+        """Yield every term that applies."""
         tokens, weights = f"{self.tokens:,}", self.products.weights
         attended = self.products.attention * self.positions
         if self.float32:
@@ -174,7 +174,7 @@ class _Step:
         yield from self._moved()
 
     def _base_in_two_dtypes(self, tokens: str, attended: int) -> Iterator[CostTerm]:
-        """The base with products of 4-bit weights in half precision, and attention and output head in float32."""
+        """Yield the terms of a base in 4 bits: its products in half precision, attention and head in float32."""
         layers, head = self.products.layers, self.products.head
         yield self._operations(
             "forward and backward of the base's layers",
@@ -194,7 +194,10 @@ class _Step:
         )
 
     def _recomputed(self, tokens: str, attended: int) -> CostTerm:
-        """One more forward pass of the layers, but for attention in float32, and of the parameters added to them."""
+        """Return the term of the forward pass that checkpointing repeats for the layers and their added parameters.
+
+        Attention in float32 is counted elsewhere.
+        """
         layers, forward = self.products.layers, self.facts.forward_operations
         attended = 0 if self.float32 else attended
         if forward in (0, 2):
@@ -212,7 +215,7 @@ class _Step:
         )
 
     def _moved(self) -> Iterator[CostTerm]:
-        """Bytes whose transfer costs time: dequantised weights, and reads that small micro-batches don't hide."""
+        """Yield the terms of moved bytes: dequantized weights, and weight reads that few tokens do not hide."""
         request = self.request
         state = resident_state(request).tensors if self.facts.quantizes_base else ()
         quantised = sum(each.parameters * each.count for each in state if each.packed)
@@ -243,7 +246,7 @@ class _Step:
     def _operations(
         self, name: str, amount: int, formula: str, substituted: str, source: str, rate: float | None = None
     ) -> CostTerm:
-        """A term of operations, at the card's rate in half precision or at another one."""
+        """Return a term of operations, at `rate` or at the card's rate in half precision."""
         return CostTerm(
             name=name,
             amount=amount,

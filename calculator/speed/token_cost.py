@@ -1,4 +1,4 @@
-"""The money for the tokens of a configuration, at the price of its device."""
+"""The cost in money of training a number of tokens, at the price of the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCost:
-    """What a million trained tokens cost, by the interval of a run's speed."""
+    """The cost of a million trained tokens, as an interval that derives from the interval of the speed."""
 
     speed: Speed
     price: HourPrice
@@ -30,12 +30,12 @@ class TokenCost:
 
     @property
     def middle(self) -> float:
-        """The geometric mean of the interval's ends."""
+        """The geometric mean of the ends of the interval."""
         return sqrt(self.per_million_tokens.low * self.per_million_tokens.high)
 
 
 def token_cost(request: Request, cost: StepCost, price: HourPrice) -> TokenCost | None:
-    """The cost of a million tokens; None where the speed is not known."""
+    """Return the cost of a million tokens, or None if the speed is not known."""
     try:
         speed = speed_of(request, cost)
     except PlanError:

@@ -1,1 +1,1 @@
-"""The releases of the libraries that are known, and what older ones do differently."""
+"""The known releases of the libraries, and the differences of older releases."""

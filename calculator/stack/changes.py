@@ -1,4 +1,4 @@
-"""What older releases of the libraries do differently from the reference step's."""
+"""The differences of older library releases from the releases of the reference step."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ ChangeName = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A difference of a library's releases before one, and since one: what they do, and where their source does it."""
+    """What the releases of a library between `since` and `before` do differently, and where their source does it."""
 
     package: str
     since: Release = (0, 0)
     before: Release
     sentence: str
     source: str
-    #: The model types that it is of; none for every model.
+    #: The model types that the change affects. Empty for every model.
     model_types: tuple[str, ...] = ()
-    #: The first release in which a model type runs the code that changed; it had its own before.
+    #: The first release in which a model type runs the changed code. Before, it has code of its own.
     shared_since: Mapping[str, Release] = field(default_factory=dict)
 
     def applies(self, versions: StackVersions, model_type: str | None) -> bool:
-        """Return whether a stack has this difference for a model."""
+        """Return whether the change affects a model with these library versions."""
         own = release(getattr(versions, self.package))
         if own < self.shared_since.get(model_type or "", own):
             return False
         return self.since <= own < self.before and (not self.model_types or model_type in self.model_types)
 
 
-#: Since when a model type runs the shared code of attention and of its masks.
+#: The release from which on a model type runs the shared code of attention and of its masks.
 _SHARED_ATTENTION: dict[str, Release] = {"gpt_bigcode": (4, 54)}
 
 CHANGES: dict[ChangeName, Change] = {
@@ -237,7 +237,7 @@ CHANGES: dict[ChangeName, Change] = {
 }
 
 
-#: The changes of a step that the passes of `generate` do not have: they compute no loss and no gradients, with a cache.
+#: The changes that affect a step, but not the passes of `generate`, which have a cache but no loss and no gradients.
 OF_STEPS: frozenset[ChangeName] = frozenset(
     {
         "shifted_logits",
@@ -254,5 +254,5 @@ OF_STEPS: frozenset[ChangeName] = frozenset(
 
 @cache
 def older_behaviour(versions: StackVersions, model_type: str | None = None) -> frozenset[ChangeName]:
-    """Return what a stack does differently from the default one for a model; without one, for every model."""
+    """Return the changes that affect a model with these versions. Without a model type, return those of every model."""
     return frozenset(name for name, change in CHANGES.items() if change.applies(versions, model_type))

@@ -1,4 +1,4 @@
-"""Release numbers, and the releases of each library that are known."""
+"""Release numbers, and the known releases of each library."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from calculator.inputs.stack import StackVersions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    #: Major, minor and, where it is given, patch.
+    #: The major, the minor and, if it is given, the patch number.
     Release = tuple[int, ...]
 
-#: A release as `__version__` spells it; a local suffix such as +cu128 names a build of the same release.
+#: A release as `__version__` spells it. A local suffix such as +cu128 names a build of the same release.
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\+[a-z0-9.]{1,40})?")
 
-#: The first and the last minor release of each range that is known.
+#: The first and the last minor release of each known range.
 KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
     "transformers": (((4, 39), (4, 57)), ((5, 0), (5, 24))),
     "peft": (((0, 11), (0, 21)),),
@@ -33,7 +33,7 @@ KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
 
 @lru_cache(maxsize=256)
 def release(text: str) -> Release:
-    """Return the numbers of a release that is well formed."""
+    """Return the numbers of a well-formed release."""
     found = _RELEASE.fullmatch(text)
     assert found is not None
     return tuple(int(number) for number in found.groups() if number is not None)

@@ -1,4 +1,4 @@
-"""A stack in the sentences of an answer."""
+"""Sentences about library versions in an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def named(versions: StackVersions) -> str:
-    """Return the libraries of a stack with their releases."""
+    """Return the libraries with their versions, as a phrase."""
     return (
         f"PyTorch {versions.torch} on CUDA, transformers {versions.transformers}, peft {versions.peft},"
         f" bitsandbytes {versions.bitsandbytes}"
@@ -19,7 +19,7 @@ def named(versions: StackVersions) -> str:
 
 
 def differences(versions: StackVersions, model_type: str | None, *, trains: bool = True) -> list[str]:
-    """Return what an older stack does differently from the default one in a step or a pass, a sentence per change."""
+    """Return one sentence for each difference of older versions from the default ones, in a step or a pass."""
     names = older_behaviour(versions, model_type) - (frozenset() if trains else OF_STEPS)
     return [
         f"{change.package} {getattr(versions, change.package)}: {change.sentence} ({change.source})."

@@ -1,4 +1,4 @@
-"""The models for which older releases of transformers were compared with the calculator, and what is refused there."""
+"""The models for which older releases of transformers were verified, and the requests that are refused for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.stack.releases import Release
 
-#: The first release of transformers that was compared, by model type.
+#: The first verified release of transformers, by model type.
 FIRST: dict[str, Release] = {
     "gemma": (4, 45),
     "gemma2": (4, 53),
@@ -29,7 +29,7 @@ FIRST: dict[str, Release] = {
     "qwen3": (4, 57),
 }
 
-#: The older releases of transformers of which steps were traced, by model type: tests/calculator/stack/traced.json.
+#: The older releases of transformers of which steps were traced (tests/calculator/stack/traced.json), by model type.
 TRACED: dict[str, tuple[Release, ...]] = {
     "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
     "gemma2": ((4, 53), (4, 57)),
@@ -41,10 +41,11 @@ TRACED: dict[str, tuple[Release, ...]] = {
     "qwen3": ((4, 57),),
 }
 
-#: The methods of those traces.
+#: The methods of the traces.
 TRACED_METHODS = ("full", "lora", "qlora")
 
-#: The first release of transformers whose passes of `generate` were compared, and those of which they were traced.
+#: The first release of transformers whose passes of `generate` were verified, and the releases whose passes were
+#: traced.
 FIRST_PASSES: Release = (4, 48)
 TRACED_PASSES: dict[str, tuple[Release, ...]] = {
     "llama": ((4, 48), (4, 53), (4, 55), (4, 56), (4, 57), (5, 0), (5, 8), (5, 16)),
@@ -52,25 +53,25 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
     "qwen2": ((4, 48),),
 }
 
-#: Since when GPT-BigCode runs the shared attention, and since when it checkpoints again.
+#: The release from which on GPT-BigCode runs the shared attention, and from which on it supports checkpointing again.
 SHARED_BIGCODE: Release = (4, 54)
 CHECKPOINTED_BIGCODE: Release = (5, 0)
 
-#: The first release whose passes of `generate` are known, of model types with code of their own until then: GPT-BigCode
-#: runs the shared attention and caches as others do, and Gemma 2 caches as others do and does not run sdpa's kernels.
+#: The first release whose passes of `generate` are known, for model types with code of their own before it. From then
+#: on, GPT-BigCode runs the shared attention and cache, and Gemma 2 runs the shared cache without sdpa's kernels.
 #: Source: transformers 5.21, models/gemma2/modeling_gemma2.py (_supports_sdpa).
 SHARED_PASSES: dict[str, Release] = {"gemma2": (5, 21), "gpt_bigcode": SHARED_BIGCODE}
 
-#: The first release whose caches of layers with a window keep no more than the window.
+#: The first release in which the cache of a layer with a sliding window keeps no more tokens than the window.
 WINDOWED_CACHES: Release = (4, 56)
 
-#: The methods whose virtual tokens need the cache and the masks of transformers. The others need its modules only.
+#: The methods whose virtual tokens depend on the cache and the masks of transformers. Others depend on modules only.
 VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
 
-#: The first release of which steps with virtual tokens were compared. GPT-BigCode's were not.
+#: The first release in which steps with virtual tokens were verified, except for GPT-BigCode.
 FIRST_VIRTUAL_TOKENS: Release = (4, 57)
 
-#: Rotary types whose frequencies never change, so that older releases keep one buffer.
+#: The rotary types with constant frequencies, for which older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
 
 #: Why models with experts are refused before transformers 5, by model type.
@@ -80,10 +81,11 @@ EXPERTS = {
     " bits, and which runs on as many tokens as routing sends it)"
 }
 
-#: The last release of TRL whose SFTTrainer leaves the loss to the model.
+#: The last release of TRL in which SFTTrainer uses the loss of the model.
 OLDER_SFT = (0, 13)
 
-#: From this release on, PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit weights.
+#: The release from which on PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit
+#: weights.
 #: Source: peft 0.12.0, tuners/tuners_utils.py, cast_adapter_dtype.
 FLOAT32_ADAPTERS = (0, 12)
 
@@ -91,9 +93,9 @@ FLOAT32_ADAPTERS = (0, 12)
 def problems(
     versions: StackVersions, model_type: str | None, config: Mapping[str, Any], method: str, tokens: int
 ) -> Iterator[Problem]:
-    """Yield why an older transformers cannot be answered for a model and a method.
+    """Yield why a request with an older transformers is refused for a model and a method.
 
-    `tokens`: the length of a sequence whose mask has a window; 0 if there is none.
+    `tokens` is the length of a sequence whose mask has a window, or 0.
     """
     if not _is_older(versions):
         return
@@ -116,9 +118,9 @@ def untraced(versions: StackVersions, model_type: str | None, method: str) -> It
 def passes_problems(
     versions: StackVersions, model_type: str | None, method: str, tokens: int, *, window: int | None
 ) -> Iterator[Problem]:
-    """Yield why the passes of `generate` in an older transformers cannot be answered.
+    """Yield why the passes of `generate` in an older transformers are refused.
 
-    `tokens`: those of the prompt and the answer. `window`: that of the masks of layers, if they have one.
+    `tokens` counts the prompt and the answer. `window` is the window of the layers' masks, or None.
     """
     if not _is_older(versions):
         return
@@ -157,7 +159,7 @@ def _is_older(versions: StackVersions) -> bool:
 
 
 def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:
-    """Yield why a trainer or kernels that replace a model's code cannot be answered with an older transformers."""
+    """Yield why a trainer, or kernels that replace a model's code, are refused with an older transformers."""
     if not _is_older(versions):
         return
     own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
@@ -174,11 +176,10 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
 def bigcode_problems(
     versions: StackVersions, model_type: str | None, config: Mapping[str, Any], training: Training
 ) -> Iterator[Problem]:
-    """Yield what GPT-BigCode's own code in older releases does otherwise, or not at all.
+    """Yield the settings that GPT-BigCode's own code in older releases does not support, or runs differently.
 
     Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn, whose softmax
-    is a torch.jit.script function) and 4.57.6
-    (GPTBigCodeBlock, no GradientCheckpointingLayer).
+    is a torch.jit.script function) and 4.57.6 (GPTBigCodeBlock, no GradientCheckpointingLayer).
     """
     own = release(versions.transformers)[:2]
     if model_type != "gpt_bigcode" or own >= CHECKPOINTED_BIGCODE:
@@ -201,9 +202,9 @@ def bigcode_problems(
 
 
 def _knows_trainer(versions: StackVersions, trainer: str | None) -> bool:
-    """Whether the trainer's step in an older transformers is known.
+    """Return whether the trainer's step in an older transformers is known.
 
-    SFTTrainer of TRL 0.9 to 0.13 is of the time of transformers 4.39 to 4.48, and leaves the loss to the model.
+    SFTTrainer of TRL 0.9 to 0.13 belongs to transformers 4.39 to 4.48. It uses the loss of the model.
     """
     older_sft = trainer == "trl-sft" and release(versions.trl)[:2] <= OLDER_SFT
     return trainer in (None, "transformers") or older_sft
