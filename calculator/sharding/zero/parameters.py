@@ -59,11 +59,6 @@ def in_order(
                 yield Trained(Key(tensor.name, layer), tensor, sizes[id(tensor)])
 
 
-def one_by_one(model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False) -> list[ResidentTensor]:
-    """Return the tensor of each of these parameters, once for each layer that has it."""
-    return [tensor for _, own in parts(model, tensors, frozen=frozen) for tensor in own]
-
-
 def parts(
     model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:

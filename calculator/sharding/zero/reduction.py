@@ -19,7 +19,7 @@ from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero.plan import Point, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from calculator.sharding.zero.backward import At, BackwardPass, Stretch
     from calculator.sharding.zero.partitions import Place
@@ -147,12 +147,20 @@ class Reduction:
     @cached_property
     def most_before(self) -> list[Point]:
         """By interval, the fullest point up to it, the first one if several are equal."""
-        return _fullest(self.intervals, lambda most, each: each.bytes > most.bytes)
+        found, most = [], self.intervals[0]
+        for each in self.intervals:
+            most = each if each.bytes > most.bytes else most
+            found.append(most)
+        return found
 
     @cached_property
     def most_from(self) -> list[Point]:
         """By interval, the fullest point from it on, the first one if several are equal."""
-        return _fullest(self.intervals[::-1], lambda most, each: each.bytes >= most.bytes)[::-1]
+        found, most = [], self.intervals[-1]
+        for each in reversed(self.intervals):
+            most = each if each.bytes >= most.bytes else most
+            found.append(most)
+        return found[::-1]
 
     @property
     def kept(self) -> list[Large]:
@@ -236,7 +244,7 @@ class Reduction:
         if not self._plan.copies or not self._bucket:
             return 0
         most, elements = 0, self._filled
-        parts = 2 if len({*(each.ranks for each in self._bucket)}) > 1 else len(self._bucket[0].ranks)
+        parts = 2 if len({each.ranks for each in self._bucket}) > 1 else len(self._bucket[0].ranks)
         if elements > self._plan.bucket_size:
             parts = elements = 0
             for size in self._parts():
@@ -263,11 +271,3 @@ class Reduction:
         if self._open is not None:
             self.intervals.append(self._open)
         self._open = None
-
-
-def _fullest(points: Iterable[Point], replaces: Callable[[Point, Point], bool]) -> list[Point]:
-    """Return the fullest point up to each point."""
-    found: list[Point] = []
-    for each in points:
-        found.append(each if not found or replaces(found[-1], each) else found[-1])
-    return found

@@ -153,25 +153,33 @@ class Coordinator:
         their backward pass have no effect unless they have parameters. A module whose input gets no gradient stays in
         its backward pass until the pass ends.
         """
-        parameters = frozenset(
-            (
-                relative(each.key),
-                each.state,
-                frozenset(relative(module.key) for module in each.active),
-                None if each.storage is None else (each.storage.bytes, each.storage.references),
-            )
+        gathered = [
+            each
             for each in self.parameters
-            if (each.active or each.state == IN_FLIGHT or (each.state == GATHERED and not each.persists))
-            and not _stays(each)
+            if each.active or each.state == IN_FLIGHT or (each.state == GATHERED and not each.persists)
+        ]
+        parameters = frozenset(
+            [
+                (
+                    relative(each.key),
+                    each.state,
+                    frozenset([relative(module.key) for module in each.active]),
+                    None if each.storage is None else (each.storage.bytes, each.storage.references),
+                )
+                for each in gathered
+                if not _stays(each)
+            ]
         )
         gathers = frozenset(
-            (
-                relative(each.key),
-                relative(gather.parameters[0].key),
-                gather.left,
-                *(own.bytes for own in gather.buffers),
-            )
-            for each, gather in self._in_flight.items()
+            [
+                (
+                    relative(each.key),
+                    relative(gather.parameters[0].key),
+                    gather.left,
+                    *[own.bytes for own in gather.buffers],
+                )
+                for each, gather in self._in_flight.items()
+            ]
         )
         running = [*self._in_backward.values()]
         in_backward = tuple(
@@ -188,6 +196,7 @@ class Coordinator:
             each.in_order.clear()
             each.in_containers.clear()
         trace, before, now = self._trace, self._before, NOTHING
+        sizes: dict[Module, Used] = {}
         for place, module in enumerate(self._recorded):
             if module.parameters or module.inside:
                 for each in module.parameters:
@@ -195,7 +204,10 @@ class Coordinator:
                     each.in_order.append(place)
                 for each in module.inside:
                     each.in_containers.append(place)
-                now = now.with_module(module)
+                if module not in sizes:
+                    sizes[module] = NOTHING.with_module(module)
+                size = sizes[module]
+                now = Used(now[0] + size[0], now[1] + size[1])
             before.append(now)
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
@@ -220,7 +232,7 @@ class Coordinator:
         self._step = step + 1
 
     def _use(self, module: Module, *, recomputes: bool) -> None:
-        parameters = module.parameters
+        parameters, in_flight = module.parameters, self._in_flight
         for each in parameters:
             if each.state == PARTITIONED:
                 self._gather([each for each in parameters if each.state == PARTITIONED])
@@ -230,7 +242,7 @@ class Coordinator:
             if owner is not None and not each.trained:
                 owner.recomputed.add(each)
                 each.active.add(owner)
-            gather = self._in_flight.pop(each, None)
+            gather = in_flight.pop(each, None)
             if gather is not None:
                 gather.wait()
                 gather.drop()

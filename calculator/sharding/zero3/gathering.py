@@ -7,9 +7,11 @@ all of them leave the same state relative to their position. Otherwise, more cop
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cached_property
 from itertools import pairwise
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from calculator.engine import module_calls
@@ -49,7 +51,7 @@ class Moment(NamedTuple):
 
     def more(self, size: int) -> Moment:
         """Return the moment with some more bytes."""
-        return self._replace(most=self.most + size, after=self.after + size)
+        return Moment(self.position, self.most + size, self.after + size, self.gradient, self.is_event, self.number)
 
 
 #: How the weights that vLLM reads are gathered: TRL merges adapters into all of them at once.
@@ -195,8 +197,8 @@ class Gathering:
         backward = self.program.backward
         for track in tracks:
             before, moments = track.before + kept, track.moments
-            at = next((at for at, (position, *_) in enumerate(track.segment.events) if position > backward), None)
-            if kept and at is not None:
+            at = bisect_right(track.segment.events, backward, key=itemgetter(0))
+            if kept and at < len(track.segment.events):
                 first = [each.more(kept) for each in moments if each.number < at]
                 alive = first[-1].after if first else before
                 freed = Moment(backward, alive, alive - kept, is_event=False, number=at)

@@ -5,8 +5,10 @@ Source: deepspeed/runtime/zero/stage3.py, DeepSpeedZeroOptimizer_Stage3.__init__
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
@@ -17,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, in_order, one_by_one
+from calculator.sharding.zero.parameters import Key, in_order, parts
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -101,19 +103,24 @@ class PartitionedState:
     @cached_property
     def every(self) -> list[Partitioned]:
         """Every parameter in order. Parameters of layers are one object for all layers."""
-        return self._every(self.tensors)
+        return [*chain.from_iterable(self._parts)]
+
+    @cached_property
+    def _parts(self) -> list[list[Partitioned]]:
+        """Every parameter, by layer and around the layers. Layers of one kind have the same list."""
+        return self._of_parts(self.tensors)
 
     @cached_property
     def _of_second(self) -> list[Partitioned]:
-        return self._every(self._second)
+        return [*chain.from_iterable(self._of_parts(self._second))]
 
-    def _every(self, tensors: Sequence[ResidentTensor]) -> list[Partitioned]:
-        every = one_by_one(self.prepared.model, tensors, frozen=True)
-        own = {
-            id(each): _partitioned(Key(each.name, None), each, int(elements(each.shape)), self.sizes)
-            for each in {id(each): each for each in every}.values()
+    def _of_parts(self, tensors: Sequence[ResidentTensor]) -> list[list[Partitioned]]:
+        every = [own for _, own in parts(self.prepared.model, tensors, frozen=True)]
+        found = {
+            id(own): [_partitioned(Key(each.name, None), each, int(elements(each.shape)), self.sizes) for each in own]
+            for own in {id(own): own for own in every}.values()
         }
-        return [own[id(each)] for each in every]
+        return [found[id(own)] for own in every]
 
     @property
     def persistent(self) -> list[Partitioned]:
@@ -150,9 +157,13 @@ class PartitionedState:
     def sub_groups(self) -> list[list[Partitioned]]:
         """The sub-groups of trained parameters, which the optimizer updates one after the other."""
         found = []
+        distinct = {id(part): part for part in self._parts}
         for names in self._groups:
-            own = [each for each in self.every if each.trained and each.key.name in names]
-            found += [*self._divided(own)]
+            own = {
+                key: [each for each in part if each.trained and each.key.name in names]
+                for key, part in distinct.items()
+            }
+            found += [*self._divided([*chain.from_iterable([own[id(part)] for part in self._parts])])]
         return found
 
     @cached_property
@@ -176,19 +187,15 @@ class PartitionedState:
         return self.sub_groups[0][0].dtype
 
     def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
-        if self.sizes.sub_group >= sum([each.partition for each in own]):
-            yield own
-            return
-        group: list[Partitioned] = []
-        size = 0
-        for each in own:
-            group.append(each)
-            size += each.partition
-            if size >= self.sizes.sub_group:
-                yield group
-                group, size = [], 0
-        if group:
-            yield group
+        """Yield the sub-groups of a group. One is complete when its partitions reach the size of a sub-group."""
+        sizes = [*accumulate([each.partition for each in own])]
+        begun = before = 0
+        while sizes and before + self.sizes.sub_group < sizes[-1]:
+            end = bisect_left(sizes, before + self.sizes.sub_group, begun) + 1
+            yield own[begun:end]
+            begun, before = end, sizes[end - 1]
+        if begun < len(own) or not own:
+            yield own[begun:]
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:

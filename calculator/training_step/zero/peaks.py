@@ -220,9 +220,9 @@ class FlatPeaks:
     def in_backward(self) -> tuple[ResidentTensors, ...]:
         """The tensors of the fullest rank in the backward pass, in addition to what it keeps and the pass itself."""
         point, intervals = self.fullest.point, self._reduction.intervals
-        copied = max(each.copied for each in intervals)
-        large = max(each.large for each in intervals)
-        separate = max(each.separate for each in intervals)
+        copied = max([each.copied for each in intervals])
+        large = max([each.large for each in intervals])
+        separate = max([each.separate for each in intervals])
         most = point._replace(has_bucket=True, copied=copied, large=large, separate=separate)
         own, zeros = self._state.gradients_of(self.fullest.number)
         earlier = self._state.partition_of_earlier(self.fullest.number)
