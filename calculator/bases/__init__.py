@@ -1,6 +1,6 @@
-"""The bases that PEFT trains over: how libraries store and multiply the frozen weights of linear layers.
+"""The quantized bases of LoRA: how libraries store the frozen weights of linear layers, and how they multiply by them.
 
-A base is one module with one class here, its name in `QuantMethod` and its class in `BASES`.
+Each base is one module with one class. It has a name in `QuantMethod` and an entry in `BASES`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["BASES", "LLMInt8", "QuantMethod", "QuantizationConfig", "base_of"]
 
 
 def base_of(config: QuantizationConfig | None, *, load_in_8bit: bool) -> Base | None:
-    """The base that LoRA's settings name, if it is not in the model's dtype."""
+    """Return the quantized base that LoRA's settings name, or None if the base is not quantized."""
     if load_in_8bit:
         return LLMInt8(config=QuantizationConfig())
     if config is None or config.quant_method is None:

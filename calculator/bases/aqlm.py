@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.method import LowRank
     from calculator.resident.stored_weight import StoredWeight
 
-#: Code books and bits of a code that have CUDA kernels. Source: aqlm 1.1.7, inference_kernels/kernel_selector.py.
+#: The numbers of code books, and the bits of a code, that have CUDA kernels.
+#: Source: aqlm 1.1.7, inference_kernels/kernel_selector.py.
 KERNELS = ((1, 16), (2, 8), (1, 8))
 
-#: The most tokens that other kernels multiply. Source: aqlm 1.1.7, inference.py, QuantizedLinear.prepare_matmul_op.
+#: The largest number of tokens for which aqlm uses other kernels.
+#: Source: aqlm 1.1.7, inference.py, QuantizedLinear.prepare_matmul_op.
 FEW_TOKENS = 6
 
 HEAD = (
@@ -42,7 +44,7 @@ UNSCALED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AQLM(Base):
-    """Linear layers except the output head as codes. Source: transformers/quantizers/quantizer_aqlm.py."""
+    """Linear layers except the output head, stored as codes. Source: transformers/quantizers/quantizer_aqlm.py."""
 
     label: ClassVar[str] = "AQLM"
     merges: ClassVar[bool] = False
@@ -52,40 +54,40 @@ class AQLM(Base):
 
     @property
     def in_bits(self) -> str:
-        """How many bits a weight has, in words."""
+        """The number of bits of a weight, in words."""
         bits = self.config.num_codebooks * self.config.nbits_per_codebook // GROUP
         return f"{bits} bit{'s' if bits > 1 else ''}"
 
     @property
     def title(self) -> str:
-        """Its name with its code books and the bits of their codes."""
+        """The label, with the number of code books and the bits of a code."""
         return f"AQLM {self.config.num_codebooks}x{self.config.nbits_per_codebook}"
 
     @property
     def loading(self) -> str:
-        """The config of the checkpoint."""
+        """The arguments of the config, which the checkpoint sets."""
         books, bits = self.config.num_codebooks, self.config.nbits_per_codebook
         return f"AqlmConfig(num_codebooks={books}, nbits_per_codebook={bits})"
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """Codes, code books, and scales."""
+        """Return the format: codes, code books and scales."""
         return aqlm_weight(hidden, self.config.num_codebooks, self.config.nbits_per_codebook)
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether it is a torch.nn.Linear other than the head: no Conv1D."""
+        """Return whether a module is a torch.nn.Linear other than the head. Conv1D is not converted."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
-        """The checkpoint, and the kernels."""
+        """Return assumptions about the checkpoint and the kernels."""
         return (HEAD, FROM_SOURCE)
 
     def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
-        """A gradient that is wrong."""
+        """Yield a warning if the backward pass computes a wrong gradient, which it does for codes of 8 bits."""
         if self.config.nbits_per_codebook == 8:
             yield UNSCALED
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
-        """Codes and data types without a kernel, few tokens, biases that break the gradient, and sides."""
+        """Yield codes, data types, token counts, biases and sizes for which aqlm has no training kernel."""
         if (self.config.num_codebooks, self.config.nbits_per_codebook) not in KERNELS:
             known = ", ".join(f"{books} of {bits} bits" for books, bits in KERNELS)
             message = f"aqlm has CUDA kernels that train for these code books: {known}"
@@ -103,7 +105,7 @@ class AQLM(Base):
         yield from self._of_modules(model)
 
     def _of_modules(self, model: Model) -> Iterator[Problem]:
-        """The first module that the backward pass fails for."""
+        """Yield a problem for the first module whose backward pass fails."""
         for path, module in model.paths:
             if module.kind == "experts":
                 message = f"transformers 5.24 has no {path} in AQLM, which checkpoints have: use gptq or qlora"

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.method import LowRank
     from calculator.resident.stored_weight import StoredWeight
 
-#: Group sizes of the kernel. Source: gptqmodel 7.7.0, AwqGEMMLinear.SUPPORTS_GROUP_SIZE.
+#: The group sizes of the kernel.
+#: Source: gptqmodel 7.7.0, AwqGEMMLinear.SUPPORTS_GROUP_SIZE.
 GROUP_SIZES = (-1, 16, 32, 64, 128)
 
-#: Outputs that the fused kernel computes together.
+#: The number of outputs that the fused kernel computes together.
 TILE = 64
 
-#: Families whose activations transformers replaces by scaled ones. Source: integrations/awq.py, AWQ_SCALES_MAPPINGS.
+#: The families whose activations transformers scales.
+#: Source: integrations/awq.py, AWQ_SCALES_MAPPINGS.
 SCALED = frozenset({"starcoder2", "falcon", "gptj", "gpt_neox", "gpt_bigcode", "bloom"})
 
 TRAINABLE = (
@@ -48,24 +50,27 @@ class AWQ(GPTQModelBase):
 
     @property
     def loading(self) -> str:
-        """The config with a backend that trains; the checkpoint has the other settings."""
+        """The config with a backend that trains. The checkpoint sets the other arguments."""
         return 'AwqConfig(backend="auto_trainable")'
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """Packed integers, and scales in the dtype of the product: that of the hidden states, or float16."""
+        """Return the format: packed integers, and scales in the data type of the product.
+
+        The product is in the data type of the hidden states, but in float16 if that is float32.
+        """
         compute: DType = "float16" if hidden == "float32" else hidden
         return awq_weight(compute, None if self.group_size == -1 else self.group_size)
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether it is a torch.nn.Linear that transformers replaces (replace_with_awq_linear): no Conv1D."""
+        """Return whether it is a torch.nn.Linear that transformers replaces (replace_with_awq_linear): no Conv1D."""
         return module.kind == "linear" and GPTQModelBase.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
-        """The backend that trains, and the kernels."""
+        """Return assumptions about the backend and the kernels."""
         return (TRAINABLE, FROM_SOURCE)
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
-        """Data types that transformers replaces, families with scaled activations, and sizes without a kernel."""
+        """Yield data types that transformers replaces, families with scaled activations, and sizes without a kernel."""
         if training.dtype == "bfloat16":
             message = "transformers loads AWQ in float16 where bfloat16 is set (AwqQuantizer.update_dtype): use float16"
             yield Problem(loc="training.dtype", msg=message, input="bfloat16")
@@ -85,7 +90,7 @@ class AWQ(GPTQModelBase):
         yield from self._sizes(model)
 
     def _sizes(self, model: Model) -> Iterator[Problem]:
-        """The first module whose sides the kernel does not take."""
+        """Yield a problem for the first module whose sizes the kernel does not support."""
         group = 1 if self.group_size == -1 else self.group_size
         for path, module in model.paths:
             if self.converts(path, module, model) and (module.in_features % group or module.out_features % TILE):

@@ -1,4 +1,4 @@
-"""A quantized base of LoRA: what decides how its modules are stored, what it refuses, and what it assumes."""
+"""The interface of a quantized base of LoRA: its storage format, the settings it refuses, and its assumptions."""
 
 from __future__ import annotations
 
@@ -23,71 +23,74 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base(ABC):
-    """A base that is quantized. Each subclass is one format of one library."""
+    """A quantized base. Each subclass describes one format of one library."""
 
     config: QuantizationConfig
 
-    #: Its name in words.
+    #: The name of the base in words.
     label: ClassVar[str]
-    #: The setting that chooses it.
+    #: The path of the setting that chooses the base.
     loc: ClassVar[str] = "method.quantization_config"
-    #: Whether its layers refer to their inputs until the graph is freed, which checkpointing does not see.
+    #: Whether the layers keep references to their inputs until the graph is freed, even with checkpointing.
     keeps_inputs: ClassVar[bool] = False
-    #: Whether PEFT's prepare_model_for_kbit_training casts everything that is not quantized to float32.
+    #: Whether PEFT's prepare_model_for_kbit_training casts every parameter that is not quantized to float32.
     #: Source: peft/utils/other.py.
     is_cast_by_preparation: ClassVar[bool] = False
-    #: Whether its library loads the rest of the model in bfloat16 where that is set.
+    #: Whether the library loads the rest of the model in bfloat16 if the request sets that.
     takes_bfloat16: ClassVar[bool] = True
-    #: Whether PEFT merges LoRA into it.
+    #: Whether PEFT can merge LoRA into the base.
     merges: ClassVar[bool] = True
-    #: Whether PEFT has DoRA over it.
+    #: Whether PEFT supports DoRA over the base.
     has_dora: ClassVar[bool] = False
-    #: Whether its layers are instances of torch.nn.Linear, which PEFT's all-linear looks for.
+    #: Whether the layers are instances of torch.nn.Linear, which PEFT's all-linear selects.
     #: Source: peft/tuners/tuners_utils.py, _maybe_include_all_linear_layers.
     is_linear: ClassVar[bool] = True
-    #: Whether its layers keep biases as buffers, which no method trains.
+    #: Whether the layers store biases as buffers, which no method trains.
     keeps_biases_as_buffers: ClassVar[bool] = False
-    #: The compute capability from which on it runs, if not on every card.
+    #: The lowest compute capability that supports the base. (0, 0) if every card does.
     compute_capability: ClassVar[tuple[int, int]] = (0, 0)
-    #: That from which on it does not run any more, if there is one.
+    #: The lowest compute capability that no longer supports the base. None if there is none.
     unsupported_from: ClassVar[tuple[int, int] | None] = None
-    #: What else its checkpoint needs.
+    #: What else the checkpoint needs, as the end of a sentence.
     checkpoint_needs: ClassVar[str] = ""
-    #: Which part of the figures is from source only.
+    #: A sentence on the figures that come from reading the source only, without a measurement.
     from_source: ClassVar[str] = ""
 
     @property
     def in_bits(self) -> str:
-        """How many bits a weight has, in words."""
+        """The number of bits of a weight, in words."""
         return f"{self.config.bits} bits"
 
     @property
     def title(self) -> str:
-        """Its name in words, with what its settings change of it."""
+        """The label, with the settings that change it."""
         return self.label
 
     @property
     def imports(self) -> str:
-        """The statement that imports what `loading` calls in addition to transformers."""
+        """The statement that imports the names in `loading` that do not come from transformers."""
         return ""
 
     @property
     @abstractmethod
     def loading(self) -> str:
-        """The quantization_config with which from_pretrained loads it, as Python code."""
+        """The `quantization_config` argument of from_pretrained that loads the base, as Python code."""
 
     @property
     def quantizing(self) -> str:
-        """The call that quantises the loaded model, where from_pretrained does not."""
+        """The call that quantizes the loaded model. Empty if from_pretrained does so."""
         return ""
 
     def hidden_dtype(self, training: Training, *, is_prepared: bool) -> DType:
-        """The dtype of hidden states: that of the embeddings and norms."""
+        """Return the data type of hidden states, which is that of the embeddings and norms."""
         return "float32" if is_prepared and self.is_cast_by_preparation else training.dtype
 
     @abstractmethod
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:
-        """The format of a module's weight, or of all where it is the same, for hidden states of a dtype."""
+        """Return the format of a module's weight for hidden states of a data type.
+
+        Without a module, return the format of every weight.
+        """
 
     def stored_at(
         self,
@@ -97,24 +100,24 @@ class Base(ABC):
         hidden: DType,
         training: Training,  # noqa: ARG002
     ) -> StoredWeight:
-        """The format of the weight of a module at a path."""
+        """Return the format of the weight of the module at a path."""
         return self.stored(hidden, module)
 
     def adapter_dtype(self, hidden: DType) -> DType:  # noqa: ARG002
-        """The dtype of A and B with adapter_dtype `model`; PEFT casts them to no integer dtype."""
+        """Return the data type of A and B with adapter_dtype `model`. PEFT does not cast them to an integer type."""
         return "float32"
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether a module is stored so."""
+        """Return whether the library quantizes a module."""
         return converted(path, module, model)
 
     def names(self, model: Model) -> tuple[str, ...]:
-        """The names of the modules that are stored so, as target_modules lists them."""
+        """Return the names of the quantized modules, as target_modules lists them."""
         found = (path.rpartition(".")[2] for path, module in model.paths if self.converts(path, module, model))
         return tuple(dict.fromkeys(found))
 
     def _subclasses(self, model: Model) -> Iterator[Problem]:
-        """The first layer of a subclass of torch.nn.Linear that the library stores so, too.
+        """Yield a problem for the first layer of a subclass of torch.nn.Linear, which the library quantizes too.
 
         LLM.int8() and FP8 leave subclasses as they are.
         """
@@ -128,21 +131,21 @@ class Base(ABC):
                 return
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
-        """What the libraries refuse, or what is not modelled."""
+        """Yield the settings that the libraries refuse, or that are not modelled."""
         return iter(())
 
     def assumptions(self) -> tuple[str, ...]:
-        """What the figures assume of it, in sentences."""
+        """Return the assumptions of the figures about the base, in sentences."""
         return (self.from_source,) if self.from_source else ()
 
     def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
-        """Its risks, in sentences."""
+        """Yield risks of the base, in sentences."""
         return iter(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTQModelBase(Base):
-    """A base whose layers are modules of gptqmodel."""
+    """A base with layers of gptqmodel."""
 
     is_linear: ClassVar[bool] = False
     keeps_biases_as_buffers: ClassVar[bool] = True
@@ -150,5 +153,5 @@ class GPTQModelBase(Base):
 
     @property
     def group_size(self) -> int:
-        """The inputs that share a scale, -1 for all; 128 by default (GPTQConfig, AwqConfig)."""
+        """The number of inputs that share a scale, or -1 for all. The default is 128 (GPTQConfig, AwqConfig)."""
         return 128 if self.config.group_size is None else self.config.group_size

@@ -7,14 +7,14 @@ from typing import Literal
 
 from calculator.inputs.settings import setting
 
-#: The `quant_method` of the bases that are modelled, as transformers spells it.
+#: The `quant_method` of the modelled bases, as transformers spells it.
 QuantMethod = Literal["gptq", "awq", "torchao", "fp8", "hqq", "eetq", "aqlm"]
 
-#: The configs of torchao that are modelled, as TorchAoConfig's quant_type names them.
+#: The modelled configs of torchao, as TorchAoConfig's quant_type names them.
 TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
 
 
-#: What else users try, and the way out.
+#: Other formats that users try, and what to use instead.
 #: Sources: transformers 5.24, is_trainable in quantizers/quantizer_mxfp4.py and quantizer_fbgemm_fp8.py, and
 #: integrations/mxfp4.py, whose experts run kernels without a backward pass.
 INSTEAD = {
@@ -27,7 +27,7 @@ INSTEAD = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationConfig:
-    """The settings of a quantized base, with the names of transformers' class for its `quant_method`."""
+    """The settings of a quantized base, named as in transformers' config class for its `quant_method`."""
 
     quant_method: QuantMethod | None = setting(
         None,

@@ -1,4 +1,4 @@
-"""What the `quantization_config` of a model's `config.json` means for training.
+"""The effect on training of the `quantization_config` in a model's `config.json`.
 
 Sources: transformers/utils/quantization_config.py, QuantizationMethod; the `is_trainable` of each quantizer in
 transformers/quantizers.
@@ -17,24 +17,24 @@ from calculator.inputs.settings import declared, parse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Where the object is in a request.
+#: The path of the object in a request.
 LOC = "model.config.quantization_config"
 
-#: Formats whose checkpoints transformers dequantises for training, and the argument that does so. LoRA can also train
-#: over FP8 itself, where the method names it.
+#: The formats whose checkpoints transformers dequantizes for training, with the argument that does so. LoRA can also
+#: train over FP8 weights if the method names the format.
 DEQUANTIZED = {
     "mxfp4": "Mxfp4Config(dequantize=True)",
     "fp8": "FineGrainedFP8Config(dequantize=True)",
     "compressed-tensors": "CompressedTensorsConfig(dequantize=True)",
 }
 
-#: Formats of bitsandbytes, which the method chooses.
+#: The formats of bitsandbytes, which the method chooses.
 CHOSEN_BY_METHOD = ("bitsandbytes",)
 
 _NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quantizer)"
 _NOT_MODELLED = "it is not modelled"
 
-#: Why each other format is refused.
+#: Why other formats are refused.
 REFUSED = {
     "vptq": _NOT_TRAINABLE,
     "quanto": "PEFT has no LoRA layer of its own for it, and what its tensors allocate is not modelled",
@@ -54,11 +54,11 @@ REFUSED = {
     "gemma": _NOT_TRAINABLE,
 }
 
-#: Why a checkpoint in a format is refused, though a method can choose the format for another checkpoint.
+#: Why a checkpoint in a format is refused although a method can choose the format for another checkpoint.
 #: Source: transformers 5.24, quantizers/quantizer_hqq.py, which has no get_quantize_ops.
 NOT_LOADED = {"hqq": "transformers 5.24 does not load it; the package hqq quantises a dense checkpoint"}
 
-#: Settings that change what is stored, with the values that are modelled.
+#: The settings that change what is stored, with the values that are modelled.
 FIXED: dict[str, tuple[Any, ...]] = {
     "version": (None, "gemm", "GEMM"),
     "modules_to_not_convert": (None, [], ["lm_head"]),
@@ -74,16 +74,16 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "out_group_size": (None, 1),
 }
 
-#: Why a setting is refused, where it is no matter of what is modelled.
+#: Why a setting is refused, if the reason is not that it is not modelled.
 #: Source: aqlm 1.1.7, inference_kernels/cuda_kernel.cpp, code1x16_matmat_dequant_transposed.
 WHY_FIXED = {
     "in_group_size": "aqlm 1.1.7 takes every code for 8 inputs in its backward pass, which fails with other groups"
 }
 
-#: AQLM's list of what is dense, and what transformers has to find there.
+#: AQLM's list of dense layers, and the name that transformers must find there.
 DENSE, HEAD = "linear_weights_not_to_quantize", "lm_head"
 
-#: The configs of torchao that are modelled, by the names that config.json files have for them.
+#: The modelled configs of torchao, by their names in config.json files.
 TORCHAO: dict[Any, TorchAOType] = {
     "Int8WeightOnlyConfig": "Int8WeightOnlyConfig",
     "int8_weight_only": "Int8WeightOnlyConfig",
@@ -95,7 +95,7 @@ _WAY_OUT = "take quantization_config out of the config for the model in training
 
 
 def method_of(stated: Any) -> str | None:
-    """The `quant_method` of an object, as transformers reads it; None if there is none."""
+    """Return the `quant_method` of a `quantization_config`, as transformers reads it. None if there is none."""
     if not isinstance(stated, Mapping):
         return None
     named = stated.get("quant_method")
@@ -105,7 +105,7 @@ def method_of(stated: Any) -> str | None:
 
 
 def read(stated: Any) -> QuantizationConfig | None:
-    """The base of a `quantization_config` that is modelled; None for others, whose reasons `problems` yields."""
+    """Return the modelled base of a `quantization_config`. None for others, for which `problems` yields the reasons."""
     name = method_of(stated)
     if name not in BASES or name in (*DEQUANTIZED, *NOT_LOADED) or any(_of_settings(stated)):
         return None
@@ -116,7 +116,7 @@ def read(stated: Any) -> QuantizationConfig | None:
 
 
 def kept(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
-    """The quantised base of a checkpoint that transformers would dequantise, where a method keeps it quantised."""
+    """Return the quantized base of a checkpoint if the method keeps it. By default transformers dequantizes it."""
     name = method_of(stated)
     if chosen is None or name not in DEQUANTIZED or chosen.quant_method != name or any(_of_settings(stated)):
         return None
@@ -124,7 +124,7 @@ def kept(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig |
 
 
 def _torchao_type(stated: Mapping[str, Any]) -> Any:
-    """The name of torchao's config, as transformers writes it or as a word."""
+    """Return the name of torchao's config, which transformers writes as an object or as a string."""
     kind = stated.get("quant_type")
     default = kind.get("default") if isinstance(kind, Mapping) else kind
     return default.get("_type") if isinstance(default, Mapping) else default
@@ -139,7 +139,7 @@ def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
 
 
 def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
-    """Settings that change what is stored."""
+    """Yield the settings that change what is stored in a way that is not modelled."""
     kind = _torchao_type(stated)
     if stated.get("quant_method") == "torchao" and kind not in TORCHAO:
         known = " and ".join(get_args(TorchAOType))
@@ -154,7 +154,9 @@ def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _of_aqlm(dense: Any) -> Iterator[Problem]:
-    """A list without the head, or with other layers: names of weights match no module.
+    """Yield a problem if the list of dense layers lacks the head, or has other layers.
+
+    Names of weights in the list match no module and have no effect.
 
     Source: transformers 5.24, integrations/aqlm.py, replace_with_aqlm_linear.
     """
@@ -170,9 +172,9 @@ def _of_aqlm(dense: Any) -> Iterator[Problem]:
 
 
 def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) -> Iterator[Problem]:
-    """Why a method can't train over a base that a `config.json` states.
+    """Yield why a method can't train over the base in a `config.json`.
 
-    `chosen` is the base of the method's own settings, and `low_rank` whether it is LoRA in 16 or 32 bits.
+    `chosen` is the base in the method's own settings. `low_rank` is true for LoRA in 16 or 32 bits.
     """
     if stated is not None and not isinstance(stated, Mapping):
         yield Problem(loc=LOC, msg="must be an object", input=stated)
@@ -210,7 +212,7 @@ def _of_stated(stated: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def loaded(stated: Any, dtype: str) -> Iterator[str]:
-    """How the figures have a model whose checkpoint is quantized, where the method does not say."""
+    """Yield how the figures load a quantized checkpoint if the method names no base."""
     name = method_of(stated)
     if name in DEQUANTIZED:
         yield (

@@ -1,4 +1,4 @@
-"""EETQ as a base of LoRA: transformers' EetqConfig, which quantises linear layers to 8 bits as they are loaded."""
+"""EETQ as a base of LoRA: transformers' EetqConfig, which quantizes linear layers to 8 bits while loading them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.method import LowRank
     from calculator.resident.stored_weight import StoredWeight
 
-#: What the sides of a weight are multiples of. Source: kernels-community/quantization-eetq,
-#: cutlass_kernels/cutlass_preprocessors.cc, interleave_column_major_tensor and subbyte_transpose_impl.
+#: The sizes of a weight must be multiples of this.
+#: Source: kernels-community/quantization-eetq, cutlass_kernels/cutlass_preprocessors.cc, interleave_column_major_tensor
+#: and subbyte_transpose_impl.
 TILE = 64
 
 INSTALLED = (
@@ -49,24 +50,24 @@ class EETQ(Base):
 
     @property
     def in_bits(self) -> str:
-        """How many bits a weight has, in words."""
+        """The number of bits of a weight, in words."""
         return "8 bits"
 
     @property
     def loading(self) -> str:
-        """The config that quantises as the model is loaded."""
+        """The config that quantizes the model while loading it."""
         return "EetqConfig()"
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """A byte for each element, and a scale for each output."""
+        """Return the format: one byte per element, and one scale per output."""
         return eetq_weight()
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether it is a torch.nn.Linear that transformers replaces (replace_with_eetq_linear): no Conv1D."""
+        """Return whether it is a torch.nn.Linear that transformers replaces (replace_with_eetq_linear): no Conv1D."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
-        """The packages, the kernel, and the backward pass."""
+        """Return assumptions about the packages, the kernel and the backward pass."""
         return (INSTALLED, FROM_SOURCE, IDENTITY)
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:

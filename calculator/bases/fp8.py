@@ -1,4 +1,4 @@
-"""FP8 as a base of LoRA: transformers' FineGrainedFP8Config, whose layers have a backward pass for their inputs."""
+"""FP8 as a base of LoRA: transformers' FineGrainedFP8Config. Its layers can compute the gradient of their inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ FROM_SOURCE = (
 class FP8(Base):
     """Linear layers except the output head in float8_e4m3fn.
 
-    PEFT has no layer of its own for them: FP8Linear is a torch.nn.Linear.
+    PEFT has no LoRA layer of its own for FP8Linear, which is a torch.nn.Linear.
+
     Source: transformers/quantizers/quantizer_finegrained_fp8.py.
     """
 
@@ -48,12 +49,12 @@ class FP8(Base):
 
     @property
     def in_bits(self) -> str:
-        """How many bits a weight has, in words."""
+        """The number of bits of a weight, in words."""
         return "8 bits"
 
     @property
     def loading(self) -> str:
-        """The config that keeps a checkpoint in FP8, or quantises as the model is loaded."""
+        """The config that keeps an FP8 checkpoint, or quantizes the model while loading it."""
         size, scheme = self.config.weight_block_size, self.config.activation_scheme
         arguments = [] if size == (128, 128) else [f"weight_block_size={size}"]
         arguments += [] if scheme == "dynamic" else [f'activation_scheme="{scheme}"']
@@ -61,24 +62,24 @@ class FP8(Base):
 
     @property
     def block(self) -> tuple[int, int] | None:
-        """The outputs and inputs that share a scale; None for all."""
+        """The number of outputs and of inputs that share a scale. None if the whole weight shares one."""
         size = self.config.weight_block_size
         return None if size is None else (size[0], size[-1])
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """A byte for each element, and scales."""
+        """Return the format: one byte per element, and scales."""
         return fp8_weight(hidden, self.block, static=self.config.activation_scheme == "static")
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether it is a torch.nn.Linear that transformers replaces (replace_with_fp8_linear): no Conv1D."""
+        """Return whether it is a torch.nn.Linear that transformers replaces (replace_with_fp8_linear): no Conv1D."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
-        """The GPU, and the kernels."""
+        """Return assumptions about the GPU and the kernels."""
         return (NATIVE, FROM_SOURCE)
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
-        """Blocks that do not divide a weight, experts, biases without gradients, and adapters in 8 bits."""
+        """Yield blocks that do not divide a weight, experts, biases without a gradient, and adapters in 8 bits."""
         size = self.config.weight_block_size
         if size is not None and (len(size) != 2 or min(size) < 1):
             message = "must be two positive numbers, the outputs and inputs of a block, or null"
@@ -96,7 +97,7 @@ class FP8(Base):
         yield from self._sides(model)
 
     def _sides(self, model: Model) -> Iterator[Problem]:
-        """The first module that blocks do not divide, which transformers would leave dense."""
+        """Yield a problem for the first module that blocks do not divide. transformers would leave it dense."""
         outputs, inputs = self.block or (1, 1)
         for path, module in model.paths:
             if self.converts(path, module, model) and (module.out_features % outputs or module.in_features % inputs):

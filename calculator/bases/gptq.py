@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.method import LowRank
     from calculator.resident.stored_weight import StoredWeight
 
-#: Bits whose weights gptqmodel's compiled function dequantises into one tensor without temporaries.
+#: The bits for which gptqmodel's compiled function dequantizes a weight into one tensor without temporaries.
 BITS = (2, 4, 8)
 
-#: Group sizes of the kernels. Source: gptqmodel 7.7.0, TorchLinear.SUPPORTS_GROUP_SIZE.
+#: The group sizes of the kernels.
+#: Source: gptqmodel 7.7.0, TorchLinear.SUPPORTS_GROUP_SIZE.
 GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
 
 TRAINABLE = (
@@ -45,41 +46,41 @@ CAST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTQ(GPTQModelBase):
-    """Linear layers of the blocks in integers of 2, 4 or 8 bits. Source: optimum 2.3, gptq/quantizer.py."""
+    """Linear layers of the decoder layers, in integers of 2, 4 or 8 bits. Source: optimum 2.3, gptq/quantizer.py."""
 
     label: ClassVar[str] = "GPTQ"
 
     @property
     def loading(self) -> str:
-        """The config with a backend that trains; the checkpoint has the other settings."""
+        """The config with a backend that trains. The checkpoint sets the other arguments."""
         return f'GPTQConfig(bits={self.config.bits}, backend="auto_trainable")'
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """Packed integers; scales are in float16 whatever the hidden states are in."""
+        """Return the format: packed integers, and scales in float16 for hidden states of any data type."""
         size = None if self.group_size == -1 else self.group_size
         return gptq_weight(self.config.bits, size, transposed=module is not None and module.kind == "conv1d")
 
     def adapter_dtype(self, hidden: DType) -> DType:  # noqa: ARG002
-        """The dtype of scales, which gptqmodel states as the weight's."""
+        """Return the data type of the scales, which gptqmodel reports as that of the weight."""
         return "float16"
 
     def converts(self, path: str, module: Module, model: Model) -> bool:  # noqa: ARG002
-        """Whether it is a linear layer of a block (GPTQQuantizer.convert_model)."""
+        """Return whether a module is a linear layer inside a decoder layer (GPTQQuantizer.convert_model)."""
         return (module.quantizable or module.is_last) and "*" in path
 
     def assumptions(self) -> tuple[str, ...]:
-        """The backend that trains, and the compiled dequantisation."""
+        """Return assumptions about the backend and the compiled dequantization."""
         return (TRAINABLE, COMPILED)
 
     def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
-        """Dense weights that are saved, and their second copy."""
+        """Yield warnings about dense weights that autograd saves, and about their second copy."""
         if not training.gradient_checkpointing:
             yield SAVED
         if training.dtype != "float16" and training.autocast is None:
             yield CAST
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
-        """Bits and group sizes without a modelled kernel, and sides that do not fill the packed integers."""
+        """Yield bits and group sizes without a modelled kernel, and sizes that do not fill the packed integers."""
         if self.config.bits not in BITS:
             message = "a GPTQ base is modelled in 2, 4 and 8 bits: use one of them"
             yield Problem(loc=f"{self.loc}.bits", msg=message, input=self.config.bits)

@@ -1,4 +1,4 @@
-"""HQQ (Badri and Shaji 2023) as a base of LoRA: the package hqq quantises a model that transformers has loaded."""
+"""HQQ (Badri and Shaji 2023) as a base of LoRA: the package hqq quantizes a model after transformers has loaded it."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ class HQQ(Base):
 
     @property
     def imports(self) -> str:
-        """The package's config and its class."""
+        """The import of the package's config and of its model class."""
         return "from hqq.core.quantize import BaseQuantizeConfig\nfrom hqq.models.hf.base import AutoHQQHFModel"
 
     @property
     def loading(self) -> str:
-        """Nothing: transformers does not load it."""
+        """An empty string, as transformers does not quantize the model."""
         return ""
 
     @property
     def quantizing(self) -> str:
-        """The call that quantises the loaded model."""
+        """The call that quantizes the loaded model."""
         config = f"BaseQuantizeConfig(nbits={self.config.bits}, group_size={self.group_size}, axis=1)"
         return f"AutoHQQHFModel.quantize_model(model, quant_config={config}, compute_dtype=DTYPE, device=str(DEVICE))"
 
     @property
     def group_size(self) -> int | None:
-        """The inputs that share a scale, None for all; 64 by default (HqqConfig)."""
+        """The number of inputs that share a scale, or None for all. The default is 64 (HqqConfig)."""
         size = 64 if self.config.group_size is None else self.config.group_size
         return None if size == -1 else size
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """Packed integers, and scales in the dtype of the product."""
+        """Return the format: packed integers, and scales in the data type of the product."""
         return hqq_weight(hidden, self.config.bits, self.group_size)
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether it is a torch.nn.Linear other than the head: no Conv1D."""
+        """Return whether a module is a torch.nn.Linear other than the head. Conv1D is not converted."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
-        """The package, and its backend."""
+        """Return assumptions about the package and its backend."""
         return (LOADED,)
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
-        """Bits and groups without a packing, models that hqq does not walk, a bias of B, and autocast."""
+        """Yield bits and groups that hqq can't pack, models whose layers it can't find, LoRA biases, and autocast."""
         if self.config.bits not in PACKED_ROWS:
             message = f"hqq packs {', '.join(map(str, sorted(PACKED_ROWS)))} bits: use one of them"
             yield Problem(loc=f"{self.loc}.bits", msg=message, input=self.config.bits)
@@ -94,7 +94,7 @@ class HQQ(Base):
         yield from self._sides(model)
 
     def _sides(self, model: Model) -> Iterator[Problem]:
-        """The first module whose groups can't be packed."""
+        """Yield a problem for the first module whose groups can't be packed."""
         together = 1 if self.config.bits == 3 else PACKED_ROWS[self.config.bits]
         for path, module in model.paths:
             if not self.converts(path, module, model):

@@ -1,4 +1,4 @@
-"""torchao's weights in 8 bits as a base of LoRA: transformers' TorchAoConfig, integers or floats."""
+"""torchao's 8-bit weights as a base of LoRA: transformers' TorchAoConfig, with integers or floats."""
 
 from __future__ import annotations
 
@@ -37,47 +37,47 @@ class TorchAO(Base):
 
     @property
     def title(self) -> str:
-        """Its name with the kind of its numbers."""
+        """The label, with the kind of numbers."""
         return f"torchao {'int8' if self.config.quant_type == 'Int8WeightOnlyConfig' else 'float8'}"
 
     @property
     def imports(self) -> str:
-        """The config of torchao."""
+        """The import of torchao's config."""
         return f"from torchao.quantization import {self.config.quant_type}"
 
     @property
     def in_bits(self) -> str:
-        """How many bits a weight has, in words."""
+        """The number of bits of a weight, in words."""
         return "8 bits"
 
     @property
     def loading(self) -> str:
-        """The config that quantises as the model is loaded."""
+        """The config that quantizes the model while loading it."""
         return f"TorchAoConfig(quant_type={self.config.quant_type}())"
 
     def stored(self, hidden: DType, module: Module | None = None) -> StoredWeight:  # noqa: ARG002
-        """A byte for each element, and a scale for each output."""
+        """Return the format: one byte per element, and one scale per output."""
         return torchao_int8(hidden) if self.config.quant_type == "Int8WeightOnlyConfig" else torchao_float8(hidden)
 
     def adapter_dtype(self, hidden: DType) -> DType:
-        """The dtype that torchao's tensors state: that of the dense weight."""
+        """Return the data type that torchao's tensors report: that of the dense weight."""
         return hidden
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Whether it is a torch.nn.Linear that transformers quantises: no Conv1D."""
+        """Return whether transformers quantizes the module: a torch.nn.Linear, not a Conv1D."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
-        """The format."""
+        """Return the assumption about the format."""
         return (ONLY,)
 
     def warnings(self, model: Model, training: Training) -> Iterator[str]:  # noqa: ARG002
-        """Dense weights that are saved."""
+        """Yield a warning about dense weights that autograd saves."""
         if not training.gradient_checkpointing:
             yield SAVED
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
-        """A bias of B, which PEFT refuses (TorchaoLoraLinear), autocast, and groups, which take another path."""
+        """Yield LoRA biases, which PEFT refuses (TorchaoLoraLinear), autocast, and groups, which are not modelled."""
         if method.lora_bias:
             message = "PEFT has no bias of B over torchao: use false"
             yield Problem(loc="method.lora_bias", msg=message, input=True)

@@ -1,4 +1,4 @@
-"""Compute the rows of the table: replays of every run that may fit some card."""
+"""Compute the rows of the table by replaying every run that may fit a card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def groups() -> dict[str, tuple[GPU, ...]]:
-    """The cards of each group, the one with the most memory first."""
+    """Return the cards of each group, sorted by memory, largest first."""
     found: dict[str, list[GPU]] = {}
     for card in sorted(gpus(), key=lambda each: -each.usable_bytes):
         found.setdefault(group_of(card), []).append(card)
@@ -60,13 +60,16 @@ class _Builder:
         self.unfit: dict[str, list[Sizes]] = {}
 
     def group(self, cards: tuple[GPU, ...], context: int) -> tuple[list[int], list[int]]:
-        """What the runs reserve on a group of cards, in segments; the shortest sequence has a figure on any card."""
+        """Return the reserved memory of the runs on a group of cards, in segments.
+
+        The shortest sequence has a figure even if it fits no card.
+        """
         by_length = [*self._series(cards, of_lengths(context))]
         least = by_length or [self._reserved(cards, of_lengths(context)[0])]
         return least, [*self._series(cards, of_batches(context))]
 
     def _series(self, cards: tuple[GPU, ...], sizes: tuple[Sizes, ...]) -> Iterator[int]:
-        """Yield what runs of growing sizes reserve, until the live tensors of one exceed the largest card."""
+        """Yield the reserved memory of runs of growing size, until the live tensors exceed the largest card."""
         for each in sizes:
             if not self._has_room(cards[0], each):
                 break

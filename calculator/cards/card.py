@@ -1,4 +1,4 @@
-"""What one card can train: a row for every model and method, from the table."""
+"""What one card can train: one row for every model and method, from the table."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:
-    """One model and method on a card."""
+    """The runs of one model and method on a card."""
 
     model: str
     parameters: int
     method: CardMethod
-    #: What differs from the table's settings, by its path in a request.
+    #: The settings that differ from those of the table, by path in a request.
     changes: Mapping[str, Any]
-    #: Why the model is not trained with the method; empty if it is.
+    #: Why the model can't be trained with the method. Empty if it can.
     refusal: str
-    #: Whether the shortest sequence, or any other run of the table, fits.
+    #: Whether any run of the table fits.
     fits: bool
-    #: What the shortest sequence that is tried needs; None if the model is not trained with the method.
+    #: The required memory of the shortest sequence in the table. None if the model can't be trained with the method.
     required_bytes: int | None
-    #: The longest sequence that fits with a micro-batch of 1; None if none does.
+    #: The longest sequence that fits with a micro-batch of 1. None if no sequence fits.
     sequence_length: int | None
-    #: Whether no longer sequence was tried.
+    #: Whether it is the longest sequence in the table.
     is_longest_tried: bool
-    #: The largest micro-batch that fits with `batch_sequence_length`; None if none does.
+    #: The largest micro-batch that fits with `batch_sequence_length`. None if no micro-batch fits.
     micro_batch_size: int | None
-    #: Whether no larger micro-batch was tried.
+    #: Whether it is the largest micro-batch in the table.
     is_largest_tried: bool
     batch_sequence_length: int | None
-    #: The request of an estimate with the longest sequence, or with the shortest if none fits; None if it is refused.
+    #: The request of the longest sequence that fits, or of the shortest one if none fits. None if it is refused.
     request: Mapping[str, Any] | None
-    #: What a search looks in.
+    #: The text that a search matches.
     searched: str
 
 
 @lru_cache(maxsize=16)
 def card_rows(card: GPU) -> tuple[CardRow, ...]:
-    """Every row of a card, in the table's order."""
+    """Return every row of a card, in the order of the table."""
     group = group_of(card)
     return tuple(_row(runs, card, group) for runs in table())
 
 
 def fitting(runs: Runs, card: GPU, group: str) -> set[Sizes]:
-    """The sizes with which a model and method fit a card of a group."""
+    """Return the sizes with which a model and method fit a card of a group."""
     room = card.usable_bytes - cuda_context(card).bytes
     reserved = runs.reserved.get(group, {})
     return {sizes for sizes, size in reserved.items() if size <= room} - runs.unfit.get(card.id, frozenset())
@@ -113,5 +113,5 @@ def _searched(entry: ModelEntry) -> str:
 
 
 def _last(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
-    """The largest sizes that fit. What a run requires is not monotonic in them."""
+    """Return the largest sizes that fit. A larger run does not always require more memory."""
     return max((each for each in sizes if each in fitting), default=None)

@@ -1,4 +1,4 @@
-"""Every card in short: how many models each method trains on it, and the largest of them."""
+"""A summary of each card: how many models each method can train on it, and the largest of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodOnCard:
-    """One method on a card: the models that fit, and the one with the most parameters; None if none fits."""
+    """One method on a card: the models that fit, and the one with the most parameters, or None."""
 
     method: CardMethod
     models: int
@@ -28,7 +28,7 @@ class MethodOnCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardSummary:
-    """A card, and what each method trains on it."""
+    """A card, and what each method can train on it."""
 
     card: GPU
     methods: tuple[MethodOnCard, ...]
@@ -36,7 +36,7 @@ class CardSummary:
 
 @cache
 def overview() -> tuple[CardSummary, ...]:
-    """Every card of the catalogue, the smallest first."""
+    """Return a summary of every card of the catalogue, the smallest card first."""
     cards = sorted(gpus(), key=lambda card: card.usable_bytes)
     return tuple(CardSummary(card=card, methods=_methods(card)) for card in cards)
 

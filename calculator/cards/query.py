@@ -1,4 +1,4 @@
-"""Which rows of a card are wanted, and in which order."""
+"""The filters and the order of a card's rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SortKey = Literal["parameters", "model", "method", "required_bytes", "sequence_length", "micro_batch_size"]
 
-#: The most rows of one answer: more than the table has.
+#: The largest number of rows in an answer, which exceeds the size of the table.
 MOST_ROWS = 2000
 
 
@@ -65,7 +65,7 @@ class CardQuery:
 
 
 def matching(rows: Iterable[CardRow], query: CardQuery) -> tuple[CardRow, ...]:
-    """The rows that a query wants, sorted. Equal rows stay in the table's order."""
+    """Return the rows that match a query, in its order. Equal rows keep the order of the table."""
     wanted = [row for row in rows if _matches(row, query)]
     known = [row for row in wanted if _KEYS[query.sort](row) is not None]
     known.sort(key=_KEYS[query.sort], reverse=query.order == "descending")

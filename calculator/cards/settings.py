@@ -1,4 +1,4 @@
-"""The runs that the table of cards has: their methods, their other settings, and the sizes that are tried."""
+"""The runs in the table of cards: their methods, their other settings, and their sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CardMethod = Literal["full", "lora", "qlora", "ln_tuning", "prompt"]
 CARD_METHODS: tuple[CardMethod, ...] = get_args(CardMethod)
 
-#: The settings of each method; those of the others are PEFT's defaults.
+#: The settings of the methods. Methods that are not listed have PEFT's defaults.
 _LOW_RANK: dict[str, Any] = {"r": 16, "target_modules": "all-linear"}
 METHOD_SETTINGS: dict[CardMethod, dict[str, Any]] = {"lora": _LOW_RANK, "qlora": _LOW_RANK}
 
@@ -50,12 +50,15 @@ _TASKS: Mapping[str, TaskName] = {
 
 
 def task_of(entry: ModelEntry) -> TaskName:
-    """The task that a model of the catalogue is trained for."""
+    """Return the task that a model of the catalogue is trained for."""
     return _TASKS.get(entry.auto_class, "causal_lm")
 
 
 def group_of(card: GPU) -> str:
-    """The cards on which a run reserves the same: those with the same attention kernels and library workspaces."""
+    """Return the group of a card. A run reserves the same memory on all cards of a group.
+
+    These cards have the same attention kernels and library workspaces.
+    """
     workspace = sum(part.bytes for part in library_workspace(card))
     return f"{'flash' if card.has_flash else 'no flash'}, {workspace} bytes of workspaces"
 
@@ -63,7 +66,7 @@ def group_of(card: GPU) -> str:
 def run_body(
     entry: ModelEntry, method: CardMethod, changes: Mapping[str, Any], *, batch: int, length: int, gpu: str
 ) -> dict[str, Any]:
-    """The request of one run, with what differs from the settings of the table at its path."""
+    """Return the request of a run. `changes` replaces settings of the table, by path."""
     body: dict[str, Any] = {
         "model": entry.id,
         "task": task_of(entry),

@@ -1,6 +1,6 @@
-"""The table: what each run of the catalogue reserves on each group of cards, read from `catalogue/cards.json`.
+"""The table of the memory that each run of the catalogue reserves on each group of cards (`catalogue/cards.json`).
 
-`python -m validation cards` computes it again. Sizes are whole segments of the caching allocator.
+`python -m validation cards` recomputes it. Sizes are multiples of a segment of the caching allocator.
 """
 
 from __future__ import annotations
@@ -21,58 +21,61 @@ if TYPE_CHECKING:
 
 FILE = "cards.json"
 
-#: The size in which the table counts: every segment is a multiple of it.
+#: The unit of the table's sizes in bytes. Every segment is a multiple of it.
 SEGMENT = SMALL_SEGMENT
 
-#: A run's micro-batch size and sequence length.
+#: The micro-batch size and the sequence length of a run.
 Sizes = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """The runs of one model and method: the bytes that each reserves, by the group of cards and the sizes.
+    """The runs of one model and method: the bytes that each reserves, by group of cards and by sizes.
 
-    A group has all lengths, and all batches, up to the first whose live tensors no card of the group has room for.
+    The sizes of a group end at the first run whose live tensors exceed the memory of every card of the group.
     """
 
     entry: ModelEntry
     method: CardMethod
-    #: What differs from the table's settings, by its path in a request.
+    #: The settings that differ from those of the table, by path in a request.
     changes: Mapping[str, Any]
-    #: Why the model is not trained with the method; empty if it is.
+    #: Why the model can't be trained with the method. Empty if it can.
     refusal: str
     #: The longest sequence that the model's context, or the request's field, allows.
     context: int
     reserved: Mapping[str, Mapping[Sizes, int]]
-    #: The runs that fit their card by what they reserve, and do not by a replay on it.
+    #: The runs whose reserved memory fits a card but that fail in a replay on it, by card.
     unfit: Mapping[str, frozenset[Sizes]]
 
     @property
     def batch_length(self) -> int:
-        """The sequence length of the micro-batches."""
+        """The sequence length of the runs with several micro-batch sizes."""
         return batch_length(self.context)
 
 
 def lengths(context: int) -> tuple[int, ...]:
-    """The lengths that are tried within a context."""
+    """Return the sequence lengths of the table that a context allows."""
     return tuple(length for length in LENGTHS if length <= context)
 
 
 def batch_length(context: int) -> int:
-    """The sequence length of the micro-batches that are tried."""
+    """Return the sequence length of the runs with several micro-batch sizes."""
     return max(length for length in lengths(context) if length <= BATCH_LENGTH)
 
 
 @cache
 def table() -> tuple[Runs, ...]:
-    """Every model and method, in the catalogue's order."""
+    """Return every model and method, in the order of the catalogue."""
     file = catalogue.read(FILE)
     return tuple(_runs(row, file["groups"]) for row in file["rows"])
 
 
 @cache
 def missing() -> tuple[str, ...]:
-    """The models of the catalogue that the table lacks: those added after it was computed, and those only traced."""
+    """Return the models of the catalogue that the table lacks.
+
+    They were added after the table was computed, or can only be traced.
+    """
     known = {runs.entry.id for runs in table()}
     return tuple(entry.id for entry in catalogue.models() if entry.id not in known)
 
@@ -92,16 +95,16 @@ def _runs(row: dict[str, Any], groups: list[str]) -> Runs:
 
 
 def _sizes(context: int, by_length: list[int], by_batch: list[int]) -> dict[Sizes, int]:
-    """The bytes of each run."""
+    """Return the reserved bytes of each run."""
     points = [*zip(of_lengths(context), by_length, strict=False), *zip(of_batches(context), by_batch, strict=False)]
     return {sizes: segments * SEGMENT for sizes, segments in points}
 
 
 def of_lengths(context: int) -> tuple[Sizes, ...]:
-    """The runs with a micro-batch of 1, the shortest first."""
+    """Return the sizes with a micro-batch of 1, the shortest first."""
     return tuple((1, length) for length in lengths(context))
 
 
 def of_batches(context: int) -> tuple[Sizes, ...]:
-    """The runs with larger micro-batches, the smallest first."""
+    """Return the sizes with larger micro-batches, the smallest first."""
     return tuple((batch, batch_length(context)) for batch in BATCHES)

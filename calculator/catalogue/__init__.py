@@ -17,7 +17,7 @@ _HUB_URL = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A published parameter count, and how it differs from ours."""
+    """A published parameter count, and its difference from the computed count."""
 
     parameters: int
     relation: str
@@ -32,21 +32,21 @@ class ModelEntry:
     model_type: str
     aliases: tuple[str, ...]
     auto_class: str
-    #: The count of the model that transformers builds from `config`.
+    #: The number of parameters of the model that transformers builds from `config`.
     parameters: int
     published: Published | None
     config: dict[str, Any]
-    #: The `config.json` of the whole model, with its towers, if `config` is that of its text model alone.
+    #: The `config.json` of the whole model with its towers, if `config` only describes its text model.
     image_text_config: dict[str, Any] | None
-    #: Where the shape fields of the config come from.
+    #: The sources of the config's shape fields.
     sources: tuple[str, ...]
     confirmation: str
-    #: Fields that no second source shows.
+    #: The fields that no second source confirms.
     unconfirmed_fields: tuple[str, ...]
     note: str | None
 
     def config_for(self, *, images: bool) -> dict[str, Any]:
-        """The `config.json` of the model that trains on images, or on text alone."""
+        """Return the `config.json` of the model that trains on images, or only on text."""
         return self.image_text_config if images and self.image_text_config is not None else self.config
 
 
@@ -64,18 +64,18 @@ def model(name: str, loc: str = "model") -> ModelEntry:
 
 @cache
 def models() -> tuple[ModelEntry, ...]:
-    """Every model of the catalogue, in its order."""
+    """Return every model of the catalogue, in its order."""
     catalogue = read("models.json")
     return tuple(_entry(row, catalogue["sources"]) for row in catalogue["models"])
 
 
 def read(file: str) -> Any:
-    """The decoded content of a JSON file of the catalogue."""
+    """Return the decoded content of a JSON file of the catalogue."""
     return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))
 
 
 def closest(name: str, known: list[str]) -> list[str]:
-    """At most five known names that are close to a name, closest first."""
+    """Return at most five known names that are similar to a name, the closest first."""
     exact = {spelling.lower(): spelling for spelling in known}
     key = name.lower()
     containing = sorted((s for s in exact if key and key in s), key=len)
@@ -112,7 +112,7 @@ def _index() -> dict[str, ModelEntry]:
 
 
 def hub_id(name: str) -> str:
-    """The hub id in a hub URL, or the name itself."""
+    """Return the hub id in a hub URL, or the name itself if it is no URL."""
     url = _HUB_URL.match(name.strip())
     return url[1] if url else name.strip()
 

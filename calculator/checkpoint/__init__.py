@@ -1,1 +1,1 @@
-"""The files that a checkpoint consists of, and their exact sizes."""
+"""The files of a checkpoint, and their exact sizes."""

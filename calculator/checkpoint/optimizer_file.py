@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CUDA = "cuda:0"
 
-#: A float of a parameter group. Every float takes as much space, so their values don't matter.
+#: A float of a parameter group. Its value does not matter, because every float takes the same space.
 _FLOAT = 0.5
 
 _TORCH_ADAM = {
@@ -38,11 +38,11 @@ _TORCH_ADAM = {
 _BNB_ADAM = {"betas": (_FLOAT, _FLOAT), "eps": _FLOAT, "alpha": _FLOAT, "t_alpha": None, "t_beta3": None}
 _BNB_LION = {"betas": (_FLOAT, _FLOAT), "eps": _FLOAT}
 
-#: The keys of 8-bit states' code books and block constants. A pickle writes each string object once.
+#: The keys of the code books and block constants of 8-bit states. A pickle writes each string object once.
 _QMAPS = ("qmap1", "qmap2")
 _ABSMAXES = ("absmax1", "absmax2")
 
-#: The options of each optimizer's parameter groups after `weight_decay` and `lr`.
+#: The options of each optimizer's parameter groups that follow `weight_decay` and `lr`.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "adamw_torch": _TORCH_ADAM,
     "adamw_torch_fused": {**_TORCH_ADAM, "fused": True},
@@ -89,7 +89,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def state_dict(
     groups: Sequence[Sequence[Named]], optimizer: Optimizer, in_32_bits: Container[str] = (), device: str = CUDA
 ) -> dict[str, Any]:
-    """The state dict after a step, whose parameters are numbered group by group.
+    """Return the optimizer's state dict after a step. Parameters are numbered group by group.
 
     Args:
         groups: The trained parameters of each group.
@@ -113,7 +113,10 @@ def state_dict(
 
 
 def _options(optimizer: Optimizer) -> dict[str, Any]:
-    """The options of a group. accelerate copies the tuples of each, so that a pickle writes them all."""
+    """Return the options of a group.
+
+    Tuples are copied, because accelerate copies them and a pickle then writes each copy.
+    """
     options = _OPTIONS.get(optimizer.name) or (_BNB_LION if "lion" in optimizer.name else _BNB_ADAM)
     options = {
         name: tuple(each for each in value) if isinstance(value, tuple) else value for name, value in options.items()
@@ -124,7 +127,7 @@ def _options(optimizer: Optimizer) -> dict[str, Any]:
 def _states(
     parameter: Named, optimizer: Optimizer, shared: dict[str, TorchTensor], device: str
 ) -> Iterator[tuple[str, Any]]:
-    """The entries of one parameter."""
+    """Yield the states of one parameter."""
     kind = parameter.kind
     if not kind.gets_gradient and not (kind.trained and optimizer.early):
         return
@@ -149,7 +152,7 @@ def _states(
 def _of_bitsandbytes(
     shape: tuple[int, ...], optimizer: Optimizer, shared: dict[str, TorchTensor], device: str
 ) -> Iterator[tuple[str, TorchTensor]]:
-    """The states of one parameter: in blocks of 8 bits with code books, or in 32 bits. Paged ones are on the CPU."""
+    """Yield the states of one parameter: in 8 bits with code books, or in 32 bits. Paged states are on the CPU."""
     blocks = optimizer.storage == "8bit" and elements(shape) >= SMALLEST_8BIT
     own = "cpu" if optimizer.paged and elements(shape) >= SMALLEST_PAGED else device
     for name, qmap in zip(optimizer.names, _QMAPS, strict=False):
@@ -161,6 +164,6 @@ def _of_bitsandbytes(
 
 
 def grouped(parameters: Sequence[Named], groups: Iterable[Iterable[ResidentTensor]]) -> list[list[Named]]:
-    """The trained parameters by group, given the kinds of each group."""
+    """Return the trained parameters of each group, given the kinds of each group."""
     names = [{kind.name for kind in group} for group in groups]
     return [[each for each in parameters if each.kind.name in group] for group in names]

@@ -1,4 +1,4 @@
-"""Every parameter of a prepared model by its full name, in the order of `named_parameters()`."""
+"""The parameters of a prepared model with their full names, in the order of `named_parameters()`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Named(NamedTuple):
-    """A parameter: its name with the layer's number, and as one of a kind whose name has `*` in its place."""
+    """A parameter: its name with the number of the layer, and its kind, whose name has `*` in place of the number."""
 
     name: str
     kind: ResidentTensor
 
 
 def named_parameters(prepared: PreparedModel) -> Iterator[Named]:
-    """The parameters of a model, those that the method adds included."""
+    """Yield the parameters of a model, including those that the method adds."""
     outer = outer_parameters(prepared)
     for part in prepared.model.parts:
         if isinstance(part, Stack):

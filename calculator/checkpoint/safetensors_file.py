@@ -14,7 +14,7 @@ from calculator.common.dtype import ITEMSIZE, DType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The names of data types in a header, in the order of their alignment: tensors of later ones are written first.
+#: The names of data types in a header, in the order of alignment. Tensors of later types are written first.
 _DTYPES: dict[DType, str] = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -28,7 +28,7 @@ _DTYPES: dict[DType, str] = {
 }
 _ORDER = {dtype: place for place, dtype in enumerate(_DTYPES)}
 
-#: The header is padded with spaces to a multiple of this.
+#: The header is padded with spaces to a multiple of this, in bytes.
 ALIGNMENT = 8
 
 
@@ -41,12 +41,12 @@ class SavedTensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """The bytes of its elements."""
+        """The size of the elements in bytes."""
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
 
 def file_bytes(tensors: Iterable[SavedTensor]) -> int:
-    """The size of the file that `save_file(tensors, metadata={"format": "pt"})` writes."""
+    """Return the size of the file that `save_file(tensors, metadata={"format": "pt"})` writes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in sorted(tensors, key=lambda each: (-_ORDER[each.dtype], each.name)):

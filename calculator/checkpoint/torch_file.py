@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _LOCAL_HEADER, _CENTRAL_HEADER = 30, 46
-#: The end of the directory, with 64 bits, its locator, and with 32 bits. PyTorch writes all three always.
+#: The sizes of the end records: the 64-bit end of the directory, its locator, and the 32-bit end. PyTorch writes all
+#: three.
 _END_OF_DIRECTORY = 56 + 20 + 22
-#: The data descriptor behind each record that is not empty, with sizes of 32 or of 64 bits.
+#: The size of the data descriptor after each record that is not empty, with 32-bit and with 64-bit sizes.
 _DESCRIPTOR, _ZIP64_DESCRIPTOR = 16, 24
-#: The record's data starts at a multiple of this; an extra field of at least 4 bytes pads its header.
+#: The alignment of a record's data. An extra field of at least 4 bytes pads the header.
 _ALIGNMENT, _PADDING = 64, 4
-#: Sizes and offsets from here on are in ZIP64 fields, whose extra field has a header of 4 bytes.
+#: The smallest size or offset that needs a ZIP64 field, whose extra field has a header of 4 bytes.
 _ZIP64, _ZIP64_HEADER = 0xFFFFFFFF, 4
 
 _STORAGES: dict[DType, str] = {
@@ -43,22 +44,22 @@ _STORAGES: dict[DType, str] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchTensor:
-    """A contiguous tensor that is saved, with a storage of its own."""
+    """A contiguous tensor that is saved, with its own storage."""
 
     shape: tuple[int, ...]
     dtype: DType
-    #: Where it is: `cpu`, or `cuda:0`.
+    #: The device: `cpu`, or `cuda:0`.
     location: str = "cpu"
 
     @property
     def bytes(self) -> int:
-        """The bytes of its elements."""
+        """The size of the elements in bytes."""
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Global:
-    """A class or a function, which a pickle names by its module and its own name."""
+    """A class or a function, which a pickle refers to by module and name."""
 
     module: str
     name: str
@@ -75,12 +76,12 @@ _REBUILD = _Global("torch._utils", "_rebuild_tensor_v2")
 _OF_DTYPE = {dtype: _Global("torch", name) for dtype, name in _STORAGES.items()}
 
 
-#: The pickler that is written in Python, whose methods can be overridden.
+#: The pickler written in Python. Its methods can be overridden, unlike those of the C pickler.
 _PythonPickler: Any = pickle._Pickler  # noqa: SLF001
 
 
 class _Pickler(_PythonPickler):  # type: ignore[misc]  # the standard library's stubs lack it
-    """PyTorch's pickler, which pickles tensors that have no values and names what it does not import."""
+    """PyTorch's pickler for tensors without values. It writes functions by name without importing them."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=2)
@@ -88,24 +89,24 @@ class _Pickler(_PythonPickler):  # type: ignore[misc]  # the standard library's 
         self.tensors: list[TorchTensor] = []
 
     def persistent_id(self, obj: Any) -> Any:
-        """A storage's description."""
+        """Return the description of a storage."""
         if not isinstance(obj, _Storage):
             return None
         tensor, key = obj.tensor, str(len(self.tensors))
         self.tensors.append(tensor)
-        # PyTorch makes the string of a CUDA device again for each storage, so that a pickle repeats it.
+        # PyTorch creates the string of a CUDA device for each storage, so that the pickle repeats it.
         location = "cpu" if tensor.location == "cpu" else "".join([*tensor.location])
         return "storage", _OF_DTYPE[tensor.dtype], key, location, prod(map(int, tensor.shape))
 
     def reducer_override(self, obj: Any) -> Any:
-        """A tensor's rebuilding."""
+        """Return the call that rebuilds a tensor."""
         if not isinstance(obj, TorchTensor):
             return NotImplemented
         shape = tuple(map(int, obj.shape))
         return _REBUILD, (_Storage(obj), 0, shape, _strides(shape), False, OrderedDict())
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> Any:  # noqa: FBT001, FBT002  pickle's signature
-        """Write an object; a global by its name."""
+        """Write an object. Globals are written by name."""
         if isinstance(obj, _Global) and id(obj) not in self.memo:
             self.write(f"c{obj.module}\n{obj.name}\n".encode())
             self.memoize(obj)
@@ -113,7 +114,7 @@ class _Pickler(_PythonPickler):  # type: ignore[misc]  # the standard library's 
         return super().save(obj, save_persistent_id)
 
     def save_reduce(self, func: Any, args: Any, *rest: Any, obj: Any = None) -> None:
-        """Write a call; the function may be one that is not imported."""
+        """Write a call, also of a function that is not imported."""
         if not isinstance(func, _Global):
             super().save_reduce(func, args, *rest, obj=obj)
             return
@@ -124,12 +125,15 @@ class _Pickler(_PythonPickler):  # type: ignore[misc]  # the standard library's 
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a contiguous tensor."""
+    """Return the strides of a contiguous tensor."""
     return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def file_bytes(value: Any, stem: str) -> int:
-    """The size of the file `stem`.pt that `torch.save(value, ...)` writes. Tensors in `value` are `TorchTensor`s."""
+    """Return the size of the file `stem`.pt that `torch.save(value, ...)` writes.
+
+    Tensors in `value` are `TorchTensor`s.
+    """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     pickler.dump(value)
@@ -137,7 +141,7 @@ def file_bytes(value: Any, stem: str) -> int:
 
 
 def _records(stem: str, pickled: int, tensors: Iterable[TorchTensor]) -> Iterator[tuple[int, int]]:
-    """The length of each record's name, and its size."""
+    """Yield the length of each record's name, and its size."""
     yield len(f"{stem}/data.pkl"), pickled
     yield len(f"{stem}/.format_version"), 1
     yield len(f"{stem}/.storage_alignment"), len(str(_ALIGNMENT))
@@ -149,7 +153,7 @@ def _records(stem: str, pickled: int, tensors: Iterable[TorchTensor]) -> Iterato
 
 
 def _archive_bytes(records: Iterable[tuple[int, int]]) -> int:
-    """The size of an archive."""
+    """Return the size of an archive with these records."""
     position = directory = 0
     for name, size in records:
         extra = _zip64_extra(size, position)
@@ -161,6 +165,6 @@ def _archive_bytes(records: Iterable[tuple[int, int]]) -> int:
 
 
 def _zip64_extra(size: int, position: int) -> int:
-    """The extra field of a record that needs 64 bits for its sizes, or for its position."""
+    """Return the size of the extra field of a record whose sizes or position need 64 bits."""
     fields = 16 * (size >= _ZIP64) + 8 * (position >= _ZIP64)
     return _ZIP64_HEADER + fields if fields else 0

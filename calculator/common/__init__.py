@@ -1,1 +1,1 @@
-"""Names, dtypes, errors and sources that every package uses."""
+"""Names, data types, errors and sources that every package uses."""

@@ -1,4 +1,4 @@
-"""The CPU time that one answer may take. Where a budget is set, an answer that takes longer ends with an error."""
+"""The limit on the CPU time of one answer. An answer that exceeds its budget ends with an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class OverBudgetError(Exception):
-    """An answer takes more CPU time than its budget. Not a refusal of a plan, which a search would pass over."""
+    """Raised if an answer exceeds its budget of CPU time.
+
+    It is no PlanError, which a search would treat as a refused plan.
+    """
 
     def __init__(self, seconds: float, further: str = "") -> None:
         self.seconds = seconds
@@ -25,35 +28,38 @@ class OverBudgetError(Exception):
 
 
 class Budget:
-    """Seconds of CPU time of threads, from the first check of each. `further` ends the error's text."""
+    """A limit on the CPU time of an answer's threads, in seconds.
+
+    The time of a thread counts from its first check. `further` is the end of the error's message.
+    """
 
     __slots__ = ("_begun", "_spent", "further", "seconds")
 
     def __init__(self, seconds: float, further: str) -> None:
         self.seconds, self.further = seconds, further
-        #: The CPU time of each thread at its first check, and since then.
+        #: The CPU time of each thread at its first check, and the time that it has used since.
         self._begun: dict[int, float] = {}
         self._spent: dict[int, float] = {}
 
     def check(self) -> None:
-        """Raise the error if the time is over."""
+        """Raise an OverBudgetError if the time is used up."""
         now, thread = thread_time(), get_ident()
         self._spent[thread] = now - self._begun.setdefault(thread, now)
         if sum(self._spent.values()) > self.seconds:
             raise OverBudgetError(self.seconds, self.further)
 
     def stop(self) -> None:
-        """End the answer at its next check, since nobody waits for it."""
+        """End the answer at its next check, for a client that no longer waits."""
         self._spent[-1] = inf
 
 
-#: The budget of the answer that is computed; None without a limit.
+#: The budget of the current answer. None without a limit.
 _BUDGET: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 @contextmanager
 def limited(seconds: float, further: str = "") -> Iterator[None]:
-    """Limit the answer that is computed in the context. `further` is a way out that the error names last."""
+    """Limit the CPU time of the answer inside the context. `further` ends the message of the error with advice."""
     token = _BUDGET.set(Budget(seconds, further))
     try:
         yield
@@ -62,12 +68,12 @@ def limited(seconds: float, further: str = "") -> Iterator[None]:
 
 
 def current_budget() -> Budget | None:
-    """The budget of the answer that is computed."""
+    """Return the budget of the current answer. None without a limit."""
     return _BUDGET.get()
 
 
 def check_budget() -> None:
-    """Check the budget, where one is set. Loops that can be long call this once a turn.
+    """Check the budget if one is set. Long loops call this once per iteration.
 
     Raises:
         OverBudgetError: if the answer has taken its time.

@@ -1,4 +1,4 @@
-"""A lazy value: computed on first use, then kept."""
+"""A lazy value: computed on first use, and then kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 class Deferred(Generic[T]):
-    """A lazy value; call it to get the value.
+    """A lazy value. Call it to get the value.
 
-    `make` runs once and is then dropped, together with everything it refers to. Two are equal if their values are.
+    `make` runs once. It is then dropped, together with all that it refers to. Two lazy values are equal if their values
+    are equal.
     """
 
     __slots__ = ("make", "values")
@@ -24,7 +25,7 @@ class Deferred(Generic[T]):
         self.values: list[T] = []
 
     def __call__(self) -> T:
-        """The value."""
+        """Return the value. The first call computes it."""
         make = self.make
         if make is not None:
             self.values = [make()]

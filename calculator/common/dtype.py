@@ -6,7 +6,8 @@ DType = Literal[
     "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "int64", "int32", "int16", "uint8", "int8", "bool"
 ]
 
-#: Bytes per element. Source: torch.dtype.itemsize.
+#: Bytes per element.
+#: Source: torch.dtype.itemsize.
 ITEMSIZE: dict[DType, int] = {
     "float64": 8,
     "float32": 4,
@@ -21,18 +22,19 @@ ITEMSIZE: dict[DType, int] = {
     "bool": 1,
 }
 
-#: The floating-point dtypes that mixed precision casts.
+#: The floating-point data types that mixed precision casts.
 FLOATS = ("float32", "bfloat16", "float16")
 
-#: The caching allocator's rounding. Source: kMinBlockSize in c10/core/CachingDeviceAllocator.h.
+#: The unit of the caching allocator in bytes.
+#: Source: kMinBlockSize in c10/core/CachingDeviceAllocator.h.
 ALLOCATION_ROUNDING = 512
 
 
 def rounded(size: int) -> int:
-    """A size in bytes, rounded as the caching allocator rounds it."""
+    """Round a size in bytes up, as the caching allocator does."""
     return (size + ALLOCATION_ROUNDING - 1) // ALLOCATION_ROUNDING * ALLOCATION_ROUNDING
 
 
 def allocated(elements: int, itemsize: int) -> int:
-    """The bytes that the caching allocator counts for a tensor with this many elements."""
+    """Return the bytes that the caching allocator allocates for a tensor with this many elements."""
     return (elements * itemsize + ALLOCATION_ROUNDING - 1) // ALLOCATION_ROUNDING * ALLOCATION_ROUNDING

@@ -1,4 +1,4 @@
-"""The error for a request that cannot be answered."""
+"""The errors of a request that cannot be answered."""
 
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One mistake in a request: where it is, what is wrong, and the value.
+    """One mistake in a request: its place, a message and the value.
 
     `loc` is a dotted path into the request (`training.sequence_length`).
     """
@@ -16,13 +16,13 @@ class Problem:
     input: Any = None
 
     def __post_init__(self) -> None:
-        """Turn an object of settings into one that JSON can have."""
+        """Convert settings in `input` to a value that JSON can represent."""
         if is_dataclass(self.input) and not isinstance(self.input, type):
             object.__setattr__(self, "input", asdict(self.input))
 
 
 class PlanError(ValueError):
-    """An invalid request, with every problem found in it."""
+    """Raised for an invalid request, with every problem found in it."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
@@ -30,5 +30,5 @@ class PlanError(ValueError):
 
 
 def refusal(loc: str, msg: str, value: Any = None) -> PlanError:
-    """The error for one problem."""
+    """Return the error for one problem."""
     return PlanError(Problem(loc=loc, msg=msg, input=value))

@@ -1,7 +1,7 @@
-"""The garbage collector, which waits while a request is answered.
+"""A decorator that turns off garbage collection while a request is answered.
 
-A step is interpreted as some hundred thousand objects that reference counts free. The collector looks at them again and
-again and finds few cycles: with it, an estimate needs 10 to 25 % longer.
+Interpreting a step creates some hundred thousand objects, which reference counting frees. The garbage collector scans
+them repeatedly and finds few cycles: with it, an estimate takes 10 to 25 % longer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ R = TypeVar("R")
 
 
 def without_collections(answer: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function: no cycle is collected while it runs, unless another thread enables that meanwhile."""
+    """Decorate a function so that garbage collection is off while it runs.
+
+    Another thread can enable it again.
+    """
 
     @wraps(answer)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

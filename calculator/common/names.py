@@ -2,15 +2,15 @@
 
 from typing import Literal
 
-#: What a model is trained for, as PEFT's TaskType spells it in lower case. PEFT has no type for image_cls.
+#: The tasks that a model is trained for, as PEFT's TaskType spells them, in lower case. PEFT has no type for image_cls.
 TaskName = Literal[
     "causal_lm", "seq_cls", "token_cls", "question_ans", "seq_2_seq_lm", "feature_extraction", "image_cls"
 ]
 
-#: A loss of a classifier, as a config's `problem_type` names it.
+#: The losses of a classifier, as `problem_type` of a config names them.
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
-#: A part of the memory allocated at a peak.
+#: The components of the memory that is allocated at a peak.
 ComponentName = Literal[
     "base_weights",
     "quantization_constants",
@@ -23,10 +23,10 @@ ComponentName = Literal[
     "workspace",
 ]
 
-#: A pass of `generate`: the prompt, the first token after it, and the last token.
+#: The passes of `generate`: the prompt, the first token after it, and the last token.
 PassName = Literal["prefill", "first_decode", "last_decode"]
 
-#: A part of a training step; only trainers that generate have `generation`.
+#: The phases of a training step. Only trainers that generate have `generation`.
 PhaseName = Literal["generation", "forward", "backward", "optimizer_step"]
 
 OptimizerName = Literal[
@@ -63,7 +63,7 @@ OptimizerName = Literal[
     "lorafa",
 ]
 
-#: A fine-tuning method, as a request's `method.name` gives it.
+#: The fine-tuning methods, as `method.name` of a request gives them.
 MethodName = Literal[
     "full",
     "lora",
@@ -107,7 +107,7 @@ MethodName = Literal[
     "osf",
 ]
 
-#: A training loop of a library, as a request's `training.trainer` gives it.
+#: The training loops of libraries, as `training.trainer` of a request gives them.
 TrainerName = Literal[
     "transformers",
     "trl-sft",

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sourced:
-    """A number of bytes that was read or measured, and its source. It cannot be created without one."""
+    """A number of bytes that was read from source code or measured, with its source."""
 
     name: str
     bytes: int
     source: str
 
     def __post_init__(self) -> None:
-        """Refuse a constant without a name, without a source, or below zero."""
+        """Raise an error for a constant without a name or a source, or with a negative value."""
         if not self.name.strip() or not self.source.strip():
             raise ValueError(f"{self.name or 'a constant'} of {self.bytes:,} bytes needs a name and a source")
         if self.bytes < 0:

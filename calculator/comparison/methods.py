@@ -1,4 +1,4 @@
-"""Compare methods on one model, training and device, and one plan with every card."""
+"""Comparisons of methods for one model, training and device, and of one plan on every card."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_METHODS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """The nearest accepted plan: the changed settings, by their paths in the request, and the estimate."""
+    """The nearest accepted plan: its estimate, and the changed settings by path in the request."""
 
     changes: dict[str, Any]
     estimate: Estimate
@@ -37,7 +37,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
-    """One method's estimate; or why it is refused, and the nearest accepted plan."""
+    """The estimate of one method, or why it is refused and the nearest accepted plan."""
 
     method: Method
     estimate: Estimate | None
@@ -46,7 +46,7 @@ class ComparisonRow:
 
 
 def parse_comparison(body: Any) -> tuple[Request, ...]:
-    """Read a comparison request from decoded JSON: one request per method.
+    """Parse a comparison from decoded JSON into one request per method.
 
     Raises:
         PlanError: with every problem, each at its dotted path.
@@ -72,10 +72,10 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
 
 
 def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
-    """A row for each request.
+    """Return one row for each request.
 
     Raises:
-        PlanError: where all of them are refused.
+        PlanError: if all requests are refused.
     """
     requests = tuple(requests)
     rows = tuple(map(_row, requests))
@@ -86,26 +86,27 @@ def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
 
 
 def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
-    """A row for each request, even where all of them are refused."""
+    """Return one row for each request, even if all of them are refused."""
     return tuple(_with_alternative(_row(request), request) for request in requests)
 
 
 def cards(plan: Estimate, attention: str = "sdpa", device: Device | None = None) -> tuple[Fit, ...]:
-    """Compare the plan with every card that has its kernels, smallest first, each with its workspaces and context.
+    """Return the verdict on every card that has the plan's kernels, smallest first.
 
-    `device` is the plan's, of which another card has the number of GPUs and the sharding; one GPU without it.
+    Each card has its own workspaces and context. Other cards have the number of GPUs and the sharding of `device`, or
+    one GPU without it.
     """
     able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
     return tuple(sorted((_fit_on(plan, _of(device, card)) for card in able), key=lambda answer: answer.usable_bytes))
 
 
 def _of(device: Device | None, card: GPU) -> Device:
-    """As many GPUs as a device has, of a card."""
+    """Return a device with another card and the same number of GPUs."""
     return replace(device or Device(), gpu=card.id, memory_bytes=None)
 
 
 def _fit_on(plan: Estimate, device: Device) -> Fit:
-    """The verdict on a card; near its limit, the run is replayed there."""
+    """Return the verdict on a card. Near the limit, the run is replayed on it."""
     card = card_of(device)
     forward, backward = (part.bytes for part in library_workspace(card))
     ruled = _fit_with(plan, device, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
@@ -116,7 +117,7 @@ def _fit_on(plan: Estimate, device: Device) -> Fit:
 
 
 def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
-    """The verdict on a card on which `tensors` is reserved in addition to the workspaces."""
+    """Return the verdict on a card, given the reserved bytes without workspaces."""
     memory, card = plan.memory, card_of(device)
     workspace = sum(part.bytes for part in library_workspace(card))
     context = cuda_context(card).bytes
@@ -162,7 +163,7 @@ def _with_alternative(row: ComparisonRow, request: Request) -> ComparisonRow:
 
 
 def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:
-    """The plan with its refused settings changed as little as possible, if any change is accepted."""
+    """Return the plan with as few changes to its refused settings as possible, or None."""
     refused = {problem.loc for problem in problems}
     try:
         near, changes = _nearest_targets(*_usual_training(request, refused), refused)
@@ -172,7 +173,7 @@ def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative
 
 
 def _usual_training(request: Request, refused: set[str]) -> tuple[Request, dict[str, Any]]:
-    """The request with refused training settings reset to their defaults."""
+    """Return the request with refused training settings reset to their defaults, and the changes."""
     usual = Training()
     changes = {
         f.name: getattr(usual, f.name)
@@ -184,7 +185,7 @@ def _usual_training(request: Request, refused: set[str]) -> tuple[Request, dict[
 
 
 def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str]) -> tuple[Request, dict[str, Any]]:
-    """The request with refused target modules replaced by the nearest accepted ones.
+    """Return the request with refused target modules replaced by the nearest accepted ones, and the changes.
 
     Raises:
         PlanError: where the model is not known.

@@ -1,4 +1,4 @@
-"""The differences between plans: their settings, and the components and rows of their peaks."""
+"""The differences between plans: their settings, and the components and tensors at their peaks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingLine:
-    """A setting that differs between plans: its path, and its value in each; None where a plan lacks it."""
+    """A setting that differs between plans: its path, and its value in each plan, or None if the plan lacks it."""
 
     path: str
     values: tuple[Any, ...]
@@ -29,7 +29,7 @@ class SettingLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowLine:
-    """The rows of one name and data type in each plan's peak."""
+    """The tensors of one name and data type at the peak of each plan."""
 
     name: str
     dtype: str
@@ -43,7 +43,7 @@ class RowLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentLine:
-    """A component's bytes in each plan, and its rows that differ, the largest difference first."""
+    """The bytes of a component in each plan, and its tensors that differ, the largest difference first."""
 
     name: ComponentName
     bytes: tuple[int, ...]
@@ -51,7 +51,7 @@ class ComponentLine:
 
 
 def setting_lines(requests: Sequence[Request]) -> tuple[SettingLine, ...]:
-    """Every setting that differs between the requests, in a request's order."""
+    """Return every setting that differs between the requests, in the order of a request."""
     every = [dict(_settings(request)) for request in requests]
     paths = dict.fromkeys(path for settings in every for path in settings)
     lines = (SettingLine(path=path, values=tuple(settings.get(path) for settings in every)) for path in paths)
@@ -76,7 +76,7 @@ def _settings(request: Request) -> Iterator[tuple[str, Any]]:
 
 
 def component_lines(plans: Sequence[Estimate]) -> tuple[ComponentLine, ...]:
-    """Every component in any plan's peak, in the order of components."""
+    """Return every component of any plan's peak, in the order of components."""
     return tuple(line for name in get_args(ComponentName) if any((line := _component(name, plans)).bytes))
 
 

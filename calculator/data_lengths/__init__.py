@@ -1,1 +1,1 @@
-"""The lengths of a data set's samples: their histogram, and what truncation, packing or bucketing would save."""
+"""The sample lengths of a data set: their histogram, and the savings of truncation, packing and bucketing."""

@@ -13,7 +13,7 @@ from calculator.inputs.sample_lengths import MOST_LENGTHS, SHORTEST
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The multiples to which lengths are rounded up, if there are too many distinct ones.
+#: The multiples to which lengths are rounded up if there are too many distinct lengths.
 ROUNDINGS = (8, 64, 512, 4096, 65_536)
 
 
@@ -45,16 +45,16 @@ class Lengths:
 
     @property
     def longest(self) -> int:
-        """The most tokens of a sample."""
+        """The length of the longest sample in tokens."""
         return self.pairs[-1][0]
 
     def percentile(self, share: float) -> int:
-        """The shortest length that a share of the samples, from 0 to 1, does not exceed."""
+        """Return the shortest length that a share of the samples does not exceed. `share` is from 0 to 1."""
         upto = [*accumulate(count for _, count in self.pairs)]
         return self.pairs[min(bisect_left(upto, share * upto[-1]), len(upto) - 1)][0]
 
     def cut(self, longest: int) -> Lengths:
-        """The same samples, cut to a length."""
+        """Return the samples truncated to a length."""
         counts: Counter[int] = Counter()
         for length, count in self.pairs:
             counts[min(length, longest)] += count
@@ -66,10 +66,10 @@ class Lengths:
         )
 
     def padded_tokens(self, batch: int) -> int:
-        """The tokens of an epoch of random batches, each padded to its longest sample: the expected number.
+        """Return the expected tokens of an epoch of random batches, each padded to its longest sample.
 
-        With a share F of the samples up to a length, the longest of B samples has at most that length in a share F^B of
-        the batches.
+        If a share F of the samples has at most some length, all B samples of a batch have at most that length in a
+        share F^B of the batches.
         """
         total, below, expected = self.samples, 0.0, 0.0
         seen = 0
@@ -81,7 +81,7 @@ class Lengths:
         return round(expected * total)
 
     def bucketed_tokens(self, batch: int) -> int:
-        """The tokens of an epoch whose batches are of samples of about the same length, each padded to its longest."""
+        """Return the tokens of an epoch whose batches have samples of similar lengths, each padded to its longest."""
         tokens, room, longest = 0, 0, 0
         for length, count in reversed(self.pairs):
             left = count
@@ -94,12 +94,12 @@ class Lengths:
         return tokens
 
     def packed_rows(self, length: int) -> int:
-        """The rows of a length that hold all tokens, one sample after the other."""
+        """Return the number of rows of a length that hold all tokens, one sample after the other."""
         return -(-self.cut(length).tokens // length)
 
 
 def lengths_of(samples: Iterable[int]) -> Lengths | None:
-    """The histogram of some samples' lengths; None if no sample has two tokens."""
+    """Return the histogram of the samples' lengths. None if no sample has two tokens."""
     counts: Counter[int] = Counter()
     longest, longest_sample, left_out = 0, 0, 0
     for number, length in enumerate(samples, 1):

@@ -1,4 +1,4 @@
-"""What a run's data set needs, and what truncation, packing and bucketing by length would save."""
+"""The memory of a run on a data set, and the savings of truncation, packing and bucketing by length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: The shares of samples that truncation leaves whole.
 SHARES = (0.99, 0.95, 0.9)
 
-#: What is changed.
+#: The kinds of changes.
 Kind = Literal["truncation", "packing", "bucketing"]
 
 
@@ -27,13 +27,13 @@ class LengthChange:
     """A change to how samples become batches.
 
     Attributes:
-        kind: What it is.
+        kind: The kind of the change.
         changes: The settings, by their paths in the request; empty for bucketing, which is TrainingArguments'
             group_by_length.
-        sentence: What it does to the samples.
-        required_bytes: The required memory with it; None if the request is refused, for which `refusal` has the reason.
-        saved_bytes: What it saves; negative if it needs more.
-        tokens: The tokens that an epoch computes, padding included.
+        sentence: Its effect on the samples.
+        required_bytes: The required memory with the change. None if the request is refused for the reason in `refusal`.
+        saved_bytes: The saved memory. Negative if the change needs more.
+        tokens: The tokens that an epoch computes, including padding.
     """
 
     kind: Kind
@@ -73,7 +73,7 @@ def advice(request: Request, lengths: Lengths) -> LengthAdvice:
 
 
 def with_lengths(request: Request, lengths: Lengths) -> Request:
-    """The request with a data set's histogram."""
+    """Return the request with the histogram of a data set."""
     return replace(request, training=replace(request.training, sequence_lengths=lengths.pairs))
 
 
@@ -110,7 +110,10 @@ def _packing(request: Request, lengths: Lengths, own: Estimate) -> Iterator[Leng
 
 
 def _bucketing(lengths: Lengths, own: Estimate, batch: int) -> Iterator[LengthChange]:
-    """Bucketing has the longest batch too: it saves computed tokens, not memory."""
+    """Yield the change to bucketing.
+
+    One batch still has the longest samples: bucketing saves computed tokens, but no memory.
+    """
     if batch == 1 or len(lengths.pairs) == 1:
         return
     required = own.memory.required_bytes

@@ -1,4 +1,4 @@
-"""Every worked figure of the lesson, recomputed, with a remark where it is a rule of thumb or wrong.
+"""Every worked figure of the lesson, recomputed, with a remark if it is a rule of thumb or wrong.
 
 Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)", by section. As in the lesson, 1 GB is 10^9 bytes.
 """

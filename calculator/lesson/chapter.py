@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formula:
-    """A formula in TeX-like notation, with its caption."""
+    """A formula in TeX-like notation, with a caption."""
 
     text: str
     says: str
 
     @property
     def clauses(self) -> tuple[str, ...]:
-        """The parts between commas; each can be on a line of its own."""
+        """The parts between commas. Each can be on a line of its own."""
         return tuple(self.text.split(", "))
 
 
@@ -27,8 +27,8 @@ class Formula:
 class Chapter:
     """A chapter: a summary, formulas, worked examples that readers can change, and figures of the lesson.
 
-    `method` is the calculator's name of the chapter's method. `experiments` names the experiments that belong to it:
-    whole ones, or one experiment's claims on one subject (`identity/adapter`).
+    `method` is the name of the chapter's method in a request. `experiments` names the chapter's experiments, or the
+    claims of an experiment on one subject (`identity/adapter`).
     """
 
     name: str

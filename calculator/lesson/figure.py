@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Figure:
     """One figure of the lesson: the claim, from `low` to `high`, and the exact value of the formula.
 
-    `decimals` is the lesson's precision (negative for tens); `unit` is the unit of all three numbers.
+    `decimals` is the precision of the lesson, negative for tens. `unit` is the unit of all three numbers.
     """
 
     section: str
@@ -24,7 +24,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the formula gives the lesson's figure, rounded to the lesson's precision."""
+        """Whether the value of the formula, rounded to the precision of the lesson, is the figure of the lesson."""
         return self.low <= round(self.exact, self.decimals) <= self.high
 
 
@@ -39,7 +39,7 @@ def figure(
     *,
     decimals: int = 0,
 ) -> Figure:
-    """A figure of the lesson, whose claim is one number or a range."""
+    """Return a figure of the lesson. The claim is one number or a range."""
     low, high = stated if isinstance(stated, tuple) else (stated, stated)
     return Figure(
         section=section,

@@ -1,4 +1,4 @@
-"""The runs of the methods' own papers, each a request with its answer."""
+"""The runs in the papers on the methods, each as a request with its answer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperRun:
-    """A run of a paper: what it states, the request, and what the request sets that the paper does not state.
+    """A run in a paper: what the paper states, the request, and the settings that the paper does not state.
 
-    `stated` is the paper's number of parameters that the method adds; `formula` and `substituted` are ours.
+    `stated` is the paper's number of parameters that the method adds. `formula` and `substituted` are this project's.
     """
 
     name: str
@@ -154,7 +154,7 @@ class Answered:
 
 @cache
 def answered() -> tuple[Answered, ...]:
-    """Every run with the answer to its request."""
+    """Return every run with the answer to its request."""
     return tuple(map(answer_of, RUNS))
 
 
@@ -190,7 +190,7 @@ def _parameters(run: PaperRun, plan: Estimate) -> tuple[Line, ...]:
 
 
 def _of_method(plan: Estimate) -> int:
-    """The parameters that a method adds, without the copy of a head or a head that is trained itself."""
+    """Return the number of parameters that a method adds, without heads that are trained in full."""
     rows = [row for part in plan.memory.components for row in part.rows if part.name == "adapter_weights"]
     return sum(_elements(row.shape) * row.count for row in rows if "modules_to_save" not in row.name)
 

@@ -1,4 +1,4 @@
-"""Where practice departs from the lesson's rules of thumb, with figures of estimated training steps."""
+"""Differences between the lesson's rules of thumb and practice, with figures of estimated training steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate
     from calculator.inputs.sharding import ShardingName
 
-#: The models of the lines: the lesson's 7B and 70B, one with grouped-query attention, and a small one.
+#: The models in the lines: 7B and 70B as in the lesson, one with grouped-query attention, and a small one.
 MODEL = "meta-llama/Llama-2-7b-hf"
 LARGE = "meta-llama/Meta-Llama-3-70B"
 GROUPED = "meta-llama/Llama-3.1-8B"
@@ -25,11 +25,11 @@ _STATE = ("base_weights", "gradients", "optimizer_states")
 
 _LORA = {"name": "lora", "r": 8, "target_modules": list(ATTENTION)}
 
-#: Virtual tokens whose activations outweigh LoRA's parameters.
+#: A number of virtual tokens whose activations need more memory than LoRA's parameters.
 _PROMPT = 200
 
 
-#: The lesson's cards for 840 GB, and ways to divide the run among them: a sharding, and the step's precision.
+#: The lesson's cards for 840 GB, and ways to shard the run over them: a sharding, and the precision of the step.
 CARDS = 11
 SHARDED: tuple[tuple[str, ShardingName, dict[str, Any]], ...] = (
     ("ZeRO-3, bf16 with float32 masters", "zero3", {"dtype": "float32", "autocast": "bfloat16"}),
@@ -44,7 +44,7 @@ def _of(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate
 
 @cache
 def full() -> tuple[Line, ...]:
-    """Bytes per parameter of full fine-tuning, kept and at the peak, by precision."""
+    """Return the bytes per parameter of full fine-tuning, resident and at the peak, by precision."""
     plans = {
         "bfloat16 throughout": _of({"name": "full"}),
         "float32 weights under autocast": _of({"name": "full"}, dtype="float32", autocast="bfloat16"),
@@ -54,7 +54,7 @@ def full() -> tuple[Line, ...]:
 
 
 def _on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
-    """What each of the lesson's 11 cards needs for full fine-tuning of 70B."""
+    """Return the memory that full fine-tuning of 70B needs on each of the lesson's 11 cards."""
     training = {"sequence_length": 2048, "gradient_checkpointing": True, **precision}
     device = {"count": CARDS, "sharding": sharding}
     body = {"model": LARGE, "method": {"name": "full"}, "training": training, "device": device, "reserved": "rule"}
@@ -92,7 +92,7 @@ def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
 
 @cache
 def lora() -> tuple[Line, ...]:
-    """Bytes of LoRA's trained parameters, and of the activations with and without checkpointing."""
+    """Return the bytes of LoRA's trained parameters, and of activations with and without checkpointing."""
     with_checkpoints, without = _of(_LORA, gradient_checkpointing=True), _of(_LORA)
     added = with_checkpoints.parameters.added
     return (
@@ -110,7 +110,7 @@ def lora() -> tuple[Line, ...]:
 
 @cache
 def qlora() -> tuple[Line, ...]:
-    """The memory of the lesson's 70B run on a real model, r 64 on Q, K, V and O."""
+    """Return the memory of the lesson's 70B run on a real model, with r 64 on Q, K, V and O."""
     method = {"name": "qlora", "r": 64, "target_modules": list(ATTENTION)}
     plain, prepared = (
         _of(
@@ -153,7 +153,7 @@ def qlora() -> tuple[Line, ...]:
 
 @cache
 def prefix() -> tuple[Line, ...]:
-    """A prefix compared with LoRA, which can checkpoint; and a prefix with grouped-query attention."""
+    """Return the memory of a prefix, of LoRA with checkpointing, and of a prefix with grouped-query attention."""
     method = {"name": "prefix", "num_virtual_tokens": 20}
     grouped = _of(method, GROUPED)
     config = model_of(parse_request({"model": GROUPED, "method": method}).model).config
@@ -180,7 +180,7 @@ def prefix() -> tuple[Line, ...]:
 
 @cache
 def prompt() -> tuple[Line, ...]:
-    """Prompts compared with LoRA, checkpointing on."""
+    """Return the memory of prompts and of LoRA, with checkpointing."""
     return (
         _peak("LoRA, r 8 on Q, K, V, O", _of(_LORA, gradient_checkpointing=True)),
         *(

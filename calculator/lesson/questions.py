@@ -1,4 +1,4 @@
-"""The lesson's worked examples and practice problems, with its answers and ours."""
+"""The lesson's worked examples and practice problems, with its answers and those of this project."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question with the lesson's answer, ours, and the figures of both.
+    """A question with the lesson's answer, this project's answer, and the figures of both.
 
-    `chapter`, `example` and `typed` link to the worked example with the question's inputs.
+    `chapter`, `example` and `typed` link to the worked example with the inputs of the question.
     """
 
     name: str
@@ -38,7 +38,7 @@ def _figures(start: str) -> tuple[Figure, ...]:
     return tuple(figure for figure in (*EXAMPLES, *PROBLEMS) if figure.section.startswith(start))
 
 
-#: Problem 4's tasks.
+#: The tasks of problem 4.
 TASKS = 20
 
 

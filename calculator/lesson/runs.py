@@ -9,7 +9,7 @@ B70 = 70 * 10**9
 
 
 def qlora(base: int, added: int) -> Accounting:
-    """A run whose whole base is in 4 bits and frozen."""
+    """Return the memory of a run whose whole base is frozen in 4 bits."""
     return accounting(base=base, added=added, trainable=added, quantized=base)
 
 

@@ -44,7 +44,7 @@ class Compared(OnModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The lesson's row of a method, in the lesson's words."""
+    """The lesson's row on a method, in its words."""
 
     trainable: str
     memory: str
@@ -55,7 +55,7 @@ class Claim:
     chapter: str
 
 
-#: The row of each method that the lesson has.
+#: The row of each method in the lesson's table.
 CLAIMS: dict[MethodName, Claim] = {
     "full": Claim(
         trainable="all", memory="very high", overhead="none", mergeable="–", best_for="pre-training", chapter="full"
@@ -95,7 +95,7 @@ CLAIMS: dict[MethodName, Claim] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """A method: the lesson's claim, the comparison's row, and the unmerged costs at inference."""
+    """A method: the lesson's claim, the row of the comparison, and the costs at inference without merging."""
 
     claim: Claim | None
     row: ComparisonRow
@@ -103,7 +103,7 @@ class TableRow:
 
     @property
     def estimate(self) -> Estimate | None:
-        """The row's estimate, or that of the nearest plan if the row is refused."""
+        """The estimate of the row, or of the nearest accepted plan if the row is refused."""
         alternative = self.row.alternative
         return self.row.estimate or (alternative.estimate if alternative else None)
 
@@ -125,7 +125,7 @@ def _virtual_tokens(typed: Compared) -> dict[str, Any]:
     return {"num_virtual_tokens": typed.num_virtual_tokens}
 
 
-#: What the form sets of a method.
+#: The fields of the form that set a method's settings.
 SIZES: dict[MethodName, Callable[[Compared], dict[str, Any]]] = {
     "lora": _low_rank,
     "qlora": _low_rank,
@@ -136,7 +136,7 @@ SIZES: dict[MethodName, Callable[[Compared], dict[str, Any]]] = {
 
 
 def body(typed: Compared) -> dict[str, Any]:
-    """The comparison's request."""
+    """Return the request of the comparison."""
     return {
         "model": typed.model,
         "methods": [{"name": name, **(SIZES[name](typed) if name in SIZES else {})} for name in USUAL_METHODS],
@@ -151,7 +151,7 @@ def body(typed: Compared) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def table(typed: Compared) -> tuple[TableRow, ...]:
-    """Every method, computed for the inputs.
+    """Return a row for every method, computed for the inputs.
 
     Raises:
         PlanError: if every method is refused.
@@ -161,7 +161,7 @@ def table(typed: Compared) -> tuple[TableRow, ...]:
 
 
 def _overhead(row: ComparisonRow, typed: Compared) -> tuple[Cost, ...]:
-    """The unmerged costs per token over the base model, after a prompt as long as a training sequence."""
+    """Return the costs per token over the base model without merging, after a prompt of one training sequence."""
     serving = {"batch_size": typed.micro_batch_size, "context_length": typed.sequence_length, "max_new_tokens": 1}
     request = replace(parse_inference({"model": typed.model, "serving": serving}), method=row.method)
     try:
@@ -172,7 +172,7 @@ def _overhead(row: ComparisonRow, typed: Compared) -> tuple[Cost, ...]:
 
 
 def lines(typed: Compared) -> tuple[Line, ...]:
-    """The table's figures as lines, method by method.
+    """Return the figures of the table as lines, method by method.
 
     Raises:
         PlanError: if every method is refused.

@@ -1,4 +1,4 @@
-"""Typed requests as the decoded JSON that the parsers read, so that both are checked by the same code."""
+"""Conversion of typed requests to the decoded JSON that the parsers read. The same code then checks both."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def json_value(value: Any) -> Any:
 
 
 def _given(settings: Any) -> dict[str, Any]:
-    """The settings that are not the default."""
+    """Return the settings that are not the default."""
     values = {each.name: (getattr(settings, each.name), each.default) for each in declared(type(settings))}  # type: ignore[arg-type]  # a class is hashable
     return {name: json_value(value) for name, (value, default) in values.items() if value != default}

@@ -1,7 +1,7 @@
 """`estimate`, `compare`, `limits` and `plan`: the endpoints of the JSON API of the same names, as Python functions.
 
-A part of a request is its settings class, or the object that JSON has in its place: `estimate(**request)` answers the
-request of a file.
+A part of a request is an instance of its settings class or a dictionary with its JSON content. `estimate(**request)`
+answers the request in a file.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
     from calculator.planning.needs import Needs
     from calculator.planning.plan import Plan
 
-    #: A catalogue id; or `{"config": {...}}` with a `config.json`.
+    #: A catalogue id, or `{"config": {...}}` with a `config.json`.
     Model = str | Mapping[str, Any]
-    #: An object as JSON has it.
+    #: A decoded JSON object.
     Json = Mapping[str, Any]
 
 
-#: Why a trace is refused: the process that runs it is the application's.
+#: Why a trace is refused: it runs in a process of the web application.
 NO_TRACES = (
     "functions compute with the calculator: for a trace, use `headroom estimate --engine traced` or the JSON API"
 )
 
 
 class Options(TypedDict, total=False):
-    """The options of a request, next to its objects: those of `calculator.estimation.request.Choices`."""
+    """The options of a request outside its objects: those of `calculator.estimation.request.Choices`."""
 
     reserved: ReservedBy
     accounting: Literal["exact", "textbook"]
@@ -85,7 +85,7 @@ def compare(
     stack: StackVersions | Json | None = None,
     **options: Unpack[Options],
 ) -> tuple[ComparisonRow, ...]:
-    """Return a row for each method; without `methods`, for those whose quality is documented.
+    """Return one row for each method. Without `methods`, the methods are those with documented quality.
 
     Raises:
         PlanError: if the request is invalid, or every method is refused.
@@ -103,7 +103,7 @@ def limits(
     stack: StackVersions | Json | None = None,
     **options: Unpack[Options],
 ) -> Limit:
-    """Return the largest value of a setting with which the run fits; of `count`, the fewest GPUs.
+    """Return the largest value of a setting with which the run fits. For `count`, return the fewest GPUs.
 
     Raises:
         PlanError: if the request is invalid, has no device, or the libraries refuse the combination.

@@ -23,14 +23,14 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullAccount:
-    """A parameter count, and a card's nominal size."""
+    """A parameter count, and the nominal memory of a card."""
 
     base: int = setting(70 * 10**9, label="Parameters", help="N, all of them trained.", minimum=1, maximum=10**15)
     card: int = setting(80, label="Card", help="GB on its data sheet.", minimum=1, maximum=10_000, unit="GB")
 
 
 def full(typed: FullAccount) -> tuple[Line, ...]:
-    """Twelve bytes per parameter, and the number of cards with that much memory."""
+    """Return the memory at twelve bytes per parameter, and the number of cards with that much memory."""
     account = accounting(base=typed.base, added=0, trainable=typed.base)
     return (
         *_parts(account),
@@ -57,7 +57,7 @@ class QloraAccount:
 
 
 def quantised(typed: QloraAccount) -> tuple[Line, ...]:
-    """Half a byte per base parameter, twelve per added one, and the reduction against full fine-tuning."""
+    """Return the memory at half a byte per base parameter and twelve bytes per added one, and the saving."""
     added = typed.layers * typed.matrices * lora_parameters(typed.d, typed.k, typed.r)
     account = qlora(typed.base, added)
     whole = accounting(base=typed.base, added=0, trainable=typed.base)

@@ -1,4 +1,4 @@
-"""A block of 4-bit weights by hand, and the cost of its constants."""
+"""A block of 4-bit weights computed by hand, and the memory of its constants."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Quantised:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The dequantised weights."""
+        """The dequantized weights."""
         return tuple(self.absmax * level for level in self.levels)
 
 
@@ -52,7 +52,7 @@ def quantised(weights: Sequence[float], levels: Sequence[float]) -> Quantised:
 
 
 def nf4_block(values: Matrix) -> Matrix:
-    """A matrix of at most 64 numbers, rounded as one block of NF4."""
+    """Round a matrix of at most 64 numbers to NF4, as one block."""
     rounded = iter(quantised([float(value) for row in values for value in row], LEVELS["nf4"]).weights)
     return tuple(tuple(Fraction(next(rounded)) for _ in row) for row in values)
 
@@ -70,7 +70,7 @@ class Block:
 
 
 def stored_block(typed: Block) -> tuple[Line, ...]:
-    """A block's constant, levels and errors."""
+    """Return the constant, the levels and the errors of a block."""
     weights = [float(value) for row in _rows(typed.weights) for value in row]
     block = quantised(weights, LEVELS[typed.quant_type])
     errors = [rounded - weight for rounded, weight in zip(block.weights, weights, strict=True)]
@@ -110,7 +110,7 @@ class Bits:
 
 
 def stored_bits(typed: Bits) -> tuple[Line, ...]:
-    """Bits per weight by the formula, and the bytes that bitsandbytes allocates for the matrix.
+    """Return the bits per weight by the formula, and the bytes that bitsandbytes allocates for the matrix.
 
     Raises:
         PlanError: if bitsandbytes has no such block size.
@@ -157,7 +157,7 @@ def stored_bits(typed: Bits) -> tuple[Line, ...]:
 
 
 def _allocated(typed: Bits) -> tuple[int, int]:
-    """Bytes of the packed weight and of its constants."""
+    """Return the bytes of the packed weight and of its constants."""
     rule = Quantization(
         quant_type="nf4", blocksize=typed.blocksize, double_quant=typed.double_quant, compute_dtype="bfloat16"
     )

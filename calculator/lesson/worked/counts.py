@@ -1,4 +1,4 @@
-"""Parameter counts by the lesson's formulas, for the reader's numbers."""
+"""Parameter counts by the lesson's formulas, for numbers that the reader chooses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoraCount:
 
 
 def lora(typed: LoraCount) -> tuple[Line, ...]:
-    """The parameters per matrix and in total, their share, and the compression."""
+    """Return the parameters per matrix and in total, their share, and the compression."""
     d, k, r = typed.d, typed.k, typed.r
     one = lora_parameters(d, k, r)
     every = typed.layers * typed.matrices * one
@@ -67,7 +67,7 @@ class AdapterCount:
 
 
 def adapter(typed: AdapterCount) -> tuple[Line, ...]:
-    """The parameters per adapter and in total, with and without biases."""
+    """Return the parameters per adapter and in total, with and without biases."""
     d, r, n = typed.d, typed.r, typed.layers * typed.pieces
     one = adapter_parameters(d, r)
     return (
@@ -92,7 +92,7 @@ def adapter(typed: AdapterCount) -> tuple[Line, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixCount:
-    """The prefix's length, and the heads that set the width of the keys."""
+    """The length of the prefix, and the heads that determine the width of the keys."""
 
     p: int = setting(20, label="Virtual tokens", help="p.", minimum=1, maximum=1_000_000)
     d: int = setting(4096, label="Width", help="d, the hidden size.", minimum=1, maximum=10**6)
@@ -105,7 +105,7 @@ class PrefixCount:
 
 
 def prefix(typed: PrefixCount) -> tuple[Line, ...]:
-    """The prefix by the lesson's formula, and with the actual width of the keys."""
+    """Return the parameters of the prefix by the lesson's formula, and with the actual width of the keys."""
     p, d, L = typed.p, typed.d, typed.layers
     width = d // typed.heads * typed.kv_heads
     count = prefix_parameters(p, width, L)
@@ -130,7 +130,7 @@ def prefix(typed: PrefixCount) -> tuple[Line, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCount:
-    """The prompt's length and the model's width."""
+    """The length of the prompt and the width of the model."""
 
     p: int = setting(20, label="Virtual tokens", help="p.", minimum=1, maximum=1_000_000)
     d: int = setting(4096, label="Width", help="d, the hidden size.", minimum=1, maximum=10**6)
@@ -138,7 +138,7 @@ class PromptCount:
 
 
 def prompt(typed: PromptCount) -> tuple[Line, ...]:
-    """The prompt's parameters, their share and file size."""
+    """Return the parameters of the prompt, their share and the size of the file."""
     count = prompt_parameters(typed.p, typed.d)
     return (_all("p × d", f"{typed.p:,} × {typed.d:,}", count), *_share(count, typed.base))
 

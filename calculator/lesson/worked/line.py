@@ -1,4 +1,4 @@
-"""The result of a worked example: lines of arithmetic, in names and in numbers."""
+"""The result of a worked example: lines of arithmetic, with names and with numbers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 Unit = Literal["parameters", "bytes", "bytes a parameter", "bits", "cards", "×", "%", ""]
 
-#: A figure, or a matrix by its rows; a vector is a matrix of one column.
+#: A number, or a matrix as a list of rows. A vector is a matrix with one column.
 Value = int | float | tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One figure of a worked example: its name, the formula, the formula with numbers, and the value.
+    """One line of a worked example: its name, the formula, the formula with numbers, and the value.
 
-    `substituted` is empty, or a remark, where there are no numbers to insert. `main` marks the results.
+    `substituted` is empty or a remark if there are no numbers to insert. `main` marks the results.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Line:
 class Worked:
     """A worked example: its name in addresses, a title, an introduction, the inputs, and the function for its lines.
 
-    `request` returns the request for the same run, where the example runs on a real model.
+    `request` returns the request for the same run if the example runs on a real model.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Matrices parsed from text, and their exact products."""
+"""Parsing of matrices from text, and their exact products."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def column(text: str, loc: str) -> Matrix:
 
 
 def product(left: Matrix, right: Matrix) -> Matrix:
-    """The matrix product; the shapes must match."""
+    """Return the matrix product. The shapes must match."""
     columns = tuple(zip(*right, strict=True))
     return tuple(
         tuple(sum((a * b for a, b in zip(row, col, strict=True)), Fraction(0)) for col in columns) for row in left
@@ -49,22 +49,22 @@ def product(left: Matrix, right: Matrix) -> Matrix:
 
 
 def total(left: Matrix, right: Matrix) -> Matrix:
-    """The sum of two matrices of the same shape."""
+    """Return the sum of two matrices of the same shape."""
     return tuple(tuple(a + b for a, b in zip(*rows, strict=True)) for rows in zip(left, right, strict=True))
 
 
 def times(factor: Fraction, values: Matrix) -> Matrix:
-    """The scaled matrix."""
+    """Return the matrix multiplied by a number."""
     return tuple(tuple(factor * number for number in row) for row in values)
 
 
 def shape(values: Matrix) -> tuple[int, int]:
-    """Rows and columns."""
+    """Return the number of rows and of columns."""
     return len(values), len(values[0])
 
 
 def floats(values: Matrix) -> tuple[tuple[float, ...], ...]:
-    """Every number as the nearest float."""
+    """Round every number to the nearest float."""
     return tuple(tuple(float(number) for number in row) for row in values)
 
 

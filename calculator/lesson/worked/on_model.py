@@ -1,4 +1,4 @@
-"""A method on a real model: the rule of thumb compared with the estimated training step."""
+"""A method on a real model: the rule of thumb and the estimated training step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OnModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRankOnModel(OnModel):
-    """The rank and targets of LoRA and QLoRA."""
+    """The rank and the targets of LoRA and QLoRA."""
 
     r: int = setting(8, label="Rank", help="r.", minimum=1, maximum=65_536)
     target_modules: Literal["attention", "all-linear"] = setting(
@@ -62,28 +62,28 @@ class AdapterOnModel(OnModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptOnModel(OnModel):
-    """The prompt's length."""
+    """The length of the prompt."""
 
     num_virtual_tokens: int = setting(20, label="Virtual tokens", help="p.", minimum=1, maximum=1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixOnModel(PromptOnModel):
-    """The prefix's length; PEFT refuses it with checkpointing."""
+    """The length of the prefix. PEFT refuses a prefix with checkpointing."""
 
     gradient_checkpointing: bool = setting(
         False, label="Gradient checkpointing", help="PEFT refuses it with a prefix, and so does this example."
     )
 
 
-#: The projections that the lesson adapts, as the Llama family names them.
+#: The projections that the lesson adapts, with their names in the Llama family.
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 _TRAINING = {f.name for f in fields(Training)}
 
 
 def request_of(method: MethodName) -> Callable[[Any], dict[str, Any]]:
-    """The function that turns an example's inputs into a request for a method."""
+    """Return the function that builds a method's request from the inputs of an example."""
 
     def request(typed: Any) -> dict[str, Any]:
         values = {f.name: getattr(typed, f.name) for f in fields(typed)}
@@ -97,7 +97,7 @@ def request_of(method: MethodName) -> Callable[[Any], dict[str, Any]]:
 
 
 def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
-    """The function that computes an example's lines: bytes by the rule of thumb and of the training step."""
+    """Return the function that computes an example's lines: bytes by the rule of thumb and of the training step."""
     request = request_of(method)
 
     def lines(typed: Any) -> tuple[Line, ...]:
@@ -146,7 +146,7 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
     return lines
 
 
-#: The inputs of the example of each method that the lesson has.
+#: The input class of the example of each method in the lesson.
 SETTINGS: dict[MethodName, type] = {
     "full": OnModel,
     "lora": LowRankOnModel,

@@ -1,4 +1,4 @@
-"""LoRA's forward pass by hand, and merging: two small matrices and a frozen one, in exact arithmetic."""
+"""LoRA's forward pass and merging by hand, with a frozen matrix and two small ones, in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """W₀, A, B and x as text; the update is scaled by lora_alpha / r."""
+    """W₀, A, B and x as text. The update is scaled by lora_alpha / r."""
 
     W: str = setting("1, 2; 3, 4", label="W₀", help="Frozen, d × k. Semicolons separate rows.")
     B: str = setting("0.3; 0.4", label="B", help="d × r. Enter zeros to see the start of training.")
@@ -30,7 +30,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge(Product):
-    """The same inputs, and the storage format of the merged weights."""
+    """The same inputs as the forward pass, and the storage format of the merged weights."""
 
     stored: Literal["float32", "bfloat16", "nf4"] = setting(
         "bfloat16", label="Stored in", help="The format of W₀ and of the merged matrix."
@@ -39,7 +39,7 @@ class Merge(Product):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """The parsed matrices, with matching shapes."""
+    """The parsed matrices, whose shapes match."""
 
     W: Matrix
     B: Matrix
@@ -49,7 +49,7 @@ class Read:
 
     @property
     def update(self) -> Matrix:
-        """(α / r) · B A."""
+        """The update (α / r) · B A."""
         return times(self.scale, product(self.B, self.A))
 
 
@@ -70,7 +70,7 @@ def read(typed: Product) -> Read:
 
 
 def forward(typed: Product) -> tuple[Line, ...]:
-    """h = W₀x + (α / r)·BAx, one line per product."""
+    """Return the lines of h = W₀x + (α / r)·BAx, one per product."""
     parsed = read(typed)
     frozen, thin = product(parsed.W, parsed.x), product(parsed.A, parsed.x)
     wide = product(parsed.B, thin)
@@ -97,18 +97,18 @@ def forward(typed: Product) -> tuple[Line, ...]:
 
 
 def vectors(typed: Product) -> dict[str, tuple[float, ...]]:
-    """Every vector of the forward pass, by name."""
+    """Return every vector of the forward pass, by name."""
     return {line.name: tuple(row[0] for row in line.value) for line in forward(typed) if isinstance(line.value, tuple)}
 
 
 def _change(frozen: Matrix, path: Matrix) -> float:
-    """The largest relative change of a non-zero output, in percent."""
+    """Return the largest relative change of a non-zero output, in percent."""
     shares = [abs(change / base) for (base,), (change,) in zip(frozen, path, strict=True) if base]
     return 100 * float(max(shares, default=Fraction(0)))
 
 
 def merged(typed: Merge) -> tuple[Line, ...]:
-    """W₀ + (α / r)·BA as stored, and the rounding error of its output."""
+    """Return the lines of W₀ + (α / r)·BA as stored, and of the rounding error of its output."""
     parsed = read(typed)
     stored = STORED[typed.stored]
     base = stored(parsed.W)

@@ -1,4 +1,4 @@
-"""Storage formats of weights, as functions that round a matrix to the format."""
+"""Storage formats of weights, as functions that round a number to the format."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def float32(value: Fraction) -> Fraction:
-    """The nearest float32."""
+    """Return the nearest float32."""
     return Fraction(struct.unpack("<f", struct.pack("<f", float(value)))[0])
 
 
 def bfloat16(value: Fraction) -> Fraction:
-    """The nearest bfloat16, ties to even: float32's upper half, rounded."""
+    """Return the nearest bfloat16, with ties to even: the upper half of the rounded float32."""
     (bits,) = struct.unpack("<I", struct.pack("<f", float(value)))
     upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return Fraction(struct.unpack("<f", struct.pack("<I", upper << 16))[0])

@@ -11,7 +11,7 @@ from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import matrix
 
-#: The share of the energy that counts as enough, as d₉₀ does for accuracy (Li et al. 2018, section 2).
+#: The share of the energy that counts as sufficient, as d₉₀ does for accuracy (Li et al. 2018, section 2).
 ENOUGH = 0.9
 
 #: The largest number of singular values.
@@ -20,14 +20,14 @@ MOST = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spectrum:
-    """Singular values of an update, and a rank."""
+    """The singular values of an update, and a rank."""
 
     values: str = setting("9, 4, 2.5, 1, 0.6, 0.4, 0.3, 0.2", label="Singular values", help="Of ΔW, at most 64.")
     r: int = setting(2, label="Rank", help="How many of the largest are kept.", minimum=1, maximum=MOST)
 
 
 def energy(typed: Spectrum) -> tuple[Line, ...]:
-    """The total energy, the part in the first r, the error of rank r, and the rank that is enough."""
+    """Return the total energy, the part in the first r values, the error of rank r, and the sufficient rank."""
     values = _values(typed.values)
     squares = [value * value for value in values]
     whole, kept = sum(squares), sum(squares[: typed.r])
