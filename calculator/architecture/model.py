@@ -116,6 +116,8 @@ class Model:
     adds_router_loss: bool = False
     #: The task that the model is trained for.
     task: Task = CAUSAL_LM
+    #: Whether PEFT gave it other layers than its config has (LoRA's `layer_replication`).
+    replicated: bool = False
 
     def weights(self) -> Iterator[Weight]:
         """Yield every parameter once, in the order of `named_parameters()`."""

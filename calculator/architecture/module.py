@@ -76,6 +76,8 @@ class Module:
     separate_bias: bool = False
     #: The index of the first layer with this module, for methods that treat layers of the same kind differently.
     layer: int | None = None
+    #: Whether its parameters are those of a module of another layer (LoRA's `layer_replication`).
+    shares_weights: bool = False
 
     def under(self, layer: str) -> str:
         """Return the module's path below a layer.

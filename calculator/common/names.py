@@ -105,6 +105,7 @@ MethodName = Literal[
     "waveft",
     "adaption_prompt",
     "osf",
+    "adamss",
 ]
 
 #: The training loops of libraries, as `training.trainer` of a request gives them.

@@ -261,7 +261,7 @@ def _wording(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
     if kind == PAIRS:
-        return "a list of pairs [length, count]"
+        return "a list of pairs of whole numbers"
     if get_origin(kind) is tuple:
         if get_args(kind)[0] is int:
             return "a list of whole numbers"

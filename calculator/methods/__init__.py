@@ -4,6 +4,7 @@ from typing import get_args
 
 from calculator.common.names import MethodName
 from calculator.methods.adalora.method import AdaLoRA
+from calculator.methods.adamss.method import AdaMSS
 from calculator.methods.adapter.method import Adapter
 from calculator.methods.adaption_prompt.method import AdaptionPrompt
 from calculator.methods.beft.method import BEFT
@@ -85,6 +86,7 @@ Method = (
     | WaveFT
     | AdaptionPrompt
     | OSF
+    | AdaMSS
 )
 
 #: Every method by the name that a request gives.
@@ -108,6 +110,7 @@ __all__ = [
     "PSOFT",
     "USUAL_METHODS",
     "AdaLoRA",
+    "AdaMSS",
     "Adapter",
     "AdaptionPrompt",
     "BitFit",

@@ -2,7 +2,6 @@
 
 #: The reasons by PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
 NOT_MODELLED: dict[str, str] = {
-    "ADAMSS": "its subspaces are clusters of a weight's singular vectors, whose sizes depend on the weight",
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
     "CPT": "its prompt and the weights of its loss are those of given tokens",
     "FROD": "each forward pass sorts the entries of a sparse matrix, whose scratch memory on a GPU is not modelled",

@@ -227,7 +227,7 @@ def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training
 
 def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: Prepared) -> None:
     module_spec, tied = prepared.module_spec(name, module), prepared.model.tied
-    for parameter in module.parameters:
+    for parameter in module.parameters if not module.shares_weights else ():
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
             own = _own(parameter, full_name, count, module_spec)

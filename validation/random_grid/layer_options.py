@@ -31,6 +31,22 @@ def layer_options(rng: random.Random, model: Model, method: dict[str, Any], shar
     return options
 
 
+def replication(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
+    """Return ranges of layers for a share of the requests, mostly without what is not modelled with them."""
+    if rng.random() >= share:
+        return {}
+    if rng.random() < 0.9:
+        for name in ("bias", "modules_to_save", "target_parameters", "trainable_token_indices", "load_in_8bit"):
+            method.pop(name, None)
+        method.pop("prepare_model_for_kbit_training", None)
+    count = len(model.decoder.layers)
+    ranges = []
+    for _ in range(rng.choice((1, 2, 2, 3))):
+        first = rng.randrange(count)
+        ranges.append([first, rng.randint(first + 1, count)])
+    return {"layer_replication": ranges}
+
+
 def block_diagonal(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
     """Return blocks of A or B of every target for a share of the requests, mostly in place of what excludes them."""
     if rng.random() >= share:

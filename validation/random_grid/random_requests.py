@@ -14,7 +14,7 @@ from calculator.families import FAMILIES, model_from_config
 from calculator.methods import METHODS
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
-from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options
+from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options, replication
 from validation.random_grid.random_configs import MIDDLING, random_config
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ OPTIONS: dict[MethodName, Options] = {
     "boft": {"boft_block_size": (0.6, (2, 8, 16)), "bias": (0.2, ("all", "boft_only"))},
     "adaption_prompt": {"adapter_len": (0.8, (1, 5, 10, 30, 100)), "adapter_layers": (0.6, (2, 3))},
     "osf": {"effective_rank": (0.8, (0.9, 0.25, 1, 8, 60)), "rank_pattern": (0.3, ({"_proj": 0.75},))},
+    "adamss": {
+        "r": (0.8, (1, 8, 50, 500)),
+        "num_subspaces": (0.6, (1, 3, 10, 32)),
+        "subspace_rank": (0.4, (2, 4, 16)),
+    },
     "lily": {"r": (0.9, RANKS), "stride_A": (0.7, (2, 3)), "num_B": (0.5, (3, 4))},
     "unilora": {
         "r": (0.9, RANKS),
@@ -204,6 +209,7 @@ def random_request(
         method |= _base_in_8_bits(random.Random(f"{seed} {number} 8 bits"), share)
         method |= _parameters(random.Random(f"{seed} {number} parameters"), model, method, share)
         method |= block_diagonal(random.Random(f"{seed} {number} blocks"), model, method, share / 2)
+        method |= replication(random.Random(f"{seed} {number} replication"), model, method, share / 2)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}

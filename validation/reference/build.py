@@ -139,10 +139,20 @@ def adapted(base: ReferenceModel, request: Request, device: torch.device) -> Ref
     Raises:
         PlanError: if PEFT refuses the request.
     """
+    own = {id(parameter): parameter for parameter in base.model.parameters()}
     with refusing("method"), META if device == META else nullcontext():
         wrapped = methods.apply(base.model, request)
     wrapped.train()
-    return base.wrapped_as(wrapped)
+    reference = base.wrapped_as(wrapped)
+    return _with_replicated_layers(reference, own) if getattr(request.method, "layer_replication", None) else reference
+
+
+def _with_replicated_layers(reference: ReferenceModel, own: Mapping[int, nn.Parameter]) -> ReferenceModel:
+    """The model whose base is what is left of its own parameters, which other layers may have now."""
+    kept = {id(parameter) for parameter in reference.model.parameters()} & own.keys()
+    names = {name for name, parameter in reference.named_parameters() if id(parameter) in kept}
+    dropped = sum(size_of(parameter) for key, parameter in own.items() if key not in kept)
+    return replace(reference, base=frozenset(names), base_parameters=reference.base_parameters - dropped)
 
 
 def build_base(

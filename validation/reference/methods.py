@@ -238,6 +238,8 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
         mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes),
         mock.patch("peft.tuners.boft.layer.get_fbd_cuda", return_value=None),  # would compile a kernel
         mock.patch.object(BOFTLayer, "perm2mat", lambda _, indices: torch.eye(len(indices))),
+        mock.patch("peft.tuners.adamss.layer.slice_pca", _singular_vectors),
+        mock.patch("peft.tuners.adamss.layer.clustering_Z", _equal_clusters),
     ):
         wrapped = peft.get_peft_model(model, config, **options)
     for layer in wrapped.modules():
@@ -260,6 +262,20 @@ def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) ->
 
 def _on_host(indices: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in indices.items()}
+
+
+def _singular_vectors(tensor: torch.Tensor, r: int, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tensors of the shapes of what AdaMSS's `slice_pca` returns, which draws random numbers on the weight's device."""
+    batch, channels, rows, columns = tensor.shape
+    r = min(r, rows, columns)
+    return tensor.new_zeros(batch, channels, r, columns), tensor.new_zeros(batch, channels, rows, r)
+
+
+def _equal_clusters(vectors: torch.Tensor, count: int, _: int) -> tuple[torch.Tensor, int]:
+    """Clusters of equal sizes, as far as possible, on the CPU: AdaMSS's K-means needs the values of the vectors."""
+    rows = vectors.shape[0]
+    count = min(count, rows)
+    return torch.arange(rows, device="cpu") % count, count
 
 
 def _assign_shapes(model: Any, name: str) -> None:

@@ -78,6 +78,9 @@ def _not_expressed(method: LowRank) -> Iterator[NotExpressed]:
     if isinstance(method, QLoRA) and method.blocksize != 64:
         why = "Unsloth uses bitsandbytes' default of 64"
         yield NotExpressed(loc="method.blocksize", value=method.blocksize, why=why)
+    if method.layer_replication:
+        why = "get_peft_model does not pass it on: the model keeps its layers"
+        yield NotExpressed(loc="method.layer_replication", value=[*map(list, method.layer_replication)], why=why)
     if method.exclude_modules:
         why = "get_peft_model does not pass it on: the modules are listed in target_modules"
         yield NotExpressed(loc="method.exclude_modules", value=list(method.exclude_modules), why=why)

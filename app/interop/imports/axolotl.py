@@ -37,6 +37,7 @@ LAYER_KEYS = {
     "lora_alpha_pattern": "alpha_pattern",
     "peft_layers_to_transform": "layers_to_transform",
     "peft_layers_pattern": "layers_pattern",
+    "peft_layer_replication": "layer_replication",
     "lora_target_parameters": "target_parameters",
     "peft_init_lora_weights": "init_lora_weights",
     "peft_trainable_token_indices": "trainable_token_indices",

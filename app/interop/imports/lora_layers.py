@@ -50,6 +50,11 @@ def layers_pattern(keys: Keys) -> Any:
     return _typed(keys, "layers_pattern", None)
 
 
+def layer_replication(keys: Keys) -> Any:
+    """Return the ranges of layers that run."""
+    return _typed(keys, "layer_replication", None)
+
+
 def init_lora_weights(keys: Keys) -> Any:
     """Return how A and B begin; the number of PiSSA's iterations changes no memory."""
     value = keys.left.get("init_lora_weights")
@@ -114,6 +119,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
     "alpha_pattern": alpha_pattern,
     "layers_to_transform": layers_to_transform,
     "layers_pattern": layers_pattern,
+    "layer_replication": layer_replication,
     "init_lora_weights": init_lora_weights,
     "trainable_token_indices": trainable_token_indices,
     "eva_config": eva_config,

@@ -67,8 +67,8 @@ class LoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether a setting is modelled on one GPU only: a quantized base, a frozen B, parameters, tokens, blocks."""
-        others = self.target_parameters or self.trainable_token_indices or self.use_bdlora
+        """Whether a setting is modelled on one GPU only, such as a quantized base or replicated layers."""
+        others = self.target_parameters or self.trainable_token_indices or self.use_bdlora or self.layer_replication
         return self.quantizes_base or self.init_lora_weights == "mica" or bool(others)
 
     @property
@@ -78,8 +78,8 @@ class LoRA(LowRank):
             title = f"{self.facts.label} with load_in_8bit"
         elif self.base is not None:
             title = f"{self.facts.label} over {self.base.title}"
-        elif self.use_bdlora:
-            title = f"{self.facts.label} with use_bdlora"
+        elif self.use_bdlora or self.layer_replication:
+            title = f"{self.facts.label} with {'use_bdlora' if self.use_bdlora else 'layer_replication'}"
         else:
             title = "MiCA" if self.init_lora_weights == "mica" else self.facts.label
         return tokens.titled(self, title)

@@ -64,18 +64,20 @@ class BdLoraConfig:
 
 
 def added(
-    config: BdLoraConfig, path: str, module: Module, r: Dim, dtype: DType, *, trains_a: bool
+    config: BdLoraConfig, path: str, module: Module, r: Dim, dtype: DType, *, trains_a: bool, has_bias: bool
 ) -> tuple[Added, ...]:
-    """Return A and B. Only their blocks are stored: (out_features, in_features / nblocks)."""
+    """Return A and B. Only their blocks are stored: (out_features, in_features / nblocks). A whole B has a bias."""
     side = config.side(path)
     into, among = module.in_features, r
     if side == "A":
         into = named(int(module.in_features) // config.nblocks, "in_features/nblocks")
     if side == "B":
         among = named(int(r) // config.nblocks, "r/nblocks")
+    bias = Added(name="lora_B.bias", shape=(module.out_features,), dtype=dtype)
     return (
         Added(name="lora_A.weight", shape=(r, into), dtype=dtype, trained=trains_a),
         Added(name="lora_B.weight", shape=(module.out_features, among), dtype=dtype),
+        *((bias,) if has_bias and side != "B" else ()),
     )
 
 
@@ -87,7 +89,8 @@ def update(config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
         if own == side:
             x = _by_blocks(x, factor, config.nblocks, product)
         else:
-            x = products.matmul(x, factor, None, factor.shape[0], product)
+            bias = bound.added.get("lora_B.bias") if own == "B" else None
+            x = products.matmul(x, factor, bias, factor.shape[0], product)
     return x
 
 
@@ -144,7 +147,7 @@ def _settings(method: TargetedMethod, found: Mapping[str, Module]) -> Iterator[P
     if any(module.kind == "embedding" for module in found.values()):
         message = "PEFT has no block-diagonal LoRA of an embedding: leave the embedding out"
         yield Problem(loc="method.target_modules", msg=message, input=None)
-    for name, usual in (("use_dora", "false"), ("lora_bias", "false"), ("target_parameters", "null")):
+    for name, usual in (("use_dora", "false"), ("target_parameters", "null")):
         value = getattr(method, name)
         if value:
             yield Problem(loc=f"method.{name}", msg=f"PEFT has none with use_bdlora: use {usual}", input=value)

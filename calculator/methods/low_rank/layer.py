@@ -59,7 +59,9 @@ def _updates(method: LowRank, path: str, module: Module, own: DType, *, trains_a
             Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own, trained=trains_b),
         )
     if method.use_bdlora is not None:
-        return block_diagonal.added(method.use_bdlora, path, module, r, own, trains_a=trains_a)
+        return block_diagonal.added(
+            method.use_bdlora, path, module, r, own, trains_a=trains_a, has_bias=method.lora_bias
+        )
     a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own, trained=trains_a)
     b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own, trained=trains_b)
     if method.lora_bias:

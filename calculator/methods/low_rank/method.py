@@ -10,7 +10,7 @@ from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
 from calculator.methods import token_rows
-from calculator.methods.low_rank import layer, layers, merge, parameters, tokens
+from calculator.methods.low_rank import layer, layers, merge, parameters, replication, tokens
 from calculator.methods.low_rank.block_diagonal import BdLoraConfig  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
@@ -88,6 +88,14 @@ class LowRank(TargetedMethod):
         label="Name of the layers",
         help="What is before a layer's number in module names, where it is not the first number in them.",
         example=("layers",),
+    )
+    layer_replication: tuple[tuple[int, int], ...] | None = setting(
+        None,
+        label="Replicated layers",
+        help="The layers that run, as ranges from a first layer up to an end, which is not in it. Layers that are in"
+        " several share their weights, and each has LoRA of its own.",
+        example=[[0, 12], [8, 16]],
+        empty="as the model",
     )
     init_lora_weights: bool | Initialization = setting(
         True,
@@ -173,7 +181,7 @@ class LowRank(TargetedMethod):
 
     def with_layers(self, model: Model) -> Model:
         """Return the model with a kind for each way in which layers are adapted."""
-        model = layers.with_layers(self, model)
+        model = layers.with_layers(self, replication.with_replicated_layers(self.layer_replication, model))
         return token_rows.tied(model, tokens.INSIDE) if self.trainable_token_indices else model
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
-from calculator.methods.low_rank import block_diagonal, initialization, layers, parameters, tokens
+from calculator.methods.low_rank import block_diagonal, initialization, layers, parameters, replication, tokens
 from calculator.methods.low_rank.eva_config import components, rho_of
 from calculator.methods.low_rank.targets import ROUTED, expert_problems
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
@@ -44,6 +44,7 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
     yield from initialization.problems(method)
     yield from _singular_vectors(method, found)
     yield from _keys(method)
+    yield from replication.problems(method, method.layer_replication, model)
     yield from _layers(method, model, found)
     yield from tokens.problems(method, model, found)
     yield from block_diagonal.problems(method, method.use_bdlora, found, partial(_rank, method))

@@ -28,6 +28,7 @@ OF_METHOD = {
     "modules_to_save": None,
     "lora_bias": False,
     "rank_pattern": {},
+    "layer_replication": None,
     "trainable_token_indices": None,
 }
 

@@ -26,6 +26,7 @@ OF_METHOD = {
     "bias": "none",
     "lora_bias": False,
     "trainable_token_indices": None,
+    "layer_replication": None,
 }
 
 #: The modules that Unsloth trains in full. Source: unsloth/models/llama.py, get_peft_model.

@@ -41,6 +41,34 @@ def test_a_target_with_its_whole_name_is_adapted_whatever_the_layers_are():
     assert added(**body, layers_to_transform=[0]) == added(target_modules=["q_proj"]) / 16 + head
 
 
+def test_replicated_layers_share_their_weights():
+    twelve = answer(target_modules=["q_proj"], layer_replication=[[0, 8], [4, 8]]).parameters
+    eight = answer(target_modules=["q_proj"], layer_replication=[[0, 8]]).parameters
+    assert twelve.base == eight.base
+    assert twelve.added * 8 == eight.added * 12
+
+
+@pytest.mark.parametrize(
+    ("given", "loc", "reason"),
+    [
+        ({"layer_replication": [[0, 17]]}, "method.layer_replication", "is no range"),
+        ({"layer_replication": [[0, 16]] * 63}, "method.layer_replication", "more than 1,000"),
+        ({"layer_replication": [[0, 8]], "bias": "all"}, "method.bias", "not modelled with layer_replication"),
+        ({"layer_replication": [[0, 8]], "name": "qlora"}, "method.layer_replication", "over a quantized base"),
+    ],
+)
+def test_replications_that_are_refused(given, loc, reason):
+    found = dict(refusal(**{"target_modules": ["q_proj"], **given}))
+    assert reason in found[loc]
+
+
+def test_layers_beyond_the_types_of_the_config_are_refused():
+    """Qwen 3 looks up the type of each layer by its number: transformers ends in an IndexError."""
+    method = {"name": "lora", "layer_replication": [[0, 36], [0, 1]]}
+    with pytest.raises(PlanError, match="layer 36 would have none"):
+        estimate(parse_request({"model": "Qwen/Qwen3-4B", "method": method, "training": TRAINING}))
+
+
 def test_chosen_layers_that_lack_the_target_are_refused():
     """Granite 4's first ten layers are of Mamba. PEFT raises an error where no module matches."""
     body = {"model": "ibm-granite/granite-4.0-h-350m", "training": TRAINING, "reserved": "rule"}

@@ -49,6 +49,7 @@ OTHER = {
     "adalora": {"init_r": 6, "total_step": 100, "tinit": 10, "tfinal": 20, "lora_dropout": 0.1, "bias": "all"},
     "tinylora": {"r": 4, "u": 8, "weight_tying": 1.0, "save_projection": False},
     "osf": {"effective_rank": 0.9, "rank_pattern": {"q_proj": 64}, "target_modules": ["q_proj"]},
+    "adamss": {"r": 50, "num_subspaces": 3, "subspace_rank": 2, "target_modules": ["q_proj"]},
     "adaption_prompt": {"adapter_len": 100, "adapter_layers": 28},
     "peanut": {"r": 4, "depth": 2, "act_fn": "tanh", "exclude_modules": ["v_proj"]},
     "glora": {"r": 4, "config_A_B": "vector", "config_C": "none", "config_D_E": "vector", "bias": "glora_only"},

@@ -39,6 +39,7 @@ CONFIG = {
 LAYERS = (
     {"rank_pattern": {"q_proj": 32}, "alpha_pattern": {"q_proj": 64}},
     {"layers_to_transform": [0, 3], "layers_pattern": ["layers"], "target_modules": ["q_proj"]},
+    {"layer_replication": [[0, 4], [2, 4]]},
     {"init_lora_weights": "pissa"},
     {"init_lora_weights": "pissa_niter_16"},
 )
