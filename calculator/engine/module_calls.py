@@ -141,6 +141,28 @@ def enter(path: str, x: Tensor) -> Tensor:
     return _alias(x, Mark(tape, _after_backward, (x.edge,), path))
 
 
+def enter_with(path: str, *inputs: Tensor) -> list[Tensor]:
+    """Begin the call of a module with several positional arguments. Return what it receives.
+
+    Its backward pass has ended once the gradients of all of them are complete.
+    """
+    tape = inputs[0].tape
+    if not _marks(tape):
+        return [*inputs]
+    tape.mark(f"{BEFORE_FORWARD}{path}")
+    ends = _Ends(path, sum(x.edge is not None for x in inputs))
+    return [x if x.edge is None else _alias(x, Mark(tape, _after_one, (x.edge,), ends)) for x in inputs]
+
+
+class _Ends:
+    """A call of a module, and the inputs whose gradients are to come (ds_grads_remaining)."""
+
+    __slots__ = ("left", "path")
+
+    def __init__(self, path: str, left: int) -> None:
+        self.path, self.left = path, left
+
+
 def leave(path: str, x: Tensor) -> Tensor:
     """End the call of a module. Return its output."""
     (x,) = leave_with(path, x)
@@ -182,6 +204,14 @@ def _alias(x: Tensor, node: Node) -> Tensor:
 
 def _before_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
     grad.tape.mark(f"{BEFORE_BACKWARD}{node.context}")
+    return (grad,)
+
+
+def _after_one(node: Node, grad: Tensor) -> tuple[Tensor]:
+    ends = node.context
+    ends.left -= 1
+    if not ends.left:
+        grad.tape.mark(f"{AFTER_BACKWARD}{ends.path}")
     return (grad,)
 
 

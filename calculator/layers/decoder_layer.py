@@ -45,7 +45,8 @@ def run_sublayer(
 
     `positional`: whether attention is called with its input as a positional argument, as the MLP is.
     """
-    path = f"{modules.prefix}{name}"
+    has_own = name == "attention" and "self_attn" in modules  # parameters that are not those of a module in it
+    path = f"{modules.prefix}{'self_attn' if has_own else name}"
     if positional or name == "mlp":
         x = enter(path, x)
     else:

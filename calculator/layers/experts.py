@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
-from calculator.engine.module_calls import transposed
+from calculator.engine.module_calls import enter_with, leave, transposed
 from calculator.layers.activation import activation
 
 if TYPE_CHECKING:
@@ -39,9 +39,34 @@ def gated(context: Context, gate_up: Tensor, half: Shape) -> Tensor:
 
 
 def experts(
-    context: Context, bound: BoundModule, hidden_states: Tensor, indices: Tensor, weights: Tensor, gate: Gate = gated
+    context: Context,
+    bound: BoundModule,
+    hidden_states: Tensor,
+    indices: Tensor,
+    weights: Tensor,
+    gate: Gate = gated,
+    *,
+    is_transposed: bool = False,
 ) -> Tensor:
-    """Run the chosen experts: (tokens, hidden_size) to the same. `indices` and `weights`: (tokens, k)."""
+    """Run the chosen experts: (tokens, hidden_size) to the same. `indices` and `weights`: (tokens, k).
+
+    `is_transposed`: whether the products read the weights themselves, not a transposed view.
+    """
+    hidden_states, weights = enter_with(bound.name, hidden_states, weights)
+    out = _run(context, bound, hidden_states, (indices, weights), gate, is_transposed=is_transposed)
+    return leave(bound.name, out)
+
+
+def _run(
+    context: Context,
+    bound: BoundModule,
+    hidden_states: Tensor,
+    chosen: tuple[Tensor, Tensor],
+    gate: Gate,
+    *,
+    is_transposed: bool,
+) -> Tensor:
+    indices, weights = chosen
     context.set_scope(f"{bound.name}: ")
     own, first = context.method.expert_weights(context, bound), _first(bound)
     if context.length == 1:
@@ -52,10 +77,11 @@ def experts(
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
     biases = _biases(own, first, expert_ids_g)
-    proj_out = _product(own, first, proj_in, counts[-1], biases)
+    view = _as_it_is if is_transposed else transposed
+    proj_out = _product(view(own[first]), first, proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, (count, _other_side(own["down_proj"], hidden)))
     biases = _biases(own, "down_proj", expert_ids_g)
-    proj_out = _product(own, "down_proj", proj_out, counts[-1], biases)
+    proj_out = _product(view(own["down_proj"]), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
@@ -122,9 +148,12 @@ def _biases(own: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
-def _product(own: Weights, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _product(weight: Tensor, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Multiply every row with its expert's matrix, and add the expert's bias in place."""
-    weight = transposed(own[name])
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
     out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)
     return out if biases is None else in_place.add_(out, biases)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
-from calculator.engine.module_calls import leaf
+from calculator.engine.module_calls import enter, leaf, leave_with
 from calculator.layers import mlp, routers
 from calculator.layers.experts import experts, gated
 
@@ -37,6 +37,9 @@ class Mixture:
 
     activate: Gate = gated
 
+    #: Whether the products of the experts read their weights themselves, not a transposed view.
+    is_transposed: bool = False
+
     #: Whether DeepSpeed's stage 3 gathers all of its parameters together.
     is_leaf: bool = False
 
@@ -51,7 +54,10 @@ class Mixture:
         """Run the router and the experts: (batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
-        hidden_states = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
+        of_experts = modules[self.experts]
+        hidden_states = experts(
+            context, of_experts, hidden_states, indices, weights, self.activate, is_transposed=self.is_transposed
+        )
         return ops.view(hidden_states, x.shape)
 
     def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -60,11 +66,12 @@ class Mixture:
         own, weights = gate.own, context.method.expert_weights(context, gate)
         if weights is not own:
             gate.own = {**own, "weight": weights["weight"]}
-        chosen = self.router(context, gate, hidden_states)
+        chosen = self.router(context, gate, enter(gate.name, hidden_states))
         gate.own = own
         del weights
         context.record_router_logits(chosen[2])
-        return chosen
+        best, indices, logits, *alive = chosen
+        return (*leave_with(gate.name, best, indices, logits), *alive)
 
     def flattened(self, context: Context, x: Tensor) -> Tensor:
         """Flatten (batch, sequence, hidden_size) to (tokens, hidden_size)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers.activation import activation
 from calculator.layers.dropout import dropout as dropped
 
@@ -40,6 +41,12 @@ def gated(
     product = ops.mul(act_gate, up, "activated gate · up")
     del act_gate, up
     return modules[f"{name}.{down_proj}"](product)
+
+
+def called(context: Context, modules: LayerModules, x: Tensor, name: str) -> Tensor:
+    """Run a gated MLP that is a module inside another one, as a call of it."""
+    path = f"{modules.prefix}{name}"
+    return leave(path, gated(context, modules, enter(path, x), name))
 
 
 def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.module_calls import passed
 from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import SequentialLayer
@@ -74,6 +75,7 @@ def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: T
 
 def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
     """Return rotations as complex numbers, which count as two float32 each, and position_ids."""
+    passed(context.tape, "model.rotary_emb")
     context.set_scope("model.")
     tape, length, width = context.tape, hidden_states.shape[1], context.config["qk_rope_head_dim"]
     position_ids = context.position_ids(length)
@@ -137,7 +139,7 @@ class WithSharedExperts(Mixture):
         tokens = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
         weights, indices, *_alive = self.chosen(context, modules, tokens)
         hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
-        shared = mlp.gated(context, modules, x, "mlp.shared_experts")
+        shared = mlp.called(context, modules, x, "mlp.shared_experts")
         context.set_scope(f"{modules.prefix}mlp: ")
         return ops.add(hidden_states, shared, "experts + shared experts")
 

@@ -66,7 +66,7 @@ class _WithSharedExperts(Mixture):
         """Run the shared experts, the router and the experts: (batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
         shared = f"{_SHARED}.gate_proj" in modules
-        shared_output = mlp.gated(context, modules, hidden_states, _SHARED) if shared else None
+        shared_output = mlp.called(context, modules, hidden_states, _SHARED) if shared else None
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
         output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         context.set_scope(f"{modules.prefix}mlp: ")

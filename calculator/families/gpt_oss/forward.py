@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import passed
 from calculator.layers import attention, norms, routers, self_attention
 from calculator.layers.decoder_forward import DecoderForward, final, for_every_head
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
@@ -63,6 +64,7 @@ def _less_the_largest(x: Tensor) -> Tensor:
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Return cos and sin of half the head size, and position_ids."""
+    passed(context.tape, "model.rotary_emb")
     context.set_scope("model.")
     tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
     position_ids = context.position_ids(length)
@@ -112,7 +114,7 @@ GPT_OSS = DecoderForward(
     tables=_tables,
     layer=SequentialLayer(
         attention=SinkAttention(),
-        mlp=Mixture(router=_router, gate="mlp.router", activate=_gate),
+        mlp=Mixture(router=_router, gate="mlp.router", activate=_gate, is_transposed=True),
         norm=norm_by_name(norms.late_cast_rms_norm),
     ),
     final_norm=final(norms.late_cast_rms_norm),

@@ -27,7 +27,7 @@ class WithSharedExpert(Mixture):
     def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """Run the shared expert, the router and the experts: (batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
-        shared_expert_output = mlp.gated(context, modules, hidden_states, self.shared)
+        shared_expert_output = mlp.called(context, modules, hidden_states, self.shared)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
         expert_output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         gate = modules[f"{self.shared}_gate"](hidden_states)
