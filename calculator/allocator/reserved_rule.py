@@ -32,6 +32,7 @@ from calculator.training_step import first_layer_bound
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
+    from calculator.engine.copies import CountChange
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
@@ -254,26 +255,30 @@ def _left_by_layers(step: TrainingStep) -> int:
 def _in_steps(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of blocks of each size in a step.
 
-    If a skipped first layer could need more segments, the step is interpreted with that layer.
+    If a skipped first layer could need more segments, the step is interpreted with that layer. If one that has more
+    tensors alive than it should could need fewer, it is interpreted as it is.
     """
-    counts = _peak_counts(step)
+    counts, copies = _peak_counts(step), step.run.copies
+    if copies.bounds_first:
+        least = _peak_counts(step, first_layer_bound.least_counts(copies))
+        return counts if in_segments(least) == in_segments(counts) else _peak_counts(step.whole)
     if step.recording.first is None:
         return counts
     sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
-    bounds = [(sizes[size], count) for size, count in first_layer_bound.counts(step.run.copies, equal) if sizes[size]]
+    bounds = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
     bound = {size: max(counts[size], count) for size, count in bounds}
     if not bound or in_segments(counts | bound) == in_segments(counts):
         return counts
     return _peak_counts(step.whole)
 
 
-def _peak_counts(step: TrainingStep) -> dict[int, int]:
+def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dict[int, int]:
     """Return the peak number of blocks of each size.
 
-    What the previous step left alive counts until the forward pass ends.
+    What the previous step left alive counts until the forward pass ends. `changes` come on top.
     """
     carried, until = step.run.copies.kinds.by_size(step.carried.counts), step.marks["backward"]
-    extra = [(0, size, count) for size, count in carried.items()]
+    extra = [*changes, *((0, size, count) for size, count in carried.items())]
     extra += [(until, size, -count) for size, count in carried.items()]
     temporaries = {} if step.flat or step.partitioned else step.resident.sizes_of_temporaries
     counts = peak_counts(step.recording, temporaries, extra)

@@ -53,6 +53,7 @@ class Copies:
 
     __slots__ = (
         "_tables_freed",
+        "bounds_first",
         "changes_of_sizes",
         "compares_layouts",
         "counts",
@@ -91,6 +92,8 @@ class Copies:
         hidden_states_row: int | None = None,
         first: SkippedLayer | None = None,
         without_graph: tuple[Window, ...] = (),
+        *,
+        bounds_first: bool = False,
     ) -> None:
         #: The events and marks. The rows are not read.
         self.tape = tape
@@ -105,6 +108,8 @@ class Copies:
         self.hidden_states_row = hidden_states_row
         #: The layer before the windows, if that layer is not interpreted.
         self.first = first
+        #: Whether the first layer is interpreted with a gradient of its input that it does not have.
+        self.bounds_first = bounds_first
         self.windows = windows
         #: Whether gradients flow through the repeated layers.
         self.has_backward = len(windows) > 1

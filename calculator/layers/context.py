@@ -44,6 +44,7 @@ class Context:
         "attention_dropout",
         "attn_weights",
         "batch",
+        "bounds_first_layer",
         "buffer_dtype",
         "cache",
         "caches",
@@ -206,8 +207,9 @@ class Context:
         #: The gradients of router logits of layers that are not interpreted.
         self.skipped_router_gradients: list[Tensor] = []
         #: Whether the first layer may be derived from the second instead of being interpreted, and that layer if it is.
-        #: And whether the first period represents those after it if it returns hidden states like those it receives.
-        self.may_skip_first_layer = self.may_repeat_first_period = False
+        #: And whether the first period represents those after it if it returns hidden states like those it receives; or
+        #: if its backward pass is a bound on the first one's.
+        self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []

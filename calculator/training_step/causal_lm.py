@@ -21,7 +21,7 @@ from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
 from calculator.training_step.compared import ModelPasses
-from calculator.training_step.first_layer import FirstLayer, can_skip_first_layer
+from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.known_layers import KnownLayers
 
 if TYPE_CHECKING:
@@ -115,11 +115,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     del inputs_embeds
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
-    if can_skip_first_layer(context, hidden_states):
-        context.repetition = context.repetition.from_first_period()
-        context.skipped_layer = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
-        hidden_states = first.output(hidden_states)
-        del first
+    hidden_states = enter_layers(context, hidden_states)
     layers, known = context.layer_loop, KnownLayers.of(context, _layer)
     run = _layer if known is None else known.run
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None

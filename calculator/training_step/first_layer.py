@@ -5,6 +5,9 @@ only compute its input's gradient. It does not save the tensors that only those 
 layers after it. So only one layer is interpreted, with an input that requires a gradient. Its graph shows what the
 first layer saves.
 
+Under checkpointing every layer saves its input alone, so that only the backward pass of the first one differs. It is
+interpreted as if its input required a gradient (see `enter_layers`), and represents all layers.
+
 At each point, the first layer has at most as many bytes alive as the interpreted layer: it allocates nothing more and
 frees nothing later. This bounds the bytes alive in its own passes (see `first_layer_bound`). If the bound is below the
 peak elsewhere, the peak is not in the first layer. Otherwise, or if tensors live in a way that this module does not
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.engine.autograd import Mark, by_sequence_nr, saved_without
 from calculator.engine.memory_curve import Window
 from calculator.engine.skipped_layer import Additions
+from calculator.engine.tape import Tensor
 from calculator.training_step import first_layer_bound
 
 if TYPE_CHECKING:
@@ -28,17 +32,35 @@ if TYPE_CHECKING:
     from calculator.engine.autograd import Node
     from calculator.engine.copies import Copies
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Tape, Tensor
+    from calculator.engine.tape import Tape
     from calculator.layers.context import Context
 
 
+def enter_layers(context: Context, x: Tensor) -> Tensor:
+    """Return the input of the first layer that is interpreted: of the second one if the first is skipped."""
+    if can_skip_first_layer(context, x):
+        context.repetition = context.repetition.from_first_period()
+        context.skipped_layer = first = FirstLayer(x, f"layer {context.repetition.end}")
+        return first.output(x)
+    if context.bounds_first_layer and _saves_less(context, x):
+        context.repetition, context.may_repeat_first_period = context.repetition.from_first_period(), False
+        return Tensor(context.tape, x.storage, x.shape, x.dtype, Mark(context.tape, _stop, ()))
+    context.bounds_first_layer = False
+    return x
+
+
 def can_skip_first_layer(context: Context, x: Tensor) -> bool:
+    """Return whether the first layer, with input `x`, may be skipped, and differs from the others in what it saves."""
+    return context.may_skip_first_layer and _saves_less(context, x)
+
+
+def _saves_less(context: Context, x: Tensor) -> bool:
     """Return whether the first layer, with input `x`, differs from the others only in what it saves.
 
     The layer's first linear module must be trained. Otherwise the tensors that layers share are freed before the first
     layer's backward pass.
     """
-    if not context.may_skip_first_layer or context.model.encoder_layers or x.edge is not None or context.past:
+    if context.model.encoder_layers or x.edge is not None or context.past:
         return False
     if context.repetition.from_first_period().start > 0:
         return False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.engine.counts_by_size import MAX_SIZES, changes_of_events
 
 if TYPE_CHECKING:
-    from calculator.engine.copies import Copies
+    from calculator.engine.copies import Copies, CountChange
     from calculator.engine.recording import Recording
 
 
@@ -30,6 +30,25 @@ def is_below_peak(recording: Recording) -> bool:
         return True
     peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
     return max(curve.without_copies(backward.start, backward.end)) + gradients <= peak.bytes
+
+
+def is_before_peak(recording: Recording) -> bool:
+    """Return whether a first layer that is interpreted with a gradient of its input decides no peak.
+
+    Its backward pass comes last. It has fewer bytes alive than the one that is interpreted, which must be no peak then.
+    """
+    copies, curve = recording.copies, recording.curve
+    peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
+    return not peak.repeats[1]
+
+
+def least_counts(copies: Copies) -> list[CountChange]:
+    """Return changes to the counts of such a step with which its first layer's backward pass has no storage."""
+    backward = copies.windows[1]
+    gained = [(size, count) for size, count in copies.sizes[1].items() if count > 0]
+    return [
+        change for size, count in gained for change in ((backward.start, size, -count), (backward.end, size, count))
+    ]
 
 
 def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
 from calculator.layers import masks
 from calculator.trainers import trainer_of
+from calculator.training_step import first_layer_bound
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Interpretation(NamedTuple):
     hidden_states_row: int | None
     first: SkippedLayer | None
     without_graph: tuple[Window, ...] = ()
+    bounds_first: bool = False
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -48,6 +50,7 @@ class Interpretation(NamedTuple):
             self.hidden_states_row,
             self.first,
             self.without_graph,
+            bounds_first=self.bounds_first,
         )
 
     def run(self) -> Run:
@@ -84,10 +87,17 @@ def recorded_run(
     """
     run = cached(whole=whole) or interpreted(context_of(), whole=whole).run()
     recording = run.recorded()
-    if recording.first is not None and not recording.first.is_determined(recording):
+    if not _is_determined(recording):
         run = cached(whole=True) or interpreted(context_of(), whole=True).run()
         recording = run.recorded()
     return run, recording
+
+
+def _is_determined(recording: Recording) -> bool:
+    """Return whether a recording without the first layer, or with one that has more bytes alive, gives every peak."""
+    if recording.first is not None:
+        return recording.first.is_determined(recording)
+    return not recording.copies.bounds_first or first_layer_bound.is_before_peak(recording)
 
 
 @without_frame_snapshots
@@ -103,6 +113,9 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
             # whether a gradient flows to it; both are known when it has run.
             is_reentrant = trainer_of(context.training).is_reentrant(context)
             context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
+            context.bounds_first_layer = context.may_repeat_first_period and not (
+                whole or context.hooks.couples_layers or trainer_of(context.training).facts.grads_inputs
+            )
     context.tape.folds_loops = not context.may_skip_first_layer
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
@@ -118,6 +131,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
         without_graph=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
+        bounds_first=context.bounds_first_layer,
     )
 
 

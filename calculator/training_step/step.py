@@ -109,7 +109,7 @@ class TrainingStep:
     @property
     def whole(self) -> TrainingStep:
         """The same step with the first layer interpreted, for figures of every layer."""
-        if self.recording.first is None:
+        if self.recording.first is None and not self.run.copies.bounds_first:
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
 

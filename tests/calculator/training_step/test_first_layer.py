@@ -24,6 +24,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "pad_token_id": 0,
 }
+SMALL_LLAMA = {"config": {**SMALL, "max_position_embeddings": 4096}}
 GPTJ = {
     "model_type": "gptj",
     "vocab_size": 90155,
@@ -79,6 +80,16 @@ def test_a_skipped_first_layer_gives_the_figures_of_an_interpreted_one():
     for each in skipping:
         prepared = each.resident.prepared
         assert figures(each) == figures(each.whole), (prepared.model.id, prepared.method, prepared.training)
+
+
+@pytest.mark.parametrize(("r", "length"), [(8, 2048), (512, 16)])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], ["o_proj"]])
+def test_a_checkpointed_layer_with_a_gradient_represents_a_first_one_without(r, length, targets):
+    training = {"trainer": "torchtune", "adapter_dtype": "model", "sequence_length": length}
+    found = step(lora(r=r, target_modules=targets), {**training, "gradient_checkpointing": True}, SMALL_LLAMA)
+    assert found.run.copies.bounds_first == (length == 2048 and targets != ["o_proj"])  # noqa: PLR2004
+    assert figures(found) == figures(found.whole)
+    assert timeline(found, found.peaks())() == timeline(found.whole, found.whole.peaks())()
 
 
 def test_the_timeline_shows_every_layer():
