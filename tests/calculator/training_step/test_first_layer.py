@@ -87,7 +87,7 @@ def test_a_skipped_first_layer_gives_the_figures_of_an_interpreted_one():
 def test_a_checkpointed_layer_with_a_gradient_represents_a_first_one_without(r, length, targets):
     training = {"trainer": "torchtune", "adapter_dtype": "model", "sequence_length": length}
     found = step(lora(r=r, target_modules=targets), {**training, "gradient_checkpointing": True}, SMALL_LLAMA)
-    assert found.run.copies.bounds_first == (length == 2048 and targets != ["o_proj"])  # noqa: PLR2004
+    assert found.run.copies.bounds_first == (length == 2048 and targets != ["o_proj"])
     assert figures(found) == figures(found.whole)
     assert timeline(found, found.peaks())() == timeline(found.whole, found.whole.peaks())()
 
