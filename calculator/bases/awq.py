@@ -62,7 +62,7 @@ class AWQ(GPTQModelBase):
         return awq_weight(compute, None if self.group_size == -1 else self.group_size)
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Return whether it is a torch.nn.Linear that transformers replaces (replace_with_awq_linear): no Conv1D."""
+        """Return whether transformers replaces the module: torch.nn.Linear, not Conv1D (replace_with_awq_linear)."""
         return module.kind == "linear" and GPTQModelBase.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:

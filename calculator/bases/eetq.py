@@ -63,7 +63,7 @@ class EETQ(Base):
         return eetq_weight()
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Return whether it is a torch.nn.Linear that transformers replaces (replace_with_eetq_linear): no Conv1D."""
+        """Return whether transformers replaces the module: torch.nn.Linear, not Conv1D (replace_with_eetq_linear)."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class EETQ(Base):
         return (INSTALLED, FROM_SOURCE, IDENTITY)
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
-        """Other data types than the kernel's, biases without gradients, and sides that its tiles do not divide."""
+        """Yield data types that the kernel can't read, biases without a gradient, and sizes that tiles don't divide."""
         if training.dtype != "float16":
             message = "EETQ's kernel reads its inputs as float16, whatever they are in: use float16"
             yield Problem(loc="training.dtype", msg=message, input=training.dtype)

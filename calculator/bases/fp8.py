@@ -71,7 +71,7 @@ class FP8(Base):
         return fp8_weight(hidden, self.block, static=self.config.activation_scheme == "static")
 
     def converts(self, path: str, module: Module, model: Model) -> bool:
-        """Return whether it is a torch.nn.Linear that transformers replaces (replace_with_fp8_linear): no Conv1D."""
+        """Return whether transformers replaces the module: torch.nn.Linear, not Conv1D (replace_with_fp8_linear)."""
         return module.kind == "linear" and Base.converts(self, path, module, model)
 
     def assumptions(self) -> tuple[str, ...]:

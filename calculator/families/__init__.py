@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.families.family import Family
     from calculator.layers.decoder_forward import DecoderForward
 
-#: The registry: one line for each folder. A folder's `weights.py` lists its families, each with its forward pass.
+#: The registry: one line per folder. `weights.py` of a folder lists its families, each with its forward pass.
 FOLDERS = (
     "apertus",
     "arcee",
@@ -81,12 +81,12 @@ FOLDERS = (
     "whisper",
 )
 
-#: Every family, by its `model_type`.
+#: Every family by `model_type`.
 FAMILIES: dict[str, Family] = {
     family.model_type: family for folder in FOLDERS for family in import_module(f"{__name__}.{folder}.weights").FAMILIES
 }
 
-#: The model types of transformers whose training step is modelled, sorted.
+#: The sorted model types of transformers whose training step is modelled.
 FAMILIES_WITH_FORWARD: tuple[str, ...] = tuple(
     sorted(name for name, family in FAMILIES.items() if family.forward is not None and family.built_as is None)
 )
@@ -96,7 +96,7 @@ def forward_of(model: Model) -> DecoderForward:
     """Return the forward pass of a model's family.
 
     Raises:
-        PlanError: where its step is modelled for other tasks only.
+        PlanError: if the step is only modelled for other tasks.
     """
     family = FAMILIES[model.model_type]
     own = family.tasks.get(model.task.name)
@@ -109,9 +109,10 @@ def forward_of(model: Model) -> DecoderForward:
 
 
 def has_no_length(model: Model) -> bool:
-    """Whether transformers raises an error because no layer has the cache's length.
+    """Return whether transformers raises an error because no layer has attention.
 
-    It asks a layer that attends (Cache.get_seq_length), unless the model has no positions.
+    The error occurs in Cache.get_seq_length, which needs a layer with attention. A model without positions does not
+    call it.
     """
     recurrent = attention_types(model.decoder.layers) <= {*RECURRENT_TYPES, "mlp"}
     return recurrent and forward_of(model).takes_positions
@@ -123,7 +124,7 @@ def model_from_config(
     id: str | None = None,  # noqa: A002  the API's word
     task: Task = CAUSAL_LM,
 ) -> Model:
-    """Return the model that transformers would build from this `config.json` for a task.
+    """Return the model that transformers would build from a `config.json` for a task.
 
     Raises:
         PlanError: where its family is not known, or a field is missing, wrong or contradictory.

@@ -25,12 +25,12 @@ USUAL = LayerKind()
 
 
 def alike(config: Config, kind: LayerKind = USUAL) -> tuple[LayerKind, ...]:
-    """Return the kinds of a stack whose layers are all of one kind."""
+    """Return the kinds of a stack in which all layers have one kind."""
     return (kind,) * int(config["num_hidden_layers"])
 
 
 def kinds_by_attention(config: Config, *, mlp: MlpType = "dense") -> tuple[LayerKind, ...]:
-    """Return the kinds of a stack whose layers differ by `layer_types`."""
+    """Return the kinds of a stack in which layers differ by `layer_types`."""
     kinds = {attention: LayerKind(attention=attention, mlp=mlp) for attention in set(config["layer_types"])}
     return tuple(kinds[attention] for attention in config["layer_types"])
 
@@ -38,7 +38,7 @@ def kinds_by_attention(config: Config, *, mlp: MlpType = "dense") -> tuple[Layer
 def attention(
     config: Config, *, qkv_bias: bool = False, o_bias: bool = False, output: str = "o_proj", name: str = "self_attn"
 ) -> tuple[Module, ...]:
-    """Query, key, value and output projections, with grouped key/value heads."""
+    """Return the projections of grouped-query attention: query, key, value and output."""
     hidden = config["hidden_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
@@ -53,7 +53,7 @@ def attention(
 def gated_mlp(
     config: Config, *, bias: bool = False, name: str = "mlp", width: str = "intermediate_size"
 ) -> tuple[Module, ...]:
-    """Gate, up and down projections."""
+    """Return the projections of a gated MLP: gate, up and down."""
     hidden, inner = config["hidden_size"], config[width]
     return (
         linear(f"{name}.gate_proj", hidden, inner, bias=bias),
@@ -63,24 +63,24 @@ def gated_mlp(
 
 
 def plain_mlp(config: Config, up: str, down: str, *, bias: bool = True) -> tuple[Module, ...]:
-    """An up and a down projection."""
+    """Return the projections of an MLP without a gate: up and down."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     return (linear(up, hidden, inner, bias=bias), linear(down, inner, hidden, bias=bias))
 
 
 def fused_experts(config: Config, width: str, name: str = "mlp.experts") -> Module:
-    """The gate, up and down projections of all experts, as two 3-D parameters."""
+    """Return the gate, up and down projections of all experts, as two 3-D parameters."""
     among, hidden, inner = config["num_experts"], config["hidden_size"], config[width]
     return bare(name, "experts", gate_up_proj=(among, 2 * inner, hidden), down_proj=(among, hidden, inner))
 
 
 def router(config: Config, name: str = "mlp.gate", dtype: OwnDType = "model") -> Module:
-    """A router of a class of its own, with a score for each expert."""
+    """Return a router with one score per expert, whose class is not torch.nn.Linear."""
     return bare(name, "other", dtype, weight=(config["num_experts"], config["hidden_size"]))
 
 
 def norms(config: Config, *names: str, bias: bool = False) -> tuple[Module, ...]:
-    """Normalisations over the hidden size."""
+    """Return norms over the hidden size."""
     return tuple(norm(name, config["hidden_size"], bias=bias) for name in names)
 
 
@@ -88,7 +88,7 @@ PRE_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def plain_mlp_decoder(config: Config, *, norm_bias: bool = False) -> Parts:
-    """A decoder of Llama's layers with a plain MLP, whose biases the config sets."""
+    """Return a decoder of Llama's layers with a plain MLP. The config sets whether it has biases."""
 
     def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
@@ -111,7 +111,7 @@ def decoder(
     rotary: tuple[Buffer, ...] | None = None,
     final_norm: str = "model.norm",
 ) -> Parts:
-    """A decoder as most families name it: embedding, layers, a final norm, rotary frequencies, the output head."""
+    """Return a decoder named as in most families: embedding, layers, final norm, rotary frequencies, output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
         embedding("model.embed_tokens", vocabulary, hidden),

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def with_classifier(model: Model, base: str, head: tuple[Module, ...]) -> Model:
-    """Return the model with a classifier in place of what is outside its base model; nothing is tied."""
+    """Return the model with a classifier in place of all modules outside its base model. Nothing is tied."""
     parts = tuple(part for part in model.parts if part.name.startswith(base))
     return replace(model, parts=(*parts, *head), head=head[-1].name, tied={})
 
 
 def with_token_head(model: Model, base: str, task: Task, dropout: float, answering: float = 0.0) -> Model:
-    """Return the model that classifies tokens or finds answers, without a pooler, with the dropout of its head."""
+    """Return the model that classifies tokens or finds answers. It has no pooler, and the head has its own dropout."""
     hidden = model.config["hidden_size"]
     if task.name == "question_ans":
         head, probability = linear("qa_outputs", hidden, 2, bias=True), answering
@@ -32,9 +32,9 @@ def with_token_head(model: Model, base: str, task: Task, dropout: float, answeri
 
 
 def base_model(model: Model, _: Task, pooler: tuple[Module, ...] = ()) -> Model:
-    """Return the model that AutoModel builds from the same file: what the head comes after.
+    """Return the model that AutoModel builds from the same file, without the head.
 
-    A pooler runs, but its output is not used, so that it gets no gradient.
+    A pooler runs, but its output is not used. It therefore gets no gradient.
     """
     base = f"{model.embedding.name.partition('.')[0]}."
     parts = (*(part for part in model.parts if part.name.startswith(base)), *pooler)
@@ -56,5 +56,5 @@ def base_model(model: Model, _: Task, pooler: tuple[Module, ...] = ()) -> Model:
 
 
 def same_model(model: Model, _: Task) -> Model:
-    """Return the model that the file describes."""
+    """Return the model of the file."""
     return model

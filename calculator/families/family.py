@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from calculator.common.names import TaskName
     from calculator.layers.decoder_forward import DecoderForward
 
-#: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, SpeechSeq2Seq, MaskedLM,
-#: ImageTextToText, ImageClassification} or AutoModel.
+#: The transformers class that builds the model: AutoModel, or AutoModelFor followed by one of CausalLM, Seq2SeqLM,
+#: SpeechSeq2Seq, MaskedLM, ImageTextToText and ImageClassification.
 AutoClass = Literal[
     "causal", "seq2seq", "speech-seq2seq", "masked-lm", "image-text-to-text", "image-classification", "base"
 ]
@@ -32,7 +32,7 @@ _AUTO_MODELS: dict[AutoClass, str] = {
     "base": "AutoModel",
 }
 
-#: The classes of transformers that build the models for other tasks than that of the family's own class.
+#: The transformers classes that build the models for other tasks than that of the family's own class.
 TASK_MODELS: dict[TaskName, str] = {
     "seq_cls": "AutoModelForSequenceClassification",
     "token_cls": "AutoModelForTokenClassification",
@@ -42,13 +42,13 @@ TASK_MODELS: dict[TaskName, str] = {
     "image_cls": "AutoModelForImageClassification",
 }
 
-#: Modules and layers in the order of `named_parameters()`; buffers at any place.
+#: Modules and layers in the order of `named_parameters()`, with buffers at any place.
 Parts = tuple[Module | Stack | Buffer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskModel:
-    """A family's model for a task: how it is made from the one that the file describes, and its forward pass."""
+    """The model of a family for a task: a function that builds it from the model of the file, and its forward pass."""
 
     model: Callable[[Model, Task], Model]
     forward: DecoderForward
@@ -56,11 +56,11 @@ class TaskModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One `model_type`: how its `config.json` is read, the model that it describes, and the model's forward pass."""
+    """One `model_type`: how to read its `config.json`, the model that it describes, and the model's forward pass."""
 
     model_type: str
 
-    #: The fields of `config.json`, and checks on them.
+    #: The fields of `config.json`, and checks of them.
     entries: tuple[Entry, ...]
 
     #: The model's modules, layers and buffers.
@@ -69,64 +69,64 @@ class Family:
     #: The forward pass of a training step; None if it is not modelled.
     forward: DecoderForward | None
 
-    #: The output head's name; None for a model without one.
+    #: The name of the output head. None for a model without one.
     head: str | None = "lm_head"
 
-    #: Parameters that share another's storage if `tie_word_embeddings` is true.
+    #: The parameters that share the storage of another if `tie_word_embeddings` is true.
     tied: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "model.embed_tokens.weight"})
 
-    #: The same whatever `tie_word_embeddings` is.
+    #: The parameters that share the storage of another, whatever `tie_word_embeddings` is.
     always_tied: Mapping[str, str] = field(default_factory=dict)
 
     auto_class: AutoClass = "causal"
 
-    #: The folder of transformers/models that has the code, if it is not the family's own.
+    #: The folder of transformers/models with the code, if it is not the family's own.
     folder: str | None = None
 
-    #: The family that is counted instead of one whose code transformers does not have.
+    #: The family that replaces one whose code transformers lacks.
     built_as: str | None = None
 
     notes: tuple[str, ...] = ()
 
-    #: The fields of its `text_config`, for a config that nests the text model's.
+    #: The fields of `text_config`, if the config nests those of the text model.
     text: tuple[Entry, ...] | None = None
 
-    #: A file to the form that `entries` read.
+    #: A function that converts a file to the form that `entries` read.
     prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
     #: Whether `prepare` reads `per_layer_config`.
     sizes_per_layer: bool = False
 
-    #: The beginnings of the paths of modules that a batch of text alone does not run.
+    #: The path prefixes of modules that a batch of text does not run.
     idle: tuple[str, ...] = ()
 
-    #: Those that a batch with images does not use, or whose output it does not use.
+    #: The path prefixes of modules that a batch with images does not use.
     idle_with_images: Callable[[Config], tuple[str, ...]] = lambda _config: ()
 
-    #: Whether the model adds its routers' loss to its own if the config sets output_router_logits.
+    #: Whether the model adds the load-balancing loss of its routers to its own if the config sets output_router_logits.
     adds_router_loss: bool = False
 
-    #: The models of its own for other tasks, where their step is modelled.
+    #: The family's own models for other tasks whose step is modelled.
     tasks: Mapping[TaskName, TaskModel] = field(default_factory=dict)
 
     @property
     def auto_model(self) -> str:
-        """The class of transformers that builds the model from a config."""
+        """The transformers class that builds the model from a config."""
         return _AUTO_MODELS[self.auto_class]
 
     def auto_model_for(self, task: TaskName) -> str:
-        """The class of transformers that builds the model for a task from a config."""
+        """Return the transformers class that builds the model for a task from a config."""
         hears = task == "seq_2_seq_lm" and self.auto_class == "speech-seq2seq"
         return self.auto_model if hears else TASK_MODELS.get(task, self.auto_model)
 
     @property
     def source(self) -> str:
-        """The file of transformers that builds the model."""
+        """The file of transformers with the code of the model."""
         folder = self.folder or (self.built_as or self.model_type).replace("-", "_")
         return f"transformers/models/{folder}/modeling_{folder}.py"
 
     def model(self, raw: Mapping[str, Any], name: str | None = None) -> Model:
-        """Return the model that this `config.json` describes.
+        """Return the model of a `config.json`.
 
         Raises:
             PlanError: with every field that is missing, wrong or contradictory.

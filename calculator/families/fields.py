@@ -1,4 +1,4 @@
-"""Fields and checks that families share, with the names and types of transformers' config classes."""
+"""Fields and checks that families share. Names and types are those of transformers' config classes."""
 
 from __future__ import annotations
 
@@ -10,73 +10,74 @@ from calculator.architecture.dimension import Dim
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Activation functions that have no parameters of their own. Source: transformers/activations.py, ACT2CLS.
+#: The activation functions without parameters.
+#: Source: transformers/activations.py, ACT2CLS.
 ACTIVATIONS = (
     "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate",
     "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu",
     "sqrtsoftplus", "swish", "tanh",
 )  # fmt: skip
 
-#: More layers than any model has.
+#: A number of layers that no model exceeds.
 MOST_LAYERS = 4096
 
-#: More tokens than any model attends to.
+#: A number of tokens that no model exceeds.
 MOST_TOKENS = 1 << 31
 
 
 def size(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A size, such as a width or a number of heads: a whole number above 0."""
+    """Declare a size, such as a width or a number of heads: an integer above 0."""
     return Field(name=name, type="size", default=default, **more)
 
 
 def count(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A whole number, 0 or more."""
+    """Declare an integer from 0."""
     return Field(name=name, type="count", default=default, **more)
 
 
 def number(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A number, such as a factor or an epsilon."""
+    """Declare a number, such as a factor or an epsilon."""
     return Field(name=name, type="number", default=default, **more)
 
 
 def flag(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A boolean."""
+    """Declare a boolean."""
     return Field(name=name, type="flag", default=default, **more)
 
 
 def off(name: str, reason: str) -> tuple[Field, Check]:
-    """A boolean that is supported only if it is false."""
+    """Declare a boolean that is only supported if it is false."""
     problem = Check(name=name, problem=lambda config: f"must be false: {reason}" if config[name] else None)
     return flag(name, False), problem
 
 
 def dropouts(*names: str, default: float = 0.0, **more: Any) -> tuple[Field, ...]:
-    """Dropout probabilities."""
+    """Declare dropout probabilities."""
     return tuple(Field(name=name, type="number", default=default, minimum=0, maximum=1, **more) for name in names)
 
 
 def layers(**more: Any) -> Field:
-    """The number of layers."""
+    """Declare the number of layers."""
     return size("num_hidden_layers", maximum=MOST_LAYERS, **more)
 
 
 def positions(default: Any, **more: Any) -> Field:
-    """The longest input that position embeddings cover, in tokens."""
+    """Declare the longest input that position embeddings cover, in tokens."""
     return size("max_position_embeddings", default, maximum=MOST_TOKENS, **more)
 
 
 def activation(default: Any = "silu", *, name: str = "hidden_act", **more: Any) -> Field:
-    """The MLP's activation function, or another one of that name."""
+    """Declare the activation function of the MLP, or another one with that name."""
     return Field(name=name, type="text", default=default, choices=ACTIVATIONS, **more)
 
 
 def tie(default: bool) -> Field:  # noqa: FBT001  the default itself
-    """Whether the output head shares the embedding's storage."""
+    """Declare whether the output head shares the storage of the embedding."""
     return flag("tie_word_embeddings", default)
 
 
 def derived(name: str, value: Callable[[Config], int]) -> Computed:
-    """A size that is computed from others."""
+    """Declare a size that is computed from other fields."""
     return Computed(name=name, value=lambda config: Dim(int(value(config)), name))
 
 
@@ -87,7 +88,7 @@ def heads(config: Config) -> int:
 
 
 def share_of_hidden(config: Config) -> int:
-    """Return each head's equal share of the hidden size."""
+    """Return the width of each head if the heads split the hidden size equally."""
     hidden, among = config["hidden_size"], config["num_attention_heads"]
     if hidden % among:
         raise ContradictionError(
@@ -97,19 +98,19 @@ def share_of_hidden(config: Config) -> int:
 
 
 def uneven_heads(config: Config) -> str | None:
-    """Return what is wrong if the heads' sizes do not sum to the hidden size, or None."""
+    """Return an error if the sizes of the heads do not add up to the hidden size, or None."""
     head, among, hidden = config["head_dim"], config["num_attention_heads"], config["hidden_size"]
     if head * among == hidden:
         return None
     return f"{shown(head)} for each of {shown(among)} attention heads is not the hidden_size, {shown(hidden)}"
 
 
-#: Attention whose keys and values have as many heads as its queries, each with its share of the hidden size.
+#: The sizes of attention with as many key/value heads as query heads. The heads split the hidden size equally.
 ONE_HEAD_SIZE = (derived("num_key_value_heads", heads), derived("head_dim", share_of_hidden))
 
 
 def head_dim(default: int | None = None) -> Field:
-    """The size of one head. It is derived if neither the file nor the class sets it."""
+    """Declare the size of one head. It is derived if neither the file nor the class sets it."""
     null = None if default else share_of_hidden
     return size("head_dim", default, nullable=default is None, null=null)
 
@@ -121,12 +122,12 @@ def _ungroupable(config: Config) -> str | None:
     return f"{shown(queries)} attention heads do not divide into {shown(groups)} groups" if queries % groups else None
 
 
-#: Each key/value head is shared by a group of query heads.
+#: The check that the number of key/value heads divides the number of query heads.
 GROUPS = Check(name="num_key_value_heads", problem=_ungroupable)
 
 
 def kv_heads(default: int | None = None, *, nullable: bool = True) -> tuple[Field, Check]:
-    """The number of key/value heads; null means as many as query heads."""
+    """Declare the number of key/value heads. Null means as many as query heads."""
     return size("num_key_value_heads", default, nullable=nullable, null=heads if nullable else None), GROUPS
 
 
@@ -137,7 +138,7 @@ def grouped_sizes(
     head: int | None = None,
     layer_aliases: tuple[str, ...] = (),
 ) -> tuple[Entry, ...]:
-    """The sizes of a decoder with grouped key/value heads."""
+    """Declare the sizes of a decoder with grouped key/value heads."""
     return (
         size("vocab_size"),
         size("hidden_size"),
@@ -150,7 +151,8 @@ def grouped_sizes(
     )
 
 
-#: Sizes under GPT-2's names. Source: attribute_map of transformers' GPT2Config and of the classes like it.
+#: Sizes with the names of GPT-2.
+#: Source: attribute_map of transformers' GPT2Config and of similar classes.
 GPT2_SIZES = (
     size("vocab_size"),
     size("hidden_size", spelled="n_embd", aliases=("hidden_size",)),
@@ -162,7 +164,7 @@ GPT2_SIZES = (
 
 
 def padding(default: int | None = None) -> tuple[Field, Check]:
-    """The padding token, which must have a row in the embedding."""
+    """Declare the padding token, which must have a row in the embedding."""
     token_field = count("pad_token_id", default, nullable=True, minimum=-MOST_TOKENS, maximum=MOST_TOKENS)
     return token_field, Check(name="pad_token_id", problem=_without_row)
 
@@ -175,7 +177,7 @@ def _without_row(config: Config) -> str | None:
 
 
 def divisible(name: str, by: str) -> Check:
-    """A size that must be a multiple of another."""
+    """Declare a size that must be a multiple of another size."""
 
     def remainder(config: Config) -> str | None:
         whole, part = config[name], config[by]
@@ -184,7 +186,7 @@ def divisible(name: str, by: str) -> Check:
     return Check(name=name, problem=remainder)
 
 
-#: The hidden size must be a multiple of the number of heads, even if `head_dim` is set.
+#: The check that the number of heads divides the hidden size, even if `head_dim` is set.
 DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
@@ -196,10 +198,10 @@ def experts(
     router_loss: float | None = 0.001,
     k_spelled: str | None = None,
 ) -> tuple[Entry, ...]:
-    """The number of experts (`num_experts`), how many of them process each token, and the loss of their routers.
+    """Declare the number of experts (`num_experts`), the number of experts per token, and the loss of the routers.
 
-    `router_loss` is the default of its coefficient; None for a config class without one. `spelled` and
-    `k_spelled` are the names of the two numbers in files, if they have others.
+    `router_loss` is the default of the loss coefficient, or None for a config class without one. `spelled` and
+    `k_spelled` are the names of the two numbers in files, if they differ.
     """
     names = {} if k_spelled is None else {"spelled": k_spelled, "aliases": ("num_experts_per_tok",)}
     return (
@@ -217,7 +219,7 @@ def _too_few_experts(config: Config) -> str | None:
 
 
 def listed_layer_types(known: tuple[str, ...]) -> Check:
-    """Check that `layer_types` lists every layer, each of a known type."""
+    """Return the check that `layer_types` lists every layer with a known type."""
 
     def problem(config: Config) -> str | None:
         types, expected = config["layer_types"], config["num_hidden_layers"]

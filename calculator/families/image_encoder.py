@@ -49,7 +49,7 @@ CLIP: tuple[Entry, ...] = (
 
 
 def patches_of(config: Config) -> int:
-    """Return the patches of an image of the encoder's own size."""
+    """Return the number of patches of an image in the encoder's own size."""
     return (int(config["image_size"]) // int(config["patch_size"])) ** 2
 
 
@@ -74,7 +74,7 @@ def _layer(config: Config) -> tuple[Module, ...]:
 
 
 def _layer_norms_last(config: Config) -> tuple[Module, ...]:
-    """A layer whose class makes each norm after what it comes before."""
+    """Return a layer whose class creates each norm after the sublayer that it precedes."""
     hidden = config["hidden_size"]
     return (
         *_attention(config),
@@ -96,7 +96,7 @@ def _pooling_head(config: Config, path: str) -> tuple[Module, ...]:
 
 
 def siglip(config: Config, path: str) -> Parts:
-    """SiglipVisionModel."""
+    """Return the modules of SiglipVisionModel."""
     hidden, patch, channels, patches = (
         config["hidden_size"],
         config["patch_size"],
@@ -114,7 +114,10 @@ def siglip(config: Config, path: str) -> Parts:
 
 
 def idefics3_encoder(config: Config, path: str) -> Parts:
-    """Idefics3VisionTransformer and SmolVLMVisionTransformer, whose positions are computed for each image."""
+    """Return the modules of Idefics3VisionTransformer or SmolVLMVisionTransformer.
+
+    Positions are computed for each image.
+    """
     hidden, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
     return (
         bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch), bias=(hidden,)),
@@ -125,7 +128,7 @@ def idefics3_encoder(config: Config, path: str) -> Parts:
 
 
 def clip(config: Config, path: str, used: int) -> Parts:
-    """CLIPVisionModel, of whose layers only the first ones are `used`. The others are modules outside the stack."""
+    """Return the modules of CLIPVisionModel. The layers after the first `used` ones are modules outside the stack."""
     hidden, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
     positions, layers = patches_of(config) + 1, f"{path}.encoder.layers"
     return (
@@ -141,7 +144,7 @@ def clip(config: Config, path: str, used: int) -> Parts:
 
 
 def unused_layers(config: Config, used: int) -> range:
-    """Return the numbers of the layers after the last that is used."""
+    """Return the indices of the layers after the last one that is used."""
     return range(used, int(config["num_hidden_layers"]))
 
 

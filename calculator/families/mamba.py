@@ -12,7 +12,7 @@ from calculator.families.fields import flag, size
 if TYPE_CHECKING:
     from calculator.families.blocks import Owned
 
-#: What else a GPU may allocate, and what an installed package changes.
+#: A note on other allocations of a GPU, and on the effect of an installed package.
 WITHOUT_KERNELS = (
     "Mamba 2 runs as transformers' own PyTorch code. With the packages mamba-ssm and causal-conv1d it needs less; an"
     " estimate of a training step counts them with training.kernels. cuBLAS's and cuDNN's workspaces for it are not"
@@ -21,7 +21,10 @@ WITHOUT_KERNELS = (
 
 
 def mamba_fields(inner: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
-    """The sizes of a mixer, with Granite's names and defaults; `inner`: a field of its width, `mamba_inner`."""
+    """Return the sizes of a mixer, with Granite's names and defaults.
+
+    `inner` is the field of its width, `mamba_inner`.
+    """
     return (
         size("mamba_n_heads", 128),
         size("mamba_n_groups", 1),
@@ -40,7 +43,7 @@ def mamba_fields(inner: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
 
 
 def expanded(config: Config) -> int:
-    """Return the width of a mixer, a multiple of the hidden size."""
+    """Return the width of a mixer, which is a multiple of the hidden size."""
     return Dim(int(config["mamba_expand"]) * int(config["hidden_size"]), "mamba_expand · hidden_size")
 
 
@@ -65,12 +68,15 @@ def _wrong_groups(config: Config) -> str | None:
     return f"{shown(heads)} heads do not divide into {shown(groups)} groups" if heads % groups else None
 
 
-#: Each group of B and C serves as many heads.
+#: The check that the number of groups of B and C divides the number of heads.
 WHOLE_GROUPS = Check(name="mamba_n_groups", problem=_wrong_groups)
 
 
 def mixer(config: Config, name: str = "mamba", *, out_bias: bool | None = None, normed: bool = True) -> Owned:
-    """The modules of a mixer; `out_bias`: whether the output's projection has a bias, if it has one of its own."""
+    """Return the modules of a mixer.
+
+    `out_bias` sets the bias of the output projection; by default it is as the input's.
+    """
     hidden, heads, inner = config["hidden_size"], config["mamba_n_heads"], config["mamba_inner"]
     channels, bias = inner + 2 * config["mamba_n_groups"] * config["mamba_d_state"], config["mamba_proj_bias"]
     return (

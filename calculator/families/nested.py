@@ -1,4 +1,4 @@
-"""Configs that nest those of a text model and of a vision tower."""
+"""Configs that nest the config of a text model or a vision tower."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config, Entry
 
-#: What belongs to the outer config in a file that does not nest the text model's.
+#: The fields that belong to the outer config if a file does not nest those of the text model.
 _OUTER = ("model_type", "vision_config", "architectures", "torch_dtype", "dtype", "transformers_version")
 
 
 def nested(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
-    """A nested config, null for the class's defaults."""
+    """Declare a nested config. Null means the defaults of the class."""
     field = Field(name=name, type="object", default=None, nullable=True)
     return field, Computed(name=name, value=lambda config: read(entries, config[name] or {}, f"model.config.{name}"))
 
 
 def optional(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
-    """A nested config of a part that the model does not have where it is null."""
+    """Declare a nested config of a part of the model. Null means that the model lacks the part."""
     field = Field(name=name, type="object", default=None, nullable=True)
 
     def value(config: Config) -> Config | None:
@@ -33,7 +33,7 @@ def optional(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
 
 
 def from_text(entries: tuple[Entry, ...]) -> tuple[Computed, ...]:
-    """The text model's values, which the training step reads from the outer config."""
+    """Copy the values of the text model to the outer config, from which the training step reads them."""
     names = dict.fromkeys(entry.name for entry in entries if not isinstance(entry, Check))
     return tuple(_from_text(name) for name in names)
 
@@ -43,7 +43,7 @@ def _from_text(name: str) -> Computed:
 
 
 def with_defaults(entries: Iterable[Entry], defaults: Mapping[str, Any]) -> tuple[Entry, ...]:
-    """Give fields the class's defaults: a file's `text_config` is saved as the difference from them."""
+    """Set the defaults of fields. A file's `text_config` is saved as the difference from the defaults of its class."""
     return tuple(
         replace(entry, default=defaults[entry.name]) if isinstance(entry, Field) and entry.name in defaults else entry
         for entry in entries
@@ -51,7 +51,7 @@ def with_defaults(entries: Iterable[Entry], defaults: Mapping[str, Any]) -> tupl
 
 
 def text_at_the_top(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nest the text model's fields of a file that has them at the top, as files on the hub do."""
+    """Nest the fields of the text model, for files on the hub that have them at the top level."""
     if raw.get("text_config") is not None:
         return raw
     outer = {key: value for key, value in raw.items() if key in _OUTER or key.endswith("_token_id")}

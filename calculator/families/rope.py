@@ -38,11 +38,12 @@ def rope(
     types: Mapping[str, str] | None = None,
     otherwise: Mapping[str, Any] | None = None,
 ) -> tuple[Entry, ...]:
-    """The fields of a rotary embedding, and `rope_type`, `partial_rotary_factor` and `rotary_dim`, computed from them.
+    """Return the fields of a rotary embedding, and the values that derive from them.
 
-    `share` is the class's default of the share of each head that is rotated. Unless `always`, the frequencies depend on
-    it only in the scaling types, as Llama's do. `types` maps the types that a family reads to those that its code
-    treats them as, for a family that does not read all. `otherwise` are the parameters if a file has none.
+    The derived values are `rope_type`, `partial_rotary_factor` and `rotary_dim`. `share` is the default share of each
+    head that is rotated. Unless `always` is set, the frequencies depend on it only in scaling types, as in Llama.
+    `types` maps the types in files to types that the family's code implements. `otherwise` are the parameters of a file
+    that sets none.
     """
 
     def standard(config: Config) -> Mapping[str, Any]:
@@ -69,9 +70,9 @@ def rope_per_type(
     local_theta_key: str | None = None,
     scaled: tuple[str, ...] = ("full_attention",),
 ) -> tuple[Entry, ...]:
-    """The fields of a rotary embedding for each attention type. `rope_parameters` and `rope_type` are by type.
+    """Return the fields of a rotary embedding for each attention type. `rope_parameters` and `rope_type` are by type.
 
-    A file's `rope_scaling`, the older spelling, applies to the `scaled` types.
+    `rope_scaling`, the older name in files, applies to the `scaled` types.
     """
 
     def standard(config: Config) -> Mapping[str, Any]:
@@ -134,14 +135,14 @@ def _must_be_usable(parameters: Mapping[str, Any]) -> None:
 
 
 def frequencies(path: str, rotary_dim: int, kind: str = "") -> tuple[Buffer, ...]:
-    """The buffers of a rotary embedding: inverse frequencies, and the copy that dynamic types start from."""
+    """Return the buffers of a rotary embedding: inverse frequencies, and their original copy for dynamic types."""
     half = (Dim(int(rotary_dim) // 2, "rotary_dim / 2"),)
     names = (f"{kind}inv_freq", f"{kind}original_inv_freq")
     return tuple(Buffer(name=f"{path}.{name}", shape=half, dtype="float32") for name in names)
 
 
 def frequencies_per_type(config: Config, path: str) -> tuple[Buffer, ...]:
-    """The buffers for each attention type of the layers."""
+    """Return the buffers for each attention type of the layers."""
     kinds = [kind for kind in ATTENTION_TYPES if kind in config["layer_types"]]
     return tuple(each for kind in kinds for each in frequencies(path, config["rotary_dim"], f"{kind}_"))
 
@@ -155,7 +156,7 @@ def _share(config: Config, *, always: bool) -> float:
 
 
 def rotary_dim(config: Config) -> int:
-    """Return how many dimensions of each head are rotated, an even number."""
+    """Return the number of dimensions of each head that are rotated, which is even."""
     head, share = config["head_dim"], config["partial_rotary_factor"]
     rotated = int(int(head) * share)
     if not 0 < rotated <= head or rotated % 2:

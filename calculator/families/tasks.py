@@ -29,13 +29,13 @@ SCORED = frozenset(
 )  # fmt: skip
 
 
-#: The decoders whose base model is not modelled: AutoModel gives Llama 4 a vision tower, and that of LLaVA-NeXT has a
-#: parameter of its own.
+#: The decoders whose base model is not modelled: AutoModel gives Llama 4 a vision tower, and the base model of
+#: LLaVA-NeXT has an additional parameter.
 OTHER_BASES = frozenset({"llama4", "llava_next"})
 
 
 def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ...]:
-    """Return the model types whose step for a task is modelled, sorted."""
+    """Return the sorted model types whose step for a task is modelled."""
     if task == "causal_lm":
         return tuple(sorted(name for name, family in families.items() if family.forward is not None))
     without_own = _decoders(families) if task == "feature_extraction" else _without_own(task)
@@ -43,7 +43,7 @@ def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ..
 
 
 def _without_own(task: TaskName) -> frozenset[str]:
-    """Return the types whose model for a task has a head that many decoders have."""
+    """Return the model types whose head for a task is one that many decoders have."""
     return SCORED if task == "seq_cls" else token_heads.TYPES.get(task, frozenset())
 
 
@@ -57,7 +57,7 @@ def _decoders(families: Mapping[str, Family]) -> frozenset[str]:
 
 
 def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapping[str, Any]) -> Model:
-    """Return the model for a task, from the one that a file describes; `raw` is that file.
+    """Convert the model of a file to the model for a task. `raw` is the file.
 
     Raises:
         PlanError: where transformers has no such model, or its step is not modelled.

@@ -1,4 +1,4 @@
-"""The models that classify tokens, and those that find an answer in a text: a dropout and a linear layer at the end."""
+"""The models for token classification and question answering, whose head is a dropout and a linear layer."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ TOKEN_HEADS: dict[str, str] = {
     **dict.fromkeys(("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "mpt"), "classifier"),
 }  # fmt: skip
 
-#: The decoders whose model for question answering has the same base model as the others.
-#: Source: the same file, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES. Llama's, for one, names it `transformer` there.
+#: The decoders whose model for question answering names its base model as their other models do.
+#: Source: the same file, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES. Llama's model, for example, names it
+#: `transformer`.
 ANSWERING = frozenset({"gptj", "ministral3", "mistral", "mixtral", "qwen2_moe"})
 
-#: The types of models for a task, apart from those of families with models of their own.
+#: The model types for a task, without families that have models of their own.
 TYPES: Mapping[TaskName, frozenset[str]] = MappingProxyType(
     {"token_cls": frozenset(TOKEN_HEADS), "question_ans": ANSWERING}
 )
 
-#: The probability of dropout before the head where a config has none.
+#: The default probability of dropout before the head.
 _DROPOUT = 0.1
-#: The families whose config class has `classifier_dropout`, which is 0.1 by default.
+#: The families whose config class has `classifier_dropout`, with the default 0.1.
 _WITH_OWN_DROPOUT = ("gpt_neo", "gpt_neox")
 
 
@@ -71,5 +72,5 @@ def _probability(name: str) -> Field:
 
 
 def with_head_dropout(model: Model, probability: float) -> Model:
-    """Return a model with the probability of the dropout before its head in its config."""
+    """Return the model with the dropout probability before its head in its config."""
     return replace(model, config=MappingProxyType({**model.config, "head_dropout": probability}))

@@ -1,4 +1,4 @@
-"""Configs from which transformers builds a model whose forward pass then fails."""
+"""Configs with which transformers builds a model whose forward pass fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def problems(model: Model, training: Training) -> Iterator[Problem]:
 
 
 def _half_rotated(model: Model) -> Iterator[Problem]:
-    """Code that rotates whole heads, but frequencies for a part of each."""
+    """Yield an error if the code rotates whole heads, but the frequencies only cover a part of each head."""
     config = model.config
     rotated, head = config.get("rotary_dim"), config.get("head_dim")
     rotates = any(layer.kind.rotated for layer in model.decoder.layers) and not config.get("alibi")
@@ -45,7 +45,10 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
 
 
 def _windowless(model: Model) -> Iterator[Problem]:
-    """The mask for sliding layers is made even if there are none (create_sliding_window_causal_mask)."""
+    """Yield an error if sliding layers have no window.
+
+    The model makes their mask even if it has none of these layers (create_sliding_window_causal_mask).
+    """
     if "sliding_attention" in forward_of(model).masks and model.config["sliding_window"] is None:
         yield Problem(
             loc="model.config.sliding_window",
@@ -55,7 +58,10 @@ def _windowless(model: Model) -> Iterator[Problem]:
 
 
 def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
-    """Latent attention has keys for every head, but attention repeats them if there are fewer groups."""
+    """Yield an error if latent attention has fewer groups than heads.
+
+    Its keys exist for every head, but attention would repeat them.
+    """
     config = model.config
     if config.get("kv_lora_rank") is None or training.attention == "flash_attention_2":
         return
@@ -74,7 +80,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
 
 
 def _routerless(model: Model) -> Iterator[Problem]:
-    """The routers' loss reads the first router's logits, even if there is no router."""
+    """Yield an error if the loss includes that of routers, but no layer has one."""
     routed = any(layer.kind.mlp == "sparse" for layer, _ in model.distinct_layers)
     if model.adds_router_loss and not routed:
         yield Problem(

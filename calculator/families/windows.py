@@ -1,4 +1,4 @@
-"""Sliding-window attention: which layers have a window, and its size."""
+"""Sliding-window attention: the layers with a window, and its size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def window(default: int | None) -> Field:
-    """The number of tokens in the window of sliding layers."""
+    """Declare the number of tokens in the window of sliding layers."""
     return size("sliding_window", default, nullable=True, maximum=MOST_TOKENS)
 
 
 def switched_window(default: int | None, unused: int | None = None) -> tuple[Entry, ...]:
-    """A window that applies only if `use_sliding_window` is true; `unused` is its value otherwise."""
+    """Declare a window that only applies if `use_sliding_window` is true. Otherwise its value is `unused`."""
     return (
         flag("use_sliding_window", False),
         replace(window(default), minimum=unused),
@@ -30,7 +30,7 @@ def switched_window(default: int | None, unused: int | None = None) -> tuple[Ent
 
 
 def layer_types(slides: Callable[[Config, int], Any]) -> tuple[Entry, ...]:
-    """The attention type of each layer. `slides` decides which layers slide if the file has no `layer_types`."""
+    """Declare the attention type of each layer. `slides` decides it if the file has no `layer_types`."""
 
     def usual(config: Config) -> tuple[str, ...]:
         return tuple(ATTENTION_TYPES[bool(slides(config, index))] for index in range(config["num_hidden_layers"]))
@@ -44,14 +44,14 @@ def layer_types(slides: Callable[[Config, int], Any]) -> tuple[Entry, ...]:
 
 
 def every(period: int | str) -> Callable[[Config, int], Any]:
-    """Let all layers slide except each `period`-th, or each `config[period]`-th."""
+    """Return a function that lets all layers slide, except each `period`-th or each `config[period]`-th one."""
     if isinstance(period, int):
         return lambda _config, index: (index + 1) % period
     return lambda config, index: (index + 1) % config[period]
 
 
 def attention_type(config: Config) -> AttentionType:
-    """Return the attention type of all layers: sliding if there is a window."""
+    """Return the attention type of all layers, which is sliding if there is a window."""
     return ATTENTION_TYPES[bool(config["sliding_window"])]
 
 

@@ -199,7 +199,7 @@ class DecoderForward:
     It follows the file of transformers that `Family.source` names.
     """
 
-    #: Runs one layer: (batch, sequence, hidden_size) to the same.
+    #: Runs one layer: (batch, sequence, hidden_size) to the same shape.
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
 
     #: Takes ids, and returns word embeddings.
@@ -329,7 +329,8 @@ class DecoderForward:
     #: Whether the code fails on inputs longer than max_position_embeddings.
     limited_to_max_positions: bool = False
 
-    #: The most positions for which layers are followed that run one position after the other. None without such layers.
+    #: The largest number of positions for which layers that process positions one by one are modelled. None without
+    #: such layers.
     positions_followed: int | None = None
 
     #: Returns why flash_attention_2 is refused for a config, or None.

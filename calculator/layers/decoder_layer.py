@@ -83,7 +83,7 @@ class SequentialLayer:
     transform_output: Callable[[Context, Tensor], Tensor] = identity
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """Run the layer: (batch, sequence, hidden_size) to the same."""
+        """Run the layer: (batch, sequence, hidden_size) to the same shape."""
         residual = hidden_states
         hidden_states = self._normed(modules, self.input_norms[0], hidden_states)
         hidden_states = run_sublayer(context, modules, "attention", self.attention, hidden_states)
@@ -114,7 +114,7 @@ class ParallelLayer:
     residual_last: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """Run the layer: (batch, sequence, hidden_size) to the same."""
+        """Run the layer: (batch, sequence, hidden_size) to the same shape."""
         residual = hidden_states
         hidden_states = self.norm(modules, "input_layernorm", hidden_states)
         attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states)

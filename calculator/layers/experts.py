@@ -48,9 +48,9 @@ def experts(
     *,
     is_transposed: bool = False,
 ) -> Tensor:
-    """Run the chosen experts: (tokens, hidden_size) to the same. `indices` and `weights`: (tokens, k).
+    """Run the chosen experts: (tokens, hidden_size) to the same shape. `indices` and `weights`: (tokens, k).
 
-    `is_transposed`: whether the products read the weights themselves, not a transposed view.
+    `is_transposed` is whether the products read the weights themselves, not a transposed view.
     """
     hidden_states, weights = enter_with(bound.name, hidden_states, weights)
     out = _run(context, bound, hidden_states, (indices, weights), gate, is_transposed=is_transposed)

@@ -162,7 +162,7 @@ def _layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """Attend among the patches of each image: (images, patches, hidden_size) to the same."""
+    """Attend among the patches of each image: (images, patches, hidden_size) to the same shape."""
     images, patches, width = x.shape
     heads = context.config["vision_config"]["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))

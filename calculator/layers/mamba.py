@@ -67,7 +67,7 @@ def _normalised(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mamba2:
-    """The mixer of a family: (batch, sequence, hidden_size) to the same. The defaults are Granite's.
+    """The mixer of a family: (batch, sequence, hidden_size) to the same shape. The defaults are Granite's.
 
     Its sizes in the config are `mamba_n_heads`, `mamba_d_head`, `mamba_n_groups`, `mamba_d_state` and
     `mamba_chunk_size`.

@@ -44,14 +44,14 @@ class Mixture:
     is_leaf: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """Run the mixture: (batch, sequence, hidden_size) to the same."""
+        """Run the mixture: (batch, sequence, hidden_size) to the same shape."""
         if not self.is_leaf:
             return self.mixed(context, modules, x)
         with leaf(f"{modules.prefix}mlp", x.tape, modules.names):
             return self.mixed(context, modules, x)
 
     def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """Run the router and the experts: (batch, sequence, hidden_size) to the same."""
+        """Run the router and the experts: (batch, sequence, hidden_size) to the same shape."""
         hidden_states = self.flattened(context, x)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)
         of_experts = modules[self.experts]

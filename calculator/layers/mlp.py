@@ -1,4 +1,4 @@
-"""Feed-forward sublayers: (batch, sequence, hidden_size) to the same."""
+"""Feed-forward sublayers: (batch, sequence, hidden_size) to the same shape."""
 
 from __future__ import annotations
 

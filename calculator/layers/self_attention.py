@@ -164,7 +164,7 @@ class SelfAttention:
     dropout: str | None = None
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """Run attention: (batch, sequence, hidden_size) to the same."""
+        """Run attention: (batch, sequence, hidden_size) to the same shape."""
         query_states, key_states, value_states, *_alive = self.project(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}{self.name}: ")
         shared, context.position_tables = context.position_tables, own_tables(context, value_states)

@@ -165,7 +165,7 @@ def _times(lengths: Sequence[int], start: int, period: int) -> int:
 def tower_attention(
     context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], chunks: Chunks, bounds: Tensor
 ) -> Tensor:
-    """Attend within each chunk of patches: (patches, hidden_size) to the same.
+    """Attend within each chunk of patches: (patches, hidden_size) to the same shape.
 
     One projection computes queries, keys and values. `bounds`: the position of each chunk's first patch, and the end of
     the last chunk.

@@ -1,4 +1,4 @@
-"""Apertus: normed queries and keys, a plain MLP with a learned activation (xIELU, Huang 2024)."""
+"""Apertus: normalized queries and keys, and a plain MLP with a learned activation (xIELU, Huang 2024)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """XIELUActivation without its CUDA extension, as separate operations (transformers/activations.py)."""
+    """Run XIELUActivation without its CUDA extension, as separate operations (transformers/activations.py)."""
     if "mlp.act_fn" not in modules:
         return mlp.configured(context, modules, x)
     context.set_scope(f"{modules.prefix}mlp.act_fn: ")
@@ -39,13 +39,13 @@ def _softplus(alpha: Tensor, name: str) -> Tensor:
 
 
 def _convex(x: Tensor, alpha_p: Tensor) -> Tensor:
-    """alpha_p · x · x + beta · x."""
+    """Return alpha_p · x · x + beta · x."""
     squared = ops.mul(ops.mul(alpha_p, x, "alpha_p · x"), x, "alpha_p · x · x")
     return ops.add(squared, ops.scale(x, "beta · x"), "positive part")
 
 
 def _concave(x: Tensor, alpha_n: Tensor) -> Tensor:
-    """(expm1(min(x, eps)) - x) · alpha_n + beta · x."""
+    """Return (expm1(min(x, eps)) - x) · alpha_n + beta · x."""
     product = ops.mul(ops.subtract(_exponential(x), x, "expm1 - x"), alpha_n, "· alpha_n")
     return ops.add(product, ops.scale(x, "beta · x"), "negative part")
 

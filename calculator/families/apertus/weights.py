@@ -1,4 +1,4 @@
-"""Apertus: normed queries and keys, a plain MLP with a learned activation (xIELU)."""
+"""Apertus: normalized queries and keys, and a plain MLP with a learned activation (xIELU)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _TYPES: tuple[MixerType, MixerType] = ("linear_attention", "full_attention")
 
 
 def _half_rotated(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Drop the share of each head that is rotated: the class sets a half whatever the file says."""
+    """Drop the share of each head that is rotated, because the class always rotates a half."""
     return {name: value for name, value in raw.items() if name != "partial_rotary_factor"}
 
 

@@ -38,7 +38,7 @@ def _attend(context: Context, modules: LayerModules, name: str, hidden_states: T
 
 
 def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int) -> Tensor:
-    """Attend to the same sequence, or to the encoder's output. Queries, keys and values stay alive to the end."""
+    """Attend to the same sequence, or to the encoder's output. Queries, keys and values stay alive until the end."""
     crosses = name == "encoder_attn"
     query_states = _by_heads(modules[f"{name}.q_proj"](hidden_states), heads)
     key_states, value_states = _keys_and_values(context, modules, name, hidden_states, heads)
@@ -53,7 +53,7 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
 def _keys_and_values(
     context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int
 ) -> tuple[Tensor, ...]:
-    """Return those of the decoder's tokens, or of the encoder's output, with those of passes before."""
+    """Return the keys and values of the decoder's tokens or of the encoder's output, including cached ones."""
     current = hidden_states
     if name == "encoder_attn" and context.encoder_states is not None:
         cached, current = encoder_pair(context), context.encoder_states
@@ -85,19 +85,19 @@ def _feed_forward(context: Context, modules: LayerModules, hidden_states: Tensor
 
 
 def _source(context: Context, ids: Tensor) -> Tensor:
-    """Shift the labels, and look up the source's words. Where PEFT looks them up, it does so before the model."""
+    """Shift the labels, and look up the embeddings of the source. PEFT, if it looks them up itself, does so earlier."""
     if not context.method.embeds_inputs:
         shift_labels(context)
     return _words(context, ids, "encoder")
 
 
 def _words(context: Context, ids: Tensor, half: Half) -> Tensor:
-    """Look up words and scale them, by 1 where the config does not scale."""
+    """Look up word embeddings and scale them. The factor is 1 if the config does not set scaling."""
     return ops.scale(embed(context, ids, f"model.{half}.embed_tokens"), "words, scaled")
 
 
 def _encode(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Add positions to the source. Words and positions stay alive while the layers run."""
+    """Add positions to the source. Word and position embeddings stay alive while the layers run."""
     if context.decoder_ids is None:
         shift_labels(context)
     tape, (batch, length, _) = context.tape, inputs_embeds.shape
@@ -119,7 +119,7 @@ def _with_positions(context: Context, inputs_embeds: Tensor, position_ids: Tenso
 
 
 def _target(context: Context, ids: Tensor) -> Tensor:
-    """Embed the target. Words, positions and their numbers stay alive while the layers run."""
+    """Embed the target. Word and position embeddings, and position ids, stay alive while the layers run."""
     inputs_embeds = _words(context, ids, "decoder")
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
@@ -133,7 +133,7 @@ def _target(context: Context, ids: Tensor) -> Tensor:
 
 
 def _make_masks(context: Context) -> None:
-    """Make the mask of the target from one of ones, which covers a prefix too."""
+    """Make the mask of the target from a mask of ones, which also covers a prefix."""
     shape = (context.batch, context.past + context.length)
     ones = context.tape.new(shape, "float32", "mask of ones")
     context.padding_mask = context.tape.new(shape, "bool", "mask of ones, as bool")

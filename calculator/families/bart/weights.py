@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from calculator.architecture.task import Task
     from calculator.families.blocks import Owned
 
-#: Rows that the position tables have before the first position.
+#: The number of rows that the position tables have before the first position.
 #: Source: transformers/models/bart/modeling_bart.py, BartLearnedPositionalEmbedding.
 _OFFSET = 2
 
@@ -76,7 +76,7 @@ def _bart(config: Config) -> Parts:
 
 
 def _seq2seq(model: Model, _: Task) -> Model:
-    """The model that the file describes. The shared table is not looked up: the stacks have tables of their own."""
+    """Return the model of the file. The shared embedding is never called: encoder and decoder have their own."""
     return model if model.tied else replace(model, idle=("model.shared",))
 
 

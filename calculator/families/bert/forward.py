@@ -1,4 +1,4 @@
-"""BERT and RoBERTa: three tables of embeddings, attention in both directions, a norm after each sublayer."""
+"""BERT and RoBERTa: three embedding tables, bidirectional attention, and a norm after each sublayer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
 
 
-#: A layer's modules that end its sublayers.
+#: The modules of a layer that follow its sublayers.
 Output = Literal["attention.output", "output"]
 
 _SUBLAYERS: dict[Output, Literal["attention", "mlp"]] = {"attention.output": "attention", "output": "mlp"}
@@ -30,7 +30,7 @@ _SUBLAYERS: dict[Output, Literal["attention", "mlp"]] = {"attention.output": "at
 def encoder_layer(
     context: Context, modules: LayerModules, hidden_states: Tensor, attend: Callable[..., Tensor] | None = None
 ) -> Tensor:
-    """Attention and MLP, each with a norm after it; `attend` is a family's own self-attention."""
+    """Run attention and the MLP, each followed by a norm. `attend` is the self-attention of a family."""
     attention_output = _attention(context, modules, hidden_states, attend or _self_attention)
     intermediate_output = modules["intermediate.dense"](attention_output)
     context.set_scope(f"{modules.prefix}intermediate: ")
@@ -44,9 +44,9 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, a
 
 
 def _output(context: Context, modules: LayerModules, name: Output, x: Tensor, input_tensor: Tensor) -> Tensor:
-    """Project a sublayer's result, apply dropout, and norm its sum with the residual.
+    """Project the result of a sublayer, apply dropout, add the residual and normalize.
 
-    What is projected stays alive in the caller.
+    The input of the projection stays alive in the caller.
     """
     hidden_states = modules[f"{name}.dense"](x)
     context.set_scope(f"{modules.prefix}{name}: ")
@@ -69,14 +69,14 @@ def _self_attention(context: Context, modules: LayerModules, hidden_states: Tens
 
 
 def _words(context: Context, ids: Tensor, name: str) -> Tensor:
-    """Make the numbers of positions and token types, and look up the words."""
+    """Make the ids of positions and token types, and look up word embeddings."""
     if not context.method.embeds_inputs:
         context.position_tables = _numbers(context, name)
     return embed(context, ids, f"{name}.embeddings.word_embeddings")
 
 
 def _numbers(context: Context, name: str) -> tuple[Tensor, Tensor]:
-    """Return the numbers of positions, and those of token types, which are gathered from a buffer of zeros."""
+    """Return the position ids and the token type ids, which are gathered from a buffer of zeros."""
     tape = context.tape
     context.set_scope(f"{name}.embeddings: ")
     position_ids = _position_ids(context, name)
@@ -85,7 +85,7 @@ def _numbers(context: Context, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _position_ids(context: Context, name: str) -> Tensor:
-    """Return a view of BERT's buffer of positions; RoBERTa counts the tokens that are no padding."""
+    """Return a view of BERT's buffer of position ids. RoBERTa counts the tokens that are not padding."""
     tape, shape = context.tape, (context.batch, context.length)
     if name == "bert":
         return Tensor(tape, None, (1, context.length), "int64", None)
@@ -107,7 +107,7 @@ def _position_ids(context: Context, name: str) -> Tensor:
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor, name: str) -> Tensor:
-    """Add token types and positions to the words; a norm and dropout."""
+    """Add the embeddings of token types and positions to the word embeddings, then normalize and apply dropout."""
     prefix = f"{name}.embeddings"
     position_ids, token_type_ids = context.position_tables or _numbers(context, name)
     context.position_tables = ()
@@ -124,7 +124,7 @@ def _before_layers(context: Context, inputs_embeds: Tensor, name: str) -> Tensor
 
 
 def _pool(context: Context, hidden_states: Tensor, name: str = "bert") -> Tensor:
-    """Run BERT's pooler on each sequence's first token. The output of the layers stays alive to the model's end."""
+    """Run BERT's pooler on the first token of each sequence. The layers' output stays alive until the model returns."""
     context.forward_locals.append(hidden_states)
     pooled_output = context.outer(f"{name}.pooler.dense")(first_token(hidden_states))
     context.set_scope(f"{name}.pooler: ")
@@ -132,7 +132,7 @@ def _pool(context: Context, hidden_states: Tensor, name: str = "bert") -> Tensor
 
 
 def _pooled_too(context: Context, hidden_states: Tensor, name: str) -> Tensor:
-    """Run the pooler, whose result the model returns too, and return the hidden states."""
+    """Run the pooler, whose result the model also returns, and return the hidden states."""
     context.forward_locals.append(_pool(context, hidden_states, name))
     return hidden_states
 
@@ -185,7 +185,7 @@ ROBERTA = replace(
     scores=_roberta_scores,
 )
 
-#: The models of tokens, which have no pooler and whose loss is of logits in the model's dtype.
+#: The models for token tasks. They have no pooler, and their loss takes logits in the model's data type.
 BERT_TOKENS = replace(BERT, final_norm=identity, scores=None, casts_token_logits=False)
 ROBERTA_TOKENS = replace(ROBERTA, scores=None, casts_token_logits=False)
 

@@ -44,7 +44,7 @@ _HEAD = (
     *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob", default=0.1),
 )
 
-#: The fields of BERT and RoBERTa. RoBERTa differs only in its padding token.
+#: The fields of BERT and RoBERTa. RoBERTa only differs in its padding token.
 ENTRIES: tuple[Entry, ...] = (
     size("vocab_size"),
     size("hidden_size"),
@@ -64,7 +64,7 @@ ENTRIES: tuple[Entry, ...] = (
 
 
 def encoder_layer(config: Config, names: tuple[str, str, str] = ("query", "key", "value")) -> Owned:
-    """Attention and MLP, each with a norm after it."""
+    """Return the modules of attention and of the MLP, each followed by a norm."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     return (
@@ -111,7 +111,10 @@ _ROBERTA_TABLES = ("word_embeddings", "token_type_embeddings", "LayerNorm", "pos
 
 
 def _without_position(config: Config) -> str | None:
-    """RoBERTa's positions begin after the padding token's number, which needs a row in the table of positions."""
+    """Return an error if the table of positions has no row for the id of the padding token.
+
+    RoBERTa's positions begin after that id.
+    """
     token, rows = config["pad_token_id"], config["max_position_embeddings"]
     return f"{shown(token)} has no row among {shown(rows)} positions" if token is not None and token >= rows else None
 
@@ -128,7 +131,10 @@ _ROBERTA = (
 
 
 def _bert_classifier(model: Model, task: Task) -> Model:
-    """A pooler and a classifier in place of the head. Source: transformers' BertForSequenceClassification."""
+    """Return the model with a pooler and a classifier as its head.
+
+    Source: transformers' BertForSequenceClassification.
+    """
     hidden = model.config["hidden_size"]
     head = (
         linear("bert.pooler.dense", hidden, hidden, bias=True),
@@ -138,7 +144,7 @@ def _bert_classifier(model: Model, task: Task) -> Model:
 
 
 def _roberta_classifier(model: Model, task: Task) -> Model:
-    """RobertaClassificationHead in place of the head."""
+    """Return the model with RobertaClassificationHead as its head."""
     hidden = model.config["hidden_size"]
     head = (
         linear("classifier.dense", hidden, hidden, bias=True),
@@ -148,13 +154,13 @@ def _roberta_classifier(model: Model, task: Task) -> Model:
 
 
 def _token_model(model: Model, task: Task, base: str) -> Model:
-    """BertForTokenClassification or BertForQuestionAnswering, and RoBERTa's."""
+    """Return BertForTokenClassification or BertForQuestionAnswering, or RoBERTa's classes."""
     own, of_hidden = model.config["classifier_dropout"], model.config["hidden_dropout_prob"]
     return with_token_head(model, base, task, of_hidden if own is None else own)
 
 
 def _with_pooler(model: Model, task: Task, base: str) -> Model:
-    """BertModel, and RoBERTa's, with the pooler that AutoModel adds."""
+    """Return BertModel or RobertaModel with the pooler that AutoModel adds."""
     hidden = model.config["hidden_size"]
     return base_model(model, task, (linear(f"{base}pooler.dense", hidden, hidden, bias=True),))
 
@@ -176,7 +182,7 @@ def _tasks(
 
 
 def _xlm_roberta_classifier(model: Model, task: Task) -> Model:
-    """The same, which XLM-RoBERTa's class makes before its base model."""
+    """Return the model with RobertaClassificationHead. XLM-RoBERTa's class creates it before its base model."""
     classifier = _roberta_classifier(model, task)
     return replace(classifier, parts=(*classifier.parts[-2:], *classifier.parts[:-2]))
 

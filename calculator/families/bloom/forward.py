@@ -1,4 +1,4 @@
-"""BLOOM: ALiBi positions (Press et al. 2021), its own attention and GELU, normed word embeddings."""
+"""BLOOM: ALiBi positions (Press et al. 2021), attention and GELU in own code, and a norm after the word embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run one block: (batch, sequence, hidden_size) to the same. Each sublayer adds its residual itself."""
+    """Run one block: (batch, sequence, hidden_size) to the same shape. Each sublayer adds its own residual."""
     normed_first = context.config["apply_residual_connection_post_layernorm"]
     layernorm_output = norms.layer_norm(modules["input_layernorm"], hidden_states)
     residual = layernorm_output if normed_first else hidden_states
@@ -50,9 +50,9 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, r
 
 
 def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slice the fused projection, in which each head's query, key and value follow each other.
+    """Slice the fused projection, in which the query, key and value of each head are adjacent.
 
-    Each slice makes a gradient of its own. The fused projection stays alive as a local variable.
+    Each slice creates a gradient of its own. The fused projection stays alive as a local variable.
     """
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attention: ")
@@ -77,7 +77,10 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor, residua
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """Run BloomGelu, an autograd function that saves its input: five products and a tanh as separate operations."""
+    """Run BloomGelu, an autograd function that saves its input.
+
+    It runs five products and a tanh as separate operations.
+    """
     tape = x.tape
     node = Node(tape, _gelu_back, (x.edge,)) if x.edge else None
     half = tape.new(x.shape, x.dtype, "half of x")
@@ -92,7 +95,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """Compute tanh(c · x · (1 + d · x · x)). Temporaries are freed as soon as they are used."""
+    """Compute tanh(c · x · (1 + d · x · x)). Each temporary is freed after its last use."""
     tape = x.tape
     scaled = tape.new(x.shape, x.dtype, "c · x")
     cubic = tape.new(x.shape, x.dtype, "d · x")
@@ -130,7 +133,7 @@ def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the bias of each head and position, the same for all queries."""
+    """Return the bias of each head and position, which is the same for all queries."""
     context.set_scope("transformer.ALiBi: ")
     tape, heads = context.tape, context.config["num_attention_heads"]
     batch, length = hidden_states.shape[0], hidden_states.shape[1] + context.past

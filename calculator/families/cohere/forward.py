@@ -1,4 +1,4 @@
-"""Command R: attention and MLP in parallel after one norm, rotation in float32, scaled logits."""
+"""Command R: attention and MLP in parallel after one norm, rotary embeddings in float32, and scaled logits."""
 
 from __future__ import annotations
 

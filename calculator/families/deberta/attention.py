@@ -1,4 +1,4 @@
-"""DeBERTa's disentangled attention: scores of contents, and of contents with relative positions.
+"""DeBERTa's disentangled attention, which scores content, and content against relative positions.
 
 Source: transformers/models/deberta_v2/modeling_deberta_v2.py, DisentangledSelfAttention.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """What the encoder passes to every layer: the mask of all pairs of tokens, their distances and the embeddings."""
+    """The inputs that the encoder passes to every layer: the mask of token pairs, their distances, and embeddings."""
 
     mask: Tensor
     distances: Tensor | None
@@ -28,7 +28,7 @@ class Relative:
 
 
 def attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Attend, with every step an operation of its own. The scores stay alive to the end of the module."""
+    """Run attention, with a separate operation for each step. The scores stay alive until the module returns."""
     passed: Relative = context.passed
     query = _heads(context, modules, "query_proj", hidden_states)
     key = _heads(context, modules, "key_proj", hidden_states)
@@ -56,7 +56,7 @@ def attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _heads(context: Context, modules: LayerModules, name: str, x: Tensor) -> Tensor:
-    """Project, and copy heads next to each other: (batch · heads, sequence, head_dim)."""
+    """Project, and copy the result so that heads are contiguous: (batch · heads, sequence, head_dim)."""
     projected = modules[f"attention.self.{name}"](x)
     context.set_scope(f"{modules.prefix}attention.self: ")
     batch, length, _ = projected.shape
@@ -78,9 +78,9 @@ def _dropped_embeddings(context: Context, passed: Relative) -> Tensor | None:
 def _bias(
     context: Context, modules: LayerModules, query: Tensor, key: Tensor, embeddings: Tensor | None
 ) -> Tensor | None:
-    """Return the scores of contents with distances, of queries (c2p) and of keys (p2c).
+    """Return the scores of content against distances, for queries (c2p) and for keys (p2c).
 
-    Indices and what they gather stay alive until both are added.
+    Indices and gathered scores stay alive until both are added.
     """
     passed: Relative = context.passed
     if embeddings is None or passed.distances is None:
@@ -103,13 +103,13 @@ def _bias(
 
 
 def _repeated(heads: Tensor, batch: Dim, name: str) -> Tensor:
-    """Repeat the heads of one sequence for every sequence."""
+    """Repeat the heads of one sequence for every sequence of the batch."""
     shape = (batch * heads.shape[0], *heads.shape[1:])
     return ops.repeat(ops.view(heads, (1, *heads.shape)), batch, f"{name}, repeated", shape)
 
 
 def _gathered(content: Tensor, positions: Tensor, term: str) -> tuple[Tensor, Tensor]:
-    """Multiply contents with every distance. Return the indices of the pairs of tokens, and what they gather."""
+    """Multiply content by every distance's embedding. Return the indices of the token pairs and the gathered scores."""
     rows, length, _ = content.shape
     tape, shape = content.tape, (1, 1, length, length)
     number = tape.new(shape, "int64", "distances, negated") if term == "p2c" else None
@@ -121,5 +121,5 @@ def _gathered(content: Tensor, positions: Tensor, term: str) -> tuple[Tensor, Te
 
 
 def _added(score: Tensor | None, found: Tensor) -> Tensor:
-    """Add in place to the sum of terms, which begins as a new tensor."""
+    """Add in place to the sum of terms. The first term starts it as a new tensor."""
     return ops.shift(found, "bias of positions") if score is None else add_(score, found)

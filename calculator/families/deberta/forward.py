@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3: the embeddings, what every layer of the encoder receives, and the heads."""
+"""DeBERTa v2 and v3: the embeddings, the inputs of every encoder layer, and the heads."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _ENCODER = "deberta.encoder"
 
 
 def _words(context: Context, ids: Tensor) -> Tensor:
-    """Make a mask of ones where none is passed, and the token types; look up the words."""
+    """Make a mask of ones if none is passed, make the token types, and look up word embeddings."""
     if not context.method.embeds_inputs:
         _make_inputs(context)
     return embed(context, ids, f"{_EMBEDDINGS}.word_embeddings")
 
 
 def _make_inputs(context: Context) -> None:
-    """Keep the mask and the token types to the end of the encoder."""
+    """Keep the mask and the token types alive until the encoder returns."""
     shape = (context.batch, context.length)
     context.set_scope("deberta: ")
     if context.padding_mask is None and context.training.padding:
@@ -47,7 +47,10 @@ def _make_inputs(context: Context) -> None:
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Finish the embeddings, then make what all layers receive: the mask of pairs, the distances and their table."""
+    """Finish the embeddings, and make the inputs of all layers.
+
+    The inputs are the mask of token pairs, the distances and their table.
+    """
     if context.method.embeds_inputs:
         _make_inputs(context)
     embedded = _embedded(context, inputs_embeds)
@@ -89,7 +92,7 @@ def _embedded(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _distances(context: Context) -> Tensor:
-    """Return the distance of every pair of tokens, in buckets where the config has a number of them."""
+    """Return the distance of every token pair. The distances are buckets if the config sets their number."""
     tape, length, config = context.tape, context.length, context.config
     counted = [tape.new((length,), "int64", name) for name in ("queries", "keys")]
     distances = tape.new((length, length), "int64", "distances")
@@ -119,7 +122,7 @@ def _in_buckets(distances: Tensor) -> Tensor:
 
 
 def _table(context: Context) -> Tensor | None:
-    """Return the embeddings of distances, with a norm where the config has one."""
+    """Return the embeddings of distances, normalized if the config sets a norm."""
     if not context.config["relative_attention"]:
         return None
     table = context.outer(f"{_ENCODER}.rel_embeddings").own["weight"]

@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3, the encoder alone, or with the head of a task: disentangled attention over relative positions."""
+"""DeBERTa v2 and v3, without a head or with the head of a task: disentangled attention over relative positions."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _TERMS = ("c2p", "p2c")
 
 
 def _split(value: Any) -> tuple[str, ...]:
-    """Split `"p2c|c2p"`, or return a list of the terms unchanged."""
+    """Split `"p2c|c2p"` into a list. Lists are returned unchanged."""
     listed = value.lower().split("|") if isinstance(value, str) else value or ()
     return tuple(term.strip() for term in listed)
 
 
 def _relative_positions(config: Config) -> int:
-    """Return the rows of the table of relative positions, in one direction."""
+    """Return the number of rows of the table of relative positions, for one direction."""
     if config["position_buckets"] > 0:
         return int(config["position_buckets"])
     furthest = config["max_relative_positions"]
@@ -106,7 +106,7 @@ def _deberta(config: Config, base: str = "") -> Parts:
 
 
 def _with_head(model: Model, head: tuple[Module, ...], dropout: float) -> Model:
-    """The encoder under the name `deberta`, and a head, if there is one."""
+    """Return the encoder under the name `deberta`, with a head if one is given."""
     parts = _deberta(model.config, "deberta.")
     named_parts = tuple(part for part in parts if not isinstance(part, Buffer))
     buffers = tuple(part for part in parts if isinstance(part, Buffer))
@@ -116,12 +116,12 @@ def _with_head(model: Model, head: tuple[Module, ...], dropout: float) -> Model:
 
 
 def _without_head(model: Model, task: Task) -> Model:
-    """DebertaV2Model."""
+    """Return DebertaV2Model."""
     return base_model(_with_head(model, (), 0.0), task)
 
 
 def _classifier(model: Model, task: Task) -> Model:
-    """DebertaV2ForSequenceClassification: a pooler and a classifier."""
+    """Return DebertaV2ForSequenceClassification, with a pooler and a classifier."""
     hidden, pooled = model.config["hidden_size"], model.config["pooler_hidden_size"]
     head = (
         linear("pooler.dense", pooled, pooled, bias=True),
@@ -131,7 +131,7 @@ def _classifier(model: Model, task: Task) -> Model:
 
 
 def _token_model(model: Model, task: Task) -> Model:
-    """DebertaV2ForTokenClassification or DebertaV2ForQuestionAnswering, whose head has no dropout."""
+    """Return DebertaV2ForTokenClassification or DebertaV2ForQuestionAnswering, whose head has no dropout."""
     hidden = model.config["hidden_size"]
     if task.name == "question_ans":
         return _with_head(model, (linear("qa_outputs", hidden, 2, bias=True),), 0.0)

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: keys and values from a latent, which is cached, and experts with a shared MLP."""
+"""DeepSeek V2 and V3: keys and values from a cached latent, and experts with a shared MLP."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-AI 2024). Only a part of each head is rotated; all keys share theirs."""
+    """Multi-head latent attention (DeepSeek-AI 2024). Only a part of each head is rotated. All keys share that part."""
 
     rotate: Rotate
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the module: (batch, sequence, hidden_size) to the same shape."""
         config = context.config
         q_pass, q_rot = _queries(context, modules, hidden_states)
         compressed_kv = modules["self_attn.kv_a_proj_with_mqa"](hidden_states)
@@ -49,7 +49,7 @@ class LatentAttention:
 
 
 def _queries(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Project queries, directly or through a low rank, and split off the part that is rotated."""
+    """Project to queries, directly or in two low-rank steps, and split off the part that is rotated."""
     config = context.config
     if "self_attn.q_proj" in modules:
         q = modules["self_attn.q_proj"](hidden_states)
@@ -62,7 +62,7 @@ def _queries(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
 
 
 def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
-    """Project the latent to every head's keys and values. The rotated part of the keys is copied to each head."""
+    """Project the latent to the keys and values of every head. The rotated part of the keys is copied to each head."""
     config = context.config
     heads = (kv_nope.shape[0], config["num_attention_heads"], kv_nope.shape[2])
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
@@ -90,7 +90,7 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
 
 
 def _turned(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-    """Multiply pairs, as complex numbers, with their rotations (V2's apply_rotary_emb)."""
+    """Multiply pairs by their rotations, as complex numbers (V2's apply_rotary_emb)."""
     freqs_cis = context.position_tables[0]
     xq_, xk_ = ops.cast(q, "float32", "query in float32"), ops.cast(k, "float32", "key in float32")
     xq_out = ops.cast(_product(xq_, freqs_cis, "query, rotated"), q.dtype, "query, cast back")
@@ -106,7 +106,7 @@ def _product(x: Tensor, turns: Tensor, name: str) -> Tensor:
 
 
 def _product_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Multiply with the conjugates of the rotations, which are allocated for it."""
+    """Multiply by the conjugates of the rotations, which are newly allocated."""
     conjugate = grad.tape.new(node.saved[0].shape, "float32", "turns, conjugated")
     out = grad.tape.new(grad.shape, "float32", "rotation: gradient")
     del conjugate
@@ -132,10 +132,10 @@ def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithSharedExperts(Mixture):
-    """A mixture of experts and a shared MLP. What the router chose stays alive while the shared MLP runs."""
+    """A mixture of experts with a shared MLP. The output of the router stays alive while the shared MLP runs."""
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the module: (batch, sequence, hidden_size) to the same shape."""
         tokens = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
         weights, indices, *_alive = self.chosen(context, modules, tokens)
         hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
@@ -145,7 +145,10 @@ class WithSharedExperts(Mixture):
 
 
 def _refused(config: Config) -> str | None:
-    """Refuse values wider than keys, which are cut, not padded (integrations/flash_attention.py)."""
+    """Return why FlashAttention is refused if values are wider than keys.
+
+    transformers then truncates the values (integrations/flash_attention.py).
+    """
     width, value = config["qk_head_dim"], config["v_head_dim"]
     return f"transformers cuts v_head_dim {value} to the keys' {width} there: use sdpa" if value > width else None
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention and DeepSeek's experts: their fields and modules, which other families share."""
+"""The fields and modules of multi-head latent attention and of DeepSeek's experts, which other families share."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def _lonely(config: Config) -> str | None:
     )
 
 
-#: Each group has two experts whose scores are summed.
+#: Each group has two experts, because the two best scores of a group are summed.
 LARGE_GROUPS = Check(name="n_group", problem=_lonely)
 
 
 def latent_fields(
     *, query_rank: int = 1536, nope: int = 128, value: int = 128, eps: float = 1e-6, partial: bool = False
 ) -> tuple[Entry, ...]:
-    """The fields of latent attention, and those of every decoder that has it, with the class's defaults.
+    """Return the fields of latent attention and of the decoders that have it, with the defaults of the class.
 
     `partial`: whether the frequencies depend on partial_rotary_factor in every rotary type.
     """
@@ -67,7 +67,7 @@ def latent_fields(
 
 
 def expert_groups(groups: int | None, chosen: int | None, *, nullable: bool) -> tuple[Entry, ...]:
-    """The groups of experts: a token's experts are in the best `topk_group` of `n_group`."""
+    """Return the fields of expert groups: the experts of a token are in the best `topk_group` of `n_group` groups."""
     return (
         size("n_group", groups, nullable=nullable),
         size("topk_group", chosen, nullable=nullable),
@@ -77,13 +77,16 @@ def expert_groups(groups: int | None, chosen: int | None, *, nullable: bool) -> 
 
 
 def shared_experts(default: int) -> tuple[Entry, ...]:
-    """The experts that process every token, as one MLP with the sum of their widths."""
+    """Return the field of the experts that process every token. They are one MLP with the sum of their widths."""
     together = derived("shared_intermediate_size", lambda c: c["n_shared_experts"] * c["moe_intermediate_size"])
     return (size("n_shared_experts", default), together)
 
 
 def latent_attention(config: Config) -> tuple[Module, ...]:
-    """Low-rank projections to queries, keys and values; a direct one to queries if `q_lora_rank` is null."""
+    """Return the low-rank projections of latent attention.
+
+    If `q_lora_rank` is null, queries have a direct projection.
+    """
     hidden, heads, bias = config["hidden_size"], config["num_attention_heads"], config["attention_bias"]
     query_rank, rank = config["q_lora_rank"], config["kv_lora_rank"]
     queries = heads * config["qk_head_dim"]
@@ -103,7 +106,7 @@ def latent_attention(config: Config) -> tuple[Module, ...]:
 
 
 def routed_experts(per_token: int, *, groups: tuple[int, int]) -> tuple[Entry, ...]:
-    """The experts of DeepSeek V3's router. `groups`: the defaults of n_group and topk_group."""
+    """Return the fields of experts with DeepSeek V3's router. `groups`: the defaults of n_group and topk_group."""
     return (
         *experts(per_token, spelled="n_routed_experts", aliases=("num_local_experts",), router_loss=None),
         *shared_experts(1),
@@ -114,7 +117,10 @@ def routed_experts(per_token: int, *, groups: tuple[int, int]) -> tuple[Entry, .
 
 
 def mixture(config: Config, *correction: Buffer) -> Owned:
-    """Routed and shared experts. `correction`: the buffer of the router's scores, if it has one."""
+    """Return the modules of routed and shared experts.
+
+    `correction`: the buffer that corrects router scores, or None.
+    """
     bias = config.get("mlp_bias", False)
     return (
         fused_experts(config, "moe_intermediate_size"),
@@ -125,7 +131,7 @@ def mixture(config: Config, *correction: Buffer) -> Owned:
 
 
 def corrected_mixture(config: Config) -> Owned:
-    """The same with DeepSeek V3's correction of the router's scores."""
+    """Return the modules of routed and shared experts, with DeepSeek V3's correction of router scores."""
     experts = config["num_experts"]
     correction = Buffer(name="mlp.gate.e_score_correction_bias", shape=(experts,), dtype="float32", persistent=True)
     return mixture(config, correction)

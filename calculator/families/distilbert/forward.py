@@ -1,4 +1,4 @@
-"""DistilBERT: learned positions, attention in both directions, a norm after each sublayer."""
+"""DistilBERT: learned positions, bidirectional attention, and a norm after each sublayer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _words(context: Context, ids: Tensor) -> Tensor:
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Add positions to the words; a norm and dropout."""
+    """Add position embeddings to the word embeddings, then normalize and apply dropout."""
     position_ids = Tensor(context.tape, None, (1, inputs_embeds.shape[1]), "int64", None)
     position_embeddings = embed(context, position_ids, "distilbert.embeddings.position_embeddings")
     context.set_scope("distilbert.embeddings: ")
@@ -47,7 +47,7 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Attend. Queries, keys and values stay alive to the end of the module."""
+    """Run attention. Queries, keys and values stay alive until the module returns."""
     heads = context.config["num_attention_heads"]
     query_layer, key_layer, value_layer = (
         split_heads(context, modules[f"attention.{name}_lin"](hidden_states), heads) for name in ("q", "k", "v")
@@ -86,5 +86,5 @@ DISTILBERT = DecoderForward(
     dropout_modules=("dropout", "attention_dropout", "seq_classif_dropout"),
 )
 
-#: The models of tokens, whose loss is of logits in the model's dtype.
+#: The models for token tasks, whose loss takes logits in the model's data type.
 TOKENS = replace(DISTILBERT, scores=None, casts_token_logits=False)

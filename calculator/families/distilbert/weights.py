@@ -45,7 +45,10 @@ def _distilbert(config: Config) -> Parts:
 
 
 def _classifier(model: Model, task: Task) -> Model:
-    """Two linear layers in place of the head. Source: transformers' DistilBertForSequenceClassification."""
+    """Return the model with two linear layers as its head.
+
+    Source: transformers' DistilBertForSequenceClassification.
+    """
     hidden = model.config["hidden_size"]
     head = (
         linear("pre_classifier", hidden, hidden, bias=True),
@@ -55,7 +58,7 @@ def _classifier(model: Model, task: Task) -> Model:
 
 
 def _token_model(model: Model, task: Task) -> Model:
-    """DistilBertForTokenClassification or DistilBertForQuestionAnswering."""
+    """Return DistilBertForTokenClassification or DistilBertForQuestionAnswering."""
     return with_token_head(model, "distilbert.", task, model.config["dropout"], model.config["qa_dropout"])
 
 

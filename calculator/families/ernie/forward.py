@@ -1,4 +1,4 @@
-"""ERNIE 4.5: Llama's layer, whose heads are rotated by interleaved pairs in float32, with an MLP or experts."""
+"""ERNIE 4.5: Llama's layer with an MLP or experts. Interleaved pairs of each head are rotated in float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHARED = "mlp.shared_experts"
 
 
 def _rotate(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Run apply_rotary_pos_emb: products in float32 with tables that each layer interleaves, then casts back."""
+    """Run apply_rotary_pos_emb: each layer interleaves the tables, multiplies in float32, and casts back."""
     cos, sin = (spread_table(context, table) for table in context.position_tables[:2])
     q_embed = _rotated(query_states, cos, sin, "query, rotated")
     k_embed = _rotated(key_states, cos, sin, "key, rotated")
@@ -42,7 +42,7 @@ def _swapped(x: Tensor, name: str) -> Tensor:
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Ernie4_5_MoeTopKRouter: softmax in float32, chosen with a correction that is not trained; autocast is off."""
+    """Run Ernie4_5_MoeTopKRouter without autocast: softmax in float32, and a choice with an untrained correction."""
     with autocast.region(context.tape, None):
         router_logits = routers.logits_in_float32(context, gate, hidden_states)
         scores = ops.softmax(router_logits, "float32")
@@ -63,7 +63,7 @@ class _WithSharedExperts(Mixture):
     """A mixture with an MLP of shared experts, if there are any, which runs first."""
 
     def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """Run the shared experts, the router and the experts: (batch, sequence, hidden_size) to the same."""
+        """Run the shared experts, the router and the experts. The shape stays (batch, sequence, hidden_size)."""
         hidden_states = self.flattened(context, x)
         shared = f"{_SHARED}.gate_proj" in modules
         shared_output = mlp.called(context, modules, hidden_states, _SHARED) if shared else None

@@ -54,7 +54,7 @@ def _ernie4_5(config: Config) -> Parts:
 
 
 def _mixture(config: Config) -> Owned:
-    """The router with a correction that the class freezes, routed experts, and an MLP of shared ones."""
+    """Return a router with a frozen correction, the routed experts, and an MLP of the shared experts."""
     correction = Parameter(
         name="e_score_correction_bias", shape=(1, config["num_experts"]), dtype="float32", frozen=True
     )
@@ -82,7 +82,7 @@ def _ernie4_5_moe(config: Config) -> Parts:
 
 
 def _last_sparse(config: Config) -> int:
-    """The last layer that may have experts: -1 is the last of all."""
+    """Return the index of the last layer that may have experts. -1 means the last layer."""
     end = int(config["moe_layer_end_index"])
     return int(config["num_hidden_layers"]) - 1 if end == -1 else end
 

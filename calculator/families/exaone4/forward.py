@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after sublayers, normed queries and keys, no rotation in layers without a window."""
+"""EXAONE 4: norms after sublayers, normalized queries and keys, and no rotary embeddings in layers without a window."""
 
 from __future__ import annotations
 

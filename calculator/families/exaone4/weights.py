@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after sublayers, normed queries and keys, no rotation in layers without a window."""
+"""EXAONE 4: norms after sublayers, normalized queries and keys, and no rotary embeddings in layers without a window."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _pattern(config: Config) -> int | str | None:
 
 
 def _slides(config: Config, index: int) -> bool:
-    """Whether a layer slides, in a file without `layer_types` (Exaone4Config.__post_init__)."""
+    """Return whether a layer has a sliding window, for a file without `layer_types` (Exaone4Config.__post_init__)."""
     pattern = config["sliding_window_pattern"]
     if not isinstance(pattern, int) or not pattern:
         message = f"is required where sliding_window_pattern is {shown(pattern)} or sliding_window is null"

@@ -1,4 +1,4 @@
-"""Falcon's attention: how heads are split and rotated, and two implementations of eager attention.
+"""Falcon's attention: the split into heads, the rotation, and two implementations of eager attention.
 
 Source: transformers/models/falcon/modeling_falcon.py, FalconAttention.
 """
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context, LayerModules
 
-    #: The output, and scores that stay alive until the output projection has run.
+    #: The output, and the scores, which stay alive until the output projection has run.
     Attended = tuple[Tensor, tuple[Tensor, ...]]
 
 
 def self_attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run attention: (batch, sequence, hidden_size) to the same. A local variable keeps the fused projection alive."""
+    """Run attention: (batch, sequence, hidden_size) to the same shape.
+
+    A local variable keeps the fused projection alive.
+    """
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attention: ")
     query_layer, key_layer, value_layer = _split(context, fused_qkv)
@@ -40,9 +43,9 @@ def self_attention(context: Context, modules: LayerModules, hidden_states: Tenso
 
 
 def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split the fused projection into queries, keys and values: (batch, heads, sequence, head_dim) each.
+    """Split the fused projection into queries, keys and values of shape (batch, heads, sequence, head_dim).
 
-    Indexing with a list copies; slicing does not.
+    Indexing with a list copies. Slicing does not.
     """
     config, (batch, length, _) = context.config, fused_qkv.shape
     head = (batch, config["num_attention_heads"], length, config["head_dim"])
@@ -62,7 +65,10 @@ def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split it by groups, each of queries, a key and a value. Key and value are expanded to the number of queries."""
+    """Split the fused projection by groups of queries with one key and one value.
+
+    Keys and values are expanded to the number of queries.
+    """
     config, (batch, length, _) = context.config, fused_qkv.shape
     heads, groups, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     each = heads // groups
@@ -77,10 +83,10 @@ def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _flattened(x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Flatten groups and their heads into one dimension: a copy if there are several of both."""
+    """Flatten groups and their heads into one dimension. This copies if there are several of both."""
     if x.shape[1] > 1 and x.shape[3] > 1:
         x = ops.contiguous(x, name)
-        x.merged = False  # by positions, then by heads
+        x.merged = False  # positions first, then heads
     return ops.view(x, shape)
 
 
@@ -96,7 +102,9 @@ def _attend(context: Context, query: Tensor, key: Tensor, value: Tensor, dtype: 
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Run sdpa, always with a mask. Without enable_gqa, only the math kernel runs a single key head for all queries.
+    """Run sdpa, always with a mask.
+
+    Without enable_gqa, only the math kernel supports a single key head for all queries.
 
     Source: aten/src/ATen/native/transformers/sdp_utils_cpp.h, check_batch_size_and_num_heads_dense.
     """
@@ -111,14 +119,14 @@ def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: T
 
 
 def _eager(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
-    """Scale scores in place and apply a softmax in the hidden states' dtype, without dropout."""
+    """Scale the scores in place and apply softmax in the data type of the hidden states, without dropout."""
     scores = in_place.mul_(scores)
     scores = ops.softmax(attention.add_mask(context, scores), dtype)
     return attention.weigh_values(context, scores, value), ()
 
 
 def _with_alibi(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
-    """Add the bias to scores in float32. The mask contains the bias too."""
+    """Add the ALiBi bias to the scores in float32. The mask also contains the bias."""
     *_, alibi = context.position_tables
     attention_scores = ops.cast(scores, "float32", "scores in float32")
     attention_logits = in_place.mul_(ops.add(attention_scores, alibi, "scores + ALiBi"))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run one block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same shape."""
     config, residual = context.config, hidden_states
     two = "ln_attn" in modules
     attention_layernorm_out = norms.layer_norm(modules["ln_attn" if two else "input_layernorm"], hidden_states)
@@ -53,7 +53,7 @@ def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return cos, sin and position_ids, needed or not, and ALiBi's bias for each head and position."""
+    """Return cos, sin and position_ids even if they are not used, and ALiBi's bias for each head and position."""
     if not context.config["alibi"]:
         return rotary_tables(context, hidden_states)
     context.set_scope("transformer.ALiBi: ")
@@ -67,7 +67,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 
 def _biased(context: Context, mask: Tensor | None) -> Tensor | None:
-    """Add ALiBi's bias to the mask, for each head."""
+    """Add ALiBi's bias of each head to the mask."""
     if mask is None or not context.config["alibi"]:
         return mask
     tape, (*_, alibi) = context.tape, context.position_tables
@@ -86,7 +86,7 @@ def _refused(config: Config) -> str | None:
 
 
 def _fails(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield fields that need norms that the layer lacks, or more cached heads than there are keys."""
+    """Yield fields with which the forward pass fails: the layer lacks norms, or has fewer keys than cached heads."""
     new, parallel, norms_before = (
         config[name] for name in ("new_decoder_architecture", "parallel_attn", "num_ln_in_parallel_attn")
     )

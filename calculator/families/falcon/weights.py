@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def _kv_heads(config: Config) -> int:
-    """Return `num_kv_heads` in the new architecture; else one for all query heads, or one for each."""
+    """Return `num_kv_heads` in the new architecture. In the old one, return one for all query heads or one for each."""
     if config["new_decoder_architecture"]:
         return config["num_key_value_heads"] or heads(config)
     return 1 if config["multi_query"] else heads(config)

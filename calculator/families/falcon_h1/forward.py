@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Project queries, keys, which are multiplied by a number, and values."""
+    """Project to queries, keys and values. Keys are multiplied by a constant."""
     queries, groups = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     query_states = split_heads(context, modules["self_attn.q_proj"](hidden_states), queries)
     key_states = split_heads(context, modules["self_attn.k_proj"](hidden_states), groups)
@@ -31,7 +31,7 @@ _mamba = mamba.Mamba2(norm=mamba.rms_norm_by_group, multiplies=True, gates_state
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Multiply word embeddings that the model has looked up itself."""
+    """Multiply word embeddings, if the model has looked them up itself."""
     if context.method.embeds_inputs:
         return inputs_embeds
     context.set_scope("model.")
@@ -39,7 +39,7 @@ def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """FalconH1MLP: down(up(x) · act(gate(x))), with multipliers of the gate and the output."""
+    """Run FalconH1MLP: down(up(x) · act(gate(x))), with multipliers for the gate and the output."""
     up = modules["feed_forward.up_proj"](x)
     gate = modules["feed_forward.gate_proj"](x)
     context.set_scope(f"{modules.prefix}feed_forward: ")
@@ -52,7 +52,7 @@ def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """FalconH1DecoderLayer: the outputs of Mamba and attention live until it returns."""
+    """Run FalconH1DecoderLayer. The outputs of Mamba and attention stay alive until it returns."""
     residual = hidden_states
     hidden_states = norms.rms_norm(modules["input_layernorm"], hidden_states)
     of_mamba = ops.scale(_mamba(context, modules, hidden_states), "output of Mamba, multiplied")

@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and the text model of 3: scaled embeddings, offset norms, from version 2 on around every sublayer."""
+"""Gemma 1, 2 and the text model of 3: scaled embeddings and offset norms, from version 2 on around every sublayer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _embed(context: Context, ids: Tensor) -> Tensor:
 
 
 def _scale(context: Context, hidden_states: Tensor) -> Tensor:
-    """Scale embeddings that their module does not scale."""
+    """Scale embeddings, if their module does not scale them."""
     if "embeddings_scaled_by_a_number" not in context.older:
         return hidden_states
     return ops.scale(hidden_states, "embeddings, scaled")

@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and the text model of 3: scaled embeddings; from version 2 on, a norm before and after each sublayer."""
+"""Gemma 1, 2 and the text model of 3: scaled embeddings, from version 2 on a norm before and after each sublayer."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
     from calculator.architecture.layer_kind import LayerKind
 
-#: The norms around Gemma's sublayers from its second version on.
+#: The norms around Gemma's sublayers, from version 2 on.
 SANDWICH = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
-#: The factor that embeddings are multiplied with.
+#: The buffer with the factor that scales embeddings.
 EMBED_SCALE = Buffer(name="model.embed_tokens.embed_scale", shape=(), dtype="model")
 
 
 def gemma_layer(config: Config) -> Owned:
-    """One layer of Gemma 1, also of PaliGemma's text model."""
+    """Return one layer of Gemma 1, which PaliGemma's text model also has."""
     bias = config["attention_bias"]
     return (*attention(config, qkv_bias=bias, o_bias=bias), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
@@ -59,7 +59,7 @@ def _gemma2(config: Config) -> Parts:
 
 
 def gemma3_layer(config: Config) -> Owned:
-    """One layer of Gemma 3's text model."""
+    """Return one layer of Gemma 3's text model."""
     bias, head = config["attention_bias"], config["head_dim"]
     return (
         *attention(config, qkv_bias=bias, o_bias=bias),
@@ -77,7 +77,7 @@ def _gemma3_text(config: Config) -> Parts:
 
 
 def _window_both_ways(config: Config) -> int | None:
-    """Return the window, or half of it on either side if attention is bidirectional."""
+    """Return the window. If attention is bidirectional, return half of it for each side."""
     window_size: int | None = config["sliding_window"]
     if not config["use_bidirectional_attention"]:
         return window_size
@@ -110,7 +110,7 @@ GEMMA3_TEXT: tuple[Entry, ...] = (
 
 
 def _tanh_for_gelu(config: Config) -> str:
-    """Read Gemma 1's legacy name, gelu, as the approximation that the code runs."""
+    """Replace Gemma 1's legacy name, gelu, by that of the approximation that the code runs."""
     activation_name: str = config["hidden_act"]
     return "gelu_pytorch_tanh" if activation_name == "gelu" else activation_name
 

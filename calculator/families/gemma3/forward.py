@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def refuses_flash(_: Config) -> str:
-    """Refuse FlashAttention: it has no mask with which an image's tokens attend to each other (Gemma3Model)."""
+    """Return why FlashAttention is refused: no mask lets an image's tokens attend to each other (Gemma3Model)."""
     return "transformers refuses it for a model that reads images: use sdpa"
 
 
 def embed_words(context: Context, ids: Tensor) -> Tensor:
-    """Look up word embeddings. If the image token is not in the vocabulary, ids are copied to replace it.
+    """Look up word embeddings. If the image token is not in the vocabulary, a copy of the ids replaces it.
 
     Source: Gemma3Model.forward and PaliGemmaModel.forward, which receive embeddings instead of ids if PEFT has looked
     them up.

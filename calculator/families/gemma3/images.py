@@ -1,4 +1,4 @@
-"""Gemma 3 with images: SigLIP, the projector that pools patches, and masks in which an image's tokens see each other.
+"""Gemma 3 with images: SigLIP, a projector that pools patches, and masks in which tokens of an image attend mutually.
 
 Source: transformers/models/gemma3/modeling_gemma3.py.
 """
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 _TOWER, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 
-#: Two line breaks, which are one token, and the start of an image; its end, and two line breaks.
+#: The number of tokens around an image. Before it are two line breaks, which are one token, and the image's start.
+#: After it are its end and two line breaks.
 #: Source: transformers/models/gemma3/processing_gemma3.py, full_image_sequence.
 _AROUND = 4
 
 
 def _pooled_side(config: Config) -> int:
-    """Return the tokens of a side of an image (Gemma3MultiModalProjector.avg_pool)."""
+    """Return the number of tokens along a side of an image (Gemma3MultiModalProjector.avg_pool)."""
     vision = config["vision_config"]
     patches = int(vision["image_size"]) // int(vision["patch_size"])
     kernel = patches // int(config["mm_tokens_per_image"] ** 0.5)
@@ -41,7 +42,7 @@ def _pooled_side(config: Config) -> int:
 
 
 def _process(config: Config, images: Images) -> Processed:
-    """Resize an image to the tower's size, whatever its proportions: pan and scan is off by default."""
+    """Resize an image to the tower's size, without keeping its proportions. Pan and scan is off by default."""
     vision = config["vision_config"]
     no_limits(images)
     if vision["vision_use_head"]:
@@ -56,17 +57,17 @@ def _process(config: Config, images: Images) -> Processed:
 
 
 def _batch(config: Config, training: Training, _image: Processed) -> list[BatchTensor]:
-    """Return the tensors that a batch has because of its images."""
+    """Return the tensors that images add to a batch."""
     return [image_encoder.pixels(config, training.image_count), token_types("token_type_ids", training)]
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
     return image_encoder.words_and_images(context, inputs_embeds, _TOWER, _project)
 
 
 def _project(context: Context, vision_outputs: Tensor) -> Tensor:
-    """Average the patches of each token, and project them: (images, patches, hidden_size) to (images, tokens, ...)."""
+    """Average the patches of each token and project them: (images, patches, hidden_size) to (images, tokens, ...)."""
     images, _, width = vision_outputs.shape
     vision, side = context.config["vision_config"], _pooled_side(context.config)
     patches = int(vision["image_size"]) // int(vision["patch_size"])
@@ -85,7 +86,7 @@ def _project(context: Context, vision_outputs: Tensor) -> Tensor:
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the masks of both attention types, of which the family makes both whatever its layers are.
+    """Return the masks of both attention types. The model makes both, whatever its layers are.
 
     Source: create_masks_for_vision_model; transformers/masking_utils.py.
     """
@@ -96,7 +97,7 @@ def _masks(context: Context) -> dict[MixerType, Tensor | None]:
 
 
 def _mask(context: Context) -> Tensor:
-    """Return a mask (batch, 1, sequence, sequence): causal or of one image, in the window, no padding."""
+    """Return a mask (batch, 1, sequence, sequence): causal or bidirectional in an image, in the window, no padding."""
     tape, batch, length = context.tape, context.batch, context.length
     mask = masks.causal_or_of_one_image(context)
     if context.training.padding:

@@ -14,7 +14,7 @@ from calculator.families.image_encoder import SIGLIP, siglip
 from calculator.families.nested import from_text, nested, with_defaults
 from calculator.families.rope import frequencies_per_type
 
-#: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
+#: The defaults of the class. A file leaves out fields of `text_config` that equal the defaults.
 #: Source: transformers/models/gemma3/configuration_gemma3.py, Gemma3TextConfig.
 _TEXT_DEFAULTS = {
     "vocab_size": 262_208,

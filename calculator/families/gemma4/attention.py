@@ -1,4 +1,4 @@
-"""Gemma 4's attention: normed queries, keys and values, whose heads have a size for each attention type."""
+"""Gemma 4's attention: normalized queries, keys and values. The size of heads depends on the attention type."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def attend(context: Context, modules: LayerModules, hidden_states: Tensor, norm: Norm = rms_norm) -> Tensor:
-    """Gemma4TextAttention: queries first, then keys and values, its own or an earlier layer's.
+    """Run Gemma4TextAttention: queries first, then the layer's own keys and values or those of an earlier layer.
 
-    norm: that of queries and keys.
+    `norm` is the norm of queries and keys.
     """
     kind, shared = modules.kind, context.passed.keys_and_values
     context.set_scope(f"{modules.prefix}self_attn: ")
@@ -35,7 +35,7 @@ def attend(context: Context, modules: LayerModules, hidden_states: Tensor, norm:
 def _keys_and_values(
     context: Context, modules: LayerModules, hidden_states: Tensor, norm: Norm
 ) -> tuple[Tensor, Tensor]:
-    """Project keys and values; without a projection of values, those are the keys before their norm."""
+    """Project to keys and values. Without a value projection, the values are the keys before their norm."""
     key_states = _heads(context, modules, hidden_states, "k")
     value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
     key_states = _rotated(context, modules, norm(modules["self_attn.k_norm"], key_states), "key")

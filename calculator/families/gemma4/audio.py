@@ -1,4 +1,4 @@
-"""The weights of Gemma 4's audio tower, which runs for sound alone.
+"""The weights of Gemma 4's audio tower, which only runs for sound.
 
 Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4AudioModel.
 """
@@ -78,7 +78,7 @@ def _layer(config: Config) -> Owned:
 
 
 def audio_tower(config: Config, path: str) -> Parts:
-    """Gemma4AudioModel."""
+    """Return the modules of Gemma4AudioModel."""
     hidden, (first, second) = config["hidden_size"], config["subsampling_conv_channels"]
     start = f"{path}.subsample_conv_projection"
     return (

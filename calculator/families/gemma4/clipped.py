@@ -1,4 +1,4 @@
-"""Linear layers of Gemma 4's towers, in a module that may clip what goes in and out: Gemma4ClippableLinear."""
+"""Linear layers of Gemma 4's towers, in a module that may clip its input and output: Gemma4ClippableLinear."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LIMITS = ("input_min", "input_max", "output_min", "output_max")
 
 
 def clippable(config: Config, name: str, in_features: int, out_features: int) -> Owned:
-    """The module: a linear layer without a bias, and four limits where `use_clipped_linears` is set."""
+    """Return the module: a linear layer without a bias, and four limits if `use_clipped_linears` is set."""
     limits = _LIMITS if config["use_clipped_linears"] else ()
     buffers = (Buffer(name=f"{name}.{each}", shape=(), dtype="model", persistent=True) for each in limits)
     return (linear(f"{name}.linear", in_features, out_features), *buffers)
 
 
 def run(context: Context, modules: LayerModules, name: str, x: Tensor) -> Tensor:
-    """(..., in_features) to (..., out_features)."""
+    """Run the module: (..., in_features) to (..., out_features)."""
     clips = context.config["vision_config"]["use_clipped_linears"]
     if clips:
         context.set_scope(f"{modules.prefix}{name}: ")

@@ -1,4 +1,4 @@
-"""Gemma 4's text model: heads of two sizes, shared keys and values, inputs for each layer, experts and an MLP."""
+"""Gemma 4's text model: heads of two sizes, shared keys and values, per-layer inputs, and experts next to an MLP."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
     from calculator.layers.mlp import Sublayer
 
-#: The largest heads of FlashAttention 2. Source: flash-attention, csrc/flash_attn/flash_api.cpp, mha_fwd.
+#: The largest head size of FlashAttention 2.
+#: Source: flash-attention, csrc/flash_attn/flash_api.cpp, mha_fwd.
 _FLASH_HEAD = 256
 
 
 class Passed:
-    """What the decoder passes to its layers: inputs of each layer, and keys and values by attention type."""
+    """The tensors that the decoder passes to its layers: per-layer inputs, and keys and values by attention type."""
 
     __slots__ = ("keys_and_values", "per_layer_inputs")
 
@@ -39,20 +40,20 @@ class Passed:
 
 
 def rows_of_layers(context: Context, ids: Tensor, path: str = "model") -> Tensor | None:
-    """Look up the embeddings of the layers' own inputs, if there are any (get_per_layer_inputs)."""
+    """Look up the embeddings of the per-layer inputs, if the model has any (get_per_layer_inputs)."""
     own = context.config["hidden_size_per_layer_input"]
     return embed(context, ids, f"{path}.embed_tokens_per_layer", scaled=True) if own else None
 
 
 def _embeddings(context: Context, ids: Tensor) -> Tensor:
-    """Look up word embeddings, and those of the layers' own inputs."""
+    """Look up word embeddings, and the embeddings of the per-layer inputs."""
     inputs_embeds = embed(context, ids, scaled=True)
     context.passed = Passed(rows_of_layers(context, ids))
     return inputs_embeds
 
 
 def project_inputs(context: Context, inputs_embeds: Tensor, path: str = "model") -> Tensor:
-    """Project word embeddings to an input for each layer, and add the rows of those (project_per_layer_inputs)."""
+    """Project word embeddings to per-layer inputs, and add their own embeddings (project_per_layer_inputs)."""
     rows = context.passed.per_layer_inputs
     if rows is None:
         return inputs_embeds
@@ -69,7 +70,7 @@ def project_inputs(context: Context, inputs_embeds: Tensor, path: str = "model")
 
 
 def _last_position(context: Context, hidden_states: Tensor) -> Tensor:
-    """Return views of the last position: of hidden states, masks, tables and the layers' own inputs.
+    """Return a view of the last position, of hidden states, masks, tables and per-layer inputs.
 
     FlashAttention's masks can't be sliced. Source: Gemma4TextModel._maybe_slice_kv_shared_inputs.
     """
@@ -88,15 +89,15 @@ def _last_position(context: Context, hidden_states: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemma4Layer:
-    """Gemma4TextDecoderLayer, which receives its own input from the decoder."""
+    """Gemma4TextDecoderLayer, which receives its per-layer input from the decoder."""
 
-    #: The norms around attention and the MLP, and those of queries and keys.
+    #: The norms around attention and the MLP, and the norms of queries and keys.
     norm: Norm = rms_norm
     #: The MLP of a layer without experts.
     mlp: Sublayer = mlp.gated
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the module: (batch, sequence, hidden_size) to the same shape."""
         own_input, norm = _own_input(context), self.norm
         residual = hidden_states
         hidden_states = norm(modules["input_layernorm"], hidden_states)
@@ -127,7 +128,7 @@ def _own_input(context: Context) -> Tensor | None:
 
 
 def _with_own_input(context: Context, modules: LayerModules, hidden_states: Tensor, own_input: Tensor) -> Tensor:
-    """Gate the layer's own input with its hidden states."""
+    """Gate the layer's own input by its hidden states."""
     gate = modules["per_layer_input_gate"](hidden_states)
     context.set_scope(modules.prefix)
     gate = mlp.configured(context, modules, gate)
@@ -141,9 +142,9 @@ def _with_own_input(context: Context, modules: LayerModules, hidden_states: Tens
 def _with_experts(
     context: Context, modules: LayerModules, residual: Tensor, mlp_output: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Add the experts' output to the MLP's, each after a norm. The experts read what the MLP's norm reads.
+    """Add the experts' output to the MLP's output, each after a norm. Both read the same hidden states.
 
-    Returns the sum, and what the layer's local variables refer to until it returns.
+    Returns the sum, and the tensors that the layer's local variables keep alive until it returns.
     """
     of_mlp = rms_norm(modules["post_feedforward_layernorm_1"], mlp_output)
     flat = ops.view(residual, (residual.shape[0] * residual.shape[1], residual.shape[2]))
@@ -156,7 +157,7 @@ def _with_experts(
 
 
 def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gemma4TextRouter: the probabilities, and the weights and numbers of the chosen experts."""
+    """Run Gemma4TextRouter. Return the probabilities, and the weights and indices of the chosen experts."""
     own = modules["router"].own
     context.set_scope(f"{modules.prefix}router.norm: ")
     hidden_states = unscaled_rms_norm(flat)

@@ -44,7 +44,7 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower, project its tokens, and put them in the places of the placeholders."""
+    """Run the tower, project its tokens, and replace the embeddings of the placeholders by them."""
     last_hidden_state = _tower(context, context.images[0])
     context.set_scope(f"{_EMBEDDER}.embedding_pre_projection_norm: ")
     normed = unscaled_rms_norm(last_hidden_state)
@@ -62,9 +62,9 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _tower(context: Context, pixel_values: Tensor) -> Tensor:
-    """(images, patches, pixels) to (tokens of all images, hidden_size).
+    """Run the tower: (images, patches, pixels) to (tokens of all images, hidden_size).
 
-    The code refers to the first layer's input and to the last one's output until it returns.
+    The code keeps the first layer's input and the last layer's output alive until it returns.
     """
     images, patches, _ = pixel_values.shape
     context.set_scope(f"{_TOWER}: ")
@@ -78,7 +78,10 @@ def _tower(context: Context, pixel_values: Tensor) -> Tensor:
 
 
 def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
-    """Run the layers on their input alone, which is removed from the list. The caller refers to the mask's argument."""
+    """Run the layers on their input, which is removed from the list.
+
+    The caller keeps the argument of the mask alive.
+    """
     images, patches, _ = inputs[0].shape
     context.set_scope(f"{_TOWER}.encoder: ")
     _attention_mask = context.tape.new((images, patches), "bool", "no padding")
@@ -96,7 +99,7 @@ def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
 
 
 def _patches(context: Context, pixel_values: Tensor, padding: Tensor) -> Tensor:
-    """Project scaled pixels, and add the embeddings of a patch's row and column, which are zero for padding."""
+    """Project scaled pixels, and add the embeddings of each patch's row and column. Those of padding are zero."""
     path = f"{_TOWER}.patch_embedder"
     project, own = context.outer(f"{path}.input_proj"), context.outer(path).own["position_embedding_table"]
     context.set_scope(f"{path}: ")
@@ -119,7 +122,7 @@ def _patches(context: Context, pixel_values: Tensor, padding: Tensor) -> Tensor:
 
 
 def _mask(context: Context, images: int, patches: int) -> Tensor | None:
-    """Return a mask (images, 1, patches, patches) of padding, if there is any."""
+    """Return a mask of padding (images, 1, patches, patches), or None without padding."""
     if context.image.patches == patches:
         return None
     tape = context.tape
@@ -131,7 +134,7 @@ def _mask(context: Context, images: int, patches: int) -> Tensor | None:
 
 
 def _tables(context: Context, images: int, patches: int, dtype: DType) -> list[Tensor]:
-    """Return cos and sin of every patch: half of a head turns with its column, half with its row."""
+    """Return cos and sin of every patch. Half of a head encodes the column, half the row."""
     head = int(context.config["vision_config"]["head_dim"])
     context.set_scope(f"{_TOWER}.encoder.rotary_emb: ")
     freqs = context.tape.new((images, patches, 2, head // 4), "float32", "freqs")
@@ -157,7 +160,7 @@ def _layer(context: Context, modules: LayerModules, x: Tensor, tables: Sequence[
 
 
 def _attention(context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    """Attend among the patches of each image: (images, patches, hidden_size) to the same."""
+    """Attend among the patches of each image: (images, patches, hidden_size) to the same shape."""
     query, key = (_rotated(modules, _heads(context, modules, x, name), name, tables) for name in ("q", "k"))
     value = _heads(context, modules, x, "v")
     context.set_scope(f"{modules.prefix}self_attn.v_norm: ")
@@ -173,7 +176,7 @@ def _heads(context: Context, modules: LayerModules, x: Tensor, name: str) -> Ten
 
 
 def _rotated(modules: LayerModules, x: Tensor, name: str, tables: Sequence[Tensor]) -> Tensor:
-    """Norm heads, and rotate their halves with the columns and the rows (apply_multidimensional_rope)."""
+    """Normalize heads, and rotate their halves by the column and the row (apply_multidimensional_rope)."""
     x = rms_norm(modules[f"self_attn.{name}_norm"], x)
     x.tape.scope = f"{modules.prefix}self_attn: "
     half = (*x.shape[:-1], x.shape[-1] // 2)
@@ -190,7 +193,7 @@ def _half(table: Tensor) -> tuple[int, ...]:
 
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """down(act(gate(x)) · up(x)), with the tower's activation."""
+    """Return down(act(gate(x)) · up(x)), with the tower's activation."""
     gate = clipped.run(context, modules, "mlp.gate_proj", x)
     context.set_scope(f"{modules.prefix}mlp: ")
     act_gate = activation(context.config["vision_config"]["hidden_act"])(gate)
@@ -203,7 +206,7 @@ def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _pooled(context: Context, hidden_states: Tensor, padding: Tensor) -> Tensor:
-    """Average the patches of each token, scale, and leave the padding out: (tokens of all images, hidden_size)."""
+    """Average the patches of each token, scale, and drop padding: (tokens of all images, hidden_size)."""
     tape, (images, patches, width) = context.tape, hidden_states.shape
     vision, dtype = context.config["vision_config"], hidden_states.dtype
     context.set_scope(f"{_TOWER}.pooler: ")
@@ -224,7 +227,7 @@ def _pooled(context: Context, hidden_states: Tensor, padding: Tensor) -> Tensor:
 
 
 def _standardized(context: Context, hidden_states: Tensor) -> Tensor:
-    """Subtract a buffer and multiply by another, both cast to float32."""
+    """Subtract a buffer and multiply by another one, both cast to float32."""
     bias, scale = (
         ops.cast(Tensor(context.tape, None, hidden_states.shape[-1:], context.buffer_dtype, None), "float32", name)
         for name in ("std_bias in float32", "std_scale in float32")
@@ -233,7 +236,7 @@ def _standardized(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the decoder's masks: in windows, an image's tokens see each other where the config says `vision`."""
+    """Return the decoder's masks. In windows, an image's tokens attend to each other if the config sets `vision`."""
     made = masks.of_text(context)
     if context.config["use_bidirectional_attention"] != "vision":
         return made
@@ -243,7 +246,7 @@ def _masks(context: Context) -> dict[MixerType, Tensor | None]:
 
 
 def _sliding_mask(context: Context) -> Tensor:
-    """Return a mask (batch, 1, sequence, sequence): causal or of one image, in the window, no padding."""
+    """Return a mask (batch, 1, sequence, sequence): causal or bidirectional in an image, in the window, no padding."""
     tape, batch, length = context.tape, context.batch, context.length
     mask = masks.causal_or_of_one_image(context)
     mask = tape.new((batch, length, length), "bool", "and in the window")

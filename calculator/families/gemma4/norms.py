@@ -1,4 +1,4 @@
-"""Gemma 4's norms: in float32, with a power in place of the inverse root."""
+"""Gemma 4's norms: in float32, with a power instead of the reciprocal square root."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 @as_module
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Gemma4RMSNorm: weight · x normalised, all in float32, cast back."""
+    """Run Gemma4RMSNorm: weight times normalized x, computed in float32 and cast back."""
     x.tape.scope = f"{norm.name}: "
     output = _normalised(ops.cast(x, "float32", "input in float32"))
     output = ops.mul(output, ops.cast(norm.own["weight"], "float32", "weight in float32"), "scaled")
@@ -31,5 +31,5 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 
 def unscaled_rms_norm(x: Tensor) -> Tensor:
-    """Gemma4RMSNorm without a weight."""
+    """Run Gemma4RMSNorm without a weight."""
     return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "output")

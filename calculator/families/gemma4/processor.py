@@ -1,4 +1,4 @@
-"""How Gemma 4's processor resizes images: to as many patches as it has room for, in the image's proportions.
+"""The resizing of images in Gemma 4's processor, which keeps the proportions within a number of patches.
 
 Source: transformers/models/gemma4/image_processing_gemma4.py, get_aspect_ratio_preserving_size.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.errors import PlanError
     from calculator.inputs.images import Images
 
-#: The most tokens of an image, which the processor pads every image to.
+#: The largest number of tokens of an image, to which the processor pads every image.
 #: Source: image_processing_gemma4.py, Gemma4ImageProcessor.max_soft_tokens.
 MOST_TOKENS = 280
 
@@ -26,12 +26,12 @@ _AROUND = 2
 
 
 def most_patches(config: Config) -> int:
-    """Return the patches that every image is padded to."""
+    """Return the number of patches to which every image is padded."""
     return MOST_TOKENS * int(config["vision_config"]["pooling_kernel_size"]) ** 2
 
 
 def process(config: Config, images: Images) -> Processed:
-    """Resize an image, and refuse what the tower can't pool or has no positions for."""
+    """Return the resized image. Raise an error if the tower can't pool it or lacks positions for it."""
     image, vision = _fitted(config, images), config["vision_config"]
     if vision["pooling_kernel_size"] == 1:
         message = "transformers fails where patches are not pooled, since it then selects the padding: use 2 or more"
@@ -42,7 +42,7 @@ def process(config: Config, images: Images) -> Processed:
 
 
 def process_unified(config: Config, images: Images) -> Processed:
-    """Resize an image for the model without a tower, which has positions for patches as large as tokens."""
+    """Return the resized image for the model without a tower. Its patches have the size of a token."""
     image, vision = _fitted(config, images), config["vision_config"]
     longest = max(image.rows, image.columns) // int(vision["pooling_kernel_size"])
     if longest > vision["mm_posemb_size"]:
@@ -56,7 +56,7 @@ def _without_positions(field: str, patches: int) -> PlanError:
 
 
 def _fitted(config: Config, images: Images) -> Processed:
-    """Resize an image to the largest multiples of a token's side that fit."""
+    """Return the largest size in multiples of a token's side that keeps the proportions."""
     vision = config["vision_config"]
     if vision is None:
         message = "the config has no vision_config, so the model does not read images: leave images out"

@@ -1,4 +1,4 @@
-"""Which of Gemma 4's layers attend to the keys and values of an earlier layer.
+"""The layers of Gemma 4 that reuse the keys and values of an earlier layer.
 
 Source: transformers/models/gemma4/configuration_gemma4.py, Gemma4TextConfig.kv_sharing_modes.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sharing_modes(config: Config) -> tuple[str | None, ...]:
-    """Return for each layer whether its keys and values are stored, or an earlier layer's are reused."""
+    """Return for each layer whether it stores its keys and values, or reuses those of an earlier layer."""
     types, shared = config["layer_types"], int(config["num_kv_shared_layers"])
     own = types[: len(types) - shared]
     last = {len(own) - 1 - own[::-1].index(kind) for kind in set(own)}
@@ -23,7 +23,7 @@ def sharing_modes(config: Config) -> tuple[str | None, ...]:
 
 
 def wrong_number(config: Config) -> str | None:
-    """Return what is wrong with the number of layers that reuse keys and values."""
+    """Return an error in the number of layers that reuse keys and values, or None."""
     types, shared = config["layer_types"], int(config["num_kv_shared_layers"])
     own = types[: max(0, len(types) - shared)]
     missing = sorted(set(types) - set(own))
@@ -33,7 +33,7 @@ def wrong_number(config: Config) -> str | None:
 
 
 def missing_inputs(config: Config) -> str | None:
-    """Return what is wrong if layers share keys and values, but have no inputs of their own: the code slices those."""
+    """Return an error if layers share keys and values without per-layer inputs, which the code slices."""
     if config["num_kv_shared_layers"] and not config["hidden_size_per_layer_input"]:
         return "must be above 0 where num_kv_shared_layers is: transformers slices these inputs"
     return None

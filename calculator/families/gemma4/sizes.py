@@ -1,4 +1,4 @@
-"""The sizes of Gemma 4's heads by attention type, and their rotary embeddings."""
+"""The head sizes of Gemma 4 by attention type, and its rotary embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config, Entry
 
-#: The rotary parameters of a file without any. Source: configuration_gemma4.py, Gemma4TextConfig.
+#: The rotary parameters of a file that sets none.
+#: Source: configuration_gemma4.py, Gemma4TextConfig.
 _ROPE: Mapping[str, Mapping[str, Any]] = {
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -27,7 +28,7 @@ _PER_LAYER = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_
 
 
 def sizes_by_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Read `per_layer_config`, as transformers saves the sizes of full attention.
+    """Read `per_layer_config`, in which transformers saves the sizes of full attention.
 
     Raises:
         PlanError: where it sets anything else, and where the model would return its routers' logits.
@@ -57,7 +58,7 @@ def _ungroupable(config: Config) -> str | None:
     return f"{shown(queries)} attention heads do not divide into {shown(groups)} groups" if queries % groups else None
 
 
-#: The key/value heads of full attention, each of which is shared by a group of query heads.
+#: The number of key/value heads of full attention, which must divide the number of query heads.
 GLOBAL_GROUPS: tuple[Entry, Entry] = (
     Computed(name="global_key_value_heads", value=_global_heads),
     Check(name="num_global_key_value_heads", problem=_ungroupable),
@@ -69,7 +70,7 @@ def _parameters(config: Config) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _types(config: Config) -> dict[str, Any]:
-    """Return the type of each attention type's rotary embedding."""
+    """Return the rotary type of each attention type."""
     found: dict[str, Any] = {}
     for kind in ATTENTION_TYPES:
         if kind not in config["layer_types"]:
@@ -85,7 +86,7 @@ def _types(config: Config) -> dict[str, Any]:
 
 
 def _widths(config: Config) -> dict[str, int]:
-    """Return the width of each attention type's tables: that of its heads."""
+    """Return the width of the rotary tables of each attention type, which is the size of its heads."""
     widths = {"full_attention": config["global_head_dim"], "sliding_attention": config["head_dim"]}
     for kind in config["rope_type"]:
         if widths[kind] % 2:

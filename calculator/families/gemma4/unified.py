@@ -1,4 +1,4 @@
-"""Gemma 4 12B with images: patches of pixels that two linear layers and learned positions embed, without a tower.
+"""Gemma 4 12B with images: two linear layers and learned positions embed patches of pixels, without a tower.
 
 Source: transformers/models/gemma4_unified/modeling_gemma4_unified.py, Gemma4UnifiedModel.
 """
@@ -39,7 +39,7 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Embed the patches, leave the padding out, and put them in the places of the placeholders."""
+    """Embed the patches, drop padding, and replace the embeddings of the placeholders by them."""
     last_hidden_state, projected = _embedded(context, context.images[0])
     images, tokens, width = projected.shape
     context.set_scope("images: ")
@@ -61,7 +61,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _embedded(context: Context, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-    """(images, tokens, pixels) to (images, tokens, mm_embed_dim), and to the same projected to hidden_size."""
+    """Embed (images, tokens, pixels) as (images, tokens, mm_embed_dim), and project that to hidden_size."""
     project = context.outer(f"{_PATH}.patch_dense")
     context.set_scope(f"{_PATH}: ")
     if project.module_spec.quantization is None:
@@ -77,7 +77,7 @@ def _embedded(context: Context, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _positions(context: Context, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the embeddings of a patch's column and row, summed, after the numbers and the mask that make them."""
+    """Return the sum of the embeddings of each patch's column and row, after their indices and their mask."""
     tape, places = context.tape, (*pixel_values.shape[:2], 2)
     context.set_scope(f"{_PATH}: ")
     table = context.outer(_PATH).own["pos_embedding"]
@@ -90,7 +90,7 @@ def _positions(context: Context, pixel_values: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _projected(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Gemma4UnifiedMultimodalEmbedder."""
+    """Run Gemma4UnifiedMultimodalEmbedder."""
     project = context.outer(f"{_PATH}.multimodal_embedder.embedding_projection")
     context.set_scope(f"{_PATH}.multimodal_embedder: ")
     if project.module_spec.quantization is None:
@@ -99,7 +99,7 @@ def _projected(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the masks, of text too: where the config says `vision`, the tokens of an image see each other."""
+    """Return the masks, also for text. The tokens of an image attend to each other if the config sets `vision`."""
     if context.config["use_bidirectional_attention"] != "vision":
         return masks.of_text(context)
     blocks = context.tape.new((context.batch, context.length), "int64", "images by number")
@@ -108,7 +108,7 @@ def _masks(context: Context) -> dict[MixerType, Tensor | None]:
 
 
 def _mask(context: Context, kind: MixerType) -> Tensor:
-    """Return a mask (batch, 1, sequence, keys): causal, in the window, or of one image; and no padding."""
+    """Return a mask (batch, 1, sequence, keys), causal in the window or bidirectional in an image, without padding."""
     width = context.length + masks.cached_tokens(context, kind)
     shape = (context.batch, context.length, width)
     mask = context.tape.new(shape, "bool", "causal or of one image")

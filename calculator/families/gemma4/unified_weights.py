@@ -40,7 +40,7 @@ UNIFIED_AUDIO: tuple[Entry, ...] = (size("audio_embed_dim", 640),)
 
 
 def embedders(vision: Config | None, audio: Config | None, hidden: int) -> Parts:
-    """Gemma4UnifiedVisionEmbedder and the projection of sound, each if the model has it."""
+    """Return Gemma4UnifiedVisionEmbedder and the projection of sound, each if the model has it."""
     return (
         *(_of_images(vision, hidden) if vision else ()),
         *((linear("model.embed_audio.embedding_projection", audio["audio_embed_dim"], hidden),) if audio else ()),

@@ -77,7 +77,7 @@ def _layer(config: Config) -> Owned:
 
 
 def vision_tower(config: Config, path: str) -> Parts:
-    """Gemma4VisionModel."""
+    """Return the modules of Gemma4VisionModel."""
     hidden, quarter = config["hidden_size"], int(config["head_dim"]) // 4
     standard = ("std_bias", "std_scale") if config["standardize"] else ()
     return (

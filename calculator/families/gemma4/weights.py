@@ -1,4 +1,4 @@
-"""Gemma 4's text model: full attention with larger heads, shared keys and values, inputs of each layer, experts."""
+"""Gemma 4's text model: full attention with larger heads, shared keys and values, per-layer inputs, and experts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OF_EXPERTS = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "
 
 
 def _full_at_the_end(config: Config) -> tuple[str, ...]:
-    """Return the layers' types, the last of which is always full attention."""
+    """Return the types of the layers. The last one always has full attention."""
     return (*config["layer_types"][:-1], "full_attention")
 
 
@@ -140,7 +140,7 @@ def _inputs_of_layers(config: Config, path: str) -> Parts:
 
 
 def text_model(config: Config, path: str) -> Parts:
-    """Gemma4TextModel: everything but the output head."""
+    """Return Gemma4TextModel: all modules except the output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     modes = zip(config["layer_types"], config["kv_sharing_modes"], strict=True)
     kinds = [LayerKind(attention=attention, shares=mode) for attention, mode in modes]
@@ -165,7 +165,7 @@ def _gemma4_text(config: Config) -> Parts:
 
 
 def _whole(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Read the sizes of full attention of the text model's file."""
+    """Read the sizes of full attention in the text model's file."""
     text = raw.get("text_config")
     return {**raw, "text_config": sizes_by_type(text)} if isinstance(text, dict) else raw
 
@@ -236,7 +236,7 @@ GEMMA4_TEXT: tuple[Entry, ...] = (
     Check(name="enable_moe_block", problem=_without_experts),
 )
 
-#: The fields of the text model of Gemma 4 12B, whose layers have neither inputs of their own nor experts.
+#: The fields of the text model of Gemma 4 12B, which has neither per-layer inputs nor experts.
 #: Source: transformers/models/gemma4_unified/modeling_gemma4_unified.py, Gemma4UnifiedTextModel.
 _UNIFIED_TEXT: tuple[Entry, ...] = (
     *_dense(longest=262_144, windows=1024, both_ways="vision"),
@@ -245,7 +245,7 @@ _UNIFIED_TEXT: tuple[Entry, ...] = (
     Computed(name="num_experts", value=lambda _config: None),
 )
 
-#: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
+#: The defaults of the class. A file leaves out fields of `text_config` that equal the defaults.
 #: Source: transformers/models/gemma4/configuration_gemma4.py, Gemma4TextConfig.
 _SIZES = {
     "vocab_size": 262_144,

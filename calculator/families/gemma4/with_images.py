@@ -24,15 +24,15 @@ _PATH = "model.language_model"
 
 
 def _refused(_: Config) -> str:
-    """Refuse FlashAttention: it has no mask with which an image's tokens attend to each other."""
+    """Return why FlashAttention is refused: it has no mask in which an image's tokens attend to each other."""
     return "transformers refuses it for a model that reads images: use sdpa"
 
 
 def _embeddings(context: Context, ids: Tensor) -> Tensor:
-    """Look up word embeddings of ids in which padding replaces placeholders, and those of the layers' own inputs.
+    """Look up word embeddings, with padding in place of placeholders, and the embeddings of the per-layer inputs.
 
-    The code refers to these ids and to both kinds of embeddings until the decoder returns. It receives embeddings in
-    place of ids where PEFT has looked them up.
+    The code keeps these ids and both kinds of embeddings alive until the decoder returns. If PEFT has looked the
+    embeddings up, it receives them instead of ids.
     """
     if context.method.embeds_inputs and not context.past:
         context.passed = Passed(None)
@@ -55,7 +55,10 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
 
 
 def _placeholders(context: Context) -> Tensor:
-    """Make the masks of placeholders, which the code refers to, that of images first; return that of any."""
+    """Make the masks of placeholders, and return the mask of any placeholder.
+
+    The code keeps all of them alive. The mask of images comes first.
+    """
     shape = (context.batch, context.length)
     context.set_scope("model: ")
     of_kinds = [context.tape.new(shape, "bool", f"places of {name}") for name in ("images", "videos", "sounds")]
@@ -67,7 +70,10 @@ def _placeholders(context: Context) -> Tensor:
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Project embeddings to an input for each layer; of embeddings alone, the masks of placeholders are made here."""
+    """Project embeddings to per-layer inputs.
+
+    If the model receives embeddings, it makes the masks of placeholders here.
+    """
     if context.method.embeds_inputs and not context.past:
         _placeholders(context)
     return project_inputs(context, inputs_embeds, _PATH)

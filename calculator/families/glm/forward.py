@@ -1,4 +1,4 @@
-"""GLM 4: interleaved rotation of a part of each head, a fused gate and up projection; glm4 norms outputs too."""
+"""GLM 4: interleaved rotary embeddings for part of each head, a fused gate and up projection; glm4 norms outputs."""
 
 from __future__ import annotations
 

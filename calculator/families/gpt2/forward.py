@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
     from calculator.layers.mlp import Sublayer
 
-    #: Queries, keys and values of a layer's normed input.
+    #: A function that computes queries, keys and values from a layer's normalized input.
     Projection = Callable[[Context, LayerModules, Tensor], list[Tensor]]
 
 _MLP = mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_pdrop")
@@ -29,13 +29,13 @@ _MLP = mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_pdrop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """GPT-2's block. The output of attention stays alive to the end of the block."""
+    """GPT-2's block. The output of attention stays alive until the block returns."""
 
     attention: Sublayer
     mlp: Sublayer
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the module: (batch, sequence, hidden_size) to the same shape."""
         residual = hidden_states
         hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
         attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states, positional=True)
@@ -55,7 +55,7 @@ def _attention(project: Projection, context: Context, modules: LayerModules, hid
 
 
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Split the fused projection into three equal parts, and view each by heads."""
+    """Split the fused projection into three equal parts, and view each of them by heads."""
     fused = modules["attn.c_attn"](hidden_states)
     context.set_scope(f"{modules.prefix}attn: ")
     parts = ops.split(fused, [hidden_states.shape] * 3)
@@ -64,7 +64,7 @@ def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> li
 
 
 def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Split it into queries, one key and one value for all heads, or by heads into all three (GPT-BigCode)."""
+    """Split the fused projection into queries and a single key and value, or by heads into all three (GPT-BigCode)."""
     fused = modules["attn.c_attn"](hidden_states)
     context.set_scope(f"{modules.prefix}attn: ")
     (batch, length, hidden), heads = hidden_states.shape, context.config["num_attention_heads"]
@@ -77,7 +77,10 @@ def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tenso
 
 
 def _eager(context: Context) -> attention.EagerAttention | None:
-    """Return the eager attention: its softmax is in the scores' dtype, unless queries and keys are upcast before."""
+    """Return the eager attention.
+
+    Its softmax is in the data type of the scores, unless queries and keys are upcast first.
+    """
     if "reorder_and_upcast_attn" not in context.config:
         return None
     return _upcast_and_reordered if context.config["reorder_and_upcast_attn"] else _not_upcast

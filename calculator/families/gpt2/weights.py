@@ -45,7 +45,7 @@ _COMMON: tuple[Entry, ...] = (
 
 
 def outer(config: Config, kinds: tuple[LayerKind, ...], layer: Callable[[LayerKind], Owned]) -> Parts:
-    """Token and position embeddings, layers, a final norm, the output head."""
+    """Return token and position embeddings, the layers, the final norm and the output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
         embedding("transformer.wte", vocabulary, hidden),

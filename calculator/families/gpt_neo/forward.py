@@ -1,4 +1,4 @@
-"""GPT-Neo: learned positions, and scores in float32, masked by a buffer of each layer."""
+"""GPT-Neo: learned positions, and scores in float32, which a buffer of each layer masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Call the attention of a type, which GPTNeoAttention calls."""
+    """Run GPTNeoAttention, which calls the attention module of the layer's type."""
     path = f"{modules.prefix}attn.attention"
     return leave(path, _of_type(context, modules, enter(path, hidden_states)))
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _attention_layers(config: Config) -> tuple[str, ...]:
-    """Expand `[[["global", "local"], 6]]` to six times a global and a local layer."""
+    """Expand `[[["global", "local"], 6]]` to a global and a local layer, repeated six times."""
     listed: list[str] = []
     for group in config["attention_types"]:
         kinds, times = _group(group)

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: fused queries, keys and values, partly rotated, attention and MLP in parallel."""
+"""GPT-NeoX and Pythia: fused queries, keys and values, partial rotary embeddings, attention and MLP in parallel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run one block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same shape."""
     normed = norms.layer_norm(modules["input_layernorm"], hidden_states)
     attn_output = run_sublayer(context, modules, "attention", _attention, normed, positional=True)
     del normed

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkAttention:
-    """Grouped-query attention with sinks: a learned score for each head, in addition to those of its keys."""
+    """Grouped-query attention with sinks: each head has a learned score, in addition to the scores of its keys."""
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to the same."""
+        """Run the module: (batch, sequence, hidden_size) to the same shape."""
         query_states, key_states, value_states = self_attention.project_qkv(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}self_attn: ")
         query_states, key_states = _rotated(context, query_states, key_states)
@@ -38,7 +38,7 @@ class SinkAttention:
 
 
 def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Concatenate scores and sinks, subtract the largest, apply softmax, and drop the sinks."""
+    """Concatenate scores and sinks, subtract the maximum, apply softmax, and drop the sinks."""
     key_states = attention.repeat_kv(query, key, "key, repeated")
     value_states = attention.repeat_kv(query, value, "value, repeated")
     attn_weights = _scores(context, query, key_states)
@@ -63,7 +63,7 @@ def _less_the_largest(x: Tensor) -> Tensor:
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return cos and sin of half the head size, and position_ids."""
+    """Return cos and sin with half the head size, and position_ids."""
     passed(context.tape, "model.rotary_emb")
     context.set_scope("model.")
     tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
@@ -91,14 +91,14 @@ def _rotated_halves(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the k largest scores and softmax over those, in the scores' dtype."""
+    """Return the k largest scores, and their softmax in the data type of the scores."""
     router_logits = routers.compute_logits(context, gate, hidden_states)
     value, router_indices = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
     return ops.softmax(value, value.dtype), router_indices, router_logits
 
 
 def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
-    """Return (up + 1) · gate · sigmoid(alpha · gate), of interleaved columns that are clamped."""
+    """Return (up + 1) · gate · sigmoid(alpha · gate), from clamped interleaved columns."""
     gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half)
     gate = indexing.clamp(gate, "gate, clamped", both=False)
     up = indexing.clamp(up, "up, clamped")

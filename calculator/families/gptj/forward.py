@@ -1,4 +1,4 @@
-"""GPT-J: attention and MLP in parallel, interleaved rotation of a part of each head, scores in float32."""
+"""GPT-J: attention and MLP in parallel, interleaved rotary embeddings for a part of each head, scores in float32."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
-    """Rotate interleaved pairs, with tables that each call repeats."""
+    """Rotate interleaved pairs. Each call repeats the tables."""
     rows = context.batch if context.gives_positions else 1
     shape, dtype = (rows, x.shape[1], 1, x.shape[3]), context.position_tables[0].dtype
     sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
@@ -56,7 +56,7 @@ def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Look up sines and cosines, one tensor of both, and return them with position_ids."""
+    """Look up sines and cosines, which are one tensor, and return them with position_ids."""
     context.set_scope("transformer.")
     passed(context.tape, "transformer.rotary")
     tape, length = context.tape, hidden_states.shape[1]

@@ -22,7 +22,7 @@ def _embeddings(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _multiplied(_: Context, hidden_states: Tensor) -> Tensor:
-    """Multiply a sublayer's output by a number."""
+    """Multiply the output of a sublayer by a constant."""
     return ops.scale(hidden_states, "output, multiplied")
 
 

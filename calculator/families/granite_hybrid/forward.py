@@ -24,7 +24,7 @@ _attend, _mamba = SelfAttention(), Mamba2()
 
 
 def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
-    """Return rotary tables, if the config asks for them, and the positions."""
+    """Return rotary tables, if the config sets them, and the positions."""
     if context.config["position_embedding_type"] == "rope":
         return rotary_tables(context, hidden_states, dtype)
     context.set_scope("model.")
@@ -41,7 +41,10 @@ def _mix(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 
 
 def _shared_mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """GraniteMoeHybridMLP: gate and up are halves of one projection, which live until the output is projected."""
+    """Run GraniteMoeHybridMLP.
+
+    Gate and up are halves of one projection, which stays alive until the output projection.
+    """
     both = modules["shared_mlp.input_linear"](x)
     context.set_scope(f"{modules.prefix}shared_mlp: ")
     half = (*both.shape[:-1], modules["shared_mlp.output_linear"].module.in_features)
@@ -52,7 +55,7 @@ def _shared_mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """GraniteMoeHybridDecoderLayer."""
+    """Run GraniteMoeHybridDecoderLayer."""
     residual, experts = hidden_states, None
     hidden_states = norms.rms_norm(modules["input_layernorm"], hidden_states)
     hidden_states = run_sublayer(context, modules, "attention", _mix, hidden_states)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import MixerType, MlpType
 
-#: How files spell the types of layers.
+#: The names of layer types in files.
 _TYPES: dict[str, MixerType] = {
     "mamba": "linear_attention",
     "linear_attention": "linear_attention",
@@ -46,7 +46,7 @@ def _all_mamba(config: Config) -> tuple[str, ...]:
 
 
 def _types(config: Config) -> tuple[str, ...]:
-    """The types by their present names; a name that is not known is refused by the check."""
+    """Return the current names of the layer types. The check refuses unknown names."""
     return tuple(_TYPES.get(each, each) for each in config["layer_types"])
 
 

@@ -1,4 +1,4 @@
-"""HunYuan V1 dense: Llama's layer, whose queries and keys are normed after they are rotated."""
+"""HunYuan V1 dense: Llama's layer. Queries and keys are normalized after rotary embeddings are applied."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ TOWER, CONNECTOR, TEXT_MODEL = "model.vision_model", "model.connector", "model.t
 
 
 def _batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
-    """Return the tensors that a batch has because of its images: their pixels, and a mask of those."""
+    """Return the tensors that images add to a batch: their pixels, and a mask of the pixels."""
     name, (_, channels, *sides), dtype = image_encoder.pixels(config, training.image_count)
     batch = named(training.micro_batch_size, "B")
     tiles = named(training.image_count // int(batch) * image.tiles, "tiles")
@@ -40,7 +40,7 @@ def _batch(config: Config, training: Training, image: Processed) -> list[BatchTe
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the connector, and put the tokens in the places of the placeholders."""
+    """Run the tower and the connector, and replace the embeddings of the placeholders by the tokens."""
     tiles = named(context.image_count * context.image.tiles, "tiles")
     pixel_values, *masks = _real_tiles(context, tiles)
     last_hidden_state = image_encoder.of_masked_pixels(context, TOWER, pixel_values)
@@ -63,7 +63,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _real_tiles(context: Context, tiles: int) -> list[Tensor]:
-    """Return the tiles that are not all zeros, which all are, their masks, and the mask of their patches."""
+    """Return the tiles that are not all zeros, which here are all tiles, their masks, and the mask of their patches."""
     tape, (pixel_values, pixel_mask) = context.tape, context.images
     weight = context.outer(f"{TOWER}.embeddings.patch_embedding").own["weight"]
     context.set_scope("model: ")
@@ -86,9 +86,9 @@ def _real_tiles(context: Context, tiles: int) -> list[Tensor]:
 
 
 def _connected(context: Context, x: Tensor) -> Tensor:
-    """Shuffle the patches of a square into the channels of one token, and project them (pixel_shuffle).
+    """Merge the patches of a square into the channels of one token, and project them (pixel_shuffle).
 
-    A reshape copies nothing where one token has all patches, or each token one.
+    A reshape does not copy if one token has all patches, or if each token has one patch.
     """
     tiles, patches, width = x.shape
     factor = int(context.config["scale_factor"])

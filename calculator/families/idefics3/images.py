@@ -1,4 +1,4 @@
-"""How the processors of Idefics 3 and SmolVLM enlarge images, and cut them into tiles of the tower's size.
+"""The processors of Idefics 3 and SmolVLM, which enlarge images and split them into tiles of the tower's size.
 
 Source: transformers/models/idefics3/image_processing_pil_idefics3.py and processing_idefics3.py.
 """
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.inputs.images import Images
 
-#: The tiles along the longer side: size and max_image_size in the preprocessor_config.json of the checkpoints.
+#: The number of tiles along the longer side: size and max_image_size in the checkpoints' preprocessor_config.json.
 _LONGEST = 4
 
-#: The most pixels of a side. Source: image_processing_pil_idefics3.py, MAX_IMAGE_SIZE.
+#: The largest side in pixels.
+#: Source: image_processing_pil_idefics3.py, MAX_IMAGE_SIZE.
 _MOST = 4096
 
 
 def process(config: Config, images: Images) -> Processed:
-    """Enlarge or reduce an image to four tiles along the longer side, and cut it; a small image of all follows.
+    """Resize an image to four tiles along the longer side and split it. A small version of the whole image follows.
 
-    The tokens of a tile follow two others, if the tokenizer has tokens for the places of tiles, as SmolVLM's has. Each
-    row of tiles ends with a line break, and the image with one more token.
+    If the tokenizer has tokens for the positions of tiles, as SmolVLM's has, the tokens of a tile follow two others.
+    Each row of tiles ends with a line break, and the image with one more token.
     """
     no_limits(images)
     side, patch = int(config["vision_config"]["image_size"]), int(config["vision_config"]["patch_size"])
@@ -45,7 +46,7 @@ def process(config: Config, images: Images) -> Processed:
 
 
 def _enlarged(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Return the size whose longer side is `longest`, and whose other side is even and in proportion.
+    """Return the size with the longer side `longest` and the other side even and in proportion.
 
     Source: _resize_output_size_rescale_to_max_len.
     """
@@ -58,7 +59,7 @@ def _enlarged(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def _limited(height: int, width: int) -> tuple[int, int]:
-    """Return a size whose sides are at most 4,096. Source: _resize_output_size_scale_below_upper_bound."""
+    """Return the size, reduced to at most 4,096 pixels a side. Source: _resize_output_size_scale_below_upper_bound."""
     ratio = width / height
     if width >= height and width > _MOST:
         return max(int(_MOST / ratio), 1), _MOST
@@ -68,7 +69,7 @@ def _limited(height: int, width: int) -> tuple[int, int]:
 
 
 def _split(height: int, width: int, side: int) -> tuple[int, int]:
-    """Return the size in whole tiles (resize_for_vision_encoder)."""
+    """Return the size rounded up to whole tiles (resize_for_vision_encoder)."""
     ratio = width / height
     if width >= height:
         width = ceil(width / side) * side

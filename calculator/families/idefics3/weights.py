@@ -1,4 +1,4 @@
-"""Idefics 3 and SmolVLM: an encoder as in SigLIP, a connector that shuffles patches, and the text model of Llama."""
+"""Idefics 3 and SmolVLM: an encoder as in SigLIP, a connector that merges patches, and the text model of Llama."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _VISION: tuple[Entry, ...] = (
 
 
 def _not_whole(config: Config) -> str | None:
-    """Patches that can't be shuffled into whole tokens."""
+    """Return an error if the patches can't be merged into whole tokens."""
     side, factor = int(patches_of(config["vision_config"]) ** 0.5), config["scale_factor"]
     return f"{shown(factor)} does not divide the {side:,} patches of a side" if side % factor else None
 

@@ -1,4 +1,4 @@
-"""InternVL: images in tiles, a tower with scaled residuals, shuffled patches, and the text models of Qwen.
+"""InternVL: images in tiles, a tower with scaled residuals, merged patches, and the text models of Qwen.
 
 Source: transformers/models/internvl/modeling_internvl.py.
 """
@@ -39,12 +39,12 @@ _NORMED = norm_each_projection(norms.rms_norm)
 
 
 def _batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
-    """Return the tensors that a batch has because of its images: the pixels of all tiles."""
+    """Return the tensors that images add to a batch: the pixels of all tiles."""
     return [image_encoder.pixels(config, training.image_count * image.tiles)]
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
     encoded, last_hidden_state, pooler_output = _features(context)
     context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
     context.image_outputs += [] if encoded is last_hidden_state else [(encoded, 1)]
@@ -58,7 +58,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the outputs of the last layer, of the tower and of the projector. The code keeps the cast pixels."""
+    """Return the outputs of the last layer, of the tower and of the projector. The code keeps the cast pixels alive."""
     own = context.outer(f"{TOWER}.embeddings").own
     context.set_scope("model: ")
     pixel_values = ops.cast(context.images[0], own["cls_token"].dtype, "pixel values, cast")
@@ -72,7 +72,7 @@ def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _embeddings(context: Context, pixel_values: Tensor) -> Tensor:
-    """Embed patches by a convolution, put the class token before them, and add positions; dropout."""
+    """Embed patches by a convolution, prepend the class token, add positions, and apply dropout."""
     vision, path = context.config["vision_config"], f"{TOWER}.embeddings"
     name, own = f"{path}.patch_embeddings.projection", context.outer(path).own
     context.set_scope(f"{path}: ")
@@ -92,7 +92,7 @@ def _embeddings(context: Context, pixel_values: Tensor) -> Tensor:
 
 
 def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
-    """Run the tower's layers on their input alone, which is removed from the list."""
+    """Run the tower's layers on their input, which is removed from the list."""
     dropout = float(context.config["vision_config"]["attention_dropout"])
 
     def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _norm(context: Context) -> Callable[[BoundModule, Tensor], Tensor]:
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One layer, whose sublayers' outputs are scaled. The code keeps that of attention."""
+    """Run one layer, which scales the outputs of its sublayers. The code keeps the output of attention alive."""
     norm, own = _norm(context), modules[""].own
     normed = norm(modules["layernorm_before"], hidden_states)
     attention_output = _attention(context, modules, normed)
@@ -123,7 +123,7 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """Attend among the patches of each tile. Queries, keys and values stay alive to the end of the module."""
+    """Attend among the patches of each tile. Queries, keys and values stay alive until the module returns."""
     vision, (images, patches, width) = context.config["vision_config"], x.shape
     heads = vision["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))
@@ -149,8 +149,8 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 def _shuffled(context: Context, x: Tensor) -> Tensor:
     """Move the patches of a square into the channels of one token: (tiles, patches, width) to (tiles, tokens, ...).
 
-    Each of two transposed views is copied, unless it is contiguous: one of the transposed dimensions is 1, and the
-    first is not a slice of several tiles.
+    Each of the two transposed views is copied unless it is contiguous. It is contiguous if one of the transposed
+    dimensions is 1 and the first one is not a slice of several tiles.
     """
     tiles, patches, width = x.shape
     side, factor = int(int(patches) ** 0.5), int(1 / context.config["downsample_ratio"])
@@ -163,7 +163,7 @@ def _shuffled(context: Context, x: Tensor) -> Tensor:
 
 
 def _project(context: Context, image_features: Tensor) -> Tensor:
-    """InternVLMultiModalProjector: (tiles, tokens, ...) to (tiles, tokens, hidden_size)."""
+    """Run InternVLMultiModalProjector: (tiles, tokens, ...) to (tiles, tokens, hidden_size)."""
     hidden_states = norms.layer_norm(context.outer(f"{PROJECTOR}.layer_norm"), image_features)
     hidden_states = context.outer(f"{PROJECTOR}.linear_1")(hidden_states)
     context.set_scope(f"{PROJECTOR}: ")
@@ -172,12 +172,12 @@ def _project(context: Context, image_features: Tensor) -> Tensor:
 
 
 def _projections(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Project to queries, keys and values, with Qwen 3's norms where the text model has them."""
+    """Project to queries, keys and values, with Qwen 3's norms if the text model has them."""
     return (_NORMED if "self_attn.q_norm" in modules else project_qkv)(context, modules, hidden_states)
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the masks of the text model: one with experts makes that of its layers' only attention type."""
+    """Return the masks of the text model. With experts, there is only the mask of the layers' attention type."""
     made = masks.of_text(context)
     types = masks.attention_types(context.layers)
     return {kind: made[kind] for kind in made if kind in types or context.config["text_model_type"] != "qwen3_moe"}

@@ -1,4 +1,4 @@
-"""How InternVL's processor cuts images into tiles of the tower's size.
+"""The split of images into tiles of the tower's size in InternVL's processor.
 
 Source: transformers/models/got_ocr2/image_processing_got_ocr2.py; internvl/processing_internvl.py.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.inputs.images import Images
 
-#: The most tiles of an image, without that of the whole (GotOcr2ImageProcessor.max_patches).
+#: The largest number of tiles of an image, without the tile of the whole image (GotOcr2ImageProcessor.max_patches).
 _MOST = 12
 
 #: The tokens around an image: its start and its end.
@@ -23,7 +23,7 @@ _AROUND = 2
 
 
 def process(config: Config, images: Images) -> Processed:
-    """Resize an image to tiles in about its proportions; a small image of all follows where there are several."""
+    """Resize an image to tiles of similar proportions. If there are several, a small version of the image follows."""
     no_limits(images)
     if config["vision_feature_select_strategy"] == "full":
         message = "must be default where there are images: transformers can't shuffle the class token"
@@ -50,9 +50,9 @@ def process(config: Config, images: Images) -> Processed:
 
 
 def _grid(height: int, width: int, side: int) -> tuple[int, int]:
-    """Return the columns and rows of tiles (get_optimal_tiled_canvas).
+    """Return the number of columns and rows of tiles (get_optimal_tiled_canvas).
 
-    Of grids in the same proportions, the larger is taken if the image has more than half of its pixels.
+    Among grids of the same proportions, the larger one is chosen if the image has more than half of its pixels.
     """
     grids = [(w, h) for w in range(1, _MOST + 1) for h in range(1, _MOST + 1) if w * h <= _MOST]
     best, smallest = (1, 1), float("inf")

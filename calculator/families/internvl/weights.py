@@ -1,4 +1,4 @@
-"""InternVL: its own vision tower, a projector of shuffled patches, and a text model of Qwen."""
+"""InternVL: its own vision tower, a projector of merged patches, and a text model of Qwen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Entry
     from calculator.inputs.training import Training
 
-#: The sizes that a file leaves out of `text_config`, which is saved as the difference from its class's.
+#: The sizes that a file leaves out of `text_config`, which is saved as the difference from its class's defaults.
 #: Source: configuration_qwen2.py, configuration_qwen3.py and configuration_qwen3_moe.py.
 _SIZES: Mapping[str, Mapping[str, int]] = {
     kind: {
@@ -73,7 +73,7 @@ _VISION: tuple[Entry, ...] = (
 
 
 def _squares(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Read a height and a width that are equal as one number."""
+    """Replace a height and a width that are equal by one number."""
     vision = raw.get("vision_config")
     if not isinstance(vision, dict):
         return raw
@@ -95,7 +95,7 @@ def _text(config: Config) -> Config:
 
 
 def _from_text(name: str) -> Computed:
-    """A value of the text model; null where its class has no such field."""
+    """Return the entry for a value of the text model, which is null if its class lacks the field."""
     return Computed(name=name, value=lambda config: config["text_config"].get(name))
 
 
@@ -105,7 +105,7 @@ def _another_layer(config: Config) -> str | None:
 
 
 def _uneven(config: Config) -> str | None:
-    """Patches that can't be shuffled into whole tokens."""
+    """Return an error if the patches can't be merged into whole tokens."""
     vision, ratio = config["vision_config"], config["downsample_ratio"]
     side, factor = int(vision["image_size"]) // int(vision["patch_size"]), 1 / ratio
     if factor != int(factor):
@@ -136,13 +136,13 @@ def _layer(config: Config) -> Owned:
 
 
 def _is_single(config: Config, training: Training) -> bool:
-    """Whether the tower runs one tile alone, whose class token's gradient is a view."""
+    """Return whether the tower runs a single tile. The gradient of its class token is then a view."""
     images = training.images if training.image_count == 1 else None
     return images is not None and process(config, images).tiles == 1
 
 
 def _embeddings(config: Config, is_single: Callable[[Training], bool]) -> Module:
-    """The class token, which is put before the patches, a token for masked ones, and the positions."""
+    """Return the class token, which precedes the patches, a token for masked patches, and the positions."""
     hidden, patches = config["hidden_size"], (int(config["image_size"]) // int(config["patch_size"])) ** 2
     sequence = (1, Dim(patches + 1, "patches + 1"), hidden)
     masked = (Parameter(name="mask_token", shape=(1, 1, hidden)),) if config["use_mask_token"] else ()

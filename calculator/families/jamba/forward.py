@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """JambaTopKRouter: softmax over all experts in float32, then the k largest."""
+    """Run JambaTopKRouter: softmax over all experts in float32, then the k largest."""
     router_logits = routers.compute_logits(context, gate, hidden_states)
     routing_weights = ops.softmax(router_logits, "float32")
     weights, indices = indexing.top_k(routing_weights, context.config["num_experts_per_tok"], "weights")
@@ -44,12 +44,12 @@ def _feed_forward(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _positions(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
-    """Return the positions, which every layer receives and none reads."""
+    """Return the positions. Every layer receives them, but none reads them."""
     context.set_scope("model.")
     return (context.position_ids(hidden_states.shape[1]),)
 
 
-#: An answer's time and memory grow with every position.
+#: The largest number of positions that are modelled, since the time and memory of an answer grow with each of them.
 _POSITIONS = 1024
 
 JAMBA = DecoderForward(

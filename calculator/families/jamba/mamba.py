@@ -1,4 +1,4 @@
-"""Jamba's mixer: Mamba's, with norms of the time step, B and C.
+"""Jamba's mixer: Mamba's mixer with norms of the time step, B and C.
 
 Source: transformers/models/jamba/modeling_jamba.py, JambaMambaMixer.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """(batch, sequence, hidden_size) to the same."""
+    """Run the module: (batch, sequence, hidden_size) to the same shape."""
     scope = f"{modules.prefix}mamba: "
     context.set_scope(scope)
     (batch, length, _), dtype = hidden_states.shape, hidden_states.dtype
@@ -65,7 +65,7 @@ def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 
 def _projected(dt_proj: BoundModule, time_step: Tensor) -> Tensor:
-    """Multiply the time step with the weight of its projection alone; a quantized layer is called for that."""
+    """Multiply the time step by the weight of its projection without the bias. A quantized layer is called instead."""
     batch, length, rank = time_step.shape
     if dt_proj.module_spec.quantization is None:
         return products.matmul_from_left(dt_proj.own["weight"], ops.view(time_step, (batch, rank, length)), "time step")

@@ -29,7 +29,7 @@ from calculator.families.jamba import forward
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
 
-#: What else a GPU may allocate, and what an installed package changes.
+#: A note on other allocations of a GPU, and on the effect of an installed package.
 WITHOUT_KERNELS = (
     "Mamba runs as transformers' own PyTorch code, one position after the other. With the packages mamba-ssm and"
     " causal-conv1d it needs far less; cuDNN's workspace for it is not counted."
@@ -37,7 +37,7 @@ WITHOUT_KERNELS = (
 
 
 def _rank(config: Config) -> int:
-    """Return the width of the time step's projection: a sixteenth of the hidden size unless the file gives it."""
+    """Return the width of the projection of the time step. The default is a sixteenth of the hidden size."""
     given: Any = config["mamba_dt_rank"]
     if given == "auto":
         return Dim(-(-int(config["hidden_size"]) // 16), "mamba_dt_rank")

@@ -1,4 +1,4 @@
-"""LFM2: layers of a gated short convolution, or of attention with normed queries and keys, with an MLP or experts."""
+"""LFM2: layers with a gated short convolution, or attention of normalized queries and keys, and an MLP or experts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _short_conv(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Lfm2ShortConv: out(c · conv(b · x)), where b, c and x are the parts of one projection."""
+    """Run Lfm2ShortConv: out(c · conv(b · x)), where b, c and x are parts of one projection."""
     context.set_scope(f"{modules.prefix}conv: ")
     bcx = modules["conv.in_proj"](without_padding(context, hidden_states))
     context.set_scope(f"{modules.prefix}conv: ")
@@ -41,7 +41,7 @@ def _mixer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Lfm2MoeTopKRouter: sigmoid scores, chosen with a bias in float32, and divided by their sum."""
+    """Run Lfm2MoeTopKRouter: sigmoid scores, a choice with a bias in float32, and weights divided by their sum."""
     config, k = context.config, context.config["num_experts_per_tok"]
     router_logits = routers.compute_logits(context, gate, hidden_states)
     scores = ops.unary(router_logits, "scores", saves="result")

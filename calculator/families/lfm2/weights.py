@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _TYPES: tuple[MixerType, ...] = ("full_attention", "conv")
 
-#: What else a GPU may allocate.
+#: A note on other allocations of a GPU.
 CONVOLUTIONS = (
     "Convolutions run as torch's own. cuDNN's workspace for them is not counted. With the package causal-conv1d they"
     " need less; an estimate of a training step counts it with training.kernels."
@@ -44,13 +44,16 @@ CONVOLUTIONS = (
 
 
 def _usual_types(config: Config) -> tuple[str, ...]:
-    """Return attention in the layers of `full_attn_idxs`, in all if there is none, and convolutions elsewhere."""
+    """Return attention for the layers in `full_attn_idxs` and convolutions for the others.
+
+    Without `full_attn_idxs` all layers have attention.
+    """
     count, attending = config["num_hidden_layers"], config["full_attn_idxs"]
     return tuple(_TYPES[attending is not None and index not in attending] for index in range(count))
 
 
 def _inner_width(config: Config) -> int:
-    """Return the MLP's width, which the class reduces unless the file switches that off (Lfm2MLP)."""
+    """Return the width of the MLP. The class reduces it unless the file disables that (Lfm2MLP)."""
     width = int(config["intermediate_size"])
     if not config["block_auto_adjust_ff_dim"]:
         return width
@@ -140,7 +143,7 @@ _MIXERS = (
     flag("conv_bias", False),
 )
 
-#: Whether the head shares the embedding's storage, under either of its names; and what no file sets.
+#: Whether the head shares the storage of the embedding, under both of its names, and a field that files never set.
 _SHARED = (
     Computed(name="hidden_act", value=lambda _config: "silu"),
     flag("tie_embedding", None, nullable=True),

@@ -1,4 +1,4 @@
-"""Llama, Mistral and families that are counted as Llama: RMSNorm, rotary embeddings, grouped queries, a gated MLP."""
+"""Llama, Mistral and families that are computed as Llama: RMSNorm, rotary embeddings, grouped queries, a gated MLP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def llama_layer(config: Config) -> Owned:
-    """A layer of Llama."""
+    """Return a layer of Llama."""
     bias = config["attention_bias"]
     return (
         *attention(config, qkv_bias=bias, o_bias=bias),
@@ -46,7 +46,7 @@ def _llama(config: Config) -> Parts:
 
 
 def mistral_layer(config: Config) -> Owned:
-    """A layer of Mistral."""
+    """Return a layer of Mistral."""
     return (*attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
 
@@ -69,7 +69,7 @@ MISTRAL: tuple[Entry, ...] = (
 )
 
 
-#: The note for a family whose code is not in transformers.
+#: The note on a family whose code is not in transformers.
 _REMOTE = (
     "{}'s own code is not part of transformers: it is counted as LlamaForCausalLM, whose tensors have the same sizes"
     " together; its projections are fused and named otherwise"
@@ -85,7 +85,7 @@ def _entries(
     act: Field | None = None,
     bias_names: tuple[str | None, str | None] = (None, None),
 ) -> tuple[Entry, ...]:
-    """The fields of LlamaConfig and of the classes that derive from it."""
+    """Return the fields of LlamaConfig, or of a class that derives from it."""
     attention_bias, mlp_bias = bias_names
     return (
         *sizes,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
-    """Return the complex numbers by which pairs are multiplied, as twice as many in float32, and the positions."""
+    """Return the complex numbers that rotate pairs, stored as two float32 each, and the positions."""
     context.set_scope("model.")
     length = hidden_states.shape[1]
     position_ids = context.position_ids(length)
@@ -37,7 +37,7 @@ def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None)
 
 
 def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Llama4TextAttention."""
+    """Run Llama4TextAttention."""
     config, (batch, length, _) = context.config, hidden_states.shape
     heads, groups, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     query = ops.view(modules["self_attn.q_proj"](hidden_states), (batch, length, heads, head))
@@ -61,7 +61,7 @@ def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> T
 
 
 def _rotated(query: Tensor, key: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply pairs, as complex numbers, and cast back (apply_rotary_emb)."""
+    """Multiply pairs as complex numbers, and cast back (apply_rotary_emb)."""
     pairs = [ops.cast(x, "float32", f"{name} in float32") for x, name in ((query, "query"), (key, "key"))]
     rotated = [_multiplied(x, freqs_cis, f"{name}, rotated") for x, name in zip(pairs, ("query", "key"), strict=True)]
     return (
@@ -78,7 +78,7 @@ def _multiplied(x: Tensor, freqs_cis: Tensor, name: str) -> Tensor:
 
 
 def _multiplied_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """The gradient times the conjugate, which is copied."""
+    """Return the gradient times the conjugate, which is copied."""
     conjugate = grad.tape.new(node.saved[0].shape, "float32", "rotary: conjugate")
     out = grad.tape.new(grad.shape, grad.dtype, "rotary: gradient")
     del conjugate
@@ -86,7 +86,7 @@ def _multiplied_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _scaled_by_position(query: Tensor) -> tuple[Tensor, ...]:
-    """Scale queries by a number of their position. Returns them and the locals that stay alive with them."""
+    """Scale queries by a factor of their position. Return them, and the local variables that stay alive with them."""
     tape, (_, length, *_) = query.tape, query.shape
     positions = tape.new((length,), "int64", "positions")
     positions = tape.new((length,), "int64", "positions + past")
@@ -96,14 +96,14 @@ def _scaled_by_position(query: Tensor) -> tuple[Tensor, ...]:
 
 
 def _eager(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention whose softmax has the scores' dtype, under autocast float32, as its probabilities do."""
+    """Run attention whose softmax has the data type of the scores. Under autocast it is in float32."""
     key = attention.repeat_kv(query, key, "key, repeated")
     value = attention.repeat_kv(query, value, "value, repeated")
     return attention.eager_without_casts(context, query, key, value)
 
 
 def _feed_forward(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """A gated MLP, or a mixture of all experts and a shared one (Llama4TextMoe)."""
+    """Run a gated MLP, or a mixture of all experts and a shared one (Llama4TextMoe)."""
     if "feed_forward.router" not in modules:
         return mlp.gated(context, modules, x, "feed_forward")
     hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
@@ -124,7 +124,7 @@ def _feed_forward(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _scores(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-    """Llama4Router: the sigmoid of the chosen experts' logits, 0 for the others; and the logits."""
+    """Run Llama4Router. Return the sigmoid of the chosen experts' logits, 0 for other experts, and the logits."""
     router = modules["feed_forward.router"]
     logits = compute_logits(context, router, hidden_states)
     values, indices = indexing.top_k(logits, context.config["num_experts_per_tok"], "chosen logits")
@@ -134,7 +134,7 @@ def _scores(context: Context, modules: LayerModules, hidden_states: Tensor) -> t
 
 
 def _experts(context: Context, modules: LayerModules, routed_in: Tensor) -> Tensor:
-    """Llama4TextExperts: every expert on every token."""
+    """Run Llama4TextExperts: every expert on every token."""
     bound = modules["feed_forward.experts"]
     context.set_scope(f"{bound.name}: ")
     gate_up_proj, down_proj = bound.own["gate_up_proj"], bound.own["down_proj"]
@@ -150,7 +150,7 @@ def _experts(context: Context, modules: LayerModules, routed_in: Tensor) -> Tens
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Llama4TextDecoderLayer, whose local variables keep the output of attention while the MLP runs."""
+    """Run Llama4TextDecoderLayer. Its local variables keep the output of attention alive while the MLP runs."""
     residual = hidden_states
     hidden_states = norms.scaled_rms_norm(modules["input_layernorm"], hidden_states)
     attention_states = run_sublayer(context, modules, "attention", _attend, hidden_states)

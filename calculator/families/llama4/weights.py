@@ -1,4 +1,4 @@
-"""Llama 4's text model: attention in chunks, layers without rotation, and experts in some or all layers."""
+"""Llama 4's text model: chunked attention, layers without rotary embeddings, and experts in some or all layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
     from calculator.architecture.layer_kind import AttentionType
 
-#: How the file spells the attention types.
+#: The names of the attention types in a file.
 _TYPES: dict[str, AttentionType] = {"full_attention": "full_attention", "chunked_attention": "sliding_attention"}
 
 
@@ -122,7 +122,7 @@ LLAMA4_TEXT: tuple[Entry, ...] = (
     *padding(),
 )
 
-#: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
+#: The defaults of the class. A file leaves out fields of `text_config` that equal the defaults.
 #: Source: transformers/models/llama4/configuration_llama4.py, Llama4TextConfig.
 _SIZES = {
     "vocab_size": 202_048,
@@ -133,7 +133,7 @@ _SIZES = {
     "num_experts": 16,
 }
 
-#: What is built of a file with a vision tower.
+#: The note on what is built from a file with a vision tower.
 _TEXT_ALONE = (
     "The text model alone, which AutoModelForCausalLM builds of this config. Llama4ForConditionalGeneration, which has"
     " the vision tower too, fails in transformers 5.24: its forward pass reads image_outputs of an output without it."
@@ -146,7 +146,7 @@ FAMILIES = (
     Family(model_type="llama4_text", folder="llama4", entries=LLAMA4_TEXT, parts=_llama4_text, forward=forward.LLAMA4),
     Family(
         model_type="llama4",
-        # tie_word_embeddings is that of the text model, which is built alone
+        # tie_word_embeddings belongs to the text model, which is built alone
         entries=(*nested("text_config", _TEXT), *from_text(LLAMA4_TEXT)),
         text=_TEXT,
         parts=lambda config: _llama4_text(config["text_config"]),

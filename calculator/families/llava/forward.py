@@ -1,4 +1,4 @@
-"""LLaVA 1.5: CLIP, whose patches a projector turns into tokens, and Llama's or Mistral's text model.
+"""LLaVA 1.5: CLIP, a projector that turns patches into tokens, and Llama's or Mistral's text model.
 
 Source: transformers/models/llava/modeling_llava.py.
 """
@@ -31,13 +31,13 @@ TOWER, PROJECTOR, TEXT_MODEL = "model.vision_tower", "model.multi_modal_projecto
 
 
 def used_layers(config: Config) -> int:
-    """Return how many of the tower's layers come before the output that is used."""
+    """Return the number of layers of the tower before the output that is used."""
     layer = int(config["vision_feature_layer"])
     return layer if layer > 0 else int(config["vision_config"]["num_hidden_layers"]) + 1 + layer
 
 
 def _process(config: Config, images: Images) -> Processed:
-    """Resize the shorter side to the tower's size, and cut a square out of the middle.
+    """Resize the shorter side to the tower's size, and crop a square from the centre.
 
     Source: transformers/models/llava/processing_llava.py, replace_image_token.
     """
@@ -54,7 +54,7 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
     projected = projected_features(context, context.images[0])
     context.set_scope("images: ")
     images, tokens, width = projected.shape
@@ -64,7 +64,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def projected_features(context: Context, pixel_values: Tensor) -> Tensor:
-    """Run the tower, and project the output of one of its layers: (images, tokens, hidden_size)."""
+    """Run the tower and project the output of one of its layers: (images, tokens, hidden_size)."""
     number = used_layers(context.config)
     selected, last_hidden_state, _pooled = image_encoder.clip(context, TOWER, pixel_values, number)
     context.image_outputs = [(last_hidden_state, 1), (selected, 1)]
@@ -73,9 +73,9 @@ def projected_features(context: Context, pixel_values: Tensor) -> Tensor:
 
 
 def put_in_places(context: Context, inputs_embeds: Tensor, parts: list[Tensor]) -> Tensor:
-    """Join the tokens of all images, (tokens, hidden_size) each, and put them in the places of the placeholders.
+    """Join the tokens (tokens, hidden_size) of all images, and replace the embeddings of the placeholders by them.
 
-    The model returns the parts.
+    The model also returns the parts.
     """
     context.image_outputs[1:1] = [(each, 1) for each in parts]
     shape = (named(context.image.tokens * len(parts), "image tokens"), parts[0].shape[-1])
@@ -87,7 +87,7 @@ def put_in_places(context: Context, inputs_embeds: Tensor, parts: list[Tensor]) 
 
 
 def _without_class_token(context: Context, selected: Tensor) -> Tensor:
-    """Leave out the class token, unless the config selects all."""
+    """Drop the class token, unless the config selects all tokens."""
     if context.config["vision_feature_select_strategy"] == "full":
         return selected
     images, tokens, width = selected.shape
@@ -95,7 +95,7 @@ def _without_class_token(context: Context, selected: Tensor) -> Tensor:
 
 
 def _project(context: Context, image_features: Tensor) -> Tensor:
-    """LlavaMultiModalProjector: (images, tokens, the tower's hidden_size) to (images, tokens, hidden_size)."""
+    """Run LlavaMultiModalProjector: (images, tokens, hidden_size of the tower) to (images, tokens, hidden_size)."""
     hidden_states = context.outer(f"{PROJECTOR}.linear_1")(image_features)
     context.set_scope(f"{PROJECTOR}: ")
     hidden_states = activation(context.config["projector_act"])(hidden_states)

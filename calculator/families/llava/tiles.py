@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: an image in tiles of the tower's size, whose tokens are joined to rows that each end with a new line.
+"""LLaVA-NeXT: images in tiles of the tower's size. Their tokens are joined to rows that end with a newline token.
 
 Source: transformers/models/llava_next/modeling_llava_next.py.
 """
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def usual_resolutions(_config: Config) -> tuple[tuple[int, int], ...]:
-    """Return the resolutions of a file without any. Source: configuration_llava_next.py."""
+    """Return the resolutions of a file that sets none. Source: configuration_llava_next.py."""
     return ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 
 def best_resolution(height: int, width: int, resolutions: Iterable[Any]) -> tuple[int, int]:
-    """Return the height and width that keep most pixels of an image and waste fewest.
+    """Return the height and width that keep the most pixels of an image and waste the fewest.
 
     Source: transformers/image_processing_utils.py, select_best_resolution.
     """
@@ -50,7 +50,7 @@ def best_resolution(height: int, width: int, resolutions: Iterable[Any]) -> tupl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The patches of an image in tiles: of all tiles together, and of the part that is not padding."""
+    """The patches of an image in tiles: those of all tiles together, and those that are not padding."""
 
     rows: int
     columns: int
@@ -59,7 +59,7 @@ class Grid:
 
 
 def _grid(config: Config, images: Images) -> Grid:
-    """Return the patches of an image, without those of the padding on two of its sides (unpad_image)."""
+    """Return the patches of an image, without the padding on two of its sides (unpad_image)."""
     vision = config["vision_config"]
     side, patches = int(vision["image_size"]), int(vision["image_size"]) // int(vision["patch_size"])
     original_height, original_width = images.image_height, images.image_width
@@ -73,7 +73,9 @@ def _grid(config: Config, images: Images) -> Grid:
 
 
 def _process(config: Config, images: Images) -> Processed:
-    """Resize an image into the best of some resolutions, pad it, and cut it into tiles, after a small one of all.
+    """Resize an image to the best of some resolutions, pad it, and split it into tiles.
+
+    A small version of the whole image is the first tile.
 
     Source: transformers/models/llava_next/processing_llava_next.py, _get_number_of_features.
     """
@@ -95,14 +97,14 @@ def _process(config: Config, images: Images) -> Processed:
 
 
 def _batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
-    """Return the tensors that a batch has because of its images."""
+    """Return the tensors that images add to a batch."""
     name, (_, *shape), dtype = image_encoder.pixels(config, training.image_count)
     number = named(training.image_count, "images")
     return [(name, (number, named(image.tiles, "tiles"), *shape), dtype), ("image_sizes", (number, 2), "int64")]
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower on all tiles, and put the tokens of each image in the places of the placeholders."""
+    """Run the tower on all tiles, and replace the embeddings of the placeholders by each image's tokens."""
     count, tiles = context.image_count, context.image.tiles
     context.set_scope("model: ")
     given = context.images[0]
@@ -117,7 +119,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _packed(context: Context, image_feature: Tensor) -> Tensor:
-    """Return the tokens of an image: those of the whole, then the rows of the tiles (pack_image_features)."""
+    """Return the tokens of an image: those of the whole image, then the rows of the tiles (pack_image_features)."""
     assert context.training.images is not None
     grid = _grid(context.config, context.training.images)
     tiles, tokens, width = image_feature.shape

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Entry
 
-#: The fields of each text model, with its class's defaults, which a file leaves out.
+#: The fields of each text model, with the defaults of its class, which a file leaves out.
 #: Source: configuration_llama.py and configuration_mistral.py.
 _TEXTS: Mapping[str, tuple[Entry, ...]] = {
     kind: with_defaults(
@@ -41,7 +41,8 @@ _TEXTS: Mapping[str, tuple[Entry, ...]] = {
     for kind, entries, inner in (("llama", LLAMA, 11_008), ("mistral", MISTRAL, 14_336))
 }
 
-#: The vision tower of a file without `vision_config`. Source: configuration_llava.py, sub_configs_defaults.
+#: The vision tower of a file without `vision_config`.
+#: Source: configuration_llava.py, sub_configs_defaults.
 _DEFAULT_VISION = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -73,7 +74,7 @@ def _vision(config: Config) -> Config:
 
 
 def _from_text(name: str) -> Computed:
-    """A value of the text model; null where its class has no such field."""
+    """Return the entry for a value of the text model, which is null if its class lacks the field."""
     return Computed(name=name, value=lambda config: config["text_config"].get(name))
 
 
@@ -159,7 +160,7 @@ def _llava_next(config: Config) -> Parts:
 
 
 def _wrong_resolution(config: Config) -> str | None:
-    """A resolution that is no multiple of the tower's size in both directions."""
+    """Return an error for a resolution that is no multiple of the tower's size in both directions."""
     side = int(config["vision_config"]["image_size"])
     for pair in config["image_grid_pinpoints"]:
         whole = isinstance(pair, list | tuple) and len(pair) == len("hw") and all(isinstance(n, int) for n in pair)

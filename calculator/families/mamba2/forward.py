@@ -1,4 +1,4 @@
-"""Mamba 2: layers of its mixer alone, each after a norm, with residuals in float32."""
+"""Mamba 2: layers that consist of a norm and a mixer, with residuals in float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _mamba = Mamba2(name="mixer")
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Mamba2Block: a norm and the mixer."""
+    """Run Mamba2Block: a norm and the mixer."""
     residual, norm = hidden_states, modules["norm"]
     context.set_scope(modules.prefix)
     hidden_states = ops.cast(hidden_states, norm.own["weight"].dtype, "input in the norm's dtype")
@@ -34,7 +34,7 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _head_input(context: Context, hidden_states: Tensor) -> Tensor:
-    """Cast the final norm's output to the dtype of the output head."""
+    """Cast the output of the final norm to the data type of the output head."""
     context.set_scope("")
     return ops.cast(hidden_states, context.outer("lm_head").own["weight"].dtype, "in the dtype of the output head")
 

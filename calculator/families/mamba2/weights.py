@@ -1,4 +1,4 @@
-"""Mamba 2: layers of its mixer alone, each after a norm, with residuals in float32."""
+"""Mamba 2: layers that consist of a norm and a mixer, with residuals in float32."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ FAMILIES = (
             flag("residual_in_fp32", True),
             activation(),
             number("layer_norm_epsilon", 1e-5),
-            # no layer attends: costs and a refused prefix are counted by the mixer's heads
+            # no layer has attention: costs and the refusal of a prefix use the heads of the mixer
             Computed(name="num_attention_heads", value=lambda config: config["mamba_n_heads"]),
             Computed(name="num_key_value_heads", value=lambda config: config["mamba_n_heads"]),
             Computed(name="head_dim", value=lambda config: config["mamba_d_head"]),
-            # in training the model makes no cache, whatever its config says
+            # in training the model creates no cache, whatever its config sets
             Computed(name="use_cache", value=lambda _config: False),
             tie(default=False),
             *padding(1),

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """MiniMaxM2TopKRouter: sigmoid scores in float32, chosen with a correction, and divided by their sum in place."""
+    """Run MiniMaxM2TopKRouter: sigmoid scores in float32, and a choice with a correction.
+
+    The weights are divided by their sum in place.
+    """
     hidden_states = ops.cast(hidden_states, gate.own["weight"].dtype, "input in the weight's dtype")
     router_logits = routers.compute_logits(context, gate, hidden_states)
     scores = ops.unary(ops.cast(router_logits, "float32", "logits in float32"), "scores", saves="result")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config
 
-#: The class's default size of a head, of which files give the rotated width.
+#: The default head size of the class. Files only give the rotated width.
 _HEAD = 128
 
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def rotate_and_scale(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Rotate all dimensions of every head, then multiply queries by a factor for each position."""
+    """Rotate all dimensions of every head, then multiply queries by a factor of their position."""
     query_states, key_states = rotate_heads(context, query_states, key_states)
     scale = ops.cast(_attn_scale(context), query_states.dtype, "query scale, cast")
     return ops.mul(query_states, scale, "query, scaled"), key_states
 
 
 def _attn_scale(context: Context) -> Tensor:
-    """Return 1 + beta · log(1 + floor(position / original_max_position_embeddings)), by position."""
+    """Return 1 + beta · log(1 + floor(position / original_max_position_embeddings)) for each position."""
     positions = context.position_tables[-1]
     scaling = context.tape.new(positions.shape, "float32", "query scale: positions, divided")
     for step in ("floor", "1 + floor", "log", "beta · log", "1 + beta · log"):

@@ -1,4 +1,4 @@
-"""Ministral, CWM and Ministral 3: Mistral's layer, with windows by layer or with scaled queries."""
+"""Ministral, CWM and Ministral 3: Mistral's layer, with a window in some layers or with scaled queries."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config, Entry
 
-#: What Ministral3Attention reads from the rotary parameters, without a default.
+#: The rotary parameters that Ministral3Attention reads, without a default.
 _QUERY_SCALE = ("llama_4_scaling_beta", "original_max_position_embeddings")
 
-#: The rotary parameters of a file without any. Source: configuration_cwm.py and configuration_ministral3.py.
+#: The rotary parameters of a file that sets none.
+#: Source: configuration_cwm.py and configuration_ministral3.py.
 _CWM_ROPE: Mapping[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 1e6,

@@ -1,4 +1,4 @@
-"""Mistral 3 with its vision tower, given text alone: Mistral's layers, or Ministral 3's, which scale their queries."""
+"""Mistral 3 with its vision tower, for batches of text: Mistral's layers, or Ministral 3's, which scale queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _rotate(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Rotate all dimensions of every head as the text model does."""
+    """Apply rotary embeddings to all dimensions of every head, as the text model does."""
     rotate = rotate_and_scale if context.config["text_model_type"] == "ministral3" else rotate_heads
     return rotate(context, query_states, key_states)
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Entry
 
-#: The defaults of the sizes that a file leaves out of `text_config`, which is saved as the difference from its class's.
+#: The default sizes that a file leaves out of `text_config`, which is saved as the difference from its class's
+#: defaults.
 _SIZES: Mapping[str, int] = {
     "hidden_size": 4096,
     "intermediate_size": 14_336,
@@ -52,7 +53,7 @@ _DEFAULT_TEXT: Mapping[str, Any] = {
     "sliding_window": None,
 }
 
-#: The vision tower of a file without `vision_config` has another image and patch size than its class's default.
+#: The vision tower of a file without `vision_config`. Its image and patch size differ from the defaults of its class.
 _DEFAULT_VISION: Mapping[str, Any] = {"image_size": 1540, "patch_size": 14}
 
 #: Source: transformers/models/pixtral/configuration_pixtral.py.

@@ -1,4 +1,4 @@
-"""ModernBERT: rotary attention in both directions, in windows in most layers; norms before each sublayer."""
+"""ModernBERT: bidirectional attention with rotary embeddings, in windows in most layers, and norms before sublayers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _attention_sublayer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Norm and attend. The first layer has no norm. What is normed stays alive while an adapter runs."""
+    """Normalize and attend. The first layer has no norm. The norm's output stays alive while an adapter runs."""
     normed = norms.layer_norm(modules["attn_norm"], hidden_states) if "attn_norm" in modules else hidden_states
     attn_output = _attention(context, modules, normed)
     return context.method.after_sublayer(context, modules, "attention", attn_output)
@@ -60,7 +60,7 @@ def _mlp_sublayer(context: Context, modules: LayerModules, hidden_states: Tensor
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Attend with queries, keys and values from one projection, which stays alive to the end of the module."""
+    """Attend with queries, keys and values from one projection, which stays alive until the module returns."""
     config = context.config
     batch, length, _ = hidden_states.shape
     qkv = modules["attn.Wqkv"](hidden_states)
@@ -75,7 +75,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate in float32, to which each factor is cast by itself, and cast both back."""
+    """Rotate in float32, to which each factor is cast separately, and cast both results back."""
     q_embed, k_embed = (_in_float32(context, x, name) for x, name in ((query, "query"), (key, "key")))
     return ops.cast(q_embed, query.dtype, "query, cast back"), ops.cast(k_embed, key.dtype, "key, cast back")
 
@@ -89,7 +89,7 @@ def _in_float32(context: Context, x: Tensor, name: str) -> Tensor:
 
 
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Wo(dropout(act(input) · gate)), where input and gate are the halves of one projection."""
+    """Return Wo(dropout(act(input) · gate)), where input and gate are the halves of one projection."""
     projected = modules["mlp.Wi"](hidden_states)
     context.set_scope(f"{modules.prefix}mlp: ")
     half = (*projected.shape[:-1], modules["mlp.Wo"].module.in_features)
@@ -101,7 +101,7 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 
 
 def _head(context: Context, x: Tensor) -> Tensor:
-    """Run ModernBertPredictionHead, and dropout."""
+    """Run ModernBertPredictionHead and dropout."""
     x = context.outer("head.dense")(x)
     context.set_scope("head: ")
     x = activation(context.config["classifier_activation"])(x)
@@ -132,5 +132,5 @@ MODERNBERT = DecoderForward(
     dropout_modules=("embedding_dropout", "mlp_dropout", "classifier_dropout"),
 )
 
-#: The models of tokens, whose loss is of logits in the model's dtype.
+#: The models for token tasks, whose loss takes logits in the model's data type.
 TOKENS = replace(MODERNBERT, scores=None, before_token_head=_head, casts_token_logits=False)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def _layer(config: Config, kind: LayerKind) -> Owned:
     hidden, inner, bias = config["hidden_size"], config["intermediate_size"], config["norm_bias"]
     return (
-        # there is no norm before the first layer's attention
+        # the first layer has no norm before its attention
         *(() if kind.end == "first" else norms(config, "attn_norm", bias=bias)),
         linear("attn.Wqkv", hidden, 3 * hidden, bias=config["attention_bias"]),
         linear("attn.Wo", hidden, hidden, bias=config["attention_bias"]),
@@ -67,7 +67,7 @@ def _modernbert(config: Config) -> Parts:
 
 
 def _task_model(model: Model, task: Task) -> Model:
-    """ModernBertForSequenceClassification, ForTokenClassification or ForQuestionAnswering."""
+    """Return ModernBertForSequenceClassification, ForTokenClassification or ForQuestionAnswering."""
     config = model.config
     hidden, outputs = config["hidden_size"], 2 if task.name == "question_ans" else named(task.num_labels, "num_labels")
     head = (

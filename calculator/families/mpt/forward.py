@@ -1,4 +1,4 @@
-"""MPT: ALiBi over the longest sequence, which promotes scores to float32, a boolean mask, norms without bias."""
+"""MPT: ALiBi over the longest sequence, which promotes scores to float32, a boolean mask, and norms without bias."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run one block: (batch, sequence, hidden_size) to the same. The MLP adds its residual itself."""
+    """Run one block: (batch, sequence, hidden_size) to the same shape. The MLP adds its own residual."""
     layernorm_output = norms.layer_norm(modules["norm_1"], hidden_states)
     residual = hidden_states
     attn_outputs = run_sublayer(context, modules, "attention", _attention, layernorm_output)
@@ -60,7 +60,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
-    """Add ALiBi, which is in float32, to the scores, and fill masked ones."""
+    """Add ALiBi in float32 to the scores, and fill masked scores."""
     scores = ops.scale(attention.scores(query, key), "scores, scaled")
     bias = ops.narrow(context.position_tables[0], (1, query.shape[1], 1, key.shape[2]))
     scores = ops.add(scores, bias, "scores + ALiBi")

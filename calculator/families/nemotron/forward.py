@@ -1,4 +1,4 @@
-"""Nemotron: LayerNorm offset by one, partial rotary embeddings, a plain squared-ReLU MLP."""
+"""Nemotron: LayerNorm with a weight offset by one, partial rotary embeddings, and a plain squared-ReLU MLP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _rotate(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Rotate the first dimensions of every head. The rotated parts stay alive until queries and keys are whole."""
+    """Rotate the first dimensions of every head. The rotated parts stay alive until queries and keys are joined."""
     cos, sin = context.position_tables[:2]
     q, q_pass, k, k_pass = rotary.split_part(query_states, key_states, cos.shape[-1])
     q_embed, k_embed = rotary.rotate(q, cos, sin, "query, rotated"), rotary.rotate(k, cos, sin, "key, rotated")

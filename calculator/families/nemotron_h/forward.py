@@ -35,7 +35,7 @@ _MIXTURE = Mixture(router=routers.sigmoid_with_correction, gate="mixer.gate")
 
 
 def _experts(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """NemotronHMoE: experts of a latent size, if there is one, and the shared experts."""
+    """Run NemotronHMoE: experts, of a latent size if the config sets one, and the shared experts."""
     hidden_states = _MIXTURE.flattened(context, x)
     weights, indices, *_alive = _MIXTURE.chosen(context, modules, hidden_states)
     if "mixer.fc1_latent_proj" in modules:
@@ -57,7 +57,7 @@ def _mix(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """NemotronHBlock: a norm and one of the mixers."""
+    """Run NemotronHBlock: a norm and one of the mixers."""
     residual, norm = hidden_states, modules["norm"]
     hidden_states = ops.cast(hidden_states, norm.own["weight"].dtype, "input in the norm's dtype")
     hidden_states = norms.float32_rms_norm(norm, hidden_states)
@@ -66,7 +66,7 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 
 
 def _positions(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
-    """Return the positions, which every layer receives and none reads."""
+    """Return the positions. Every layer receives them, but none reads them."""
     context.set_scope("model.")
     return (context.position_ids(hidden_states.shape[1]),)
 

@@ -30,7 +30,7 @@ from calculator.families.nemotron_h import forward
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
 
-#: The kinds of layers, and how older files spell some.
+#: The kinds of layers, with the names of older files.
 _KINDS: dict[str, LayerKind] = {
     "linear_attention": LayerKind(attention="linear_attention"),
     "full_attention": LayerKind(rotated=False),
@@ -39,7 +39,7 @@ _KINDS: dict[str, LayerKind] = {
 }
 _OLDER = {"mamba": "linear_attention", "attention": "full_attention"}
 
-#: The same in a pattern, a letter a layer.
+#: The kinds of layers in a pattern, with one letter per layer.
 _LETTERS = dict(zip("M*-E", _KINDS, strict=True))
 
 _DEFAULT = ("linear_attention", "moe", "full_attention", "mlp")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _bare_norm(x: Tensor) -> Tensor:
-    """Run OlmoLayerNorm: in float32, without parameters."""
+    """Run OlmoLayerNorm, which is in float32 and has no parameters."""
     normed = norms.functional_layer_norm(ops.cast(x, "float32", "input in float32"), None, None)
     return ops.cast(normed, x.dtype, "output")
 
@@ -43,7 +43,7 @@ def _left(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Project to queries, keys and values, clamped in place if `clip_qkv` is set."""
+    """Project to queries, keys and values. If `clip_qkv` is set, clamp them in place."""
     states = [modules[f"self_attn.{name}_proj"](hidden_states) for name in "qkv"]
     if context.config["clip_qkv"] is not None:
         context.set_scope(f"{modules.prefix}self_attn: ")
@@ -53,7 +53,10 @@ def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
 
 
 def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Project to queries, keys and values, and norm the first two; clamp all in place if `clip_qkv` is set (OLMoE)."""
+    """Project to queries, keys and values, and normalize queries and keys.
+
+    If `clip_qkv` is set, clamp all in place (OLMoE).
+    """
     query_states = norms.rms_norm(modules["self_attn.q_norm"], modules["self_attn.q_proj"](hidden_states))
     key_states = norms.rms_norm(modules["self_attn.k_norm"], modules["self_attn.k_proj"](hidden_states))
     states = [query_states, key_states, modules["self_attn.v_proj"](hidden_states)]

@@ -75,7 +75,9 @@ def _olmo(config: Config) -> Parts:
 
 
 def _olmo_kinds(config: Config) -> tuple[LayerKind, ...]:
-    """Mark the last layer if the head is tied: the model's last weight is then a down_proj, which is not quantised.
+    """Return the kinds of layers. If the head is tied, the last layer has a kind of its own.
+
+    The model's last weight is then its down_proj, which is not quantized.
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run one block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same shape."""
     before = context.config["do_layer_norm_before"]
     residual = hidden_states
     hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=before)
@@ -43,7 +43,7 @@ def _fc2(_: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tensor:
-    """Apply LayerNorm, which may have no parameters."""
+    """Run LayerNorm, which may have no parameters."""
     if not here:
         return x
     if name in modules:
@@ -68,10 +68,10 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Add word and position embeddings. Words are projected to the layers' width if it differs."""
+    """Add word and position embeddings. If their widths differ, words are projected to the width of the layers."""
     context.set_scope("model.decoder.")
     tape, shape = context.tape, inputs_embeds.shape[:2]
-    # positions are counted from the mask, unless they are given; a mask that is not passed is made of ones
+    # positions are counted from the mask, unless they are given; if no mask is passed, the code makes one of ones
     counted_shape = (shape[0], shape[1] + context.past)
     counted = [] if context.training.passes_mask else [tape.new(counted_shape, "float32", "mask of ones")]
     given = context.gives_positions

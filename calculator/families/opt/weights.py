@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.module import Module
 
-#: Rows that the position table has before the first position.
+#: The number of rows that the position table has before the first position.
 #: Source: transformers/models/opt/modeling_opt.py, OPTLearnedPositionalEmbedding.
 _OFFSET = 2
 
 
 def _kinds(config: Config) -> tuple[LayerKind, ...]:
-    """Mark the last layer if the model's last weight is an fc2, which is not quantised.
+    """Return the kinds of layers. If the model's last weight is an fc2, the last layer has a kind of its own.
 
-    That is so with a tied head, without biases, and with norms without weights.
+    The fc2 is then not quantized. This is the case with a tied head, without biases and with norms without weights.
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """

@@ -1,4 +1,4 @@
-"""PaliGemma: SigLIP's patches, each projected to a token, and a prefix whose tokens all see each other.
+"""PaliGemma: SigLIP, a projection of each patch to a token, and a prefix whose tokens all attend to each other.
 
 Source: transformers/models/paligemma/modeling_paligemma.py.
 """
@@ -29,7 +29,7 @@ TOWER, PROJECTOR, TEXT_MODEL = "model.vision_tower", "model.multi_modal_projecto
 
 
 def _process(config: Config, images: Images) -> Processed:
-    """Resize an image to the tower's size, whatever its proportions."""
+    """Resize an image to the tower's size, without keeping its proportions."""
     vision = config["vision_config"]
     no_limits(images)
     if vision["vision_use_head"]:
@@ -41,22 +41,22 @@ def _process(config: Config, images: Images) -> Processed:
 
 
 def _batch(config: Config, training: Training, _image: Processed) -> list[BatchTensor]:
-    """Return the tensors that a batch has because of its images, and those that tell the prefix from the suffix."""
+    """Return the tensors that images add to a batch, and those that separate the prefix from the suffix."""
     return [image_encoder.pixels(config, training.image_count), token_types("token_type_ids", training)]
 
 
 def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and put the tokens in the places of the placeholders."""
+    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
     return image_encoder.words_and_images(context, inputs_embeds, TOWER, _project)
 
 
 def _project(context: Context, vision_outputs: Tensor) -> Tensor:
-    """Project each patch: (images, patches, hidden_size) to (images, tokens, hidden_size of the text)."""
+    """Project each patch: (images, patches, hidden_size) to (images, tokens, hidden_size of the text model)."""
     return context.outer(f"{PROJECTOR}.linear")(vision_outputs)
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:
-    """Return the mask (batch, 1, sequence, sequence): causal or of the prefix, and no padding."""
+    """Return the mask (batch, 1, sequence, sequence): causal or bidirectional in the prefix, without padding."""
     tape, batch, length = context.tape, context.batch, context.length
     context.decoder_locals.append(tape.new((batch, length), "int64", "the prefix, by number"))
     mask = masks.causal_or_of_one_image(context)

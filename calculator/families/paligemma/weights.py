@@ -21,7 +21,7 @@ from calculator.families.rope import frequencies
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Defaults of the text model's class. A file leaves such fields out of `text_config`.
+#: The defaults of the text model's class, which a file leaves out of `text_config`.
 #: Source: transformers/models/gemma/configuration_gemma.py.
 _TEXT = with_defaults(
     (
@@ -40,7 +40,8 @@ _TEXT = with_defaults(
     },
 )
 
-#: The models of a file that leaves out their configs. Source: configuration_paligemma.py, sub_configs_defaults.
+#: The text and vision models of a file without their configs.
+#: Source: configuration_paligemma.py, sub_configs_defaults.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "text_config": {
         "model_type": "gemma",

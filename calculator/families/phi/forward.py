@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Slice one fused projection, which stays alive as a local variable."""
+    """Slice a fused projection, which stays alive as a local variable."""
     qkv = modules["self_attn.qkv_proj"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]

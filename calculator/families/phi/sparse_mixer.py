@@ -1,4 +1,4 @@
-"""Phi-3.5-MoE's router: two experts a token, drawn by SparseMixer (Liu et al. 2024) instead of the largest two."""
+"""The router of Phi-3.5-MoE: SparseMixer (Liu et al. 2024) samples two experts per token instead of taking the best."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Draw two experts in turn, each weighed by softmax over the scores that are near the best."""
+    """Sample two experts one after the other. The weight of each is a softmax over the scores near the best score."""
     scores = routers.compute_logits(context, gate, hidden_states)
     first, selected, *_alive = _drawn(scores)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
@@ -28,7 +28,7 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
 
 
 def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
-    """Draw one expert a token: its weight and number, then tensors that stay alive until the next draw."""
+    """Sample one expert per token. Return its weight and index, then tensors that stay alive until the next sample."""
     tape, one = scores.tape, (scores.shape[0], 1)
     best_number, factor, mask = _far_from_best(scores)
     near = tape.new(scores.shape, scores.dtype, "scores near the best")
@@ -48,7 +48,7 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
 
 
 def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best expert, the larger of each score's size and the best score, and which scores are far below."""
+    """Return the best expert, the maximum of each score's size and the best score, and which scores are far below."""
     tape, one = scores.tape, (scores.shape[0], 1)
     best, best_number = tape.new(one, scores.dtype, "best score"), tape.new(one, "int64", "best expert")
     size = tape.new(scores.shape, scores.dtype, "size of scores")
@@ -63,7 +63,7 @@ def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sampled(scores: Tensor) -> Tensor:
-    """Return the largest of scores with Gumbel noise."""
+    """Return the maximum of the scores with Gumbel noise."""
     tape, rows = scores.tape, scores.shape[:1]
     noise = tape.new(scores.shape, scores.dtype, "noise")
     log = ops.unary(noise, "noise, logarithm", saves="input", fp32_in_autocast=True)
@@ -77,7 +77,7 @@ def _sampled(scores: Tensor) -> Tensor:
 
 
 def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Run PhimoeMultiplier.backward: multiply probabilities by the negated gradient, and add the gradient to it."""
+    """Run PhimoeMultiplier.backward: multiply probabilities by the negated gradient, and add the gradient."""
     probabilities = node.saved[2]
     of_weight = grad.tape.new(grad.shape, grad.dtype, "gradient · probability")
     negated = grad.tape.new(grad.shape, grad.dtype, "gradient · probability, negated")

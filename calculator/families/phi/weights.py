@@ -32,19 +32,22 @@ if TYPE_CHECKING:
 
 
 def _without_scale(config: Config) -> str | None:
-    """Phi-3.5-MoE multiplies rotary embeddings by factors that the file must contain."""
+    """Return an error if the file lacks the factors by which Phi-3.5-MoE multiplies rotary embeddings."""
     rope_parameters = config["rope_parameters"]
     missing = [key for key in ("short_mscale", "long_mscale") if not isinstance(rope_parameters.get(key), int | float)]
     return f"needs {' and '.join(missing)}, numbers" if missing and rope_parameters["rope_type"] != "default" else None
 
 
 def _uneven_long_rope(config: Config) -> str | None:
-    """Phi-3 expects as many LongRoPE factors as an equal share of the hidden size has pairs."""
+    """Return an error for a wrong number of LongRoPE factors.
+
+    Phi-3 expects one for each pair of dimensions in an equal share of the hidden size.
+    """
     return uneven_heads(config) if config["rope_type"] == "longrope" else None
 
 
 def _uneven_head_norms(config: Config) -> str | None:
-    """Phi's norms of queries and keys are as wide as equal shares of the hidden size."""
+    """Return an error if the norms of queries and keys, as wide as equal shares of the hidden size, don't fit heads."""
     return uneven_heads(config) if config["qk_layernorm"] else None
 
 

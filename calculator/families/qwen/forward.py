@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithSharedExpert(Mixture):
-    """A mixture with a shared expert for every token, which runs first and has a gate of its own (Qwen 2)."""
+    """A mixture with a gated shared expert for every token, which runs first (Qwen 2)."""
 
     shared: str = "mlp.shared_expert"
 
     def mixed(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-        """Run the shared expert, the router and the experts: (batch, sequence, hidden_size) to the same."""
+        """Run the shared expert, the router and the experts. The shape stays (batch, sequence, hidden_size)."""
         hidden_states = self.flattened(context, x)
         shared_expert_output = mlp.called(context, modules, hidden_states, self.shared)
         weights, indices, *_alive = self.chosen(context, modules, hidden_states)

@@ -56,7 +56,7 @@ _WINDOWS = (
 
 
 def sparse_fields(*, norm_topk_prob: bool = False) -> tuple[Entry, ...]:
-    """Which layers have experts, the width of these, and whether the weights of a token's experts sum to 1."""
+    """Return the fields for layers with experts, for their width, and for whether a token's weights sum to 1."""
     return (
         size("decoder_sparse_step", 1),
         size("moe_intermediate_size"),
@@ -66,7 +66,7 @@ def sparse_fields(*, norm_topk_prob: bool = False) -> tuple[Entry, ...]:
 
 
 def sparse_kinds(config: Config) -> tuple[LayerKind, ...]:
-    """The kinds of layers: each `decoder_sparse_step`-th has experts, except those in `mlp_only_layers`."""
+    """Return the kinds of layers. Each `decoder_sparse_step`-th one has experts, except those in `mlp_only_layers`."""
     dense, step = frozenset(config["mlp_only_layers"]), int(config["decoder_sparse_step"])
     return tuple(
         LayerKind(attention=attention, mlp="dense" if index in dense or (index + 1) % step else "sparse")
@@ -87,12 +87,12 @@ def _qk_norms(config: Config) -> tuple[Module, ...]:
 
 
 def qwen2_layer(config: Config) -> Owned:
-    """A layer of Qwen 2, also of Qwen 2.5 VL's text model."""
+    """Return a layer of Qwen 2, which Qwen 2.5 VL's text model also has."""
     return (*attention(config, qkv_bias=True), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
 
 def qwen3_layer(config: Config) -> Owned:
-    """A dense layer of Qwen 3, also of Qwen 3 VL's text model."""
+    """Return a dense layer of Qwen 3, which Qwen 3 VL's text model also has."""
     bias = config["attention_bias"]
     return (
         *attention(config, qkv_bias=bias, o_bias=bias),
@@ -127,7 +127,7 @@ def _qwen2_moe(config: Config) -> Parts:
 
 
 def qwen3_moe_layer(config: Config, kind: LayerKind) -> Owned:
-    """A layer of Qwen 3 with experts, or without, also of Qwen 3 VL's text model with experts."""
+    """Return a layer of Qwen 3 with or without experts, which Qwen 3 VL's text model also has."""
     bias = config["attention_bias"]
     sparse = (fused_experts(config, "moe_intermediate_size"), router(config))
     mlp = sparse if kind.mlp == "sparse" else gated_mlp(config)

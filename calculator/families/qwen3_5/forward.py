@@ -1,4 +1,4 @@
-"""Qwen 3.5 and Qwen3-Next: layers of gated DeltaNet, and of attention whose output has a gate."""
+"""Qwen 3.5 and Qwen3-Next: layers of gated DeltaNet, and of attention with a gated output."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _AXES = 3
 def interleaved_tables(
     context: Context, hidden_states: Tensor, dtype: DType | None = None, *, of_sequences: bool = False
 ) -> tuple[Tensor, ...]:
-    """Return cos, sin, (batch, sequence, rotated dimensions) each, and the positions.
+    """Return cos and sin, each (batch, sequence, rotated dimensions), and the positions.
 
-    `of_sequences`: whether each sequence has positions of its own.
+    `of_sequences` is whether each sequence has positions of its own.
     """
     context.set_scope("model.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
@@ -55,19 +55,19 @@ def interleaved_tables(
 
 
 def _recomposed(freq: Tensor, name: str) -> Tensor:
-    """Write the pairs of height and width over those of time, and repeat them for both halves."""
+    """Write the pairs of height and width over those of time, and repeat the result for both halves."""
     _, batch, length, half = freq.shape
     pairs = ops.narrow(freq, (batch, length, half))
     return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
 
 
 def gated_attention(query_norm: Norm, key_norm: Norm) -> Sublayer:
-    """Return Qwen3_5Attention with norms of queries and keys."""
+    """Return Qwen3_5Attention with these norms of queries and keys."""
     return partial(_attend, query_norm, key_norm)
 
 
 def _attend(query_norm: Norm, key_norm: Norm, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """The projection of queries has a gate for the output, too."""
+    """Run attention, in which the query projection also returns a gate for the output."""
     config, length = context.config, hidden_states.shape[1]
     heads, groups, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     both = modules["self_attn.q_proj"](hidden_states)
@@ -94,15 +94,15 @@ def _attend(query_norm: Norm, key_norm: Norm, context: Context, modules: LayerMo
 
 @dataclass(slots=True)
 class _Projected:
-    """What the projections of gated DeltaNet return, with the locals of the code that makes it.
+    """The outputs of gated DeltaNet's projections, with the local variables of the code that computes them.
 
     Attributes:
         mixed: Queries, keys and values: (batch, channels, positions).
         z: The gate of the output: (batch, positions, value heads, value size).
-        b: What gives beta: (batch, positions, value heads).
-        a: What gives the decay, in the same shape.
-        parts: Locals that live until the convolution's output is split.
-        kept: Locals that live until the layer returns.
+        b: The input of beta: (batch, positions, value heads).
+        a: The input of the decay, in the same shape.
+        parts: Local variables that stay alive until the convolution's output is split.
+        kept: Local variables that stay alive until the layer returns.
     """
 
     mixed: Tensor
@@ -114,7 +114,7 @@ class _Projected:
 
 
 def apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
-    """Project with a layer for each of them (Qwen 3.5)."""
+    """Project with a separate linear layer for each output (Qwen 3.5)."""
     config, (batch, length, _) = context.config, hidden_states.shape
     mixed = modules["linear_attn.in_proj_qkv"](hidden_states)
     mixed = ops.view(mixed, (batch, mixed.shape[2], length))
@@ -126,10 +126,10 @@ def apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Pr
 
 
 def _by_key_heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
-    """Project with two layers, whose outputs are ordered by the key heads (Qwen3-Next).
+    """Project with two linear layers, whose outputs are ordered by key head (Qwen3-Next).
 
-    Parts of them are copied where their heads can't be merged in a view: with several key heads, queries and keys, and
-    what has several value heads for each of them.
+    A part of the outputs is copied if a view can't merge its heads. With several key heads, this applies to queries,
+    keys and parts that have several value heads per key head.
     """
     config, (batch, length, _) = context.config, hidden_states.shape
     keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
@@ -152,7 +152,7 @@ def _by_key_heads(context: Context, modules: LayerModules, hidden_states: Tensor
 
 
 def _split(x: Tensor, rows: Shape, widths: tuple[int, ...]) -> list[Tensor]:
-    """View a projection by its key heads, and split each of them."""
+    """View a projection by key heads, and split each head."""
     return ops.split(ops.view(x, (*rows, sum(widths))), [(*rows, width) for width in widths])
 
 
@@ -163,7 +163,7 @@ def _merged(x: Tensor, shape: Shape, name: str, *, copies: bool) -> Tensor:
 def _delta_net(
     project: Callable[[Context, LayerModules, Tensor], _Projected],
 ) -> Callable[[Context, LayerModules, Tensor], Tensor]:
-    """Return the forward pass of gated DeltaNet with its projections."""
+    """Return the forward pass of gated DeltaNet with these projections."""
 
     def run(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         config, scope = context.config, f"{modules.prefix}linear_attn: "
@@ -195,9 +195,9 @@ def _delta_net(
 def _rule(
     context: Context, query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the gated delta rule, over one position after a cached state or over chunks.
+    """Run the gated delta rule: in chunks, or for one position after a cached state.
 
-    Returns the output and the last state, of which a cache keeps a copy.
+    Returns the output and the last state. A cache keeps a copy of the state.
     """
     cache, packaged = context.cache, "fla" in (context.training.kernels or ())
     before = cache.state() if cache is not None else None
@@ -230,7 +230,7 @@ def _decay(owner: BoundModule, a: Tensor) -> Tensor:
 
 
 def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
-    """Qwen3_5RMSNormGated: the norm, then silu of the gate in float32."""
+    """Run Qwen3_5RMSNormGated: the norm, then silu of the gate in float32."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -246,7 +246,7 @@ def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
 
 
 def mixer(project: Callable[[Context, LayerModules, Tensor], _Projected], attend: Sublayer) -> Sublayer:
-    """Return what mixes tokens in a layer of either type."""
+    """Return the token mixer of a layer, for both layer types."""
     delta_net = _delta_net(project)
 
     def run(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

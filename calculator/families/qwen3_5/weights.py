@@ -1,4 +1,4 @@
-"""Qwen 3.5's text models and Qwen3-Next: gated DeltaNet in most layers, attention with a gate in every fourth."""
+"""Qwen 3.5's text models and Qwen3-Next: gated DeltaNet in most layers, gated attention in every fourth layer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _TYPES: tuple[MixerType, ...] = ("linear_attention", "full_attention")
 
-#: What else a GPU may allocate, and what an installed package changes.
+#: A note on other allocations of a GPU, and on the effect of an installed package.
 WITHOUT_KERNELS = (
     "Gated DeltaNet runs as transformers' own PyTorch code. With the packages flash-linear-attention (fla) and"
     " causal-conv1d it needs less; an estimate of a training step counts them with training.kernels. cuBLAS's and"
@@ -77,13 +77,13 @@ def _delta_net(config: Config, *projections: tuple[str, int]) -> Owned:
 
 
 def _widths(config: Config) -> tuple[int, int]:
-    """The width of queries or keys, and that of values."""
+    """Return the width of queries and of keys, and the width of values."""
     keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
     return keys, config["linear_num_value_heads"] * config["linear_value_head_dim"]
 
 
 def _with_own_projections(config: Config) -> Owned:
-    """Gated DeltaNet with a projection each, which come last (Qwen 3.5)."""
+    """Return gated DeltaNet with four input projections, which come last (Qwen 3.5)."""
     hidden, heads = config["hidden_size"], config["linear_num_value_heads"]
     keys, values = _widths(config)
     return (
@@ -96,7 +96,7 @@ def _with_own_projections(config: Config) -> Owned:
 
 
 def _with_two_projections(config: Config) -> Owned:
-    """Gated DeltaNet with two projections (Qwen3-Next)."""
+    """Return gated DeltaNet with two input projections (Qwen3-Next)."""
     keys, values = _widths(config)
     return _delta_net(
         config, ("in_proj_qkvz", keys * 2 + values * 2), ("in_proj_ba", config["linear_num_value_heads"] * 2)
@@ -129,7 +129,7 @@ def _layer(config: Config, kind: LayerKind, delta_net: Callable[[Config], Owned]
 
 
 def qwen3_5_layer(config: Config, kind: LayerKind) -> Owned:
-    """A layer of Qwen 3.5."""
+    """Return a layer of Qwen 3.5."""
     return _layer(config, kind, _with_own_projections)
 
 

@@ -1,4 +1,4 @@
-"""Qwen 3.5 with its vision tower, which is that of Qwen 3 VL without features of earlier layers."""
+"""Qwen 3.5 with its vision tower, which is Qwen 3 VL's tower without features of earlier layers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MODEL = "model.language_model"
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the tables, and for text alone the positions, which every layer receives."""
+    """Return the tables and, for text only, the positions, which every layer receives."""
     if not context.training.has_images:
         return interleaved_tables(context, hidden_states)
-    # The positions of images are computed for each sequence, and the layers receive none.
+    # With images, positions are computed for each sequence, and the layers receive none.
     cos, sin, position_ids = interleaved_tables(context, hidden_states, of_sequences=True)
     context.decoder_locals.append(position_ids)
     return cos, sin

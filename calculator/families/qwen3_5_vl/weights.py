@@ -1,4 +1,4 @@
-"""Qwen 3.5 with its vision tower: that of Qwen 3 VL with one merger, and the text model, dense or with experts."""
+"""Qwen 3.5 with its vision tower: Qwen 3 VL's tower with one merger, and a dense text model or one with experts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ _MOE_TEXT = with_defaults(
     },
 )
 
-#: The tower has no features of earlier layers. Source: Qwen3_5VisionConfig.
+#: The tower without features of earlier layers.
+#: Source: Qwen3_5VisionConfig.
 _VISION: tuple[Entry, ...] = (
     *(entry for entry in QWEN3_VISION if entry.name != "deepstack_visual_indexes"),
     Computed(name="deepstack_visual_indexes", value=lambda _config: ()),

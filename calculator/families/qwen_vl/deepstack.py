@@ -1,4 +1,4 @@
-"""The forward pass of Qwen 3 VL's vision tower, and the layers of the text model that add features of its layers.
+"""The forward pass of Qwen 3 VL's vision tower, and of the text model's layers that add features of its layers.
 
 Source: transformers/models/qwen3_vl/modeling_qwen3_vl.py, Qwen3VLVisionModel and Qwen3VLTextModel._deepstack_process.
 """
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 _PATH = "model.visual"
 
-#: The learned positions that are interpolated for each patch.
+#: The number of learned positions that are interpolated for each patch.
 _TAPS = 4
 
 
 def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the last layer's output, the tokens that the merger makes of it, and those of earlier layers."""
+    """Return the output of the last layer, the tokens that the merger makes of it, and the tokens of earlier layers."""
     tape, config = context.tape, context.config["vision_config"]
     patches = pixel_values.shape[0]
     context.set_scope(f"{_PATH}: ")
@@ -64,7 +64,7 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
 
 
 def _interpolated(context: Context, indices: Tensor, weights: Tensor) -> Tensor:
-    """Return the learned position of every patch, in float32: the weighted sum of four."""
+    """Return the learned position of every patch in float32: a weighted sum of four."""
     table = context.outer(f"{_PATH}.pos_embed")
     context.set_scope(f"{_PATH}.pos_embed: ")
     rows = products.embedding(indices, context.method.embedding_weight(table), table.module.out_features, "output")
@@ -74,7 +74,10 @@ def _interpolated(context: Context, indices: Tensor, weights: Tensor) -> Tensor:
 
 
 def _merger(context: Context, path: str, x: Tensor, tokens: int, *, shuffled: bool = False) -> Tensor:
-    """Join the patches of each token and project them; the norm is of the joined ones with `shuffled`."""
+    """Join the patches of each token and project them.
+
+    With `shuffled`, the norm follows the join; else it precedes it.
+    """
     wide = context.outer(f"{path}.linear_fc1")
     shape = (named(tokens, "image tokens"), wide.module.in_features)
     normed = norms.layer_norm(context.outer(f"{path}.norm"), ops.view(x, shape) if shuffled else x)
@@ -85,7 +88,7 @@ def _merger(context: Context, path: str, x: Tensor, tokens: int, *, shuffled: bo
 
 
 def add_features(context: Context, number: int, hidden_states: Tensor) -> Tensor:
-    """Add the features of an earlier layer of the tower in the places of images, after each of the first layers."""
+    """Add the features of an earlier tower layer to the image tokens, after each of the first text layers."""
     mask, features = context.image_features[number]
     context.set_scope("model.language_model: ")
     hidden_states = ops.clone(hidden_states, "hidden states, copied")

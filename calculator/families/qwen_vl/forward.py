@@ -1,4 +1,4 @@
-"""Qwen 2.5 and 3 VL, given text alone: Qwen's text models, whose positions have three axes."""
+"""Qwen 2.5 and 3 VL for batches of text: Qwen's text models, whose positions have three axes."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 #: The axes of a position: time, height and width.
 _AXES = 3
 
-#: The positions of a token that `generate` makes: the text's, and one of each axis.
+#: The positions of a token that `generate` creates: the text position, and one position for each axis.
 POSITIONS_OF_TOKEN = 1 + _AXES
 
 _MODEL = "model.language_model"
 
 
 def _by_sections(freq: Tensor, name: str) -> Tensor:
-    """Join the sections of the pairs, each from its axis, and repeat them for both halves (Qwen 2.5)."""
+    """Join the sections of pairs, one from each axis, and repeat the result for both halves (Qwen 2.5)."""
     _, batch, length, half = freq.shape
     pairs = ops.cat((freq,), (batch, length, half), f"rotary: {name}, by sections")
     return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
 
 
 def _interleaved(freq: Tensor, name: str) -> Tensor:
-    """Write the pairs of height and width over those of time, and repeat them for both halves (Qwen 3)."""
+    """Write the pairs of height and width over those of time, and repeat the result for both halves (Qwen 3)."""
     _, batch, length, half = freq.shape
     pairs = ops.narrow(freq, (batch, length, half))
     return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
 
 
 def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor, str], Tensor]) -> tuple[Tensor, ...]:
-    """Return cos, sin, (batch, 1, sequence, head_dim) each, and position_ids."""
+    """Return cos and sin, each (batch, 1, sequence, head_dim), and position_ids."""
     context.set_scope(f"{_MODEL}.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
-    # The positions of images are computed for each sequence.
+    # With images, positions are computed for each sequence.
     shape = (_AXES, batch, length) if context.training.has_images else (length,)
     given = context.gives_positions
     position_ids = context.position_ids(length) if given else tape.new(shape, "int64", "position_ids")
@@ -60,14 +60,14 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
 
 
 def _tables_by_sections(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the tables of Qwen 2.5. Its layers receive no positions: the text model keeps them."""
+    """Return the tables of Qwen 2.5. Its layers receive no positions, because the text model keeps them."""
     cos, sin, position_ids = _axial(context, hidden_states, _by_sections)
     context.decoder_locals.append(position_ids)
     return cos, sin
 
 
 def _interleaved_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the tables of Qwen 3, and for text alone the positions, which every layer receives."""
+    """Return the tables of Qwen 3 and, for text only, the positions, which every layer receives."""
     cos, sin, position_ids = _axial(context, hidden_states, _interleaved)
     if not context.training.has_images:
         return cos, sin, position_ids

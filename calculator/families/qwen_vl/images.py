@@ -1,4 +1,4 @@
-"""How the processors of Qwen 2.5 and 3 VL resize images: to multiples of a token's side, within limits of pixels.
+"""The resizing of images in the processors of Qwen 2.5 and 3 VL: multiples of a token's side, within limits of pixels.
 
 Source: transformers/models/qwen2_vl/image_processing_qwen2_vl.py, smart_resize.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.inputs.images import Images
 
-#: The largest proportion of the sides.
+#: The largest ratio of the sides.
 _MOST_STRETCHED = 200
 
 #: The tokens around an image: vision_start and vision_end.
@@ -25,7 +25,7 @@ _AROUND = 2
 
 
 def processor(min_pixels: int, max_pixels: int) -> Callable[[Config, Images], Processed]:
-    """Return the processor whose checkpoints have these limits in their preprocessor_config.json."""
+    """Return the processor whose checkpoints set these limits in preprocessor_config.json."""
 
     def process(config: Config, images: Images) -> Processed:
         vision = config["vision_config"]
@@ -41,7 +41,7 @@ def processor(min_pixels: int, max_pixels: int) -> Callable[[Config, Images], Pr
 
 
 def _check(images: Images, least: int, most: int) -> None:
-    """Refuse what the processor refuses."""
+    """Raise an error for images that the processor refuses."""
     sides = sorted((images.image_height, images.image_width))
     if sides[1] / sides[0] > _MOST_STRETCHED:
         message = f"the processor refuses images whose sides differ by more than a factor of {_MOST_STRETCHED}"
@@ -52,7 +52,10 @@ def _check(images: Images, least: int, most: int) -> None:
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Return the height and width of the resized image, multiples of `factor`. Python rounds halves to even."""
+    """Return the height and width of the resized image, which are multiples of `factor`.
+
+    Python rounds halves to even.
+    """
     rounded_height, rounded_width = round(height / factor) * factor, round(width / factor) * factor
     if rounded_height * rounded_width > max_pixels:
         beta = sqrt((height * width) / max_pixels)

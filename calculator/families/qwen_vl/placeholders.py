@@ -1,4 +1,4 @@
-"""How Qwen's models put the tokens of images in the places that a sequence has for them.
+"""The replacement of image placeholders by the tokens of images in Qwen's models.
 
 Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, Qwen2_5_VLModel.forward.
 """
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.tower import BatchTensor, Processed
 
-    #: Runs a tower: to its last hidden states, to the tokens of all images, and to those of earlier layers.
+    #: A function that runs a tower. It returns the last hidden states, the tokens of all images, and those of earlier
+    #: layers.
     RunTower = Callable[[Context, Tensor, Processed, int], tuple[Tensor, Tensor, list[Tensor]]]
 
 
 def batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
-    """Return the tensors that a batch has because of its images."""
+    """Return the tensors that images add to a batch."""
     vision, count = config["vision_config"], training.image_count
     patch = int(vision["patch_size"])
     width = int(vision["in_channels"]) * int(vision["temporal_patch_size"]) * patch**2
@@ -39,12 +40,12 @@ def batch(config: Config, training: Training, image: Processed) -> list[BatchTen
 
 
 def kept(training: Training) -> tuple[BatchTensor, ...]:
-    """Return how far the positions of each sequence fall behind its tokens, which the model keeps."""
+    """Return the offsets between the tokens and the positions of each sequence, which the model keeps."""
     return (("model.rope_deltas", (named(training.micro_batch_size, "B"), 1), "int64"),)
 
 
 def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
-    """Run the tower, and put its tokens in the places of the placeholders."""
+    """Run the tower, and replace the embeddings of the placeholders by its tokens."""
     image, count = context.image, context.image_count
     weight = context.outer("model.visual.patch_embed.proj").own["weight"]
     pixel_values = ops.cast(context.images[0], weight.dtype, "model.visual: pixel values, cast")

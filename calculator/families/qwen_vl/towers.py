@@ -88,7 +88,7 @@ def _patches(config: Config, *, bias: bool) -> Module:
 
 
 def _rotary(config: Config) -> Parts:
-    """The frequencies of an axis: half of a head, in pairs."""
+    """Return the frequencies of one axis, for half of the pairs of a head."""
     return frequencies(f"{_PATH}.rotary_pos_emb", int(config["hidden_size"]) // int(config["num_attention_heads"]) // 2)
 
 
@@ -98,12 +98,12 @@ def _attention(config: Config) -> Owned:
 
 
 def _merged(config: Config) -> Dim:
-    """The width of the patches that one token is made of."""
+    """Return the total width of the patches that form one token."""
     return Dim(int(config["hidden_size"]) * int(config["spatial_merge_size"]) ** 2, "hidden_size · spatial_merge_size²")
 
 
 def qwen2_tower(config: Config) -> Parts:
-    """Patches, layers with LayerNorm and a plain MLP, and the merger."""
+    """Return the patches, layers with LayerNorm and a plain MLP, and the merger."""
     hidden, inner, merged = config["hidden_size"], config["intermediate_size"], _merged(config)
 
     def layer(_kind: object) -> Owned:
@@ -126,7 +126,7 @@ def qwen2_tower(config: Config) -> Parts:
 
 
 def qwen2_5_tower(config: Config) -> Parts:
-    """Patches, layers with RMSNorm and a gated MLP, and the merger."""
+    """Return the patches, layers with RMSNorm and a gated MLP, and the merger."""
     hidden, merged = config["hidden_size"], _merged(config)
 
     def layer(_kind: object) -> Owned:
@@ -148,7 +148,7 @@ def qwen2_5_tower(config: Config) -> Parts:
 
 
 def qwen3_tower(config: Config) -> Parts:
-    """Patches with learned positions, layers with LayerNorm and a plain MLP, and the mergers."""
+    """Return patches with learned positions, layers with LayerNorm and a plain MLP, and the mergers."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
 
     def layer(_kind: object) -> Owned:

@@ -45,7 +45,7 @@ def windows(config: Config, image: Processed) -> list[int]:
 
 
 def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Run Qwen 2 VL's tower, each of whose layers sees whole images. The result is that of `_windowed`."""
+    """Run Qwen 2 VL's tower, in which each layer attends within whole images. The result is that of `_windowed`."""
     tape, patches = context.tape, pixel_values.shape[0]
     context.set_scope(f"{_PATH}: ")
     position_ids = tape.new((patches, 2), "int64", "position_ids")
@@ -67,7 +67,7 @@ def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int)
 def _windowed(
     context: Context, pixel_values: Tensor, image: Processed, count: int
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the last layer's output, the tokens that the merger makes of it, and none of earlier layers."""
+    """Return the output of the last layer, the tokens that the merger makes of it, and no tokens of earlier layers."""
     tape, config = context.tape, context.config["vision_config"]
     hidden_size = config["hidden_size"]
     context.set_scope(f"{_PATH}: ")
@@ -103,7 +103,7 @@ def _windowed(
 
 
 def whole_tables(context: Context, patches: int) -> list[Tensor]:
-    """Return cos and sin of every patch: half of the pairs turn with its row, half with its column."""
+    """Return cos and sin of every patch. Half of the pairs encode the row, half the column."""
     tape, config = context.tape, context.config["vision_config"]
     head_dim = int(config["hidden_size"]) // int(config["num_attention_heads"])
     context.set_scope(f"{_PATH}: ")
@@ -115,7 +115,7 @@ def whole_tables(context: Context, patches: int) -> list[Tensor]:
 
 
 def _joined(table: Tensor, head_dim: int, name: str) -> Tensor:
-    """Join the pairs of rows and columns, and repeat them for both halves."""
+    """Join the pairs of rows and columns, and repeat the result for both halves."""
     pairs = ops.cat((table,), (table.shape[0], head_dim // 2), f"rotary: {name}, of rows and columns")
     return ops.cat((pairs, pairs), (table.shape[0], head_dim), f"rotary: {name}, whole")
 
@@ -138,7 +138,7 @@ def plain_layer(
     chunks: Chunks,
     linears: tuple[str, str],
 ) -> Tensor:
-    """Run a layer with LayerNorm and a plain MLP. `given`: cos, sin, and the bounds of the chunks."""
+    """Run a layer with LayerNorm and a plain MLP. `given` contains cos, sin and the bounds of the chunks."""
     normed = norms.layer_norm(modules["norm1"], x)
     x = ops.add(x, tower_attention(context, modules, normed, given[:2], chunks, given[2]), "residual after attention")
     del normed
@@ -150,7 +150,7 @@ def plain_layer(
 
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """down(act(gate(x)) · up(x)), with the tower's activation."""
+    """Return down(act(gate(x)) · up(x)), with the tower's activation."""
     gate = modules["mlp.gate_proj"](x)
     context.set_scope(f"{modules.prefix}mlp: ")
     act_gate = activation(context.config["vision_config"]["hidden_act"])(gate)

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Entry
     from calculator.architecture.layer_kind import LayerKind
 
-#: What the text models treat the type "mrope" as. Source: convert_rope_params_to_dict of their config classes.
+#: The type that the text models use for "mrope".
+#: Source: convert_rope_params_to_dict of their config classes.
 _TYPES = {**{kind: kind for kind in ROPE_TYPES}, "mrope": "default"}
 
 
@@ -118,7 +119,7 @@ _QWEN3_MOE_TEXT = with_defaults(
         number("rms_norm_eps", 1e-6),
         *experts(4, aliases=("num_local_experts",)),
         *sparse_fields(),
-        # Its router divides by their sum whatever the file says (Qwen3VLMoeTextTopKRouter).
+        # The router divides by the sum of its weights whatever the file sets (Qwen3VLMoeTextTopKRouter).
         Computed(name="norm_topk_prob", value=lambda _config: True),
         Computed(name="layer_types", value=lambda config: ("full_attention",) * int(config["num_hidden_layers"])),
         flag("attention_bias", False),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _dropped(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """Run the gated MLP, then the dropout."""
+    """Run the gated MLP, then dropout."""
     down = mlp.gated(context, modules, x)
     return ops.dropout(down, context.config["residual_dropout"], "MLP output, dropped")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Project to queries, keys and values. Each head of the first two has its own norm if `qk_layernorm` is set."""
+    """Project to queries, keys and values. If `qk_layernorm` is set, each head of queries and keys has its own norm."""
     query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
     if context.config["qk_layernorm"]:
         query_states = _per_head(modules, "self_attn.q_layernorm", query_states)
@@ -39,7 +39,7 @@ _PARALLEL = ParallelLayer(attention=_ATTENTION, norm=norm_by_name(norms.layer_no
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Run one block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same shape."""
     layer = _PARALLEL if context.config["use_parallel_residual"] else _sequential
     return layer(context, modules, hidden_states)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _head_norms(config: Config, name: str, heads: str) -> tuple[Module, ...]:
-    """A norm for each head."""
+    """Return one norm per head."""
     each = range(config[heads])
     return tuple(norm(f"self_attn.{name}_layernorm.norms.{index}", config["head_dim"]) for index in each)
 

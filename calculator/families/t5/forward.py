@@ -33,7 +33,7 @@ def _encoded(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _target(context: Context, ids: Tensor) -> Tensor:
-    """Embed the target. Its words stay alive while the layers run."""
+    """Embed the target. Its embeddings stay alive while the layers run."""
     inputs_embeds = embed(context, ids, "decoder.embed_tokens")
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
@@ -52,7 +52,7 @@ def _normed_and_dropped(context: Context, name: str, hidden_states: Tensor) -> T
 
 
 def _final_norm(context: Context, hidden_states: Tensor) -> Tensor:
-    """End the decoder, and scale its output, of which the head then gets the product."""
+    """Run the final norm of the decoder, and scale its output for the head."""
     hidden_states = _normed_and_dropped(context, "decoder", hidden_states)
     context.forward_locals.append(hidden_states)
     if not context.config["scale_decoder_outputs"]:
@@ -81,7 +81,7 @@ def _attend(context: Context, modules: LayerModules, place: str, name: str, hidd
 
 
 def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor) -> Tensor:
-    """Attend with a bias in place of the mask. Queries, keys and values stay alive to the end."""
+    """Attend with a bias in place of the mask. Queries, keys and values stay alive until the end."""
     heads, crosses = context.config["num_attention_heads"], name.endswith("EncDecAttention")
     query_states = split_heads(context, modules[f"{name}.q"](hidden_states), heads)
     key_states, value_states = _keys_and_values(context, modules, name, hidden_states)
@@ -98,7 +98,7 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
 
 
 def _keys_and_values(context: Context, modules: LayerModules, name: str, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return those of the decoder's tokens, or of the encoder's output, with those of passes before."""
+    """Return the keys and values of the decoder's tokens or of the encoder's output, including cached ones."""
     crosses, current, heads = name.endswith("EncDecAttention"), hidden_states, context.config["num_attention_heads"]
     if crosses and context.encoder_states is not None:
         cached, current = encoder_pair(context), context.encoder_states
@@ -111,7 +111,7 @@ def _keys_and_values(context: Context, modules: LayerModules, name: str, hidden_
 
 
 def _shared_bias(context: Context, modules: LayerModules, name: str, query: Tensor, key: Tensor) -> Tensor:
-    """Return the bias that all layers of a stack share, which the first one makes: of zeros in cross-attention."""
+    """Return the bias that the first layer makes for all layers of a stack. For cross-attention it is zero."""
     crosses = name.endswith("EncDecAttention")
     known = context.position_biases.get(crosses)
     if known is not None:

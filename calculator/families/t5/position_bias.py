@@ -72,7 +72,7 @@ def _buckets(context: Context, shape: Shape) -> Tensor:
 def position_bias_mask(context: Context, bias: Tensor, mask: Tensor | None, *, causal: bool, permuted: bool) -> Tensor:
     """Return the additive mask of one layer: the bias where attention is allowed. A permuted bias is copied.
 
-    That of a single head, or of a single pair of positions, has the layout of one that is not permuted.
+    The bias of a single head, or of a single pair of positions, has the layout of a bias that is not permuted.
     """
     _, heads, rows, columns = bias.shape
     permuted = permuted and heads > 1 and rows * columns > 1

@@ -84,7 +84,7 @@ def _t5(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
     def half(name: str, depth: int, *, attends_to_encoder: bool) -> Parts:
-        # only the first layer has the table of relative positions; the others use its result
+        # only the first layer has the table of relative positions, and the others reuse its result
         kinds = (LayerKind(end="first"), *(LayerKind(),) * (depth - 1))
         return (
             embedding(f"{name}.embed_tokens", vocabulary, hidden),
@@ -101,7 +101,7 @@ def _t5(config: Config) -> Parts:
 
 
 def _entries(projection: str, *last: Entry) -> tuple[Entry, ...]:
-    """The fields of a config, with the MLP of files that name none, and what the family reads in its own way."""
+    """Return the fields of a config. `projection` is the MLP of files that name none."""
     return (
         size("vocab_size"),
         size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
@@ -128,8 +128,8 @@ def _entries(projection: str, *last: Entry) -> tuple[Entry, ...]:
         flag("use_cache", True),
         flag("tie_word_embeddings", True, nullable=True),
         *last,
-        # The class ties the head, but from_pretrained keeps one that a checkpoint has (PreTrainedModel.tie_weights).
-        # The checkpoints of T5 1.1, FLAN-T5 and mT5 have one, and their files say so.
+        # The class ties the head, but from_pretrained keeps the head of a checkpoint (PreTrainedModel.tie_weights). The
+        # checkpoints of T5 1.1, FLAN-T5 and mT5 have one, and their files say so.
         Computed(name="tie_word_embeddings", value=lambda config: config["tie_word_embeddings"] is not False),
         *padding(0),
     )

@@ -1,4 +1,4 @@
-"""ViT: patches with a class token and learned positions, attention in both directions, a norm before each sublayer."""
+"""ViT: patches with a class token and learned positions, bidirectional attention, and a norm before each sublayer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _patches(context: Context, pixel_values: Tensor) -> Tensor:
 
 
 def _before_layers(context: Context, embeddings: Tensor) -> Tensor:
-    """Put the class token before the patches, and add positions; dropout."""
+    """Prepend the class token to the patches, add positions, and apply dropout."""
     own = context.outer(_EMBEDDINGS).own
     context.set_scope(f"{_EMBEDDINGS}: ")
     batch, _, width = embeddings.shape
@@ -72,7 +72,7 @@ def _dropped(context: Context, modules: LayerModules, x: Tensor, name: str) -> T
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Attend. Queries, keys and values stay alive to the end of the module."""
+    """Run attention. Queries, keys and values stay alive until the module returns."""
     heads = context.config["num_attention_heads"]
     query_states, key_states, value_states = (
         split_heads(context, modules[f"attention.{name}_proj"](hidden_states), heads) for name in ("q", "k", "v")

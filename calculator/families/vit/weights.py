@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 
 def _outputs(config: Config) -> Dim:
-    """The labels that a file lists in `id2label`, else its `num_labels`, which is 2 by default."""
+    """Return the number of labels: those in `id2label` of the file, else `num_labels`, which is 2 by default."""
     listed, stated = config["id2label"], config["num_labels"]
     return Dim(int(stated) if listed is None else len(listed), "num_labels")
 
 
 def _uneven(config: Config) -> str | None:
-    """Patches cover the image from its first row and column; what remains at its edges belongs to none."""
+    """Return an error if a patch is larger than the image.
+
+    Patches cover the image from its first row and column. The remaining pixels at the edges belong to no patch.
+    """
     image, patch = config["image_size"], config["patch_size"]
     return None if patch <= image else f"{shown(patch)} is larger than the image, image_size {shown(image)}"
 
@@ -70,7 +73,7 @@ def _layer(config: Config) -> Owned:
 
 
 def _own_embeddings(hidden: Dim, tokens: Dim) -> Module:
-    """The class token, which is put before the patches, and the positions of both."""
+    """Return the class token, which precedes the patches, and the positions of both."""
     sequence = (1, tokens, hidden)
     token = Parameter(name="cls_token", shape=(1, 1, hidden), gradient_base=sequence)
     positions = Parameter(name="position_embeddings", shape=sequence)
@@ -90,7 +93,10 @@ def _vit(config: Config) -> Parts:
 
 
 def _classifier(model: Model, task: Task) -> Model:
-    """ViTForImageClassification with the labels of the request. For PEFT its head is one of the linear layers."""
+    """Return ViTForImageClassification with the labels of the request.
+
+    PEFT treats its head as one of the linear layers.
+    """
     head = linear("classifier", model.config["hidden_size"], named(task.num_labels, "num_labels"), bias=True)
     return replace(with_classifier(model, "vit.", (head,)), head=None)
 

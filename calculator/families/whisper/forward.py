@@ -1,7 +1,7 @@
-"""Whisper: an encoder of audio behind two convolutions, and a decoder that attends to it, a norm before each sublayer.
+"""Whisper: an audio encoder after two convolutions, a decoder that attends to it, and a norm before each sublayer.
 
-The second convolution's output is transposed, and each sum of residuals of the encoder has its layout: norms copy their
-input (ATen/native/cuda/layer_norm_kernel.cu).
+The output of the second convolution is transposed, and each sum of residuals in the encoder has its layout. Norms
+therefore copy their input (ATen/native/cuda/layer_norm_kernel.cu).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GELU = activation("gelu")
 
 
 def _first_convolution(context: Context, input_features: Tensor) -> Tensor:
-    """Shift the labels, and convolve audio: (batch, mel bins, frames) to (batch, hidden_size, frames)."""
+    """Shift the labels, and run the first convolution: (batch, mel bins, frames) to (batch, hidden_size, frames)."""
     shift_labels(context)
     return _convolve(context, "conv1", input_features, input_features.shape[2])
 
@@ -39,7 +39,7 @@ def _convolve(context: Context, name: str, x: Tensor, frames: int) -> Tensor:
 
 
 def _encode(context: Context, convolved: Tensor) -> Tensor:
-    """Halve the frames and add positions. The convolutions' output and the positions' numbers stay alive."""
+    """Halve the frames and add positions. The output of the convolutions and the position ids stay alive."""
     context.set_scope("model.encoder: ")
     inputs_embeds = _GELU(convolved)
     del convolved
@@ -61,7 +61,7 @@ def _encoded(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _target(context: Context, ids: Tensor) -> Tensor:
-    """Embed the target. Words, positions and their numbers stay alive while the layers run."""
+    """Embed the target. Word and position embeddings, and position ids, stay alive while the layers run."""
     inputs_embeds = embed(context, ids, "model.decoder.embed_tokens")
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
@@ -112,7 +112,7 @@ def _attend(context: Context, modules: LayerModules, name: str, hidden_states: T
 
 
 def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int) -> Tensor:
-    """Attend to the same sequence, or to the encoder's output. Queries, keys and values stay alive to the end."""
+    """Attend to the same sequence, or to the encoder's output. Queries, keys and values stay alive until the end."""
     crosses = name == "encoder_attn"
     current = context.encoder_states if crosses and context.encoder_states is not None else hidden_states
     query_states = modules[f"{name}.q_proj"](hidden_states)
@@ -143,7 +143,7 @@ def _keys_and_values(
 
 
 def _by_heads(x: Tensor, heads: int, name: str) -> Tensor:
-    """View (batch, sequence, hidden_size) by heads and copy it in that order, which a single head or token has."""
+    """View (batch, sequence, hidden_size) by heads and copy it. With a single head or token there is no copy."""
     batch, length, width = x.shape
     shape = (batch, heads, length, width // heads)
     return ops.view(x, shape) if 1 in (heads, length) else ops.contiguous(ops.permute(x, shape), name)

@@ -1,4 +1,4 @@
-"""Whisper: an encoder of audio behind two convolutions, a decoder that attends to it, a norm before each sublayer."""
+"""Whisper: an audio encoder after two convolutions, a decoder that attends to it, and a norm before each sublayer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _whisper(config: Config) -> Parts:
 
 
 def _seq2seq(model: Model, _: Task) -> Model:
-    """The model that the file describes. Its first embedding is of audio, not of words."""
+    """Return the model of the file. Its first embedding is that of audio, not of words."""
     return replace(model, towers=("model.encoder.embed_positions",))
 
 
