@@ -5,10 +5,6 @@ before that of the last is freed. `distribute_tensor` pads the parts of a weight
 `load_state_dict` copies a GPU's own shorter parts again. The last GPU has the most of these, so the load is that of the
 last GPU.
 
-A process other than the first has two whole weights at a time, since the buffer of the next is allocated before that of
-the last is freed. `distribute_tensor` pads the parts of a weight that are shorter than the first, of all GPUs, and
-`load_state_dict` copies a GPU's own shorter parts again. The last GPU has most of these: the load is of that one.
-
 Source: accelerate 1.15, utils/fsdp_utils.py (fsdp2_load_full_state_dict); torch/distributed/tensor/placement_types.py
 (Shard._split_tensor, _shard_tensor); torch/distributed/fsdp/_fully_shard/_fsdp_param.py (reset_sharded_param).
 """

@@ -3,9 +3,6 @@
 An embedding is the mean of a text's hidden states over its mask. The loss is that of in-batch negatives: cross entropy
 over the cosine similarities, times 20, of each anchor with every other text of the batch.
 
-The mean of a text's hidden states over its mask, and the loss of in-batch negatives: cross entropy over the cosine
-similarities, times 20, of each anchor with every other text of the batch.
-
 Source: sentence_transformers/models/Pooling.py; losses/MultipleNegativesRankingLoss.py; util/similarity.py, cos_sim.
 """
 

@@ -75,8 +75,6 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
 
     The logsumexp is only allocated if there is a backward pass. A bias that needs a gradient has an edge.
 
-    The logsumexp is allocated for a backward pass only. A bias that needs a gradient has an edge.
-
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
     """

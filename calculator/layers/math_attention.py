@@ -33,9 +33,7 @@ def math_attention(
     `grouped`: whether it repeats heads (enable_gqa) instead of broadcasting them in its products. `causal`: whether
     queries without a mask attend to no later key.
 
-    `grouped`: whether it repeats heads (enable_gqa) instead of broadcasting them in its products. `causal`: whether
-    queries without a mask attend to no later key. Source: aten/src/ATen/native/transformers/attention.cpp,
-    _scaled_dot_product_attention_math and _safe_softmax.
+    Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
     dtype, (batch, heads, length, _) = query.dtype, query.shape
     width = key.shape[2]

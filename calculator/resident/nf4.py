@@ -22,8 +22,7 @@ def levels() -> tuple[float, ...]:
 
     Quantiles and levels are rounded to single precision, as in the table that bitsandbytes ships.
 
-    Quantiles and levels are rounded to single precision, as in the table that bitsandbytes ships. Source:
-    bitsandbytes.functional.create_normal_map.
+    Source: bitsandbytes.functional.create_normal_map.
     """
     above = [_GAUSSIAN.inv_cdf(q) for q in _quantiles(8)]
     below = [-_GAUSSIAN.inv_cdf(q) for q in _quantiles(7)]

@@ -3,9 +3,6 @@
 The figures are those of a pass after the second. From then on, the vectors are in float64, because the row that
 corrects the mean is. cuSOLVER's workspaces are not counted.
 
-The figures are of a pass after the second, from which on the vectors are in float64: the row that corrects the mean is.
-cuSOLVER's workspaces are not counted.
-
 Source: peft 0.21, tuners/lora/eva.py (SVDHook, _get_eva_state_dict) and utils/incremental_pca.py; torch/_lowrank.py;
 aten/src/ATen/native/BatchLinearAlgebra.cpp (linalg_qr_out) and cuda/linalg/BatchLinearAlgebraLib.cpp (svd_cusolver).
 """

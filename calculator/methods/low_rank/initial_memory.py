@@ -3,9 +3,6 @@
 Each function follows the method of the same name of LoraLayer. `torch.linalg.svd` copies what it decomposes. The
 workspaces of cuSOLVER, which reports their sizes at run time, are not counted.
 
-Each function follows the method of the same name of LoraLayer. `torch.linalg.svd` copies what it decomposes; cuSOLVER's
-workspaces, whose sizes it states at run time, are not counted.
-
 Sources: peft 0.21, tuners/lora/layer.py and utils/loftq_utils.py; bitsandbytes.functional.quantize_4bit;
 aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLib.cpp (svd_cusolver) and native/BatchLinearAlgebra.cpp
 (linalg_qr_out).

@@ -2,8 +2,7 @@
 
 Layers of one kind that are adapted differently become separate kinds.
 
-Layers of a kind that are adapted differently become kinds of their own. Source: peft 0.21, tuners/tuners_utils.py,
-check_target_module_exists; utils/other.py, get_pattern_key.
+Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists; utils/other.py, get_pattern_key.
 """
 
 from __future__ import annotations

@@ -241,8 +241,7 @@ class LowRank(TargetedMethod):
 
         The copy of a head with several modules has the adapter's name in those of its modules.
 
-        A head of several modules has the adapter's name in those of its copy. Source: peft/utils/save_and_load.py,
-        get_peft_model_state_dict.
+        Source: peft/utils/save_and_load.py, get_peft_model_state_dict.
         """
         dtypes = {name: each.dtype for name, each in parameters}
         for name, each in parameters if self.bias == "all" else ():

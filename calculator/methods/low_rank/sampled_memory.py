@@ -3,9 +3,6 @@
 The samples' own passes belong to the caller and are not counted. CorDA is assumed to invert each covariance matrix at
 its first try. cuSOLVER's workspaces are not counted.
 
-The samples' own passes are the caller's and not counted. CorDA is taken to invert each covariance matrix at its first
-try, and cuSOLVER's workspaces are not counted.
-
 Source: peft 0.21, tuners/lora/corda.py (collect_eigens_for_layer, crop_corda_eigens), tuners/lora/loraga.py
 (estimate_gradients) and tuners/lora/layer.py (corda_init, lora_ga_init); aten/src/ATen/native/BatchLinearAlgebra.cpp
 (linalg_inv_ex_out, which solves with a factored copy).

@@ -3,9 +3,6 @@
 The update is a sparse COO tensor. On CUDA, PyTorch adds it to the copy in the common dtype of both. Its gradient has
 the elements of the dense gradient at the indices.
 
-The update is a sparse COO tensor. On CUDA, PyTorch adds it to the copy in the dtype that both have in common, and its
-gradient is what the dense one has at the indices.
-
 Sources: ATen/native/sparse/cuda/SparseCUDATensorMath.cu, add_out_dense_sparse_cuda; ATen/native/sparse/
 SparseTensor.cpp, sparse_mask; SparseTensorMath.cpp, _mul_dense_sparse_out; FlattenIndicesCommon.h.
 """

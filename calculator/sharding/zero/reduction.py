@@ -2,8 +2,6 @@
 
 Consecutive gradients that fit into the bucket are added at once, because only their fullest moment counts.
 
-Gradients that fit into the bucket one after the other are put into it at once: only the fullest moment of them counts.
-
 Source: deepspeed/runtime/zero/stage_1_and_2.py, reduce_independent_p_g_buckets_and_remove_grads, average_tensor and
 copy_grads_in_partition.
 """

@@ -85,8 +85,7 @@ def reference_autocast(context: Context) -> DType | None:
     To leave virtual tokens out, PEFT calls the base model's forward instead of its own. accelerate has put autocast
     around its own.
 
-    PEFT leaves virtual tokens out by calling the base model's forward, not its own, around which accelerate has put
-    autocast. Source: peft 0.21, peft_model.py, disable_adapter; accelerate/accelerator.py, prepare_model.
+    Source: peft 0.21, peft_model.py, disable_adapter; accelerate/accelerator.py, prepare_model.
     """
     return None if context.method.virtual_tokens else context.training.autocast
 

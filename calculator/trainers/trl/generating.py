@@ -2,8 +2,6 @@
 
 The first micro-batch of a step generates and scores the completions of the whole step, `micro_batch_size` at a time.
 
-The first micro-batch of a step generates and scores the completions of all of them, `micro_batch_size` at a time.
-
 Source: trl/trainer/grpo_trainer.py and rloo_trainer.py of TRL 1.16, _prepare_inputs, _generate_and_score_completions
 and _get_per_token_logps_and_entropies.
 """

@@ -3,9 +3,6 @@
 From 1.0 on, it casts trained parameters to bfloat16 and prepares nothing. Older releases, and ORPOTrainer still,
 prepare the model for k-bit training themselves. With `bf16=True` they cast embeddings and the output head back.
 
-From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Older releases, and ORPOTrainer still, prepare
-the model for k-bit training themselves, and with `bf16=True` cast embeddings and the output head back.
-
 Source: trl/trainer/sft_trainer.py, SFTTrainer.__init__, of TRL 1.0 to 1.16; trl/models/utils.py of TRL 0.24,
 prepare_peft_model and peft_module_casting_to_bf16, which TRL 0.9 to 0.13 have in trl/trainer/;
 trl/experimental/orpo/orpo_trainer.py of TRL 1.16, ORPOTrainer.__init__.

@@ -2,8 +2,7 @@
 
 TRL requests it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0.
 
-TRL asks for it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0. Source:
-trl/trainer/sft_trainer.py, __init__, and trl/trainer/utils.py, add_fused_lm_head, of TRL 1.15 and 1.16; and
+Source: trl/trainer/sft_trainer.py, __init__, and trl/trainer/utils.py, add_fused_lm_head, of TRL 1.15 and 1.16; and
 sft_trainer.py of TRL 0.24, 1.0 and 1.9.
 """
 

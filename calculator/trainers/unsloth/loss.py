@@ -2,8 +2,6 @@
 
 torch.compile turns a chunk into a product, kernels that write the gradient over the logits, and a second product.
 
-torch.compile turns a chunk into a product, kernels that write the gradient over the logits, and a second product.
-
 Source: unsloth_zoo/fused_losses/cross_entropy_loss.py, UnslothFusedLoss, get_chunk_size and _get_chunk_multiplier.
 """
 
