@@ -23,7 +23,7 @@ ADDRESS = (1 << SHIFT) - 1
 
 
 class Block:
-    """A part of a segment, with links to the parts before and behind it. Sizes and addresses are in bytes."""
+    """A part of a segment, with links to the parts before and after it. Sizes and addresses are in bytes."""
 
     __slots__ = ("address", "before", "behind", "is_free", "size")
 

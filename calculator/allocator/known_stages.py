@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     #: A function that reads the places of some rows from those of all rows.
     Reader = Callable[[Sequence[int]], object]
 
-#: The most results that are cached for a run. Each takes about twenty kilobytes.
+#: The maximum number of results that are cached for a run. Each takes about twenty kilobytes.
 MAX_KNOWN = 2048
 
 

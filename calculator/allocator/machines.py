@@ -30,7 +30,7 @@ class Machine(Protocol):
         """The number of segments that were requested again after cached ones were freed."""
 
     def most_reserved(self) -> int:
-        """Return the most bytes that were reserved since the last call."""
+        """Return the peak bytes that were reserved since the last call."""
 
     def begin(self, sizes: Sequence[int], name: Callable[[int], str], streams: Sequence[int] = ()) -> None:
         """Start a list of rows.
@@ -77,7 +77,7 @@ class FlatMachine:
         return self._device.retries
 
     def most_reserved(self) -> int:
-        """Return the most bytes that were reserved since the last call."""
+        """Return the peak bytes that were reserved since the last call."""
         most = self._device.max_reserved
         self._device.max_reserved = self._device.reserved
         return most * BLOCK
@@ -141,7 +141,7 @@ class ConfiguredMachine:
         return self._allocator.retries
 
     def most_reserved(self) -> int:
-        """Return the most bytes that were reserved since the last call."""
+        """Return the peak bytes that were reserved since the last call."""
         most = self._allocator.max_reserved
         self._allocator.max_reserved = self._allocator.reserved
         return most

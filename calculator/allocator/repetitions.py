@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
 
-#: The least number of repetitions for which some may be placed at once.
+#: The minimum number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
 #: The number of largest free blocks that are compared before all free blocks are.
 _LARGEST = 4
-#: The most comparisons without success in a pass.
+#: The maximum number of comparisons without success in a pass.
 _ATTEMPTS = 12
 
 

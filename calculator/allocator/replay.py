@@ -41,7 +41,7 @@ Allocated = tuple[Pool, Block]
 PASSES: tuple[PhaseName, PhaseName] = ("forward", "backward")
 WORKSPACE = "cuBLAS workspace"
 
-#: The most steps that are replayed of a run that keeps growing.
+#: The maximum number of steps that are replayed of a run that keeps growing.
 MAX_STEPS = 5
 
 

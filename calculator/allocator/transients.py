@@ -72,7 +72,7 @@ class Item:
         self.place(chunk.placed)
 
     def place(self, placed: Sequence[int]) -> None:
-        """Set the events behind the gap, which are those of the chunk or some of them."""
+        """Set the events after the gap, which are those of the chunk or a part of them."""
         self._placed = placed
         #: Events with the rows of this repetition, without and with the gap's transients. None until they are first
         #: played.
@@ -86,7 +86,7 @@ class Item:
     def played(self, late: Sequence[int] | None, *, skips: bool) -> Sequence[int]:
         """Return all events to play, without the gap's transients if `skips` is true.
 
-        `late` events are played before the events behind the gap.
+        `late` events are played before the events after the gap.
         """
         chunk = self.chunk
         if late:
@@ -100,7 +100,7 @@ class Item:
         return self._whole
 
     def _with_placed(self, gap: Sequence[int], *, skips: bool) -> Sequence[int]:
-        """Return the events of the gap and those behind it, with the rows of this repetition.
+        """Return the events of the gap and those after it, with the rows of this repetition.
 
         Most rows are the same in every repetition.
         """

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: Whether several, one or no tensors of the run have the requested size.
 Found = Literal["one", "several", "none"]
 
-#: The most tensors that an answer lists as alive.
+#: The maximum number of tensors that an answer lists as alive.
 MOST_ALIVE = 12
 
 
@@ -185,7 +185,10 @@ def replayable(request: Request) -> Request:
 
 
 def _not_replayed(request: Request) -> PlanError:
-    """Why a run under ZeRO has no allocations in order, from which alone what is alive at an error is known."""
+    """Return the error for a run under ZeRO whose allocations are not known in order.
+
+    Only the order tells which tensors are alive at an out-of-memory error.
+    """
     training, name = request.training, request.device.sharding
     for part in ("offload_optimizer", "offload_param"):
         if (offload := getattr(training.zero, part)) is not None and offload.device == "cpu":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The name of a sequence's tokens in shapes.
 LENGTH = "S"
 
-#: The most tensors that are named because another length explains their size.
+#: The maximum number of tensors that are named because another length explains their size.
 MOST_LENGTHS = 3
 
 #: The longest sequence, in tokens, that may explain a size.

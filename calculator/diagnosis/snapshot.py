@@ -19,7 +19,7 @@ from calculator.diagnosis.plain_pickle import LOC, plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: The most blocks and events that are read.
+#: The maximum number of blocks and events that are read.
 MOST = 4_000_000
 
 #: The number of points of a snapshot's line over its history.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calculator.diagnosis.journal import Journal, Kind
     from calculator.diagnosis.snapshot import Snapshot
 
-#: The most kinds of blocks, or of tensors, that a comparison lists.
+#: The maximum number of kinds of blocks, or of tensors, that a comparison lists.
 MOST = 12
 
 

@@ -62,7 +62,7 @@ def state(tape: Tape) -> tuple[DType | None, int]:
 
 
 def has_copy(tape: Tape, leaf: object) -> bool:
-    """Whether the region that runs keeps a copy of a leaf tensor."""
+    """Return whether the current autocast region caches a copy of a leaf tensor."""
     return tape.autocast is not None and leaf in tape.autocast.copies
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
 
-#: The most rows that the fused kernel multiplies, and the number of partial results that it sums in float32.
+#: The maximum number of rows that the fused kernel multiplies, and the number of partial results that it sums in
+#: float32.
 FUSED_ROWS, PARTS = 1024, 8
 
 

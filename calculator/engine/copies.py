@@ -30,7 +30,7 @@ CountChange = tuple[int, int, int]
 Counts = dict[int, tuple[int, int]]
 
 
-#: The most moments for which a `Copies` caches the live tensors.
+#: The maximum number of moments for which a `Copies` caches the live tensors.
 MAX_MOMENTS = 64
 
 
@@ -152,8 +152,8 @@ class Copies:
         self._tables_freed: list[int] | None = None
         #: The changes in the number of storages of each size. None until they are counted.
         self.changes_of_sizes: dict[int, Changes] | None = None
-        #: The most storages that a skipped first layer may have alive, by the numbers of sizes that are equal. None if
-        #: another layer has as many.
+        #: The largest number of storages that a skipped first layer may have alive, by the numbers of sizes that are
+        #: equal. None if another layer has as many.
         self.of_first_layer: dict[tuple[int, ...], int | None] = {}
 
     def of(self, rows: Iterable[int]) -> Counter[int]:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from calculator.engine.copies import Copies, CountChange, Counts
     from calculator.engine.recording import Recording
 
-#: The most results of `_counts` that a `Copies` caches.
+#: The maximum number of results of `_counts` that a `Copies` caches.
 MAX_COUNTS = 64
 
-#: The most results of `_peak` that a `Copies` caches.
+#: The maximum number of results of `_peak` that a `Copies` caches.
 MAX_SIZES = 1024
 
 

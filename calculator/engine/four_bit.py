@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.resident.quantization import Quantization
 
 
-#: The most tokens for which every card multiplies without a dense copy of the weight.
+#: The maximum number of tokens for which every card multiplies without a dense copy of the weight.
 FUSED_TOKENS = 4
 
 

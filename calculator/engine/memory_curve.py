@@ -63,7 +63,7 @@ class MemoryCurve:
         self.bytes = [*accumulate(changed)]
 
     def peak_bytes(self, start: int, end: int) -> int:
-        """Return the most bytes between two positions."""
+        """Return the peak bytes between two positions."""
         return max(self.before(start), *self.bytes[start:end])
 
     def before(self, start: int) -> int:
@@ -96,7 +96,7 @@ class MemoryCurve:
         return next((w for w in self.windows if start <= w.start and w.end <= end), None)
 
     def peak_of_copy(self, start: int, end: int, window: Window, copy: int) -> int:
-        """Return the most bytes between two positions inside a window, in one of its copies. The first copy is 0."""
+        """Return the peak bytes between two positions inside a window, in one of its copies. The first copy is 0."""
         repeats = list(self._repeats(start))
         repeats[self.windows.index(window)] = copy
         copied = sum([n * g for n, g in zip(repeats, self.growth, strict=True)])
@@ -104,7 +104,7 @@ class MemoryCurve:
         return self._most_without_copies(start, end) + copied - dropped
 
     def _most_without_copies(self, start: int, end: int) -> int:
-        """Return the most bytes alive after an event between two positions, without copies."""
+        """Return the peak bytes alive after an event between two positions, without copies."""
         copied = [(at, size) for at, size in self.copy_changes.items() if at < end]
         if any(start < at for at, _ in copied):
             return max(self.without_copies(start, end), default=0)

@@ -69,7 +69,7 @@ class SymSizes(Sizes):
         return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
-        """The index of the bytes of each kind."""
+        """Return the index of the size in bytes of each kind."""
         layouts = [kind[1:3] for kind in kinds]
         sizes = {layout: self.size(*layout) for layout in {*layouts}}
         return [*map(sizes.__getitem__, layouts)]

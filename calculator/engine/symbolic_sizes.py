@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     Expression = tuple[int, Function, int, int]
 
 
-#: A text with places for digits: what is between two places, the index of a value, its format, by turns.
+#: A text with placeholders for digits. It alternates between the text before a placeholder, the index of a value, and
+#: its format.
 _OPEN, _BETWEEN, _CLOSE = "\x02", "\x1f", "\x03"
 _PLACE = re.compile(f"{_OPEN}(\\d+){_BETWEEN}([^{_CLOSE}]*){_CLOSE}")
 
@@ -55,7 +56,10 @@ class ShapeEnv:
         return SymInt(self, self._append(size), None)
 
     def alias(self, size: Dim) -> SymInt:
-        """A size of this value and name, for which `with_alias` puts another. What depends on it must come later."""
+        """Return a size with the value and name of another, which `with_alias` can replace.
+
+        Values that depend on it must be computed after this call.
+        """
         source = self.index(size)
         index = self._append(self.values[source])
         self.expressions.append((index, _first, source, source))
@@ -117,7 +121,10 @@ class ShapeEnv:
         return values if all(values[index] == traced[index] for index in self.guards) else None
 
     def with_alias(self, values: Sequence[int], alias: int, source: int) -> list[int] | None:
-        """The same values where an alias has that of a source, both by index; None where a guard fails."""
+        """Return the values if an alias has the value of a source, or None if a guard fails.
+
+        `alias` and `source` are indices.
+        """
         found, traced = [*values], self.values
         found[alias] = found[source]
         start = bisect_right(self.expressions, alias, key=itemgetter(0))
@@ -247,8 +254,8 @@ class Texts:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = tuple(texts)
-        #: The parts of each text with places, by its number: the text up to a place, the index of a value, its format,
-        #: by turns.
+        #: The parts of each text with placeholders, by its number. They alternate between the text before a
+        #: placeholder, the index of a value, and its format.
         self._parts = {number: _PLACE.split(text) for number, text in enumerate(self._texts) if _OPEN in text}
 
     @property

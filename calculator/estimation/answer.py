@@ -212,7 +212,7 @@ class Timeline(Sequence[Moment]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedHistory:
-    """The most bytes that one history reserves, and the first step that reserves them. Steps count from 1."""
+    """The peak bytes that one history reserves, and the first step that reserves them. Steps count from 1."""
 
     seed: int
     peak_reserved_bytes: int

@@ -1,6 +1,6 @@
 """Requests for models that write the text of audio. Their config determines the tokens of the audio.
 
-Each refusal names a way out.
+Each refusal names an alternative.
 """
 
 from __future__ import annotations

@@ -311,7 +311,7 @@ def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def most_positions(model: Model) -> int | None:
-    """Return the most positions that a model can run, or None if there is no limit.
+    """Return the maximum number of positions that a model can run, or None if there is no limit.
 
     The limit comes from learned position embeddings, which are the second embedding outside the layers apart from
     Gemma's inputs of each layer. It may also come from the family's attention bias, or from how many steps of a

@@ -77,7 +77,7 @@ def _check(calls: list[Call], adapted: Iterable[str]) -> None:
     """Refuse modules that samples do not run, and modules whose input is not a batch of sequences.
 
     Raises:
-        PlanError: with the module and the way out.
+        PlanError: with the module and an alternative.
     """
     idle = next((path for path in adapted if all(call.path != path for call in calls)), None)
     if idle is not None:

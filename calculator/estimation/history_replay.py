@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import ExpandableSegments, Outcome, Verdict
     from calculator.inputs.training import Training
 
-#: The most steps between two calls of `empty_cache` that are replayed if all lengths are equal. Later steps repeat the
-#: same state.
+#: The maximum number of steps between two calls of `empty_cache` that are replayed if all lengths are equal. Later
+#: steps repeat the same state.
 MOST_BETWEEN = 16
 
 #: The precision of the smallest memory, as a fraction of what the longest micro-batch needs.

@@ -1,6 +1,6 @@
 """Requests for models that classify images. Their config determines the tokens of an image.
 
-Each refusal gives a reason and a way out.
+Each refusal gives a reason and an alternative.
 """
 
 from __future__ import annotations

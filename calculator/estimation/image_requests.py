@@ -1,6 +1,6 @@
 """Requests with images: what is refused, and what the figures assume.
 
-Each refusal gives a reason and a way out.
+Each refusal gives a reason and an alternative.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.tower import Processed
 
-#: The most chunks of patches that a layer of a tower attends to one by one, in a micro-batch.
+#: The maximum number of chunks of patches that a layer of a tower attends to one by one, in a micro-batch.
 MOST_CHUNKS = 4096
 
 _LOC = "training.images"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import Request
 
-#: The most kinds whose caches are kept. A cache takes some hundred kilobytes.
+#: The maximum number of kinds whose caches are kept. A cache takes some hundred kilobytes.
 MAX_KINDS = 64
 
 

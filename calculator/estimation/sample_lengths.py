@@ -31,11 +31,11 @@ BEFORE = 32
 #: lengths.
 AFTER = 4
 
-#: The most micro-batches of a step that are drawn. Further ones add to existing gradients, as these do.
+#: The maximum number of micro-batches of a step that are drawn. Further ones add to existing gradients, as these do.
 MOST_ACCUMULATED = 8
 
-#: The most rows of a flattened micro-batch that are drawn. Further rows are assumed to have the average number of
-#: tokens.
+#: The maximum number of rows of a flattened micro-batch that are drawn. Further rows are assumed to have the average
+#: number of tokens.
 MOST_ROWS = 256
 
 

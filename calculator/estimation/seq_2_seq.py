@@ -1,6 +1,6 @@
 """Checks for encoder-decoders that are not modelled yet.
 
-Each refusal gives a reason and a way out.
+Each refusal gives a reason and an alternative.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 
-#: The most runs of a series whose replays are cached. Each takes some figures.
+#: The maximum number of runs of a series whose replays are cached. Each takes some figures.
 MAX_REPLAYED = 64
 
 

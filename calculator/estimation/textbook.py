@@ -125,5 +125,5 @@ def prompt_parameters(p: int, d: int) -> int:
 
 
 def cards_needed(total_bytes: int, card_bytes: int) -> int:
-    """Return the least number of cards with this total memory."""
+    """Return the minimum number of cards with this total memory."""
     return -(-total_bytes // card_bytes)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
-#: The most allocations and frees of an answer that is replayed.
+#: The maximum number of allocations and frees of an answer that is replayed.
 MOST_EVENTS = 1_000_000
 #: The precision of the smallest memory, as a fraction of the live tensors.
 CLOSE = 128

@@ -27,7 +27,7 @@ class _Layout:
     """Which views of a scan are copies.
 
     Attributes:
-        by_heads: Whether heads are behind the positions of several batches or chunks: in B, C and the output.
+        by_heads: Whether heads follow the positions of several batches or chunks: in B, C and the output.
         by_chunks: Whether several chunks have several heads, whose gradient is ordered by heads.
         of_chunks: Whether chunks are between batches and heads: in states, and in the input, whose heads are in front
             of its positions as the convolution leaves them.

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import ShardingName
 
-#: The most rows and columns: a map needs some dozens of estimates.
+#: The maximum number of rows and columns: a map needs some dozens of estimates.
 MAX_LENGTHS = 8
 MAX_BATCHES = 8
 
-#: The most pairs that are replayed in addition to the request's own; and the most for shardings with more pairs near
-#: the limit.
+#: The maximum number of pairs that are replayed in addition to the request's own, and the maximum for shardings that
+#: have more pairs near the limit.
 MAX_REPLAYED = 12
 MAX_REPLAYED_OF: dict[ShardingName, int] = {"fsdp": 36}
 

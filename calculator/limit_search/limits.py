@@ -22,7 +22,7 @@ from calculator.trainers import trainer_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRequest:
-    """A request for an estimate, and the setting whose limit is wanted."""
+    """A request for an estimate, and the setting whose limit is requested."""
 
     request: Request
     solve_for: SolveFor

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 #: Stop when the bracket is this close to the largest value whose tensors fit, as a fraction of it.
 NEAR = 1 / 16
 
-#: The most tensors, summed over all estimates, for one search next to an edge; and the least number of values tried.
+#: The maximum number of tensors, summed over all estimates, for one search next to an edge, and the minimum number of
+#: values tried.
 MAX_TENSORS = 50_000
 MIN_TRIED = 24
 

@@ -25,7 +25,7 @@ NEAR = 16
 ALIGNED = 8
 PARTS = 2
 
-#: The most values that are replayed to find the largest one that runs at all.
+#: The maximum number of values that are replayed to find the largest one that runs at all.
 RETRIED = 4
 
 

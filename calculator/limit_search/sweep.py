@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.answer import Estimate
 
-#: The most points of one API request.
+#: The maximum number of points of one API request.
 MAX_POINTS = 10_000
 
 

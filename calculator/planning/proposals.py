@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from calculator.planning.reasons.reason import Evaluation
     from calculator.planning.sharding_search import MethodResult
 
-#: The most configurations that are proposed for one model on one device. It leaves room for the best of each method.
+#: The maximum number of configurations that are proposed for one model on one device. It leaves room for the best of
+#: each method.
 MOST_CONFIGURATIONS = len(USUAL_METHODS)
 
 

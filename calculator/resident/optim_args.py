@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.resident.projection import ProjectionType
 
-#: The most characters of the text.
+#: The maximum number of characters of the text.
 LONGEST = 500
 #: The largest number that an option accepts.
 LARGEST = 1_000_000

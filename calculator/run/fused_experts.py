@@ -158,7 +158,7 @@ class FusedOnHost(NamedTuple):
 
 
 def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> FusedOnHost:
-    """Return the most bytes from the first fused weight until the model is on the GPU, if nothing is cast.
+    """Return the peak bytes from the first fused weight until the model is on the GPU, if nothing is cast.
 
     Weights have `size` bytes per element. The experts' weights are read from the mapped files to be fused. The others
     are read while they move to the GPU one by one, which frees the fused tensors.

@@ -191,7 +191,7 @@ class Gathered:
 
     @property
     def host_bytes(self) -> int:
-        """The most bytes of arrays on the host. Outputs are moved and concatenated, and then labels."""
+        """The maximum number of bytes of arrays on the host. Outputs are moved and concatenated, and then labels."""
         if not self.outputs:
             return 0
         return max(most for before, new in self._moves for most in self._on_host(before, new))
@@ -217,7 +217,7 @@ class Gathered:
 
 
 def _most_in_move(outputs: tuple[OfRow, ...]) -> int:
-    """Return the most bytes of a row while the outputs are copied to the host and converted one by one."""
+    """Return the peak bytes of a row while the outputs are copied to the host and converted one by one."""
     done = most = 0
     for each in outputs:
         most = max(most, done + each.bytes + (each.array_bytes if each.array_bytes != each.bytes else 0))

@@ -54,7 +54,7 @@ class LossOfLabels(Transformers):
 
 
 def most_tokens(run: RunSettings) -> int:
-    """Return the most tokens of a generated sequence. A request with generation sets it."""
+    """Return the maximum number of tokens of a generated sequence. A request with generation sets it."""
     assert run.generation_max_length is not None
     return run.generation_max_length
 

@@ -91,7 +91,7 @@ class ModelLoading:
         return self.quantizes or self.run.device_map is not None
 
     def peak(self, usable: int | None) -> PhasePeak:
-        """Return the most bytes alive on the GPU, and the tensors alive then."""
+        """Return the peak bytes alive on the GPU, and the tensors alive then."""
         if self.prepared.device.sharding in ("none", "ddp"):
             return max(self._on_gpu(usable), key=lambda moment: moment.bytes)
         if broadcasts(self.prepared):
@@ -137,7 +137,7 @@ class ModelLoading:
 
     @property
     def host(self) -> HostPeak:
-        """The most bytes of the process in host memory."""
+        """The maximum number of bytes of the process in host memory."""
         heads = self.prepared.model.task.head_names
         weights = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
         base = [tensor for tensor in weights if tensor.name.split(".")[0] not in heads]

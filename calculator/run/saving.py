@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.resident_state import ResidentState
 
-#: The most bytes of tensors in a file (max_shard_size, "50GB").
+#: The maximum number of bytes of tensors in a file (max_shard_size, "50GB").
 MAX_SHARD_SIZE = 50 * 10**9
 
 _SAFETENSORS = "safetensors 0.8: an 8-byte length, a JSON header, and the tensors"

@@ -1,4 +1,4 @@
-"""The most bytes on a GPU while a model that is loaded on the host is sharded over several GPUs.
+"""The peak bytes on a GPU while a model that is loaded on the host is sharded over several GPUs.
 
 Sources: accelerate 1.15, utils/fsdp_utils.py (fsdp2_prepare_model), whose locals refer to the whole weights of the
 embeddings and of the output head to its end; PyTorch 2.13, torch/distributed/fsdp/_fully_shard/_fully_shard.py

@@ -1,4 +1,4 @@
-"""The most bytes on a GPU while transformers builds a model under deepspeed.zero.Init and fills it from its files.
+"""The peak bytes on a GPU while transformers builds a model under deepspeed.zero.Init and fills it from its files.
 
 Sources: deepspeed 0.19.8, runtime/zero/partition_parameters.py (zero_wrapper_for_fp_tensor_constructor, which makes a
 parameter in the dtype of from_pretrained and casts it; Init._post_init_method; GatheredParameters); transformers 5.24,

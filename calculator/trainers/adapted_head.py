@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def problems(prepared: Subject, why: str, way_out: str) -> Iterator[Problem]:
-    """Yield an adapter on the head, with the reason, and trained tokens of a tied head, with the way out."""
+    """Yield an adapter on the head, with the reason, and trained tokens of a tied head, with an alternative."""
     head = prepared.model.output
     added = prepared.module_spec(head.name, head).added
     if any(each.name.endswith(DELTA) for each in added):

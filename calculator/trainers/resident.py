@@ -44,7 +44,7 @@ GRADIENT_NORM = "grad_norm"
 #: The name of the tensor with the number of each token's sample in a flattened micro-batch.
 SEQ_IDX = "seq_idx"
 
-#: The most micro-batches of a step whose tensors are listed one by one.
+#: The maximum number of micro-batches of a step whose tensors are listed one by one.
 MOST_LISTED = 1024
 
 

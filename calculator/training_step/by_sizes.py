@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.methods.base import Method
 
-#: The most traces that are kept for requests that differ in sizes alone.
+#: The maximum number of traces that are kept for requests that differ in sizes alone.
 MAX_TRACES = 8
 
 AnyMethod = TypeVar("AnyMethod", bound="Method")

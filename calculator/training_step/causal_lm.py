@@ -151,7 +151,10 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
 
 
 def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:
-    """Whether layers that return `x` do as those after them, from the dtype and the leaf of what they received."""
+    """Return whether the layers after a layer run the same operations as it.
+
+    That is the case if `x`, which it returns, has the data type and the cached copy of what it received.
+    """
     return x.dtype == dtype and not has_copy(x.tape, leaf)
 
 

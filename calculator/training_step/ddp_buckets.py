@@ -30,7 +30,10 @@ _Key = tuple[str, int | None]
 
 
 def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run: Run | None) -> Buckets:
-    """Return the buckets for a model's resident tensors; `run` is a micro-batch of the model, if one has run."""
+    """Return the buckets for a model's resident tensors.
+
+    `run` is a micro-batch of the model if one has run, or None.
+    """
     sizes = {id(each): Bucket(int(elements(each.shape)), each.dtype) for each in tensors if each.trained}
     parameters: dict[_Key, Bucket] = {}
     for layer, own in parts(prepared.model, tensors):
@@ -54,7 +57,7 @@ def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
 
 
 def _in_order(tape: Tape, layers: Repetition) -> list[_Key]:
-    """The parameters whose gradients a tape marks, those of the layers that are not run too."""
+    """Return the parameters whose gradients a tape marks, including those of layers that are not interpreted."""
     found = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
     return [
         (name, own if own is not None else layer if "*" in name else None)

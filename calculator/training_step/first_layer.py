@@ -94,7 +94,7 @@ class FirstLayer:
         self.interpreted_output_row = -1
         #: The event at which its forward pass would begin.
         self.start = len(x.tape.events)
-        #: The node behind the input of the interpreted layer.
+        #: The autograd node that produces the input of the interpreted layer.
         self.entry = Mark(x.tape, _stop, ())
         #: The rows that the cache holds until the forward pass ends.
         self.cached: set[int] = set()

@@ -143,7 +143,7 @@ class _Layout:
     __slots__ = ("_blocks", "_growth", "_is_simple", "_names", "_windows", "ran", "sizes")
 
     def __init__(self, ran: RolledOut, kinds: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> None:
-        """`kinds` are what tells rows apart: their names, and more."""
+        """Group rows by `kinds`, which consist of a name and other properties."""
         self.ran = ran
         self.sizes = sizes
         self._names = [kind[0] for kind in kinds]

@@ -146,7 +146,7 @@ class TrainingStep:
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 
     def _before_generation(self, always: TensorGroup) -> Iterator[Peak]:
-        """The peak while weights are gathered from the host, for the prompts on the device; none without offload."""
+        """Yield the peak while weights are gathered from the host, before `generate` runs. Nothing without offload."""
         training = self.resident.prepared.training
         batch, copied = (
             trainer_of(training).generation(training),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.run import Interpretation
 
-#: The most patterns of equal shapes for which a trace caches what runs share.
+#: The maximum number of patterns of equal shapes for which a trace caches what runs share.
 MAX_PATTERNS = 64
 
 

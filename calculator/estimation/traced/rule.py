@@ -31,7 +31,7 @@ def by_rule(document: TraceDocument, workspaces: Iterable[int]) -> int:
 
 
 def _in_step(document: TraceDocument) -> tuple[dict[int, int], int]:
-    """Return the most storages of each size that are alive at once, and the bytes that the forward pass leaves."""
+    """Return the maximum number of live storages of each size, and the bytes that the forward pass leaves."""
     starts = [at for at, _ in document.phase_starts]
     alive: Counter[int] = Counter()
     most: dict[int, int] = {}

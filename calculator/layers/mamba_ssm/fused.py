@@ -16,7 +16,7 @@ from calculator.layers.mamba_ssm.scan import MULTIPROCESSORS, Call, Sizes, passe
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
 
-#: The most bytes of a group that the norm's kernel accepts.
+#: The maximum number of bytes of a group that the norm's kernel accepts.
 LARGEST_GROUP = 65_536
 
 #: The number of features for which the norm's kernel has another warp.
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         rate: -exp(A_log), in float32.
-        norm: The weight of the norm behind the gate, if there is one.
+        norm: The weight of the norm after the gate, if there is one.
     """
 
     projected: Tensor

@@ -62,7 +62,7 @@ class _Grads(NamedTuple):
 
     Attributes:
         x: The gradient of the input, unless the mixer's has it.
-        output: The output, computed again, if there is no norm behind the gate.
+        output: The output, computed again, if there is no norm after the gate.
     """
 
     rate: Tensor

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
 
-#: The most steps of a run.
+#: The maximum number of steps of a run.
 _STEPS = 10**9
 
 

@@ -19,7 +19,7 @@ A, B, PROJECTION = "adamss_A", "adamss_B", "adamss_newB"
 
 
 def forward(bound: BoundModule, x: Tensor, subspaces: int) -> Tensor:
-    """The frozen module's product plus the subspaces' products, each at its outputs."""
+    """Return the output of the frozen module plus the subspaces' products, each added at its outputs."""
     dtype, own = x.dtype, bound.module_spec.dtype
     x = ops.cast(x, own, "input in the weight's dtype")
     extended = _with_ones(x, own) if bound.module.bias is not None else x
@@ -42,14 +42,14 @@ def forward(bound: BoundModule, x: Tensor, subspaces: int) -> Tensor:
 
 
 def _with_ones(x: Tensor, dtype: DType) -> Tensor:
-    """The input with a column of ones, for the bias's row of the projection."""
+    """Return the input with a column of ones, which multiplies the row of the bias in the projection."""
     ones = x.tape.new((*x.shape[:-1], 1), dtype, "ones")
     width = named(int(x.shape[-1]) + 1, "in_features + 1")
     return ops.cat((x, ones), (*x.shape[:-1], width), "input with ones")
 
 
 def _scattered(update: Tensor, indices: Tensor) -> Tensor:
-    """zeros.scatter(-1, indices, update): the indices are saved."""
+    """Return zeros.scatter(-1, indices, update). The indices are saved."""
     zeros = update.tape.scratch(update.shape, update.dtype, "zeros")
     node = Node(update.tape, _gathered, (update.edge,), update.shape) if update.edge else None
     if node is not None:

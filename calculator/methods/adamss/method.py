@@ -52,13 +52,13 @@ class AdaMSS(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is not known without the weights."""
+        """What the figures assume because the weights are not known."""
         clusters = "AdaMSS clusters each weight's outputs by its values: the clusters are assumed to be equally large."
         others = "With others, the factors are as many numbers, unless a cluster is smaller than subspace_rank."
         return (f"{clusters} {others} Each factor may take 512 bytes more or less then.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Subspaces of a higher rank than the projection, whose factors PEFT gives shapes that do not match."""
+        """Yield subspaces of a higher rank than the projection. PEFT gives their factors shapes that do not match."""
         for path, module in found.items():
             if module.kind == "linear" and min(self.subspace_rank, *self._sizes(module)) > self._rank(module):
                 message = f"is larger than the {self._rank(module):,} singular vectors of {path}: use at most that"
@@ -66,7 +66,7 @@ class AdaMSS(AdaptedLinear):
                 return
 
     def _rank(self, module: Module) -> Dim:
-        """The singular vectors of a weight, to which PEFT joins its bias."""
+        """Return the number of singular vectors of a weight, to which PEFT joins the bias."""
         most = min(int(module.out_features), self._columns(module))
         return named(min(self.r, most), "r")
 
@@ -74,13 +74,13 @@ class AdaMSS(AdaptedLinear):
         return int(module.in_features) + (module.bias is not None)
 
     def _sizes(self, module: Module) -> list[int]:
-        """The outputs of each subspace, the first of which have one more where they are not equal."""
+        """Return the number of outputs of each subspace. If they are not equal, the first ones have one more."""
         width = int(module.out_features)
         count = min(self.num_subspaces, width)
         return [width // count + (number < width % count) for number in range(count)]
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """The factors of each subspace, and the projection."""
+        """Return the factors of each subspace, and the projection."""
         dtype, r, columns = training.added_dtype, self._rank(module), named(self._columns(module), "in_features")
         sizes = [(named(size, "outputs"), named(min(size, self.subspace_rank), "rank")) for size in self._sizes(module)]
         of_a = (Added(name=f"{layer.A}.{i}", shape=(rank, r), dtype=dtype) for i, (_, rank) in enumerate(sizes))
@@ -89,9 +89,9 @@ class AdaMSS(AdaptedLinear):
         return (*of_a, *of_b, projection)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
-        """Whether it is the projection, which PEFT writes too."""
+        """Return whether a tensor is the projection, which PEFT saves although it is frozen."""
         return tensor.name.endswith(layer.PROJECTION)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus the updates."""
+        """Return the output of the frozen module plus the updates."""
         return layer.forward(bound, x, len(self._sizes(bound.module)))

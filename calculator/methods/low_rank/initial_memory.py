@@ -41,7 +41,7 @@ class Weight(NamedTuple):
 
     @property
     def shape(self) -> Shape:
-        """Its shape."""
+        """The shape of the weight."""
         return self.rows, self.columns
 
     @property

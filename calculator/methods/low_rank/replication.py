@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: The names of lists of layers that PEFT finds: `layers` of the innermost `model`, or BERT's.
 _FOUND = ("model.layers", "layers", "bert.encoder.layer", "encoder.layer")
 
-#: The most layers that a model is given.
+#: The maximum number of layers that a model is given.
 MOST_LAYERS = 1_000
 
 #: Families whose forward pass, or whose cache, takes the type of a layer from the config, by its number.
@@ -39,7 +39,10 @@ _NOT_MODELLED = ("gemma4_text", "gemma4_unified_text", "jamba")
 
 
 def with_replicated_layers(ranges: Ranges, model: Model) -> Model:
-    """The model with the layers that `layer_replication` lists, or the model itself if it was given them before."""
+    """Return the model with the layers that `layer_replication` lists.
+
+    Return the model itself if it has them already.
+    """
     if not ranges or model.replicated:
         return model
     stack, numbers = model.decoder, _numbers(ranges)
@@ -64,7 +67,7 @@ def _sharing(layer: Layer) -> Layer:
 
 
 def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[Problem]:
-    """Models whose layers PEFT does not find, ranges outside them, and settings that are not modelled with it."""
+    """Yield models whose layers PEFT does not find, ranges outside the layers, and settings that are not modelled."""
     if ranges is None or model.replicated:
         return
     loc, given = "method.layer_replication", [list(each) for each in ranges]
@@ -91,7 +94,7 @@ def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[P
 
 
 def _types(model: Model, numbers: list[int]) -> str | None:
-    """What is wrong with the types of layers in another order."""
+    """Return an error if the types of the layers do not allow the new order, or None."""
     if model.model_type in _NOT_MODELLED:
         return f"is not modelled for {model.model_type}: leave it out"
     if model.model_type not in _TYPES_BY_NUMBER:

@@ -86,7 +86,7 @@ def size(count: float) -> str:
 
 
 def millions(count: int) -> str:
-    """Format a parameter count for a sentence: 8.03 billion, 41.9 million, 81,920."""
+    """Format a parameter count for a sentence: "8.03 billion", "41.9 million" or "81,920"."""
     for scale, word in ((10**9, "billion"), (10**6, "million")):
         if count >= scale:
             return f"{count / scale:.3g} {word}"

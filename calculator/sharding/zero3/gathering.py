@@ -137,14 +137,14 @@ class Gathering:
         self.is_steady = True
         #: What each segment gathers, in each micro-batch of the last step.
         self.passes: list[list[Track]] = []
-        #: The most bytes that are gathered when the optimizer's step begins.
+        #: The maximum number of bytes that are gathered when the optimizer's step begins.
         self.at_step = 0
         #: The bytes of gathered weights that stay alive throughout that step.
         self.kept = 0
         #: The bytes that a step's all-gathers result in.
         self.sent = 0
         self._run(micro_batches)
-        #: The most bytes alive while persistent parameters are gathered after the step.
+        #: The maximum number of bytes alive while persistent parameters are gathered after the step.
         self.persistent = self._live.most
 
     def _started(self) -> Live:

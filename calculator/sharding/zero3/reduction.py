@@ -96,7 +96,7 @@ class Bucket:
                 self._live.add(ALLOCATION_ROUNDING)
 
     def _for_optimizer(self, elements: int) -> int:
-        """Return the most bytes alive while a partition's norm is computed, or while its float32 copy is on the GPU."""
+        """Return the peak bytes alive while a partition's norm is computed, or while its float32 copy is on the GPU."""
         first, rest = min(elements, NORM_ELEMENTS), min(max(elements - NORM_ELEMENTS, 0), NORM_ELEMENTS)
         norm = allocated(first, 8) + ALLOCATION_ROUNDING
         later = allocated(rest, 8) + 2 * ALLOCATION_ROUNDING

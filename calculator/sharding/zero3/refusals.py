@@ -1,6 +1,6 @@
 """Checks for runs under stage 3 that are not modelled.
 
-Each refusal gives a reason and a way out.
+Each refusal gives a reason and an alternative.
 """
 
 from __future__ import annotations

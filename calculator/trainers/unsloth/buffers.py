@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.trainers.subject import Subject
 
-#: The most positions of the tables when the model is created, and the multiple that they grow to.
+#: The maximum number of positions of the tables when the model is created, and the multiple that they grow to.
 FIRST_POSITIONS, POSITIONS = 4 * 8192, 8192
 
 #: The positions of LongRoPE's short tables if the config does not state the original number.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-#: The most bytes of the float32 logits of a chunk. It is half of the free memory, but no more than this.
+#: The maximum number of bytes of the float32 logits of a chunk. It is half of the free memory, but no more than this.
 TARGET_BYTES = 4 << 30
 
 #: The gradients that the function computes. If the head is frozen, it computes only the first.
@@ -25,7 +25,7 @@ _GRADIENTS = ("gradient of the hidden states", "gradient of the head")
 #: The number of chunks is a multiple of this, unless there is one chunk.
 CHUNKS = 4
 
-#: The most tokens of a chunk at the low end, where almost no memory is free.
+#: The maximum number of tokens of a chunk at the low end, where almost no memory is free.
 FEWEST = 1
 
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.state import PartitionedState
 
 
-#: The most batches that are followed if passes generate. A pass inside PEFT's model drops the recorded order of
-#: modules. The second batch records it again, and the third follows it.
+#: The maximum number of batches that are followed if passes generate. A pass inside PEFT's model drops the recorded
+#: order of modules. The second batch records it again, and the third follows it.
 BATCHES = 4
 
-#: The most passes of later tokens that are followed. All further ones gather like the last of them.
+#: The maximum number of passes of later tokens that are followed. All further ones gather like the last of them.
 LATER_TOKENS = 3
 
 

@@ -85,7 +85,7 @@ class PartitionedPeaks:
 
     @property
     def copied_to_generate(self) -> tuple[ResidentTensors, ...]:
-        """The offloaded partitions that are on the device while all weights are gathered; none without offload."""
+        """The offloaded partitions that are on the device while all weights are gathered. None without offload."""
         dtype, size = self._state.dtype, self.gathering.copied
         elements = size // ITEMSIZE[dtype]
         return (row("copies of partitions", elements, "parameters / count", dtype, "base_weights"),) if size else ()
