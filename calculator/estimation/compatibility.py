@@ -459,7 +459,7 @@ def _projected(request: Request, model: Model) -> Iterator[Problem]:
     training, method = request.training, request.method
     if not OPTIMIZERS[training.optimizer].projects:
         return
-    if not method.facts.trains_base or method.facts.trains_part:
+    if not method.facts.trains_base or method.trains_part:
         message = "projects the gradients of whole weights, and is modelled for full fine-tuning: use method full"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
     named = training.optim_target_modules

@@ -341,7 +341,7 @@ def _by_the_textbook(request: Request) -> Estimate:
 
 def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
     parameters = request.model.parameters or 0
-    if not request.method.facts.trains_base or request.method.facts.trains_part:
+    if not request.method.facts.trains_base or request.method.trains_part:
         raise refusal(
             "model.parameters",
             f"{request.method.name} needs a model's shapes: give an id or a config; "

@@ -108,6 +108,11 @@ class Method:
         return 1
 
     @property
+    def trains_part(self) -> bool:
+        """Whether it trains weights of the base model, but not all."""
+        return self.facts.trains_part
+
+    @property
     def label_parts(self) -> tuple[str, ...]:
         """The settings that determine the method's size, for a plan's label."""
         return ()

@@ -17,6 +17,7 @@ _WRITTEN: dict[str, str] = {
     "corda": '{"name": "lora", "init_lora_weights": "corda", "target_modules": ["q_proj", "v_proj"]}',
     "dora": '{"name": "lora", "use_dora": true}',
     "eva": '{"name": "lora", "init_lora_weights": "eva"}',
+    "freeze": '{"name": "full", "unfrozen_parameters": ["model.layers.27."]}',
     "fft": '{"name": "full"}',
     "fullfinetuning": '{"name": "full"}',
     "galore": '{"name": "full"} with "training": {"optimizer": "galore_adamw", "optim_target_modules": "all-linear"}',
@@ -37,6 +38,7 @@ _WRITTEN: dict[str, str] = {
     "prompttuning": '{"name": "prompt"}',
     "qdora": '{"name": "qlora", "use_dora": true}',
     "rslora": '{"name": "lora", "use_rslora": true}',
+    "spectrum": '{"name": "full", "unfrozen_parameters": ["model.layers.27.mlp.down_proj"]}',
     "softprompt": '{"name": "prompt"}',
 }
 

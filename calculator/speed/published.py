@@ -76,7 +76,7 @@ class PublishedRun:
 
 def kind_of(method: Method) -> Kind:
     """Return whether a method trains the base model, or how it freezes it."""
-    if method.facts.trains_base and not method.facts.trains_part:
+    if method.facts.trains_base and not method.trains_part:
         return "full"
     return "frozen in 4 bits" if method.facts.quantizes_base else "frozen in 16 bits"
 

@@ -152,7 +152,7 @@ class _Step:
                 f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
                 KAPLAN,
             )
-        if self.facts.trains_base and not self.facts.trains_part:
+        if self.facts.trains_base and not self.request.method.trains_part:
             yield self._operations(
                 "gradients of the weights",
                 self.tokens * 2 * weights,

@@ -16,6 +16,7 @@ from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options, replication
 from validation.random_grid.random_configs import MIDDLING, random_config
+from validation.random_grid.unfrozen_options import unfrozen_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,6 +201,9 @@ def random_request(
     method = {"name": name, **_set(rng, OPTIONS.get(name, {}))}
     if issubclass(METHODS[name], TargetedMethod):
         method |= _copies(rng, model) if name == "ln_tuning" else _targets(rng, model, name)
+    if name == "full":
+        share = 0.1 if method_name is None else 0.6
+        method |= unfrozen_options(random.Random(f"{seed} {number} unfrozen"), model, share)
     if name in ("lora", "qlora"):
         share = 0.1 if method_name is None else 0.6
         method |= layer_options(random.Random(f"{seed} {number} layers"), model, method, share)

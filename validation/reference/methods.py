@@ -25,11 +25,12 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import HfQuantizer, _assign_is_quantized
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import Adapter, BitFit, LoRA, QLoRA
+from calculator.methods import Adapter, BitFit, Full, LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
 from validation.reference import bases, bottleneck
+from validation.reference.frozen_parameters import freeze_all_but
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,8 +151,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         bottleneck.insert(model, method, adapter_dtype(request), request.model.task.trained_heads)
     config = peft_config(request, has_type=has_task_type(request, model))
     if config is None:
-        if isinstance(method, BitFit):
-            train_biases(model, request.model.task.head_names)
+        freeze(model, request)
         built = method.facts.trains_base or isinstance(method, Adapter)
         assert built, f"PEFT has no {method.name}, and its modules are not built here"
         return model
@@ -175,6 +175,18 @@ def freeze_a(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if "lora_A" in name:
             parameter.requires_grad_(False)
+
+
+def freeze(model: nn.Module, request: Request) -> None:
+    """Freeze the parameters that a method without a config of PEFT does not train."""
+    method = request.method
+    if isinstance(method, BitFit):
+        train_biases(model, request.model.task.head_names)
+    if isinstance(method, Full) and method.unfrozen_parameters is not None:
+        freeze_all_but(model, method.unfrozen_parameters)
+    if isinstance(method, Full) and method.unfrozen_dtype == "float32":
+        for parameter in (each for each in model.parameters() if each.requires_grad):
+            parameter.data = parameter.data.to(torch.float32)
 
 
 def train_biases(model: nn.Module, heads: tuple[str, ...]) -> None:

@@ -30,7 +30,7 @@ from app.interop.exports.part import (
     whole_alpha,
 )
 from app.interop.exports.planned import check_language_model
-from calculator.methods import LoRA, QLoRA
+from calculator.methods import Full, LoRA, QLoRA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,8 +112,15 @@ def exported(planned: Planned) -> Exported:
     return assembled(planned, "axolotl.yaml", run, parts, distribution.files(planned, accelerate=False))
 
 
-def _full(planned: Planned) -> Part:  # noqa: ARG001
-    return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None})
+def _full(planned: Planned) -> Part:
+    method = planned.request.method
+    assert isinstance(method, Full)
+    if method.unfrozen_parameters is None:
+        return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None})
+    keys = {"adapter": None, "unfrozen_parameters": [*method.unfrozen_parameters]}
+    why = "axolotl does not cast them: they have the dtype of the model"
+    cast = (differs("method.unfrozen_dtype", "float32", why),) if method.unfrozen_dtype == "float32" else ()
+    return Part(heading="Method: some of the weights, so there is no adapter", keys=keys, not_expressed=cast)
 
 
 def _lora(planned: Planned) -> Part:

@@ -32,8 +32,9 @@ from app.interop.exports.part import (
     whole_alpha,
 )
 from app.interop.exports.planned import check_language_model
+from app.interop.frozen_layers import chosen_layers
 from calculator.bases.eetq import EETQ
-from calculator.methods import LoRA, QLoRA
+from calculator.methods import Full, LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 
 if TYPE_CHECKING:
@@ -121,7 +122,21 @@ def _in_eetq(method: LoRA | QLoRA) -> bool:
 
 
 def _full(planned: Planned) -> Part:
-    return Part(heading="Method", keys={**_stage(planned), "finetuning_type": "full"})
+    method = planned.request.method
+    assert isinstance(method, Full)
+    keys = {**_stage(planned), "finetuning_type": "full"}
+    if method.unfrozen_parameters is None:
+        return Part(heading="Method", keys=keys)
+    chosen = chosen_layers(method, planned.model)
+    if chosen is None:
+        why = "finetuning_type freeze trains modules of the first or the last layers alone: every weight is trained"
+        missed = differs("method.unfrozen_parameters", [*method.unfrozen_parameters], why)
+        return Part(heading="Method", keys=keys, not_expressed=(missed,))
+    keys = {**_stage(planned), "finetuning_type": "freeze", **chosen.keys()}
+    cast = "model" if planned.request.training.autocast is None else "float32"
+    why = f"it trains these parameters in {'the dtype of the model' if cast == 'model' else cast} here"
+    others = () if method.unfrozen_dtype == cast else (differs("method.unfrozen_dtype", method.unfrozen_dtype, why),)
+    return Part(heading="Method", keys=keys, not_expressed=others)
 
 
 def _low_rank(planned: Planned) -> Part:
@@ -194,7 +209,8 @@ def _data(planned: Planned) -> Part:
 
 def _training(planned: Planned) -> Part:
     training = planned.request.training
-    full = planned.request.method.facts.trains_base
+    method = planned.request.method
+    full = method.facts.trains_base and not method.trains_part
     dtypes, not_expressed = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
     empties, where = emptied(planned)
     keys = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.interop.exports.literal import WIDTH
 from app.interop.exports.script_optimizer import MODULES, OPTIMIZERS
-from calculator.methods import LoRA
+from calculator.methods import Full, LoRA
 from calculator.resident.optimizers import OPTIMIZERS as OPTIMIZER_FACTS
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def modules(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[s
         "bnb": by_hand or (request.training.trainer is None and OPTIMIZERS[optimizer].startswith("bnb.")),
         "peft": "peft" in script.imports,
         "nn": by_hand or "nn" in script.imports,
+        "re": isinstance(request.method, Full) and request.method.trains_part,
     }
     module = MODULES.get(OPTIMIZER_FACTS[optimizer].package)
     if module is not None and request.training.trainer is None:

@@ -104,7 +104,7 @@ COMPARED: tuple[MethodName, ...] = ("full", "lora", "qlora")
 
 #: The methods whose code is not PEFT's configuration alone.
 SCRIPTS: dict[MethodName, MethodScript] = {
-    "full": MethodScript(template="full", imports=()),
+    "full": MethodScript(template="full", imports=(), context=lambda method: {"name_patterns": method.name_patterns}),
     "lora": MethodScript(template="low_rank"),
     "qlora": MethodScript(template="low_rank"),
     "adapter": MethodScript(template="adapter", imports=("nn",), context=bottleneck.context),

@@ -65,6 +65,11 @@ def imported(keys: Keys, given: Any) -> Imported:
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys, known(model))
         method |= adapter
+    unfrozen = keys.names("unfrozen_parameters")
+    if unfrozen and name == "full":
+        method["unfrozen_parameters"] = unfrozen
+    elif unfrozen:
+        keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modelled: the adapter alone is trained")
     kept = kept_base(keys, name)
     layers = keys.take("lisa_n_layers")
     if layers is not None:

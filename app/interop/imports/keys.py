@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.http.problems import shortened
+from app.interop.imports.frozen_parameters import FrozenParameters
 from app.interop.imports.imported import Imported, NotUnderstood
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Script:
     unread: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
+    frozen: FrozenParameters = field(default_factory=FrozenParameters)
 
 
 _UNREAD = "is not read: it may change the memory of the step"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
+from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
 from app.interop.imports import preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets
@@ -36,7 +37,10 @@ def imported(keys: Keys, given: Any) -> Imported:
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     method = _method(keys, known(model))
-    dtype, autocast = _dtypes(keys, full=method["name"] == "full")
+    freezes = "unfrozen_parameters" in method
+    dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes)
+    if freezes and autocast is not None:
+        method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
     stage = keys.take("stage", "sft")
     trainer = preferences.of_stage(keys, stage)
     training = {
@@ -67,11 +71,13 @@ def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
 
 def _method(keys: Keys, model: Model | None) -> dict[str, Any]:
     name = keys.take("finetuning_type", "lora")
-    if name not in ("lora", "oft", "full"):
-        raise refusal("content.finetuning_type", "is not a supported method: use lora, oft or full", name)
+    if name not in ("lora", "oft", "full", "freeze"):
+        raise refusal("content.finetuning_type", "is not a supported method: use lora, oft, full or freeze", name)
     quantized = _quantization(keys)
     if name == "full":
         return {"name": "full"}
+    if name == "freeze":
+        return _freeze(keys, model)
     if name == "oft":
         return _oft(keys, quantized)
     r = keys.integer("lora_rank", 8)
@@ -89,6 +95,25 @@ def _method(keys: Keys, model: Model | None) -> dict[str, Any]:
     if keys.flag("pissa_init"):
         method["init_lora_weights"] = PISSA.get(iterations, "pissa_niter_16")
     return {"name": "qlora" if "quant_type" in quantized else "lora", **method, **quantized}
+
+
+def _freeze(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return the trained parameters of finetuning_type freeze.
+
+    Raises:
+        PlanError: if the model is not known, or the layers cannot be spread evenly.
+    """
+    layers, spread = keys.integer("freeze_trainable_layers", TRAINABLE_LAYERS), keys.flag("use_llama_pro")
+    modules, extra = keys.names("freeze_trainable_modules") or ["all"], keys.names("freeze_extra_modules") or []
+    if model is None:
+        message = "freezes layers by their number, for which the model has to be known: give its id or config"
+        raise refusal("content.finetuning_type", message, "freeze")
+    count = len(model.decoder.layers)
+    if not layers or (spread and (layers < 0 or count % layers)):
+        message = f"cannot choose these of {count} layers: use a number from 1 on that divides it with use_llama_pro"
+        raise refusal("content.freeze_trainable_layers", message, layers)
+    choice = FrozenLayers(layers=layers, modules=modules, extra=extra, spread=spread)
+    return {"name": "full", "unfrozen_parameters": [*choice.patterns(model)]}
 
 
 def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:

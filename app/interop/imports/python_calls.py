@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from app.http.problems import shortened
+from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD
 from app.interop.imports.peft_adapter import OF_CLASSES
@@ -88,7 +89,13 @@ def keys_of(text: str) -> Keys:
     if not found.calls:
         raise refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)
     found.settle()
-    script = Script(calls=tuple(found.calls), unread=found.unread, defaults=found.defaults, pins=pins(code))
+    script = Script(
+        calls=tuple(found.calls),
+        unread=found.unread,
+        defaults=found.defaults,
+        pins=pins(code),
+        frozen=frozen_in(modules),
+    )
     keys = Keys(found.arguments, script)
     for each in wrong:
         keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python: {each.msg}: the cell is not read")

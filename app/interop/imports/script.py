@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.imports import base_storage, other_runs, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
+from app.interop.imports.frozen_parameters import settings_of
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
@@ -141,7 +142,7 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
         why = "quantized weights are not trained themselves: half-precision weights are used"
         keys.miss("quantization_config", base["quant_method"], why)
     if not adapts and not in_4_bits:
-        return {"name": "full"}
+        return {"name": "full", **settings_of(keys)}
     if not adapts:
         keys.miss("load_in_4bit", True, "4-bit weights are not trained themselves: LoRA with PEFT's defaults is used")
     method = {

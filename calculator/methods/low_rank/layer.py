@@ -12,6 +12,7 @@ from calculator.engine.in_place import add_
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
+from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
 from calculator.methods.targeted.adapted_linear import add_to_output_
 from calculator.resident.module_spec import Added
@@ -36,7 +37,7 @@ def adapted(
     if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
     own: DType = "float32" if training.adapter_dtype == "float32" else base
-    name = layers.full_name(path, module)
+    name = full_name(path, module)
     if parameters.targeted(method.target_parameters, name, module) or (
         method.target_parameters and module.kind == "experts"
     ):
@@ -51,7 +52,7 @@ def adapted(
 
 
 def _updates(method: LowRank, path: str, module: Module, own: DType, *, trains_a: bool) -> tuple[Added, ...]:
-    r = named(layers.rank(method, layers.full_name(path, module)), "r")
+    r = named(layers.rank(method, full_name(path, module)), "r")
     trains_b = method.init_lora_weights != "mica"
     if module.kind == "embedding":
         return (

@@ -8,26 +8,19 @@ Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists; utils/oth
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from calculator.architecture.model import Layer, Stack
+from calculator.methods.layer_kinds import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.architecture.model import Model
-    from calculator.architecture.module import Module
     from calculator.methods.low_rank.method import LowRank
 
 #: The index of a layer in a module's name, if no pattern gives the text before it.
 _INDEX = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
-
-
-def full_name(path: str, module: Module) -> str:
-    """Return the name of a module in the first layer that has it."""
-    return path if module.layer is None else path.replace("*", str(module.layer), 1)
 
 
 def is_transformed(method: LowRank, name: str) -> bool:
@@ -60,29 +53,12 @@ def with_layers(method: LowRank, model: Model) -> Model:
     """
     if method.layers_to_transform is None and not method.rank_pattern:
         return model
-    if any(module.layer is not None for module in model.modules):
-        return model
-    parts = tuple(_split(part, method) if isinstance(part, Stack) else part for part in model.parts)
-    return replace(model, parts=parts)
+    return split(model, lambda name, _: rank(method, name) if is_transformed(method, name) else None)
 
 
 def names_layers(key: str) -> bool:
     """Return whether a key of `rank_pattern` may name single layers."""
     return any(part.isdigit() for part in re.split(r"\W", key)) or "[" in key or "\\d" in key
-
-
-def _split(stack: Stack, method: LowRank) -> Stack:
-    kinds: dict[object, Layer] = {}
-    layers = []
-    for index, layer in enumerate(stack.layers):
-        names = [module.under(f"{stack.name}.{index}") for module in layer.modules]
-        treatment = tuple(rank(method, name) if is_transformed(method, name) else None for name in names)
-        layers.append(kinds.setdefault((layer, treatment), _numbered(layer, index)))
-    return Stack(name=stack.name, layers=tuple(layers))
-
-
-def _numbered(layer: Layer, index: int) -> Layer:
-    return replace(layer, modules=tuple(replace(module, layer=index) for module in layer.modules))
 
 
 @lru_cache(maxsize=1024)

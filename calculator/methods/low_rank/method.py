@@ -10,6 +10,7 @@ from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
 from calculator.methods import token_rows
+from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import layer, layers, merge, parameters, replication, tokens
 from calculator.methods.low_rank.block_diagonal import BdLoraConfig  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.low_rank.initialization import INSTEAD, Initialization, before_the_steps
@@ -191,7 +192,7 @@ class LowRank(TargetedMethod):
 
     def in_chosen_layers(self, path: str, module: Module) -> bool:
         """Return whether `layers_to_transform` selects the module's layer."""
-        name = layers.full_name(path, module)
+        name = full_name(path, module)
         return "*" in name or layers.is_transformed(self, name)
 
     def refused_names(self, model: Model) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ class LowRank(TargetedMethod):
             return bound.own
         if bound.module.kind != "experts":
             return parameters.FoldedMatrix(bound)
-        path = layers.full_name(bound.name, bound.module)
+        path = full_name(bound.name, bound.module)
         return parameters.Folded(self, path, bound, transposed=parameters.is_transposed(context.model.model_type))
 
     def rank_of(self, name: str) -> int:

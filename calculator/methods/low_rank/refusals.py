@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
+from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, initialization, layers, parameters, replication, tokens
 from calculator.methods.low_rank.eva_config import components, rho_of
 from calculator.methods.low_rank.targets import ROUTED, expert_problems
+from calculator.methods.name_patterns import is_readable
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from calculator.methods.targeted.refusals import listed, names_one_layer
 
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
 #: The initialisations that read no weight. A parametrized module has its weight under another name.
 _WITHOUT_WEIGHTS = (True, False, "gaussian")
 
-#: The allowed form of a key of `rank_pattern`: names, dots and classes of characters, one group, and two repetitions.
-#: Such a key does not take long to match.
-_KEY = re.compile(r"\^?(?:[\w.|()$-]|\[[\w-]+\]|\\[.dw]|[*+?])+")
-_LONGEST_KEY, _MOST_KEYS, _MOST_REPETITIONS = 200, 1_000, 2
+_MOST_KEYS = 1_000
 
 
 def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
@@ -51,7 +50,7 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
 
 
 def _rank(method: LowRank, path: str, module: Module) -> int:
-    return layers.rank(method, layers.full_name(path, module))
+    return layers.rank(method, full_name(path, module))
 
 
 def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
@@ -157,21 +156,9 @@ def _keys(method: LowRank) -> Iterator[Problem]:
         yield Problem(loc="method.rank_pattern", msg=message, input=len(method.rank_pattern))
         return
     for key in method.rank_pattern:
-        if not _is_readable(key):
+        if not is_readable(key):
             message = f"{key} is not read: use a name such as q_proj, or an expression with at most one group"
             yield Problem(loc="method.rank_pattern", msg=message, input=key)
-
-
-def _is_readable(key: str) -> bool:
-    repetitions = sum(key.count(each) for each in "*+?")
-    simple = key.count("(") <= 1 and repetitions <= _MOST_REPETITIONS and not re.search(r"\)[*+?]", key)
-    if not simple or len(key) > _LONGEST_KEY or not _KEY.fullmatch(key):
-        return False
-    try:
-        re.compile(key)
-    except re.error:
-        return False
-    return True
 
 
 def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.methods.full.method import Full
 from calculator.resident.torchao_nf4 import MULTIPLE
 
 if TYPE_CHECKING:
@@ -131,7 +132,10 @@ def _method(prepared: Subject) -> Iterator[Problem]:
     elif method.base_quantization(prepared.training) is not None:
         message = f"torchtune has no base of {method.title}: use LoRA in bfloat16"
         yield Problem(loc="method.name", msg=message, input=method.name)
-    if method.name == "full":
+    if isinstance(method, Full):
+        if method.trains_part:
+            message = "torchtune's recipe trains every weight: leave it out, or use trainer transformers"
+            yield Problem(loc="method.unfrozen_parameters", msg=message, input=list(method.unfrozen_parameters or ()))
         return
     if prepared.training.adapter_dtype != "model":
         message = "torchtune's adapters have the model's dtype: use model"

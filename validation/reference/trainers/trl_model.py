@@ -12,7 +12,7 @@ from datasets import disable_progress_bars
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from calculator.methods import Adapter, BitFit
+from calculator.methods import Adapter
 from validation.reference import methods
 from validation.reference.bottleneck import insert
 from validation.reference.build import build_base, refusing
@@ -56,8 +56,7 @@ def model_and_config(
         if isinstance(method, Adapter):
             with device:
                 insert(model, method, methods.adapter_dtype(request))
-        if isinstance(method, BitFit):
-            methods.train_biases(model, request.model.task.head_names)
+        methods.freeze(model, request)
         config = methods.peft_config(request, task_type)
         in_float32 = training.adapter_dtype == "float32" or method.virtual_tokens
         if config is None or method.quantizes_base or in_float32:

@@ -1,0 +1,104 @@
+"""Code that freezes parameters of a model, in a training script.
+
+The patterns of a script that Headroom writes are read. Other code is reported, since it decides what is trained.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.interop.imports.keys import Keys
+
+#: An attribute of a parameter, and the method that sets it.
+_ATTRIBUTE, _SETTER = "requires_grad", "requires_grad_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenParameters:
+    """The parameters that code freezes.
+
+    Attributes:
+        lines: The numbers of the lines that set requires_grad to anything else than True.
+        patterns: `unfrozen_parameters` of the loop in an exported script; empty if there is none.
+        in_float32: Whether that loop casts the trained parameters to float32.
+    """
+
+    lines: tuple[int, ...] = ()
+    patterns: tuple[str, ...] = ()
+    in_float32: bool = False
+
+
+def frozen_in(modules: Sequence[ast.Module]) -> FrozenParameters:
+    """Return the parameters that modules freeze."""
+    nodes = [node for module in modules for node in ast.walk(module)]
+    lines = tuple(node.lineno for node in nodes if isinstance(node, ast.Assign | ast.Call) and _freezes(node))
+    lists: dict[str, tuple[str, ...]] = {}
+    for node in nodes if lines else ():
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=items)):
+                texts = [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+                lists[name] = tuple(texts) if len(texts) == len(items) else ()
+            case ast.For(
+                iter=ast.Call(func=ast.Attribute(attr="named_parameters")), body=[ast.Expr(value=call), *more]
+            ):
+                patterns = lists.get(_of_matches(call) or "", ())
+                if patterns:
+                    written = tuple(text.replace(r"\.", ".") for text in patterns)
+                    return FrozenParameters(lines=lines, patterns=written, in_float32=bool(more))
+            case _:
+                pass
+    return FrozenParameters(lines=lines)
+
+
+def settings_of(keys: Keys) -> dict[str, Any]:
+    """Return the settings of full fine-tuning for code that freezes parameters, and report code that is not read."""
+    frozen = keys.script.frozen
+    if frozen.patterns:
+        cast = {"unfrozen_dtype": "float32"} if frozen.in_float32 else {}
+        return {"unfrozen_parameters": [*frozen.patterns], **cast}
+    if frozen.lines:
+        why = "is not evaluated: every weight is trained in these figures. Name the trained ones in unfrozen_parameters"
+        keys.miss(_ATTRIBUTE, f"line {frozen.lines[0]}", why)
+    return {}
+
+
+def _freezes(node: ast.Assign | ast.Call) -> bool:
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            is_set = any(isinstance(each, ast.Attribute) and each.attr == _ATTRIBUTE for each in targets)
+            return is_set and not _is_true(value)
+        case ast.Call(func=ast.Attribute(attr=attribute), args=args, keywords=keywords) if attribute == _SETTER:
+            given = [*args, *(each.value for each in keywords)]
+            return bool(given) and not _is_true(given[0])
+    return False
+
+
+def _is_true(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+def _of_matches(call: ast.expr) -> str | None:
+    """Return the list's name in `requires_grad_(any(re.match(pattern, name) for pattern in LIST))`."""
+    match call:
+        case ast.Call(
+            func=ast.Attribute(attr=attribute),
+            args=[
+                ast.Call(
+                    func=ast.Name(id="any"),
+                    args=[
+                        ast.GeneratorExp(
+                            elt=ast.Call(func=ast.Attribute(attr="match")),
+                            generators=[ast.comprehension(iter=ast.Name(id=name))],
+                        )
+                    ],
+                )
+            ],
+        ) if attribute == _SETTER:
+            return name
+        case _:
+            return None
