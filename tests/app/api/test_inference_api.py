@@ -48,7 +48,7 @@ def test_every_method_is_answered_with_components_that_sum_to_the_peak(client, n
 
 def test_without_a_method_the_base_model_is_served(client):
     answer = answered(client, {"model": "openai-community/gpt2"}).json()
-    assert (answer["method"], answer["fit"], answer["merge"]) == ({"name": "full"}, None, None)
+    assert (answer["method"]["name"], answer["fit"], answer["merge"]) == ("full", None, None)
     assert [cost["added"] for cost in answer["costs"]] == [0, 0, 0, 0]
 
 
