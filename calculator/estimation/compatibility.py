@@ -292,7 +292,7 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
     training, device, name = request.training, request.device, model.model_type
     if not forward_of(model).couples_layers(model.config):
         return
-    if device.sharding not in ("none", "ddp", "zero1", "zero2"):
+    if device.sharding == "zero3":
         message = f"layers of {name} share tensors, which is not modelled under {device.sharding}: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     if training.gradient_checkpointing and training.use_reentrant:

@@ -37,8 +37,10 @@ EARLY = ("adagrad",)
 MISSING_LAYERS = {
     "gemma3": "SiglipTextEmbeddings",
     "gemma4": "Gemma4AudioLayer",
+    "gemma4_text": "Gemma4AudioLayer",
     "llava": "CLIPTextEmbeddings",
     "llava_next": "CLIPTextEmbeddings",
+    "paligemma": "SiglipTextEmbeddings",
     "qwen3_5_moe_text": "Qwen3_5MoeVisionBlock",
     "qwen3_5_text": "Qwen3_5VisionBlock",
 }

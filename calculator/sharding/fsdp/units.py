@@ -34,7 +34,9 @@ ROOT = "root"
 WITHOUT_BASE = ("llama4", "llama4_text")
 
 #: Models whose vision towers have layers that are units, because their class is among the model's `_no_split_modules`.
-TOWER_LAYERS = frozenset({"mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"})
+TOWER_LAYERS = frozenset(
+    {"internvl", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
+)
 
 #: How the names of a unit's own tensors end.
 GATHERED = ": gathered"
