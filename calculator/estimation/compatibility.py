@@ -293,7 +293,7 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
     if not forward_of(model).couples_layers(model.config):
         return
     if device.sharding == "zero3":
-        message = f"layers of {name} share tensors, which is not modelled under {device.sharding}: use ddp or zero2"
+        message = f"layers of {name} share tensors, which is not modelled under zero3: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     if training.gradient_checkpointing and training.use_reentrant:
         message = f"layers of {name} share tensors, whose gradients re-entrant checkpointing drops: use false"
