@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     OfLayer = tuple[Tensor | None, Tensor | None]
 
 
+#: With which older releases make a mask in every pass.
+_IN_EVERY_PASS = {"masks_in_every_pass", "masks_of_windowed_layers"}
+
+
 def attention_types(layers: Iterable[Layer]) -> set[MixerType]:
     """Return the types of layers. Many layers are the same object."""
     return {layer.kind.attention for layer in set(layers)}
@@ -104,6 +108,8 @@ def sliding_masks_differ(context: Context) -> bool:
     """
     if context.method.cut_to_windows(context.model):
         return True
+    if "masks_of_windowed_layers" in context.older:
+        return context.attention != "flash_attention_2"
     return (
         context.attention == "sdpa" and not _needed(context, "full_attention") and _needed(context, "sliding_attention")
     )
@@ -140,7 +146,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
-    if _masks_packed_sequences(context) or _keeps_samples_apart(context) or "masks_in_every_pass" in context.older:
+    if _masks_packed_sequences(context) or _keeps_samples_apart(context) or context.older & _IN_EVERY_PASS:
         return True
     if context.training.padding or beyond or context.forward.always_masked or both_ways:
         return True

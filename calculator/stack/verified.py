@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The first verified release of transformers, by model type.
 FIRST: dict[str, Release] = {
     "gemma": (4, 45),
-    "gemma2": (4, 53),
+    "gemma2": (4, 48),
     "gpt_bigcode": (4, 45),
     "llama": (4, 45),
     "mistral": (4, 39),
@@ -32,7 +32,7 @@ FIRST: dict[str, Release] = {
 #: The older releases of transformers of which steps were traced (tests/calculator/stack/traced.json), by model type.
 TRACED: dict[str, tuple[Release, ...]] = {
     "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
-    "gemma2": ((4, 53), (4, 57)),
+    "gemma2": ((4, 48), (4, 52), (4, 53), (4, 57)),
     "gpt_bigcode": ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57)),
     "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
     "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
@@ -226,7 +226,7 @@ def _messages(
     if rotary not in CONSTANT:
         yield f"the rotary buffers of rope_type {rotary} in {own} are not known"
     window = config.get("sliding_window")
-    if "float_masks" in older_behaviour(versions) and window is not None and tokens >= window:
+    if "float_masks" in older_behaviour(versions, model_type) and window is not None and tokens >= window:
         yield f"the masks of {own} for {tokens:,} tokens and a sliding window of {window:,} are not known"
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.families.gemma.older_masks import of_batch, windowed
 from calculator.layers import attention, norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
@@ -64,10 +65,11 @@ GEMMA = DecoderForward(
 GEMMA2 = DecoderForward(
     embeddings=_embed,
     before_layers=_scale,
-    layer=replace(_SANDWICH, attention=SelfAttention(eager_forward=_capped_scores)),
+    layer=partial(windowed, replace(_SANDWICH, attention=SelfAttention(eager_forward=_capped_scores))),
     final_norm=final(norms.offset_rms_norm),
     logits=capped,
     masks=("full_attention", "sliding_attention"),
+    masks_of_batch=of_batch,
     sdpa="eager",
 )
 

@@ -50,7 +50,7 @@ def copies_of_flash_outputs(request: Any) -> int:
     training, config = request.training, request.model.config
     older = older_behaviour(request.stack, config["model_type"])
     uncached = not config["use_cache"] or "no_cache_in_training" in older
-    masked = training.padding or ("masks_without_cache" in older and uncached)
+    masked = training.padding or ("masks_without_cache" in older and uncached) or "masks_of_windowed_layers" in older
     half = training.dtype != "float32" or training.autocast is not None
     runs_flash = training.attention == "sdpa" and half and not masked
     if "contiguous_queries" not in older or not runs_flash or training.gradient_checkpointing:
