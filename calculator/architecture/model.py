@@ -36,7 +36,7 @@ class Layer:
     """One kind of layer. Layers compare by identity, so that counting them is fast."""
 
     kind: LayerKind
-    #: Their names are relative to the layer.
+    #: The modules, with names relative to the layer.
     modules: tuple[Module, ...]
     buffers: tuple[Buffer, ...] = ()
 

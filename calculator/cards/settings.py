@@ -30,16 +30,16 @@ SETTINGS = (
     "defaults of PEFT. A replay of PyTorch's caching allocator gives reserved memory. A row states what differs."
 )
 
-#: The sequence lengths that are tried with a micro-batch of 1, in tokens. The first is the least that a row needs.
+#: The sequence lengths that are tried with a micro-batch of 1, in tokens. The first is the minimum for a row.
 LENGTHS = tuple(256 << doublings for doublings in range(10))
 
-#: The sequence length of the micro-batches that are tried; of a model with a shorter context, the longest length below.
+#: The sequence length of the micro-batches that are tried. For a shorter context, it is the longest of LENGTHS that fits.
 BATCH_LENGTH = 2048
 
 #: The micro-batch sizes that are tried in addition to 1.
 BATCHES = (2, 4, 8, 16, 32, 64)
 
-#: The task of a model by its kind of head; of the other kinds, that of a language model.
+#: The task of a model by its kind of head. Models with other heads are language models.
 _TASKS: Mapping[str, TaskName] = {
     "seq2seq": "seq_2_seq_lm",
     "speech-seq2seq": "seq_2_seq_lm",

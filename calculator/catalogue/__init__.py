@@ -54,7 +54,7 @@ def model(name: str, loc: str = "model") -> ModelEntry:
     """Look a model up by hub id, alias, bare name or hub URL, in any case.
 
     Raises:
-        PlanError: if the catalogue lacks the model; the message names the closest ones.
+        PlanError: if the catalogue lacks the model. The message names the closest ones.
     """
     entry = _by_id().get(name) or _index().get(_key(name))
     if entry is None:

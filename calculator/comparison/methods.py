@@ -188,7 +188,7 @@ def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str
     """Return the request with refused target modules replaced by the nearest accepted ones, and the changes.
 
     Raises:
-        PlanError: where the model is not known.
+        PlanError: if the model is not known.
     """
     method: Any = request.method
     if "method.target_modules" not in refused:

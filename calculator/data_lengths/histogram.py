@@ -24,7 +24,7 @@ class Lengths:
     Attributes:
         pairs: Each length with its number of samples, in ascending order.
         longest_sample: The number of the first sample that has the longest length, from 1.
-        rounded_to: The multiple to which lengths are rounded up; 1 if they are exact.
+        rounded_to: The multiple to which lengths are rounded up. 1 if they are exact.
         left_out: Samples of fewer than two tokens, which have nothing to predict.
     """
 

@@ -28,7 +28,7 @@ class LengthChange:
 
     Attributes:
         kind: The kind of the change.
-        changes: The settings, by their paths in the request; empty for bucketing, which is TrainingArguments'
+        changes: The settings, by their paths in the request. Empty for bucketing, which is TrainingArguments'
             group_by_length.
         sentence: Its effect on the samples.
         required_bytes: The required memory with the change. None if the request is refused for the reason in `refusal`.

@@ -86,7 +86,7 @@ def gpu(name: str, loc: str = "device.gpu") -> GPU:
     """Look a card up by id, name or alias, whatever its case and spacing ("RTX 4090", "a100 80gb", "4090").
 
     Raises:
-        PlanError: if the catalogue lacks the card; the message names the closest ones.
+        PlanError: if the catalogue lacks the card. The message names the closest ones.
     """
     card = _found(name) if len(name) <= 100 else None
     if card is None:

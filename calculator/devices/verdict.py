@@ -98,7 +98,7 @@ def fit(
     colocated: ColocatedEngine | None = None,
     undivided: Callable[[], int] | None = None,
 ) -> Fit | None:
-    """Compare a run with a device; None if the device names neither a card nor a size.
+    """Compare a run with a device. Return None if the device names neither a card nor a size.
 
     With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
     is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.

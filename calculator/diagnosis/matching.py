@@ -35,12 +35,12 @@ class Match:
     """A tensor of the size that was requested.
 
     Attributes:
-        tensor: Its name; `*` stands for the number of the layer.
+        tensor: The name. `*` stands for the number of the layer.
         component: What the memory is used for.
         step: 0 while the model is loaded, 1 in the first step, 2 in every later one.
         phase: The phase that runs then.
         count: How often it is requested then, for example once in each layer.
-        formula, substituted: Its shape times its element size, with names and with numbers; empty for other tensors.
+        formula, substituted: Its shape times its element size, with names and with numbers. Empty for other tensors.
         requested_bytes: The request, rounded to a block.
         segment_bytes: The size of the segment that the device allocates for it.
         allocated_bytes: The bytes in use before the request of it that is closest to the error's figure.

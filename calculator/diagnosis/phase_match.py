@@ -16,10 +16,10 @@ class PhaseMatch:
 
     Attributes:
         phase: The phase.
-        tensor: Its name; `*` stands for the number of the layer.
+        tensor: The name. `*` stands for the number of the layer.
         batch: The number of the evaluation's batch among those that are gathered together. None in other phases.
         count: How often it is requested there.
-        formula, substituted: Its shape times its element size, with names and with numbers; empty if it has none.
+        formula, substituted: Its shape times its element size, with names and with numbers. Empty if it has none.
         segment_bytes: The size of the segment that the device allocates for it.
         allocated_bytes: The bytes in use before the request of it that is closest to the error's figure.
         difference_bytes: `allocated_bytes` less the error's figure.

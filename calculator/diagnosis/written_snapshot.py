@@ -21,7 +21,7 @@ FILE = "headroom"
 
 
 def written(replay: DeviceReplay, capacity: int, total: int) -> bytes:
-    """Return the pickled snapshot of a run on a device: where it runs out of memory, or after its second step."""
+    """Return the pickled snapshot of a run on a device: when it runs out of memory, or after its second step."""
     run = RecordedReplay(replay, CachingAllocator(replay.conf, capacity=capacity, total=total))
     failed = None
     try:

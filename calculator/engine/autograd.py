@@ -68,7 +68,7 @@ class Node:
     ) -> None:
         #: The backward formula.
         self.apply = apply
-        #: One per input; None for an input that needs no gradient.
+        #: One per input. None for an input that needs no gradient.
         self.edges = edges
         #: The saved tensors, or what the hooks packed them into.
         self.saved: Any = ()

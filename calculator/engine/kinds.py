@@ -69,7 +69,7 @@ class Storages:
     """The storages of one run by kind, with their sizes in bytes.
 
     `make` returns a kind's name, shape, dtype, component and size when they are first read. `traced` returns the same
-    with a symbolic shape; `digits` has the sizes of this run. By default, no shape is symbolic.
+    with a symbolic shape. `digits` has the sizes of this run. By default, no shape is symbolic.
     """
 
     __slots__ = ("_equal_sizes", "digits", "kinds", "made", "make", "sizes", "traced")

@@ -258,7 +258,7 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
-    """Return x / divisor, where no gradient flows to the divisor. The divisor is saved."""
+    """Return x / divisor for a divisor without a gradient. The divisor is saved."""
     node = Node(x.tape, _divide_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(divisor)

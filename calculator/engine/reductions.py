@@ -42,7 +42,7 @@ def _norm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def divide(x: Tensor, divisor: Tensor, name: str) -> Tensor:
-    """Return x / divisor, where the divisor broadcasts to x.
+    """Return x / divisor. The divisor broadcasts to x.
 
     Both need a gradient, so both are saved.
     """

@@ -173,7 +173,7 @@ class SymInt(Dim):
     shape_env: ShapeEnv
     #: The index of its value in the environment.
     index: int
-    #: Its name, or an operator and the names of its operands. None if its digits are its name.
+    #: The name, or an operator and the names of its operands. None if the size has no name but its digits.
     name_parts: str | tuple[str, int, int] | None
 
     def __new__(cls, shape_env: ShapeEnv, index: int, name_parts: str | tuple[str, int, int] | None) -> Self:

@@ -41,7 +41,7 @@ class Row:
         self.bytes = size
         self.digits = digits
         self._substituted: str | None = None
-        #: Its serialized JSON, cached by the serializer. Many answers share rows of resident tensors.
+        #: The serialized JSON, cached by the serializer. Many answers share rows of resident tensors.
         self.json: str | None = None
 
     @classmethod

@@ -68,10 +68,10 @@ def estimate(
 ) -> Estimate:
     """Answer a request.
 
-    The options do not change the answer, only the time that it takes. `series` shares work with earlier requests; by
-    default, with recent requests of the same kind in this process. `whole` interprets every layer that the timeline
-    shows at once, which is faster if the timeline is read and slower if it is not. `once` means that no other request
-    of the kind is expected, which is faster for this request and slower for a second one.
+    The options do not change the answer, only the time that it takes. `series` shares work with earlier requests. By
+    default, these are recent requests of the same kind in this process. `whole` interprets every layer that the
+    timeline shows at once, which is faster if the timeline is read and slower if it is not. `once` means that no other
+    request of the kind is expected, which is faster for this request and slower for a second one.
 
     Raises:
         PlanError: if the model is not known, or if the real libraries refuse the combination.

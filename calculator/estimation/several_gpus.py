@@ -60,7 +60,7 @@ def check_device(request: Request) -> None:
 
 
 def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Yield problems of a device with more than one card, where only one is modelled."""
+    """Yield problems of a device with more than one card, for runs that are modelled on one card."""
     if device.sharding != "none":
         yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:
@@ -77,7 +77,7 @@ def not_modelled() -> str:
 
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Yield problems of a device with more than one card, where some shardings are modelled."""
+    """Yield problems of a device with more than one card, for runs with which some shardings are modelled."""
     if device.count % device.nodes:
         message = (
             f"{device.count:,} GPUs do not divide equally among {device.nodes:,} nodes: use a divisor of device.count"

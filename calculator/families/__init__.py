@@ -127,7 +127,7 @@ def model_from_config(
     """Return the model that transformers would build from a `config.json` for a task.
 
     Raises:
-        PlanError: where its family is not known, or a field is missing, wrong or contradictory.
+        PlanError: if its family is not known, or a field is missing, wrong or contradictory.
     """
     if not isinstance(config, dict):
         raise refusal("model.config", f"must be the content of a config.json, an object, not {shown(config)}", config)

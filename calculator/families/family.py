@@ -66,7 +66,7 @@ class Family:
     #: The model's modules, layers and buffers.
     parts: Callable[[Config], Parts]
 
-    #: The forward pass of a training step; None if it is not modelled.
+    #: The forward pass of a training step. None if it is not modelled.
     forward: DecoderForward | None
 
     #: The name of the output head. None for a model without one.

@@ -60,7 +60,7 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
     """Convert the model of a file to the model for a task. `raw` is the file.
 
     Raises:
-        PlanError: where transformers has no such model, or its step is not modelled.
+        PlanError: if transformers has no such model, or its step is not modelled.
     """
     if task.name == "causal_lm":
         return replace(model.with_images, task=task) if task.has_images else model

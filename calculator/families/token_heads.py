@@ -51,7 +51,7 @@ def with_task_head(model: Model, task: Task, raw: Mapping[str, Any]) -> Model:
     """Return a decoder's model for token classification or question answering.
 
     Raises:
-        PlanError: where a probability of dropout in the file is wrong.
+        PlanError: if a dropout probability in the file is wrong.
     """
     hidden = model.embedding.out_features
     if task.name == "question_ans":

@@ -66,8 +66,8 @@ class Parameters:
         #: Whether the pass records a graph.
         self.graph = graph
         self.known: dict[str, Tensor] = {}
-        #: The number of the bound layer; and the trained parameters by that number and their name, if several passes
-        #: share them.
+        #: The number of the bound layer. `shared` has the trained parameters by that number and their name, if several
+        #: passes share them.
         self.layer: int | None = None
         #: The number of the bound layer of a tower. The marks of its gradients contain it, because towers mark no
         #: layers.

@@ -63,8 +63,8 @@ class Cache:
         #: not given.
         self.windows = list(given or ())
         self.component = component
-        #: The keys and values of the encoder's output for each layer of the decoder, from an earlier pass; and the
-        #: number of layers that have read theirs.
+        #: The keys and values of the encoder's output for each layer of the decoder, from an earlier pass. `read` is
+        #: the number of layers that have read theirs.
         self.of_encoder = of_encoder
         self.read = 0
         #: The entries of updates that have run.

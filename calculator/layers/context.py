@@ -155,8 +155,8 @@ class Context:
         #: The number of tokens of this pass, including virtual tokens. It is that of all sequences if they form one
         #: row.
         self.length: Dim = rows * tokens if training.flattened else tokens
-        #: The tokens in the cache from earlier passes or a prefix; whether the caller gives every sequence's positions;
-        #: and whether only the logits of the last position are computed (logits_to_keep=1).
+        #: The number of tokens in the cache, from earlier passes or a prefix. Whether the caller gives the positions of
+        #: every sequence. Whether only the logits of the last position are computed (logits_to_keep=1).
         self.past, self.gives_positions, self.keeps_last = 0, False, False
         self.parameters = parameters or Parameters(
             self.tape,
@@ -206,9 +206,9 @@ class Context:
         self.skipped_layer_tensors: list[Tensor] = []
         #: The gradients of router logits of layers that are not interpreted.
         self.skipped_router_gradients: list[Tensor] = []
-        #: Whether the first layer may be derived from the second instead of being interpreted, and that layer if it is.
-        #: And whether the first period represents those after it if it returns hidden states like those it receives; or
-        #: if its backward pass is a bound on the first one's.
+        #: Whether the first layer may be derived from the second instead of being interpreted. `skipped_layer` is that
+        #: layer. Whether the first period represents later ones if it returns hidden states like those it receives.
+        #: Whether its backward pass is a bound on that of the first layer.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
@@ -244,8 +244,8 @@ class Context:
         self.num_items: Tensor | None = None
         #: Where each sample of a flattened batch begins, if the batch includes that.
         self.sample_bounds: Tensor | None = None
-        #: The tensors of a batch that exist because of its images, the pixels first; and the batch and the loss that
-        #: the loop refers to.
+        #: The tensors that images add to a batch, the pixels first. The tensors that the loop keeps alive: the batch
+        #: and the loss.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
         #: What the model returns in addition to the loss and the logits: its cache, and tensors that exist because of
         #: images. Each tensor has the number of images that it is split into.
@@ -289,9 +289,9 @@ class Context:
         return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
 
     def position_ids(self, length: int) -> Tensor:
-        """Return the positions: those of all sequences if the caller gives them, or those of one sequence.
+        """Return the position ids, of all sequences if the caller gives them, or of one sequence.
 
-        Those of a flattened batch are part of the batch.
+        The position ids of a flattened batch are part of the batch.
         """
         if self.gives_positions or self.training.flattened:
             return Tensor(self.tape, None, (self.batch, length), "int64", None)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-#: The number of tokens, or of entries of the vocabulary, that share a lock; and of columns of the hidden states that
-#: do.
+#: The number of tokens, or of vocabulary entries, that share a lock. The number of columns of the hidden states that
+#: share one.
 ROWS_OF_A_LOCK = 128
 COLUMNS_OF_A_LOCK = 64
 

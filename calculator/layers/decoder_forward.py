@@ -313,8 +313,8 @@ class DecoderForward:
     #: Whether the model passes the labels to its layers, whose checkpoints keep them.
     passes_labels: bool = False
 
-    #: Whether rows of several samples, whose positions restart, are modelled; and whether layers receive the bounds of
-    #: samples that such a batch may include.
+    #: Whether rows of several samples, whose positions restart, are modelled. `passes_bounds` is whether layers receive
+    #: the bounds of samples that such a batch may include.
     flattens: bool = True
     passes_bounds: bool = True
 

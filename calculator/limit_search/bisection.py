@@ -1,4 +1,4 @@
-"""Find where an expensive function of an integer crosses zero, with few evaluations."""
+"""Find the integer at which an expensive function crosses zero, with few evaluations."""
 
 from __future__ import annotations
 

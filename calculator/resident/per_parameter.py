@@ -30,7 +30,7 @@ class PerParameter:
         self.component = component
         self.times = times
         self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
-        #: Their rows in a ledger, cached by the ledger.
+        #: The rows in a ledger, cached by the ledger.
         self.rows: Any = None
 
     def __iter__(self) -> Iterator[ResidentTensor]:

@@ -21,12 +21,12 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
 
     @cached_property
     def components(self) -> dict[ComponentName, Any]:
-        """Their rows and subtotals in a ledger by component, cached by the ledger."""
+        """The rows and subtotals in a ledger by component, cached by the ledger."""
         return {}
 
     @cached_property
     def by_component(self) -> dict[ComponentName, int]:
-        """Their bytes by component."""
+        """The bytes of the tensors by component."""
         totals: dict[ComponentName, int] = {}
         for tensors in self:
             totals[tensors.component] = totals.get(tensors.component, 0) + tensors.bytes

@@ -43,7 +43,7 @@ class ResidentTensor:
     trained: bool = False
     #: Whether it belongs to the model itself. A method adds the others.
     base: bool = True
-    #: Its dtype when the optimizer is created, if the first forward pass changes the dtype.
+    #: The dtype when the optimizer is created, if the first forward pass changes it.
     dtype_at_optimizer_init: DType | None = None
     #: Whether the step uses it.
     in_graph: bool = True
@@ -54,7 +54,7 @@ class ResidentTensor:
     gradient_base: Shape | None = None
     #: The bytes of all tensors, each rounded up to 512. Computed if 0.
     bytes: int = 0
-    #: Its row in a ledger, cached by the ledger.
+    #: The row in a ledger, cached by the ledger.
     rows: Any = field(default=None, init=False, repr=False)
 
     @property

@@ -32,12 +32,12 @@ class OfRow(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its bytes on the GPU."""
+        """The bytes on the GPU."""
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
     @property
     def array_bytes(self) -> int:
-        """Its bytes as a NumPy array. NumPy has no bfloat16, so it becomes float32."""
+        """The bytes as a NumPy array. NumPy has no bfloat16, so the data type becomes float32."""
         return prod(self.shape) * 4 if self.dtype == "bfloat16" else self.bytes
 
 
@@ -62,8 +62,8 @@ class Gathered:
     Attributes:
         rows: The rows of a batch.
         samples: The rows of the evaluation set.
-        steps: The batches after which what was gathered is moved to the host; None for all.
-        outputs: The model's outputs but the loss: logits, and what else a model returns. Empty if none are gathered.
+        steps: The number of batches after which the gathered tensors are moved to the host. None for all batches.
+        outputs: The model's outputs except the loss, such as logits. Empty if none are gathered.
         labels: The labels, which are gathered with them.
         ranks: The GPUs, each of which runs a batch and gathers those of all. Batches are full on several: rows of the
             first are repeated (accelerate 1.15, data_loader.py, BatchSamplerShard).

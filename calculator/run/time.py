@@ -28,9 +28,9 @@ class RunTime:
     Attributes:
         speed: The interval of their speed, and the published runs that it comes from.
         steps: The number of optimizer steps of the run.
-        hours: Their duration.
-        cost: Their cost at the price in the request. None without a price.
-        list_costs: Their cost at the list prices of some clouds.
+        hours: The duration of the steps.
+        cost: The cost at the price in the request. None without a price.
+        list_costs: The cost at the list prices of some clouds.
     """
 
     speed: Speed

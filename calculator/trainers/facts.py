@@ -30,7 +30,7 @@ class TrainerFacts:
     source: str
     #: What the choice of this trainer changes, in sentences.
     summary: str
-    #: Its own defaults that differ from those of a request.
+    #: The defaults of the trainer that differ from those of a request.
     defaults: tuple[TrainerDefault, ...] = ()
     #: The number of sequences in each row of a micro-batch: two if a row is a pair.
     sequences: int = 1

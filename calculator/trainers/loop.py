@@ -74,7 +74,7 @@ class Loop(ABC):
         yield from self.facts.assumptions
 
     def warnings(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature
-        """Yield where the request differs from the trainer's own defaults."""
+        """Yield the settings in which the request differs from the trainer's own defaults."""
         yield from ()
 
     def reasons(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature

@@ -22,11 +22,11 @@ class AppliedMethod(Protocol):
 
     @property
     def name(self) -> MethodName:
-        """Its name in a request."""
+        """The name of the method in a request."""
 
     @property
     def facts(self) -> MethodFacts:
-        """The facts about it."""
+        """The facts about the method."""
 
     @property
     def virtual_tokens(self) -> int:

@@ -69,7 +69,7 @@ class AudioLoop(TargetLoop):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        #: Those of the next token, in which tokens are suppressed.
+        #: The scores of the next token, in which tokens are suppressed.
         self.scores: Tensor | None = None
 
     def _kept(self, context: Context) -> list[Tensor]:

@@ -121,7 +121,7 @@ class Rollout:
         self.is_first = is_first
 
     def passes(self) -> tuple[RolledOut, ...]:
-        """Return three passes: that of the prompts, that of the second token, and that of the last token."""
+        """Return the passes of the prompts, of the second token and of the last token."""
         prefill = self.prefill()
         passes, tokens = [prefill], self.batch.completion
         if tokens > 1:
@@ -137,7 +137,7 @@ class Rollout:
 
     @property
     def decodes_alike(self) -> bool:
-        """Whether there are passes of a second and of a last token, and neither a layer nor a sharding tells which."""
+        """Whether the passes of the second and of the last token run the same operations."""
         types = masks.attention_types(self.prepared.model.layers)
         return self.batch.completion > 2 and "sliding_attention" not in types and self.hooks("later token") is NO_HOOKS
 
@@ -154,7 +154,7 @@ class Rollout:
 
     @without_frame_snapshots
     def decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
-        """Return the pass of a token after `past` others; the `first` has the cache that the prompts' pass filled."""
+        """Return the pass of a token after `past` tokens. With `first`, the pass of the prompts filled the cache."""
         shape_env = past.shape_env if isinstance(past, SymInt) else self.shape_env
         context = self._context("second token" if first else "later token", shape_env)
         windowed = _windowed(context.layers) if prefilled.windows else 0

@@ -55,7 +55,7 @@ class StepPass(NamedTuple):
 
 
 def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
-    """Return the passes of a step; those of the prompts, of the second token and of the last one."""
+    """Return the passes of `generate` in a step: those of the prompts, of the second token and of the last one."""
     return RolloutTrace(None, prepared).with_sizes(()) or tuple(map(StepPass.of, rolled_out(prepared)))
 
 
@@ -85,7 +85,7 @@ class RolloutTrace:
         return [_SymbolicPass(prefill, env) if rollout.shape_env else _Pass(prefill), last]
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:
-        """Return the passes with other sizes, or None where a guard fails."""
+        """Return the passes with other sizes, or None if a guard fails."""
         values = self._shape_env.evaluate(sizes)
         if values is None:
             return None

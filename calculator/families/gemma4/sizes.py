@@ -31,7 +31,7 @@ def sizes_by_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Read `per_layer_config`, in which transformers saves the sizes of full attention.
 
     Raises:
-        PlanError: where it sets anything else, and where the model would return its routers' logits.
+        PlanError: if it sets anything else, or if the model would return its routers' logits.
     """
     if raw.get("output_router_logits"):
         message = "the model would return its routers' logits, which is not modelled: leave it out"

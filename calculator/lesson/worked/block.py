@@ -45,7 +45,7 @@ class Quantised:
 
 
 def quantised(weights: Sequence[float], levels: Sequence[float]) -> Quantised:
-    """Round a block to the nearest levels; the largest magnitude is level 1."""
+    """Round a block to the nearest levels. The largest magnitude is level 1."""
     absmax = max(abs(weight) for weight in weights)
     scaled = [weight / absmax if absmax else 0.0 for weight in weights]
     return Quantised(absmax=absmax, levels=tuple(min(levels, key=lambda level: abs(level - s)) for s in scaled))

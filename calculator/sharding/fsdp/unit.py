@@ -54,7 +54,7 @@ class FSDPUnit:
         self.leaves: list[AccumulateGrad] = []
         #: The reduced gradients.
         self.shards: Tensor | None = None
-        #: Its index in the order of forward passes.
+        #: The index of the unit in the order of forward passes.
         self.position = 0
         self.is_entered = self.in_backward = self.is_done = False
 

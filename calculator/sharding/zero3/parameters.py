@@ -90,8 +90,8 @@ class Partitioned:
 
     def __init__(self, key: Key, elements: int, dtype: DType, count: int, *, trained: bool, persists: bool) -> None:
         self.key, self.elements, self.dtype = key, elements, dtype
-        #: Its position among the model's parameters: 1 if it is partitioned after all others; before, in or after the
-        #: layers; its layer; its number.
+        #: The sort key in the model's order: whether it is partitioned after all others, whether it is before, in or
+        #: after the layers, its layer, and its number.
         self.order = 0, 0, 0, 0
         self.trained, self.persists = trained, persists
         #: The number of copies of its layer that it represents.

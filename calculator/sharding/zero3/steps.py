@@ -39,7 +39,7 @@ def gathering_of(state: PartitionedState, last: Called, first: Called | None, re
 
 
 def _syncs(prepared: PreparedModel) -> Syncs | None:
-    """Return how a trainer gathers the weights that vLLM reads; None without vLLM."""
+    """Return how a trainer gathers the weights that vLLM reads, or None without vLLM."""
     if not prepared.training.use_vllm:
         return None
     return "all at once" if prepared.method.facts.config_class else "one by one"

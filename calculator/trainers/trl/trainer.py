@@ -70,7 +70,7 @@ class TrlTrainer(Transformers):
             yield (sentences.prepared_by_trl if by_trl else sentences.casts_to_bfloat16)(prepared.stack)
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
-        """Yield where the request differs from the config's defaults."""
+        """Yield the settings in which the request differs from the config's defaults."""
         training, trainer = prepared.training, self.facts.label.removeprefix("TRL ")
         yield from sentences.defaults(training, trainer.replace("Trainer", "Config"))
         is_prepared = in_4_bits(prepared) and prepared.method.hidden_dtype(training) != training.dtype

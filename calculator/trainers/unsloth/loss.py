@@ -25,7 +25,7 @@ _GRADIENTS = ("gradient of the hidden states", "gradient of the head")
 #: The number of chunks is a multiple of this, unless there is one chunk.
 CHUNKS = 4
 
-#: The maximum number of tokens of a chunk at the low end, where almost no memory is free.
+#: The maximum number of tokens of a chunk at the low end, at which almost no memory is free.
 FEWEST = 1
 
 
