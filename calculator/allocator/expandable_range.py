@@ -70,7 +70,7 @@ class Range:
         self.space = space
 
     def best_fit(self, place: int) -> int:
-        """Return the index of the free block to use instead of one to which pages can be added."""
+        """Return the index of the best free block, to use instead of one to which pages can be added."""
         free, starts, unmapped, shift = self.free, self.starts, self.unmapped_starts, self.shift
         mask = (1 << shift) - 1
         best = free[place]

@@ -33,7 +33,7 @@ SETTINGS = (
 #: The sequence lengths that are tried with a micro-batch of 1, in tokens. The first is the minimum for a row.
 LENGTHS = tuple(256 << doublings for doublings in range(10))
 
-#: The sequence length of the micro-batches that are tried. For a shorter context, it is the longest of LENGTHS that fits.
+#: The sequence length of the micro-batches that are tried. A shorter context gets the longest of LENGTHS that fits.
 BATCH_LENGTH = 2048
 
 #: The micro-batch sizes that are tried in addition to 1.

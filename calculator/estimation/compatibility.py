@@ -180,7 +180,8 @@ OF_TRAINERS: dict[str, object] = {
 }
 
 
-#: What the option of TRL's configs does. Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
+#: The sentence on the option of TRL's configs that offloads activations.
+#: Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
 _OFFLOADS = (
     "moves every saved tensor of 1 kB or more to pinned host memory on a CUDA stream of its own, and keeps five of them"
     " until they are copied (OffloadActivations), which is not modelled: use false, or the trainer unsloth"

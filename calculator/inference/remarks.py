@@ -125,7 +125,7 @@ def warnings(
 
 
 def _rotary_table_bytes(request: InferenceRequest, model: Model) -> int:
-    """Return by how many bytes a rotary table per sequence exceeds one for all sequences."""
+    """Return the bytes by which a rotary table per sequence exceeds one for all sequences."""
     serving, config = request.serving, model.config
     kinds = {layer.kind.attention for layer in model.decoder.layers}
     tables_for = forward_of(model).tables

@@ -47,7 +47,7 @@ def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
 
 
 def _too_large(candidate: Candidate, evaluator: Evaluator) -> str:
-    """Return what a candidate needs.
+    """Return a phrase for the memory that a candidate needs.
 
     If not even its live tensors fit, their size is given without a replay.
     """

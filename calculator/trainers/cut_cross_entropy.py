@@ -79,7 +79,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
 
 
 def _of_other_trainers(prepared: Subject) -> Iterator[Problem]:
-    """Yield why a trainer with another loss does not run with it."""
+    """Yield a problem if a trainer with another loss does not run `cut_cross_entropy`."""
     training, trl = prepared.training, prepared.stack.trl
     name = training.trainer or ""
     if not name.startswith("trl-"):

@@ -49,7 +49,7 @@ MOST_LISTED = 1024
 
 
 def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """Return the batches of a step, the loop's scalars, and what rotary embeddings keep.
+    """Return the tensors that the loop keeps: a step's batches, its scalars, and the caches of rotary embeddings.
 
     A step's batches replace those of the previous step. The reference step frees each batch itself.
     """

@@ -35,7 +35,7 @@ def sharding_reasons(evaluation: Evaluation, fewest: int) -> Iterator[Reason]:
 
 
 def _divided(sharding: ShardingName) -> str:
-    """Return what the GPUs divide."""
+    """Return a phrase for the state that the GPUs shard."""
     match sharding:
         case "none" | "ddp":
             return ""

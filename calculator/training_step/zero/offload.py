@@ -38,7 +38,7 @@ class OffloadedPeaks(FlatPeaks):
     """
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
-        """Return the norms. The update runs on the host."""
+        """Return the tensors of the step on the GPU: the norms. The update runs on the host."""
         return (*_norms(len(self._reduction.copies.get(number, ()))), _numbers(STEP_SCALARS))
 
     def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:  # noqa: ARG002
