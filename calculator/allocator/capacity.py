@@ -273,7 +273,7 @@ def _steady(run: Replay | FlatReplay, retries: list[int]) -> list[int]:
 
 
 def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
-    """Return what the requests of the next step depend on: the segments of each pool in order, and their blocks.
+    """Return the state that the next step's requests depend on: the segments of each pool in order, and their blocks.
 
     The next step begins by freeing all gradients, so gradients count as free. Blocks that it frees later are marked as
     `left`.

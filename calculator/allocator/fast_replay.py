@@ -276,7 +276,7 @@ def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:
 
 
 def peak_reserved(resident: ResidentState, workspaces: tuple[int, int], loading: Loading | None = None) -> int:
-    """Return what `torch.cuda.max_memory_reserved` reads in a run's steady state, in bytes.
+    """Return the value of `torch.cuda.max_memory_reserved` in a run's steady state, in bytes.
 
     The result is that of `replay.full_peak_reserved`.
     """

@@ -176,7 +176,7 @@ class FlatDevice:
         return [(pool.reserved, len(pool.segments)) for pool in self._pools]
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
-        """Return what the next requests depend on, for each pool, computed when it is compared.
+        """Return the state that the next requests depend on, by pool, computed when it is compared.
 
         The last pool comes first. Blocks in `gone` count as free. Blocks in `left` are freed later.
         """

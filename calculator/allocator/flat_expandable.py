@@ -208,7 +208,7 @@ class FlatExpandable:
         return [len(each.unmapped) for each in self._ranges]
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
-        """Return what the next requests depend on: the blocks that are free, unmapped, or in `left`.
+        """Return the state that the next requests depend on: the blocks that are free, unmapped, or in `left`.
 
         Blocks in `gone` count as free.
         """

@@ -343,7 +343,10 @@ class FlatReplay:
         self.known_pools = [None] * self.run.pools
 
     def layout(self) -> Layout:
-        """Return what the requests of the next step depend on. The next step begins by freeing all gradients."""
+        """Return the state that the requests of the next step depend on.
+
+        The next step begins by freeing all gradients.
+        """
         return Layout(self)
 
     def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:

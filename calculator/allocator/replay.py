@@ -46,7 +46,7 @@ MAX_STEPS = 5
 
 
 def full_peak_reserved(resident: ResidentState, workspaces: tuple[int, int], conf: AllocConf = DEFAULT) -> int:
-    """Return what `torch.cuda.max_memory_reserved` reads in a run's steady state, in bytes.
+    """Return the value of `torch.cuda.max_memory_reserved` in a run's steady state, in bytes.
 
     `workspaces`: the bytes of the matrix library's workspaces, for the forward pass's thread and for autograd's.
     """

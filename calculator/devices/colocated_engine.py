@@ -19,7 +19,7 @@ class ColocatedEngine:
     kept_bytes: int
 
     def left(self, usable: Usable) -> Usable:
-        """Return what a process can use while it trains: all but the engine's share, unless that sleeps."""
+        """Return the memory that a process can use while it trains: all but the share of an awake engine."""
         if self.engine.sleeps:
             return usable
         taken = self.engine.bytes_of(usable.bytes)

@@ -167,7 +167,7 @@ def _segment_text(size: int) -> str:
 
 
 def alive(journal: Journal, match: Match) -> tuple[tuple[Kind, int, int], ...]:
-    """Return what is alive when a match is requested: each tensor, its count, and their bytes, the largest first."""
+    """Return the live tensors when a match is requested: each tensor, its count, and their bytes, the largest first."""
     place = journal.log.index(match.request)
     counts: dict[Kind, list[int]] = {}
     for number in journal.alive_requests(place):

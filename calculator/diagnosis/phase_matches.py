@@ -117,7 +117,7 @@ class _Phases:
             yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(found))
 
     def _before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
-        """Return what is in use before an event of a pass, after some batches."""
+        """Return the bytes in use before an event of a pass, after some batches."""
         return given + ran.recording.curve.before(place) + _bytes(self.gathered.before_forward(batches))
 
     def _after_batches(self, ran: _Pass, given: int) -> int:

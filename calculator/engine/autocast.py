@@ -57,7 +57,7 @@ class Autocast:
 
 
 def state(tape: Tape) -> tuple[DType | None, int]:
-    """Return what operations under autocast depend on: the region's dtype and the number of cached copies."""
+    """Return the state that operations under autocast depend on: the region's dtype and the number of cached copies."""
     return (None, 0) if tape.autocast is None else (tape.autocast.dtype, len(tape.autocast.copies))
 
 
@@ -67,7 +67,7 @@ def has_copy(tape: Tape, leaf: object) -> bool:
 
 
 def leaf_of(x: Tensor) -> object:
-    """Return what stands for a leaf tensor among cached copies: its AccumulateGrad node, if it is in a graph.
+    """Return the key of a leaf tensor among cached copies: its AccumulateGrad node, if it is in a graph.
 
     A leaf is a trained parameter, or the embeddings after enable_input_require_grads.
     """

@@ -170,7 +170,7 @@ class Copies:
         return self._tables_freed
 
     def _gained_forward(self) -> Counter[int]:
-        """Return what one copy adds in the forward pass: what survives it, less what the next layer frees of that.
+        """Return the storages that one copy adds in the forward pass: those that survive it and the next layer.
 
         The next layer frees as much of this layer as this layer frees of the period before it, if the code after this
         layer frees it too. Otherwise only the first layer frees it, whose input needs no gradient. That layer keeps
@@ -199,7 +199,7 @@ class Copies:
         self.dropped += tuple(self._drops_of(gained, freed, window, last=True))
 
     def _gained(self, index: int) -> Counter[int]:
-        """Return what one copy adds in a window.
+        """Return the storages that one copy adds in a window.
 
         Tables that all layers share are freed once, not by every copy.
         """
@@ -209,7 +209,7 @@ class Copies:
         return gained
 
     def _surviving_without_input(self, index: int) -> Counter[int]:
-        """Return what a window allocates and leaves alive, without the layer's input if the window frees it."""
+        """Return the storages that a window leaves alive, without the layer's input if the window frees it."""
         surviving = self.of(self.surviving[index])
         if self.hidden_states_row is not None and self._frees_input(index):
             surviving[self.kinds.of_row[self.hidden_states_row]] -= 1
@@ -279,7 +279,7 @@ class Copies:
         return remaining
 
     def left_after(self, position: int) -> dict[int, int]:
-        """Return what is alive after the last event, less what was allocated before a position, by kind."""
+        """Return the storages alive after the last event that were not allocated before a position, by kind."""
         known = self.left_cache.get(position)
         if known is None:
             events = self.lifetimes.events[:position]
@@ -325,7 +325,7 @@ class Copies:
 
 
 def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter[int], bool]:
-    """Return what a copy adds in all windows together, and whether layouts were compared.
+    """Return the storages that a copy adds in all windows together, and whether layouts were compared.
 
     A loss is cancelled against a gain of the same shape and dtype. A copy may free a kind that no copy allocates,
     because a gradient arrives under one name and leaves under another.

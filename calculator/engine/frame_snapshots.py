@@ -67,7 +67,7 @@ class FrameSnapshots:
                 self._changed.notify_all()
 
     def read(self) -> dict[int, FrameType]:
-        """Return what `sys._current_frames` returns, once no other thread interprets a step."""
+        """Return the value of `sys._current_frames`, once no other thread interprets a step."""
         if getattr(self._thread, "interprets", False):
             return self._read()
         with self._changed:

@@ -99,7 +99,7 @@ def leaf(path: str, tape: Tape, names: Sequence[str]) -> Iterator[None]:
 
 
 def saved_copy(tensor: Tensor) -> Tensor:
-    """Return what a recomputation saves of a tensor: an alias of a trained parameter, or a frozen parameter itself.
+    """Return the tensor that a recomputation saves: an alias of a trained parameter, or a frozen parameter itself.
 
     Source: torch/utils/checkpoint.py, _recomputation_hook.
     """

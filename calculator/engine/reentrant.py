@@ -25,7 +25,7 @@ class _NoGrad:
         """Drop a tensor that a node saves."""
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
-        """Return what was packed. No node of this forward pass runs backward."""
+        """Return the packed object. No node of this forward pass runs backward."""
         return packed
 
 

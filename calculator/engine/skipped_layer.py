@@ -44,7 +44,7 @@ class SkippedLayer(Protocol):
         """
 
     def additions(self, copies: Copies) -> Additions:
-        """Return what the first layer adds outside the windows of the interpreted layer."""
+        """Return the storages that the first layer adds outside the windows of the interpreted layer."""
 
     def is_regular(self, copies: Copies) -> bool:
         """Return whether its tensors live as long as in the other layers, as far as that does not depend on sizes."""

@@ -38,7 +38,7 @@ class SavedTensorsHooks(Protocol):
     """Hooks that pack what a node saves and unpack it again, as `torch.autograd.graph.saved_tensors_hooks`."""
 
     def pack(self, tensor: Tensor) -> Any:
-        """Return what a node keeps in place of a tensor that it saves."""
+        """Return the object that a node keeps in place of a tensor that it saves."""
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         """Return the tensors from what a node kept."""

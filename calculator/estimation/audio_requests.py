@@ -62,7 +62,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def sentence(model: Model) -> str:
-    """Return what a batch contains, what determines the tokens, and what the script does about the features' dtype."""
+    """Return a sentence on the contents of a batch, its number of tokens, and the script's cast of the features."""
     config = model.config
     frames, mels = 2 * int(config["max_source_positions"]), int(config["num_mel_bins"])
     return (

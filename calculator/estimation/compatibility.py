@@ -202,7 +202,7 @@ def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
 
 
 def _trainer(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield what a trainer refuses, and why settings that only a trainer has are refused without one."""
+    """Yield settings that a trainer refuses, and settings that need a trainer if there is none."""
     training = request.training
     if training.trainer is None:
         given = {
@@ -331,7 +331,7 @@ def most_positions(model: Model) -> int | None:
 
 
 def positions_reason(model: Model, most: int) -> str:
-    """Return what limits the positions of a model to `most_positions`, as a clause that ends in their number."""
+    """Return the reason for the limit of `most_positions`, as a clause that ends in the number of positions."""
     if forward_of(model).positions_followed is None:
         return f"the model has {most:,}"
     return f"{model.model_type} runs one position after the other, which is followed up to {most:,}"

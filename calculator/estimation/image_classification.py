@@ -54,7 +54,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def sentence(model: Model) -> str:
-    """Return what a batch contains, and what determines the tokens."""
+    """Return a sentence on the contents of a batch, and on what determines the number of tokens."""
     config = model.config
     side, patch = int(config["image_size"]), int(config["patch_size"])
     return (

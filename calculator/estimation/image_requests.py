@@ -170,7 +170,7 @@ def chunks_of_sequence(request: Request, model: Model) -> int:
 
 
 def assumptions(request: Request, model: Model) -> Iterator[str]:
-    """Yield what the processor does to an image, and what is not counted of images."""
+    """Yield sentences on the processing of an image, and on what is not counted."""
     images, tower = request.training.images, forward_of(model).tower
     if tower is None or images is None or not request.training.has_images:
         return

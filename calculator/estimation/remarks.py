@@ -81,7 +81,7 @@ TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-rewar
 
 
 def assumptions(request: Request, model: Model) -> tuple[str, ...]:
-    """Yield what the figures assume, except for assumptions that depend on the figures."""
+    """Return the assumptions of the figures, except for those that depend on the figures."""
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
@@ -128,7 +128,7 @@ def _reserved(request: Request) -> str:
 
 
 def of_verdict(verdict: Fit | None) -> tuple[str, ...]:
-    """Return what the verdict assumes."""
+    """Return the assumptions of the verdict."""
     return (verdict.assumption,) if verdict is not None and verdict.assumption else ()
 
 
@@ -151,7 +151,7 @@ def _in_float32(request: Request) -> bool:
 
 
 def _distributed(request: Request, model: Model) -> Iterator[str]:
-    """Yield what a sharding adds, and what is not counted of it."""
+    """Yield sentences on the memory that a sharding adds, and on what is not counted."""
     device, config = request.device, request.training.ddp or DDPConfig()
     if device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
@@ -199,7 +199,7 @@ def _found_unused(request: Request) -> Iterator[str]:
 
 
 def _optimizer(request: Request) -> Iterator[str]:
-    """Yield what an answer assumes about the optimizer, and about its step in the backward pass."""
+    """Yield the assumptions about the optimizer, and about its step in the backward pass."""
     training = request.training
     yield from OPTIMIZERS[training.optimizer].assumptions
     if training.optimizer_in_bwd and training.trainer is None:
@@ -209,7 +209,7 @@ def _optimizer(request: Request) -> Iterator[str]:
 
 
 def _histories(request: Request) -> Iterator[str]:
-    """Yield what is drawn, and when the cache is emptied."""
+    """Yield sentences on how micro-batches are drawn, and on when the cache is emptied."""
     training, drawn = request.training, request.drawn
     replayed = request.reserved == "replay"
     if drawn is not None:
@@ -280,7 +280,7 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
 
 
 def _cast_experts(request: Request, model: Model) -> Iterator[str]:
-    """Yield what PEFT's preparation for k-bit training does to experts, which are not quantized.
+    """Yield a sentence on what PEFT's preparation for k-bit training does to experts, which are not quantized.
 
     Source: peft/utils/other.py, prepare_model_for_kbit_training.
     """
@@ -322,7 +322,10 @@ def _not_counted(model: Model) -> list[str]:
 
 
 def _before_2_14(request: Request, model: Model) -> list[str]:
-    """Yield what the math kernel saves if PyTorch before 2.14 chooses it (calculator/layers/math_attention.py)."""
+    """Return a sentence on what the math kernel saves, if PyTorch before 2.14 chooses that kernel.
+
+    Source: calculator/layers/math_attention.py.
+    """
     training, config = request.training, model.config
     uncapped = "sdpa_without_softcapping" in older_behaviour(request.stack, model.model_type)
     sdpa = training.attention == "sdpa" and (uncapped or forward_of(model).sdpa == "sdpa")

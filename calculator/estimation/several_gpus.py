@@ -104,7 +104,7 @@ def _layers_apart(request: Request) -> Iterator[Problem]:
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield options of DDP without DDP, what DDP refuses, and what is not modelled of it."""
+    """Yield options of DDP without DDP, settings that DDP refuses, and settings that are not modelled with it."""
     training, config = request.training, request.training.ddp
     if request.device.sharding != "ddp":
         if config is not None:
@@ -141,7 +141,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield options of FSDP without FSDP, what FSDP refuses, and what is not modelled of it."""
+    """Yield options of FSDP without FSDP, settings that FSDP refuses, and settings that are not modelled with it."""
     if request.device.sharding == "fsdp":
         yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
     elif request.training.fsdp_config is not None:
@@ -150,6 +150,6 @@ def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _zero3(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield what is not modelled of ZeRO-3."""
+    """Yield settings that are not modelled under ZeRO-3."""
     if request.device.sharding == "zero3":
         yield from zero3.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))

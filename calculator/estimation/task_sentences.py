@@ -80,7 +80,7 @@ def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
 
 
 def _of_audio(model: Model, method: Method) -> Iterator[str]:
-    """Yield what a batch of audio is, and how PEFT is used without its class for sequence-to-sequence models."""
+    """Yield sentences on a batch of audio, and on PEFT without its class for sequence-to-sequence models."""
     yield audio_requests.sentence(model)
     yield "Memory that the convolutions may need in addition to their results is not counted."
     if method.facts.config_class is not None:
@@ -91,7 +91,7 @@ def _of_audio(model: Model, method: Method) -> Iterator[str]:
 
 
 def _of_images(model: Model, method: Method) -> Iterator[str]:
-    """Yield what a batch of images is, and whether the head is trained, which PEFT leaves to `modules_to_save`."""
+    """Yield sentences on a batch of images, and on the head, which PEFT trains only with `modules_to_save`."""
     yield f"The model is that of {TASK_MODELS['image_cls']}, {_head_and_loss(model.task)}"
     yield image_classification.sentence(model)
     yield CONVOLUTION
@@ -107,7 +107,7 @@ def _finds_head(model: Model) -> bool:
 
 
 def _head_and_loss(task: Task) -> str:
-    """Return what a head computes, and the labels of a batch."""
+    """Return a clause on the head of a task and the labels of a batch."""
     outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"
     if task.name in ("seq_cls", "image_cls"):
         labels = f"{_LABELS[task.loss]} for each {'sequence' if task.name == 'seq_cls' else 'image'}"

@@ -29,7 +29,7 @@ ASSUMPTIONS = (
 
 
 def warnings(gpus_needed: int) -> tuple[str, ...]:
-    """Return what a number of GPUs requires."""
+    """Return a warning if the memory takes several GPUs."""
     if gpus_needed == 1:
         return ()
     sharded = (

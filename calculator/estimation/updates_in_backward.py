@@ -21,7 +21,7 @@ OWN_OPTIMIZERS = (
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield what the libraries refuse, and what is not modelled."""
+    """Yield settings that the libraries refuse, or that are not modelled."""
     if not updates_in_backward(request.training):
         return
     yield from _released(request)
@@ -82,7 +82,7 @@ def _accumulated(request: Request) -> Iterator[Problem]:
 
 
 def _lomo(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield what LOMO's hooks do not accept.
+    """Yield settings that LOMO's hooks do not accept.
 
     Source: lomo_optim/lomo.py and adalomo.py; accelerate/accelerator.py.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False) -> Merge | None:
-    """Return what merging one task needs at its peak, or None if that is not modelled.
+    """Return the memory of merging one task at its peak, or None if that is not modelled.
 
     `in_run`: whether an optimizer still refers to added parameters, so that those of merged modules are not freed.
     """
@@ -47,7 +47,7 @@ def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = Fal
 def merge_steps(
     unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False
 ) -> Iterator[tuple[int, str, MergeStep | None]]:
-    """Yield what is alive before each module is merged, its path, and its merge.
+    """Yield the live bytes before each module is merged, its path, and its merge.
 
     The merge is None if it is not modelled.
     """

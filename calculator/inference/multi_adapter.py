@@ -64,7 +64,7 @@ class MultiAdapterFootprint:
 
 
 def request_bytes(reference: ModelReference, device: Device, training: Training, *, four_bits: bool) -> int:
-    """Return what a request as long as a training sequence needs.
+    """Return the bytes of a request as long as a training sequence.
 
     It does not include the base's weights and the CUDA context.
     """

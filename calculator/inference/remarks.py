@@ -58,7 +58,7 @@ def assumptions(
     replayed: bool,
     reason: str | None,
 ) -> tuple[str, ...]:
-    """Yield what the figures assume.
+    """Return the assumptions of the figures.
 
     `reason` is why reserved memory is not replayed, if a replay was requested.
     """
@@ -96,7 +96,7 @@ def assumptions(
 def warnings(
     request: InferenceRequest, model: Model, served: ServedMethod, merge: Merge | None, usable: int | None, cache: Cache
 ) -> tuple[str, ...]:
-    """Yield what may go wrong."""
+    """Return sentences on the risks of the configuration."""
     serving = request.serving
     sentences: list[str] = []
     if served.quantization is not None:

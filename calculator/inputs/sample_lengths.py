@@ -15,7 +15,7 @@ SHORTEST, LONGEST, MOST_SAMPLES = 2, 16_777_216, 10**12
 
 
 def problem_of_lengths(pairs: Sequence[tuple[int, int]]) -> str | None:
-    """Return what is wrong with a histogram, or None."""
+    """Return an error in a histogram, or None."""
     if len(pairs) > MOST_LENGTHS:
         return f"has {len(pairs):,} pairs, at most {MOST_LENGTHS:,} are read: round lengths up to a multiple of 8 or 64"
     for length, count in pairs:

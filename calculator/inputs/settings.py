@@ -191,7 +191,7 @@ def _frozen(value: Any) -> Any:
 
 
 def mismatch(kind: Any, value: Any) -> str | None:
-    """Return what a value must be instead, or None if it has the declared type."""
+    """Return an error that names the expected type, or None if the value has it."""
     members = _members(kind)
     if any(_is(member, value) for member in members):
         return None

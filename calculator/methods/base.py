@@ -237,7 +237,7 @@ class Method:
         return [*saved, *self.saved_again(parameters, model)]
 
     def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
-        """Yield what `save_pretrained` writes in addition to trained parameters.
+        """Yield the tensors that `save_pretrained` writes in addition to trained parameters.
 
         For a whole model, these are buffers.
         """
@@ -303,7 +303,7 @@ class Method:
         return loss
 
     def statistics(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
-        """Return what the method keeps of parameters from step to step, in addition to the optimizer's states."""
+        """Return the tensors that the method keeps per parameter between steps, besides the optimizer's states."""
         return ()
 
     def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
@@ -323,7 +323,7 @@ class Method:
         return OtherOperations()
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:  # noqa: ARG002
-        """Return what merging a module's added parameters allocates.
+        """Return the allocations of merging a module's added parameters.
 
         Return None if the module has none, or if that is not modelled.
         """

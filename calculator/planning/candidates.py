@@ -44,7 +44,7 @@ def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> 
 
 
 def targets(evaluator: Evaluator) -> tuple[Any, ...]:
-    """Return what low-rank methods may adapt, the best first.
+    """Return the targets of low-rank methods, the best first.
 
     The best is every linear layer, if PEFT can adapt them. Attention's projections follow. The layers of a base that
     PEFT's all-linear does not find are listed by name.

@@ -45,6 +45,6 @@ def place(evaluation: Evaluation) -> tuple[float, ...]:
 
 
 def _sent(evaluation: Evaluation) -> int:
-    """Return what each GPU sends in a step, in twentieths of the base's parameters in 16 bits."""
+    """Return the amount of data that each GPU sends in a step, in twentieths of the base's parameters in 16 bits."""
     answer = evaluation.answer
     return round(answer.sent_bytes / (2 * answer.parameters.base) * 20)

@@ -179,7 +179,7 @@ class Evaluation:
         return PhasePeak(rows=rows, operation=recording.operation(at.event))
 
     def in_concatenation(self, moment: Moment) -> tuple[Row, ...]:
-        """Return what is alive while a batch is appended to earlier ones, without what stage 3 gathers."""
+        """Return the live tensors while a batch is appended to earlier ones, without those that stage 3 gathers."""
         return (*moment.kept, *self.batch(moment.batch), *self._padded(moment.batch), *self._weights())
 
     def given(self, count: int) -> tuple[Row, ...]:
@@ -316,5 +316,5 @@ def _labels_of(count: int, training: Training) -> int | None:
 
 
 def _count_of_labels() -> Row:
-    """Return what the Trainer's own prediction_step allocates to count labels before it runs the model."""
+    """Return the tensor that the Trainer's prediction_step allocates to count labels before it runs the model."""
     return Row.of(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)

@@ -124,7 +124,7 @@ class FusesExperts(Loading):
 def read_ahead(
     base: Iterable[ResidentTensor], training: Training, model_type: str
 ) -> tuple[list[tuple[str, int]], str] | None:
-    """Return what is alive on the GPU at the peak of fusing, and the weight, if threads have read all parts before.
+    """Return the live tensors at the peak of fusing, and the fused weight, if threads have read all parts before.
 
     `base` are the tensors of the files. Return None if nothing is fused.
     """

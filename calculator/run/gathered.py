@@ -125,7 +125,7 @@ class Gathered:
         return sorted(number for number in numbers if 0 < number < self.batches)
 
     def _in_gather(self) -> Iterator[Row]:
-        """Return what is kept while the outputs of the first batch of each GPU are gathered."""
+        """Yield the tensors that are kept while the outputs of the first batch of each GPU are gathered."""
         yield self._losses("losses of the batch", self.together)
         yield from _rows(self.outputs, "{} of the batch", self.rows)
         yield from _rows(self.outputs, "{} of the batch of every GPU", self.together)
@@ -157,9 +157,9 @@ class Gathered:
         return tuple(self._in_concat(kept, new, batch=new if self.ranks == 1 else self.rows))
 
     def before_forward(self, batches: int) -> Iterator[Row]:
-        """Return what is kept while a batch runs after some batches of its group.
+        """Yield the tensors that are kept while a batch runs after some batches of its group.
 
-        It is the previous batch, and the outputs of all earlier ones.
+        They are the previous batch, and the outputs of all earlier ones.
         """
         if not batches:
             return

@@ -81,7 +81,7 @@ def of_batch(part: OfRow, rows: int) -> Row:
 
 
 def rope_deltas(prepared: PreparedModel, rows: int) -> Iterator[Row]:
-    """Yield what a model whose positions have axes keeps of the rows that it last generated for."""
+    """Yield the position offsets that a model with several position axes keeps from its last generation."""
     if forward_of(prepared.model).positions_of_token > 1:
         yield of_batch(OfRow("rope_deltas", (1,), "int64"), rows)
 

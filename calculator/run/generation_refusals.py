@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
-    """Yield what is refused before the model is built."""
+    """Yield settings that are refused before the model is built."""
     run, own = request.run, request.estimate
     if not run.predict_with_generate:
         return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def merge_peak(resident: ResidentState, method: Method) -> PhasePeak:
-    """Return what merging adds to the trained model, over a base in 16 or 32 bits.
+    """Return the peak of merging, in addition to the trained model, over a base in 16 or 32 bits.
 
     Raises:
         PlanError: if the merge of this method is not modelled.

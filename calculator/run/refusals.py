@@ -102,7 +102,7 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
 
 
 def _of_trainer(request: RunRequest) -> Iterator[Problem]:
-    """Yield what is not modelled of a trainer's own evaluation."""
+    """Yield settings of a trainer's own evaluation that are not modelled."""
     run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
     if trainer is None or trainer.name == "transformers":

@@ -92,7 +92,7 @@ class Saving:
         return max((state.bytes // state.count for state in states), default=0)
 
     def host_bytes(self, *, optimizer: bool) -> int:
-        """Return what saving adds to the host memory of all processes.
+        """Return the bytes that saving adds to the host memory of all processes.
 
         `optimizer`: whether the optimizer's states are saved too.
         """

@@ -36,7 +36,7 @@ ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 
 def of_checkpoint(dtype: str) -> str:
-    """Return what is assumed about the loaded files if neither the config nor the request states their data type."""
+    """Return the assumption about the loaded files if neither the config nor the request states their data type."""
     return (
         f"The config states no torch_dtype: the files that are loaded are taken to be in {dtype}, the run's precision."
         " run.checkpoint_dtype states another one, in which host memory differs."
@@ -67,7 +67,7 @@ OF_SHARDS = "The file .metadata of torch.distributed.checkpoint, which lists all
 
 
 def several_gpus(device: Device, run: RunSettings, *, broadcasts: bool) -> Iterator[str]:
-    """Yield what a run on several GPUs means for the figures.
+    """Yield sentences on how the figures count a run on several GPUs.
 
     `broadcasts`: whether accelerate broadcasts the weights when it loads.
     """
@@ -107,7 +107,7 @@ OF_AUDIO = (
 
 
 def of_generation(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
-    """Yield what generation in evaluation means for the figures."""
+    """Yield sentences on how the figures count generation in an evaluation."""
     if run.generates:
         yield GENERATES
         if prepared.device.sharding == "fsdp":

@@ -16,7 +16,7 @@ _SAVED_BY_DEEPSPEED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rm
 
 
 def sharded_problems(request: RunRequest) -> Iterator[Problem]:
-    """Yield what is refused under a sharding that splits the state of the run."""
+    """Yield settings that are refused under a sharding that splits the state of the run."""
     own, run = request.estimate, request.run
     sharding = own.device.sharding
     if sharding != "fsdp" and run.state_dict_type != "FULL_STATE_DICT":

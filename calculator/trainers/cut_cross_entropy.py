@@ -97,7 +97,7 @@ def _of_other_trainers(prepared: Subject) -> Iterator[Problem]:
 
 
 def assumption(training: Training, label: str) -> Iterator[str]:
-    """Yield what an answer assumes about Cut Cross-Entropy. `label` is the trainer's name in words."""
+    """Yield the assumption about Cut Cross-Entropy. `label` is the trainer's name in words."""
     if is_called(training):
         yield ASSUMPTION
     elif training.cut_cross_entropy:

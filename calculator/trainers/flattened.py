@@ -43,7 +43,7 @@ def _of_model(prepared: Subject) -> Iterator[Problem]:
 
 
 def assumptions(training: Training) -> Iterator[str]:
-    """Yield what a flattened micro-batch is, and what separates its samples."""
+    """Yield sentences on a flattened micro-batch, and on what separates its samples."""
     if not training.flattened:
         return
     tokens = training.micro_batch_size * training.sequence_length

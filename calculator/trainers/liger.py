@@ -195,7 +195,7 @@ def forward_of_second(model: Model, training: Training) -> DecoderForward:
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield what is not modelled of Liger, and adapters that it would ignore."""
+    """Yield settings with which Liger is not modelled, and adapters that it would ignore."""
     model, training = prepared.model, prepared.training
     if not training.use_liger_kernel:
         return
@@ -219,7 +219,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def assumption(model: Model, training: Training) -> Iterator[str]:
-    """Yield what an answer assumes about Liger."""
+    """Yield the assumption about Liger."""
     if is_patched(model, training):
         yield f"Gradients of trained norms are summed by {MULTIPROCESSORS:,} multiprocessors, as many as an A100 has."
     elif training.use_liger_kernel:

@@ -66,11 +66,11 @@ class Loop(ABC):
     facts: ClassVar[TrainerFacts]
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:  # noqa: ARG002  a hook's signature
-        """Yield what the trainer refuses, and what is not modelled."""
+        """Yield settings that the trainer refuses, or that are not modelled."""
         yield from ()
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature
-        """Yield what an answer assumes about the loop."""
+        """Yield the assumptions about the loop."""
         yield from self.facts.assumptions
 
     def warnings(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature

@@ -72,7 +72,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
 
 def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
-    """Yield what a model whose positions have axes keeps of the rows that it last generated.
+    """Yield the position offsets that a model with several position axes keeps from its last generation.
 
     Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, _prepare_position_ids_for_generation.
     """

@@ -56,7 +56,7 @@ def makes_cache(model: Model) -> bool:
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield what is not modelled of a trainer for a model that also reads images."""
+    """Yield settings of a trainer that are not modelled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
     known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT, *(GENERATING if name in GENERATE else ()))
     if training.trainer not in known:

@@ -139,7 +139,7 @@ class FirstLayer:
 
     @staticmethod
     def _saved(node: Node, missing: set[Node]) -> Sequence[Any]:
-        """Return what the first layer's node saves.
+        """Return the tensors that the first layer's node saves.
 
         A node that the first layer lacks is added to `missing`.
         """
@@ -149,9 +149,10 @@ class FirstLayer:
         return saved_without(node, missing)
 
     def additions(self, copies: Copies) -> Additions:
-        """Return what the first layer adds outside the windows: what it saves, and what it leaves when the step ends.
+        """Return the storages that the first layer adds outside the windows.
 
-        If it saves its input, the input stays alive after all other references to it are gone.
+        They are those that it saves, and those that it leaves when the step ends. If it saves its input, the input
+        stays alive after all other references to it are gone.
         """
         forward, backward = copies.windows
         ends = copies.lifetimes.ends

@@ -47,7 +47,7 @@ def temporaries(
 def _candidates(
     groups: Sequence[tuple[ResidentTensor, ...]], trained: tuple[ResidentTensor, ...], optimizer: Optimizer
 ) -> list[tuple[ResidentTensors, ...]]:
-    """Yield what the optimizer's step has alive at each moment that may be its peak."""
+    """Return the live tensors of the optimizer's step at each moment that may be its peak."""
     if optimizer.projection is not None:
         in_order = sorted(trained, key=lambda each: each.name in optimizer.targets)
         return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer)]

@@ -87,7 +87,7 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
 
 
 def _left(tape: Tape, first: Sequence[int], second: Sequence[int], rest: Sequence[int]) -> tuple[_Left, _Left] | None:
-    """Return what the first and the second period leave, or None if the two are not alike."""
+    """Return the rows that the first and the second period leave, or None if the two differ."""
     rows = [_not_freed(period) for period in (first, second)]
     kinds = [[tape.rows[row] for row in own] for own in rows]
     found = {~event for event in second if event < 0} - {event for event in second if event >= 0}

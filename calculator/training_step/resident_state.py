@@ -220,7 +220,7 @@ class ResidentState:
         return self.trainer.generates and self.prepared.training.gradient_accumulation_steps > 1
 
     def before_last(self, always: TensorGroup, accumulated: TensorGroup) -> TensorGroup:
-        """Return what stays alive in the backward pass of the micro-batch before the last.
+        """Return the tensors that stay alive in the backward pass of the micro-batch before the last.
 
         If a step has two micro-batches, no gradients exist yet in the first one.
         """

@@ -106,7 +106,7 @@ class SymbolicTrace:
                 yield pair
 
     def _shared(self, values: Sequence[int]) -> _Shared:
-        """Return what all runs share in which the same kinds are equal."""
+        """Return the state that runs share if the same kinds are equal in them."""
         shapes = self.shapes
         equal_pairs = tuple(
             [
@@ -135,13 +135,13 @@ class SymbolicTrace:
         return equal([tuple([values[dim] for dim in shape]) for shape in self.shapes])
 
     def _separate(self, shapes: Sequence[int]) -> _Shared:
-        """Return what runs share if no two kinds are equal. Shapes with the same number are equal."""
+        """Return the shared state of runs in which no two kinds are equal. Shapes with the same number are equal."""
         layouts = [*zip(map(shapes.__getitem__, self.shape_of), self.dtypes, strict=True)]
         kinds = Kinds(self.names, layouts, self.components, self.size_of, self.kind_of, self.interpretation.tape.events)
         return _Shared(self.interpretation.with_kinds(kinds), range(len(layouts)))
 
     def _merged(self, shapes: Sequence[int]) -> _Shared:
-        """Return what runs share if kinds are equal whose shapes have the same number."""
+        """Return the shared state of runs in which kinds are equal if their shapes have the same number."""
         every = zip(self.names, map(shapes.__getitem__, self.shape_of), self.dtypes, self.components, strict=True)
         distinct, numbers = numbered(every)
         first = firsts(numbers)

@@ -46,7 +46,7 @@ class TraceSummary:
 
 
 def summary_of(document: TraceDocument) -> TraceSummary:
-    """Return what an answer states about a trace."""
+    """Return the summary of a trace that an answer contains."""
     return TraceSummary(
         versions=document.versions,
         seconds=document.seconds,

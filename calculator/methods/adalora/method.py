@@ -116,7 +116,7 @@ class AdaLoRA(AdaptedLinear):
         return importance.statistics(tensors) if training.trainer is None else ()
 
     def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:
-        """Return what updating the importance of the largest parameter allocates."""
+        """Return the tensors that updating the importance of the largest parameter allocates."""
         return importance.update(tensors) if training.trainer is None else ()
 
     def is_read(self, tensor: ResidentTensor) -> bool:

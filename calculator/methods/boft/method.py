@@ -65,7 +65,7 @@ class BOFT(AdaptedLinear):
         return (PERMUTATIONS, "The figures are for BOFT without its compiled kernel (fbd_cuda).")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Yield what BOFTConfig and update_layer refuse, and several butterfly factors."""
+        """Yield settings that BOFTConfig and update_layer refuse, and several butterfly factors."""
         if (self.boft_block_size == 0) == (self.boft_block_num == 0):
             message = "set either boft_block_size or boft_block_num, and the other one to 0"
             yield Problem(loc="method.boft_block_size", msg=message, input=self.boft_block_size)

@@ -90,5 +90,5 @@ class IA3(AdaptedLinear):
         return OtherOperations(formula="added weights", count=count)
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep:
-        """Return what multiplying the weight by its vector allocates."""
+        """Return the allocations of multiplying the weight by its vector."""
         return layer.merge_step(module, module_spec)

@@ -125,7 +125,7 @@ def _rows(shape: Shape) -> int:
 def problems(
     method: TargetedMethod, config: BdLoraConfig | None, found: Mapping[str, Module], rank: Rank
 ) -> Iterator[Problem]:
-    """Yield what PEFT refuses or breaks with block-diagonal matrices."""
+    """Yield settings that PEFT refuses, or runs incorrectly, with block-diagonal matrices."""
     if config is None:
         return
     if method.quantizes_base:

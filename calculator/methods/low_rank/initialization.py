@@ -80,7 +80,7 @@ def before_the_steps(method: LowRank) -> tuple[str, ...]:
 
 
 def problems(method: LowRank) -> Iterator[Problem]:
-    """Yield what PEFT refuses of an initialisation, and what fails."""
+    """Yield settings that PEFT refuses with an initialisation, and settings that fail."""
     kind = method.init_lora_weights
     if kind in DENSE_ONLY and method.quantizes_base:
         message = f"PEFT initialises {kind} over weights in 16 or 32 bits only: use gaussian, or true"
@@ -104,7 +104,7 @@ def problems(method: LowRank) -> Iterator[Problem]:
 
 
 def _of_eva(method: LowRank) -> Iterator[Problem]:
-    """Yield what EvaConfig and EVA's hooks refuse, and settings of EvaConfig that do not change memory."""
+    """Yield settings that EvaConfig and EVA's hooks refuse, and settings of EvaConfig that do not change memory."""
     others = [name for name in method.eva_config or () if name not in SETTINGS]
     if others:
         message = f"only {', '.join(SETTINGS)} changes memory: leave {', '.join(others)} out"

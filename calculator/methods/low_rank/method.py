@@ -286,7 +286,7 @@ class LowRank(TargetedMethod):
         return self.use_bdlora.nblocks if self.use_bdlora else 1
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
-        """Return what adding B·A to the weight allocates.
+        """Return the allocations of adding B·A to the weight.
 
         Merging with DoRA, a bias, tokens, or a format other than bitsandbytes' 4 bits is not modelled.
         """

@@ -69,7 +69,7 @@ def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
 
 
 def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
-    """Yield what PEFT refuses of parameters (ParamWrapper.__init__), and parameters that are not modelled."""
+    """Yield parameters that PEFT refuses (ParamWrapper.__init__), or that are not modelled."""
     names = method.target_parameters
     if not names:
         return
@@ -139,7 +139,7 @@ def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[
 
 
 def _bias(method: LowRank, *, embedding: bool) -> Iterator[Problem]:
-    """Yield what PEFT refuses with a bias of B (LoraConfig.__post_init__; Embedding.update_layer)."""
+    """Yield settings that PEFT refuses with a bias of B (LoraConfig.__post_init__; Embedding.update_layer)."""
     if method.use_dora:
         yield Problem(loc="method.lora_bias", msg="PEFT has no bias of B with DoRA: use false", input=True)
     if embedding:
@@ -162,7 +162,7 @@ def _keys(method: LowRank) -> Iterator[Problem]:
 
 
 def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """Yield what PEFT refuses of chosen layers (LoraConfig.__post_init__), and choices that leave no module."""
+    """Yield choices of layers that PEFT refuses (LoraConfig.__post_init__), or that leave no module."""
     chosen, pattern = method.layers_to_transform, method.layers_pattern
     if chosen is None:
         if pattern is not None:

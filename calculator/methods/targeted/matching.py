@@ -99,7 +99,7 @@ def proposed(method: TargetedMethod, model: Model) -> str:
 
 
 def way_out(method: TargetedMethod, model: Model) -> str:
-    """Return what a refusal proposes: names in this model, and `all-linear` if that is accepted."""
+    """Return the targets that a refusal proposes: names in this model, and `all-linear` if that is accepted."""
     if wrapped(method.usual_targets(model), model):
         return 'use "all-linear"'
     named = proposed(method, model)

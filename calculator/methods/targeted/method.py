@@ -96,7 +96,7 @@ class TargetedMethod(Method, ABC):
         return matching.attention_projections(model) or matching.mamba_projections(model)
 
     def usual(self, model: Model) -> str:
-        """Return what the names of `usual_targets` are, in words."""
+        """Return a description of the modules in `usual_targets`."""
         without_attention = not matching.attention_projections(model) and matching.mamba_projections(model)
         return "the input projection of Mamba's layers" if without_attention else "the attention's projections"
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def unmerged(evaluation: Evaluation) -> Reason:
-    """Yield what stays unmerged, and what it costs."""
+    """Return a reason on what stays unmerged, and on its cost."""
     facts, added = evaluation.method.facts, millions(evaluation.answer.parameters.added)
     products, share = _products(evaluation), percent(added_operations(evaluation))
     if evaluation.method.facts.trains_copies:
@@ -49,7 +49,7 @@ def mixed_batch(evaluation: Evaluation) -> Reason:
 
 
 def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
-    """Yield what serving the merged model needs in 16 and in 4 bits, if it does not fit the card in 16 bits."""
+    """Yield the memory of serving the merged model in 16 and in 4 bits, if it does not fit the card in 16 bits."""
     whole = _merged(evaluation, "dtype")
     if whole.fit is None or whole.fit.verdict is Verdict.FITS:
         return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def quality_reasons(evaluation: Evaluation) -> Iterator[Reason]:
-    """Yield what the method was measured to learn and to forget."""
+    """Yield measurements of what the method learns and forgets."""
     if evaluation.method.name in QUALITY:
         yield from QUALITY[evaluation.method.name](evaluation)
 

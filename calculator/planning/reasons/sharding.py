@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def sharding_reasons(evaluation: Evaluation, fewest: int) -> Iterator[Reason]:
-    """Yield what sharding divides and sends.
+    """Yield the state that sharding divides and the data that it sends.
 
     `fewest` is the smallest number of GPUs that the configuration fits.
     """
@@ -35,7 +35,7 @@ def sharding_reasons(evaluation: Evaluation, fewest: int) -> Iterator[Reason]:
 
 
 def _divided(sharding: ShardingName) -> str:
-    """Return a phrase for the state that the GPUs shard."""
+    """Return the state that a sharding divides among the GPUs, as a phrase."""
     match sharding:
         case "none" | "ddp":
             return ""

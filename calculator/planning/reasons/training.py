@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def training_reasons(evaluation: Evaluation) -> Iterator[Reason]:
-    """Yield what the settings cost and save."""
+    """Yield the costs and the savings of the settings."""
     yield _room(evaluation)
     yield from _share(evaluation)
     yield from _recomputation(evaluation)

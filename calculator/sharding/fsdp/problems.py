@@ -90,7 +90,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield what fails while accelerate shards a model on the meta device and broadcasts its state dict.
+    """Yield parameters with which accelerate fails to shard a model on the meta device and to broadcast its state dict.
 
     All entries of the state dict must be sharded.
 

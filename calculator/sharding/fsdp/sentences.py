@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def assumptions(prepared: PreparedModel) -> Iterator[str]:
-    """Yield what the figures assume, and what is not counted."""
+    """Yield sentences on what the figures assume, and on what is not counted."""
     count, training = prepared.device.count, prepared.training
     config = training.fsdp_config or FSDPConfig()
     after = "frees them after its forward pass" if config.reshard_after_forward else "keeps them to its backward pass"

@@ -31,7 +31,7 @@ _ZERO = "training.deepspeed.zero_optimization"
 def zero_problems(
     training: Training, device: Device, *, quantizes: bool, trains_biases: bool, uses_dora: bool
 ) -> Iterator[Problem]:
-    """Yield options of ZeRO without ZeRO, what DeepSpeed refuses, and what is not modelled."""
+    """Yield options of ZeRO without ZeRO, settings that DeepSpeed refuses, and settings that are not modelled."""
     stage = STAGES.get(device.sharding)
     if stage is None:
         if training.deepspeed is not None:

@@ -50,7 +50,7 @@ GATHERED_FOR_GENERATE = (
 
 
 def assumptions(training: Training, device: Device, *, quantized: bool, float32_adapters: bool) -> Iterator[str]:
-    """Yield what DeepSpeed does to the weights, and what is not counted.
+    """Yield sentences on what DeepSpeed does to the weights, and on what is not counted.
 
     `float32_adapters`: whether PEFT creates adapters in float32.
     """

@@ -230,7 +230,7 @@ class FlatState:
         return [row(name, size, _IN_PARTITION, self.dtype, "gradients") if size else None for size in sizes]
 
     def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
-        """Return what earlier micro-batches of a step left alive for the next forward pass."""
+        """Return the tensors that earlier micro-batches of a step left alive for the next forward pass."""
         if self.plan.accumulated:
             accumulated = row(
                 "gradients", self.plan.accumulated // ITEMSIZE[self.dtype], "trained", self.dtype, "gradients"
@@ -289,7 +289,7 @@ class FlatState:
         return row("reduction bucket", plan.bucket_size, "reduce_bucket_size", self.dtype, count=plan.buffers)
 
     def reducing(self, point: Point) -> Iterator[ResidentTensor]:
-        """Return what the reduction has allocated at a point, which is the same on every rank."""
+        """Yield the tensors that the reduction has allocated at a point, which are the same on every rank."""
         item = ITEMSIZE[self.dtype]
         if point.has_bucket:
             yield self._bucket()

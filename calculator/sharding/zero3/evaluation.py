@@ -43,7 +43,10 @@ class EvaluationGathering(Gathering):
     """The batches of an evaluation after training steps. All layers are followed."""
 
     def batches(self, tapes: Sequence[Tape], count: int) -> list[list[Batch]]:
-        """Return what each pass gathers in the first batches of an evaluation. The tapes have all layers."""
+        """Return the weights that each pass gathers in the first batches of an evaluation.
+
+        The tapes have all layers.
+        """
         self._kept_before = []
         for each in self._kept:
             each.drop()

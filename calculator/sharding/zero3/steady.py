@@ -54,6 +54,6 @@ class Steady:
 
 
 def _done(track: Track, sent: int, available: int) -> Hashable:
-    """Return what a copy gathered and released."""
+    """Return the parameters that a copy gathered and released."""
     moments = [(at, most - track.before, after - track.before) for at, most, after, *_ in track.moments]
     return sent, available, (*moments,)

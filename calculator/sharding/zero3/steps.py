@@ -28,7 +28,7 @@ class Called(NamedTuple):
 
 
 def gathering_of(state: PartitionedState, last: Called, first: Called | None, repetition: Repetition) -> Gathering:
-    """Return what the steps of a run gather.
+    """Return the weights that the steps of a run gather.
 
     It is cached for runs with other batch sizes that call modules alike.
     """

@@ -76,7 +76,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def _in_backward(prepared: Subject) -> Iterator[Problem]:
-    """Yield what the recipe refuses with the optimizer's step in the backward pass."""
+    """Yield settings that the recipe refuses with the optimizer's step in the backward pass."""
     training = prepared.training
     if not training.optimizer_in_bwd:
         return

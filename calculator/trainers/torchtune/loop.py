@@ -45,11 +45,11 @@ class Torchtune(Loop):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what torchtune refuses, and what is not modelled."""
+        """Yield settings that torchtune refuses, or that are not modelled."""
         yield from check.problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the step is, and how 4-bit weights are stored."""
+        """Yield sentences on the step, and on how 4-bit weights are stored."""
         yield from self.facts.assumptions
         if prepared.method.name == "qlora":
             yield IN_4_BITS

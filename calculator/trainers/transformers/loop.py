@@ -75,7 +75,7 @@ class Transformers(Loop):
         yield from _row_problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the loop adds, and what Liger patches."""
+        """Yield sentences on the memory that the loop adds, and on what Liger patches."""
         yield from self.facts.assumptions
         if prepared.model.task.name != "causal_lm":
             names = [name for name, _, _ in self.fetched(prepared)]

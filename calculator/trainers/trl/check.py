@@ -87,7 +87,7 @@ def head_problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield what is not modelled of TRL's casts of a 4-bit model."""
+    """Yield settings for which TRL's casts of a 4-bit model are not modelled."""
     method = prepared.method
     stored = method.base_quantization(prepared.training)
     if stored is None or not stored.of_bitsandbytes:

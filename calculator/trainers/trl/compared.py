@@ -49,7 +49,7 @@ def copies_problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def sentence(prepared: Subject) -> str:
-    """Return what the reference is, and what it keeps in memory."""
+    """Return a sentence on the reference model, and on the memory that it keeps."""
     if prepared.training.precompute_ref_log_probs:
         return "The reference's log-probabilities are precomputed: no reference runs in the step."
     match compared(prepared):

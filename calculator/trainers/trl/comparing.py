@@ -29,7 +29,7 @@ class ComparingTrainer(TrlTrainer):
     __slots__ = ()
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what the trainer refuses, and what is not modelled."""
+        """Yield settings that the trainer refuses, or that are not modelled."""
         yield from TrlTrainer.problems(self, prepared)
         yield from check.head_problems(prepared)
         if prepared.training.has_images and prepared.training.precompute_ref_log_probs:
@@ -39,7 +39,7 @@ class ComparingTrainer(TrlTrainer):
         yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what is not modelled of the routers' loss, which these trainers add to their own."""
+        """Yield models for which the routers' loss is not modelled, which these trainers add to their own."""
         yield from routers.problems(prepared.model, self.facts.label.removeprefix("TRL "))
         if prepared.model.config.get("output_router_logits"):
             yield routers.unused(self.facts.label.removeprefix("TRL "))
@@ -49,17 +49,17 @@ class ComparingTrainer(TrlTrainer):
         return model.with_router_loss if model.has_router_loss and routers.is_added(model) else model
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the reference is."""
+        """Yield a sentence on the reference model."""
         yield from TrlTrainer.assumptions(self, prepared)
         yield from routers.assumptions(prepared.model, self.facts.label.removeprefix("TRL "))
         yield self.reference_sentence(prepared)
 
     def reference_sentence(self, prepared: Subject) -> str:
-        """Return what the reference is, and what it keeps in memory."""
+        """Return a sentence on the reference model, and on the memory that it keeps."""
         return sentence(prepared)
 
     def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is."""
+        """Return the reference model that the loss compares with."""
         return compared(prepared)
 
     def is_reentrant(self, context: Context) -> bool:

@@ -45,7 +45,7 @@ class GeneratingTrainer(ComparingTrainer):
     default_beta: float
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what the trainer refuses, and what is not modelled."""
+        """Yield settings that the trainer refuses, or that are not modelled."""
         yield from ComparingTrainer.problems(self, prepared)
         label = self.facts.label.removeprefix("TRL ")
         yield from generated.problems(prepared.training, label, prepared.device.count)
@@ -62,7 +62,7 @@ class GeneratingTrainer(ComparingTrainer):
         return 1 + (training.max_completion_length or 1) if name == "sequence_length" else 1
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the reference is, and how long completions are."""
+        """Yield sentences on the reference model, and on the length of completions."""
         yield from ComparingTrainer.assumptions(self, prepared)
         yield generated.lengths(prepared.training)
         if prepared.training.use_vllm:
@@ -75,7 +75,7 @@ class GeneratingTrainer(ComparingTrainer):
         return bool(self.default_beta if training.beta is None else training.beta)
 
     def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is, or None if `beta` is 0."""
+        """Return the reference model that the loss compares with, or None if `beta` is 0."""
         return ComparingTrainer.compared(self, prepared) if self.uses_reference(prepared.training) else None
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
@@ -83,7 +83,7 @@ class GeneratingTrainer(ComparingTrainer):
         return True
 
     def reference_sentence(self, prepared: Subject) -> str:
-        """Return what the reference is, and what it keeps in memory."""
+        """Return a sentence on the reference model, and on the memory that it keeps."""
         if not self.uses_reference(prepared.training):
             return "beta is 0: there is no reference."
         return ComparingTrainer.reference_sentence(self, prepared)

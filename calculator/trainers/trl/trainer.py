@@ -33,7 +33,7 @@ class TrlTrainer(Transformers):
     other_losses: ClassVar[dict[str, str]] = {}
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what the trainer refuses, and what is not modelled."""
+        """Yield settings that the trainer refuses, or that are not modelled."""
         training, trl = prepared.training, prepared.stack.trl
         if release(trl)[:2] not in self.releases:
             message = f"{self.facts.label} is modelled for TRL 1.16: use that"
@@ -52,7 +52,10 @@ class TrlTrainer(Transformers):
         yield from check.four_bit_problems(prepared)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what is not modelled of the routers' loss, which these trainers add only if the config requests it."""
+        """Yield models for which the routers' loss is not modelled.
+
+        These trainers add it to their own loss only if the config requests it.
+        """
         if prepared.model.config.get("output_router_logits"):
             yield routers.unused(self.facts.label.removeprefix("TRL "))
 
@@ -63,7 +66,7 @@ class TrlTrainer(Transformers):
         return Problem(loc="training.loss_type", msg=f"{self.facts.label}: {given} {reason}: {known}", input=given)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the loop adds, and what TRL casts."""
+        """Yield sentences on the memory that the loop adds, and on TRL's casts."""
         yield from Transformers.assumptions(self, prepared)
         if in_4_bits(prepared):
             by_trl = qlora.prepares(prepared.training, prepared.stack)

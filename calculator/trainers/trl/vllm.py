@@ -32,7 +32,7 @@ def problems(training: Training) -> Iterator[Problem]:
 
 
 def sentences(prepared: Subject) -> Iterator[str]:
-    """Yield what vLLM occupies of the GPU, and which weights are gathered for it."""
+    """Yield sentences on the GPU memory that vLLM reserves, and on the weights that are gathered for it."""
     yield from _share(prepared.training)
     if prepared.device.sharding == "zero3" and prepared.method.facts.config_class:
         yield "As each step begins, TRL gathers all weights on every GPU to merge the adapters, and vLLM reads them."

@@ -39,7 +39,7 @@ class TrlGrpo(GeneratingTrainer):
     default_beta = 0.0
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what GRPOTrainer refuses, and what is not modelled."""
+        """Yield settings that GRPOTrainer refuses, or that are not modelled."""
         yield from GeneratingTrainer.problems(self, prepared)
         if prepared.training.loss_type == "vespo" and prepared.training.use_vllm:
             message = (

@@ -46,7 +46,7 @@ class TrlKto(ComparingTrainer):
     losses = ("kto", "apo_zero_unpaired")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what KTOTrainer refuses, and what is not modelled."""
+        """Yield settings that KTOTrainer refuses, or that are not modelled."""
         training = prepared.training
         yield from ComparingTrainer.problems(self, prepared)
         if training.micro_batch_size < self.least("micro_batch_size", training):

@@ -45,7 +45,7 @@ class TrlReward(TrlTrainer):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what RewardTrainer refuses, and what is not modelled."""
+        """Yield settings that RewardTrainer refuses, or that are not modelled."""
         training, model = prepared.training, prepared.model
         yield from TrlTrainer.problems(self, prepared)
         if model.model_type not in FAMILIES:

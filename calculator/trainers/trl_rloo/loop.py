@@ -36,7 +36,7 @@ class TrlRloo(GeneratingTrainer):
     default_beta = 0.05
 
     def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is.
+        """Return the reference model that the loss compares with.
 
         RLOOTrainer copies the adapters of a model that is passed to it, whatever `beta` is.
         """
@@ -44,7 +44,7 @@ class TrlRloo(GeneratingTrainer):
         return found if found == "adapter copies" or self.uses_reference(prepared.training) else None
 
     def reference_sentence(self, prepared: Subject) -> str:
-        """Return what the reference is, and what it keeps in memory."""
+        """Return a sentence on the reference model, and on the memory that it keeps."""
         own = GeneratingTrainer.reference_sentence(self, prepared)
         if self.uses_reference(prepared.training) or self.compared(prepared) is None:
             return own

@@ -42,12 +42,12 @@ class Unsloth(Transformers):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what Unsloth refuses, and what is not modelled."""
+        """Yield settings that Unsloth refuses, or that are not modelled."""
         yield from super().problems(prepared)
         yield from check.problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the figures assume, and what the ends of the interval are."""
+        """Yield the assumptions of the figures, and a sentence on the ends of the interval."""
         yield from self.facts.assumptions
         yield from sentences.assumptions(prepared)
 

@@ -32,7 +32,7 @@ BUFFERS = (
 
 
 def reasons(prepared: Subject) -> Iterator[str]:
-    """Yield what determines each part of the interval."""
+    """Yield the reasons for each part of the interval."""
     yield LOSS
     if prepared.training.attention != "flash_attention_2":
         yield ATTENTION
@@ -42,7 +42,7 @@ def reasons(prepared: Subject) -> Iterator[str]:
 
 
 def assumptions(prepared: Subject) -> Iterator[str]:
-    """Yield what the figures assume."""
+    """Yield the assumptions of the figures."""
     yield (
         "The memory is an interval: figures, required memory and the verdict are those of its high end. The loss is"
         " compiled (UNSLOTH_FUSED_CE_COMPILE_DISABLE is not set), and flash-attn or xformers is installed."

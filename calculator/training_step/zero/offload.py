@@ -61,7 +61,7 @@ class OffloadedPeaks(FlatPeaks):
         yield self._done(number), _norms(len(copies))
 
     def _copied(self, elements: int) -> Iterator[ResidentTensor]:
-        """Yield what a rank allocates, one after the other, for a gradient of its partition."""
+        """Yield the tensors that a rank allocates, one after the other, for a gradient of its partition."""
         yield row("gradient in float64", elements, "gradient", "float64")
         yield _numbers(OVERFLOW_SCALARS)
         if self._state.dtype != "float32":

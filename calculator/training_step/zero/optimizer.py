@@ -115,7 +115,7 @@ def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _temporaries(elements: int, optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
-    """Return what the update of a partition allocates."""
+    """Return the tensors that the update of a partition allocates."""
     master = row("float32 gradients", elements, "(trained parameters, padded) / count", "float32")
     return temporaries([(master,)], optimizer, clips=False, keeps_norm=False)
 

@@ -113,7 +113,7 @@ class FlatPeaks:
         return Rank(number, state.accumulated_by(number), (*state.partition_of_earlier(number), *added), point, step)
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
-        """Return what a rank has alive at the fullest moment of the optimizer's step."""
+        """Return the live tensors of a rank at the fullest moment of the optimizer's step."""
         steps = self._state.steps
         if number not in steps:
             steps[number] = OptimizerStep(self._state, number, gradients).fullest

@@ -44,11 +44,11 @@ class PartitionedEvaluation:
         self._batches: list[list[Batch]] = []
 
     def batch(self, tape: Tape, number: int) -> list[Batch]:
-        """Return what the pass of the loss gathers in a batch, by the batch's number."""
+        """Return the weights that the pass of the loss gathers in a batch, by the batch's number."""
         return self._of(tape, number)[-1:]
 
     def generated(self, tape: Tape, which: int, number: int) -> list[Batch]:
-        """Return what a pass of `generate` gathers in a batch.
+        """Return the weights that a pass of `generate` gathers in a batch.
 
         The passes of later tokens count as one. The tape belongs to the loss pass after them.
         """

@@ -24,14 +24,14 @@ class OtherRows(NamedTuple):
     outputs: list[int]
 
     def missing(self, rows_left: int) -> list[int]:
-        """Return what does not exist yet if the rows of so many micro-batches are still to come."""
+        """Return the rows that do not exist yet if the rows of so many micro-batches are still to come."""
         if rows_left == len(self.logps):
             return [*self.logps, *self.outputs]
         return self.logps[len(self.logps) - rows_left :] if rows_left < len(self.logps) else []
 
 
 def other_rows(batch: MicroBatchRun) -> list[OtherRows]:
-    """Return those of each run without a graph, in order."""
+    """Return the rows of each run without a graph, in order."""
     tape = batch.run.tape
     marks = [(at, label) for at, label in tape.marks if label in (OTHER_ROWS, OTHER_OUTPUTS, OWN_ROWS)]
     rows = {

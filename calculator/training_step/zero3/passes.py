@@ -95,7 +95,7 @@ class First(NamedTuple):
     rows: list[OtherRows]
 
     def missing(self, track: Track) -> StorageCounts:
-        """Return what does not exist yet in a segment of a run without a graph."""
+        """Return the storages that do not exist yet in a segment of a run without a graph."""
         return counted(self.batch, self.rows[track.run].missing(track.rows_left))
 
 
