@@ -57,8 +57,8 @@ RULE = (
 )
 RULE_OF_ZERO = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once. It is"
-    f" {ZERO_RULE_ACCURACY}. Runs under ZeRO are replayed (reserved: replay), but not those with offload, with"
-    " generation, with lengths that vary, or with a cache that is emptied."
+    f" {ZERO_RULE_ACCURACY}. Runs under ZeRO are replayed (reserved: replay), but not those of stage 3 with"
+    " offload, those with generation, with lengths that vary, or with a cache that is emptied."
 )
 RULE_OF_TRACES = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the largest"

@@ -39,7 +39,7 @@ class FlattenedLoading(HostLoading):
 
     def __init__(self, resident: ResidentState, state: FlatState) -> None:
         super().__init__(resident.prepared)
-        groups = [group.names for group in state.partitions.groups]
+        groups, on_host = [group.names for group in state.partitions.groups], state.host_bytes is not None
         emptied = frozenset[str]().union(*groups[:-1])
         last = self._load(
             resident.prepared, tuple(each for each in resident.tensors if each.name not in emptied), groups[-1]
@@ -49,11 +49,11 @@ class FlattenedLoading(HostLoading):
             if number == len(groups) - 1:
                 self._free(last)
             partition = state.like_partition(number, "weights of the partition", state.dtype)
-            copied = self._allocate([partition] if state.dtype != "float32" else [])
-            self._stay([state.like_partition(number, "master weights")])
+            copied = self._allocate([partition] if state.dtype != "float32" or on_host else [])
+            self._stay([] if on_host else [state.like_partition(number, "master weights")])
             self._free(copied)
         zeros = (state.like_partition(number, "zeros for gradients") for number in range(len(groups)))
-        self._free(self._allocate(zeros))
+        self._free(self._allocate(() if on_host else zeros))
         self._stay(state.divided[-1:])
         whole = -(-sum(each.bytes for each in resident.tensors) // SMALL_SEGMENT) * SMALL_SEGMENT
         self.most_reserved = whole + sum(segment_bytes(each.bytes) for each in state.flat_weights)

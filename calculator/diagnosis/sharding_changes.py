@@ -24,7 +24,7 @@ _ZERO = "Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054, section 5"
 _CONFIG = "deepspeed.ai/docs/config-json, zero_optimization"
 _OBJECT = "training.deepspeed.zero_optimization"
 
-_BY_MEMORY = "The verdict is by the required memory, since a run with offload is not replayed."
+_BY_MEMORY = " The verdict is by the required memory, since a run of stage 3 with offload is not replayed."
 
 #: What each stage partitions in addition to the previous stage.
 _STAGES: dict[ShardingName, str] = {
@@ -46,7 +46,7 @@ class _Option:
 def sharding_changes(request: Request, answer: Estimate, usable_bytes: int, *, reproduces: bool) -> Iterator[Change]:
     """Yield changes that save memory.
 
-    A run with offload is not replayed. Its verdict is by the required memory.
+    A run of stage 3 with offload is not replayed. Its verdict is by the required memory.
     """
     model = model_of(request.model)
     before = step_cost(model, request, answer).relative
@@ -126,19 +126,20 @@ def _buckets(request: Request, hidden_size: int | None) -> Iterator[_Option]:
 
 def _offloads(request: Request) -> Iterator[_Option]:
     zero, cpu = request.training.zero, {"device": "cpu"}
+    verdict = _BY_MEMORY if request.device.sharding == "zero3" else ""
     if not offloads_optimizer(zero):
         yield _Option(
             {f"{_OBJECT}.offload_optimizer": cpu},
             _with_zero(request, offload_optimizer=Offload(device="cpu")),
             "Master weights and optimizer states are in host memory, which must have room, and are updated there: steps"
-            f" take longer. {_BY_MEMORY}",
+            f" take longer.{verdict}",
         )
     if request.device.sharding == "zero3" and (zero.offload_param is None or zero.offload_param.device == "none"):
         yield _Option(
             {f"{_OBJECT}.offload_param": cpu},
             _with_zero(request, offload_param=Offload(device="cpu")),
             "The divided weights are in host memory, and each module's are copied to the GPU before it runs."
-            f" {_BY_MEMORY}",
+            f"{_BY_MEMORY}",
         )
 
 

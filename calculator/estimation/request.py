@@ -223,18 +223,20 @@ def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]
 
 def reserved_by(reserved: ReservedBy, device: Device, training: Training) -> ReservedBy:
     """Return how a run's reserved memory is computed. Runs that are not replayed use the rule."""
-    if device.sharding in STAGES and not _is_replayed_under_zero(training):
+    if device.sharding in STAGES and not _is_replayed_under_zero(device, training):
         return "rule"
     return reserved
 
 
-def _is_replayed_under_zero(training: Training) -> bool:
+def _is_replayed_under_zero(device: Device, training: Training) -> bool:
     """Return whether a step under ZeRO is replayed.
 
-    Steps with offload, generation, or micro-batches of several lengths are not.
+    Steps of stage 3 with offload, of generation, or with micro-batches of several lengths are not.
     """
     offloads = (training.zero.offload_optimizer, training.zero.offload_param)
-    if any(each is not None and each.device == "cpu" for each in offloads) or trainer_of(training).facts.generates:
+    if STAGES[device.sharding] == 3 and any(each is not None and each.device == "cpu" for each in offloads):
+        return False
+    if trainer_of(training).facts.generates:
         return False
     return training.sequence_lengths is None and training.torch_empty_cache_steps is None
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.step import TrainingStep
 from calculator.training_step.unrolled import Unrolled, Window, whole_tape
 from calculator.training_step.zero.replayed import FlatStep
+from calculator.training_step.zero.replayed_offload import OffloadedStep
 from calculator.training_step.zero3.replayed import PartitionedStep
 
 if TYPE_CHECKING:
@@ -51,4 +53,5 @@ def step_of(resident: ResidentState, rank: int | None = None) -> FlatStep | Part
     if rank is None:
         peaks = TrainingStep(resident).flat
         rank = 0 if peaks is None else peaks.fullest.number
-    return FlatStep(resident.flat, tape, rank)
+    kind = OffloadedStep if isinstance(resident.flat, OffloadedState) else FlatStep
+    return kind(resident.flat, tape, rank)

@@ -282,11 +282,14 @@ class ResidentState:
     def replayed_temporaries(self) -> tuple[ResidentTensors, ...]:
         """The tensors that the optimizer's update allocates in a replay.
 
-        Under ZeRO this is the update of the largest group. What precedes it is part of the replayed micro-batch.
+        Under ZeRO this is the update of the largest group. What precedes it is part of the replayed micro-batch. With
+        offload, the host updates.
         """
         own = self.flat or self.partitioned
         if own is None:
             return self.step_temporaries
+        if own.host_bytes is not None:
+            return ()
         like = row("float32 gradients", own.largest_partition, "trained parameters, padded, / count", "float32")
         return temporaries([(like,)], self.optimizer, clips=False, keeps_norm=False)
 

@@ -54,6 +54,8 @@ class FlatStep:
         self._added: list[int] = []
         #: By group, the rows of zeros among this rank's gradients.
         self._zeros: list[list[int]] = []
+        #: Whether the micro-batch is the last one of the step.
+        self._is_last = False
         count = min(MICRO_BATCHES, state.prepared.training.gradient_accumulation_steps)
         for number in range(count):
             self._micro_batch(is_last=number == count - 1)
@@ -63,6 +65,7 @@ class FlatStep:
 
     def _micro_batch(self, *, is_last: bool) -> None:
         events, reduces = self.events, is_last or self._is_stage_2
+        self._is_last = is_last
         events.begin()
         for position, key in self._marks:
             events.play_to(position)
@@ -98,28 +101,36 @@ class FlatStep:
         if self._filled + place.elements > plan.bucket_size:
             self._reduce()
         if place.elements > plan.bucket_size:
-            self._waiting = row
-            if row is not None:
-                events.keep(row)
+            self._waiting = self._set_aside(row, is_whole=is_whole)
         elif is_whole and row is not None:
             events.free([row])
         self._bucket.append(place)
         self._filled += place.elements
 
+    def _set_aside(self, row: int | None, *, is_whole: bool) -> int | None:  # noqa: ARG002  an override reads it
+        """Keep a gradient that is larger than the bucket."""
+        if row is not None:
+            self.events.keep(row)
+        return row
+
     def _reduce(self) -> None:
         """Reduce the bucket, and copy the part that belongs to this rank to its partition."""
-        events, plan, state = self.events, self._plan, self._state
+        events, plan = self.events, self._plan
         for elements in self._copies():
             events.free([events.allocate_elements("gradients, flat", elements, plan.dtype, stream=self._stream)])
-        if not self._added and any(self._rank in place.ranks for place in self._bucket):
-            own, _ = state.gradients_of(self._rank)
-            self._added = [row for each in own for row in events.allocate_like(each, self._stream)]
+        self._take_own()
         if self._waiting is not None:
             if self._is_stage_2 or self._rank in self._bucket[0].ranks:
                 events.free([self._waiting])
             else:
                 self._kept.append(self._waiting)
         self._bucket, self._filled, self._waiting = [], 0, None
+
+    def _take_own(self) -> None:
+        """Copy what belongs to this rank to its gradients, which are allocated for the first part of them."""
+        if not self._added and any(self._rank in place.ranks for place in self._bucket):
+            own, _ = self._state.gradients_of(self._rank)
+            self._added = [row for each in own for row in self.events.allocate_like(each, self._stream)]
 
     def _copies(self) -> Iterator[int]:
         """Return the elements of each flat copy.

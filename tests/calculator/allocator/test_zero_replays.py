@@ -19,12 +19,14 @@ from calculator.training_step.step import TrainingStep
 
 WORKSPACES = tuple(part.bytes for part in library_workspace(None))
 LORA = {"name": "lora", "target_modules": "all-linear"}
+OFFLOADED = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
 
 RUNS = {
     "stage 1": ("zero1", {}),
     "stage 1, accumulated": ("zero1", {"gradient_accumulation_steps": 3, "gradient_checkpointing": True}),
     "stage 2, of a trainer": ("zero2", {"trainer": "transformers", "gradient_accumulation_steps": 4}),
     "stage 2, qlora": ("zero2", {"method": {"name": "qlora"}}),
+    "stage 2, offloaded": ("zero2", {"deepspeed": OFFLOADED, "gradient_accumulation_steps": 2}),
     "stage 3": ("zero3", {"gradient_checkpointing": True}),
     "stage 3, lora": ("zero3", {"method": LORA, "gradient_accumulation_steps": 2}),
 }

@@ -48,7 +48,9 @@ FSDP = {
     "device": {"count": 4, "sharding": "fsdp"},
 }
 ZERO2, ZERO3 = (FSDP | {"device": {"count": 4, "sharding": sharding}} for sharding in ("zero2", "zero3"))
-RUNS = {"full": GPT2, "qlora": QLORA, "ddp": DDP, "fsdp": FSDP, "zero2": ZERO2, "zero3": ZERO3}
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+OFFLOADED = ZERO2 | {"training": ZERO2["training"] | {"deepspeed": OFFLOAD}}
+RUNS = {"full": GPT2, "qlora": QLORA, "ddp": DDP, "fsdp": FSDP, "zero2": ZERO2, "offload": OFFLOADED, "zero3": ZERO3}
 
 #: Models of few layers.
 SMALL = ("openai-community/gpt2", "distilbert/distilgpt2", "google/gemma-3-270m", "Qwen/Qwen2.5-0.5B")
@@ -136,7 +138,7 @@ def test_another_length_explains_a_size_that_no_tensor_has():
         ({"accounting": "textbook"}, "accounting"),
         (
             {
-                "device": {"count": 2, "sharding": "zero2"},
+                "device": {"count": 2, "sharding": "zero3"},
                 "training": {
                     "autocast": "bfloat16",
                     "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
@@ -190,9 +192,17 @@ def test_changes_of_zero_are_stages_gpus_buckets_and_offload():
     assert "device.sharding" not in changes  # stage 3's buffers are larger than the weights that it divides
     offload = changes["training.deepspeed.zero_optimization.offload_optimizer"]
     assert offload.request.training.zero.offload_optimizer.device == "cpu"
-    # Without a replay of a run with offload, its verdict is by the required memory.
-    required = estimate(offload.request).memory.required_bytes
-    assert (offload.verdict is Verdict.FITS) == (required <= found.usable_bytes) == offload.ends
+    outcome = replay_of(estimate(offload.request)).outcome(found.usable_bytes)
+    assert (offload.verdict, offload.ends) == (outcome.verdict, outcome.verdict is not Verdict.DOES_NOT_FIT)
+
+
+def test_a_run_of_stage_2_with_offload_leads_back_from_its_own_message():
+    memory_bytes = int(0.7 * estimate(parse_request(OFFLOADED)).memory.required_bytes)
+    event = on(OFFLOADED, memory_bytes).fit.out_of_memory
+    found = diagnose(parse_request(OFFLOADED), parse_message(event.message))
+    assert event.tensor in {each.tensor for each in found.matches}
+    norms = [each for each in journal_of(replay_of(found.estimate)).requests if "norm of a gradient" in each.kind.name]
+    assert {each.phase for each in norms} == {"backward"}
 
 
 def test_rows_of_a_step_under_zero_are_in_their_own_phases():

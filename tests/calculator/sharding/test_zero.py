@@ -187,10 +187,12 @@ def test_offload_moves_masters_and_states_to_the_host():
         assert max(moment.bytes for moment in there.timeline if moment.phase == phase.name) == phase.peak_bytes
 
 
-def test_reserved_memory_is_replayed_but_with_offload_as_the_answer_states():
-    offloaded = estimate(request(zero={"offload_optimizer": {"device": "cpu"}}))
+def test_reserved_memory_is_replayed_but_with_offload_in_stage_3_as_the_answer_states():
+    offload = {"offload_optimizer": {"device": "cpu"}}
+    offloaded = estimate(request(sharding="zero3", zero=offload))
     assert offloaded.reserved == "rule"
-    assert any("but not those with offload" in line for line in offloaded.assumptions)
+    assert any("but not those of stage 3 with offload" in line for line in offloaded.assumptions)
+    assert estimate(request(zero=offload)).reserved == "replay"
     answer = estimate(request())
     assert answer.reserved == "replay"
     assert answer.memory.peak_reserved_bytes >= answer.memory.peak_allocated_bytes

@@ -20,11 +20,15 @@ CONFIG = {
 }
 LORA = {"name": "lora", "r": 4, "target_modules": "all-linear"}
 GATHERED = {"stage3_param_persistence_threshold": 100, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
+OFFLOADED = {"offload_optimizer": {"device": "cpu"}}
 
 CASES = [
     ("zero1", {}, {"gradient_accumulation_steps": 3}, None),
     ("zero1", {"overlap_comm": True}, {"gradient_accumulation_steps": 2, "gradient_checkpointing": True}, None),
     ("zero2", {"overlap_comm": True}, {"gradient_accumulation_steps": 3}, LORA),
+    ("zero1", OFFLOADED, {}, None),
+    ("zero2", {**OFFLOADED, "overlap_comm": True}, {"gradient_accumulation_steps": 3}, None),
+    ("zero2", {**OFFLOADED, "overlap_comm": True}, {}, LORA),
     ("zero3", GATHERED, {}, None),
     ("zero3", {**GATHERED, "stage3_prefetch_bucket_size": 30_000}, {"gradient_accumulation_steps": 3}, LORA),
 ]
