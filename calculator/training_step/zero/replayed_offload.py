@@ -76,6 +76,12 @@ class OffloadedStep(FlatStep):
         size = allocated(1, ITEMSIZE["float32"])
         return [self.events.allocate(FLAG, size, "float32", stream=stream) for _ in range(count)]
 
+    def _end_reductions(self, *, is_last: bool) -> None:
+        """Reduce what is left after the backward pass, and free what is left of large gradients."""
+        super()._end_reductions(is_last=is_last)
+        if is_last:
+            self.events.free(self._kept)
+
     def _update(self) -> None:
-        """The sum of the norms. What is left of large gradients is freed with them."""
-        self.events.free([*self._numbers(STEP_SCALARS), *self._norms, *self._kept])
+        """The sum of the norms."""
+        self.events.free([*self._numbers(STEP_SCALARS), *self._norms])
