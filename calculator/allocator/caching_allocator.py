@@ -29,8 +29,8 @@ class CachingAllocator:
         conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
         capacity: The bytes that the device offers this allocator. None for an unlimited device.
         total: The device's memory, of which `per_process_memory_fraction` is a part; by default the capacity.
-        reserved: What `torch.cuda.memory_reserved` reads, bytes.
-        max_reserved: What `torch.cuda.max_memory_reserved` reads, bytes.
+        reserved: The value of `torch.cuda.memory_reserved`, bytes.
+        max_reserved: The value of `torch.cuda.max_memory_reserved`, bytes.
         most_mapped: The most that the device had mapped for the segments; the same requests have the same history on
             every capacity from here on, below `least_refused`.
         least_refused, last_refused: What the device would have had to map where it refused, the least and the last;

@@ -36,7 +36,7 @@ class CappedReplay:
     """The outcome of a run on a device.
 
     Attributes:
-        peak_reserved_bytes: What `torch.cuda.max_memory_reserved` reads at the end of the run.
+        peak_reserved_bytes: The value of `torch.cuda.max_memory_reserved` at the end of the run.
         retries: How often cached blocks were freed for a request, from the load on (`num_alloc_retries`).
         retries_first_step: The retries in the first step.
         retries_per_step: The retries in a step of the steady state, the most if steps differ.

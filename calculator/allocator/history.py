@@ -70,7 +70,7 @@ class HistoryResult:
 
     @property
     def peak_reserved_bytes(self) -> int:
-        """What `torch.cuda.max_memory_reserved` reads at the end."""
+        """The value of `torch.cuda.max_memory_reserved` at the end."""
         return max(self.reserved)
 
     @property
@@ -83,7 +83,7 @@ class History:
     """A run's history on a machine.
 
     Attributes:
-        run: What the histories of the run share.
+        run: The state that the histories of the run share.
         machine: The allocator.
         loaded: The most bytes that are reserved during the load.
         steps: The number of steps that have ended.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.sharding.fsdp.units import UnitParameters
     from calculator.training_step.resident_state import ResidentState
 
-#: How the name of the code book of nested constants ends.
+#: The suffix of the name of the code book of nested constants.
 CODE_BOOK = ".nested_code"
 
 

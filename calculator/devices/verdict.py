@@ -33,7 +33,7 @@ class Fit:
     headroom_bytes: int
     #: The source of `usable_bytes`.
     assumption: str
-    #: What helps if the verdict is tight by the rule.
+    #: Advice if the verdict is tight by the rule.
     advice: str | None = None
     #: The bytes that the card needs while a sleeping engine on it generates. 0 without such an engine.
     awake_bytes: int = 0

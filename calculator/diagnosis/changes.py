@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXPANDABLE = "expandable_segments:True"
 
-#: What expandable segments give up, and the source of that.
+#: The sentence on the drawback of expandable segments, and its source.
 _EXPANDABLE_STATEMENT = (
     "Segments grow where cached blocks are too small, so that less memory is reserved and unused. Nothing else changes."
 )

@@ -26,7 +26,7 @@ _OBJECT = "training.deepspeed.zero_optimization"
 
 _BY_MEMORY = " The verdict is by the required memory, since a run of stage 3 with offload is not replayed."
 
-#: What each stage partitions in addition to the previous stage.
+#: The state that each stage partitions in addition to the previous stage.
 _STAGES: dict[ShardingName, str] = {
     "zero2": "Stage 2 divides gradients too. GPUs send no more to each other than in stage 1.",
     "zero3": "Stage 3 divides the weights too, and gathers each module's before it runs: GPUs send half as much again.",

@@ -45,7 +45,7 @@ class Checkpoint:
     def __init__(self, function: Callable[..., object], inputs: tuple[Tensor, ...], captured: object) -> None:
         self.function = function
         self.inputs = inputs
-        #: What the function refers to in addition to its inputs.
+        #: The objects that the function refers to in addition to its inputs.
         self.captured = captured
         region = inputs[0].tape.autocast
         self.dtype: DType | None = region.dtype if region is not None else None

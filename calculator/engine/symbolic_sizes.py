@@ -184,7 +184,7 @@ class SymInt(Dim):
 
     @property
     def name(self) -> str:
-        """What the size counts."""
+        """The name of what the size counts."""
         own = self.evaluate(self.shape_env.values)
         return own.name if isinstance(own, Dim) else f"{own:,}"
 

@@ -234,5 +234,5 @@ class LeafTensor(Tensor):
 
     def __init__(self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType) -> None:
         super().__init__(tape, storage, shape, dtype, None)
-        #: What stands for it where autocast keeps copies, in place of the AccumulateGrad that it has in a graph.
+        #: The key of the tensor among the copies that autocast caches, in place of its AccumulateGrad node in a graph.
         self.leaf = object()

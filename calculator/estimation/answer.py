@@ -115,7 +115,7 @@ class Component:
     source: str
     listed: Callable[[], tuple[Row, ...]] = tuple
     rule: tuple[str, str] | None = None
-    #: Its serialized JSON, cached by the serializer. Runs on other cards have the same components.
+    #: The serialized JSON, cached by the serializer. Runs on other cards have the same components.
     json: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -167,7 +167,7 @@ class TimelineForm:
 
     def __init__(self, operations: tuple[tuple[PhaseName, str], ...]) -> None:
         self.operations = operations
-        #: Its serialized JSON with placeholders for the bytes, cached by the serializer.
+        #: The serialized JSON with placeholders for the bytes, cached by the serializer.
         self.json: str | None = None
 
 
@@ -342,7 +342,7 @@ class Estimate:
     added_bytes: int = 0
     #: The engine that computed the figures.
     engine: EngineName = "calculator"
-    #: How far the figures may be trusted. None for rules of thumb.
+    #: The grade of confidence in the figures. None for rules of thumb.
     grade: Grade | None = "modelled"
     #: The trace that the figures are from. None for figures of the calculator.
     trace: TraceSummary | None = None

@@ -61,7 +61,7 @@ SWITCHES: dict[str, tuple[bool, str]] = {
 }
 
 
-#: What the name of a module does not contain: signs of a regular expression, or the number of a layer.
+#: A pattern of what names of modules never contain: characters of a regular expression, or the number of a layer.
 NO_NAME = re.compile(r"[^\w.\-]|(?:^|\.)\d+(?:\.|$)")
 
 #: The trainers whose steps are not modelled with optimizers that need a package of their own.

@@ -93,7 +93,7 @@ class HistoryReplay(DeviceReplay):
 
     @property
     def history(self) -> History:
-        """How much more the histories reserve than the longest micro-batch, repeated."""
+        """The memory that the histories reserve, compared with repetitions of the longest micro-batch."""
         worst = max(range(len(self.results)), key=lambda seed: self.results[seed].peak_reserved_bytes)
         result = self.results[worst]
         return History(

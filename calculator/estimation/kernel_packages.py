@@ -49,7 +49,7 @@ _SOURCES = {
 #: The trainers that only run the model as it trains. With a cache, mamba_ssm would replace more of it.
 _TRAINS_ALONE = (None, "transformers", "trl-sft")
 
-#: What an answer says about these packages.
+#: The sentences of an answer on these packages.
 FROM_SOURCE = (
     "With {packages}: their part of the figures is from their source alone ({sources}). Steps with their own Python"
     " functions, whose kernels were not launched, allocate the same; what kernels allocate themselves is not counted,"

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.zero.peaks import FlatPeaks
 
-#: How far peaks are from traced training steps. tests/calculator/estimation/test_traced_cases.py checks this sentence.
+#: The sentence on the difference between peaks and traced training steps.
+#: tests/calculator/estimation/test_traced_cases.py checks this sentence.
 ACCURACY = (
     "Compared with more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
     "right to a millionth. They have not been measured on a GPU yet."

@@ -34,7 +34,7 @@ OBJECTS = ("model", "method", "training", "device", "stack")
 #: The trainers that generate the completions they train on.
 GENERATE = ("trl-grpo", "trl-rloo")
 
-#: How deeply objects and lists of a request may be nested.
+#: The maximum depth of nested objects and lists in a request.
 MAX_DEPTH = 64
 
 
@@ -51,7 +51,7 @@ class ModelReference:
     task: Task = CAUSAL_LM
 
 
-#: How reserved memory is computed.
+#: The ways in which reserved memory is computed.
 ReservedBy = Literal["rule", "replay"]
 
 

@@ -28,7 +28,7 @@ class RowForm:
         self.shape = shape
         self.dtype = dtype
         self.source = source
-        #: Its serialized JSON with placeholders for what differs between rows, cached by the serializer.
+        #: The serialized JSON with placeholders for the parts that differ between rows, cached by the serializer.
         self.json: str | None = None
         self._formula: str | None = None
         #: The arithmetic with numbers, with placeholders for symbolic sizes. `_sizes` has the indices of these sizes.

@@ -1,4 +1,4 @@
-"""What an answer assumes about a task other than causal language modelling."""
+"""The assumptions of an answer about a task other than causal language modelling."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
-#: What an answer says about a reference step with an optimizer for each parameter.
+#: The sentence of an answer on a reference step with one optimizer per parameter.
 OWN_OPTIMIZERS = (
     "Each parameter has an optimizer of its own with the same options, which a hook steps as soon as the gradient is"
     " accumulated (register_post_accumulate_grad_hook, or optimi's gradient_release) and which then frees the gradient."

@@ -92,7 +92,7 @@ class Inference:
     costs: tuple[Cost, ...]
     merge: Merge | None
     fit: Fit | None
-    #: How reserved memory was computed, and why by the rule if a replay was requested.
+    #: The way in which reserved memory was computed, and the reason for the rule if a replay was requested.
     reserved: ReservedBy
     reserved_reason: str | None
     assumptions: tuple[str, ...]

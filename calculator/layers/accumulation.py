@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Accumulation(NamedTuple):
-    """How the last micro-batch of a step accumulates gradients.
+    """The accumulation of gradients in the last micro-batch of a step.
 
     Attributes:
         adds: Whether parameters have gradients from an earlier micro-batch, to which new ones are added.

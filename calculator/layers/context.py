@@ -142,7 +142,7 @@ class Context:
         self.unrolls = self.repeats_layers = False
         self.prepared = prepared
         self.kernels = prepared.kernels
-        #: How the releases of the request differ from the default ones.
+        #: The differences of the requested library releases from the default ones.
         self.older = prepared.older
         self.model = model
         self.config = prepared.config(forward.dropout_modules)
@@ -230,7 +230,7 @@ class Context:
         self.encoder_mask: Tensor | None = None
         #: The position biases that the layers of a stack share, by whether they belong to cross-attention.
         self.position_biases: dict[bool, Tensor] = {}
-        #: What the family's decoder passes to its layers in addition to the hidden states.
+        #: The object that the family's decoder passes to its layers in addition to the hidden states.
         self.passed: Any = None
         #: The padding mask that the model is given, if it is not that of the batch.
         self.padding_mask: Tensor | None = None
@@ -247,11 +247,12 @@ class Context:
         #: The tensors that images add to a batch, the pixels first. The tensors that the loop keeps alive: the batch
         #: and the loss.
         self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
-        #: What the model returns in addition to the loss and the logits: its cache, and tensors that exist because of
-        #: images. Each tensor has the number of images that it is split into.
+        #: The outputs of the model in addition to the loss and the logits: the cache, and tensors that images add. Each
+        #: tensor has the number of images that it is split into.
         self.returned_cache: Cache | None = None
         self.image_outputs: list[tuple[Tensor, int]] = []
-        #: What the first layers of the decoder add to the hidden states of images, each with the mask of these states.
+        #: The features that the first layers of the decoder add to the hidden states of images, each with the mask of
+        #: these states.
         self.image_features: list[tuple[Tensor, Tensor]] = []
 
     @property

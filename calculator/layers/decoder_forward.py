@@ -156,7 +156,7 @@ def no_unsupported_fields(_: Config) -> tuple[()]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """How a family reads images."""
+    """The forward pass of a family with images."""
 
     #: Takes an image of the request, and returns it as its processor passes it on. Raises PlanError if the processor
     #: refuses it.
@@ -238,7 +238,7 @@ class DecoderForward:
     #: Whether the family's own code creates the masks.
     own_masks: bool = False
 
-    #: What a model that classifies tokens runs on the final norm's output before its head's dropout.
+    #: The function that a model for token classification runs on the final norm's output, before its head's dropout.
     before_token_head: Callable[[Context, Tensor], Tensor] = identity
 
     #: Whether the loss of a model that classifies tokens uses logits in float32, whatever their dtype.
@@ -276,7 +276,7 @@ class DecoderForward:
     #: interpreted.
     couples_layers: Callable[[Config], bool] = never
 
-    #: What layers that reuse keys and values receive if only the last position's logits are computed.
+    #: The input of layers that reuse keys and values, if only the logits of the last position are computed.
     last_position: Callable[[Context, Tensor], Tensor] = identity
 
     #: Whether a layer's output is in float32 whatever the dtype of the embeddings.

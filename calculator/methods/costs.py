@@ -27,6 +27,6 @@ class MergeStep:
 
     #: The tensors that are alive at the peak in addition to the model.
     allocated: tuple[Allocated, ...]
-    #: What precision the merged weight loses, in words.
+    #: The loss of precision of the merged weight, in words.
     loss: str
     source: str

@@ -33,7 +33,7 @@ class MethodFacts:
     summary: str
     #: The number of trained parameters, as a formula.
     trainable: str
-    #: What the method costs when the model generates.
+    #: The cost of the method when the model generates.
     inference_overhead: str
     #: Whether the trained parameters can be merged into the weights. None if there is nothing to merge.
     mergeable: bool | None
@@ -88,7 +88,7 @@ class MethodFacts:
     #: 2020, arXiv 2001.08361, section 2.1).
     backward_operations: int = 0
 
-    #: What goes wrong when transformers' `generate` runs PEFT's model, with the versions of the libraries.
+    #: The errors of transformers' `generate` with PEFT's model, with the versions of the libraries.
     generate_caveat: str | None = None
 
 

@@ -118,7 +118,7 @@ class PreparedModel:
 
     @property
     def older(self) -> frozenset[ChangeName]:
-        """How the releases of the request differ from the default ones."""
+        """The differences of the requested library releases from the default ones."""
         return older_behaviour(self.stack, self.model.model_type)
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:

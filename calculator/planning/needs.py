@@ -23,7 +23,7 @@ USUAL_PRIORITIES: tuple[Priority, ...] = ("quality", "speed", "memory")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What the run must do, and what decides between configurations that do it."""
+    """The requirements of a run, and the criteria that rank configurations that meet them."""
 
     sequence_length: int = setting(
         2048, label="Sequence length", help="Tokens per sequence.", minimum=2, maximum=16_777_216, unit="tokens"

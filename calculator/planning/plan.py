@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from calculator.speed.step_cost import StepCost
     from calculator.speed.token_cost import TokenCost
 
-#: What the relative costs leave out.
+#: The sentence on what the relative costs leave out.
 COSTS = (
     "Costs weigh operations and bytes at the card's rated speeds, which no run reaches. The optimizer step, "
     "normalisations, data loading and float32 products are not counted."
 )
 
 
-#: How a sharding is chosen if a request for several GPUs names none.
+#: The sentence on the choice of a sharding if a request for several GPUs names none.
 CHOICE = (
     "A method's sharding is the one that ranks first; zero3, which divides what fsdp divides and sends more, is tried "
     "where no other fits, and listed for the first configuration's method. They are compared by the rule for reserved "

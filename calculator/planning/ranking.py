@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.planning.reasons.reason import Evaluation
 
-#: How configurations are ordered, for the assumptions in the answer.
+#: The sentence on the order of configurations, for the assumptions in the answer.
 ORDER = (
     "Configurations are ordered by the priorities. Quality is a tier: full fine-tuning and LoRA on every linear "
     "layer, then adapters and LoRA on attention only, then prefixes, IA³, LN Tuning and prompts on large models, then"
@@ -20,7 +20,7 @@ ORDER = (
     "little_room)."
 )
 
-#: How configurations are ordered if cost is a priority. The price follows.
+#: The sentence on the order of configurations if cost is a priority. The price follows.
 BY_COST = (
     "Cost is the money for a token: the geometric mean of the interval that published runs near the configuration give."
     " Configurations without such runs come last. The price is"

@@ -1,4 +1,4 @@
-"""How a method stores and trains one module."""
+"""The parameters of one module, as a method stores and trains them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Added:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ModuleSpec:
-    """How a method stores and trains one module."""
+    """The parameters of one module, as a method stores and trains them."""
 
     #: The dtype of its dense parameters.
     dtype: DType

@@ -24,7 +24,7 @@ BLOCKSIZE_8BIT = 256
 #: get_state_buffer.
 SMALLEST_PAGED = 100_000
 
-#: How states are stored.
+#: The storage format of the states.
 Storage = Literal["parameter", "float32", "8bit", "factored", "adalomo", "torchao_8bit", "torchao_4bit", "host"]
 
 #: A state's name, shape and dtype.
@@ -59,7 +59,7 @@ class Optimizer:
     in_full: tuple[tuple[str, DType], ...] = ()
     #: The scalars of each parameter group that a Trainer and its learning rate scheduler keep on the device.
     of_groups: tuple[str, ...] = ()
-    #: What the answer's assumptions say about it.
+    #: The sentence on the optimizer in the answer's assumptions.
     assumptions: tuple[str, ...] = ()
     #: Whether it updates each parameter in the backward pass and frees its gradient.
     in_backward: bool = False

@@ -56,7 +56,7 @@ _BEFORE_REDUCTION = "its hooks update each weight with this GPU's gradient, befo
 _NO_LAYERS = "transformers raises NotImplementedError for layerwise optimizers in several processes"
 #: PyTorch's error if they run on shards: "got mixed torch.Tensor and DTensor".
 _MIXED = "it computes with plain tensors next to FSDP2's DTensor shards, for which PyTorch raises an error"
-#: What these optimizers do on DTensor shards. Both were run with two processes.
+#: The sentences on these optimizers with DTensor shards. Both were run with two processes.
 _MUON_GATHERS = "on FSDP2's DTensor shards it runs, but its matrix products gather whole ones, which is not modelled"
 _GALORE_GATHERS = (
     "on FSDP2's DTensor shards it runs: torch.linalg.svd gathers whole gradients, and the states of tall and of wide "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: The side of a gradient that is projected: its columns (`right`) or its rows (`left`).
 Side = Literal["left", "right"]
 
-#: How the side follows from a gradient's shape.
+#: The rules by which a gradient's shape determines the projected side.
 ProjectionType = Literal["std", "reverse_std", "left", "right"]
 
 

@@ -106,7 +106,7 @@ class Prepared(Protocol):
 
     @property
     def older(self) -> frozenset[ChangeName]:
-        """How the releases of the request differ from the default ones."""
+        """The differences of the requested library releases from the default ones."""
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""

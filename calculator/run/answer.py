@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 RunPhaseName = Literal["load", "first_step", "training_step", "evaluation", "generation", "checkpoint", "merge"]
 
-#: What a phase can run out of.
+#: The kinds of memory that a phase can run out of.
 Resource = Literal["gpu", "host", "disk"]
 
 

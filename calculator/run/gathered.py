@@ -43,7 +43,7 @@ class OfRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What the loop keeps at a moment in addition to the batch, the batch's rows, and whether the model is running.
+    """A moment of the loop: the tensors that it keeps besides the batch, the batch's rows, and whether the model runs.
 
     `is_first`: whether no batch ran before it. `number` is the index of the batch in the evaluation.
     """

@@ -34,7 +34,7 @@ _SAFETENSORS = "safetensors 0.8: an 8-byte length, a JSON header, and the tensor
 _TORCH = "torch.save of the optimizer's state dict: a pickle and the storages in a ZIP archive"
 _INDEX = "transformers' index of the weights' files"
 
-#: What else a checkpoint contains: the tokenizer, and files of some kilobytes in total.
+#: The sentence on other files of a checkpoint: the tokenizer, and files of some kilobytes in total.
 NOT_COUNTED = (
     "Files of a checkpoint that are not counted: config.json, generation_config.json or adapter_config.json, README.md,"
     " trainer_state.json, training_args.bin, scheduler.pt and rng_state.pth, which are a few kilobytes each, and the"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: The streams that shardings allocate on, in FSDP2's words. The first one is that of the model's computation.
 STREAMS = ("", "all_gather_copy_in_stream", "reduce_scatter_stream")
 
-#: How the names of tensors end that are not allocated on the first stream, and the numbers of their streams.
+#: The name suffixes of tensors that are not allocated on the first stream, and the numbers of their streams.
 ALLOCATED_ON: dict[ShardingName, dict[str, int]] = {
     "fsdp": {CAST_SHARDS: 1, UPLOADED: 1, ALL_GATHER_OUTPUT: 1, REDUCE_SCATTER_OUTPUT: 2, GRADIENT_SHARDS: 2},
 }

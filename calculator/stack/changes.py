@@ -46,7 +46,7 @@ ChangeName = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What the releases of a library between `since` and `before` do differently, and where their source does it."""
+    """A difference in the releases of a library between `since` and `before`, and its place in their source."""
 
     package: str
     since: Release = (0, 0)

@@ -28,7 +28,7 @@ class TrainerFacts:
     label: str
     #: The source of its step.
     source: str
-    #: What the choice of this trainer changes, in sentences.
+    #: Sentences on the changes that the choice of this trainer makes.
     summary: str
     #: The defaults of the trainer that differ from those of a request.
     defaults: tuple[TrainerDefault, ...] = ()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.estimation.traced.document import Kind, TraceDocument
 
-#: What every answer from a trace assumes.
+#: The assumptions of every answer from a trace.
 TRACED = (
     "The step was not modelled but run: transformers' own modules ran on PyTorch's meta device, which allocates"
     " nothing, and every storage was recorded. Kernels that allocate more on CUDA do so in the trace too, where their"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: The engine that computed an answer's figures.
 EngineName = Literal["calculator", "traced"]
 
-#: How far an answer's figures may be trusted, from the most to the least.
+#: The grades of confidence in an answer's figures, from the highest to the lowest.
 Grade = Literal[
     "modelled",
     "from source, not traced",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.estimation.traced.document import TraceDocument
     from calculator.inputs.training import Training
 
-#: What begins each micro-batch on the device.
+#: The names of a batch's tensors, whose copies to the device begin a micro-batch.
 BATCH = ("input_ids", "attention_mask", "labels")
 
 

@@ -22,7 +22,7 @@ LARGEST_GROUP = 65_536
 #: The number of features for which the norm's kernel has another warp.
 _PER_WARP = 256
 
-#: What a kernel reads of a projection is aligned to this many elements. A projection of another width is copied.
+#: The number of elements to which kernels align their reads of a projection. A projection of another width is copied.
 _ALIGNED = 8
 
 

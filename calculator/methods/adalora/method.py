@@ -74,7 +74,7 @@ class AdaLoRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What calls update_and_allocate, and what is not counted of it."""
+        """Sentences on the caller of update_and_allocate, and on what is not counted of it."""
         called = "The step calls AdaLoRA's update_and_allocate, as PEFT's documentation does; trainers do not."
         return (called, "The scores by which AdaLoRA prunes ranks, some kilobytes, are not counted.")
 

@@ -47,7 +47,7 @@ class C3A(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is not counted."""
+        """Sentences on what is not counted."""
         return ("The workspace of cuFFT, which computes C3A's transforms, is not counted.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002

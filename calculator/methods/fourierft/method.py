@@ -38,7 +38,7 @@ class FourierFT(TrainedSpectrum):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is not counted."""
+        """Sentences on what is not counted."""
         return ("The workspace of cuFFT, which computes FourierFT's transforms, is not counted.",)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:

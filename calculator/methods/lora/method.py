@@ -52,7 +52,7 @@ class LoRA(LowRank):
 
     @property
     def base(self) -> Base | None:
-        """How linear layers of the base model are stored. None if they are stored in the model's dtype."""
+        """The format of the base model's linear layers. None if they are stored in the model's dtype."""
         return base_of(self.quantization_config, load_in_8bit=self.load_in_8bit)
 
     @property
@@ -92,7 +92,7 @@ class LoRA(LowRank):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the initialisation takes before the first step, and what is assumed about the base."""
+        """Sentences on the memory of the initialisation before the first step, and on the base."""
         return (*before_the_steps(self), *(() if self.base is None else self.base.assumptions()))
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:

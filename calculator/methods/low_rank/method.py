@@ -139,7 +139,7 @@ class LowRank(TargetedMethod):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the initialisation takes before the first step."""
+        """Sentences on the memory of the initialisation before the first step."""
         return before_the_steps(self)
 
     @property

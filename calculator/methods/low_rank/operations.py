@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from calculator.resident.tensors import ResidentTensor
 
-#: How the names of parameters end that are looked up, or that scale. No token is multiplied with them.
+#: The suffixes of parameters that are looked up or that scale. No token is multiplied by them.
 NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
 
 

@@ -59,7 +59,7 @@ class OSF(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What happens before the first step."""
+        """Sentences on what happens before the first step."""
         return ("OSF decomposes each adapted weight before the first step. The figures are of steps after that.",)
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class PSOFT(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What happens before the first step, and what is not counted."""
+        """Sentences on what happens before the first step, and on what is not counted."""
         before = "PSOFT decomposes each adapted weight before the first step. The figures are of steps after that."
         if not self.psoft_orth or self.use_cayley_neumann:
             return (before,)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.resident.tensors import ResidentTensor
 
-#: What an answer with SHiRA says about its source.
+#: The sentence of an answer with SHiRA on its source.
 FROM_SOURCE = (
     "What sums of dense and sparse tensors allocate on a GPU is from PyTorch's source: the meta device, on which steps"
     " are traced, has no kernel for them. The indices of SHiRA's elements are counted on the GPU."
@@ -53,7 +53,7 @@ class SHiRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is only known from source code."""
+        """Sentences on what is only known from source code."""
         return (FROM_SOURCE,)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002

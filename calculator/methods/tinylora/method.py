@@ -53,7 +53,7 @@ class TinyLoRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What happens before the first step."""
+        """Sentences on what happens before the first step."""
         return ("TinyLoRA decomposes each adapted weight before the first step. The figures are of steps after that.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002

@@ -52,7 +52,7 @@ class UniLoRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is not counted."""
+        """Sentences on what is not counted."""
         return ("The scratch memory with which CUDA sorts UniLoRA's indices is not counted.",)
 
     def with_layers(self, model: Model) -> Model:

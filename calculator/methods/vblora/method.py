@@ -53,7 +53,7 @@ class VBLoRA(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is not counted."""
+        """Sentences on what is not counted."""
         return ("The scratch memory with which CUDA sorts indices of VB-LoRA's vectors is not counted.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002

@@ -45,7 +45,7 @@ class WaveFT(TrainedSpectrum):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is not counted."""
+        """Sentences on what is not counted."""
         counted = "The workspace of cuDNN, which computes WaveFT's transforms, is not counted."
         return (counted,) if self.use_idwt else ()
 

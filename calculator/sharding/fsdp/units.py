@@ -38,7 +38,7 @@ TOWER_LAYERS = frozenset(
     {"internvl", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
 )
 
-#: How the names of a unit's own tensors end.
+#: The suffixes of the names of a unit's own tensors.
 GATHERED = ": gathered"
 ALL_GATHER_OUTPUT = ": all-gather output"
 REDUCE_SCATTER_INPUT = ": reduce-scatter input"

@@ -66,7 +66,7 @@ class Gradients:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a run reduces its gradients.
+    """The reduction of gradients in a run.
 
     Attributes:
         partitions: The place of each parameter.

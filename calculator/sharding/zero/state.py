@@ -248,7 +248,7 @@ class FlatState:
 
     @property
     def earlier_plan(self) -> Plan | None:
-        """How the micro-batches before the last keep their gradients.
+        """The plan by which the micro-batches before the last keep their gradients.
 
         None if the last one does not reduce gradients as they are ready. Of two micro-batches, the first leaves its
         gradients one by one. A later micro-batch has all of them from its start.

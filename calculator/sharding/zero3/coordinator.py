@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
-#: What the coordinator does with the order of modules: ignore it, record it, or follow it.
+#: The modes of the coordinator: ignore the order of modules, record it, or follow it.
 INVALID, RECORD, COMPLETE = range(3)
 
 
@@ -56,7 +56,7 @@ class Coordinator:
         self._passed = 0
         #: The number of prefetches that were smaller because too many parameters were gathered.
         self.limited = 0
-        #: How many more elements could be gathered before any prefetch since the last reset would change.
+        #: The number of further elements that could be gathered without changing a prefetch since the last reset.
         self.slack: float = inf
         #: Whether a parameter that represents other copies was gathered outside of the copies, where it stands for one
         #: alone.

@@ -82,7 +82,7 @@ class Followed:
 
 
 class Reach(NamedTuple):
-    """How many copies of the repeated layers the coordinator looks ahead.
+    """The number of copies of the repeated layers that the coordinator looks ahead.
 
     Attributes:
         ahead: The most copies that are prefetched.

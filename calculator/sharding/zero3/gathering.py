@@ -135,7 +135,7 @@ class Gathering:
         self.copied = 0
         #: Whether the skipped copies behave like those next to them.
         self.is_steady = True
-        #: What each segment gathers, in each micro-batch of the last step.
+        #: The weights that each segment gathers, in each micro-batch of the last step.
         self.passes: list[list[Track]] = []
         #: The maximum number of bytes that are gathered when the optimizer's step begins.
         self.at_step = 0

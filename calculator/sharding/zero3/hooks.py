@@ -74,7 +74,7 @@ class PartitionedHooks(FlatHooks):
         self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
         #: The modules around the decoder, the outermost first.
         self._outer = outer
-        #: What runs in a pass without a graph inside the step. None in a pass of the trained model.
+        #: The name of the pass without a graph that runs inside the step. None in a pass of the trained model.
         self._runs = runs
 
     def begin(self, parameters: Parameters) -> None:

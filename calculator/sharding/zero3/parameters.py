@@ -148,7 +148,7 @@ class Module:
         self.inside: dict[Partitioned, None] = {}
         #: Whether it belongs to a second model, which has a coordinator of its own.
         self.of_second = of_second
-        #: Its path, and the number of its layer.
+        #: The path of the module, and the number of its layer.
         self.key = key or Key(str(number), None)
         #: Frozen parameters that a recomputation gathered while this module's backward pass was running.
         self.recomputed: set[Partitioned] = set()
