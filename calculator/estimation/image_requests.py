@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.inputs.training import Training
     from calculator.layers.tower import Processed
+    from calculator.trainers.facts import TrainerFacts
 
 #: The maximum number of chunks of patches that a layer of a tower attends to one by one, in a micro-batch.
 MOST_CHUNKS = 4096
@@ -137,8 +138,8 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
         shown = f"{count:,} images are" if count > 1 else "an image is"
         message = f"{shown} {tokens:,} tokens of a sequence: set at least that, or make images smaller or fewer"
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
-    elif facts.has_prompts:
-        yield from _completions(training, tokens, facts.sequences)
+    elif facts.has_prompts or facts.generates:
+        yield from _completions(training, tokens, facts)
     chunks = training.micro_batch_size * facts.sequences * chunks_of_sequence(request, model)
     if chunks > MOST_CHUNKS:
         message = (
@@ -148,14 +149,19 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
         yield Problem(loc=f"{_LOC}.images_per_sequence", msg=message, input=count)
 
 
-def _completions(training: Training, tokens: int, sequences: int) -> Iterator[Problem]:
+def _completions(training: Training, tokens: int, facts: TrainerFacts) -> Iterator[Problem]:
     """Yield prompts with a token and the tokens of images that leave too few tokens of a sequence for completions."""
     left = training.sequence_length - 1 - tokens
     if left < 1:
         message = f"a prompt of a token and its images has {1 + tokens:,} tokens: set more, for a completion after it"
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
         return
-    most = training.micro_batch_size * sequences * left
+    limit = training.max_completion_length
+    if facts.generates and (limit is None or limit > left):
+        message = f"{left:,} tokens of a sequence are left after a token and the images of a prompt: set at most that"
+        yield Problem(loc="training.max_completion_length", msg=message, input=limit)
+        return
+    most = training.micro_batch_size * facts.sequences * left
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"a micro-batch has {most:,} tokens after prompts of a token and images: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)

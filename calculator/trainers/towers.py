@@ -58,7 +58,8 @@ def makes_cache(model: Model) -> bool:
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield settings of a trainer that are not modelled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
-    known = MODELLED if training.has_images else (*MODELLED, *ON_TEXT, *(GENERATING if name in GENERATE else ()))
+    generating = GENERATING if training.has_images or name in GENERATE else ()
+    known = (*MODELLED, *(() if training.has_images else ON_TEXT), *generating)
     if training.trainer not in known:
         what = "images are" if training.has_images else f"{name}, which also reads images, is"
         message = f"{what} modelled with {', '.join(known[:-1])} and {known[-1]}: use one, or leave it out"

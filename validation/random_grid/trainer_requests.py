@@ -140,6 +140,8 @@ def random_image_trainer_request(
     if trainer == "trl-sft" and rng.random() < 0.4:
         tokens = training.get("micro_batch_size", 1) * (training["sequence_length"] - 1)
         training["completion_tokens"] = int(rng.choice((0.1, 0.5, 0.9)) * tokens)
+    if trainer in GENERATING:
+        training |= _generated(rng, trainer, training, tokens_of_images(request, {"images": training["images"]}))
     if trainer in PREFERENCES:
         training |= _preferences(rng, trainer, training, tokens_of_images(request, {"images": training["images"]}))
     return {**request, "method": _method(trainer, request["method"]), "training": training}
@@ -156,6 +158,18 @@ def _preferences(rng: random.Random, trainer: TrainerName, training: dict[str, A
         longest = training["sequence_length"] - tokens
         each = max(1, int(rng.choice((0.1, 0.5, 0.9)) * longest))
         settings["completion_tokens"] = rows * (2 if trainer == "trl-dpo" else 1) * each
+    return settings
+
+
+def _generated(rng: random.Random, trainer: TrainerName, training: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Prompts with images, and completions by vLLM."""
+    longest = rng.choice((2, 16, 100))
+    of_trainer = {name: each for name, each in OWN[trainer].items() if name != "use_vllm"}
+    settings = {**_set(rng, of_trainer), "use_vllm": True, "padding": False}
+    settings["sequence_length"] = 1 + tokens + rng.choice((0, 7)) + longest
+    settings |= {"micro_batch_size": max(2, training.get("micro_batch_size", 1)), "max_completion_length": longest}
+    if rng.random() < 0.3 and training.get("attention") != "flash_attention_2":
+        settings |= {"completion_tokens": settings["micro_batch_size"] * longest - 1, "padding": True}
     return settings
 
 

@@ -16,10 +16,11 @@ from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels
+from calculator.trainers import image_batch
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.resident import MOST_LISTED
-from calculator.trainers.trl import generated, vllm
+from calculator.trainers.trl import generated, generated_images, vllm
 from calculator.trainers.trl.comparing import ComparingTrainer
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class GeneratingTrainer(ComparingTrainer):
         yield from generated.problems(prepared.training, label, prepared.device.count)
         if not prepared.training.use_vllm:
             yield from generated.cache_problems(prepared.model, prepared.training)
+        yield from generated_images.problems(prepared, label)
 
     def least(self, name: str, training: Training) -> int:
         """Return the smallest value of a size setting that the trainer accepts.
@@ -88,14 +90,19 @@ class GeneratingTrainer(ComparingTrainer):
             return "beta is 0: there is no reference."
         return ComparingTrainer.reference_sentence(self, prepared)
 
-    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
-        """Return nothing, because a batch is a list of texts."""
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
+        """Return the images of each micro-batch, which its part of the generation batch has. A batch is texts."""
+        return generated_images.of_micro_batch(prepared.model, prepared.training)
+
+    def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
+        """Return nothing, because texts and images are on the host."""
         return []
 
     def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the scored generation batch, which stays until the next one replaces it."""
-        rows = generated.rows(prepared.training)
-        return [*generated.tokens(prepared.training), ("advantages", (rows,), "float32"), *self.scores(prepared)]
+        rows, images = generated.rows(prepared.training), generated_images.of_step(prepared.model, prepared.training)
+        tokens = generated.tokens(prepared.training)
+        return [*tokens, ("advantages", (rows,), "float32"), *self.scores(prepared), *images]
 
     def generation(self, training: Training) -> GenerationBatch | None:
         """Return the completions of a step, which `generate` creates at once, or None if vLLM creates them."""
@@ -121,6 +128,8 @@ class GeneratingTrainer(ComparingTrainer):
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return views of the generation batch, which are not tensors of their own."""
+        views = image_batch.tensors(context.model, context.training)
+        context.images = [generated.unowned(context, shape, dtype) for _, shape, dtype in views]
         return [generated.unowned(context, (context.batch, context.length), "int64")]
 
     def head(self, context: Context) -> LossHead:
@@ -134,6 +143,7 @@ class GeneratingTrainer(ComparingTrainer):
         shape = (context.batch, context.length)
         tape.scope, tape.component = "micro-batch: ", "activations"
         ids, mask = (tape.new(shape, "int64", name) for name in ("input_ids", "attention_mask"))
+        counted = generated_images.counted(context, training.micro_batch_size)
         labels = masked_labels(context)
         context.padding_mask = mask
         with autocast.region(tape, training.autocast):
@@ -148,7 +158,7 @@ class GeneratingTrainer(ComparingTrainer):
         aux_loss = None
         if context.model.adds_router_loss:
             aux_loss = ops.sum_over(ops.scale(outputs[-1], "routers' losses"), (), "routers' loss, mean")
-        del labels, model_loss, outputs
+        del labels, model_loss, outputs, counted
         loss = self.policy_loss(context, logps, aux_loss)
         del ids, mask, logps, entropies, aux_loss, scored
         tape.component = "activations"
@@ -161,15 +171,19 @@ class GeneratingTrainer(ComparingTrainer):
         batch = [tape.new(shape, dtype, name) for name, shape, dtype in generated.tokens(training)]
         shape = (generated.rows(training), context.length)
         whole = [tape.new(shape, "int64", name) for name in ("prompt_completion_ids", "attention_mask")]
+        images, of_tokens, prompts = generated_images.processed(context)
         scores = self.score(context, forward)
         tape.scope = "generation batch: "
         advantages = tape.new((generated.rows(training),), "float32", "advantages")
-        del whole
+        del whole, prompts
         if not tape.trains:
-            return [*batch, advantages, *scores]
+            return [*batch, advantages, *scores, *images, *of_tokens]
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in self.kept_for_step(prepared)]
-        del batch, advantages, scores, shuffled
+        del batch, advantages, scores, of_tokens
+        of_rows = self.fetched(prepared) * training.micro_batches
+        joined = [tape.new(shape, dtype, f"{name}, joined") for name, shape, dtype in of_rows]
+        del images, shuffled, joined
         return []
 
     def logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
@@ -188,6 +202,7 @@ class GeneratingTrainer(ComparingTrainer):
         tape.mark(OTHER_OUTPUTS)
         returned = self._returned(context, shape, reference=reference) if others else []
         tape.mark(OWN_ROWS)
+        counted = generated_images.counted(context, training.micro_batches * training.micro_batch_size)
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
             loss, outputs = forward.without_graph(name, reference=reference)
@@ -195,7 +210,7 @@ class GeneratingTrainer(ComparingTrainer):
         tape.scope, tape.component = name, "logits_and_loss"
         completions = (generated.rows(training), generated.completion(training))
         out = tape.new(completions, dtype, "log-probabilities of completions")
-        del loss, outputs, labels, earlier
+        del loss, outputs, labels, earlier, counted
         return out
 
     def _returned(self, context: Context, shape: Shape, *, reference: bool) -> list[Tensor]:

@@ -149,7 +149,17 @@ def test_a_larger_image_needs_more():
             "training.images.max_pixels",
             "no limits of pixels",
         ),
-        ({"training": {"trainer": "trl-orpo"}}, "training.trainer", "transformers, trl-sft, trl-dpo and trl-kto"),
+        ({"training": {"trainer": "trl-orpo"}}, "training.trainer", "trl-kto, trl-grpo and trl-rloo"),
+        (
+            {"training": {"trainer": "trl-grpo", "micro_batch_size": 2, "max_completion_length": 9}},
+            "training.use_vllm",
+            "with vLLM alone",
+        ),
+        (
+            {"training": {"trainer": "trl-rloo", "micro_batch_size": 2, "use_vllm": True}},
+            "training.max_completion_length",
+            "35 tokens of a sequence are left",
+        ),
         (
             {"training": {"trainer": "trl-dpo", "sequence_length": 93}},
             "training.sequence_length",

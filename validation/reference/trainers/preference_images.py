@@ -49,6 +49,28 @@ class Processor(ProcessorMixin):
         }
 
 
+class GeneratingProcessor(Processor):
+    """The same for a trainer that generates, whose prompts have the lengths that were given last."""
+
+    def __init__(self, recipe: Recipe, config: Any) -> None:
+        super().__init__(recipe, config)
+        self._lengths: list[str] = []
+
+    def prompts(self, lengths: list[int]) -> list[list[int]]:
+        """Return the ids of prompts of these lengths, which the processor returns from then on."""
+        self._lengths = [*map(str, lengths)]
+        ids = self._prompts(len(lengths), max(lengths))["input_ids"].tolist()
+        return [row[len(row) - length :] for row, length in zip(ids, lengths, strict=True)]
+
+    def apply_chat_template(self, *_: Any, **__: Any) -> str:
+        """Return a text, which is not read."""
+        return "a"
+
+    def __call__(self, *, text: list[str], images: list[Any] | None = None, **_: Any) -> BatchFeature:
+        """Return the tokens of the prompts, and what the model needs because of the images."""
+        return super().__call__(text=self._lengths[: len(text)], images=images, padding_side="left")
+
+
 def prompt_length(request: Any) -> int:
     """The tokens of the shortest prompt: one, and those of the images."""
     return 1 + int(request.training.images.images_per_sequence) * images_of.image_of(request).length

@@ -19,6 +19,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from calculator.common.errors import refusal
 from calculator.trainers.trl import generated
 from validation.reference.build import refusing
+from validation.reference.trainers import preference_images
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
@@ -68,13 +69,26 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             model=reference.model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
             args=kind.config(**training_arguments(recipe, folder), **_own_arguments(recipe, rows)),
-            train_dataset=Dataset.from_list([{"prompt": "a"}] * rows * recipe.steps),
-            processing_class=tokenizer(),
+            train_dataset=Dataset.from_list([_prompt(recipe)] * rows * recipe.steps),
+            processing_class=_processing_class(recipe, reference.model.config),
             peft_config=config,
         )
     trainer._generate = _given(recipe, kind, trainer)
     trainer._prepare_inputs = _in_order(trainer._prepare_inputs)
     return Run(trainer, reference.wrapped_as(trainer.model), compared[0] if compared else None)
+
+
+def _processing_class(recipe: Recipe, config: Any) -> Any:
+    has_images = recipe.request.training.has_images
+    return preference_images.GeneratingProcessor(recipe, config) if has_images else tokenizer()
+
+
+def _prompt(recipe: Recipe) -> dict[str, Any]:
+    """A row of the dataset, whose values are not read: TRL asks for messages where there are images."""
+    images = recipe.request.training.images
+    if images is None or not recipe.request.training.has_images:
+        return {"prompt": "a"}
+    return {"prompt": [{"role": "user", "content": "a"}], "images": [*range(images.images_per_sequence)]}
 
 
 def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
@@ -176,12 +190,15 @@ def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     """
     counts, longest = _completions(recipe), _longest(recipe)
     sharding = recipe.request.device.sharding
-    prompt = recipe.request.training.sequence_length - longest
+    prompt, has_images = recipe.request.training.sequence_length - longest, recipe.request.training.has_images
+    shortest = preference_images.prompt_length(recipe.request) if has_images else 1
 
     def generate(prompts: list[Any]) -> tuple[Any, ...]:
         rows = [counts[row % len(counts)] for row in range(len(prompts))]
-        shorter = [recipe.request.training.padding and prompt > 1 and count == longest for count in rows]
+        shorter = [recipe.request.training.padding and prompt > shortest and count == longest for count in rows]
         given = [[3] * (prompt - each) for each in shorter]
+        if has_images:
+            given = trainer.processing_class.prompts([*map(len, given)])
         if not recipe.use_vllm:
             _generates(trainer, given, longest)
         elif sharding == "zero3":

@@ -1,0 +1,108 @@
+"""Images of prompts in TRL's trainers that generate: what a generation batch keeps, and what scores it.
+
+Source: trl/trainer/grpo_trainer.py of TRL 1.16, _generate_and_score_completions, _prepare_inputs and
+_get_per_token_logps_and_entropies; trl/trainer/utils.py, split_pixel_values_by_grid and unsplit_pixel_values_by_grid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.common.errors import Problem
+from calculator.trainers import image_batch
+from calculator.trainers.trl import generated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.layers.tower import BatchTensor
+    from calculator.trainers.subject import Subject
+
+#: The tensors with a number for each token.
+_OF_TOKENS = ("token_type_ids", "mm_token_type_ids")
+
+#: The tensor that only models have whose pixels are by sequences.
+_MASK = "pixel_attention_mask"
+
+#: The tensor from which the pixels of each image are counted.
+_GRID = "image_grid_thw"
+
+
+def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
+    """Yield what is not modelled of images: completions by `generate`, and several GPUs."""
+    training, sharding = prepared.training, prepared.device.sharding
+    if not training.has_images:
+        return
+    if not training.use_vllm:
+        message = f"{trainer} with images is modelled with vLLM alone: use true, or leave images out"
+        yield Problem(loc="training.use_vllm", msg=message, input=False)
+    if sharding != "none":
+        message = f"{trainer} with images is modelled on one GPU: use none, or leave images out"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
+    if prepared.model.model_type == "internvl":
+        message = f"the tiles that {trainer} counts for internvl are not modelled: use another model, or trl-sft"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+
+
+def of_step(model: Model, training: Training) -> list[BatchTensor]:
+    """Return what is one tensor for all micro-batches: a shuffle copies it, and each micro-batch has a part of it."""
+    whole = _whole(model, training)
+    split = _split_names(whole, training)
+    return [each for each in whole if each[0] not in split]
+
+
+def of_micro_batch(model: Model, training: Training) -> list[BatchTensor]:
+    """Return what each micro-batch has a copy of, joined from the images of its rows."""
+    own = image_batch.tensors(model, training)
+    split = _split_names(own, training)
+    return [each for each in own if each[0] in split]
+
+
+def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return what the processor makes of the prompts: what is split by images, what is shuffled, and the rest.
+
+    Tensors with a number for each token are extended to the completions, and then shuffled.
+    """
+    tape, training = context.tape, context.training
+    count, prompt = generated.rows(training), named(training.sequence_length - generated.completion(training), "P")
+    whole = _whole(context.model, training)
+    if not whole:
+        return [], [], []
+    tokens = [name for name, _, _ in whole if name in _OF_TOKENS]
+    split = _split_names(whole, training)
+    of_images = [tape.new(shape, dtype, name) for name, shape, dtype in whole if name in split]
+    others = [each for each in whole if each[0] not in (*split, *tokens)]
+    shuffled = [tape.new(shape, dtype, name) for name, shape, dtype in others]
+    made = [tape.new((count, prompt), "int64", f"{name} of prompts") for name in ("input_ids", "attention_mask")]
+    made += [tape.new((count, prompt), "int64", f"{name} of prompts") for name in tokens]
+    zeros = [tape.new((count, generated.completion(training)), "int64", "zeros of completions") for _ in tokens[:1]]
+    shuffled += [tape.new((count, context.length), "int64", name) for name in tokens]
+    del zeros
+    return of_images, shuffled, made
+
+
+def counted(context: Context, rows: int) -> list[Tensor]:
+    """Return what says which pixels are those of which rows, while the model runs on some of these `rows`."""
+    tape, images = context.tape, context.training.images
+    if images is None or _GRID not in [name for name, _, _ in image_batch.tensors(context.model, context.training)]:
+        return []
+    sizes = (rows * images.images_per_sequence, rows, rows + 1)
+    return [tape.new((size,), "int64", "rows of pixels") for size in sizes]
+
+
+def _whole(model: Model, training: Training) -> list[BatchTensor]:
+    return image_batch.tensors(model, training.by_sequences(training.micro_batches))
+
+
+def _split_names(tensors: list[BatchTensor], training: Training) -> set[str]:
+    """Return the names of tensors that are split by images, which rows of several tiles each are not."""
+    names = {name for name, _, _ in tensors} - {*_OF_TOKENS, _MASK}
+    images = training.images
+    if _MASK in {name for name, _, _ in tensors} and images is not None and images.images_per_sequence > 1:
+        names.discard("pixel_values")
+    return names
